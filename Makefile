@@ -1,0 +1,78 @@
+# Shoal's house: every job has one target, and `make` lists them.
+#
+# All of it works in .venv, which the first target that needs it makes: the only things the machine
+# must have are Python 3.11 or newer (with venv), make and a C++20 compiler; cmake, ninja and the
+# rest come from pip. Two stamps keep this idempotent: build requirements are installed once
+# per change of pyproject.toml, the package once per change of its sources. The native build lives in
+# build/, so that an edit of one file compiles that file.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+
+# Arguments of single targets: make demo DIR=~/notes, make torture T=300, make test ARGS="-k lock"
+DIR ?=
+T ?= 60
+ARGS ?=
+
+SOURCES := pyproject.toml README.md LICENSE $(shell find src native -type f \
+	-not -name '*.pyc' -not -name '*.so' 2>/dev/null)
+SITE = $(shell $(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("platlib"))')
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test bench lint torture asan tsan clean
+# A recipe that fails leaves no half-made target behind that the next run would trust.
+.DELETE_ON_ERROR:
+
+help: ## List the targets
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+# ---- environment
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Shoal needs Python 3.11 or newer; choose one with: make PYTHON=/path/to/python3"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+# The build runs without pip's isolation so that it is incremental; what it needs comes first,
+# read from pyproject.toml so that it stands in one place.
+$(VENV)/.build-requirements: pyproject.toml | $(BIN)/python
+	$(BIN)/python -c 'import tomllib; \
+	  print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], "cmake", "ninja", sep="\n")' \
+	  > $@.txt
+	$(PIP) install -r $@.txt
+	@touch $@
+
+$(VENV)/.installed: $(VENV)/.build-requirements $(SOURCES)
+	PATH="$(abspath $(BIN)):$$PATH" $(PIP) install --no-build-isolation .
+	@touch $@
+
+$(VENV)/.installed-test: $(VENV)/.installed pyproject.toml
+	PATH="$(abspath $(BIN)):$$PATH" $(PIP) install --no-build-isolation '.[test]'
+	@touch $@
+
+# ---- what people want
+
+demo: $(VENV)/.installed ## Count words over a tree of text with tasks and actors (DIR=... for yours)
+	$(BIN)/python examples/wordcount.py $(DIR)
+
+test: $(VENV)/.installed-test ## Everything: ruff, mypy, tidy, unit, models, scenarios, torture
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest tests $(ARGS)
+
+lint: $(VENV)/.installed-test ## Only ruff, mypy and the rules of tests/tidy
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q tests/tidy
+
+bench: $(VENV)/.installed-test ## Benchmarks against Ray and multiprocessing (ARGS=--quick for a short look)
+	$(BIN)/python -m benchmarks core $(ARGS)
+
+torture: $(VENV)/.installed-test ## kill -9 at random for T seconds (default 60), then audit
+	SHOAL_TORTURE_S=$(T) $(BIN)/python -m pytest -s -q tests/torture $(ARGS)
+
+clean: ## Remove everything that make made
+	rm -rf $(VENV) .venv-peers build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +
