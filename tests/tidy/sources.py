@@ -99,7 +99,9 @@ def native_files() -> list[str]:
 def functions(tree: ast.Module) -> Iterator[tuple[str, FunctionNode, bool]]:
     """(qualified name, node, whether it is a method) of every function, nested ones too."""
 
-    def visit(node: ast.AST, prefix: str, in_class: bool) -> Iterator[tuple[str, FunctionNode, bool]]:
+    def visit(
+        node: ast.AST, prefix: str, in_class: bool
+    ) -> Iterator[tuple[str, FunctionNode, bool]]:
         for child in ast.iter_child_nodes(node):
             if isinstance(child, FunctionNode):
                 yield prefix + child.name, child, in_class
@@ -158,5 +160,7 @@ def judge(rule: str, violations: Iterable[Violation]) -> None:
                 break
         else:
             broken.append(f"{violation.where}: {violation.what}")
-    stale = [f"{e.where}: this exception is not needed any more" for e in allowed if e.where not in used]
+    stale = [
+        f"{e.where}: this exception is not needed any more" for e in allowed if e.where not in used
+    ]
     assert not broken and not stale, f"rule '{rule}':\n  " + "\n  ".join(broken + stale)
