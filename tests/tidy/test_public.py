@@ -1,4 +1,4 @@
-"""What users see: exported once, documented, typed; and every public error is raised in some test."""
+"""What users see: exported once, documented, typed; each public error raised in some test."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ from collections import Counter
 from collections.abc import Iterator
 from types import ModuleType
 
-import shoal.errors
-
 import shoal
+import shoal.errors
 from tests.tidy.sources import Violation, classes, functions, judge, python_files, text_of
 
 PUBLIC = "src/shoal/__init__.py"
