@@ -1,0 +1,141 @@
+"""State: documents stream in, every word counts for each of its beginnings.
+
+Actors keep the counts. With plain processes one writes the queues and the loop by hand; a pool
+has no state, so its tasks send their counts back to be merged: both are shown as one would
+write them, the pool merging and the pipe-and-process version as `processes`.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import random
+from collections import Counter
+from collections.abc import Iterator
+from multiprocessing.connection import Connection
+
+from benchmarks.case import Case, Step, preparation
+from benchmarks.sides import CLUSTERS, CORES, cluster, pool
+
+DOCUMENTS = 400
+WORDS = 500
+POPULAR = 200
+
+
+def make_documents() -> list[list[str]]:
+    generator = random.Random(1)
+    letters = "etaoinshrdlucmfw"
+    vocabulary = [
+        "".join(generator.choices(letters, k=generator.randint(3, 10))) for _ in range(5000)
+    ]
+    return [generator.choices(vocabulary, k=WORDS) for _ in range(DOCUMENTS)]
+
+
+def add_document(counts: Counter[str], words: list[str]) -> None:
+    for word in words:
+        for end in range(1, len(word) + 1):
+            counts[word[:end]] += 1
+
+
+def count_document(words: list[str]) -> Counter[str]:
+    counts: Counter[str] = Counter()
+    add_document(counts, words)
+    return counts
+
+
+def popular(parts: list[Counter[str]]) -> dict[str, int]:
+    total: Counter[str] = Counter()
+    for part in parts:
+        total.update(part)
+    return {prefix: n for prefix, n in total.items() if n > POPULAR}
+
+
+def serve(end: Connection) -> None:
+    counts: Counter[str] = Counter()
+    while (words := end.recv()) is not None:
+        add_document(counts, words)
+    end.send(counts)
+
+
+def with_processes(documents: list[list[str]]) -> dict[str, int]:
+    ends, processes = [], []
+    for _ in range(CORES):
+        ours, theirs = multiprocessing.Pipe()
+        process = multiprocessing.Process(target=serve, args=(theirs,))
+        process.start()
+        ends.append(ours)
+        processes.append(process)
+    for i, words in enumerate(documents):
+        ends[i % CORES].send(words)
+    for end in ends:
+        end.send(None)
+    parts = [end.recv() for end in ends]
+    for process in processes:
+        process.join()
+    return popular(parts)
+
+
+@preparation
+def prepare(side: str) -> Iterator[Step]:
+    documents = make_documents()
+    expected = popular([count_document(words) for words in documents])
+
+    if side == "serial":
+
+        def serially() -> int:
+            counts: Counter[str] = Counter()
+            for words in documents:
+                add_document(counts, words)
+            assert popular([counts]) == expected
+            return 1
+
+        yield serially
+    elif side == "processes":
+
+        def by_hand() -> int:
+            assert with_processes(documents) == expected
+            return 1
+
+        yield by_hand
+    elif side == "multiprocessing":
+        with pool(side) as workers:
+
+            def with_pool() -> int:
+                pending = [workers.submit(count_document, words) for words in documents]
+                assert popular(workers.collect(pending)) == expected
+                return 1
+
+            yield with_pool
+    else:
+        with cluster(side) as api:
+            actor_class = api.remote(PrefixCounter)
+
+            def with_actors() -> int:
+                actors = [actor_class.remote() for _ in range(CORES)]
+                for i, words in enumerate(documents):
+                    actors[i % CORES].add.remote(words)
+                assert popular(api.get([actor.all.remote() for actor in actors])) == expected
+                return 1
+
+            yield with_actors
+
+
+class PrefixCounter:
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+
+    def add(self, words: list[str]) -> None:
+        add_document(self.counts, words)
+
+    def all(self) -> Counter[str]:
+        return self.counts
+
+
+CASES = [
+    Case(
+        id="A2",
+        question=f"prefix counts of {DOCUMENTS} streamed documents",
+        unit="job",
+        sides=(*CLUSTERS, "processes", "multiprocessing", "serial"),
+        prepare=prepare,
+    )
+]

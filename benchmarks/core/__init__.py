@@ -1,0 +1,1 @@
+"""The engine's operations, one question per file."""

@@ -1,0 +1,1 @@
+"""The peers' own environment; nothing of it is ever a dependency of Shoal."""

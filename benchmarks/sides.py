@@ -1,0 +1,72 @@
+"""How each side is started: with its own best settings, and the same number of processes.
+
+`cluster` gives the module whose API the case uses: Shoal and Ray share it. `pool` gives one
+shape for the three pools: `call` waits for one result, `submit` starts one and `collect` waits for
+many. Imports are lazy, as each side lives in an environment that has only itself.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import importlib
+import logging
+import multiprocessing
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+CLUSTERS = ("shoal", "ray")
+POOLS = ("multiprocessing", "executor", "loky")
+CORES = len(os.sched_getaffinity(0))
+STORE_BYTES = 4 << 30
+
+
+@contextmanager
+def cluster(side: str, num_cpus: int = CORES) -> Iterator[Any]:
+    """A session of Shoal or Ray; yields its module."""
+    api = importlib.import_module(side)
+    options: dict[str, Any] = {"num_cpus": num_cpus, "object_store_memory": STORE_BYTES}
+    if side == "ray":
+        options |= {"include_dashboard": False, "logging_level": logging.ERROR}
+        options["log_to_driver"] = False
+    api.init(**options)
+    try:
+        yield api
+    finally:
+        api.shutdown()
+
+
+@dataclass(frozen=True)
+class Pool:
+    """What the pools have in common."""
+
+    call: Callable[..., Any]
+    submit: Callable[..., Any]
+    collect: Callable[[Sequence[Any]], list[Any]]
+
+
+@contextmanager
+def pool(side: str, processes: int = CORES) -> Iterator[Pool]:
+    """One of POOLS, warm: each process has run something."""
+    if side == "multiprocessing":
+        with multiprocessing.Pool(processes) as workers:
+            workers.map(abs, range(100))
+            yield Pool(
+                lambda f, *args: workers.apply(f, args),
+                lambda f, *args: workers.apply_async(f, args),
+                lambda results: [result.get() for result in results],
+            )
+        return
+    if side == "executor":
+        executor = concurrent.futures.ProcessPoolExecutor(processes)
+    else:
+        executor = importlib.import_module("loky").get_reusable_executor(processes)
+    with executor as workers:
+        list(workers.map(abs, range(100)))
+        yield Pool(
+            lambda f, *args: workers.submit(f, *args).result(),
+            workers.submit,
+            lambda results: [result.result() for result in results],
+        )
