@@ -1,0 +1,219 @@
+"""One driver of the torture: makes random work, checks every answer, and ends with a clean table.
+
+    python -m tests.torture.load SESSION SEED SECONDS
+
+Each value is a function of a number, so that whoever gets it can tell whether it is right. An
+answer is right, or an error that names a loss (`LostError`); anything else (a wrong value, an
+`InternalError`, a wait without end) ends this process with a traceback, and the test with it.
+
+The last line printed is JSON: what was done and how it ended.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import sys
+import time
+from collections import Counter
+from typing import Any
+
+import shoal
+from shoal.errors import LostError, TaskError
+
+BIG_BYTES = 300_000
+LIVE_MOST = 60
+PATIENCE_S = 60.0
+
+
+def value_of(number: int, big: bool) -> bytes:
+    """What task `number` returns."""
+    return (number.to_bytes(8, "little") * (BIG_BYTES // 8)) if big else number.to_bytes(8, "little")
+
+
+@shoal.remote(max_retries=2)
+def small(number: int) -> bytes:
+    return value_of(number, big=False)
+
+
+@shoal.remote(max_retries=2)
+def big(number: int) -> bytes:
+    return value_of(number, big=True)
+
+
+@shoal.remote(max_retries=2)
+def slow(number: int) -> bytes:
+    time.sleep(0.02)
+    return value_of(number, big=False)
+
+
+@shoal.remote(max_retries=2)
+def same(value: bytes) -> bytes:
+    return value
+
+
+@shoal.remote(max_retries=2)
+def nested(number: int, depth: int) -> bytes:
+    """Submits more tasks and waits for them: helping, lending, children of dead attempts."""
+    if depth == 0:
+        return value_of(number, big=False)
+    children = [nested.remote(number, depth - 1) for _ in range(2)]
+    answers = shoal.get(children)
+    assert answers[0] == answers[1]
+    return answers[0]
+
+
+@shoal.remote(max_retries=2)
+def hand_out(number: int, is_big: bool) -> list[Any]:
+    """Returns refs that it made: they outlive the process that made them."""
+    return [shoal.put(value_of(number, is_big)), same.remote(value_of(number, is_big))]
+
+
+@shoal.remote(max_retries=2)
+def open_box(box: dict[str, Any]) -> bytes:
+    """Gets a ref that travelled inside a structure."""
+    value: bytes = shoal.get(box["ref"])
+    return value
+
+
+@shoal.remote(max_restarts=2, max_task_retries=1, num_cpus=0)
+class Keeper:
+    """Keeps refs of others for a while."""
+
+    def __init__(self) -> None:
+        self.box: list[Any] = []
+
+    def keep(self, box: list[Any]) -> int:
+        self.box = (self.box + box)[-5:]
+        return len(self.box)
+
+    def give(self) -> list[Any]:
+        return self.box
+
+    def echo(self, number: int) -> bytes:
+        return value_of(number, big=False)
+
+
+class Load:
+    """The live refs of this driver, each with the values it may have."""
+
+    def __init__(self, seed: int) -> None:
+        self.random = random.Random(seed)
+        self.live: list[tuple[Any, bytes]] = []
+        self.keepers: list[Any] = []
+        self.counts: Counter[str] = Counter()
+
+    def step(self) -> None:
+        """Do one random thing, then let go of what is too much."""
+        actions = [self.task, self.task, self.chain, self.put, self.nest, self.box, self.handed]
+        actions += [self.actor, self.check_one, self.check_one, self.wait_some, self.drop]
+        action = self.random.choice(actions)
+        self.counts[action.__name__] += 1
+        action()
+        while len(self.live) > LIVE_MOST:
+            self.live.pop(self.random.randrange(len(self.live)))
+
+    def number(self) -> int:
+        return self.random.randrange(2**32)
+
+    def task(self) -> None:
+        number = self.number()
+        task = self.random.choice([small, big, slow])
+        for _ in range(self.random.randrange(1, 6)):
+            self.live.append((task.remote(number), value_of(number, task is big)))
+
+    def chain(self) -> None:
+        number, is_big = self.number(), self.random.random() < 0.5
+        ref = (big if is_big else slow).remote(number)
+        for _ in range(self.random.randrange(1, 5)):
+            ref = same.remote(ref)
+        self.live.append((ref, value_of(number, is_big)))
+
+    def put(self) -> None:
+        number, is_big = self.number(), self.random.random() < 0.5
+        self.live.append((shoal.put(value_of(number, is_big)), value_of(number, is_big)))
+
+    def nest(self) -> None:
+        number = self.number()
+        depth = self.random.randrange(1, 4)
+        self.live.append((nested.remote(number, depth), value_of(number, big=False)))
+
+    def box(self) -> None:
+        if self.live:
+            ref, value = self.random.choice(self.live)
+            self.live.append((open_box.remote({"ref": ref}), value))
+
+    def handed(self) -> None:
+        number, is_big = self.number(), self.random.random() < 0.5
+        refs = self.answer(hand_out.remote(number, is_big))
+        for ref in refs or ():
+            self.live.append((ref, value_of(number, is_big)))
+
+    def actor(self) -> None:
+        if len(self.keepers) < 3 or self.random.random() < 0.1:
+            self.keepers = [*self.keepers[-2:], Keeper.remote()]
+        keeper = self.random.choice(self.keepers)
+        number = self.number()
+        for _ in range(self.random.randrange(1, 4)):
+            self.live.append((keeper.echo.remote(number), value_of(number, big=False)))
+        if self.live:
+            keeper.keep.remote([self.random.choice(self.live)[0]])
+        if self.random.random() < 0.3:
+            self.answer(keeper.give.remote())
+
+    def check_one(self) -> None:
+        if self.live:
+            ref, value = self.live.pop(self.random.randrange(len(self.live)))
+            self.check(ref, value)
+
+    def wait_some(self) -> None:
+        refs = list({ref: None for ref, _ in self.live})
+        if refs:
+            ready, late = shoal.wait(refs, num_returns=self.random.randint(1, len(refs)), timeout=0.2)
+            assert len(ready) + len(late) == len(refs)
+
+    def drop(self) -> None:
+        del self.live[self.random.randrange(len(self.live) + 1) :]
+
+    def answer(self, ref: Any) -> Any:
+        """The value, or None if the error names a loss."""
+        try:
+            value = shoal.get(ref, timeout=PATIENCE_S)
+        except shoal.errors.GetTimeoutError:
+            raise  # a wait without end is no loss
+        except LostError as error:
+            assert str(error), "an error says what was lost"
+            self.counts["lost"] += 1
+            return None
+        except TaskError as error:
+            # A task that got a lost argument, or whose own child was lost, reports that.
+            assert isinstance(error, LostError) or isinstance(error.cause, LostError), error
+            self.counts["lost"] += 1
+            return None
+        self.counts["answered"] += 1
+        return value
+
+    def check(self, ref: Any, value: bytes) -> None:
+        found = self.answer(ref)
+        assert found is None or found == value, f"{ref}: {len(found)} bytes, not the {len(value)}"
+
+
+def main() -> None:
+    session, seed, seconds = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
+    shoal.init(address=session, log_to_driver=False)
+    load = Load(seed)
+    end = time.monotonic() + seconds
+    steps = 0
+    while time.monotonic() < end:
+        load.step()
+        steps += 1
+    for ref, value in load.live:
+        load.check(ref, value)
+    load.live.clear()
+    load.keepers.clear()
+    shoal.shutdown()
+    print(json.dumps({"seed": seed, "steps": steps, **load.counts}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,99 @@
+"""Finds the processes of one session as the kernel knows them, by the mark in their environment.
+
+Every process of a session carries `SHOAL_SESSION=<id>` in the environment it was started with, also
+children that user code made and that called `setsid`. Names and parents prove nothing; this does. A
+driver that started a session is not marked: it is a user's program.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+def is_running(pid: int) -> bool:
+    """Whether the process exists and is no zombie."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return False
+    return fields[0] not in "ZX"
+
+
+def session_pids(session: str) -> set[int]:
+    """Every living process of the session."""
+    mark = f"SHOAL_SESSION={session}".encode()
+    found = set()
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit() or int(entry.name) == os.getpid():
+            continue
+        try:
+            environment = (entry / "environ").read_bytes()
+        except OSError:
+            continue
+        if mark in environment.split(b"\0") and is_running(int(entry.name)):
+            found.add(int(entry.name))
+    return found
+
+
+def command_line(pid: int) -> str:
+    """What the process was started as; empty once it is gone."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+    except OSError:
+        return ""
+
+
+def kill(pid: int) -> None:
+    """SIGKILL; nothing happens if it is gone already."""
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+
+
+def eventually(condition: Callable[[], T], deadline_s: float, what: str) -> T:
+    """Poll until `condition` gives something true; fails with `what` and the last answer."""
+    end = time.monotonic() + deadline_s
+    while not (answer := condition()):
+        assert time.monotonic() < end, f"not within {deadline_s} s: {what} (last: {answer!r})"
+        time.sleep(0.01)
+    return answer
+
+
+def tcp_listeners(pids: set[int]) -> list[str]:
+    """Local addresses on which one of the processes listens for TCP."""
+    inodes = set()
+    for pid in pids:
+        try:
+            for link in Path(f"/proc/{pid}/fd").iterdir():
+                target = os.readlink(link)
+                if target.startswith("socket:["):
+                    inodes.add(target[len("socket:[") : -1])
+        except OSError:
+            continue
+    found = []
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        for line in Path(table).read_text().splitlines()[1:]:
+            fields = line.split()
+            if fields[3] == "0A" and fields[9] in inodes:
+                found.append(fields[1])
+    return found
+
+
+def cpu_s(pids: set[int]) -> float:
+    """CPU seconds that the processes have used so far."""
+    ticks = 0
+    for pid in pids:
+        try:
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        ticks += int(fields[11]) + int(fields[12])
+    return ticks / os.sysconf("SC_CLK_TCK")
