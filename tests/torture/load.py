@@ -28,7 +28,9 @@ PATIENCE_S = 60.0
 
 def value_of(number: int, big: bool) -> bytes:
     """What task `number` returns."""
-    return (number.to_bytes(8, "little") * (BIG_BYTES // 8)) if big else number.to_bytes(8, "little")
+    return (
+        (number.to_bytes(8, "little") * (BIG_BYTES // 8)) if big else number.to_bytes(8, "little")
+    )
 
 
 @shoal.remote(max_retries=2)
@@ -169,7 +171,9 @@ class Load:
     def wait_some(self) -> None:
         refs = list({ref: None for ref, _ in self.live})
         if refs:
-            ready, late = shoal.wait(refs, num_returns=self.random.randint(1, len(refs)), timeout=0.2)
+            ready, late = shoal.wait(
+                refs, num_returns=self.random.randint(1, len(refs)), timeout=0.2
+            )
             assert len(ready) + len(late) == len(refs)
 
     def drop(self) -> None:

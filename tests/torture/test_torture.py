@@ -42,7 +42,14 @@ class Driver:
         self.was_killed = False
         with self.errors.open("wb") as stderr, self.output.open("wb") as stdout:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "tests.torture.load", started.session, str(seed), f"{seconds}"],
+                [
+                    sys.executable,
+                    "-m",
+                    "tests.torture.load",
+                    started.session,
+                    str(seed),
+                    f"{seconds}",
+                ],
                 cwd=ROOT,
                 env=started.environment,
                 stdout=stdout,
@@ -70,7 +77,9 @@ def test_nothing_is_lost_or_left_while_processes_are_killed(tmp_path: Path) -> N
     kills = {"worker": 0, "zygote": 0, "driver": 0}
     with start_session(tmp_path, num_cpus=WORKERS) as started:
         end = time.monotonic() + DURATION_S
-        drivers = [Driver(started, chance.getrandbits(30), DURATION_S, tmp_path) for _ in range(3)]
+        drivers = [
+            Driver(started, chance.getrandbits(30), DURATION_S, tmp_path) for _ in range(DRIVERS)
+        ]
         finished: list[Driver] = []
         while time.monotonic() < end:
             time.sleep(chance.uniform(0.02, 0.4))
@@ -90,9 +99,10 @@ def test_nothing_is_lost_or_left_while_processes_are_killed(tmp_path: Path) -> N
                 kill(chance.choice(pids))
             kills[what] += 1
         done = [driver.finish(120) for driver in (*drivers, *finished)]
-        totals = {key: sum(row.get(key, 0) for row in done) for key in ("steps", "answered", "lost")}
+        totals = {
+            key: sum(row.get(key, 0) for row in done) for key in ("steps", "answered", "lost")
+        }
         print(f"killed {kills}, did {totals}")
         assert totals["answered"] > 50, "the load did next to nothing"
-        audit = eventually(started.clean_audit, 20, "the audit of node memory finds nothing")
-        print(f"audit: {audit}")
+        started.wait_for_empty_memory(20)
     eventually(lambda: not session_pids(started.session), 3, "nothing of the session is left")

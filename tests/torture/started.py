@@ -1,0 +1,90 @@
+"""A started session of a test's own, with the test itself attached to it as one more driver."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import shoal.lowlevel
+
+import shoal
+from tests.torture.processes import command_line, session_pids
+
+
+@dataclass(frozen=True)
+class Started:
+    """One session made by `shoal start`."""
+
+    session: str
+    environment: dict[str, str]
+    """For drivers: finds this session and no other one."""
+
+    def facts(self) -> dict[str, object]:
+        """What the daemon says of itself."""
+        (row,) = shoal.lowlevel.table("session")
+        return row
+
+    def daemon(self) -> int:
+        return int(str(self.facts()["pid"]))
+
+    def zygotes(self) -> set[int]:
+        return {int(str(self.facts()["zygote_pid"]))}
+
+    def stores(self) -> set[int]:
+        """The control store is a process of its own in a started session."""
+        marked = session_pids(self.session)
+        return {pid for pid in marked if "shoal._runtime.control" in command_line(pid)}
+
+    def workers(self) -> set[int]:
+        """Everything forked from the zygote."""
+        others = {self.daemon()} | self.stores() | self.zygotes()
+        zygote = {
+            pid for pid in session_pids(self.session) if "_runtime.zygote" in command_line(pid)
+        }
+        return zygote - others
+
+    def wait_for_empty_memory(self, deadline_s: float) -> None:
+        """Until the audit, which recounts everything, finds nothing in node memory."""
+        end = time.monotonic() + deadline_s
+        while any((found := shoal.lowlevel.audit()).values()):
+            assert time.monotonic() < end, f"node memory is not empty: {found}"
+            time.sleep(0.05)
+
+
+def shoal_command(*arguments: str, environment: dict[str, str]) -> str:
+    """Run `shoal ...` and return what it printed."""
+    command = [sys.executable, "-m", "shoal", *arguments]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=30)
+    assert result.returncode == 0, f"{command}: {result.stdout}\n{result.stderr}"
+    return result.stdout
+
+
+@contextmanager
+def start_session(folder: Path, num_cpus: int) -> Iterator[Started]:
+    """`shoal start` in a directory of the test's own; stopped at the end, also after a failure."""
+    root = folder / "sessions-of-test"
+    environment = {**os.environ, "SHOAL_DIR": str(root)}
+    before = os.environ.get("SHOAL_DIR")
+    shoal_command("start", "--num-cpus", str(num_cpus), environment=environment)
+    try:
+        os.environ["SHOAL_DIR"] = str(root)
+        (entry,) = (root / "sessions").glob("*.json")
+        started = Started(json.loads(entry.read_text())["session"], environment)
+        shoal.init(address=started.session)
+        try:
+            yield started
+        finally:
+            shoal.shutdown()
+    finally:
+        if before is None:
+            del os.environ["SHOAL_DIR"]
+        else:
+            os.environ["SHOAL_DIR"] = before
+        shoal_command("stop", environment=environment)
