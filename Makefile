@@ -15,10 +15,10 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 DIR ?=
 T ?= 60
 ARGS ?=
+NATIVE_TESTS ?= $(wildcard tests/unit/test_native*.py tests/property/*.py)
 
 SOURCES := pyproject.toml README.md LICENSE $(shell find src native -type f \
 	-not -name '*.pyc' -not -name '*.so' 2>/dev/null)
-SITE = $(shell $(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("platlib"))')
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test bench lint torture asan tsan clean
@@ -72,6 +72,28 @@ bench: $(VENV)/.installed-test ## Benchmarks against Ray and multiprocessing (AR
 
 torture: $(VENV)/.installed-test ## kill -9 at random for T seconds (default 60), then audit
 	SHOAL_TORTURE_S=$(T) $(BIN)/python -m pytest -s -q tests/torture $(ARGS)
+
+# ---- sanitizers: builds of their own under build/, beside the installed package
+
+CMAKE = PATH="$(abspath $(BIN)):$$PATH" cmake -G Ninja -DCMAKE_BUILD_TYPE=RelWithDebInfo \
+	-DPython_EXECUTABLE=$(abspath $(BIN))/python
+RUNTIMES = $(shell $${CXX:-g++} -print-file-name=libasan.so):$(shell $${CXX:-g++} -print-file-name=libstdc++.so)
+
+asan: $(VENV)/.installed-test ## Native property tests under AddressSanitizer and UBSan
+	$(CMAKE) -S native -B build/address -DSHOAL_SANITIZE=address
+	PATH="$(abspath $(BIN)):$$PATH" cmake --build build/address
+	rm -rf build/address/site && mkdir -p build/address/site
+	cp -r src/shoal build/address/site/shoal
+	cp build/address/_native*.so build/address/site/shoal/
+	# Python itself is not instrumented: the runtime comes in first, and its own leaks are not ours.
+	LD_PRELOAD=$(RUNTIMES) PYTHONPATH=build/address/site PYTHONMALLOC=malloc \
+	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
+	  $(BIN)/python -m pytest $(NATIVE_TESTS) $(ARGS)
+
+tsan: $(VENV)/.installed-test ## Native races: N processes as threads over one mapping, under TSan
+	$(CMAKE) -S native -B build/thread -DSHOAL_SANITIZE=thread -DSHOAL_TESTS=ON
+	PATH="$(abspath $(BIN)):$$PATH" cmake --build build/thread --target race
+	TSAN_OPTIONS=halt_on_error=1 build/thread/race
 
 clean: ## Remove everything that make made
 	rm -rf $(VENV) .venv-peers build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
