@@ -43,6 +43,8 @@ class Case:
     """Name of the machine's limit beside which the result is printed; see `limits.py`."""
     is_latency: bool = False
     """Each step is one operation, and its single times are kept for p50 and p99."""
+    warmup_steps: int = 1
+    """At least so many steps before anything counts, where the steady state comes late."""
     max_windows: int = 1000
     """Fewer windows for what takes long by itself."""
 

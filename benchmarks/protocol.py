@@ -71,15 +71,14 @@ def run_side(case: Case, side: str, python: Path, plan: Plan) -> dict[str, objec
 def summary(runs: list[dict[str, object]]) -> dict[str, object]:
     """One side of one case over all rounds."""
     rates = sorted(rate for run in runs for rate in run["rates"])  # type: ignore[attr-defined]
+    cpu = [float(str(run["cpu_s_per_operation"])) for run in runs if run["cpu_s_per_operation"]]
     tenths = statistics.quantiles(rates, n=10) if len(rates) > 1 else [rates[0]] * 9
     found: dict[str, object] = {
         "median": statistics.median(rates),
         "p10": max(rates[0], tenths[0]),
         "p90": min(rates[-1], tenths[-1]),
         "windows": len(rates),
-        "cpu_s_per_operation": statistics.median(
-            float(str(r["cpu_s_per_operation"])) for r in runs
-        ),
+        "cpu_s_per_operation": statistics.median(cpu) if cpu else None,
         "pss_bytes": max(int(str(run["pss_bytes"])) for run in runs),
     }
     if runs[0]["latencies_s"]:

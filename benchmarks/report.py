@@ -24,8 +24,10 @@ def rate(value: float) -> str:
     return f"{value:.3g}"
 
 
-def duration(seconds: float) -> str:
+def duration(seconds: float | None) -> str:
     """0.00123 -> `1.23 ms`."""
+    if seconds is None:
+        return "unknown"
     for size, unit in TIMES:
         if seconds >= size:
             return f"{seconds / size:.3g} {unit}"

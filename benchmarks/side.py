@@ -88,6 +88,8 @@ def measure(case: Case, side: str, options: argparse.Namespace, mark: str) -> di
     rates: list[float] = []
     operations = cpu_s = 0.0
     with case.prepare(side) as step:
+        for _ in range(case.warmup_steps - 1):
+            step()
         run_for(step, options.warmup, None)
         for _ in range(min(options.windows, case.max_windows)):
             cpu_before = cpu_seconds(mark)
@@ -100,7 +102,8 @@ def measure(case: Case, side: str, options: argparse.Namespace, mark: str) -> di
         "rates": rates,
         "latencies_s": sorted(latencies)[:: max(1, len(latencies) // 2000)] if latencies else None,
         "p99_s": sorted(latencies)[int(len(latencies) * 0.99)] if latencies else None,
-        "cpu_s_per_operation": cpu_s / operations,
+        # Below zero where a peer lets the kernel forget its children's times: unknown.
+        "cpu_s_per_operation": cpu_s / operations if cpu_s > 0 else None,
         "pss_bytes": pss,
     }
 

@@ -48,6 +48,7 @@ CASES = [
         floor=16.0,
         aim=40.0,
         limit="copy_zero",
+        warmup_steps=8,
     ),
     Case(
         id="C5",
@@ -56,5 +57,6 @@ CASES = [
         sides=CLUSTERS,
         prepare=prepare_random,
         limit="copy_random",
+        warmup_steps=8,
     ),
 ]
