@@ -34,10 +34,11 @@ from rich.table import Table
 import shoal
 
 ENDINGS = {".py", ".txt", ".rst", ".md", ".pyi", ".html", ""}
+SKIPPED = {"site-packages", "__pycache__", ".git", ".venv", "node_modules"}
 WORD = re.compile(r"[a-z]{1,20}")
 MERGE_WIDTH = 64  # results per merging task
 PENDING_PER_ACTOR = 16  # documents on their way to one actor
-DEFAULT_LIMIT_MB = 24
+DEFAULT_LIMIT_MB = 60
 
 
 # ---- the work itself: the same functions in all three versions
@@ -220,16 +221,17 @@ def find_files(folders: list[Path], limit_bytes: int) -> list[str]:
     """Text files below `folders`, in a stable order, up to a number of bytes."""
     chosen: list[str] = []
     size = 0
-    for folder in folders:
-        for path in sorted(folder.rglob("*")):
-            if "site-packages" in path.parts or path.suffix.lower() not in ENDINGS:
-                continue
-            if not path.is_file() or path.is_symlink() or not os.access(path, os.R_OK):
-                continue
-            size += path.stat().st_size
-            if size > limit_bytes:
-                return chosen
-            chosen.append(str(path))
+    for top in folders:
+        for folder, below, names in os.walk(top):
+            below[:] = sorted(name for name in below if name not in SKIPPED)
+            for path in (Path(folder, name) for name in sorted(names)):
+                is_text = path.suffix.lower() in ENDINGS and path.is_file()
+                if not is_text or path.is_symlink() or not os.access(path, os.R_OK):
+                    continue
+                size += path.stat().st_size
+                if size > limit_bytes:
+                    return chosen
+                chosen.append(str(path))
     return chosen
 
 
