@@ -1,0 +1,134 @@
+"""The one reader of the environment, and every limit and default with its unit.
+
+Nothing else in the package looks at ``os.environ`` to decide something (passing it on to a child is
+not deciding). Limits stand in one frozen record, so that a test can hand another one to any
+machine.
+
+====================  =====================================================================
+variable              meaning
+====================  =====================================================================
+``SHOAL_ADDRESS``     session that ``init()`` joins: ``local``, ``auto``, or a session id
+``RAY_ADDRESS``       the same for programs that run with the Ray names (``as_ray``)
+``SHOAL_DIR``         where session directories live, instead of ``/tmp/shoal-<uid>``
+``SHOAL_SESSION``     set in every process of a session: its id
+``SHOAL_SOCKET``      set in every worker: the socket of its daemon
+====================  =====================================================================
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+import msgspec
+
+SESSION_VARIABLE = "SHOAL_SESSION"
+SOCKET_VARIABLE = "SHOAL_SOCKET"
+
+
+class Environment(msgspec.Struct, frozen=True):
+    """What the environment says about Shoal."""
+
+    address: str = ""
+    ray_address: str = ""
+    root: str = ""
+    """Directory of this user's sessions."""
+    session: str = ""
+    socket: str = ""
+
+
+def read_environment(variables: Mapping[str, str] | None = None) -> Environment:
+    """The present environment, or the one given."""
+    seen = os.environ if variables is None else variables
+    return Environment(
+        address=seen.get("SHOAL_ADDRESS", ""),
+        ray_address=seen.get("RAY_ADDRESS", ""),
+        root=seen.get("SHOAL_DIR", "") or f"/tmp/shoal-{os.getuid()}",
+        session=seen.get(SESSION_VARIABLE, ""),
+        socket=seen.get(SOCKET_VARIABLE, ""),
+    )
+
+
+def inherited_variables() -> dict[str, str]:
+    """A copy of the whole environment, to hand to a child."""
+    return dict(os.environ)
+
+
+def change_environment(variables: Mapping[str, str], keep: bool = False) -> None:
+    """Set ``variables`` in this process; ``keep``: only those that are not set yet."""
+    for name, value in variables.items():
+        if not (keep and name in os.environ):
+            os.environ[name] = value
+
+
+class Limits(msgspec.Struct, frozen=True):
+    """Times in seconds, sizes in bytes, counts without unit."""
+
+    # ---- attaching workers to queues (PROTOCOL W3)
+    recheck_s: float = 0.001
+    """A queue with a worker gets another only if this long after the first look ..."""
+    recheck_most_s: float = 0.010
+    """(doubling up to this while tasks keep moving)"""
+    quick_task_s: float = 0.000_05
+    """... its workers needed longer than this per task."""
+    settle_s: float = 0.020
+    """How long a worker may need to take up its queue before the queue counts as stuck."""
+    # ---- fairness (RULES S-3)
+    fair_s: float = 0.050
+    reserve_s: float = 1.0
+    revoke_poll_s: float = 0.001
+    tiny_processes_least: int = 32
+    """Processes of classes under 1/8 CPU: at least this many, or ``tiny_processes_per_core``."""
+    tiny_processes_per_core: int = 8
+    # ---- infeasible requests (RULES S-13)
+    infeasible_s: float = 1.0
+    queue_idle_s: float = 10.0
+    queues_kept: int = 256
+    """Queues of scheduling classes that stay however long they are idle."""
+    # ---- worker processes
+    workers_most: int = 4000
+    starting_most: int = 8
+    prestart_most: int = 8
+    fork_timeout_s: float = 10.0
+    join_timeout_s: float = 30.0
+    start_backoff_s: float = 0.05
+    start_backoff_most_s: float = 2.0
+    idle_worker_s: float = 10.0
+    """A worker without a queue, or idle in one, for this long may be trimmed."""
+    leave_s: float = 30.0
+    """How long a worker may take to leave before SIGKILL (RULES A-13)."""
+    housekeeping_s: float = 1.0
+    # ---- actors
+    restart_backoff_s: float = 0.05
+    restart_backoff_most_s: float = 10.0
+    restart_quiet_s: float = 60.0
+    """An incarnation that lived this long starts the back-off anew."""
+    tombstones_most: int = 10_000
+    # ---- crashes (RULES L-4)
+    poison_workers: int = 3
+    crash_memory_most: int = 10_000
+    stderr_lines_most: int = 20
+    # ---- the rest
+    story_most: int = 20_000
+    jobs_ended_most: int = 1000
+    kv_value_bytes_most: int = 64 << 20
+
+
+class NodeConfig(msgspec.Struct, frozen=True):
+    """What a node daemon is told once."""
+
+    session: str
+    directory: str
+    node_id: bytes
+    total: dict[str, float]
+    """Logical resources: CPU, GPU, memory (bytes), custom names."""
+    cores: int
+    """Real cores this node may use (cgroup quota)."""
+    gpu_ids: tuple[str, ...] = ()
+    """One per whole GPU of ``total``; empty: 0, 1, 2, ..."""
+    started: bool = False
+    """Made by ``shoal start``: others may join, the store is a process of its own."""
+    python: str = ""
+    """Interpreter that the zygote runs; jobs with another get exec'd workers."""
+    node_name: str = ""
+    limits: Limits = Limits()

@@ -1,0 +1,49 @@
+"""Names of things, and how they are built.
+
+A *key* names an object on its node and is what processes and daemon exchange::
+
+     63            32 31             0
+    +----------------+----------------+
+    |   generation   |      slot      |      a slot that has been freed since never matches again
+    +----------------+----------------+
+
+An actor id is 16 hexadecimal digits: 8 of the node that made it, 8 counting. A session id is
+readable (when it began) and unguessable enough to be a directory's name.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+
+SLOT_BITS = 32
+
+
+def slot_of(key: int) -> int:
+    """The slot of a key."""
+    return key & 0xFFFF_FFFF
+
+
+def generation_of(key: int) -> int:
+    """How often that slot had been reused."""
+    return key >> SLOT_BITS
+
+
+def make_key(slot: int, generation: int) -> int:
+    """The key of ``slot`` in its ``generation``."""
+    return generation << SLOT_BITS | slot
+
+
+def actor_id(node_id: bytes, number: int) -> str:
+    """The ``number``-th actor made on node ``node_id``."""
+    return f"{node_id[:4].hex()}{number:08x}"
+
+
+def new_session_id() -> str:
+    """A fresh session id, such as ``20260314-150926-5f3a9c1e``."""
+    return time.strftime("%Y%m%d-%H%M%S") + "-" + secrets.token_hex(4)
+
+
+def new_node_id() -> bytes:
+    """16 random bytes."""
+    return secrets.token_bytes(16)

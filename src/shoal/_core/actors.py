@@ -1,0 +1,328 @@
+"""Actors: who exists under which name, and in which life.
+
+::
+
+                     2 has a worker          3 ActorStarted
+    1 CreateActor -> PENDING ............... (constructing) ---------> ALIVE
+                        |                        |   ^                 |   |
+                        |                        |   | 6 worker found   |   |
+                        |                        v   |                 v   |
+                        |            5 process died, restarts left: RESTARTING
+                        |                        |   4 back-off, then asks again
+                        |                        |                         |
+                        +------ 7 ---------------+------------ 7 ----------+--> DEAD (tombstone)
+
+1. The name is taken in the same step as the actor comes to be; ``get_if_exists`` gets the one that
+   won.
+2. The scheduler has found a worker; incarnation + 1. Its calls wait in its queue all the time.
+3. The constructor has returned.
+4. 50 ms doubling to 10 s; a life of 60 s starts the back-off anew.
+5. Any process death that nobody intended, also in the constructor, and ``kill(no_restart=False)``.
+6. Only after the former process has been reaped (RULES A-3).
+7. The constructor raised (A-12: final), no restart is left, ``kill``, ``exit_actor``, last handle
+   gone (A-4), its job ended, or no node can ever have what it asks for.
+
+For callers an actor is DEAD from the moment that is decided: its queue is dead, ``get_actor`` does
+not find it. Its name and what it holds are free when its process has been reaped (K-8); a creation
+with that name waits until then.
+
+What is true only in one phase stands in that phase's record. Invariants:
+
+* A dead actor has no worker, no name and a cause; tombstones are the last 10,000.
+* ``by_worker`` lists exactly the actors whose phase has a worker.
+* The incarnation never goes back.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+import msgspec
+
+from shoal._base.config import Limits
+from shoal._proto.messages import ActorInfo, ActorSpec
+
+
+class Asking(msgspec.Struct):
+    """Waits for the scheduler (states PENDING, RESTARTING)."""
+
+    since: float
+
+
+class Pausing(msgspec.Struct):
+    """Waits for the back-off to end (RESTARTING)."""
+
+    until: float
+
+
+class Constructing(msgspec.Struct):
+    """Its worker runs the constructor (PENDING, RESTARTING)."""
+
+    worker: int
+
+
+class Living(msgspec.Struct):
+    """ALIVE."""
+
+    worker: int
+    since: float
+
+
+class Ending(msgspec.Struct):
+    """DEAD for callers; the process is still to be reaped."""
+
+    worker: int
+    cause: bytes
+
+
+class Dead(msgspec.Struct):
+    """DEAD: a tombstone."""
+
+    cause: bytes
+
+
+ActorPhase = Asking | Pausing | Constructing | Living | Ending | Dead
+
+
+class Actor:
+    """One actor in all its lives."""
+
+    __slots__ = (
+        "actor_id",
+        "crashes",
+        "created_at",
+        "drain",
+        "generation",
+        "has_handles",
+        "incarnation",
+        "job",
+        "namespace",
+        "phase",
+        "pid",
+        "queue",
+        "restarts",
+        "spec",
+    )
+
+    def __init__(
+        self, actor_id: str, spec: ActorSpec, job: int, namespace: str, now: float
+    ) -> None:
+        self.actor_id = actor_id
+        self.spec = spec
+        self.job = job
+        self.namespace = namespace
+        self.queue = 0
+        self.generation = 0
+        self.created_at = now
+        self.incarnation = 0
+        self.restarts = 0
+        """Restarts used so far."""
+        self.crashes = 0
+        """Short lives in a row: the back-off."""
+        self.pid = 0
+        self.has_handles = True
+        self.drain: Drain | None = None
+        """Its last handle is gone: it ends when its calls are done."""
+        self.phase: ActorPhase = Asking(now)
+
+    @property
+    def worker(self) -> int:
+        """Its process, -1 if it has none."""
+        return getattr(self.phase, "worker", -1)
+
+    @property
+    def is_dead(self) -> bool:
+        """Whether callers see it as dead."""
+        return isinstance(self.phase, Ending | Dead)
+
+    @property
+    def state(self) -> str:
+        """The state as people know it."""
+        if self.is_dead:
+            return "DEAD"
+        if isinstance(self.phase, Living):
+            return "ALIVE"
+        return "RESTARTING" if self.incarnation > 0 and self.restarts else "PENDING"
+
+    @property
+    def cause(self) -> bytes:
+        """What calls to the dead actor get."""
+        return self.phase.cause if isinstance(self.phase, Ending | Dead) else b""
+
+    def facts(self) -> dict[str, object]:
+        """What every record about its death says."""
+        return {
+            "actor_id": self.actor_id,
+            "class_name": self.spec.class_name,
+            "name": self.spec.name,
+            "incarnation": self.incarnation,
+            "pid": self.pid,
+        }
+
+    def describe(self, created: bool = True) -> ActorInfo:
+        """The message about it."""
+        return ActorInfo(
+            actor_id=self.actor_id,
+            queue=self.queue,
+            queue_generation=self.generation,
+            spec=self.spec,
+            state=self.state,
+            incarnation=self.incarnation,
+            pid=self.pid,
+            cause=self.cause,
+            job=self.job,
+            created=created,
+        )
+
+    def row(self) -> dict[str, object]:
+        """The row of the actor table."""
+        return {
+            "actor_id": self.actor_id,
+            "class_name": self.spec.class_name,
+            "name": self.spec.name or "",
+            "namespace": self.namespace,
+            "state": self.state,
+            "job": self.job,
+            "pid": self.pid,
+            "incarnation": self.incarnation,
+            "restarts": self.restarts,
+            "detached": self.spec.detached,
+            "cause": self.cause,
+        }
+
+
+class Drain(msgspec.Struct):
+    """Looks whether an actor without handles has calls left, less and less often."""
+
+    look_at: float
+    pause_s: float = 0.002
+
+
+class ActorTable:
+    """All actors of a session."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self.living: dict[str, Actor] = {}
+        """Every actor that is not a tombstone."""
+        self.tombstones: OrderedDict[str, Actor] = OrderedDict()
+        self.by_name: dict[tuple[str, str], Actor] = {}
+        self.by_worker: dict[int, Actor] = {}
+        self.by_key: dict[int, Actor] = {}
+        """By the key of its lifetime object, as long as the daemon holds that."""
+        self._number = 0
+
+    def next_number(self) -> int:
+        """Numbers for actor ids."""
+        self._number += 1
+        return self._number
+
+    def add(self, actor: Actor) -> None:
+        """Edge 1."""
+        self.living[actor.actor_id] = actor
+        self.by_key[actor.spec.arguments] = actor
+        if actor.spec.name:
+            self.by_name[actor.namespace, actor.spec.name] = actor
+
+    def find(self, actor_id: str) -> Actor | None:
+        """The actor or its tombstone."""
+        return self.living.get(actor_id) or self.tombstones.get(actor_id)
+
+    def named(self, namespace: str, name: str) -> Actor | None:
+        """Who has (or, while its process ends, still blocks) the name."""
+        return self.by_name.get((namespace, name))
+
+    def assign(self, actor: Actor, worker: int, pid: int) -> None:
+        """Edges 2 and 6."""
+        assert isinstance(actor.phase, Asking)
+        actor.incarnation += 1
+        actor.pid = pid
+        actor.phase = Constructing(worker)
+        self.by_worker[worker] = actor
+
+    def started(self, now: float, actor: Actor) -> None:
+        """Edge 3."""
+        assert isinstance(actor.phase, Constructing)
+        actor.phase = Living(actor.phase.worker, now)
+
+    def can_restart(self, actor: Actor) -> bool:
+        """Whether a crash leads to another life."""
+        if actor.is_dead:
+            return False
+        return actor.spec.max_restarts < 0 or actor.restarts < actor.spec.max_restarts
+
+    def crash(self, now: float, actor: Actor) -> None:
+        """Edge 5: its process has been reaped and another life is left."""
+        assert self.can_restart(actor) and actor.worker >= 0
+        phase = actor.phase
+        self.by_worker.pop(actor.worker)
+        limits = self._limits
+        if isinstance(phase, Living) and now - phase.since >= limits.restart_quiet_s:
+            actor.crashes = 0
+        pause = limits.restart_backoff_s * 2.0 ** min(actor.crashes, 16)
+        actor.crashes += 1
+        actor.restarts += 1
+        actor.pid = 0
+        actor.phase = Pausing(now + min(pause, limits.restart_backoff_most_s))
+
+    def due(self, now: float) -> list[Actor]:
+        """Edge 4: whose back-off is over; they ask again."""
+        over = []
+        for actor in self.living.values():
+            if isinstance(actor.phase, Pausing) and actor.phase.until <= now:
+                actor.phase = Asking(now)
+                over.append(actor)
+        return over
+
+    def end(self, actor: Actor, cause: bytes) -> None:
+        """Edge 7: decided; buried at once if there is no process."""
+        assert not actor.is_dead
+        actor.drain = None
+        if actor.worker >= 0:
+            actor.phase = Ending(actor.worker, cause)
+        else:
+            self.bury(actor, cause)
+
+    def bury(self, actor: Actor, cause: bytes) -> None:
+        """Its process has been reaped, or it had none."""
+        self.by_worker.pop(actor.worker, None)
+        actor.phase = Dead(cause)
+        actor.drain = None
+        del self.living[actor.actor_id]
+        if actor.spec.name:
+            self.by_name.pop((actor.namespace, actor.spec.name), None)
+        self.tombstones[actor.actor_id] = actor
+
+    def expired_tombstone(self) -> Actor | None:
+        """One that is too many; forget it."""
+        if len(self.tombstones) <= self._limits.tombstones_most:
+            return None
+        return self.tombstones.popitem(last=False)[1]
+
+    def next_deadline(self) -> float | None:
+        """When ``due`` or a drain has something to do."""
+        times = []
+        for actor in self.living.values():
+            if isinstance(actor.phase, Pausing):
+                times.append(actor.phase.until)
+            if actor.drain is not None:
+                times.append(actor.drain.look_at)
+        return min(times, default=None)
+
+    def validate(self) -> None:
+        """Assert the invariants."""
+        for actor_id, actor in self.living.items():
+            assert actor.actor_id == actor_id and not isinstance(actor.phase, Dead)
+            if actor.worker >= 0:
+                assert self.by_worker[actor.worker] is actor
+            assert actor.restarts <= actor.incarnation or actor.incarnation == 0
+            if actor.spec.name:
+                assert self.by_name[actor.namespace, actor.spec.name] is actor
+        for worker, actor in self.by_worker.items():
+            assert actor.worker == worker and actor.actor_id in self.living
+        for (namespace, name), actor in self.by_name.items():
+            assert actor.namespace == namespace and actor.spec.name == name
+            assert actor.actor_id in self.living
+        for actor in self.tombstones.values():
+            assert isinstance(actor.phase, Dead) and actor.cause
+        assert len(self.tombstones) <= self._limits.tombstones_most + 1

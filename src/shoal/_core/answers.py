@@ -1,0 +1,58 @@
+"""Answers and records that several reactions make."""
+
+from __future__ import annotations
+
+import msgspec
+
+from shoal._core import commands as do
+from shoal._core.events import Requested
+from shoal._core.jobs import Job
+from shoal._core.store import PutRow
+from shoal._core.tables import NodeTables
+from shoal._proto import messages as m
+
+Commands = list[do.Command]
+
+
+def refuse(event: Requested, record: bytes) -> Commands:
+    """Answer a request with a record."""
+    return [do.Reply(event.index, event.request, m.Failure(record))]
+
+
+def welcome(t: NodeTables, index: int, request: int, job: Job | None) -> do.Reply:
+    """The answer to a Hello."""
+    body = m.Welcome(
+        session=t.config.session,
+        directory=t.config.directory,
+        node_id=t.config.node_id,
+        index=index,
+        job=0 if job is None else job.number,
+        namespace="" if job is None else job.namespace,
+        total=dict(t.config.total),
+        owner=t.owner == index,
+    )
+    return do.Reply(index, request, body)
+
+
+def begin_job(t: NodeTables, now: float, config: m.JobConfig) -> Job:
+    """A new root of work."""
+    job = t.jobs.begin(now, config)
+    job.config = msgspec.structs.replace(config, namespace=job.namespace)
+    t.scheduler.held.shares.add(job.number, config.priority, config.weight)
+    return job
+
+
+def job_row(t: NodeTables, job: Job, reply: do.Reply | None = None) -> Commands:
+    """Bring the job's row up to date."""
+    row: dict[str, object] = {
+        "job": job.number,
+        "state": "ENDED" if job.is_over else "RUNNING",
+        "namespace": job.namespace,
+        "entrypoint": job.config.entrypoint,
+        "pid": job.pid,
+        "root_actor": job.root_actor or "",
+        "priority": job.config.priority,
+        "weight": job.config.weight,
+        "end_reason": job.end_reason,
+    }
+    return t.write(PutRow("jobs", str(job.number), row), reply)

@@ -1,0 +1,118 @@
+"""The errors that daemons make: which record, with which fields.
+
+One function per error class of ``shoal.errors`` that a daemon or the store can cause. The names of
+the fields are the contract with ``errors.from_record``; a record never holds more than facts, the
+sentences are made where it is read. Fields of all of them (a field that is not known is None, "" or
+[]):
+
+==========================  ================================================================
+WorkerCrashedError          pid, signal, exit_code, stderr (list of lines), attempt, max_retries
+PoisonTaskError             pid, signal, exit_code, stderr, attempt, pids (list)
+ActorDiedError              actor_id, class_name, name, reason, incarnation, pid, signal,
+                            exit_code, stderr, may_have_run, error (bytes: pickled exception of
+                            the constructor), text
+UnschedulableError          asked (dict), total (dict), what (such as "task" or "actor Counter")
+JobEndedError               job, reason
+ActorAlreadyExistsError     name, namespace
+ActorNotFoundError          name, namespace, actor_id
+UsageError                  text (a request that makes no sense; a ValueError)
+==========================  ================================================================
+
+``reason`` of ActorDiedError is one of REASONS.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from shoal._base import records
+
+REASONS = {
+    "crashed": "its process died and no restart was left",
+    "killed": "it was killed with kill()",
+    "constructor": "its constructor raised",
+    "exit_actor": "it called exit_actor()",
+    "no_handle": "the last handle to it is gone",
+    "job_ended": "the job that made it has ended",
+    "unschedulable": "no node has what it asks for",
+    "arguments_lost": "the arguments of its constructor are gone",
+    "restarting": "its process died while this call was running",
+}
+
+
+def worker_crashed(
+    pid: int,
+    code: int | None,
+    signal: int | None,
+    stderr: Sequence[str],
+    attempt: int,
+    max_retries: int,
+) -> bytes:
+    """The process of a task ended under it."""
+    return records.pack(
+        "WorkerCrashedError",
+        pid=pid,
+        signal=signal,
+        exit_code=code,
+        stderr=list(stderr),
+        attempt=attempt,
+        max_retries=max_retries,
+    )
+
+
+def poison_task(
+    pids: Sequence[int], code: int | None, signal: int | None, stderr: Sequence[str], attempt: int
+) -> bytes:
+    """The task ended too many processes; ``pids``: which, the last one at the end."""
+    return records.pack(
+        "PoisonTaskError",
+        pid=pids[-1],
+        signal=signal,
+        exit_code=code,
+        stderr=list(stderr),
+        attempt=attempt,
+        pids=list(pids),
+    )
+
+
+def actor_died(
+    actor: Mapping[str, object], reason: str, event: object = None, **more: object
+) -> bytes:
+    """The actor is gone, or this call of it is. ``actor`` names it (actor_id, class_name, name,
+    incarnation, pid); ``event`` is the ProcessDied that ended it, if one did."""
+    assert reason in REASONS
+    fields: dict[str, object] = {
+        "reason": reason,
+        "signal": getattr(event, "signal", None),
+        "exit_code": getattr(event, "code", None),
+        "stderr": list(getattr(event, "stderr", ())),
+        "may_have_run": False,
+        "error": b"",
+        "text": "",
+    }
+    return records.pack("ActorDiedError", **{**fields, **actor, **more})
+
+
+def unschedulable(asked: Mapping[str, float], total: Mapping[str, float], what: str) -> bytes:
+    """No node can ever run this."""
+    return records.pack("UnschedulableError", asked=dict(asked), total=dict(total), what=what)
+
+
+def job_ended(job: int, reason: str) -> bytes:
+    """The result will never come: its job is over."""
+    return records.pack("JobEndedError", job=job, reason=reason)
+
+
+def name_taken(name: str, namespace: str) -> bytes:
+    """Another live actor has that name."""
+    return records.pack("ActorAlreadyExistsError", name=name, namespace=namespace)
+
+
+def actor_not_found(name: str = "", namespace: str = "", actor_id: str = "") -> bytes:
+    """No such actor."""
+    return records.pack("ActorNotFoundError", name=name, namespace=namespace, actor_id=actor_id)
+
+
+def usage(text: str) -> bytes:
+    """A request that makes no sense."""
+    return records.pack("UsageError", text=text)

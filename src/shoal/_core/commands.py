@@ -1,0 +1,215 @@
+"""Commands: what the ``NodeMachine`` wants done. Imperative, plain data, performed in order.
+
+Which of them are answered, and by what, stands at the top of ``events``. A command about a process
+that has gone in the meantime is no error: the shell drops it, the death itself is an event.
+
+The shell needs no table of its own but these: connections and pids by process index (from Hello),
+and
+from ``LabelWorker`` where a worker's output goes.
+"""
+
+from __future__ import annotations
+
+from typing import Union
+
+import msgspec
+
+from shoal._proto import messages
+
+QUEUE_CLASS = 1
+"""Kinds of ``NewQueue``; the shell maps them to the constants of the native module."""
+QUEUE_ACTOR = 2
+
+
+class Command(msgspec.Struct, frozen=True):
+    """Base of everything to be done."""
+
+
+# ---- to processes
+class Reply(Command, frozen=True):
+    """Answer request ``request`` of process ``index``. A ``Welcome`` takes the two descriptors
+    along."""
+
+    index: int
+    request: int
+    body: messages.Message
+
+
+class Notify(Command, frozen=True):
+    """News (frame id 0)."""
+
+    index: int
+    body: messages.Message
+
+
+class LabelWorker(Command, frozen=True):
+    """From now on output of worker ``index`` belongs to ``job``, is shown to driver ``driver`` (-1:
+    nobody, or ``log_to_driver`` is off) and carries ``label``."""
+
+    index: int
+    job: int
+    driver: int
+    label: str
+
+
+# ---- processes
+class StartWorker(Command, frozen=True):
+    """Open a process index and have the zygote fork a worker (exec ``python`` if it is not
+    empty)."""
+
+    start: int
+    python: str = ""
+
+
+class AbandonStart(Command, frozen=True):
+    """Give up ``StartWorker(start)``: kill what there is of it, give its index back; no event
+    follows."""
+
+    start: int
+
+
+class Kill(Command, frozen=True):
+    """SIGKILL; ``ProcessDied`` follows."""
+
+    index: int
+
+
+class Leave(Command, frozen=True):
+    """``assign(index, WORKER_EXIT)``: end after the present task; ``ProcessDied`` follows."""
+
+    index: int
+
+
+class CloseProcess(Command, frozen=True):
+    """``close_process(index)``: every task it ran is answered."""
+
+    index: int
+
+
+# ---- queues
+class NewQueue(Command, frozen=True):
+    ticket: int
+    kind: int
+    job: int
+    help_class: int
+
+
+class FreeQueue(Command, frozen=True):
+    queue: int
+
+
+class KillQueue(Command, frozen=True):
+    """``kill_queue``: everything in it, now and later, fails with ``record``."""
+
+    queue: int
+    record: bytes
+
+
+class Assign(Command, frozen=True):
+    """Attach worker ``index`` to ``queue`` after its present task; 0 detaches."""
+
+    index: int
+    queue: int
+
+
+class SetHungry(Command, frozen=True):
+    queue: int
+    on: bool
+
+
+class SetStarving(Command, frozen=True):
+    on: bool
+
+
+class Look(Command, frozen=True):
+    """Read the state of these queues and workers (indexes that do not exist are left out)."""
+
+    queues: tuple[int, ...] = ()
+    workers: tuple[int, ...] = ()
+
+
+# ---- tasks and objects
+class Requeue(Command, frozen=True):
+    """``requeue(key, charged, front)``; a ``ticket`` other than 0 asks for ``Requeued``."""
+
+    ticket: int
+    key: int
+    charged: bool
+    front: bool
+
+
+class Fail(Command, frozen=True):
+    key: int
+    record: bytes
+
+
+class EndJobTasks(Command, frozen=True):
+    """``end_job(job, record)``: fail what is HELD or QUEUED."""
+
+    job: int
+    record: bytes
+
+
+class Adopt(Command, frozen=True):
+    key: int
+
+
+class Release(Command, frozen=True):
+    key: int
+
+
+# ---- the rest
+class SetAlarm(Command, frozen=True):
+    """Feed ``AlarmRang`` at ``at`` (same clock as ``now``). There is one alarm: this replaces the
+    last."""
+
+    at: float
+
+
+class WriteStore(Command, frozen=True):
+    """Send ``write`` (a body of ``_core.store``) to the store's process. Dropped while none is
+    connected: after ``StoreConnected`` the machine sends what is unanswered again. Only in a
+    started session."""
+
+    ticket: int
+    write: messages.Message
+
+
+class Warn(Command, frozen=True):
+    """One line for the daemon's log."""
+
+    text: str
+
+
+class EndSession(Command, frozen=True):
+    """Tell every process ``SessionEnds``, kill the workers, leave nothing. Nothing follows."""
+
+    reason: str
+
+
+AnyCommand = Union[
+    Reply,
+    Notify,
+    LabelWorker,
+    StartWorker,
+    AbandonStart,
+    Kill,
+    Leave,
+    CloseProcess,
+    NewQueue,
+    FreeQueue,
+    KillQueue,
+    Assign,
+    SetHungry,
+    SetStarving,
+    Look,
+    Requeue,
+    Fail,
+    EndJobTasks,
+    Adopt,
+    Release,
+    SetAlarm,
+    WriteStore,
+    Warn,
+    EndSession,
+]

@@ -1,0 +1,248 @@
+"""Events: what has happened, as the shell of a node daemon tells it to the ``NodeMachine``.
+
+The shell (``_runtime.node``) owns sockets, processes, the clock and node memory. It turns whatever
+it sees into one of the records below, calls ``machine.step(now, event)`` and performs the commands
+that come back, in their order, before it feeds the next event. ``now`` is seconds of a clock that
+never goes back (CLOCK_BOOTTIME). The machine remembers nothing about how it was told.
+
+Some commands have an outcome that the machine must know. The shell performs the command, appends
+the event that answers it to its own list, and feeds that list until it is empty::
+
+    pending = deque([event])
+    while pending:
+        for command in machine.step(clock.now(), pending.popleft()):
+            pending.extend(perform(command))
+
+===================  =============================  ==========================================
+command              answered by                    when
+===================  =============================  ==========================================
+``NewQueue``         ``QueueCreated``               at once
+``FreeQueue``        ``QueueFreed``                 at once; ok=False: the machine asks again later
+``Look``             ``Looked``                     at once
+``SetHungry(True)``  ``Looked`` with that queue     at once, only if ``set_hungry`` returned True
+``Requeue``          ``Requeued``                   at once, only if ``ticket`` is not 0
+``Adopt``            ``AdoptFailed``                at once, only if ``adopt`` returned False
+``StartWorker``      ``WorkerForked`` or            when the zygote has answered; afterwards
+                     ``WorkerStartFailed``          ``WorkerJoined`` when its Hello has come
+``SetAlarm``         ``AlarmRang``                  when that time has come
+``WriteStore``       ``StoreWritten``               when the store has answered
+===================  =============================  ==========================================
+
+One task from start to end (driver 1, worker 2; ``->`` is a command, ``<-`` an event)::
+
+    <- DriverJoined(index=1, request=1, ...)         -> Reply(1, 1, Welcome), StartWorker(1)
+    <- WorkerForked(start=1, index=2, pid)            <- WorkerJoined(2, request=1, pid)
+                                                     -> Reply(2, 1, Welcome)
+    <- Requested(2, 2, GetAssignment)                 (idle and generic: the answer waits)
+    <- Requested(1, 2, OpenQueue({"CPU": 1}))        -> NewQueue(ticket=1, ...)
+    <- QueueCreated(ticket=1, queue=5, generation=1) -> SetHungry(5, True), Reply(1, 2, ..)
+       (the driver submits; its push rings the bell)
+    <- BellRang()                                    -> Look(queues=(5,), workers=())
+    <- Looked(queues=(QueueState(5, 1, 0),))         -> Reply(2, 2, Assignment) -> Assign(2, 5)
+                                                     -> SetHungry(5, True) if another would fit
+       (the worker takes, runs and seals; nobody tells the daemon)
+
+One actor (its calls wait in its queue from the first moment)::
+
+    <- Requested(1, 3, CreateActor(spec))            -> Adopt(spec.arguments) -> NewQueue(ticket=2)
+    <- QueueCreated(2, queue=6, generation=1)        -> Reply(1, 3, ActorInfo PENDING)
+                                                     -> Reply(worker, n, Assignment(actor=...))
+                                                     -> Assign(worker, 6) -> LabelWorker
+    <- Requested(worker, 3, ActorStarted)            -> Reply(Done): now ALIVE
+    <- ProcessDied(worker, signal=9, running=...)    -> Fail or Requeue each -> CloseProcess
+                                                     restarts left: RESTARTING, a new worker later
+    <- BellRang(gone=(spec.arguments,))               (last handle gone)  -> Leave(worker)
+    <- ProcessDied(worker, code=0)                   -> KillQueue(6, ..), Release, FreeQueue
+"""
+
+from __future__ import annotations
+
+from typing import Union
+
+import msgspec
+
+from shoal._proto import messages
+
+
+class Event(msgspec.Struct, frozen=True):
+    """Base of everything that happens."""
+
+
+# ---- what node memory looks like; read by the shell, never by the machine
+class QueueState(msgspec.Struct, frozen=True):
+    """``Memory.queue_state``."""
+
+    queue: int
+    entries: int
+    """An upper bound: entries may be stale."""
+    takes: int
+    """Takes since the queue was made."""
+
+
+class WorkerState(msgspec.Struct, frozen=True):
+    """``Memory.process_state``."""
+
+    index: int
+    assigned: int
+    attached: int
+    """The queue whose assignment the worker has acknowledged; 0: it has let go."""
+    depth: int
+    """Running tasks, one above the other; 0: idle."""
+    blocked: bool
+    key: int = 0
+    """Outermost running task."""
+
+
+class RunningTask(msgspec.Struct, frozen=True):
+    """One row of ``Memory.repair``."""
+
+    key: int
+    attempt: int
+    max_retries: int
+    charged: int
+    flags: int
+    queue: int
+
+
+class Looked(Event, frozen=True):
+    """Answer to ``Look``: the present state of some queues and workers."""
+
+    queues: tuple[QueueState, ...] = ()
+    workers: tuple[WorkerState, ...] = ()
+
+
+class BellRang(Event, frozen=True):
+    """Node memory's eventfd was readable. ``gone`` are keys from ``inbox()`` whose ``handles()`` is
+    0, ``dead`` what ``drain_dead()`` named."""
+
+    gone: tuple[int, ...] = ()
+    dead: tuple[int, ...] = ()
+
+
+# ---- processes
+class DriverJoined(Event, frozen=True):
+    """A driver said Hello; the shell has checked uid, version and layout and opened ``index``."""
+
+    index: int
+    request: int
+    pid: int
+    config: messages.JobConfig
+
+
+class WorkerForked(Event, frozen=True):
+    """The process of ``StartWorker(start)`` exists."""
+
+    start: int
+    index: int
+    pid: int
+
+
+class WorkerStartFailed(Event, frozen=True):
+    """It does not, or it ended before its Hello (also: the zygote died; the process table is
+    full)."""
+
+    start: int
+    reason: str
+
+
+class WorkerJoined(Event, frozen=True):
+    """A worker said Hello."""
+
+    index: int
+    request: int
+    pid: int
+
+
+class ProcessDied(Event, frozen=True):
+    """A driver or joined worker is gone: its pidfd says so, ``repair`` has been called, its last
+    lines are read.
+
+    For a driver that left (``LeaveJob``, closed its memory, closed the connection) the same.
+    """
+
+    index: int
+    code: int | None = None
+    """Exit code, None if a signal ended it or nobody knows."""
+    signal: int | None = None
+    stderr: tuple[str, ...] = ()
+    running: tuple[RunningTask, ...] = ()
+    """Innermost first."""
+
+
+class Requested(Event, frozen=True):
+    """A process asked something (any body of ``messages`` but Hello)."""
+
+    index: int
+    request: int
+    body: messages.Message
+
+
+# ---- answers to commands
+class QueueCreated(Event, frozen=True):
+    ticket: int
+    queue: int
+    generation: int
+
+
+class QueueFreed(Event, frozen=True):
+    queue: int
+    ok: bool
+
+
+class Requeued(Event, frozen=True):
+    ticket: int
+    ok: bool
+
+
+class AdoptFailed(Event, frozen=True):
+    """The object went away before it could be held."""
+
+    key: int
+
+
+class AlarmRang(Event, frozen=True):
+    """The time of the last ``SetAlarm`` has come."""
+
+
+# ---- the control store of a session that ``shoal start`` started
+class StoreWritten(Event, frozen=True):
+    """The store's answer to ``WriteStore(ticket)``: what ``StoreMachine`` replied."""
+
+    ticket: int
+    answer: messages.Message
+
+
+class StoreConnected(Event, frozen=True):
+    """A (new) store process serves: it must be told everything again."""
+
+
+class Began(Event, frozen=True):
+    """The first event: memory exists and the zygote has been asked for. Workers are started
+    ahead."""
+
+
+class StopAsked(Event, frozen=True):
+    """The daemon was asked from outside to end (a signal)."""
+
+    reason: str
+
+
+AnyEvent = Union[
+    Looked,
+    BellRang,
+    DriverJoined,
+    WorkerForked,
+    WorkerStartFailed,
+    WorkerJoined,
+    ProcessDied,
+    Requested,
+    QueueCreated,
+    QueueFreed,
+    Requeued,
+    AdoptFailed,
+    AlarmRang,
+    StoreWritten,
+    StoreConnected,
+    Began,
+    StopAsked,
+]

@@ -1,0 +1,248 @@
+"""The deciding machine of a node daemon: ``step(now, event) -> [command]``.
+
+It composes the parts (see ``tables``) and knows nothing but which reaction belongs to which event.
+After each event that may have changed who runs where, one pass gives work
+(``reactions_workers.give_work``), and the one alarm is set to the earliest moment at which any part
+wants to be woken. The protocol with the shell, with one task and one actor from start to end,
+stands at the top of ``events``.
+
+1. A step never waits and never fails for what an event says; an assertion that fails is our bug.
+2. The same events at the same times give the same commands: no clock, no chance, no order of a set.
+3. After ``EndSession`` every event is answered by nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from shoal._base.config import NodeConfig
+from shoal._core import commands as do
+from shoal._core import events as seen
+from shoal._core import (
+    reactions_actors,
+    reactions_jobs,
+    reactions_tables,
+    reactions_workers,
+)
+from shoal._core.answers import Commands
+from shoal._core.tables import NodeTables
+from shoal._proto import messages as m
+
+QUEUE_RETRY_S = 0.05
+
+_REQUESTS: dict[type, Callable[[NodeTables, float, seen.Requested, Any], Commands]] = {
+    m.GetAssignment: lambda t, now, event, _: reactions_workers.on_get_assignment(t, now, event),
+    m.OpenQueue: reactions_jobs.on_open_queue,
+    m.ExportFunction: reactions_jobs.on_export_function,
+    m.RetryTask: reactions_workers.on_retry_task,
+    m.CreateActor: reactions_actors.on_create_actor,
+    m.GetActor: reactions_actors.on_get_actor,
+    m.ActorStarted: reactions_actors.on_started,
+    m.ActorFailed: reactions_actors.on_failed,
+    m.ActorExits: reactions_actors.on_exits,
+    m.KillActor: reactions_actors.on_kill,
+    m.DescribeActor: reactions_actors.on_describe,
+    m.AcquireLock: reactions_tables.on_acquire,
+    m.ReleaseLock: reactions_tables.on_release,
+    m.IsLocked: reactions_tables.on_is_locked,
+    m.KvPut: reactions_tables.on_kv_put,
+    m.KvGet: reactions_tables.on_kv_read,
+    m.KvKeys: reactions_tables.on_kv_read,
+    m.KvDelete: reactions_tables.on_kv_delete,
+    m.GetResources: reactions_tables.on_view,
+    m.GetTable: reactions_tables.on_view,
+    m.LeaveJob: lambda t, now, event, _: reactions_jobs.on_leave_job(t, now, event),
+}
+
+_NO_WORK = frozenset(
+    {
+        m.AcquireLock,
+        m.ReleaseLock,
+        m.IsLocked,
+        m.KvPut,
+        m.KvGet,
+        m.KvKeys,
+        m.KvDelete,
+        m.GetActor,
+        m.DescribeActor,
+        m.ExportFunction,
+    }
+)
+"""Requests after which nobody can run who could not before."""
+
+
+class NodeMachine:
+    """Decides everything on one node."""
+
+    def __init__(self, config: NodeConfig) -> None:
+        self.tables = NodeTables(config)
+        self._reactions: dict[type, Callable[[float, Any], Commands]] = {
+            seen.Began: self._on_began,
+            seen.Looked: self._on_looked,
+            seen.BellRang: self._on_bell,
+            seen.AlarmRang: self._on_alarm,
+            seen.Requested: self._on_request,
+            seen.ProcessDied: self._on_process_died,
+            seen.QueueFreed: self._on_queue_freed,
+            seen.StopAsked: self._on_stop,
+            seen.DriverJoined: self._with(reactions_jobs.on_driver_joined),
+            seen.QueueCreated: self._with(reactions_jobs.on_queue_created),
+            seen.WorkerForked: self._with(reactions_workers.on_worker_forked),
+            seen.WorkerStartFailed: self._with(reactions_workers.on_start_failed),
+            seen.WorkerJoined: self._with(reactions_workers.on_worker_joined),
+            seen.Requeued: self._with(reactions_workers.on_requeued),
+            seen.AdoptFailed: self._on_adopt_failed,
+            seen.StoreWritten: self._on_store_written,
+            seen.StoreConnected: self._on_store_connected,
+        }
+
+    def _with(
+        self, reaction: Callable[[NodeTables, float, Any], Commands]
+    ) -> Callable[[float, Any], Commands]:
+        tables = self.tables
+        return lambda now, event: reaction(tables, now, event)
+
+    def step(self, now: float, event: seen.Event) -> Commands:
+        """What is to be done because of ``event``."""
+        t = self.tables
+        if t.is_over:
+            return []
+        out = self._reactions[type(event)](now, event)
+        while t.retries:
+            out += self._on_request(now, t.retries.pop(0))
+        if t.is_over:
+            return out
+        if not (isinstance(event, seen.Requested) and type(event.body) in _NO_WORK):
+            out += self._settle(now)
+        self._set_alarm(now, out)
+        return out
+
+    def _settle(self, now: float) -> Commands:
+        t = self.tables
+        out: Commands = []
+        while t.ended_roots:
+            job = t.ended_roots.pop()
+            out += reactions_jobs.end_job(t, now, job, "its root actor is dead")
+        out += reactions_workers.free_doomed(t, now)
+        out += reactions_workers.give_work(t, now)
+        if t.housekeeping_at is None and reactions_workers.needs_house(t):
+            t.housekeeping_at = now + t.limits.housekeeping_s
+        return out
+
+    # ---- time
+    def _set_alarm(self, now: float, out: Commands) -> None:
+        """There is one alarm; one that rings too early does no harm, so it is only ever brought
+        forward."""
+        t = self.tables
+        times = [
+            t.scheduler.next_deadline(),
+            t.pool.next_deadline(),
+            t.actors.next_deadline(),
+            t.locks.next_deadline(),
+            t.housekeeping_at,
+            reactions_jobs.infeasible_deadline(t),
+            min(t.freeing.values(), default=None),
+        ]
+        due = [at for at in times if at is not None]
+        if not due:
+            return
+        at = min(due)
+        if t.alarm_at is None or at < t.alarm_at:
+            t.alarm_at = at
+            out.append(do.SetAlarm(at))
+
+    def _on_alarm(self, now: float, event: seen.AlarmRang) -> Commands:
+        t = self.tables
+        t.alarm_at = None
+        out = t.pool.expire(now)
+        out += reactions_actors.on_restarts_due(t, now)
+        out += reactions_actors.drain_due(t, now)
+        out += reactions_tables.expire_locks(t, now)
+        out += reactions_jobs.fail_infeasible(t, now)
+        if t.housekeeping_at is not None and t.housekeeping_at <= now:
+            out += reactions_workers.keep_house(t, now)
+        look = t.scheduler.due_list(now)
+        return out if look is None else [*out, look]
+
+    # ---- what node memory says
+    def _on_began(self, now: float, event: seen.Began) -> Commands:
+        return reactions_workers.on_began(self.tables, now)
+
+    def _on_bell(self, now: float, event: seen.BellRang) -> Commands:
+        """Level-triggered: the bell says look, never what."""
+        t = self.tables
+        out: Commands = []
+        for key in event.gone:
+            out += reactions_actors.on_last_handle(t, now, key)
+        for number in event.dead:
+            record = self._record_of(number)
+            if record:
+                out.append(do.KillQueue(number, record))
+        look = t.scheduler.look_list()
+        return [*out, look] if look.queues or look.workers else out
+
+    def _record_of(self, number: int) -> bytes:
+        """What entries of a dead queue fail with."""
+        t = self.tables
+        queue = t.scheduler.held.queues.get(number)
+        if queue is not None:
+            return queue.dead_record or b""
+        actor = t.actors.find(t.actor_queues.get(number, ""))
+        return b"" if actor is None else actor.cause
+
+    def _on_looked(self, now: float, event: seen.Looked) -> Commands:
+        t = self.tables
+        out = reactions_workers.on_looked(t, now, event)
+        if t.waiting_looks and (event.workers or not t.scheduler.held.by_worker):
+            out += reactions_tables.answer_views(t)
+        return out
+
+    def _on_queue_freed(self, now: float, event: seen.QueueFreed) -> Commands:
+        if not event.ok:
+            self.tables.freeing[event.queue] = now + QUEUE_RETRY_S
+        return []
+
+    def _on_adopt_failed(self, now: float, event: seen.AdoptFailed) -> Commands:
+        return reactions_actors.on_arguments_lost(self.tables, now, event.key)
+
+    # ---- requests and processes
+    def _on_request(self, now: float, event: seen.Requested) -> Commands:
+        t = self.tables
+        if isinstance(event.body, m.StopSession):
+            done = do.Reply(event.index, event.request, m.Done())
+            return [done, *reactions_jobs.end_session(t, now, "it was asked to stop")]
+        reaction = _REQUESTS.get(type(event.body))
+        if reaction is None:
+            return []
+        return reaction(t, now, event, event.body)
+
+    def _on_process_died(self, now: float, event: seen.ProcessDied) -> Commands:
+        t = self.tables
+        if event.index in t.jobs.by_driver:
+            out = reactions_jobs.on_driver_gone(t, now, event.index)
+            out += reactions_workers.end_locks(t, now, event.index)
+            return [*out, do.CloseProcess(event.index)]
+        return reactions_workers.on_process_died(t, now, event)
+
+    def _on_stop(self, now: float, event: seen.StopAsked) -> Commands:
+        return reactions_jobs.end_session(self.tables, now, event.reason)
+
+    # ---- the store's process
+    def _on_store_written(self, now: float, event: seen.StoreWritten) -> Commands:
+        return self.tables.written(event.ticket, event.answer)
+
+    def _on_store_connected(self, now: float, event: seen.StoreConnected) -> Commands:
+        return self.tables.report()
+
+    # ---- looking at it
+    def story(self, about: str) -> Sequence[str]:
+        """What happened to ``worker 3``, ``queue 7``, ``job 1``, ``session`` or an actor id."""
+        return self.tables.stories.about(about)
+
+    def validate(self) -> None:
+        """Assert every invariant; between steps all of them hold."""
+        t = self.tables
+        if not t.is_over:
+            t.validate()
+            assert t.is_starving == bool(t.scheduler.waiting)

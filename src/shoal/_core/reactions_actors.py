@@ -1,0 +1,374 @@
+"""What follows from what happens to actors; the edges are numbered in ``actors``."""
+
+from __future__ import annotations
+
+from shoal._base.ids import actor_id as make_actor_id
+from shoal._core import causes, resources
+from shoal._core import commands as do
+from shoal._core.actors import Actor, Asking, Constructing, Drain, Ending, Living
+from shoal._core.answers import Commands, begin_job, job_row, refuse
+from shoal._core.events import Looked, ProcessDied, QueueCreated, Requested, RunningTask
+from shoal._core.resources import parse
+from shoal._core.store import PutRow
+from shoal._core.tables import ActorTicket, NodeTables
+from shoal._core.tasks import has_retry_left
+from shoal._proto import messages as m
+
+DRAIN_PAUSE_MOST_S = 0.25
+
+
+def actor_row(t: NodeTables, actor: Actor, reply: do.Reply | None = None) -> Commands:
+    """Bring the actor's row up to date."""
+    return t.write(PutRow("actors", actor.actor_id, actor.row()), reply)
+
+
+# ---- making
+def on_create_actor(t: NodeTables, now: float, event: Requested, body: m.CreateActor) -> Commands:
+    """Edge 1, or the actor that has the name already."""
+    spec = body.spec
+    job = t.job_of(event.index)
+    if job is None:
+        return refuse(event, causes.job_ended(0, "the caller belongs to no job"))
+    try:
+        parse(spec.place), parse(spec.hold)
+    except resources.AmountError as error:
+        return refuse(event, causes.usage(str(error)))
+    namespace = spec.namespace or job.namespace
+    if spec.name:
+        other = t.actors.named(namespace, spec.name)
+        if other is not None and isinstance(other.phase, Ending):
+            # The name is free when that process has been reaped (K-8).
+            t.name_waiters.setdefault((namespace, spec.name), []).append(event)
+            return []
+        if other is not None and spec.get_if_exists:
+            return [do.Reply(event.index, event.request, other.describe(created=False))]
+        if other is not None:
+            return refuse(event, causes.name_taken(spec.name, namespace))
+    actor_id = make_actor_id(t.config.node_id, t.actors.next_number())
+    out: Commands = []
+    if spec.detached:
+        # A root of its own: what it does outlives the driver that made it (A-14).
+        creator = job
+        job = begin_job(t, now, creator.config)
+        job.root_actor = actor_id
+        out += job_row(t, job)
+    actor = Actor(actor_id, spec, job.number, namespace, now)
+    t.actors.add(actor)
+    t.tell(now, actor_id, f"created by process {event.index} as {spec.class_name}")
+    out += t.adopt(spec.arguments)
+    if spec.detached:
+        out += t.adopt(spec.function)
+    ticket = t.new_ticket()
+    t.tickets[ticket] = ActorTicket(actor_id, event.index, event.request)
+    out.append(do.NewQueue(ticket, do.QUEUE_ACTOR, job.number, 0))
+    return out
+
+
+def on_actor_queue(
+    t: NodeTables, now: float, ticket: ActorTicket, event: QueueCreated
+) -> Commands:
+    """Its queue exists, from now on calls may wait there."""
+    actor = t.actors.find(ticket.actor_id)
+    if actor is None:
+        return [do.FreeQueue(event.queue)]
+    actor.queue, actor.generation = event.queue, event.generation
+    t.actor_queues[event.queue] = actor.actor_id
+    reply = do.Reply(ticket.index, ticket.request, actor.describe())
+    out = actor_row(t, actor, reply)
+    if actor.is_dead:
+        return out + [do.KillQueue(event.queue, actor.cause)]
+    ask_worker(t, now, actor)
+    return out
+
+
+def ask_worker(t: NodeTables, now: float, actor: Actor) -> None:
+    """Put it in the scheduler's line."""
+    hold, place = parse(actor.spec.hold), parse(actor.spec.place)
+    t.scheduler.ask(now, actor.actor_id, actor.job, hold, place)
+
+
+def assign(t: NodeTables, now: float, actor_id: str, worker: int, request: int) -> Commands:
+    """Edges 2 and 6: a worker has been found."""
+    actor = t.actors.living[actor_id]
+    process = t.pool.workers[worker]
+    job = t.jobs.running[actor.job]
+    assert process.binding is not None
+    t.actors.assign(actor, worker, process.pid)
+    t.tell(now, actor_id, f"incarnation {actor.incarnation} in worker {worker}, pid {process.pid}")
+    body = m.Assignment(
+        job=job.number,
+        config=job.config,
+        threads=process.binding.threads,
+        gpu_ids=list(process.binding.gpu_ids),
+        resources=dict(actor.spec.hold),
+        actor=actor.describe(),
+    )
+    out: Commands = [
+        label(t, actor, actor.spec.class_name),
+        do.Reply(worker, request, body),
+        do.Assign(worker, actor.queue),
+    ]
+    return out + actor_row(t, actor)
+
+
+def label(t: NodeTables, actor: Actor, text: str) -> do.LabelWorker:
+    """Whose output its worker's output is."""
+    job = t.jobs.running[actor.job]
+    driver = job.driver if job.config.log_to_driver else -1
+    return do.LabelWorker(actor.worker, job.number, driver, text)
+
+
+def fail_infeasible(t: NodeTables, now: float) -> Commands:
+    """RULES S-13 for actors."""
+    out: Commands = []
+    for ask in list(t.scheduler.asks.values()):
+        if ask.is_feasible or now < ask.since + t.limits.infeasible_s:
+            continue
+        actor = t.actors.living[ask.actor_id]
+        asked = {**actor.spec.place, **actor.spec.hold}
+        what = f"actor {actor.spec.class_name}"
+        if t.config.started:
+            # Asked again with a new wait: one warning in a minute.
+            ask.since = now + 60.0
+            job = t.jobs.running[actor.job]
+            text = f"{what} waits: no node has {asked} (total {t.config.total})"
+            if job.driver >= 0:
+                out.append(do.Notify(job.driver, m.Notice(text)))
+            continue
+        record = causes.unschedulable(asked, t.config.total, what)
+        out += end_with(t, now, actor, record, is_gentle=False)
+    return out
+
+
+# ---- what its worker says
+def _own(t: NodeTables, event: Requested, actor_id: str) -> Actor | None:
+    actor = t.actors.by_worker.get(event.index)
+    return actor if actor is not None and actor.actor_id == actor_id else None
+
+
+def on_started(t: NodeTables, now: float, event: Requested, body: m.ActorStarted) -> Commands:
+    """Edge 3."""
+    done = do.Reply(event.index, event.request, m.Done())
+    actor = _own(t, event, body.actor_id)
+    if actor is None or not isinstance(actor.phase, Constructing):
+        return [done]
+    t.actors.started(now, actor)
+    t.tell(now, actor.actor_id, "alive")
+    out: Commands = [done]
+    if body.label:
+        out.append(label(t, actor, body.label))
+    return out + actor_row(t, actor)
+
+
+def on_failed(t: NodeTables, now: float, event: Requested, body: m.ActorFailed) -> Commands:
+    """Edge 7: the constructor raised; final (A-12)."""
+    done = do.Reply(event.index, event.request, m.Done())
+    actor = _own(t, event, body.actor_id)
+    if actor is None or actor.is_dead:
+        return [done]
+    record = causes.actor_died(actor.facts(), "constructor", error=body.error, text=body.text)
+    return [done, *end_with(t, now, actor, record, is_gentle=True)]
+
+
+def on_exits(t: NodeTables, now: float, event: Requested, body: m.ActorExits) -> Commands:
+    """Edge 7: ``exit_actor``."""
+    done = do.Reply(event.index, event.request, m.Done())
+    actor = _own(t, event, body.actor_id)
+    if actor is None or actor.is_dead:
+        return [done]
+    return [done, *end_actor(t, now, actor, "exit_actor", is_gentle=True)]
+
+
+# ---- what others ask
+def on_get_actor(t: NodeTables, now: float, event: Requested, body: m.GetActor) -> Commands:
+    """By name; one that is ending is not found (A-11)."""
+    job = t.job_of(event.index)
+    namespace = body.namespace or ("" if job is None else job.namespace)
+    actor = t.actors.named(namespace, body.name)
+    if actor is None or actor.is_dead:
+        return refuse(event, causes.actor_not_found(body.name, namespace))
+    return [do.Reply(event.index, event.request, actor.describe(created=False))]
+
+
+def on_describe(t: NodeTables, now: float, event: Requested, body: m.DescribeActor) -> Commands:
+    """How it is; the cause if it is dead."""
+    actor = t.actors.find(body.actor_id)
+    if actor is None:
+        return refuse(event, causes.actor_not_found(actor_id=body.actor_id))
+    return [do.Reply(event.index, event.request, actor.describe(created=False))]
+
+
+def on_kill(t: NodeTables, now: float, event: Requested, body: m.KillActor) -> Commands:
+    """``kill``: with ``no_restart=False`` it counts as a crash (A-13)."""
+    actor = t.actors.find(body.actor_id)
+    if actor is None:
+        return refuse(event, causes.actor_not_found(actor_id=body.actor_id))
+    done = do.Reply(event.index, event.request, m.Done())
+    if actor.is_dead:
+        return [done]
+    if body.no_restart or not t.actors.can_restart(actor):
+        record = causes.actor_died(actor.facts(), "killed")
+        return end_with(t, now, actor, record, is_gentle=False, reply=done)
+    if actor.worker >= 0:
+        return [*t.pool.kill(now, actor.worker), done]
+    return [done]
+
+
+# ---- the end
+def end_actor(t: NodeTables, now: float, actor: Actor, reason: str, is_gentle: bool) -> Commands:
+    """Edge 7 for a reason that has no more to say."""
+    record = causes.actor_died(actor.facts(), reason)
+    return end_with(t, now, actor, record, is_gentle)
+
+
+def end_with(
+    t: NodeTables,
+    now: float,
+    actor: Actor,
+    record: bytes,
+    is_gentle: bool,
+    reply: do.Reply | None = None,
+) -> Commands:
+    """Edge 7: dead for callers from now on; ``is_gentle`` lets running calls finish."""
+    worker = actor.worker
+    t.actors.end(actor, record)
+    t.scheduler.withdraw(actor.actor_id)
+    t.tell(now, actor.actor_id, "ends")
+    out: Commands = []
+    if actor.queue:
+        out.append(do.KillQueue(actor.queue, record))
+    if worker >= 0:
+        out += t.pool.leave(now, worker) if is_gentle else t.pool.kill(now, worker)
+    out += actor_row(t, actor, reply)
+    if worker < 0:
+        out += _buried(t, now, actor)
+    return out
+
+
+def on_worker_died(t: NodeTables, now: float, actor: Actor, event: ProcessDied) -> Commands:
+    """Its process has been reaped: edge 5, or burial. Every running call is answered."""
+    t.scheduler.held.release_actor(now, actor.actor_id)
+    may_restart = t.actors.can_restart(actor)
+    facts = actor.facts()
+    out: Commands = []
+    for task in event.running:
+        out.append(_running_call(actor, facts, task, event, may_restart))
+    how = f"signal {event.signal}" if event.signal else f"exit code {event.code}"
+    t.tell(now, actor.actor_id, f"process {actor.pid} ended: {how}")
+    if may_restart:
+        t.actors.crash(now, actor)
+        return out + actor_row(t, actor)
+    if not actor.is_dead:
+        record = causes.actor_died(facts, "crashed", event)
+        t.actors.end(actor, record)
+        if actor.queue:
+            out.append(do.KillQueue(actor.queue, record))
+    t.actors.bury(actor, actor.cause)
+    return out + actor_row(t, actor) + _buried(t, now, actor)
+
+
+def _running_call(
+    actor: Actor,
+    facts: dict[str, object],
+    task: RunningTask,
+    event: ProcessDied,
+    may_restart: bool,
+) -> do.Command:
+    if may_restart and has_retry_left(task):
+        return do.Requeue(0, task.key, charged=True, front=True)
+    if actor.is_dead:
+        return do.Fail(task.key, actor.cause)
+    reason = "restarting" if may_restart else "crashed"
+    return do.Fail(task.key, causes.actor_died(facts, reason, event, may_have_run=True))
+
+
+def _buried(t: NodeTables, now: float, actor: Actor) -> Commands:
+    """A tombstone now: what the daemon held for it goes, and who waits for the name goes on."""
+    out: Commands = []
+    if actor.spec.detached:
+        out += t.release(actor.spec.function)
+    if not actor.has_handles:
+        out += forget_queue(t, now, actor)
+    old = t.actors.expired_tombstone()
+    if old is not None:
+        out += forget_queue(t, now, old) + t.drop_row("actors", old.actor_id)
+    job = t.jobs.running.get(actor.job)
+    if job is not None and job.root_actor == actor.actor_id:
+        t.ended_roots.append(job)
+    if actor.spec.name:
+        t.retries += t.name_waiters.pop((actor.namespace, actor.spec.name), [])
+    return out
+
+
+def forget_queue(t: NodeTables, now: float, actor: Actor) -> Commands:
+    """Nobody can call the dead actor any more."""
+    out: Commands = []
+    if t.actors.by_key.get(actor.spec.arguments) is actor:
+        del t.actors.by_key[actor.spec.arguments]
+        out += t.release(actor.spec.arguments)
+    if t.actor_queues.pop(actor.queue, None) is not None:
+        out.append(do.FreeQueue(actor.queue))
+    return out
+
+
+def on_restarts_due(t: NodeTables, now: float) -> Commands:
+    """Edge 4."""
+    for actor in t.actors.due(now):
+        ask_worker(t, now, actor)
+    return []
+
+
+# ---- the last handle
+def on_last_handle(t: NodeTables, now: float, key: int) -> Commands:
+    """Nobody but the daemon holds the lifetime object (A-4)."""
+    actor = t.actors.by_key.get(key)
+    if actor is None:
+        return []
+    actor.has_handles = False
+    if actor.is_dead:
+        return [] if isinstance(actor.phase, Ending) else forget_queue(t, now, actor)
+    if actor.spec.detached or actor.drain is not None:
+        return []
+    t.tell(now, actor.actor_id, "last handle gone: ends when its calls are done")
+    actor.drain = Drain(now)
+    return drain_due(t, now)
+
+
+def on_arguments_lost(t: NodeTables, now: float, key: int) -> Commands:
+    """The caller died before the daemon could hold the arguments."""
+    t.forget_adopted(key)
+    actor = t.actors.by_key.pop(key, None)
+    if actor is None:
+        return []
+    actor.has_handles = False
+    if actor.is_dead:
+        return forget_queue(t, now, actor)
+    return end_actor(t, now, actor, "arguments_lost", is_gentle=False)
+
+
+def drain_due(t: NodeTables, now: float) -> Commands:
+    """Look at actors without handles that are due."""
+    queues, workers = [], []
+    for actor in t.actors.living.values():
+        if actor.drain is not None and actor.drain.look_at <= now:
+            actor.drain.look_at = now + actor.drain.pause_s
+            actor.drain.pause_s = min(actor.drain.pause_s * 2, DRAIN_PAUSE_MOST_S)
+            if actor.queue:
+                queues.append(actor.queue)
+            if actor.worker >= 0:
+                workers.append(actor.worker)
+    return [do.Look(tuple(queues), tuple(workers))] if queues else []
+
+
+def on_looked(t: NodeTables, now: float, event: Looked) -> Commands:
+    """End those without handles whose calls are done."""
+    depths = {state.index: state.depth for state in event.workers}
+    out: Commands = []
+    for state in event.queues:
+        actor = t.actors.living.get(t.actor_queues.get(state.queue, ""))
+        if actor is None or actor.drain is None or state.entries:
+            continue
+        is_done = isinstance(actor.phase, Living) and depths.get(actor.worker) == 0
+        if is_done or (isinstance(actor.phase, Asking) and not actor.restarts):
+            out += end_actor(t, now, actor, "no_handle", is_gentle=True)
+    return out

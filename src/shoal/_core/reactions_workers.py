@@ -1,0 +1,283 @@
+"""What follows from what happens to workers, and the pass that gives them work."""
+
+from __future__ import annotations
+
+from shoal._core import causes, reactions_actors, resources
+from shoal._core import commands as do
+from shoal._core.answers import Commands, refuse, welcome
+from shoal._core.events import (
+    Looked,
+    ProcessDied,
+    Requested,
+    Requeued,
+    WorkerForked,
+    WorkerJoined,
+    WorkerStartFailed,
+)
+from shoal._core.pool import Phase
+from shoal._core.queues import Attachment, ClassQueue
+from shoal._core.scheduler import Binding
+from shoal._core.tables import NodeTables, RetryTicket
+from shoal._core.tasks import Death
+from shoal._proto import messages as m
+
+
+def python_of(t: NodeTables, job: int) -> str:
+    """Interpreter for workers of ``job``; empty: what the zygote runs."""
+    wanted = t.jobs.running[job].config.python
+    return "" if wanted == t.config.python else wanted
+
+
+# ---- starting
+def on_began(t: NodeTables, now: float) -> Commands:
+    """Fork as many workers ahead as tasks can run at once."""
+    return t.pool.want(now, [""] * t.pool.prestart)
+
+
+def on_worker_forked(t: NodeTables, now: float, event: WorkerForked) -> Commands:
+    """The process exists; its Hello comes next."""
+    if not t.pool.forked(now, event.start, event.index, event.pid):
+        return [do.AbandonStart(event.start)]
+    t.tell(now, f"worker {event.index}", f"forked, pid {event.pid}")
+    return []
+
+
+def on_start_failed(t: NodeTables, now: float, event: WorkerStartFailed) -> Commands:
+    """Wait a little, then try again if it is still wanted."""
+    if not t.pool.start_failed(now, event.start):
+        return []
+    return [do.Warn(f"a worker could not be started: {event.reason}")]
+
+
+def on_worker_joined(t: NodeTables, now: float, event: WorkerJoined) -> Commands:
+    """It said Hello."""
+    if t.pool.joined(now, event.index, event.pid) is None:
+        return [do.Kill(event.index)]
+    return [welcome(t, event.index, event.request, None)]
+
+
+def on_get_assignment(t: NodeTables, now: float, event: Requested) -> Commands:
+    """The answer waits until somebody needs a worker."""
+    if t.pool.asks_assignment(now, event.index, event.request) is None:
+        return refuse(event, causes.usage("this process is no worker without an assignment"))
+    return []
+
+
+# ---- the end of a process
+def on_process_died(t: NodeTables, now: float, event: ProcessDied) -> Commands:
+    """A worker: answer for everything that it ran, give back what it held."""
+    out = end_locks(t, now, event.index)
+    worker = t.pool.died(event.index)
+    if worker is None:
+        start = t.pool.by_start_index.get(event.index)
+        if start is not None:
+            t.pool.start_failed(now, start)
+        out += [do.Fail(task.key, _lost(event, task.max_retries)) for task in event.running]
+        return [*out, do.CloseProcess(event.index)]
+    how = f"signal {event.signal}" if event.signal else f"exit code {event.code}"
+    t.tell(now, f"worker {event.index}", f"pid {worker.pid} ended: {how}")
+    actor = t.actors.by_worker.get(event.index)
+    queue = t.scheduler.held.lose_worker(now, event.index)
+    if actor is not None:
+        out += reactions_actors.on_worker_died(t, now, actor, event)
+        return [*out, do.CloseProcess(event.index)]
+    record = None
+    if worker.binding is not None and worker.binding.job not in t.jobs.running:
+        record = causes.job_ended(worker.binding.job, "its driver has ended")
+    is_ours = worker.phase is Phase.LEAVING
+    out += t.crashes.decide(Death(worker.pid, event, is_ours, record))
+    out.append(do.CloseProcess(event.index))
+    again = {task.queue for task in event.running}
+    if queue is not None:
+        again.add(queue.queue)
+    known = tuple(number for number in sorted(again) if number in t.scheduler.held.queues)
+    return [*out, do.Look(queues=known)] if known else out
+
+
+def _lost(event: ProcessDied, max_retries: int) -> bytes:
+    return causes.worker_crashed(0, event.code, event.signal, event.stderr, 0, max_retries)
+
+
+def end_locks(t: NodeTables, now: float, index: int) -> Commands:
+    """Locks of the process go to the next in line."""
+    return [
+        do.Reply(waiter.index, waiter.request, m.LockAnswer(held=True))
+        for waiter in t.locks.end_process(index)
+    ]
+
+
+# ---- retries that a worker asks for
+def on_retry_task(t: NodeTables, now: float, event: Requested, body: m.RetryTask) -> Commands:
+    """RULES L-3: the worker says retryable, here is decided whether a retry is left."""
+    worker = t.pool.workers.get(event.index)
+    job = t.job_of(event.index)
+    limit = getattr(body, "max_retries", -1)
+    is_over = 0 <= limit < body.attempt
+    if worker is None or job is None or worker.phase is Phase.LEAVING or is_over:
+        return [do.Reply(event.index, event.request, m.RetryDecision(granted=False))]
+    actor = t.actors.by_worker.get(event.index)
+    served = t.scheduler.held.by_worker.get(event.index)
+    ticket = t.new_ticket()
+    number = 0 if served is None else served.queue
+    t.tickets[ticket] = RetryTicket(event.index, event.request, number)
+    return [do.Requeue(ticket, body.key, charged=True, front=actor is not None)]
+
+
+def on_requeued(t: NodeTables, now: float, event: Requeued) -> Commands:
+    """The answer for ``on_retry_task``."""
+    ticket = t.tickets.pop(event.ticket, None)
+    if not isinstance(ticket, RetryTicket):
+        return []
+    out: Commands = [
+        do.Reply(ticket.index, ticket.request, m.RetryDecision(granted=event.ok)),
+    ]
+    if ticket.queue in t.scheduler.held.queues:
+        out.append(do.Look(queues=(ticket.queue,)))
+    return out
+
+
+# ---- what is seen of workers and queues
+def on_looked(t: NodeTables, now: float, event: Looked) -> Commands:
+    """Workers first: a queue's wish depends on who has taken it up."""
+    for index in t.scheduler.held.look_workers(now, event.workers):
+        t.pool.rest(now, index)
+    out = t.scheduler.held.look_queues(now, event.queues)
+    return out + reactions_actors.on_looked(t, now, event)
+
+
+# ---- giving work
+def give_work(t: NodeTables, now: float) -> Commands:
+    """One pass of the scheduler, and what it needs from the pool."""
+    requests: dict[int, int] = {}
+
+    def find(binding: Binding) -> int | None:
+        worker = t.pool.find(binding, python_of(t, binding.job))
+        if worker is not None:
+            requests[worker] = t.pool.use(now, worker, binding)
+        return worker
+
+    placed = t.scheduler.place(now, find)
+    out: Commands = []
+    for queue, attachment in placed.attached:
+        out += _attach(t, now, queue, attachment, requests[attachment.worker])
+    for ask, hold in placed.actors:
+        request = requests[hold.worker]
+        out += reactions_actors.assign(t, now, ask.actor_id, hold.worker, request)
+    if placed.missing:
+        pythons = [python_of(t, binding.job) for binding in placed.missing]
+        if t.pool.is_full():
+            out += t.pool.evict(now)
+        out += t.pool.want(now, pythons)
+    for index in t.scheduler.relieve(now):
+        out += revoke(t, now, index)
+    is_starving = bool(t.scheduler.waiting)
+    if is_starving != t.is_starving:
+        t.is_starving = is_starving
+        out.append(do.SetStarving(is_starving))
+        if is_starving:
+            # Set, then look: what happened before the workers knew is seen now.
+            out.append(do.Look(workers=tuple(t.scheduler.held.by_worker)))
+    return out
+
+
+def revoke(t: NodeTables, now: float, index: int) -> Commands:
+    """Have it let go of its queue after its present task; one with GPU ids ends (RULES S-9)."""
+    attachment = t.scheduler.held.by_worker[index].attachments[index]
+    if attachment.grant.gpus:
+        return t.pool.leave(now, index, is_patient=True)
+    return [do.Assign(index, 0)]
+
+
+def _attach(
+    t: NodeTables, now: float, queue: ClassQueue, attachment: Attachment, request: int
+) -> Commands:
+    index = attachment.worker
+    worker = t.pool.workers[index]
+    assert worker.binding is not None
+    out: Commands = []
+    if request:
+        job = t.jobs.running[queue.job]
+        driver = job.driver if job.config.log_to_driver else -1
+        body = m.Assignment(
+            job=job.number,
+            config=job.config,
+            threads=worker.binding.threads,
+            gpu_ids=list(worker.binding.gpu_ids),
+            resources=resources.plain(queue.amounts),
+        )
+        out += [
+            do.LabelWorker(index, job.number, driver, ""),
+            do.Reply(index, request, body),
+        ]
+        t.tell(now, f"worker {index}", f"bound to job {job.number}")
+    t.tell(now, f"queue {queue.queue}", f"worker {index} attached")
+    out.append(do.Assign(index, queue.queue))
+    return out
+
+
+# ---- now and then
+def keep_house(t: NodeTables, now: float) -> Commands:
+    """Trim workers, take idle attachments back, free queues nobody needs."""
+    limits = t.limits
+    held = t.scheduler.held
+    out: Commands = []
+    if t.pool.needs_trimming() or len(t.pool.workers) > t.pool.prestart:
+        out += t.pool.trim(now)
+        late = now - limits.idle_worker_s
+        spare = len(t.pool.workers) - t.pool.prestart
+        for queue in held.serving():
+            for attachment in queue.attachments.values():
+                is_old = attachment.is_idle and attachment.idle_since <= late
+                if spare > 0 and is_old and not attachment.is_leaving and not queue.entries:
+                    attachment.is_leaving = True
+                    out += revoke(t, now, attachment.worker)
+                    spare -= 1
+    out += _free_queues(t, now)
+    if needs_house(t):
+        workers = tuple(held.by_worker)
+        t.housekeeping_at = now + limits.housekeeping_s
+        return [*out, do.Look(workers=workers)] if workers else out
+    t.housekeeping_at = None
+    return out
+
+
+def needs_house(t: NodeTables) -> bool:
+    """Whether ``keep_house`` will have something to do."""
+    plain_workers = len(t.pool.workers) - len(t.actors.by_worker)
+    has_spare = plain_workers > t.pool.prestart
+    return has_spare or len(t.scheduler.held.queues) > t.limits.queues_kept
+
+
+def _free_queues(t: NodeTables, now: float) -> Commands:
+    """RULES S-15: queues that nobody has used for a while go, if there are many."""
+    queues = t.scheduler.held.queues
+    out: Commands = []
+    surplus = len(queues) - t.limits.queues_kept
+    for queue in list(queues.values()):
+        if surplus <= 0:
+            break
+        if queue.idle_since is None or now - queue.idle_since < t.limits.queue_idle_s:
+            continue
+        if queue.attachments or queue.queue in t.doomed:
+            continue
+        job = t.jobs.running[queue.job]
+        job.queues = {k: n for k, n in job.queues.items() if n != queue.queue}
+        t.scheduler.remove_queue(queue.queue)
+        out.append(do.FreeQueue(queue.queue))
+        surplus -= 1
+    return out
+
+
+def free_doomed(t: NodeTables, now: float) -> Commands:
+    """Queues of ended jobs go when their last worker has."""
+    out: Commands = []
+    for number in sorted(t.doomed):
+        if not t.scheduler.held.queues[number].attachments:
+            t.doomed.remove(number)
+            t.scheduler.remove_queue(number)
+            out.append(do.FreeQueue(number))
+    for number, at in list(t.freeing.items()):
+        if at <= now:
+            del t.freeing[number]
+            out.append(do.FreeQueue(number))
+    return out

@@ -1,0 +1,345 @@
+"""Who gets the node's resources next: the local scheduler.
+
+It owns the line of those who wait. What is held stands in ``holdings``; processes are the pool's:
+``place`` is lent a function that finds a worker for a binding, and returns what came of it.
+
+One pass (``place``): everybody who wants something is given, in the order of ``shares``, what fits,
+until nothing fits any more. Who fits but finds no process is reported as missing, so that one is
+started; what it would hold is kept aside within the pass only, because when the process is there
+somebody else may be first in line.
+
+A full node stays fair (``relieve``): for the first in line that does not fit
+
+* idle attachments of other queues are revoked at once (RULES S-2);
+* at most every 50 ms busy ones of queues that are later in line than the waiter are revoked; they
+  let go after their present task (S-3).
+
+Reservation (S-3): who has nothing and has waited 1 s for more than is free gets one: what is free
+is kept for it, others may use only what it leaves. A request that what actors hold makes impossible
+gets none, else it would stop the node for as long as they live. One at a time.
+
+1. Somebody waits => a next look is due within ``fair_s``, and node memory is told to ring
+   (``starving``).
+2. Unblocked workers of tiny classes (< 1/8 CPU) are at most max(32, 8 x cores) at each grant (S-8).
+3. An actor asks or holds, never both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+from shoal._base.config import Limits
+from shoal._core import commands as do
+from shoal._core.holdings import ActorHold, Holdings
+from shoal._core.queues import Attachment, ClassQueue
+from shoal._core.resources import CPU, GPU, Account, Amounts, Grant, threads_of, units_of
+from shoal._core.shares import Order
+
+
+class Binding(NamedTuple):
+    """What a worker belongs to for life (RULES S-10)."""
+
+    job: int
+    threads: int
+    gpu_ids: tuple[str, ...]
+    is_actor: bool
+
+
+class ActorAsk:
+    """An actor (or its next incarnation) waits for a worker and what it will hold."""
+
+    __slots__ = ("actor_id", "amounts", "is_feasible", "job", "since", "ticket")
+
+    def __init__(
+        self, actor_id: str, job: int, amounts: Amounts, since: float, ticket: int
+    ) -> None:
+        self.actor_id = actor_id
+        self.job = job
+        self.amounts = amounts
+        self.since = since
+        self.ticket = ticket
+        self.is_feasible = True
+
+
+class Placement:
+    """What one pass came to."""
+
+    def __init__(self) -> None:
+        self.attached: list[tuple[ClassQueue, Attachment]] = []
+        self.actors: list[tuple[ActorAsk, ActorHold]] = []
+        self.missing: list[Binding] = []
+        """Bindings that fit but for which there is no process yet."""
+
+
+Ask = ClassQueue | ActorAsk
+
+RELIEVED_MOST = 64
+"""How many waiters one pass makes room for."""
+
+
+class Scheduler:
+    """The line of one node, and how it is served."""
+
+    def __init__(self, account: Account, cores: int, limits: Limits) -> None:
+        self.held = Holdings(account)
+        self.limits = limits
+        self.tiny_most = max(limits.tiny_processes_least, limits.tiny_processes_per_core * cores)
+        self.asks: dict[str, ActorAsk] = {}
+        self.reserved: Ask | None = None
+        self.waiting: list[Ask] = []
+        """Who did not fit in the last pass, first in line first."""
+        self.look_at: float | None = None
+        self._revoked_at = float("-inf")
+        self._poll_s = limits.revoke_poll_s
+        self._tickets = 0
+
+    # ---- who is there
+    def add_queue(self, queue: ClassQueue) -> None:
+        """A new queue; whether it can ever be served is known from the start."""
+        queue.is_feasible = self.held.account.can_ever(queue.amounts)
+        self.held.queues[queue.queue] = queue
+
+    def remove_queue(self, queue: int) -> None:
+        """A queue without attachments is gone."""
+        gone = self.held.queues.pop(queue)
+        assert not gone.attachments
+        self._forget(gone)
+
+    def ask(self, now: float, actor_id: str, job: int, hold: Amounts, place: Amounts) -> None:
+        """An actor needs a worker: ``hold`` is what it will hold, ``place`` what the node must own
+        (S-18)."""
+        self._tickets += 1
+        ask = ActorAsk(actor_id, job, hold, now, self._tickets)
+        ask.is_feasible = self.held.account.can_ever(hold) and self.held.account.can_ever(place)
+        self.asks[actor_id] = ask
+
+    def withdraw(self, actor_id: str) -> None:
+        """It does not any more."""
+        gone = self.asks.pop(actor_id, None)
+        if gone is not None:
+            self._forget(gone)
+
+    def _forget(self, ask: Ask) -> None:
+        if self.reserved is ask:
+            self.reserved = None
+        self.waiting = [other for other in self.waiting if other is not ask]
+
+    # ---- where to look
+    def look_list(self) -> do.Look:
+        """Everything that may have changed when the bell rings."""
+        queues = self.held.queues.values()
+        return do.Look(
+            queues=tuple(q.queue for q in queues if q.dead_record is None),
+            workers=tuple(self.held.by_worker),
+        )
+
+    def due_list(self, now: float) -> do.Look | None:
+        """What is to be looked at by now: queues due for their recheck, and if somebody waits,
+        every worker."""
+        is_due = self.look_at is not None and self.look_at <= now
+        if is_due:
+            self.look_at = None
+        queues = [
+            q
+            for q in self.held.queues.values()
+            if (q.recheck_at is not None and q.recheck_at <= now) or (is_due and q.wants)
+        ]
+        if is_due:
+            return do.Look(tuple(q.queue for q in queues), tuple(self.held.by_worker))
+        if not queues:
+            return None
+        workers = tuple(worker for q in queues for worker in q.attachments)
+        return do.Look(tuple(q.queue for q in queues), workers)
+
+    def next_deadline(self) -> float | None:
+        """When something here wants to be looked at."""
+        times = [q.recheck_at for q in self.held.queues.values() if q.recheck_at is not None]
+        if self.look_at is not None:
+            times.append(self.look_at)
+        return min(times, default=None)
+
+    # ---- who gets what
+    def place(self, now: float, find: Callable[[Binding], int | None]) -> Placement:
+        """Give what fits to who is first; see the top of the module."""
+        done = Placement()
+        self.waiting = []
+        line = self._line(now)
+        aside: list[Grant] = []
+        tiny = self.held.tiny_count()
+        for ask in line:
+            for _ in range(ask.wants if isinstance(ask, ClassQueue) else 1):
+                if not self._may_take(ask, tiny):
+                    self.waiting.append(ask)
+                    break
+                grant = self.held.account.take(ask.amounts)
+                assert grant is not None
+                is_actor = isinstance(ask, ActorAsk)
+                binding = Binding(ask.job, threads_of(ask.amounts), grant.gpu_ids, is_actor)
+                worker = find(binding)
+                tiny += isinstance(ask, ClassQueue) and ask.is_tiny
+                if worker is None:
+                    done.missing.append(binding)
+                    aside.append(grant)
+                else:
+                    self._grant(now, ask, worker, grant, done)
+        for grant in aside:
+            self.held.account.give(grant)
+        self._reserve(now)
+        return done
+
+    def _grant(self, now: float, ask: Ask, worker: int, grant: Grant, done: Placement) -> None:
+        if self.reserved is ask:
+            self.reserved = None
+        if isinstance(ask, ClassQueue):
+            done.attached.append((ask, self.held.attach(now, ask, worker, grant)))
+        else:
+            del self.asks[ask.actor_id]
+            hold = ActorHold(worker, ask.job, grant, now)
+            self.held.holds[ask.actor_id] = hold
+            done.actors.append((ask, hold))
+
+    def _line(self, now: float) -> list[Ask]:
+        wanting: list[Ask] = [q for q in self.held.queues.values() if q.wants]
+        wanting += [a for a in self.asks.values() if a.is_feasible]
+        if not wanting:
+            self.reserved = None
+            return []
+        self.held.charge_actors(now)
+        serving = self.held.serving()
+        self.held.shares.activate({ask.job for ask in wanting} | {q.job for q in serving})
+        # A class that was idle starts level with the least served active class of its job.
+        least: dict[int, float] = {}
+        for queue in serving:
+            least[queue.job] = min(least.get(queue.job, queue.served_s), queue.served_s)
+        for ask in wanting:
+            if isinstance(ask, ClassQueue) and not ask.attachments and ask.is_new_in_line:
+                ask.served_s = max(ask.served_s, least.get(ask.job, 0.0))
+                ask.is_new_in_line = False
+        return sorted(wanting, key=lambda ask: (ask is not self.reserved, self._order(ask)))
+
+    def _order(self, ask: Ask) -> Order:
+        if isinstance(ask, ClassQueue):
+            return self.held.shares.order(ask.job, ask.served_s, ask.queue)
+        # Before the classes of its job: it asks once, they ask for ever.
+        return self.held.shares.order(ask.job, -1.0, ask.ticket)
+
+    def _may_take(self, ask: Ask, tiny: int) -> bool:
+        if isinstance(ask, ClassQueue) and ask.is_tiny and tiny >= self.tiny_most:
+            return False
+        kept: Mapping[str, int] | None = None
+        if self.reserved is not None and self.reserved is not ask:
+            kept = dict(self.reserved.amounts)
+        return self.held.account.fits(ask.amounts, kept)
+
+    def _reserve(self, now: float) -> None:
+        if self.reserved is not None:
+            if self.reserved in self.waiting and self.held.could_serve(self.reserved.amounts):
+                return
+            self.reserved = None
+        for ask in self.waiting:
+            if isinstance(ask, ClassQueue):
+                since = ask.wants_since if not ask.attachments else None
+            else:
+                since = ask.since
+            if since is None or now - since < self.limits.reserve_s:
+                continue
+            if self.held.account.missing(ask.amounts) and self.held.could_serve(ask.amounts):
+                self.reserved = ask
+                return
+
+    # ---- making room
+    def relieve(self, now: float) -> list[int]:
+        """Workers whose attachment is revoked now; also plans the next look."""
+        revoked: list[int] = []
+        may_end_busy = now - self._revoked_at >= self.limits.fair_s
+        for ask in self.waiting[:RELIEVED_MOST]:
+            if not self.held.could_serve(ask.amounts):
+                continue
+            short = self._shortage(ask)
+            revoked += self._revoke(ask, short, idle=True)
+            if short and may_end_busy:
+                busy = self._revoke(ask, short, idle=False)
+                if busy:
+                    self._revoked_at = now
+                    may_end_busy = False
+                revoked += busy
+        self._plan_look(now, bool(revoked))
+        return revoked
+
+    def _shortage(self, ask: Ask) -> dict[str, int]:
+        """What must be let go for ``ask`` to fit, beyond what is already asked back."""
+        account = self.held.account
+        short = account.missing(ask.amounts)
+        if not short:
+            gpu = units_of(ask.amounts, GPU)
+            is_tiny = isinstance(ask, ClassQueue) and ask.is_tiny
+            if is_tiny and self.held.tiny_count() >= self.tiny_most:
+                short = {"": 1}
+            elif gpu and not account.fits(ask.amounts):
+                short = {GPU: gpu}
+        for attachment in self.held.leaving():
+            _subtract(short, attachment)
+        return short
+
+    def _revoke(self, ask: Ask, short: dict[str, int], idle: bool) -> list[int]:
+        if not short:
+            return []
+        mine = self._order(ask)
+        found: list[tuple[Order, ClassQueue, Attachment]] = []
+        for queue in self.held.serving():
+            order = self._order(queue)
+            if queue is ask or (queue.entries if idle else order[:3] <= mine[:3]):
+                continue
+            for attachment in queue.attachments.values():
+                is_settled = attachment.acked_at is not None and not attachment.is_leaving
+                if is_settled and attachment.is_idle == idle:
+                    found.append((order, queue, attachment))
+        found.sort(key=lambda row: row[0], reverse=True)
+        revoked = []
+        for _, queue, attachment in found:
+            if not short:
+                break
+            if _contributes(short, queue, attachment):
+                _subtract(short, attachment)
+                attachment.is_leaving = True
+                revoked.append(attachment.worker)
+        return revoked
+
+    def _plan_look(self, now: float, has_revoked: bool) -> None:
+        if has_revoked:
+            self._poll_s = self.limits.revoke_poll_s
+        if any(a.depth == 0 for a in self.held.leaving()):
+            self._due(now + self._poll_s)
+            self._poll_s = min(self._poll_s * 2, self.limits.fair_s)
+        elif self.waiting or self.held.leaving():
+            self._due(now + self.limits.fair_s)
+        else:
+            self.look_at = None
+
+    def _due(self, at: float) -> None:
+        self.look_at = at if self.look_at is None else min(self.look_at, at)
+
+    def validate(self) -> None:
+        """Assert the invariants."""
+        self.held.validate()
+        if self.waiting:
+            assert self.look_at is not None
+        assert not set(self.asks) & set(self.held.holds)
+        if self.reserved is not None:
+            assert self.reserved in self.waiting
+
+
+def _contributes(short: Mapping[str, int], queue: ClassQueue, attachment: Attachment) -> bool:
+    if "" in short:
+        return queue.is_tiny
+    return any(name in short for name, _ in attachment.grant.amounts)
+
+
+def _subtract(short: dict[str, int], attachment: Attachment) -> None:
+    short.pop("", None)
+    for name, units in attachment.grant.amounts:
+        if name in short:
+            short[name] -= units - (attachment.grant.lent if name == CPU else 0)
+            if short[name] <= 0:
+                del short[name]

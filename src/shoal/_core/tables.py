@@ -1,0 +1,214 @@
+"""The state of one node: its parts side by side, and the little that belongs to none of them.
+
+Nothing here decides. ``reactions_*`` are lists of functions named for what happened; each gets
+these tables, changes the parts and returns commands (as HyperQueue separates ``core`` from
+``reactor``). The parts do not know each other and never see these tables.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from shoal._base.config import NodeConfig
+from shoal._core import commands as do
+from shoal._core.actors import ActorTable
+from shoal._core.events import Requested
+from shoal._core.jobs import Job, JobTable
+from shoal._core.locks import LockTable
+from shoal._core.pool import Pool
+from shoal._core.resources import CPU, UNIT, Account
+from shoal._core.scheduler import Scheduler
+from shoal._core.store import DropRow, StoreMachine
+from shoal._core.story import Stories
+from shoal._core.tasks import Crashes
+from shoal._proto.messages import KvDelete, KvPut, Message
+
+
+class ClassTicket(msgspec.Struct, frozen=True):
+    """``NewQueue`` for a scheduling class is under way."""
+
+    job: int
+    scheduling_class: object
+    asked: tuple[tuple[int, int], ...]
+    """(index, request) of who waits for it."""
+
+
+class ActorTicket(msgspec.Struct, frozen=True):
+    """``NewQueue`` for an actor is under way."""
+
+    actor_id: str
+    index: int
+    request: int
+
+
+class RetryTicket(msgspec.Struct, frozen=True):
+    """``Requeue`` on behalf of a worker's ``RetryTask``."""
+
+    index: int
+    request: int
+    queue: int
+
+
+class Unwritten(msgspec.Struct, frozen=True):
+    """A write that the store has not answered yet, and whom to tell."""
+
+    write: Message
+    reply: do.Reply | None
+    is_answer_reply: bool = False
+    """The reply's body is the store's answer."""
+
+
+class NodeTables:
+    """Everything that a node's machine knows."""
+
+    def __init__(self, config: NodeConfig) -> None:
+        self.config = config
+        limits = config.limits
+        self.limits = limits
+        self.account = Account(config.total, config.gpu_ids)
+        self.scheduler = Scheduler(self.account, config.cores, limits)
+        cpus = -(-self.account.total.get(CPU, 0) // UNIT)
+        self.pool = Pool(limits, min(cpus, limits.prestart_most))
+        self.actors = ActorTable(limits)
+        self.crashes = Crashes(limits)
+        self.jobs = JobTable(config.session, limits.jobs_ended_most)
+        self.locks = LockTable()
+        self.store = StoreMachine()
+        """The tables, or their mirror in a started session."""
+        self.stories = Stories(limits.story_most)
+        self.owner = -1
+        """The driver whose end is the session's; -1 in a started one."""
+        self.is_over = False
+        self.is_starving = False
+        self.tickets: dict[int, ClassTicket | ActorTicket | RetryTicket] = {}
+        self.actor_queues: dict[int, str] = {}
+        """Queue -> actor id, as long as the queue exists."""
+        self.doomed: set[int] = set()
+        """Class queues of ended jobs that still have workers."""
+        self.freeing: dict[int, float] = {}
+        """Queues somebody may still be inside of -> when to try again."""
+        self.waiting_looks: list[Requested] = []
+        """Requests that are answered after the next look at the workers."""
+        self.name_waiters: dict[tuple[str, str], list[Requested]] = {}
+        self.retries: list[Requested] = []
+        """Requests to be looked at once more in this very step."""
+        self.ended_roots: list[Job] = []
+        """Jobs whose root actor has just been buried."""
+        self.housekeeping_at: float | None = None
+        self.alarm_at: float | None = None
+        self._adopted: dict[int, int] = {}
+        self._unwritten: dict[int, Unwritten] = {}
+        self._ticket = 0
+
+    # ---- small things that many reactions need
+    def new_ticket(self) -> int:
+        """A number for a command that is answered."""
+        self._ticket += 1
+        return self._ticket
+
+    def adopt(self, key: int) -> list[do.Command]:
+        """Hold an object; native memory knows one hold of the daemon, so count here."""
+        count = self._adopted.get(key, 0)
+        self._adopted[key] = count + 1
+        return [] if count else [do.Adopt(key)]
+
+    def release(self, key: int) -> list[do.Command]:
+        """Drop one of the holds."""
+        count = self._adopted.pop(key, 0)
+        if count > 1:
+            self._adopted[key] = count - 1
+        return [do.Release(key)] if count == 1 else []
+
+    def forget_adopted(self, key: int) -> None:
+        """The object had gone before it could be held."""
+        self._adopted.pop(key, None)
+
+    def tell(self, now: float, about: str, text: str) -> None:
+        """A line of a story."""
+        self.stories.tell(now, about, text)
+
+    def job_of(self, index: int) -> Job | None:
+        """The job that process ``index`` works for."""
+        job = self.jobs.by_driver.get(index)
+        if job is not None:
+            return job
+        worker = self.pool.workers.get(index)
+        if worker is None or worker.binding is None:
+            return None
+        return self.jobs.running.get(worker.binding.job)
+
+    # ---- the store
+    def write(self, write: Message, reply: do.Reply | None = None) -> list[do.Command]:
+        """Change a table; ``reply`` goes out once the store has the change."""
+        if not self.config.started:
+            self.store.apply(write)
+            return [] if reply is None else [reply]
+        self.store.apply(write)
+        return self._send(Unwritten(write, reply))
+
+    def drop_row(self, table: str, key: str) -> list[do.Command]:
+        """Take a row away."""
+        return self.write(DropRow(table, key))
+
+    def write_kv(self, write: KvPut | KvDelete, index: int, request: int) -> list[do.Command]:
+        """Change the key-value table; the store's answer is the answer."""
+        if not self.config.started:
+            return [do.Reply(index, request, self.store.apply(write))]
+        return self._send(Unwritten(write, do.Reply(index, request, write), is_answer_reply=True))
+
+    def _send(self, unwritten: Unwritten) -> list[do.Command]:
+        ticket = self.new_ticket()
+        self._unwritten[ticket] = unwritten
+        return [do.WriteStore(ticket, unwritten.write)]
+
+    def written(self, ticket: int, answer: Message) -> list[do.Command]:
+        """The store has it."""
+        unwritten = self._unwritten.pop(ticket, None)
+        if unwritten is None or unwritten.reply is None:
+            return []
+        if not unwritten.is_answer_reply:
+            return [unwritten.reply]
+        self.store.apply(unwritten.write)
+        return [msgspec.structs.replace(unwritten.reply, body=answer)]
+
+    def report(self) -> list[do.Command]:
+        """A new store: tell it everything, then send again what was not answered."""
+        ticket = self.new_ticket()
+        again = [do.WriteStore(t, unwritten.write) for t, unwritten in self._unwritten.items()]
+        self._unwritten[ticket] = Unwritten(self.store.report(), None)
+        return [do.WriteStore(ticket, self._unwritten[ticket].write), *again]
+
+    def validate(self) -> None:
+        """Assert the invariants of every part and between them."""
+        self.scheduler.validate()
+        self.pool.validate()
+        self.actors.validate()
+        self.crashes.validate()
+        self.jobs.validate()
+        self.locks.validate()
+        self.store.validate()
+        assert all(count > 0 for count in self._adopted.values())
+        self._validate_workers()
+        for queue, actor_id in self.actor_queues.items():
+            assert queue not in self.scheduler.held.queues
+            actor = self.actors.find(actor_id)
+            assert actor is not None and actor.queue == queue
+
+    def _validate_workers(self) -> None:
+        """Pool, scheduler and actors agree on what every worker does."""
+        held = self.scheduler.held
+        for index, worker in self.pool.workers.items():
+            queue = held.by_worker.get(index)
+            if worker.phase.value == "attached":
+                assert queue is not None, index
+            elif worker.phase.value in ("idle", "generic", "joined", "actor"):
+                assert queue is None, index
+            if worker.phase.value == "actor":
+                assert index in self.actors.by_worker, index
+            if queue is not None:
+                assert worker.binding is not None and worker.binding.job == queue.job
+        assert set(held.by_worker) <= set(self.pool.workers)
+        assert set(self.actors.by_worker) <= set(self.pool.workers)
+        for actor_id, hold in held.holds.items():
+            actor = self.actors.living[actor_id]
+            assert actor.worker == hold.worker
