@@ -1,10 +1,10 @@
 /* What this machine can do at best: the limits beside which every figure of ours is printed.
  *
- * Prints one line per limit, `name value unit`. Each is the best of several repeats: a limit is what
- * was possible, not what was usual. Two threads of one program stand for two processes where only
- * memory and the kernel's wake-up matter; the socket and the fork use real processes.
+ * Prints one line per limit, `name value unit`. Each is the best of several repeats: a limit is
+ * what was possible, not what was usual. Two threads of one program stand for two processes where
+ * only memory and the kernel's wake-up matter; the socket and the fork use real processes.
  *
- *   spin           round trip through one shared word, each side on a core of its own, never sleeping
+ *   spin           round trip through one shared word, two cores, never sleeping
  *   futex_same     round trip through FUTEX_WAIT/WAKE, both sides on one core
  *   futex_across   the same on two cores
  *   unix_socket    round trip of 64 bytes over a socketpair, two processes
