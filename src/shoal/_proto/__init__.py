@@ -1,0 +1,1 @@
+"""What travels between processes: messages (one row per kind) and frames (bytes in, values out)."""

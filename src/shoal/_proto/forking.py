@@ -1,0 +1,65 @@
+"""Messages between the node daemon and its zygote: one packet each on a SEQPACKET socket pair.
+
+A packet keeps its borders, so there is no length and nothing to cut. Descriptors travel beside the
+packet that names them. Order: ``Setup`` first, then any number of ``Fork``; the zygote answers each
+``Fork`` with ``Forked`` or ``ForkFailed`` and tells ``Exited`` once for each child that ended.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from shoal._proto.messages import Message
+
+MAX_PACKET_BYTES = 64 << 10
+
+
+class Setup(Message):
+    """Daemon to zygote; beside it node memory and the daemon's bell, for all forks to come."""
+
+    socket_path: str
+
+
+class Fork(Message):
+    """Daemon to zygote; beside it the write ends of the worker's stdout and stderr."""
+
+    start: int
+    index: int
+    """The worker's process index in node memory."""
+    python: str = ""
+    """Another interpreter to exec; empty: fork this one."""
+
+
+class Forked(Message):
+    """Zygote to daemon; beside it a pidfd, exact because only the zygote can reap the child."""
+
+    start: int
+    pid: int
+
+
+class ForkFailed(Message):
+    start: int
+    reason: str
+
+
+class Exited(Message):
+    pid: int
+    status: int
+    """As ``os.waitpid`` gives it."""
+
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(Setup | Fork | Forked | ForkFailed | Exited)
+
+
+def encode(message: Setup | Fork | Forked | ForkFailed | Exited) -> bytes:
+    """Return the packet of ``message``."""
+    return _encoder.encode(message)
+
+
+def decode(packet: bytes) -> Setup | Fork | Forked | ForkFailed | Exited:
+    """Return the message of ``packet``; raises ``ValueError`` if it is none."""
+    try:
+        return _decoder.decode(packet)
+    except msgspec.MsgspecError as error:
+        raise ValueError(f"not a packet between daemon and zygote: {error}") from None

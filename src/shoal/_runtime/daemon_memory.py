@@ -1,0 +1,142 @@
+"""Node memory as the daemon uses it: queues, tasks and objects for the machine, and warm pages.
+
+``NodeMemory`` performs the machine's commands about queues, tasks and objects; each is one or a few
+native calls that return at once, and their outcome is an event.
+
+``Warming`` backs memory with pages in idle moments and turns free extents into huge pages. Only the
+daemon does that, in steps of ``STEP_BYTES``, each after a look at the headroom
+(``machine_facts``): a full memfd is not an error but the kernel's OOM killer. It sleeps when
+nothing is wanted; the bell (a process has asked for extents) wakes it. Between two steps
+everything else that is ready goes first, and huge pages are made for at most ``COLLAPSE_SHARE``
+of a core.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from shoal._base import clock
+from shoal._core import commands, events
+from shoal._core.events import AnyEvent, QueueState, WorkerState
+from shoal._native import QUEUE_ACTOR, QUEUE_CLASS, Memory
+from shoal._runtime.daemon_loop import Loop
+from shoal._runtime.machine_facts import Headroom
+
+STEP_BYTES = 16 << 20
+RESERVE_BYTES = 128 << 20
+"""Never populated into: room for the processes themselves."""
+RETRY_S = 1.0
+"""After a step for which there was no headroom."""
+COLLAPSE_SHARE = 0.25
+_KINDS = {commands.QUEUE_CLASS: QUEUE_CLASS, commands.QUEUE_ACTOR: QUEUE_ACTOR}
+
+
+class NodeMemory:
+    """Performs commands on node memory; ``post`` takes the events that answer them."""
+
+    def __init__(self, memory: Memory, post: Callable[[AnyEvent], None]) -> None:
+        self._memory = memory
+        self._post = post
+
+    def bell_rang(self) -> None:
+        """Read what the bell may have been rung for; the machine looks at the rest itself."""
+        gone = {key for key in self._memory.inbox() if self._memory.handles(key) == 0}
+        self._post(events.BellRang(tuple(gone), tuple(self._memory.drain_dead())))
+
+    # ---- queues
+    def perform_new_queue(self, command: commands.NewQueue) -> None:
+        kind = _KINDS[command.kind]
+        queue, generation = self._memory.new_queue(kind, command.job, command.help_class)
+        self._post(events.QueueCreated(command.ticket, queue, generation))
+
+    def perform_free_queue(self, command: commands.FreeQueue) -> None:
+        is_freed = self._memory.free_queue(command.queue)
+        self._post(events.QueueFreed(command.queue, is_freed))
+
+    def perform_kill_queue(self, command: commands.KillQueue) -> None:
+        self._memory.kill_queue(command.queue, command.record)
+
+    def perform_set_hungry(self, command: commands.SetHungry) -> None:
+        if self._memory.set_hungry(command.queue, command.on):
+            self._post(events.Looked(queues=(self._queue_state(command.queue),)))
+
+    def perform_set_starving(self, command: commands.SetStarving) -> None:
+        self._memory.set_starving(command.on)
+
+    def perform_assign(self, command: commands.Assign) -> None:
+        self._memory.assign(command.index, command.queue)
+
+    def perform_look(self, command: commands.Look) -> None:
+        queues = tuple(self._queue_state(queue) for queue in command.queues)
+        workers = tuple(
+            WorkerState(index, *self._memory.process_state(index)) for index in command.workers
+        )
+        self._post(events.Looked(queues, workers))
+
+    def _queue_state(self, queue: int) -> QueueState:
+        entries, takes, _ = self._memory.queue_state(queue)
+        return QueueState(queue, entries, takes)
+
+    # ---- tasks and objects
+    def perform_requeue(self, command: commands.Requeue) -> None:
+        is_done = self._memory.requeue(command.key, command.charged, command.front)
+        if command.ticket:
+            self._post(events.Requeued(command.ticket, is_done))
+
+    def perform_fail(self, command: commands.Fail) -> None:
+        self._memory.fail(command.key, command.record)
+
+    def perform_end_job_tasks(self, command: commands.EndJobTasks) -> None:
+        self._memory.end_job(command.job, command.record)
+
+    def perform_adopt(self, command: commands.Adopt) -> None:
+        if not self._memory.adopt(command.key):
+            self._post(events.AdoptFailed(command.key))
+
+    def perform_release(self, command: commands.Release) -> None:
+        self._memory.release(command.key)
+
+
+class Warming:
+    """Keeps enough memory warm; does nothing, and costs nothing, while nothing changes."""
+
+    def __init__(self, loop: Loop, memory: Memory, headroom: Headroom) -> None:
+        self._loop = loop
+        self._memory = memory
+        self._headroom = headroom
+        self._is_scheduled = False
+
+    def wake(self) -> None:
+        """Something may be wanted: look in the next idle moment."""
+        if not self._is_scheduled:
+            self._is_scheduled = True
+            self._loop.call_when_idle(self._step)
+
+    def bell_rang(self) -> None:
+        """A process may wait for memory: the first step is made at once."""
+        if self._memory.populate(0, 0)[1]:
+            self._step()
+
+    def _step(self) -> None:
+        self._is_scheduled = False
+        free = self._headroom.bytes_free() - RESERVE_BYTES
+        populated, is_wanted = self._memory.populate(STEP_BYTES, max(0, free))
+        if is_wanted and populated:
+            self.wake()
+        elif is_wanted:
+            self._wake_later(RETRY_S)
+        else:
+            self._collapse()
+
+    def _collapse(self) -> None:
+        begun = clock.now()
+        if self._memory.collapse(1):
+            self._wake_later((clock.now() - begun) * (1 / COLLAPSE_SHARE - 1))
+
+    def _wake_later(self, delay_s: float) -> None:
+        self._is_scheduled = True
+        self._loop.call_later(delay_s, self._retry)
+
+    def _retry(self) -> None:
+        self._is_scheduled = False
+        self.wake()

@@ -1,0 +1,299 @@
+"""The processes of a node: drivers and workers, from before they exist until after their end.
+
+A record of this table is opened when a worker is asked for or a driver says Hello, and closed
+when the machine says ``CloseProcess`` (or when a start failed). The key is the process index in
+node memory.
+
+How a death becomes an event (PROTOCOL A14)::
+
+    pidfd readable                      all threads are gone: nothing of it writes to node memory
+      -> exit status from the zygote    (waits at most STATUS_WAIT_S for it)
+      -> last output is read
+      -> memory.repair(index)           finishes what it was in the middle of
+      -> ProcessDied                    the machine answers each running task, then CloseProcess
+
+A worker whose connection ends while its process lives (user code closed our descriptors, or called
+``os.execv``) is killed through its pidfd first, after a moment for one that is just ending. A
+driver may leave: the end of its connection is enough, since a client closes its view of node
+memory before it hangs up.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Iterable
+
+import msgspec
+
+from shoal._core import commands, events
+from shoal._core.events import AnyEvent, RunningTask
+from shoal._native import WORKER_EXIT, Memory
+from shoal._proto.messages import LogLines
+from shoal._runtime.daemon_connections import Connection
+from shoal._runtime.daemon_loop import Loop, Timer
+from shoal._runtime.daemon_zygote import Listeners, ZygoteLink
+from shoal._runtime.worker_logs import WorkerLog
+
+KIND_DRIVER = 1
+KIND_WORKER = 2
+STATUS_WAIT_S = 0.2
+HANG_UP_S = 0.25
+"""How long a worker may live on after the end of its connection."""
+
+
+class Process(msgspec.Struct):
+    """One driver or worker."""
+
+    index: int
+    kind: int
+    pid: int = 0
+    pidfd: int = -1
+    start: int = 0
+    """Ticket of its ``StartWorker``."""
+    python: str = ""
+    output: tuple[int, int] | None = None
+    """Read ends of its pipes until it has a log."""
+    log: WorkerLog | None = None
+    connection: Connection | None = None
+    has_joined: bool = False
+    is_abandoned: bool = False
+    is_dead: bool = False
+    status: int | None = None
+    """As ``os.waitpid`` gives it."""
+    timer: Timer | None = None
+
+
+def exit_of(status: int | None) -> tuple[int | None, int | None]:
+    """Return (exit code, signal) of a wait status; both None if nobody knows it."""
+    if status is None:
+        return None, None
+    if os.WIFSIGNALED(status):
+        return None, os.WTERMSIG(status)
+    return os.WEXITSTATUS(status), None
+
+
+class Processes:
+    """The table of processes; performs what the machine wants of them."""
+
+    def __init__(
+        self,
+        loop: Loop,
+        memory: Memory,
+        log_directory: str,
+        post: Callable[[AnyEvent], None],
+        forward: Callable[[int, LogLines], None],
+    ) -> None:
+        self._loop = loop
+        self._memory = memory
+        self._log_directory = log_directory
+        self._post = post
+        self._forward = forward
+        self._by_index: dict[int, Process] = {}
+        self._starting: dict[int, Process] = {}
+        """By start ticket: those that have not joined."""
+        self._zygote: ZygoteLink | None = None
+
+    def listeners(self) -> Listeners:
+        """What the zygote's link tells us."""
+        return Listeners(
+            on_forked=self._forked,
+            on_failed=self._fork_failed,
+            on_exited=self.ended,
+            on_lost=self._zygote_lost,
+            known_pids=lambda: frozenset(each.pid for each in self._by_index.values()),
+        )
+
+    def use_zygote(self, zygote: ZygoteLink) -> None:
+        """Fork workers from now on through ``zygote``."""
+        self._zygote = zygote
+
+    def __iter__(self) -> Iterable[Process]:
+        return iter(list(self._by_index.values()))
+
+    def get(self, index: int) -> Process | None:
+        """The process with that index, if it is open."""
+        return self._by_index.get(index)
+
+    # ---- joining
+    def open_driver(self, connection: Connection) -> Process | None:
+        """Give a driver that said Hello a process index; None if the table is full.
+
+        Raises:
+            OSError: it is gone already.
+        """
+        pidfd = connection.peer_pidfd()
+        index = self._memory.open_process(KIND_DRIVER)
+        if index < 0:
+            os.close(pidfd)
+            return None
+        process = Process(index, KIND_DRIVER, connection.pid, pidfd, connection=connection)
+        process.has_joined = True
+        connection.index = index
+        self._by_index[index] = process
+        self._loop.watch(pidfd, lambda _: self._pidfd_ready(process))
+        return process
+
+    def is_starting(self, index: int) -> bool:
+        """Whether worker ``index`` was asked for and the zygote has not told its pid yet."""
+        process = self._by_index.get(index)
+        return process is not None and process.kind == KIND_WORKER and process.pid == 0
+
+    def join_worker(self, index: int, connection: Connection) -> bool:
+        """A worker said Hello; False if it is not the process that was started as ``index``."""
+        process = self._by_index.get(index)
+        if process is None or process.has_joined or process.pid != connection.pid:
+            return False
+        process.connection = connection
+        process.has_joined = True
+        connection.index = index
+        self._starting.pop(process.start, None)
+        return True
+
+    # ---- what the machine wants
+    def perform_start_worker(self, command: commands.StartWorker) -> None:
+        assert self._zygote is not None
+        index = self._memory.open_process(KIND_WORKER)
+        if index < 0:
+            self._post(events.WorkerStartFailed(command.start, "the table of processes is full"))
+            return
+        try:
+            stdout, stdout_write = os.pipe2(os.O_CLOEXEC)
+            stderr, stderr_write = os.pipe2(os.O_CLOEXEC)
+        except OSError as error:
+            self._memory.close_process(index)
+            self._post(events.WorkerStartFailed(command.start, f"no pipes: {error.strerror}"))
+            return
+        process = Process(index, KIND_WORKER, start=command.start, python=command.python)
+        process.output = (stdout, stderr)
+        self._by_index[index] = self._starting[command.start] = process
+        self._zygote.fork(command.start, index, command.python, (stdout_write, stderr_write))
+
+    def perform_abandon_start(self, command: commands.AbandonStart) -> None:
+        process = self._starting.get(command.start)
+        if process is not None:
+            process.is_abandoned = True
+            self._kill(process)
+
+    def perform_kill(self, command: commands.Kill) -> None:
+        if (process := self._by_index.get(command.index)) is not None:
+            self._kill(process)
+
+    def perform_leave(self, command: commands.Leave) -> None:
+        if command.index in self._by_index:
+            self._memory.assign(command.index, WORKER_EXIT)
+
+    def perform_close_process(self, command: commands.CloseProcess) -> None:
+        process = self._by_index.get(command.index)
+        if process is not None and process.is_dead:
+            self._close(process)
+
+    def perform_label_worker(self, command: commands.LabelWorker) -> None:
+        process = self._by_index.get(command.index)
+        if process is not None and process.log is not None:
+            process.log.assign(command.driver, command.label)
+
+    # ---- the zygote's answers
+    def _forked(self, start: int, pid: int, pidfd: int) -> None:
+        process = self._starting[start]
+        process.pid, process.pidfd = pid, pidfd
+        assert process.output is not None
+        worker = (process.index, pid)
+        process.log = WorkerLog(
+            self._loop, self._log_directory, worker, process.output, self._forward
+        )
+        process.output = None
+        self._loop.watch(pidfd, lambda _: self._pidfd_ready(process))
+        if process.is_abandoned:
+            self._kill(process)
+        else:
+            self._post(events.WorkerForked(start, process.index, pid))
+
+    def _fork_failed(self, start: int, reason: str) -> None:
+        process = self._starting[start]
+        self._close(process)
+        if not process.is_abandoned:
+            self._post(events.WorkerStartFailed(start, reason))
+
+    def _zygote_lost(self) -> None:
+        for start, process in list(self._starting.items()):
+            if process.pid == 0:
+                self._fork_failed(start, "the zygote was killed")
+
+    def ended(self, pid: int, status: int) -> None:
+        """Process ``pid`` was reaped, by the zygote or (its zygote is gone) by ourselves."""
+        for process in self._by_index.values():
+            if process.pid == pid and process.kind == KIND_WORKER:
+                process.status = status
+                if process.timer is not None:
+                    process.timer.cancel()
+                    self._finish(process)
+                return
+
+    # ---- deaths
+    def connection_closed(self, connection: Connection) -> None:
+        """The connection of a process is gone: a driver has left, a worker must be dead or end
+        now."""
+        process = self._by_index.get(-1 if connection.index is None else connection.index)
+        if process is None or process.connection is not connection:
+            return
+        process.connection = None
+        if process.kind == KIND_DRIVER:
+            self._pidfd_ready(process)
+        else:
+            # One that ends by itself hangs up a moment before its pidfd speaks.
+            self._loop.call_later(HANG_UP_S, lambda: self._kill(process))
+
+    def _kill(self, process: Process) -> None:
+        if process.pidfd >= 0 and not process.is_dead:
+            try:
+                signal.pidfd_send_signal(process.pidfd, signal.SIGKILL)
+            except (ProcessLookupError, PermissionError):
+                pass
+
+    def _pidfd_ready(self, process: Process) -> None:
+        """All threads of the process are gone (or a driver has left)."""
+        if process.pidfd < 0:
+            return
+        self._loop.unwatch(process.pidfd)
+        os.close(process.pidfd)
+        process.pidfd = -1
+        process.is_dead = True
+        if process.kind == KIND_DRIVER or process.status is not None:
+            self._finish(process)
+        else:
+            process.timer = self._loop.call_later(STATUS_WAIT_S, lambda: self._finish(process))
+
+    def _finish(self, process: Process) -> None:
+        process.timer = None
+        stderr = process.log.last_stderr() if process.log is not None else ()
+        running = tuple(RunningTask(*row) for row in self._memory.repair(process.index))
+        code, signal_number = exit_of(process.status)
+        if process.has_joined:
+            self._post(events.ProcessDied(process.index, code, signal_number, stderr, running))
+            return
+        # It never said Hello, so nobody ever gave it a task.
+        self._close(process)
+        if not process.is_abandoned:
+            how = f"signal {signal_number}" if signal_number else f"exit code {code}"
+            reason = "\n".join([f"the worker ended before it had joined ({how})", *stderr])
+            self._post(events.WorkerStartFailed(process.start, reason))
+
+    def _close(self, process: Process) -> None:
+        """Nothing of the process is left: give its index back."""
+        self._by_index.pop(process.index, None)
+        self._starting.pop(process.start, None)
+        for fd in process.output or ():
+            os.close(fd)
+        if process.connection is not None:
+            process.connection.index = None
+            process.connection.close()
+        if process.log is not None:
+            process.log.let_go()
+        self._memory.close_process(process.index)
+
+    def kill_all(self) -> None:
+        """End every worker at once (the session is over)."""
+        for process in self._by_index.values():
+            if process.kind == KIND_WORKER:
+                self._kill(process)

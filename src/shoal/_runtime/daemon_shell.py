@@ -1,0 +1,433 @@
+"""The shell of the node daemon: it sees, tells the machine, and does what the machine says.
+
+All that is decided is decided by ``_core.node.NodeMachine``, which knows no socket, clock or
+process. The shell turns bells, frames, deaths and timers into events and performs the commands
+that come back, in their order; what a command's outcome is comes back as an event in the same
+round (see ``_core.events``)::
+
+    loop -> post(event) -> machine.step(now, event) -> [command] -> perform_<command> ->
+    post(event) ...
+
+One thread. ``post`` never nests: an event that arises while another is worked off waits for its
+turn.
+
+The end of a session (its owner died or called ``shutdown``, ``shoal stop``, SIGTERM): every
+process is told, workers are killed, then everything that descends from us or carries the
+session's id, then the directory goes. The zygote is last: should we be killed on the way, it does
+the rest.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import signal
+import socket
+import sys
+from collections import deque
+from collections.abc import Callable
+from typing import Any, get_args
+
+import msgspec
+from shoal._core.node import NodeMachine
+
+from shoal._base import clock, config, ids, records
+from shoal._core import commands, events
+from shoal._core.events import AnyEvent
+from shoal._native import LAYOUT_HASH, Memory
+from shoal._proto import frames, messages
+from shoal._runtime import descendants, launch, machine_facts, session_dir
+from shoal._runtime.daemon_connections import Connection, Listener
+from shoal._runtime.daemon_loop import Loop, Timer
+from shoal._runtime.daemon_memory import NodeMemory, Warming
+from shoal._runtime.daemon_processes import Processes
+from shoal._runtime.daemon_store import StoreLink
+from shoal._runtime.daemon_zygote import ZygoteLink
+
+END_S = 2.0
+"""Time for what belongs to the session to be gone after SIGKILL."""
+WARM_UP_S = 0.3
+"""The first pages are warmed when the program that starts us is past its own start."""
+EARLY_HELLO_S = 0.001
+FIRST_OBSERVER = -2
+UNREAD_LOG_BYTES_MOST = 4 << 20
+"""Lines are not sent to a driver for which so much waits; the files have them."""
+
+
+def _snake(name: str) -> str:
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
+
+
+def performers(*parts: object) -> dict[type, Callable[[Any], None]]:
+    """Return, for each command, the ``perform_<command>`` of the part that has it."""
+    found = {}
+    for kind in get_args(commands.AnyCommand):
+        name = f"perform_{_snake(kind.__name__)}"
+        (found[kind],) = [getattr(part, name) for part in parts if hasattr(part, name)]
+    return found
+
+
+class Daemon:
+    """Everything of one node daemon, and the round of events and commands."""
+
+    def __init__(
+        self,
+        settings: launch.NodeSettings,
+        memory: Memory,
+        listening: socket.socket,
+        zygote: tuple[int, socket.socket],
+    ) -> None:
+        self._settings = settings
+        self._memory = memory
+        self._begun_at = clock.now()
+        self._loop = Loop()
+        self._pending: deque[AnyEvent] = deque()
+        self._is_stepping = False
+        self._is_ending = False
+        self._alarm: Timer | None = None
+        self._observers: dict[int, Connection] = {}
+        self._unshown_lines: dict[int, int] = {}
+        self._node = node_config(settings, memory)
+        self._machine = NodeMachine(self._node)
+        log_directory = os.path.join(settings.directory, "logs")
+        self._processes = Processes(
+            self._loop, memory, log_directory, self.post, self._forward_lines
+        )
+        self._node_memory = NodeMemory(memory, self.post)
+        self._warming = Warming(self._loop, memory, machine_facts.Headroom())
+        self._store: StoreLink | None = None
+        if settings.started:
+            self._store = StoreLink(self._loop, settings.directory, self.post)
+        self._perform = performers(self, self._processes, self._node_memory)
+        place = (settings.session, settings.directory)
+        self._zygote = ZygoteLink(self._loop, place, zygote, self._processes.listeners())
+        self._processes.use_zygote(self._zygote)
+        self._zygote.set_up(
+            os.path.join(settings.directory, session_dir.SOCKET_NAME), memory.fd, memory.eventfd
+        )
+        self._listener = Listener(self._loop, listening, self._connected)
+        self._watch()
+        self.post(events.Began())
+
+    def _watch(self) -> None:
+        os.set_blocking(self._memory.eventfd, False)
+        self._loop.watch(self._memory.eventfd, self._bell_ready)
+        waker, wakee = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        signal.set_wakeup_fd(wakee, warn_on_full_buffer=False)
+        for number in (signal.SIGCHLD, signal.SIGTERM):
+            signal.signal(number, lambda *_: None)
+        self._loop.watch(waker, lambda _: self._signalled(os.read(waker, 4096)))
+        if self._settings.owner_pid:
+            self._watch_owner(self._settings.owner_pid, self._settings.owner_start_time)
+        self._loop.call_later(WARM_UP_S, self._warming.wake)
+
+    def _watch_owner(self, pid: int, start_time: int) -> None:
+        def gone(_: int = 0) -> None:
+            if owner >= 0:
+                self._loop.unwatch(owner)
+                os.close(owner)
+            self.post(events.StopAsked("the program that started the session has ended"))
+
+        owner = -1
+        try:
+            owner = os.pidfd_open(pid)
+        except OSError:
+            pass
+        else:
+            self._loop.watch(owner, gone)
+        if not session_dir.is_alive(pid, start_time):
+            self._loop.call_later(0.0, gone)
+
+    def run(self) -> None:
+        """Serve until the session has ended."""
+        self._loop.run()
+
+    # ---- events and commands
+    def post(self, event: AnyEvent) -> None:
+        """Tell the machine, now or when it is done with what it is told already."""
+        self._pending.append(event)
+        if self._is_stepping:
+            return
+        self._is_stepping = True
+        try:
+            while self._pending:
+                for command in self._machine.step(clock.now(), self._pending.popleft()):
+                    self._perform[type(command)](command)
+        finally:
+            self._is_stepping = False
+
+    def _connection(self, index: int) -> Connection | None:
+        if index < 0:
+            return self._observers.get(index)
+        process = self._processes.get(index)
+        return process.connection if process is not None else None
+
+    def perform_reply(self, command: commands.Reply) -> None:
+        connection = self._connection(command.index)
+        if connection is not None:
+            is_welcome = isinstance(command.body, messages.Welcome)
+            fds = (self._memory.fd, self._memory.eventfd) if is_welcome else ()
+            connection.send(command.request, command.body, fds)  # type: ignore[arg-type]
+
+    def perform_notify(self, command: commands.Notify) -> None:
+        if (connection := self._connection(command.index)) is not None:
+            connection.send(0, command.body)  # type: ignore[arg-type]
+
+    def perform_set_alarm(self, command: commands.SetAlarm) -> None:
+        if self._alarm is not None:
+            self._alarm.cancel()
+        self._alarm = self._loop.call_at(command.at, lambda: self.post(events.AlarmRang()))
+
+    def perform_warn(self, command: commands.Warn) -> None:
+        print(command.text, file=sys.stderr, flush=True)
+
+    def perform_write_store(self, command: commands.WriteStore) -> None:
+        assert self._store is not None, "only a started session has a store of its own"
+        self._store.write(command)
+
+    # ---- what is seen
+    def _bell_ready(self, _: int) -> None:
+        try:
+            os.read(self._memory.eventfd, 8)
+        except BlockingIOError:
+            return
+        self._node_memory.bell_rang()
+        self._warming.bell_rang()
+
+    def _signalled(self, numbers: bytes) -> None:
+        if signal.SIGTERM in numbers:
+            self.post(events.StopAsked("the node daemon was told to end (SIGTERM)"))
+        for pid, status in descendants.reap().items():
+            if pid == self._zygote.pid:
+                if not self._is_ending:
+                    self._zygote.ended()
+            elif self._store is not None and pid == self._store.pid:
+                if not self._is_ending:
+                    self._store.ended()
+            else:
+                self._processes.ended(pid, status)
+
+    def _connected(self, connected: socket.socket, pid: int) -> None:
+        Connection(self._loop, connected, pid, self._framed, self._closed)
+
+    def _framed(self, connection: Connection, frame: messages.Frame) -> None:
+        body = frame.body
+        if isinstance(body, messages.Hello):
+            if connection.index is None:
+                self._greet(connection, frame.id, body)
+        elif connection.index is None:
+            self._refuse(connection, frame.id, "the first message must be a Hello")
+        elif isinstance(body, messages.GetTable) and body.table == "session":
+            connection.send(frame.id, messages.Table([self._session_row()]))
+        else:
+            self.post(events.Requested(connection.index, frame.id, body))
+
+    def _greet(self, connection: Connection, request: int, hello: messages.Hello) -> None:
+        if hello.role == "observer":
+            self._greet_observer(connection, request)
+        elif hello.layout != LAYOUT_HASH:
+            text = (
+                f"this program has another build of Shoal ({hello.version}, Python {hello.python})"
+                f" than the session (Python {sys.version.split()[0]}): node memory is laid out"
+                f" differently ({hello.layout:#x}, {LAYOUT_HASH:#x})"
+            )
+            self._refuse(connection, request, text)
+        elif hello.role == "worker":
+            self._greet_worker(connection, request, hello.index)
+        elif hello.role == "driver" and hello.job is not None:
+            self._greet_driver(connection, request, hello.job)
+        else:
+            self._refuse(connection, request, f"a Hello as {hello.role!r} that makes no sense")
+
+    def _greet_driver(self, connection: Connection, request: int, job: messages.JobConfig) -> None:
+        try:
+            process = self._processes.open_driver(connection)
+        except OSError:
+            connection.close()
+            return
+        if process is None:
+            self._refuse(connection, request, "the node's table of processes is full (4,095)")
+            return
+        self.post(events.DriverJoined(process.index, request, process.pid, job))
+
+    def _greet_worker(self, connection: Connection, request: int, index: int) -> None:
+        if self._processes.is_starting(index):
+            # The worker was faster than the zygote's word that it exists.
+            retry = lambda: self._greet_worker(connection, request, index)  # noqa: E731
+            self._loop.call_later(EARLY_HELLO_S, retry)
+        elif connection.is_closed:
+            return
+        elif self._processes.join_worker(index, connection):
+            self.post(events.WorkerJoined(index, request, connection.pid))
+        else:
+            self._refuse(connection, request, "this worker was not started by the session's zygote")
+
+    def _greet_observer(self, connection: Connection, request: int) -> None:
+        index = min(self._observers, default=FIRST_OBSERVER + 1) - 1
+        connection.index = index
+        self._observers[index] = connection
+        node = self._node
+        welcome = messages.Welcome(
+            node.session, node.directory, node.node_id, index, 0, "", dict(node.total)
+        )
+        connection.send(request, welcome)
+
+    def _refuse(self, connection: Connection, request: int, text: str) -> None:
+        connection.send(request, messages.Failure(records.pack("UsageError", message=text)))
+        connection.close()
+
+    def _closed(self, connection: Connection) -> None:
+        if connection.index is not None and connection.index < 0:
+            del self._observers[connection.index]
+        else:
+            self._processes.connection_closed(connection)
+
+    def _forward_lines(self, driver: int, lines: messages.LogLines) -> None:
+        connection = self._connection(driver)
+        if connection is None:
+            return
+        if connection.unsent_bytes > UNREAD_LOG_BYTES_MOST:
+            self._unshown_lines[driver] = self._unshown_lines.get(driver, 0) + len(lines.lines)
+            return
+        if unshown := self._unshown_lines.pop(driver, 0):
+            text = (
+                f"{unshown} lines of workers are not shown, they came too fast;"
+                f" see {self._settings.directory}/logs"
+            )
+            connection.send(0, messages.Notice(text))
+        connection.send(0, lines)
+
+    def _session_row(self) -> dict[str, object]:
+        """What ``GetTable("session")`` shows: this process, for people and for tests."""
+        in_use, populated, capacity = self._memory.usage()
+        return {
+            "session": self._settings.session,
+            "directory": self._settings.directory,
+            "started": self._settings.started,
+            "pid": os.getpid(),
+            "zygote_pid": self._zygote.pid,
+            "store_pid": self._store.pid if self._store is not None else 0,
+            "uptime_s": clock.now() - self._begun_at,
+            "python": sys.version.split()[0],
+            "memory_used_bytes": in_use,
+            "memory_populated_bytes": populated,
+            "memory_capacity_bytes": capacity,
+            "modules": sorted(sys.modules),
+        }
+
+    # ---- the end
+    def perform_end_session(self, command: commands.EndSession) -> None:
+        if self._is_ending:
+            return
+        self._is_ending = True
+        ends = messages.SessionEnds(command.reason)
+        for process in self._processes:
+            if process.connection is not None:
+                process.connection.send(0, ends)
+        for connection in self._observers.values():
+            connection.send(0, ends)
+        self._processes.kill_all()
+        self._loop.call_later(0.0, self._end)
+
+    def _end(self) -> None:
+        self._listener.close()
+        descendants.end_all(self._settings.session, frozenset({self._zygote.pid}), END_S)
+        directory = self._settings.directory
+        session_dir.unregister(os.path.dirname(directory), self._settings.session)
+        session_dir.remove(directory)
+        self._memory.punch()
+        # Last, so that it would have done all this, had we been killed on the way.
+        os.kill(self._zygote.pid, signal.SIGKILL)
+        os.waitpid(self._zygote.pid, 0)
+        self._loop.stop()
+
+
+def node_config(settings: launch.NodeSettings, memory: Memory) -> config.NodeConfig:
+    """Return what the machine is told once: the settings, completed by what this machine has."""
+    visible = config.inherited_variables().get("CUDA_VISIBLE_DEVICES")
+    cores = machine_facts.usable_cores()
+    cpus = settings.num_cpus if settings.num_cpus is not None else max(1, math.floor(cores))
+    gpus = settings.num_gpus
+    if gpus is None:
+        gpus = machine_facts.gpu_count(visible)
+    total = {"CPU": float(cpus)}
+    if gpus:
+        total["GPU"] = float(gpus)
+    total["memory"] = float(max(0, machine_facts.usable_memory_bytes() - memory.capacity_bytes))
+    total["object_store_memory"] = float(memory.capacity_bytes)
+    gpu_ids = tuple(visible.split(",")) if visible else ()
+    return config.NodeConfig(
+        session=settings.session,
+        directory=settings.directory,
+        node_id=NODE_ID,
+        total=total | settings.resources,
+        cores=max(1, math.ceil(cores)),
+        gpu_ids=gpu_ids if len(gpu_ids) == gpus else (),
+        started=settings.started,
+        python=sys.executable,
+        node_name=os.uname().nodename,
+    )
+
+
+NODE_ID = ids.new_node_id()
+MEMORY_SHARE = 0.3
+MEMORY_LEAST_BYTES = 64 << 20
+
+
+def make_memory(settings: launch.NodeSettings) -> Memory:
+    """Make node memory, as large as asked for or ``MEMORY_SHARE`` of what this machine lets us
+    use."""
+    capacity = settings.object_store_memory
+    if capacity is None:
+        share = int(machine_facts.usable_memory_bytes() * MEMORY_SHARE)
+        capacity = max(MEMORY_LEAST_BYTES, share)
+    cores = max(1, math.ceil(machine_facts.usable_cores()))
+    return Memory.create(capacity, cores, NODE_ID)
+
+
+def _fail(listening: socket.socket, directory: str, error: Exception) -> int:
+    """Tell whoever waits for the session why there is none, and leave nothing."""
+    text = f"the session could not be started: {error}"
+    print(text, file=sys.stderr, flush=True)
+    listening.settimeout(END_S)
+    try:
+        waiting, _ = listening.accept()
+        waiting.sendall(
+            frames.encode(1, messages.Failure(records.pack("UsageError", message=text)))
+        )
+    except OSError:
+        pass
+    session_dir.remove(directory)
+    return 1
+
+
+def run(directory: str, listener_fd: int, zygote: tuple[int, socket.socket]) -> int:
+    """Run the daemon of the session in ``directory`` until it ends; returns the exit code."""
+    descendants.set_process_name("shoal-node")
+    listening = socket.socket(fileno=listener_fd)
+    try:
+        with open(os.path.join(directory, session_dir.SETTINGS_NAME), "rb") as file:
+            settings = msgspec.json.decode(file.read(), type=launch.NodeSettings)
+        memory = make_memory(settings)
+    except (OSError, ValueError, MemoryError) as error:
+        return _fail(listening, directory, error)
+    _raise_descriptor_limit()
+    daemon = Daemon(settings, memory, listening, zygote)
+    descendants.become_subreaper()
+    descendants.set_oom_score(-900)
+    if settings.started:
+        start_time = session_dir.process_start_time(os.getpid()) or 0
+        entry = session_dir.Entry(settings.session, directory, os.getpid(), start_time)
+        session_dir.register(os.path.dirname(directory), entry)
+    daemon.run()
+    return 0
+
+
+def _raise_descriptor_limit() -> None:
+    """A worker costs four descriptors; the soft limit of 1,024 is for programs that use
+    ``select``."""
+    import resource
+
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

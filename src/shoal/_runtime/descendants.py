@@ -1,0 +1,142 @@
+"""Finding and ending every process of a session, also those that tried to get away.
+
+User code starts programs; some of them call ``setsid`` or outlive their parent. A process belongs
+to a session if ``SHOAL_SESSION`` in the environment it was exec'd with says so, or if it descends
+from one that does, or from the caller. The caller is a *subreaper*: an orphan becomes its child,
+so what cleaned its environment and left its parent is still found by parentage.
+
+Used by the node daemon at the end of a session and by the zygote when the daemon was killed.
+Processes are signalled through a pidfd whose start time was compared, so a pid that was used
+again is never hit.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import time
+
+import msgspec
+
+_SET_CHILD_SUBREAPER = 36
+_PAUSE_S = 0.005
+
+
+class Seen(msgspec.Struct, frozen=True):
+    """One process as /proc shows it."""
+
+    pid: int
+    parent: int
+    start_time: int
+
+
+def become_subreaper() -> None:
+    """Make orphans among our descendants children of this process (``prctl``)."""
+    ctypes.CDLL(None, use_errno=True).prctl(_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def set_process_name(name: str) -> None:
+    """Set what ``ps`` and ``top`` show for this process (at most 15 characters)."""
+    with open("/proc/self/comm", "wb") as file:
+        file.write(name.encode()[:15])
+
+
+def set_oom_score(adjustment: int) -> None:
+    """Tell the kernel whom to end first when memory is gone (higher: earlier); lowering may not
+    be allowed."""
+    try:
+        with open("/proc/self/oom_score_adj", "wb", buffering=0) as file:
+            file.write(str(adjustment).encode())
+    except OSError:
+        pass
+
+
+def list_processes() -> list[Seen]:
+    """Return all processes that are not dead yet (zombies left out)."""
+    found = []
+    for name in os.listdir("/proc"):
+        if not name.isdigit():
+            continue
+        try:
+            with open(f"/proc/{name}/stat", "rb") as file:
+                fields = file.read().rpartition(b")")[2].split()
+        except OSError:
+            continue
+        if fields[0] not in (b"Z", b"X"):
+            found.append(Seen(int(name), int(fields[1]), int(fields[19])))
+    return found
+
+
+def carries_session(pid: int, session: str) -> bool:
+    """Whether process ``pid`` was exec'd with ``SHOAL_SESSION=session``."""
+    try:
+        with open(f"/proc/{pid}/environ", "rb") as file:
+            return f"SHOAL_SESSION={session}".encode() in file.read().split(b"\0")
+    except OSError:
+        return False
+
+
+def of_session(session: str, root: int, spared: frozenset[int]) -> list[Seen]:
+    """Return the processes of ``session`` and the descendants of process ``root``, without
+    ``spared``."""
+    seen = list_processes()
+    ours = {root} | {each.pid for each in seen if carries_session(each.pid, session)}
+    grown = True
+    while grown:
+        more = {each.pid for each in seen if each.parent in ours and each.pid not in ours}
+        grown = bool(more)
+        ours |= more
+    return [each for each in seen if each.pid in ours and each.pid not in spared]
+
+
+def kill(target: Seen) -> bool:
+    """Send SIGKILL to exactly that process; False if it is gone or not ours to end."""
+    try:
+        pidfd = os.pidfd_open(target.pid)
+    except OSError:
+        return False
+    try:
+        with open(f"/proc/{target.pid}/stat", "rb") as file:
+            fields = file.read().rpartition(b")")[2].split()
+        if int(fields[19]) != target.start_time:
+            return False
+        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(pidfd)
+
+
+def reap() -> dict[int, int]:
+    """Collect children that have ended: wait status by pid."""
+    ended = {}
+    while True:
+        try:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            return ended
+        if pid == 0:
+            return ended
+        ended[pid] = status
+
+
+def end_all(session: str, spared: frozenset[int], limit_s: float) -> bool:
+    """Kill what belongs to ``session`` or descends from this process until nothing is left.
+
+    A process can fork while we look; so look again until a look finds nobody. False if something
+    was still there after ``limit_s`` (another user's process, or one stuck in the kernel).
+    """
+    deadline = time.monotonic() + limit_s
+    spared = spared | {os.getpid()}
+    while True:
+        targets = of_session(session, os.getpid(), spared)
+        if not targets:
+            return True
+        for target in targets:
+            kill(target)
+        reap()
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(_PAUSE_S)

@@ -1,0 +1,147 @@
+"""What this machine has, as far as this process may use it: cores, memory, GPUs.
+
+Containers lie: ``os.cpu_count`` and ``MemTotal`` are the host's. What holds is the tightest limit
+of all cgroups that enclose us (v1 and v2, also both at once), the affinity mask, and what is
+really free.
+
+``Headroom`` answers "how many bytes may be populated now?" (PROTOCOL B1: a full memfd is not
+ENOSPC but the kernel's OOM killer): the least, over ``MemAvailable`` and every enclosing cgroup,
+of limit minus usage. Page cache that the kernel can drop at once (``inactive_file``) counts as
+free.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+
+import msgspec
+
+_NO_LIMIT = 1 << 60
+
+
+class Group(msgspec.Struct, frozen=True):
+    """One cgroup directory that limits us, and in which of the two layouts."""
+
+    path: str
+    is_v2: bool
+
+
+def _read(path: str) -> str:
+    try:
+        with open(path, encoding="utf-8") as file:
+            return file.read().strip()
+    except OSError:
+        return ""
+
+
+def _number(text: str) -> int:
+    return int(text) if text.isdigit() else _NO_LIMIT
+
+
+def enclosing_groups(controller: str) -> list[Group]:
+    """Return the cgroups that enclose this process for ``controller`` (memory, cpu), innermost
+    first."""
+    inside: dict[str, str] = {}
+    for line in _read("/proc/self/cgroup").splitlines():
+        _, names, path = line.split(":", 2)
+        for name in names.split(",") if names else ["v2"]:
+            inside[name] = path
+    groups = []
+    for line in _read("/proc/self/mountinfo").splitlines():
+        before, _, after = line.partition(" - ")
+        root, mount_point = before.split()[3:5]
+        kind, _, options = after.split(" ", 2)
+        if kind == "cgroup2":
+            path = inside.get("v2")
+        elif kind == "cgroup" and controller in options.split(","):
+            path = inside.get(controller)
+        else:
+            continue
+        if path is None:
+            continue
+        # In a cgroup namespace or a bind mount the mount's root is somewhere in the host's tree.
+        relative = os.path.relpath(path, root)
+        relative = "" if relative == "." or relative.startswith("..") else relative
+        while True:
+            groups.append(Group(os.path.join(mount_point, relative), kind == "cgroup2"))
+            if not relative:
+                break
+            relative = os.path.dirname(relative)
+    return groups
+
+
+def usable_cores() -> float:
+    """Return how many cores this process may use: affinity, cut by the tightest CPU quota."""
+    cores = float(len(os.sched_getaffinity(0)))
+    for group in enclosing_groups("cpu"):
+        if group.is_v2:
+            quota, _, period = _read(f"{group.path}/cpu.max").partition(" ")
+        else:
+            quota = _read(f"{group.path}/cpu.cfs_quota_us")
+            period = _read(f"{group.path}/cpu.cfs_period_us")
+        if quota.isdigit() and period.isdigit() and int(period) > 0:
+            cores = min(cores, int(quota) / int(period))
+    return cores
+
+
+def usable_memory_bytes() -> int:
+    """Return the memory that this process and its like may use in all."""
+    limit = _meminfo("MemTotal")
+    for group in enclosing_groups("memory"):
+        name = "memory.max" if group.is_v2 else "memory.limit_in_bytes"
+        limit = min(limit, _number(_read(f"{group.path}/{name}")))
+    return limit
+
+
+def gpu_count(visible: str | None) -> int:
+    """Return the number of NVIDIA GPUs, or of those that ``CUDA_VISIBLE_DEVICES`` (``visible``)
+    leaves."""
+    try:
+        present = sum(re.fullmatch(r"nvidia\d+", name) is not None for name in os.listdir("/dev"))
+    except OSError:
+        return 0
+    if visible is None:
+        return present
+    return min(
+        present, len([part for part in visible.split(",") if part.strip() not in ("", "-1")])
+    )
+
+
+def _meminfo(field: str) -> int:
+    for line in _read("/proc/meminfo").splitlines():
+        name, _, value = line.partition(":")
+        if name == field:
+            return int(value.split()[0]) << 10
+    return _NO_LIMIT
+
+
+class Headroom:
+    """How much memory may be taken now; cheap enough to ask before every step."""
+
+    def __init__(self) -> None:
+        self._limited: list[tuple[Group, int]] = []
+        for group in enclosing_groups("memory"):
+            name = "memory.max" if group.is_v2 else "memory.limit_in_bytes"
+            limit = _number(_read(f"{group.path}/{name}"))
+            # v1 writes "no limit" as a number just below 2^63.
+            if limit < _NO_LIMIT:
+                self._limited.append((group, limit))
+
+    def bytes_free(self) -> int:
+        """Return the least of what ``MemAvailable`` and every enclosing cgroup leave."""
+        free = _meminfo("MemAvailable")
+        for group, limit in self._limited:
+            name = "memory.current" if group.is_v2 else "memory.usage_in_bytes"
+            used = int(_read(f"{group.path}/{name}") or 0)
+            free = min(free, limit - used + self._droppable(group))
+        return max(0, free)
+
+    @staticmethod
+    def _droppable(group: Group) -> int:
+        field = "inactive_file" if group.is_v2 else "total_inactive_file"
+        for line in _read(f"{group.path}/memory.stat").splitlines():
+            name, _, value = line.partition(" ")
+            if name == field:
+                return int(value)
+        return 0

@@ -1,0 +1,250 @@
+"""The commands of ``shoal`` besides ``run``: signatures are the command line, docstrings the
+help."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from typing import Annotated
+
+import cyclopts
+from cyclopts import Parameter
+
+from shoal import errors
+from shoal._base import config
+from shoal._runtime import launch, session_dir
+from shoal._runtime.session_dir import Entry
+from shoal.cli import report
+from shoal.cli.observer import Observer
+
+STOP_S = 5.0
+"""How long `shoal stop` waits before it uses SIGKILL."""
+
+app = cyclopts.App(
+    name="shoal",
+    help="Tasks, actors and shared objects for Python.",
+    help_format="plaintext",
+    version_flags=[],
+)
+
+
+class CommandError(Exception):
+    """A command cannot do what was asked; the text says why and what to do."""
+
+
+def run(words: list[str]) -> int:
+    """Run one command and return the exit code."""
+    try:
+        result = app(words, exit_on_error=False, print_error=True, result_action="return_value")
+    except cyclopts.CycloptsError:
+        return 2
+    except (CommandError, errors.ShoalError, session_dir.SessionDirectoryError) as error:
+        print(f"shoal: {error}", file=sys.stderr)
+        return 1
+    return result if isinstance(result, int) else 0
+
+
+@app.command(name="run")
+def _run(script: str, *arguments: str) -> None:
+    """Run a Python program; its first use of Shoal starts a session (see `shoal run --help`)."""
+    raise AssertionError("shoal.cli.main does this without the parser")
+
+
+@app.command
+def start(
+    *,
+    num_cpus: float | None = None,
+    num_gpus: float | None = None,
+    resources: str = "{}",
+    object_store_memory: Annotated[str, Parameter(help="such as 2GB or 500MiB")] = "",
+) -> int:
+    """Start a session on this machine that several programs can join, until `shoal stop`.
+
+    It is reached through a unix socket only; nothing listens on the network.
+
+    Parameters
+    ----------
+    num_cpus
+        CPUs that tasks may use at a time (default: what this process may use).
+    num_gpus
+        GPUs (default: those present).
+    resources
+        More resources, as JSON: '{"licence": 2}'.
+    """
+    root = _root()
+    if running := session_dir.started_sessions(root):
+        raise CommandError(
+            f"session {running[0].session} is running (pid {running[0].pid}).\n"
+            "What to do: join it with init(), end it with `shoal stop`, or set SHOAL_DIR to another"
+            " directory for a second one."
+        )
+    launched = launch.launch(
+        root,
+        config.inherited_variables(),
+        started=True,
+        num_cpus=_positive("--num-cpus", num_cpus),
+        num_gpus=_positive("--num-gpus", num_gpus),
+        resources=_resources(resources),
+        object_store_memory=_size(object_store_memory),
+    )
+    try:
+        with Observer(launched.socket_path) as observer:
+            total = observer.resources().total
+    except OSError as error:
+        last = launch.startup_failure(launched.settings)
+        raise CommandError(f"the session did not start ({error})\n{last}".rstrip()) from None
+    print(f"Session {launched.settings.session} has started: {report.amounts(total)}.")
+    print("Programs join it with shoal.init(); `shoal status` shows it, `shoal stop` ends it.")
+    return 0
+
+
+@app.command
+def stop() -> int:
+    """End your started session and everything in it."""
+    entries = session_dir.started_sessions(_root())
+    if not entries:
+        print("No session that `shoal start` started is running.")
+        return 0
+    for entry in entries:
+        _stop(entry)
+    return 0
+
+
+@app.command
+def status() -> int:
+    """Show your sessions: resources, workers, actors, what waits, and since when they run."""
+    sessions = _reachable()
+    if not sessions:
+        print("No session is running.")
+        return 0
+    for path in sessions:
+        try:
+            with Observer(path) as observer:
+                report.print_status(observer)
+        except OSError:
+            print(f"The session behind {path} does not answer.")
+    return 0
+
+
+@app.command(name="list")
+def list_(
+    table: str,
+    *,
+    limit: int = 100,
+    as_json: Annotated[bool, Parameter(name="--json", negative="")] = False,
+) -> int:
+    """Show a table of your session: nodes, jobs, actors, functions, workers or queues.
+
+    Parameters
+    ----------
+    table
+        Which one.
+    limit
+        Rows at most.
+    as_json
+        Print JSON.
+    """
+    if table not in report.TABLES:
+        raise CommandError(f"there is no table {table!r}; there are {', '.join(report.TABLES)}")
+    sessions = _reachable()
+    if not sessions:
+        raise CommandError("no session is running")
+    for path in sessions:
+        with Observer(path) as observer:
+            rows = observer.table(table, limit)
+        if as_json:
+            print(json.dumps(rows, default=str))
+        else:
+            report.print_rows(table, rows)
+    return 0
+
+
+def _root() -> str:
+    return session_dir.check_root(config.read_environment().root)
+
+
+def _reachable() -> list[str]:
+    """Sockets of all sessions of this user, started ones first."""
+    root = _root()
+    started = [entry.socket_path for entry in session_dir.started_sessions(root)]
+    others = session_dir.sockets(root)
+    return started + [path for path in others if path not in started]
+
+
+def _stop(entry: Entry) -> None:
+    try:
+        pidfd = os.pidfd_open(entry.pid)
+    except ProcessLookupError:
+        return
+    try:
+        try:
+            with Observer(entry.socket_path) as observer:
+                workers = len(observer.table("workers"))
+                actors = sum(row.get("state") != "DEAD" for row in observer.table("actors"))
+                observer.stop()
+            what = f"{report.count(workers, 'worker')} and {report.count(actors, 'actor')}"
+        except (OSError, errors.ShoalError):
+            what = "it did not answer"
+            signal.pidfd_send_signal(pidfd, signal.SIGTERM)
+        if not _wait_gone(entry):
+            what += "; it had to be killed"
+            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+            _wait_gone(entry)
+    finally:
+        os.close(pidfd)
+    print(f"Session {entry.session} has ended ({what}).")
+
+
+def _wait_gone(entry: Entry) -> bool:
+    deadline = time.monotonic() + STOP_S
+    while time.monotonic() < deadline:
+        alive = session_dir.is_alive(entry.pid, entry.start_time)
+        if not alive and not os.path.exists(entry.directory):
+            return True
+        time.sleep(0.01)
+    return False
+
+
+def _positive(option: str, value: float | None) -> float | None:
+    if value is not None and value < 0:
+        raise CommandError(f"{option} must not be negative: {value}")
+    return value
+
+
+def _resources(text: str) -> dict[str, float]:
+    try:
+        found = json.loads(text)
+    except ValueError:
+        found = None
+    is_right = isinstance(found, dict) and all(
+        isinstance(amount, int | float) and not isinstance(amount, bool) and amount >= 0
+        for amount in found.values()
+    )
+    if not is_right:
+        raise CommandError(
+            f"--resources must be JSON like '{{\"licence\": 2}}' with amounts of 0 or more: {text}"
+        )
+    return {name: float(amount) for name, amount in found.items()}
+
+
+_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
+_BINARY_UNITS = {"ki": 1 << 10, "mi": 1 << 20, "gi": 1 << 30, "ti": 1 << 40}
+
+
+def _size(text: str) -> int | None:
+    """Bytes of ``2GB``, ``500MiB`` or ``1000000``; None for nothing."""
+    if not text:
+        return None
+    number = text.strip().lower().removesuffix("b")
+    digits = number.rstrip("kmgti")
+    unit = (_UNITS | _BINARY_UNITS).get(number[len(digits) :])
+    try:
+        size_bytes = int(float(digits) * (unit or 0))
+    except ValueError:
+        size_bytes = 0
+    if size_bytes <= 0:
+        raise CommandError(f"--object-store-memory must be a size like 2GB or 500MiB: {text}")
+    return size_bytes

@@ -1,0 +1,50 @@
+"""``shoal run``: a user's program, exactly as Python would run it.
+
+The process *becomes* ``python script.py`` (exec), so ``__main__``, ``sys.argv``, ``sys.path``,
+signals, tracebacks and the exit code are Python's own. The program needs no ``init()``: the first
+use of the API starts a session, or joins the one that ``--address`` names.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from shoal._base import config
+
+USAGE = """\
+usage: shoal run [--address ADDRESS] script.py [arguments of the script]
+       shoal run [--address ADDRESS] -m module [arguments of the module]
+
+Run a Python program; the first use of Shoal in it starts a session on this machine.
+
+  --address ADDRESS   join a session that `shoal start` started: `auto` or its id
+"""
+
+
+def run(words: list[str]) -> int:
+    """Replace this process by the program that ``words`` name; returns only if they make no
+    sense."""
+    environment = config.inherited_variables()
+    while words and words[0].startswith("--"):
+        option, equals, value = words.pop(0).partition("=")
+        if option == "--help":
+            print(USAGE, end="")
+            return 0
+        if option != "--address" or not (value or (words and not equals)):
+            return _complain(f"unknown option or missing value: {option}")
+        environment["SHOAL_ADDRESS"] = value or words.pop(0)
+    if words[:1] == ["-h"]:
+        print(USAGE, end="")
+        return 0
+    if not words or (words[0] == "-m" and len(words) < 2):
+        return _complain("which program?")
+    if words[0] != "-m" and not os.path.exists(words[0]):
+        return _complain(f"there is no file {words[0]}")
+    sys.stdout.flush()
+    os.execve(sys.executable, [sys.executable, *words], environment)
+
+
+def _complain(text: str) -> int:
+    print(f"shoal run: {text}\n\n{USAGE}", end="", file=sys.stderr)
+    return 2

@@ -1,0 +1,99 @@
+"""How the command line shows sessions and their tables to people."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from rich.console import Console
+from rich.table import Table
+
+from shoal.cli.observer import Observer
+
+TABLES = ("nodes", "jobs", "actors", "functions", "workers", "queues")
+_BYTES = ("memory", "object_store_memory")
+
+
+def count(number: int, noun: str) -> str:
+    """``1 worker``, ``2 workers``, ``no workers``."""
+    return f"{number or 'no'} {noun}{'' if number == 1 else 's'}"
+
+
+def size(size_bytes: float) -> str:
+    """``512 B``, ``1.5 GiB``."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if size_bytes < 1024:
+            return f"{size_bytes:.4g} {unit}"
+        size_bytes /= 1024
+    return f"{size_bytes:.4g} TiB"
+
+
+def duration(seconds: float) -> str:
+    """``12 s``, ``3 min 20 s``, ``2 h 5 min``, ``3 d 4 h``."""
+    whole = int(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    if whole < 86400:
+        return f"{whole // 3600} h {whole % 3600 // 60} min"
+    return f"{whole // 86400} d {whole % 86400 // 3600} h"
+
+
+def amount(name: str, value: float) -> str:
+    """An amount of resource ``name``: bytes for memory, a plain number else."""
+    return size(value) if name in _BYTES else f"{value:g}"
+
+
+def amounts(total: Mapping[str, float]) -> str:
+    """``4 CPU, 7 GiB memory``."""
+    return ", ".join(f"{amount(name, value)} {name}" for name, value in sorted(total.items()))
+
+
+def print_rows(title: str, rows: Sequence[Mapping[str, object]]) -> None:
+    """Print ``rows`` as a table; columns are the keys in the order in which they are first seen."""
+    if not rows:
+        print(f"{title}: none")
+        return
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    table = Table(title=f"{title} ({len(rows)})", title_justify="left")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*(_cell(row.get(column)) for column in columns))
+    Console().print(table)
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_cell(each)}" for key, each in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(_cell(each) for each in value)
+    if isinstance(value, bytes):
+        return value.hex()
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def print_status(observer: Observer) -> None:
+    """Print what one session is and does."""
+    (session,) = observer.table("session")
+    resources = observer.resources()
+    uptime = duration(float(str(session["uptime_s"])))
+    kind = "started" if session["started"] else "of a program"
+    print(f"Session {session['session']} ({kind}, node daemon {session['pid']}), up {uptime}")
+    for name, total in sorted(resources.total.items()):
+        used = total - resources.available.get(name, 0.0)
+        if name == "object_store_memory":
+            used = float(str(session["memory_used_bytes"]))
+        print(f"  {name:20} {amount(name, used)} of {amount(name, total)} in use")
+    nodes = observer.table("nodes")
+    workers = observer.table("workers")
+    actors = [row for row in observer.table("actors") if row.get("state") != "DEAD"]
+    print(
+        f"  {count(len(nodes), 'node')}, {count(len(workers), 'worker')},"
+        f" {count(len(actors), 'actor')}, {count(len(observer.table('jobs')), 'job')}"
+    )
+    for row in observer.table("queues"):
+        if row.get("entries"):
+            print(f"  waiting: up to {row['entries']} x {_cell(row.get('resources', row))}")

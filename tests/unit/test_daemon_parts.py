@@ -1,0 +1,118 @@
+"""Parts of the daemon that need no daemon: log streams, directories, the machine."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from shoal._runtime import machine_facts, session_dir, worker_logs
+from shoal._runtime.session_dir import Entry
+from shoal._runtime.worker_logs import LogFile, Stream
+
+
+# ---- what workers print
+def test_lines_are_cut_wherever_the_bytes_come(tmp_path: pathlib.Path) -> None:
+    stream = Stream("stderr", -1, str(tmp_path / "log"))
+    text = "first\nsécond\r\n\nlast"
+    lines = []
+    for byte in text.encode():
+        lines += stream.feed(bytes([byte]))
+    lines += stream.feed(b"")
+    assert lines == ["first", "sécond", "", "last"]
+    assert list(stream.last) == lines
+    assert (tmp_path / "log").read_bytes() == text.encode()
+
+
+def test_a_line_without_end_is_cut(tmp_path: pathlib.Path) -> None:
+    stream = Stream("stdout", -1, str(tmp_path / "log"))
+    lines = stream.feed(b"x" * (worker_logs.LINE_BYTES_MOST + 1))
+    assert [len(line) for line in lines] == [worker_logs.LINE_BYTES_MOST]
+    assert stream.feed(b"") == []
+
+
+def test_only_the_last_lines_are_kept(tmp_path: pathlib.Path) -> None:
+    stream = Stream("stderr", -1, str(tmp_path / "log"))
+    stream.feed(b"".join(b"%d\n" % i for i in range(100)))
+    assert list(stream.last) == [str(i) for i in range(80, 100)]
+
+
+def test_log_files_have_a_budget(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker_logs, "FILE_BYTES_MOST", 1000)
+    file = LogFile(str(tmp_path / "log"))
+    for _ in range(100):
+        file.write(b"y" * 99 + b"\n")
+    file.close()
+    sizes = [path.stat().st_size for path in tmp_path.iterdir()]
+    assert len(sizes) <= 2
+    assert all(size <= 1100 for size in sizes)
+
+
+def test_a_full_disk_stops_nobody() -> None:
+    LogFile("/dev/full").write(b"lost")
+    LogFile("/nowhere/at/all").write(b"lost")
+
+
+# ---- session directories
+def test_a_session_directory_is_for_its_owner_only(tmp_path: pathlib.Path) -> None:
+    root = str(tmp_path / "root")
+    path = session_dir.create(root, "one")
+    assert os.stat(root).st_mode & 0o777 == 0o700
+    assert os.stat(path).st_mode & 0o777 == 0o700
+    session_dir.remove(path)
+    session_dir.remove(path)
+    assert not os.path.exists(path)
+
+
+def test_an_open_root_is_closed_and_a_link_is_refused(tmp_path: pathlib.Path) -> None:
+    root = tmp_path / "root"
+    root.mkdir(mode=0o755)
+    session_dir.check_root(str(root))
+    assert root.stat().st_mode & 0o777 == 0o700
+    link = tmp_path / "link"
+    link.symlink_to(root)
+    with pytest.raises(session_dir.SessionDirectoryError, match="SHOAL_DIR"):
+        session_dir.check_root(str(link))
+
+
+def test_nothing_but_a_session_directory_is_ever_removed(tmp_path: pathlib.Path) -> None:
+    with pytest.raises(ValueError, match="not a session directory"):
+        session_dir.remove(str(tmp_path))
+    assert tmp_path.exists()
+
+
+def test_dead_sessions_leave_the_registry(tmp_path: pathlib.Path) -> None:
+    root = str(tmp_path)
+    mine = session_dir.process_start_time(os.getpid())
+    assert mine is not None
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    living = Entry("b", session_dir.create(root, "b"), os.getpid(), mine)
+    dead = Entry("a", session_dir.create(root, "a"), ended.pid, 1)
+    reused = Entry("c", session_dir.create(root, "c"), os.getpid(), mine + 1)
+    for entry in (living, dead, reused):
+        session_dir.register(root, entry)
+    (tmp_path / "sessions" / "torn.json").write_bytes(b'{"session"')
+    assert session_dir.started_sessions(root) == [living]
+    assert os.listdir(tmp_path / "sessions") == ["b.json"]
+    assert sorted(name for name in os.listdir(root)) == ["session-b", "sessions"]
+
+
+def test_a_zombie_is_not_alive() -> None:
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    start_time = session_dir.process_start_time(child.pid)
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+    assert not session_dir.is_alive(child.pid, start_time or 0)
+    child.wait()
+
+
+# ---- the machine
+def test_what_this_process_may_use_is_within_what_there_is() -> None:
+    assert 0 < machine_facts.usable_cores() <= (os.cpu_count() or 1)
+    in_all = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    assert 0 < machine_facts.usable_memory_bytes() <= in_all
+    assert 0 < machine_facts.Headroom().bytes_free() <= in_all
+    assert machine_facts.gpu_count("") == 0
