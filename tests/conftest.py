@@ -22,9 +22,9 @@ _unlisted_skips: list[str] = []
 def _end_session() -> Iterator[None]:
     """Whatever a test did, it does not hand its session to the next one."""
     yield
-    shoal = sys.modules.get("shoal")
-    if shoal is not None and shoal.is_initialized():
-        shoal.shutdown()
+    driver = sys.modules.get("shoal._runtime.driver")  # else no session can have been started
+    if driver is not None and driver.is_initialized():
+        driver.shutdown()
 
 
 @pytest.hookimpl(trylast=True)
