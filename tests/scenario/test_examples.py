@@ -47,12 +47,22 @@ def test_examples_are_all_listed() -> None:
     assert sorted(listed) == [path.name for path in PROGRAMS]
 
 
-def test_readme_program_runs(tmp_path: Path) -> None:
-    """The first Python program of the README, exactly as printed there."""
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    assert blocks, "the README shows a program"
+def programs_in_documents() -> list[tuple[str, str]]:
+    """(where, text) of each Python block in the README and in `docs/`."""
+    found = []
+    for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
+        blocks = re.findall(r"```python\n(.*?)```", path.read_text(), re.DOTALL)
+        found += [(f"{path.name}-{i}", block) for i, block in enumerate(blocks)]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("where", "text"), programs_in_documents(), ids=lambda value: value[:24].splitlines()[0]
+)
+def test_program_in_document(where: str, text: str, tmp_path: Path) -> None:
+    """Exactly as printed there, in a fresh process."""
     program = tmp_path / "program.py"
-    program.write_text(blocks[0])
+    program.write_text(text)
     run(str(program), cwd=tmp_path)
 
 
