@@ -12,9 +12,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import shoal.lowlevel
-
 import shoal
+from shoal._runtime import cluster
 from tests.torture.processes import command_line, session_pids
 
 
@@ -28,7 +27,7 @@ class Started:
 
     def facts(self) -> dict[str, object]:
         """What the daemon says of itself."""
-        (row,) = shoal.lowlevel.table("session")
+        (row,) = cluster.table("session")
         return row
 
     def daemon(self) -> int:
@@ -53,7 +52,7 @@ class Started:
     def wait_for_empty_memory(self, deadline_s: float) -> None:
         """Until the audit, which recounts everything, finds nothing in node memory."""
         end = time.monotonic() + deadline_s
-        while any((found := shoal.lowlevel.audit()).values()):
+        while any((found := shoal.lowlevel.memory().audit()).values()):
             assert time.monotonic() < end, f"node memory is not empty: {found}"
             time.sleep(0.05)
 

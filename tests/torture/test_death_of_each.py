@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import shoal.lowlevel
 
 import shoal
 from tests.torture.processes import eventually, is_running, kill, session_pids
@@ -27,7 +26,7 @@ GONE_S = 3.0
 ONE_MACHINE = """
 import json, os, subprocess, sys, time
 import shoal
-import shoal.lowlevel
+from shoal._runtime import cluster
 
 shoal.init(num_cpus=2)
 
@@ -47,7 +46,7 @@ def sleep_long():
 
 actor = Actor.remote()
 child, worker = shoal.get([start_child.remote(), actor.pid.remote()])
-(row,) = shoal.lowlevel.table("session")
+(row,) = cluster.table("session")
 facts = {name: row[name] for name in ("session", "directory", "pid", "zygote_pid")}
 print(json.dumps({**facts, "child": child, "actor": worker}), flush=True)
 start = time.monotonic()

@@ -8,9 +8,8 @@ import sys
 import time
 from pathlib import Path
 
-import shoal.lowlevel
-
 import shoal
+from shoal._runtime import cluster
 from tests.torture.processes import cpu_s, session_pids, tcp_listeners
 from tests.torture.started import start_session
 
@@ -56,11 +55,11 @@ def nothing() -> None:
 def test_idle_session_is_small_quiet_and_closed() -> None:
     shoal.init(num_cpus=2)
     shoal.get([nothing.remote() for _ in range(100)])
-    (facts,) = shoal.lowlevel.table("session")
+    (facts,) = cluster.table("session")
     session = str(facts["session"])
     control = {int(str(facts["pid"])), int(str(facts["zygote_pid"]))}
     pids = session_pids(session)
-    workers = {int(str(row["pid"])) for row in shoal.lowlevel.table("workers")}
+    workers = {int(str(row["pid"])) for row in cluster.table("workers")}
     assert control <= pids
     assert pids - control <= workers, "besides workers: one daemon and the zygote"
     assert tcp_listeners(pids) == []
@@ -91,7 +90,7 @@ def test_daemon_and_store_load_no_pickle() -> None:
 
     ready, _ = shoal.wait([fail.remote(), nothing.remote()], num_returns=2)
     assert len(ready) == 2
-    (facts,) = shoal.lowlevel.table("session")
+    (facts,) = cluster.table("session")
     modules = facts["modules"]
     assert isinstance(modules, list)
     loaded = {"pickle", "_pickle", "cloudpickle", "dill"} & set(modules)
