@@ -13,7 +13,7 @@ readable (when it began) and unguessable enough to be a directory's name.
 
 from __future__ import annotations
 
-import secrets
+import os
 import time
 
 SLOT_BITS = 32
@@ -41,9 +41,9 @@ def actor_id(node_id: bytes, number: int) -> str:
 
 def new_session_id() -> str:
     """A fresh session id, such as ``20260314-150926-5f3a9c1e``."""
-    return time.strftime("%Y%m%d-%H%M%S") + "-" + secrets.token_hex(4)
+    return time.strftime("%Y%m%d-%H%M%S") + "-" + os.urandom(4).hex()
 
 
 def new_node_id() -> bytes:
     """16 random bytes."""
-    return secrets.token_bytes(16)
+    return os.urandom(16)
