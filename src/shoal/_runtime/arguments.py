@@ -1,0 +1,159 @@
+"""The payload of a call: how ``(args, kwargs)`` travel in a task's spec.
+
+::
+
+    0x80 ...                       pickle of (args, kwargs): no refs in it, nothing out of band
+    0x01 flags 0 0 | u32 pickle size | u32 buffer count | u64 size of each buffer | pickle |
+        buffers, each at a multiple of 16 from the payload's beginning
+    None                           a call without arguments
+
+    CONTAINED   refs are inside structures: the task's table is made current while loading
+    PLACES      the pickle is (args, kwargs, places): dependency i belongs to places[i], a position
+    in args
+                or a name in kwargs
+    STORED      no pickle and no buffers; dependency 0 is the value (args, kwargs, places), and the
+    other
+                dependencies belong to places. For arguments over STORED_BYTES: they are stored
+                once as an object and read in place
+
+Arguments that are refs become dependencies: the task waits for them without a worker and gets their
+values. Refs inside structures stay refs.
+
+Buffers that came in a payload are copied once into a private immutable ``bytes``: the spec is freed
+when the task ends, and an actor may keep its arguments. So arrays are read-only whatever their size
+(RULES O-17).
+"""
+
+from __future__ import annotations
+
+import pickle
+import struct
+from typing import Any
+
+from shoal._native import Memory, ObjectRef, Task
+from shoal._runtime import serialize, unpicklable
+
+STORED_BYTES = 100_000
+
+CONTAINED = 1
+PLACES = 2
+STORED = 4
+
+PLAIN = frozenset({int, float, bool, str, bytes, type(None)})
+"""Types without refs, buffers or names of ``__main__`` in them."""
+
+_HEAD = struct.Struct("<BBxxII")
+_ALIGNMENT = 16
+
+Packed = tuple[bytes | None, list[ObjectRef] | None, list[ObjectRef] | None]
+"""(payload, dependencies, contained) as ``Memory.submit`` takes them."""
+
+
+def pack(memory: Memory, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Packed:
+    """Make the payload of a call.
+
+    Raises:
+        SerializationError: an argument can not be pickled.
+        FullError: there is no room for large arguments.
+    """
+    if PLAIN.issuperset(map(type, args)) and PLAIN.issuperset(map(type, kwargs.values())):
+        payload = pickle.dumps((args, kwargs), 5)
+        if len(payload) <= STORED_BYTES:
+            return payload, None, None
+    places, dependencies, args, kwargs = split_refs(args, kwargs)
+    value = (args, kwargs, places) if places else (args, kwargs)
+    pickled = serialize.dumps(memory, value, unpicklable.ARGUMENTS)
+    views = serialize.raw(pickled.buffers)
+    size_bytes = len(pickled.data) + sum(view.nbytes for view in views)
+    if size_bytes > STORED_BYTES:
+        stored = serialize.put_pickled(memory, pickled)
+        flags = STORED | (PLACES if places else 0)
+        return _HEAD.pack(1, flags, 0, 0), [stored, *dependencies], None
+    if not places and not views and not pickled.contained:
+        return pickled.data, None, None
+    flags = (CONTAINED if pickled.contained else 0) | (PLACES if places else 0)
+    return (
+        _frame(flags, pickled.data, views),
+        dependencies or None,
+        pickled.contained or None,
+    )
+
+
+def split_refs(
+    args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[list[int | str], list[ObjectRef], tuple[Any, ...], dict[str, Any]]:
+    """Take the refs at the top level out: (places, refs, args, kwargs)."""
+    places: list[int | str] = [i for i, a in enumerate(args) if type(a) is ObjectRef]
+    names = [name for name, a in kwargs.items() if type(a) is ObjectRef]
+    if not places and not names:
+        return [], [], args, kwargs
+    refs = [args[i] for i in places] + [kwargs[name] for name in names]  # type: ignore[index]
+    args = tuple([None if type(a) is ObjectRef else a for a in args])
+    kwargs = {name: None if type(a) is ObjectRef else a for name, a in kwargs.items()}
+    return places + names, refs, args, kwargs  # type: ignore[operator]
+
+
+def _frame(flags: int, data: bytes, views: list[memoryview]) -> bytes:
+    sizes = struct.pack(f"<{len(views)}Q", *[view.nbytes for view in views])
+    parts: list[Any] = [_HEAD.pack(1, flags, len(data), len(views)), sizes, data]
+    size = _HEAD.size + len(sizes) + len(data)
+    for view in views:
+        gap = -size % _ALIGNMENT
+        parts += [bytes(gap), view]
+        size += gap + view.nbytes
+    return b"".join(parts)
+
+
+def unpack(task: Task, payload: memoryview) -> tuple[Any, dict[str, Any]]:
+    """Return the arguments of a call whose payload does not begin with 0x80.
+
+    A dependency's value is loaded here; it is never an error, or the task would not run.
+    """
+    _, flags, data_bytes, n_buffers = _HEAD.unpack_from(payload)
+    if flags & STORED:
+        value = task.dependency(0)
+        first = 1
+    else:
+        value = _load_framed(task, payload, flags, data_bytes, n_buffers)
+        first = 0
+    if not flags & PLACES:
+        return value  # type: ignore[no-any-return]
+    args, kwargs, places = value
+    return fill(args, kwargs, places, [task.dependency(first + i) for i in range(len(places))])
+
+
+def fill(
+    args: tuple[Any, ...], kwargs: dict[str, Any], places: list[int | str], values: list[Any]
+) -> tuple[list[Any], dict[str, Any]]:
+    """Put ``values`` where ``split_refs`` took refs out."""
+    filled = list(args)
+    for place, value in zip(places, values):
+        if type(place) is int:
+            filled[place] = value
+        else:
+            kwargs[place] = value  # type: ignore[index]
+    return filled, kwargs
+
+
+def _load_framed(
+    task: Task, payload: memoryview, flags: int, data_bytes: int, n_buffers: int
+) -> Any:
+    start = _HEAD.size + 8 * n_buffers
+    views = None
+    if n_buffers:
+        sizes = struct.unpack_from(f"<{n_buffers}Q", payload, _HEAD.size)
+        payload = memoryview(bytes(payload))
+        views = []
+        end = start + data_bytes
+        for size in sizes:
+            end += -end % _ALIGNMENT
+            views.append(payload[end : end + size])
+            end += size
+    data = payload[start : start + data_bytes]
+    if not flags & CONTAINED:
+        return pickle.loads(data, buffers=views)
+    task.loading()
+    try:
+        return pickle.loads(data, buffers=views)
+    finally:
+        task.loaded()

@@ -1,0 +1,188 @@
+"""Connection of a driver or worker to its node daemon: requests, answers, news.
+
+One daemon thread, the *session thread*, reads frames. A request may come from any thread: it writes
+its frame under the send lock and sleeps on a lock of its own until the session thread has put the
+answer into its record. Nothing here stands on the path of a task; a request costs two thread
+switches.
+
+Invariants:
+
+1. Every request ends: with its answer, or with ``SessionLostError`` once the connection is at its
+   end. The wait is a plain lock, so signals (Ctrl-C) interrupt it in the main thread.
+2. ``lost`` is called once, in the session thread, after every waiting request has been failed.
+3. News (id 0) is handed to ``news`` in the session thread, in the order of arrival; what it raises
+   is printed and does not end the thread.
+4. In a forked child nothing is sent: two processes must not share one stream.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import socket
+import sys
+import threading
+from collections.abc import Callable
+from typing import TypeVar
+
+from shoal import errors
+from shoal._proto import frames, messages
+from shoal._runtime import wire
+
+T = TypeVar("T")
+
+
+class _Pending:
+    """One request on its way."""
+
+    __slots__ = ("answer", "done", "undo")
+
+    def __init__(self) -> None:
+        self.undo: messages.Body | None = None
+        """Nobody waits any more: to be sent if the answer says that something was granted."""
+        self.answer: messages.Message | None = None
+        self.done = threading.Lock()
+        self.done.acquire()
+
+
+class Connection:
+    """The stream between this process and its daemon."""
+
+    def __init__(self, stream: socket.socket) -> None:
+        self._socket = stream
+        self._decoder = frames.FrameDecoder()
+        self._send_lock = threading.Lock()
+        self._ids = itertools.count(1)
+        self._pending: dict[int, _Pending] = {}
+        self._is_open = True
+        self._pid = os.getpid()
+        self._news: Callable[[messages.Message], None] = lambda body: None
+        self._lost: Callable[[], None] = lambda: None
+
+    @property
+    def fd(self) -> int:
+        """Descriptor of the stream."""
+        return self._socket.fileno()
+
+    def hello(
+        self, body: messages.Hello, meanwhile: Callable[[], None] = lambda: None
+    ) -> tuple[messages.Welcome, list[int]]:
+        """Introduce this process and wait for the daemon's welcome and its descriptors.
+
+        ``meanwhile`` is called between question and answer.
+
+        Raises:
+            ShoalError: the daemon refused.
+            ConnectionError: it went away.
+        """
+        self._socket.sendall(frames.encode(next(self._ids), body))
+        meanwhile()
+        descriptors: list[int] = []
+        while True:
+            received = wire.receive_frames(self._socket, self._decoder)
+            if received is None:
+                raise ConnectionError("the node daemon closed the connection")
+            descriptors += received[1]
+            for frame in received[0]:
+                if isinstance(frame.body, messages.Welcome):
+                    return frame.body, descriptors
+                if isinstance(frame.body, messages.Failure):
+                    raise errors.from_record(frame.body.record)
+
+    def start(
+        self, news: Callable[[messages.Message], None], lost: Callable[[], None], name: str
+    ) -> None:
+        """Begin to read in the session thread."""
+        self._news = news
+        self._lost = lost
+        threading.Thread(target=self._read, name=name, daemon=True).start()
+
+    def request(self, body: messages.Body, expect: type[T], undo: messages.Body | None = None) -> T:
+        """Send ``body`` and return its answer, an ``expect``.
+
+        ``undo`` is sent should this wait be interrupted (Ctrl-C) and a ``LockAnswer`` say later
+        that the lock is held.
+
+        Raises:
+            ShoalError: the daemon refused, with its reason.
+            SessionLostError: the daemon died before it answered.
+            ForkedProcessError: this is a forked child.
+        """
+        if os.getpid() != self._pid:
+            raise errors.ForkedProcessError
+        pending = _Pending()
+        number = next(self._ids)
+        self._pending[number] = pending
+        try:
+            self._send(frames.encode(number, body))
+            pending.done.acquire()
+        except KeyboardInterrupt:
+            pending.undo = undo
+            raise
+        finally:
+            if pending.undo is None:
+                self._pending.pop(number, None)
+        answer = pending.answer
+        if isinstance(answer, expect):
+            return answer
+        if isinstance(answer, messages.Failure):
+            raise errors.from_record(answer.record)
+        if answer is None:
+            raise errors.SessionLostError
+        raise errors.InternalError(f"{type(body).__name__} was answered with {answer!r}")
+
+    def close(self) -> None:
+        """End the stream; the session thread ends, ``lost`` is called."""
+        try:
+            self._socket.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass
+
+    def _send(self, data: bytes) -> None:
+        try:
+            with self._send_lock:
+                if not self._is_open:
+                    raise errors.SessionLostError
+                self._socket.sendall(data)
+        except OSError:
+            raise errors.SessionLostError from None
+
+    def _read(self) -> None:
+        try:
+            while (received := wire.receive_frames(self._socket, self._decoder)) is not None:
+                for descriptor in received[1]:
+                    os.close(descriptor)
+                for frame in received[0]:
+                    self._deliver(frame)
+        except (OSError, frames.FrameError):
+            pass
+        with self._send_lock:
+            self._is_open = False
+        for pending in list(self._pending.values()):
+            _release(pending)
+        self._socket.close()
+        self._lost()
+
+    def _deliver(self, frame: messages.Frame) -> None:
+        if frame.id == 0:
+            try:
+                self._news(frame.body)
+            except Exception as error:  # a full disk or a closed terminal must not end the session
+                print(f"shoal: {type(error).__name__}: {error}", file=sys.__stderr__)
+            return
+        pending = self._pending.get(frame.id)
+        if pending is None:
+            return
+        pending.answer = frame.body
+        _release(pending)
+        if pending.undo is not None:
+            del self._pending[frame.id]
+            if isinstance(frame.body, messages.LockAnswer) and frame.body.held:
+                self._send(frames.encode(next(self._ids), pending.undo))
+
+
+def _release(pending: _Pending) -> None:
+    try:
+        pending.done.release()
+    except RuntimeError:  # answered and lost at once
+        pass

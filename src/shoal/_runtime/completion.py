@@ -1,0 +1,273 @@
+"""Telling event loops, futures and iterators that refs are ready: one thread per process.
+
+A futex can not be polled by an event loop. So one thread, started at the first ``await``, sleeps in
+``Memory.completions`` and hands what came out, in batches, to *sinks*::
+
+    LoopSink       one call_soon_threadsafe per batch and loop        await ref
+    FutureSink     sets concurrent futures in this thread             ref.future()
+    QueueSink      one put per batch                                  as_completed
+
+Invariants:
+
+1. A ref is watched at most once at a time per process, however many wait for it (``_waiting`` by
+   key).
+2. Whoever waits holds the ref, so its key stays valid.
+3. When the session ends every waiter is told (``deliver`` with the error).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import threading
+import weakref
+from collections.abc import Generator, Iterable, Iterator
+from concurrent.futures import Future, InvalidStateError
+from typing import Any, Protocol
+
+from shoal import errors
+from shoal._base import clock
+from shoal._native import Memory, ObjectRef
+from shoal._runtime import objects
+from shoal._runtime import session as sessions
+from shoal._runtime.session import NATIVE_ERRORS
+
+
+class Sink(Protocol):
+    """Where completions go; called in the thread of completions."""
+
+    def deliver(self, items: list[Any]) -> None:
+        """These are ready now (or the session has ended; loading them says so)."""
+
+
+class Completions:
+    """The watched refs of one memory."""
+
+    def __init__(self, memory: Memory) -> None:
+        self._memory = memory
+        self._waiting: dict[int, list[tuple[Sink, Any]]] = {}
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+
+    def add(self, ref: ObjectRef, sink: Sink, item: Any) -> bool:
+        """Have ``item`` delivered to ``sink`` once ``ref`` is ready; False if it is ready now."""
+        key = ref.key
+        with self._lock:
+            waiting = self._waiting.get(key)
+            if waiting is not None:
+                waiting.append((sink, item))
+                return True
+            self._waiting[key] = [(sink, item)]
+        if self._memory.watch(ref, key):
+            if self._thread is None:
+                self._start()
+            return True
+        with self._lock:
+            waiting = self._waiting.pop(key, [])
+        others = [entry for entry in waiting if entry[1] is not item]
+        self._deliver(others)
+        return False
+
+    def _start(self) -> None:
+        with self._lock:
+            if self._thread is None:
+                self._thread = threading.Thread(
+                    target=self._run, name="shoal-completions", daemon=True
+                )
+                self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            while True:
+                keys = self._memory.completions(None)
+                with self._lock:
+                    ready = [self._waiting.pop(key, ()) for key in keys]
+                self._deliver([entry for entries in ready for entry in entries])
+        except NATIVE_ERRORS:
+            pass
+        with self._lock:
+            left = list(self._waiting.values())
+            self._waiting.clear()
+        self._deliver([entry for entries in left for entry in entries])
+
+    @staticmethod
+    def _deliver(entries: list[tuple[Sink, Any]]) -> None:
+        batches: dict[Sink, list[Any]] = {}
+        for sink, item in entries:
+            batches.setdefault(sink, []).append(item)
+        for sink, items in batches.items():
+            sink.deliver(items)
+
+
+_completions: dict[int, tuple[Memory, Completions]] = {}
+
+
+def completions_of(memory: Memory) -> Completions:
+    """The one ``Completions`` of ``memory``."""
+    found = _completions.get(id(memory))
+    if found is None or found[0] is not memory:
+        for key, (known, _) in list(_completions.items()):
+            if known.is_closed:
+                del _completions[key]
+        found = _completions.setdefault(id(memory), (memory, Completions(memory)))
+    return found[1]
+
+
+# ---- asyncio ------------------------------------------------------------------------------------
+
+
+class LoopSink:
+    """One event loop."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = weakref.ref(loop)
+
+    def deliver(self, items: list[Any]) -> None:
+        """Wake the loop once for all of ``items``."""
+        loop = self._loop()
+        if loop is not None:
+            try:
+                loop.call_soon_threadsafe(self._resolve, items)
+            except RuntimeError:  # the loop is closed: nobody waits any more
+                pass
+
+    @staticmethod
+    def _resolve(items: list[tuple[asyncio.Future[Any], ObjectRef]]) -> None:
+        for future, ref in items:
+            if not future.done():
+                _set(future, ref)
+
+
+def _set(future: Any, ref: ObjectRef) -> None:
+    try:
+        value = objects.get(ref, timeout=0)
+    except Exception as error:  # whatever the task raised
+        future.set_exception(error)
+    else:
+        future.set_result(value)
+
+
+_sinks: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, LoopSink] = weakref.WeakKeyDictionary()
+
+
+def wait_hook(ref: ObjectRef) -> Generator[Any, None, Any]:
+    """``ref.__await__``: the value, in any asyncio loop."""
+    if ref.is_sealed():
+        return objects.get(ref, timeout=0)
+    loop = asyncio.get_running_loop()
+    sink = _sinks.get(loop)
+    if sink is None:
+        sink = _sinks[loop] = LoopSink(loop)
+    future: asyncio.Future[Any] = loop.create_future()
+    if completions_of(ref.memory).add(ref, sink, (future, ref)):
+        return (yield from future)
+    return objects.get(ref, timeout=0)
+
+
+# ---- futures ------------------------------------------------------------------------------------
+
+
+class FutureSink:
+    """All concurrent futures of the process."""
+
+    def deliver(self, items: list[Any]) -> None:
+        """Set the futures of ``items``; their callbacks run in this thread."""
+        for future, ref in items:
+            try:
+                _set(future, ref)
+            except InvalidStateError:  # cancelled meanwhile
+                pass
+
+
+_future_sink = FutureSink()
+
+
+def future_hook(ref: ObjectRef) -> Future[Any]:
+    """``ref.future()``: a concurrent future of the value."""
+    future: Future[Any] = Future()
+    if not completions_of(ref.memory).add(ref, _future_sink, (future, ref)):
+        _set(future, ref)
+    return future
+
+
+# ---- as_completed -------------------------------------------------------------------------------
+
+
+class QueueSink:
+    """One iterator."""
+
+    def __init__(self) -> None:
+        self.ready: queue.SimpleQueue[list[ObjectRef]] = queue.SimpleQueue()
+
+    def deliver(self, items: list[Any]) -> None:
+        """Hand ``items`` over."""
+        self.ready.put(items)
+
+
+def as_completed(refs: Iterable[ObjectRef], *, timeout: float | None = None) -> Iterator[ObjectRef]:
+    """Yield refs in the order in which they become ready, at the same cost for any number.
+
+    Args:
+        refs: Refs.
+        timeout: Seconds for all of them together; None waits for ever.
+
+    Raises:
+        GetTimeoutError: they are not all ready in time.
+        NotARefError: something in ``refs`` is no ref.
+
+    Example:
+        >>> for ref in shoal.as_completed([f.remote(i) for i in range(3)]):
+        ...     print(shoal.get(ref))
+    """
+    refs = list(refs)
+    for i, ref in enumerate(refs):
+        if type(ref) is not ObjectRef:
+            raise objects.not_a_ref("as_completed", ref, f"item {i}")
+    return _as_completed(refs, timeout)
+
+
+def _as_completed(refs: list[ObjectRef], timeout: float | None) -> Iterator[ObjectRef]:
+    if not refs:
+        return
+    deadline = None if timeout is None else clock.now() + timeout
+    memory = refs[0].memory
+    watcher = completions_of(memory)
+    sink = QueueSink()
+    done = []
+    pending = 0
+    for ref in refs:
+        if ref.is_sealed() or not watcher.add(ref, sink, ref):
+            done.append(ref)
+        else:
+            pending += 1
+    del refs, ref
+    yield from done
+    del done
+    while pending:
+        for ref in _next_batch(memory, sink, deadline, timeout, pending):
+            pending -= 1
+            yield ref
+
+
+def _next_batch(
+    memory: Memory, sink: QueueSink, deadline: float | None, timeout: float | None, pending: int
+) -> list[ObjectRef]:
+    left = None if deadline is None else max(0.0, deadline - clock.now())
+    is_worker = memory.running != 0
+    if is_worker:
+        memory.set_blocked(True)
+    try:
+        batch = sink.ready.get(timeout=left)
+    except queue.Empty:
+        raise errors.GetTimeoutError(timeout_s=timeout, pending=pending) from None
+    finally:
+        if is_worker:
+            memory.set_blocked(False)
+    if memory.is_closed:
+        session = sessions.translate(_closed(), memory)
+        raise session
+    return batch
+
+
+def _closed() -> BaseException:
+    return NATIVE_ERRORS[0]()

@@ -1,0 +1,170 @@
+"""Where am I? What a task, an actor or a driver may ask about itself.
+
+The running task is one context variable that the worker's loop sets to the native ``Task`` of each
+attempt (also of a helped one, and put back after it): 40 ns, and nothing else is computed until
+somebody asks. Facts of the process (job, node, GPUs, actor) stand in one record that the worker
+fills once; threads that user code starts see the process, not a task.
+"""
+
+from __future__ import annotations
+
+import os
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any
+
+from shoal import _native, errors
+from shoal._runtime import session as sessions
+
+if TYPE_CHECKING:
+    from shoal._runtime.actor import ActorHandle
+
+running: ContextVar[_native.Task | None] = ContextVar("shoal_task", default=None)
+"""The attempt that this thread or coroutine runs."""
+
+
+class Process:
+    """Facts of a worker process."""
+
+    is_worker = False
+    gpu_ids: tuple[str, ...] = ()
+    resources: dict[str, float] = {}
+    actor_id: str | None = None
+    actor_name: str | None = None
+    class_name = ""
+    incarnation = 0
+    actor: ActorHandle | None = None
+    """A handle of the actor that lives here, which does not keep it alive (RULES A-5)."""
+
+
+process = Process()
+
+
+class RuntimeContext:
+    """What ``get_runtime_context`` returns: a view that looks when it is asked."""
+
+    @property
+    def is_driver(self) -> bool:
+        """Whether this is a user's program, not a worker."""
+        return not process.is_worker
+
+    @property
+    def task(self) -> _native.Task | None:
+        """The running attempt, as native code knows it."""
+        return running.get()
+
+    @property
+    def attempt(self) -> int:
+        """Number of the running attempt, from 1; 0 outside tasks."""
+        task = running.get()
+        return task.attempt if task is not None else 0
+
+    @property
+    def incarnation(self) -> int:
+        """Number of this life of the actor: only grows, so it may fence outside systems."""
+        return process.incarnation
+
+    @property
+    def was_current_actor_reconstructed(self) -> bool:
+        """Whether the actor was restarted after a crash."""
+        return process.incarnation > 1
+
+    @property
+    def namespace(self) -> str:
+        """Where names of actors are looked up."""
+        return sessions.current().namespace
+
+    @property
+    def session(self) -> str:
+        """Id of the session."""
+        return sessions.current().id
+
+    @property
+    def gcs_address(self) -> str:
+        """Directory of the session; there is no TCP address on one machine."""
+        return sessions.current().directory
+
+    @property
+    def current_actor(self) -> ActorHandle:
+        """A handle of the actor that runs this.
+
+        Raises:
+            UsageError: this is no actor.
+        """
+        if process.actor is None:
+            raise errors.UsageError("current_actor: this code does not run in an actor")
+        return process.actor
+
+    def get_task_id(self) -> str | None:
+        """Id of the running task, None outside tasks."""
+        task = running.get()
+        return f"{task.key:016x}" if task is not None else None
+
+    def get_task_name(self) -> str | None:
+        """Name of the running function or method."""
+        task = running.get()
+        return task_name(task) if task is not None else None
+
+    def get_job_id(self) -> str:
+        """Id of the job: one per driver."""
+        return f"{sessions.current().job:08x}"
+
+    def get_node_id(self) -> str:
+        """Id of this node."""
+        return sessions.current().node_id.hex()
+
+    def get_worker_id(self) -> str:
+        """Id of this process: its index on the node and its pid."""
+        return f"{sessions.current().index:x}-{os.getpid()}"
+
+    def get_actor_id(self) -> str | None:
+        """Id of the actor that runs this, None elsewhere."""
+        return process.actor_id
+
+    def get_actor_name(self) -> str | None:
+        """Name of the actor that runs this."""
+        return process.actor_name
+
+    def get_assigned_resources(self) -> dict[str, float]:
+        """What this worker was granted."""
+        return dict(process.resources)
+
+    def get_accelerator_ids(self) -> dict[str, list[str]]:
+        """Ids of the granted accelerators by kind."""
+        return {"GPU": list(process.gpu_ids)}
+
+    def get(self) -> dict[str, Any]:
+        """Everything known, as a dict."""
+        facts = {
+            "job_id": self.get_job_id(),
+            "node_id": self.get_node_id(),
+            "task_id": self.get_task_id(),
+            "actor_id": self.get_actor_id(),
+        }
+        return {name: value for name, value in facts.items() if value is not None}
+
+
+def get_runtime_context() -> RuntimeContext:
+    """Return what this code can know about where it runs: ids, attempt, resources, GPUs.
+
+    Example:
+        >>> shoal.get_runtime_context().get_node_id()
+    """
+    return RuntimeContext()
+
+
+def get_gpu_ids() -> list[int | str]:
+    """Return the ids of the GPUs that this task or actor may use; [] in a driver.
+
+    ``CUDA_VISIBLE_DEVICES`` names the same ones.
+    """
+    return [int(gpu) if gpu.isdigit() else gpu for gpu in process.gpu_ids]
+
+
+def task_name(task: _native.Task) -> str:
+    """Name of what ``task`` runs."""
+    session = sessions.current()
+    function = session.functions.get(task.function)
+    name = getattr(function, "__qualname__", None) or "task"
+    if task.actor and process.actor is not None:
+        return f"{process.class_name}.{process.actor._facts.method_name(task.method)}"
+    return str(name)

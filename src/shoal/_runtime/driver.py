@@ -1,0 +1,339 @@
+"""``init`` and ``shutdown``: a user's program joins a session, or starts one of its own.
+
+Which session (RULES T1)::
+
+    init()                SHOAL_ADDRESS, else a session of ``shoal start`` that answers, else a new
+    one init("local")         always a new one init("auto")          a session of ``shoal start``;
+    an error if there is none init("<session id>")  that one
+
+Starting is: exec the daemon (``launch``), connect to the socket that is listening already, say
+Hello, and load cloudpickle while the daemon makes node memory. A session that ``init`` started ends
+with this process: the daemon watches its pidfd, ``shutdown`` is only the polite way.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import select
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple, TypedDict, Unpack
+
+from shoal import _native, errors
+from shoal._base import config
+from shoal._proto import messages
+from shoal._runtime import hooks, launch, logs, options, session_dir, wire
+from shoal._runtime import session as sessions
+from shoal._runtime.client import Connection
+from shoal._runtime.session import Session
+
+VERSION = "0.1.0"
+_END_S = 5.0
+_LEAST_STORE_BYTES = 8 << 20
+
+
+class InitOptions(TypedDict, total=False):
+    """What ``init`` takes besides the address."""
+
+    num_cpus: float | None
+    num_gpus: float | None
+    resources: Mapping[str, float] | None
+    object_store_memory: int | None
+    namespace: str | None
+    ignore_reinit_error: bool
+    log_to_driver: bool
+    priority: int
+    weight: float
+    labels: Mapping[str, str] | None
+    runtime_env: Mapping[str, Any] | None
+    logging_level: int | str | None
+    include_dashboard: bool | None
+
+
+class _Row(NamedTuple):
+    expected: str
+    check: Callable[[Any], bool]
+    not_yet: bool = False
+
+
+def _is_bytes(value: Any) -> bool:
+    return type(value) is int and value >= _LEAST_STORE_BYTES
+
+
+_TABLE: dict[str, _Row] = {
+    "num_cpus": _Row("a number >= 0", options.TABLE["num_cpus"].check),
+    "num_gpus": _Row("a number >= 0", options.TABLE["num_gpus"].check),
+    "resources": _Row(options.TABLE["resources"].expected, options.TABLE["resources"].check),
+    "object_store_memory": _Row(f"an integer >= {_LEAST_STORE_BYTES} (bytes)", _is_bytes),
+    "namespace": _Row("a text that is not empty", lambda v: isinstance(v, str) and bool(v)),
+    "ignore_reinit_error": _Row("True or False", lambda v: isinstance(v, bool)),
+    "log_to_driver": _Row("True or False", lambda v: isinstance(v, bool)),
+    "priority": _Row("an integer", lambda v: type(v) is int),
+    "weight": _Row("a number > 0", lambda v: options.TABLE["num_cpus"].check(v) and v > 0),
+    "labels": _Row("a dict of texts", lambda v: isinstance(v, Mapping), not_yet=True),
+    "runtime_env": _Row("a dict", lambda v: isinstance(v, Mapping), not_yet=True),
+    "logging_level": _Row("a level of logging", lambda v: isinstance(v, int | str)),
+    "include_dashboard": _Row("False: there is none yet", lambda v: v is False),
+}
+
+_OF_THE_SESSION = ("num_cpus", "num_gpus", "resources", "object_store_memory", "labels")
+"""Options that describe a new session and make no sense for one that exists."""
+
+
+class SessionContext(Mapping[str, Any]):
+    """What ``init`` returns: facts of the session, and a context manager that ends it."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._facts = {
+            "session": session.id,
+            "session_dir": session.directory,
+            "node_id": session.node_id.hex(),
+            "namespace": session.namespace,
+            "job_id": session.job,
+            "resources": dict(session.total),
+        }
+
+    def __getitem__(self, name: str) -> Any:
+        return self._facts[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._facts)
+
+    def __len__(self) -> int:
+        return len(self._facts)
+
+    def __enter__(self) -> SessionContext:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if sessions.current_or_none() is self._session:
+            shutdown()
+
+    def __repr__(self) -> str:
+        amounts = ", ".join(f"{k} {v:g}" for k, v in sorted(self._session.total.items()))
+        return f"<shoal session {self._session.id}: {amounts}>"
+
+    def _repr_html_(self) -> str:
+        rows = "".join(f"<tr><th>{k}</th><td>{v}</td></tr>" for k, v in self._facts.items())
+        return f"<table>{rows}</table>"
+
+
+def init(address: str | None = None, **given: Unpack[InitOptions]) -> SessionContext:
+    """Join a session or start one; called by itself at the first use of the API.
+
+    Args:
+        address: None, ``"local"`` (a new session), ``"auto"`` (one of ``shoal start``) or its id.
+        num_cpus: CPUs to declare; they need not exist. Default: what this process may use.
+        num_gpus: GPUs to declare. Default: what is visible.
+        resources: Other resources by name.
+        object_store_memory: Bytes for values. Default: 30 % of memory.
+        namespace: Where names of actors live. Default: one of this program's own.
+        ignore_reinit_error: Return the present session instead of an error.
+        log_to_driver: Show what workers print.
+        priority: Jobs of higher priority are served first.
+        weight: Share of this job among those of its priority.
+
+    Returns:
+        Facts of the session; ``with shoal.init():`` ends it at the end of the block.
+
+    Raises:
+        SessionExistsError: there is one already.
+        OptionError: an option is unknown or wrong, or does not fit a session that exists.
+        ConnectionError: there is no such session, or it could not be started.
+
+    Example:
+        >>> with shoal.init(num_cpus=4):
+        ...     pass
+    """
+    _check(address, given)
+    present = sessions.current_or_none()
+    if present is not None:
+        if given.get("ignore_reinit_error") or present.role == "worker":
+            return SessionContext(present)
+        raise errors.SessionExistsError(session=present.id)
+    sessions.forget()
+    environment = config.read_environment()
+    found = _find(address, environment)
+    if found is None:
+        session = _start(environment, given)
+    else:
+        wrong = [name for name in _OF_THE_SESSION if given.get(name) is not None]
+        if wrong:
+            raise errors.OptionError(
+                f"{', '.join(wrong)}: session {found.session} exists already and has its resources;"
+                " leave the option out, or start a session with init('local')",
+                option=wrong[0],
+            )
+        session = _join(found.socket_path, given, None)
+    return SessionContext(session)
+
+
+def _check(address: Any, given: Mapping[str, Any]) -> None:
+    if address is not None and (not isinstance(address, str) or not address):
+        raise errors.OptionError(f"address must be a text, not {address!r}", option="address")
+    for name, value in given.items():
+        row = _TABLE.get(name)
+        valid = ["address", *sorted(_TABLE)]
+        if row is None:
+            text = f"init has no option {name!r}. Valid: {', '.join(valid)}"
+            raise errors.OptionError(text, option=name, valid=valid)
+        if value is None:
+            continue
+        if not row.check(value):
+            text = f"option {name} of init must be {row.expected}, not {value!r}"
+            raise errors.OptionError(f"{text}. Valid: {', '.join(valid)}", option=name, valid=valid)
+        if row.not_yet and value:
+            raise errors.NotSupportedError(f"option {name} of init is not there yet")
+
+
+def _find(address: str | None, environment: config.Environment) -> session_dir.Entry | None:
+    """The existing session to join, or None to start one."""
+    address = address or environment.address or None
+    if address is None and environment.session and environment.socket:
+        directory = os.path.dirname(environment.socket)
+        return session_dir.Entry(environment.session, directory, 0, 0)
+    if address == "local":
+        return None
+    found = session_dir.started_sessions(environment.root)
+    if address in (None, "auto"):
+        if found:
+            return found[0]
+        if address is None:
+            return None
+        raise ConnectionError(
+            "init('auto') found no session. What to do: run `shoal start`, or call init() without"
+            " an address to start one for this program."
+        )
+    for entry in found:
+        if entry.session == address:
+            return entry
+    known = ", ".join(entry.session for entry in found) or "none"
+    raise ConnectionError(f"there is no session {address!r} of this user here; running: {known}")
+
+
+def _start(environment: config.Environment, given: Mapping[str, Any]) -> Session:
+    launched = launch.launch(
+        environment.root,
+        config.inherited_variables(),
+        started=False,
+        num_cpus=given.get("num_cpus"),
+        num_gpus=given.get("num_gpus"),
+        resources=dict(given.get("resources") or {}),
+        object_store_memory=given.get("object_store_memory"),
+    )
+    return _join(launched.socket_path, given, launched)
+
+
+def _join(path: str, given: Mapping[str, Any], launched: launch.Launched | None) -> Session:
+    try:
+        stream = wire.connect(path)
+        connection = Connection(stream)
+        hello = messages.Hello(
+            role="driver",
+            pid=os.getpid(),
+            version=VERSION,
+            layout=_native.LAYOUT_HASH,
+            python=f"{sys.version_info[0]}.{sys.version_info[1]}",
+            job=_job_config(given),
+        )
+        welcome, descriptors = connection.hello(hello, hooks.preload)
+    except OSError as error:
+        said = launch.startup_failure(launched.settings) if launched else ""
+        tail = f"\nIts log says:\n{said}" if said else ""
+        what = "could not be started" if launched else f"at {path} does not answer"
+        raise ConnectionError(f"the session {what}: {error}{tail}") from None
+    memory = _native.Memory.attach(descriptors[0], descriptors[1], welcome.index)
+    hooks.install(memory)
+    session = Session(memory, connection, welcome, "driver")
+    session.daemon_pid = launched.pid if launched else 0
+    printer = logs.LogPrinter()
+
+    def news(body: messages.Message) -> None:
+        if isinstance(body, messages.LogLines):
+            printer.show(body)
+        elif isinstance(body, messages.Notice):
+            print(f"shoal: {body.text}", file=sys.stderr, flush=True)
+        elif isinstance(body, messages.SessionEnds):
+            session.reason = body.reason
+
+    session.flush_logs = printer.flush
+    connection.start(news, lambda: session.end("lost", session.reason), "shoal-session")
+    sessions.install(session)
+    _at_exit_once()
+    return session
+
+
+def _job_config(given: Mapping[str, Any]) -> messages.JobConfig:
+    level = given.get("logging_level")
+    if level is not None:
+        logging.getLogger("shoal").setLevel(level)
+    return messages.JobConfig(
+        namespace=given.get("namespace") or "",
+        sys_path=[os.path.abspath(path) for path in sys.path],
+        cwd=os.getcwd(),
+        python=sys.executable,
+        entrypoint=" ".join(sys.argv),
+        log_to_driver=given.get("log_to_driver") is not False,
+        priority=given.get("priority") or 0,
+        weight=given.get("weight") or 1.0,
+    )
+
+
+_at_exit: list[int] = []
+
+
+def _at_exit_once() -> None:
+    if not _at_exit:
+        _at_exit.append(os.getpid())
+        atexit.register(_shutdown_at_exit)
+
+
+def _shutdown_at_exit() -> None:
+    if _at_exit == [os.getpid()]:
+        shutdown()
+
+
+def shutdown() -> None:
+    """Leave the session; one that ``init`` started ends, with everything in it. May be repeated.
+
+    Refs and handles of the session can not be used any more.
+    """
+    session = sessions.current_or_none()
+    if session is None or session.role == "worker":
+        sessions.forget() if session is None else None
+        return
+    body = messages.StopSession() if session.is_owner else messages.LeaveJob()
+    try:
+        session.request(body, messages.Done)
+    except errors.ShoalError:  # it went faster than its answer
+        pass
+    session.end("ended")
+    session.connection.close()
+    session.flush_logs()
+    if session.daemon_pid:
+        _reap(session.daemon_pid)
+
+
+def _reap(pid: int) -> None:
+    """Wait for the end of the daemon, which is our child."""
+    try:
+        pidfd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    try:
+        poll = select.poll()
+        poll.register(pidfd, select.POLLIN)
+        if poll.poll(_END_S * 1000):
+            os.waitpid(pid, 0)
+    except ChildProcessError:  # somebody else waited for it
+        pass
+    finally:
+        os.close(pidfd)
+
+
+def is_initialized() -> bool:
+    """Whether this process has an open session."""
+    return sessions.current_or_none() is not None

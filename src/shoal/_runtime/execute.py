@@ -1,0 +1,326 @@
+"""Run one attempt: load the arguments, call, write the results, or write what went wrong.
+
+``Executor.run`` is the hot path of a worker: one frame per task besides the user's, nothing
+allocated but the arguments and the value. It never raises. All locals go with its frame, so that a
+worker which waits for the next task holds nothing of the last one.
+
+What an attempt may end in::
+
+    value            seal at once (None, numbers, short text and bytes), else pickled and written
+    coroutine        run to its end on this process's event loop, then as above
+    generator        TypeError of the task: streaming is not there yet
+    exception        tried again if the task asks for it and the daemon grants it, else a TaskError
+    sys.exit         a TaskError with cause SystemExit; the worker lives on
+    exit_actor       ActorDiedError for this call; the actor ends
+    no room          ObjectStoreFullError, as a typed record (which always fits)
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import pickle
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from shoal import _native, errors
+from shoal._proto import messages
+from shoal._runtime import arguments, context, functions, serialize
+from shoal._runtime.actor import BUILTIN_METHODS, CALL, READY, TERMINATE
+from shoal._runtime.session import Session, store_full
+
+_loads = pickle.loads
+_set_running = context.running.set
+_get_running = context.running.get
+
+MOST_FRAMES = 16
+_PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
+
+
+class ActorExit(BaseException):
+    """``exit_actor``: unwinds the call, and is no exception that user code should catch."""
+
+
+class Executor:
+    """Runs the tasks of one worker, or the calls of one actor."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._memory = session.memory
+        self._functions = session.functions
+        self.methods: list[Callable[..., Any]] = []
+        """Bound methods of the actor by number; empty in a worker of plain tasks."""
+        self.is_leaving = False
+        self._loop: Any = None
+
+    def serve(self) -> None:
+        """Take and run tasks until the daemon says that this worker may leave."""
+        take = self._memory.take
+        run = self.run
+        task_type = _native.Task
+        leave = _native.WORKER_EXIT
+        while not self.is_leaving:
+            task = take()
+            if type(task) is task_type:
+                run(task)
+            elif task == leave and task is not None:
+                return
+
+    def run(self, task: _native.Task) -> None:
+        """Run one attempt and finish it."""
+        _set_running(task)
+        try:
+            payload = task.payload()
+            if task.actor:
+                call = self.methods[task.method]
+            else:
+                call = self._functions.get(task.function) or self._load(task)
+            if payload is None:
+                value = call()
+            elif payload[0] == 0x80:
+                args, kwargs = _loads(payload)
+                value = call(*args, **kwargs)
+            else:
+                args, kwargs = arguments.unpack(task, payload)
+                value = call(*args, **kwargs)
+            if not task.seal(value):
+                self._finish(task, value)
+        except BaseException as error:  # whatever user code raises belongs into the result
+            args = kwargs = value = payload = None
+            self._fail(task, error)
+
+    def help(self, task: _native.Task) -> None:
+        """Run a task that this worker waits for, on top of the one that waits."""
+        below = _get_running()
+        try:
+            self.run(task)
+        finally:
+            _set_running(below)
+
+    def _load(self, task: _native.Task) -> Callable[..., Any]:
+        function: Callable[..., Any] = functions.load(self._session, task.function)
+        return function
+
+    # ---- values
+
+    def _finish(self, task: _native.Task, value: Any) -> None:
+        """Write what ``seal`` did not take."""
+        if inspect.iscoroutine(value):
+            value = self._run_coroutine(value)
+        if inspect.isgenerator(value) or inspect.isasyncgen(value):
+            raise TypeError(
+                f"{context.task_name(task)} returned a generator, and streaming of results is not"
+                " there yet. What to do: return a list"
+            )
+        n = task.n_returns
+        if n == 1:
+            self._write(task, 0, value)
+        elif n > 1:
+            for index, item in enumerate(_items(value, n)):
+                self._write(task, index, item)
+        task.commit()
+
+    def _write(self, task: _native.Task, index: int, value: Any) -> None:
+        if task.write_simple(index, value):
+            return
+        if type(value) is bytes:
+            task.write(index, _native.FORMAT_BYTES, value, (), ())
+            return
+        what = "the returned value" if task.n_returns == 1 else f"returned value {index}"
+        pickled = serialize.dumps(self._memory, value, what)
+        task.write(index, _native.FORMAT_PICKLE, *pickled)
+
+    def _run_coroutine(self, coroutine: Any) -> Any:
+        import asyncio
+
+        if self._loop is None:
+            self._loop = asyncio.new_event_loop()
+        return self._loop.run_until_complete(coroutine)
+
+    # ---- what went wrong
+
+    def _fail(self, task: _native.Task, error: BaseException) -> None:
+        if isinstance(error, _native.SessionLostError):
+            os._exit(1)
+        if isinstance(error, ActorExit):
+            self._exit_actor(task)
+            return
+        if isinstance(error, _native.FullError):
+            self._write_record(task, store_full(error))
+            return
+        if self._may_retry(task, error):
+            body = messages.RetryTask(task.key, task.attempt)
+            if self._session.request(body, messages.RetryDecision).granted:
+                self._memory.finished()
+                return
+        failure = describe(task, error, self._session)
+        if task.n_returns == 0:
+            print(f"{failure}\n{failure.remote_traceback}", file=sys.stderr, flush=True)
+        pickled = serialize.pack_error(self._memory, failure)
+        try:
+            for index in range(task.n_returns):
+                task.write(index, _native.FORMAT_ERROR_PICKLE, *pickled)
+        except _native.FullError as full:
+            self._write_record(task, store_full(full))
+        else:
+            task.commit()
+        traceback.clear_frames(error.__traceback__)
+
+    def _may_retry(self, task: _native.Task, error: BaseException) -> bool:
+        if not task.flags & _native.FLAG_RETRY_EXCEPTIONS or not isinstance(error, Exception):
+            return False
+        if 0 <= task.max_retries < task.attempt:
+            return False
+        if task.actor:
+            return True
+        kinds = getattr(self._functions.get(task.function), "retry_exceptions", None)
+        return kinds is None or isinstance(error, kinds)
+
+    def _write_record(self, task: _native.Task, error: errors.ShoalError) -> None:
+        record = errors.to_record(error)
+        for index in range(task.n_returns):
+            task.write(index, _native.FORMAT_ERROR_RECORD, record, (), ())
+        task.commit()
+
+    # ---- actors
+
+    def become_actor(self, info: messages.ActorInfo) -> bool:
+        """Make the instance and its table of methods; False if its constructor raised."""
+        session = self._session
+        try:
+            instance = self._construct(info)
+            label = _label(instance)
+        except BaseException as error:  # whatever the constructor raises: calls will tell
+            facts = {
+                "task": f"{info.spec.class_name}.__init__",
+                "attempt": info.incarnation,
+                "pid": os.getpid(),
+                "node": session.node_id.hex()[:8],
+            }
+            failure = _task_error(error, facts)
+            packed = serialize.pack_error(self._memory, failure).data
+            text = f"{type(error).__name__}: {error}\n{failure.remote_traceback}"
+            session.request(messages.ActorFailed(info.actor_id, packed, text), messages.Done)
+            return False
+        session.request(messages.ActorStarted(info.actor_id, label), messages.Done)
+        return True
+
+    def _construct(self, info: messages.ActorInfo) -> Any:
+        spec = info.spec
+        cls = functions.load(self._session, spec.function)
+        args, kwargs = self._memory.load_key(spec.arguments)
+        _, refs, _, _ = arguments.split_refs(args, kwargs)
+        values = dict(zip(map(id, refs), self._memory.get_many(refs))) if refs else {}
+        args = [values.get(id(a), a) for a in args]
+        kwargs = {name: values.get(id(a), a) for name, a in kwargs.items()}
+        instance = cls(*args, **kwargs)
+        handle = context.process.actor
+        assert handle is not None
+        for row in handle._facts.methods:
+            if row.name in BUILTIN_METHODS:
+                self.methods.append(_builtin(row.name, instance))
+            else:
+                self.methods.append(getattr(instance, row.name))
+        return instance
+
+    def _exit_actor(self, task: _native.Task) -> None:
+        actor_id = context.process.actor_id or ""
+        self.is_leaving = True
+        self._session.request(messages.ActorExits(actor_id), messages.Done)
+        error = errors.ActorDiedError(
+            actor_id=actor_id,
+            class_name=context.process.class_name,
+            name=context.process.actor_name,
+            reason="exit_actor",
+            pid=os.getpid(),
+        )
+        self._write_record(task, error)
+
+
+def exit_actor() -> None:
+    """End the actor that runs this, after this call; it is not restarted.
+
+    Raises:
+        UsageError: this is no actor.
+    """
+    if context.process.actor_id is None:
+        raise errors.UsageError("exit_actor works only inside an actor's method")
+    raise ActorExit
+
+
+def _builtin(name: str, instance: Any) -> Callable[..., Any]:
+    def terminate() -> None:
+        raise ActorExit
+
+    def call(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        return function(instance, *args, **kwargs)
+
+    functions: dict[str, Callable[..., Any]] = {
+        READY: lambda: True,
+        TERMINATE: terminate,
+        CALL: call,
+    }
+    return functions[name]
+
+
+def _label(instance: Any) -> str:
+    """The actor's own name for its log lines, if its class defines one."""
+    if "__repr__" not in {name for base in type(instance).__mro__[:-1] for name in vars(base)}:
+        return ""
+    return repr(instance)[:80]
+
+
+def _items(value: Any, n: int) -> list[Any]:
+    if not isinstance(value, tuple | list):
+        raise ValueError(
+            f"num_returns={n}, but the task returned one {type(value).__name__}; return a tuple or"
+            f" list of {n} values"
+        )
+    if len(value) != n:
+        raise ValueError(f"num_returns={n}, but the task returned {len(value)} values")
+    return list(value)
+
+
+def describe(task: _native.Task, error: BaseException, session: Session) -> errors.TaskError:
+    """The public error for what user code raised in ``task``."""
+    facts = {
+        "task": context.task_name(task),
+        "task_id": f"{task.key:016x}",
+        "attempt": task.attempt,
+        "pid": os.getpid(),
+        "node": session.node_id.hex()[:8],
+    }
+    return _task_error(error, facts)
+
+
+def _task_error(error: BaseException, facts: dict[str, Any]) -> errors.TaskError:
+    lines = list(_frames(error))
+    where = f"pid {facts['pid']}, node {facts['node']}"
+    text = f"in {facts['task']} (attempt {facts['attempt']}, {where}):\n" + "".join(lines)
+    text = text.rstrip("\n")
+    cause: BaseException | None = error
+    message = str(error)
+    if isinstance(error, errors.TaskError):
+        # A task that waited for another one: say both, once, and keep the first exception.
+        text = f"{text}\n{error.remote_traceback}"
+        cause = error.cause
+        message = error.message
+    elif isinstance(error, SystemExit):
+        message = f"the task called sys.exit({error.code!r})"
+    return errors.TaskError(message, cause, remote_traceback=text, **facts)
+
+
+def _frames(error: BaseException) -> Iterator[str]:
+    """The frames of user code, formatted."""
+    frames = traceback.extract_tb(error.__traceback__)
+    frames = traceback.StackSummary.from_list(
+        [frame for frame in frames if not frame.filename.startswith(_PACKAGE)]
+    )
+    left_out = len(frames) - MOST_FRAMES
+    if left_out > 0:
+        yield f"  ... {left_out} frames left out\n"
+        frames = traceback.StackSummary.from_list(frames[-MOST_FRAMES:])
+    for line in frames.format():
+        yield "\n".join(part for part in line.split("\n") if part.strip(" ^~")) + "\n"

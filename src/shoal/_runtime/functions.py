@@ -1,0 +1,164 @@
+"""Functions and classes on their way to workers: exported once, by content, to the function table.
+
+An export is an ordinary object in node memory: the cloudpickle of the function, large captured
+values included (so they are stored once, not with every task), with the refs it captured in the
+object's table of contained refs (RULES O-11). The daemon holds it until the job ends, and a digest
+that was exported before in the job wins, so that the same closure made a thousand times is stored
+once. A worker loads an export straight from shared memory, once, and keeps the callable by its key.
+
+A function may name itself, or another remote function that is being exported right now (RULES T6)::
+
+    export(f)  f is on the stack        pickled as      read back as
+        f names f                       Itself          "the function whose export is being loaded"
+        f names g, not exported yet     export(g), then its key
+            g names f                   its token       the key that the token has in the kv table
+
+A token is random and is made only for such cycles, so that content stays content.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pickle
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from shoal import _native, errors
+from shoal._proto import messages
+from shoal._runtime import serialize
+from shoal._runtime import session as sessions
+from shoal._runtime.session import Session
+
+TOKEN_NAMESPACE = "shoal.functions"
+
+
+class Definition:
+    """One decorated function or class, and the keys of its exports."""
+
+    __slots__ = ("_key", "_session", "_token", "_value", "lock", "name")
+
+    def __init__(self, value: Any, name: str) -> None:
+        self._value = value
+        self.name = name
+        self._session = ""
+        self._key = 0
+        self._token = b""
+        self.lock = threading.RLock()
+
+    @property
+    def value(self) -> Any:
+        """The callable itself, loaded now if only its key came here."""
+        if self._value is None:
+            session = sessions.current()
+            self._value = load(session, self.key(session))
+        return self._value
+
+    def key(self, session: Session) -> int:
+        """Key of the export in ``session``, exported now if need be.
+
+        Raises:
+            SerializationError: it captures something that can not be pickled.
+            SessionEndedError: it came from a session that has ended.
+        """
+        if self._session == session.id and self._key:
+            return self._key
+        with self.lock:
+            if self._session == session.id and self._key:
+                return self._key
+            if self._token and self._value is None:
+                self._key = _key_of_token(session, self._token)
+            elif self._value is None:
+                raise errors.SessionEndedError(session=self._session, now=session.id)
+            else:
+                self._key = self._export(session)
+            self._session = session.id
+            return self._key
+
+    def _export(self, session: Session) -> int:
+        stack = _exports.stack
+        stack.append(self)
+        try:
+            key = _export(session, self._value, self.name)
+        finally:
+            stack.pop()
+        if self._token:
+            body = messages.KvPut(self._token, key.to_bytes(8, "little"), TOKEN_NAMESPACE)
+            session.request(body, messages.KvAnswer)
+        return key
+
+    def reduce(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        """How this travels: by key, or as the mark of a cycle."""
+        if self in _exports.stack:
+            if _exports.stack[-1] is self:
+                return _restore_itself, (self.name,)
+            if not self._token:
+                self._token = os.urandom(16)
+            return _restore_token, (self._token, self.name)
+        session = sessions.current()
+        return _restore_key, (session.id, self.key(session), self.name)
+
+
+class _Exports(threading.local):
+    """What this thread exports and loads at the moment, innermost last."""
+
+    def __init__(self) -> None:
+        self.stack: list[Definition] = []
+        self.loading: list[tuple[str, int]] = []
+
+
+_exports = _Exports()
+
+
+def _export(session: Session, value: Any, name: str) -> int:
+    memory = session.memory
+    contained: list[_native.ObjectRef] = []
+    former = memory.capture(contained)
+    try:
+        data = serialize.dumps_by_value(value, name)
+    finally:
+        memory.capture(former)
+    ref = memory.put(_native.FORMAT_PICKLE, data, (), contained)
+    body = messages.ExportFunction(hashlib.sha256(data).digest(), name, ref.key, len(data))
+    return session.request(body, messages.FunctionExported).key
+
+
+def load(session: Session, key: int) -> Any:
+    """The callable that was exported as ``key``."""
+    found = session.functions.get(key)
+    if found is None:
+        _exports.loading.append((session.id, key))
+        try:
+            found = session.functions[key] = session.memory.load_key(key)
+        finally:
+            _exports.loading.pop()
+    return found
+
+
+def _restore_key(session: str, key: int, name: str) -> Definition:
+    definition = Definition(None, name)
+    definition._session = session
+    definition._key = key
+    return definition
+
+
+def _restore_itself(name: str) -> Definition:
+    if not _exports.loading:
+        raise pickle.UnpicklingError(
+            f"{name}: an export that was not loaded from the function table"
+        )
+    return _restore_key(*_exports.loading[-1], name)
+
+
+def _restore_token(token: bytes, name: str) -> Definition:
+    definition = Definition(None, name)
+    definition._token = token
+    return definition
+
+
+def _key_of_token(session: Session, token: bytes) -> int:
+    answer = session.request(messages.KvGet(token, TOKEN_NAMESPACE), messages.KvAnswer)
+    if answer.value is None:
+        raise errors.InternalError("a function refers to one that was never exported")
+    return int.from_bytes(answer.value, "little")

@@ -1,0 +1,106 @@
+"""Output of workers in the driver's terminal: a prefix, and the same line of many workers only
+once.
+
+::
+
+    (train pid=4711) loss 0.31
+    (train pid=4712) loading weights                  <- the others say it too within 5 s
+    (train) loading weights [7 more processes]        <- said once, when the 5 s are over
+
+Lines are compared across processes only: a program that prints one line in a loop sees all of them.
+Runs in the session thread; the one timer exists only while something is held back.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from typing import TextIO
+
+from shoal._base import clock
+from shoal._proto.messages import LogLines
+
+WINDOW_S = 5.0
+MOST_KEPT = 1000
+
+
+class _Said:
+    """A line that was printed a moment ago."""
+
+    __slots__ = ("at", "label", "pid", "pids", "stream")
+
+    def __init__(self, pid: int, label: str, stream: str, at: float) -> None:
+        self.pid = pid
+        self.label = label
+        self.stream = stream
+        self.at = at
+        self.pids: set[int] = set()
+        """Other processes that said it too."""
+
+
+class LogPrinter:
+    """Prints what workers write."""
+
+    def __init__(self) -> None:
+        self._said: dict[tuple[str, str], _Said] = {}
+        self._lock = threading.Lock()
+        self._timer: threading.Timer | None = None
+
+    def show(self, news: LogLines) -> None:
+        """Print lines of one worker, or count them if others have said the same."""
+        now = clock.now()
+        label = news.label or "worker"
+        with self._lock:
+            out = []
+            for line in news.lines:
+                said = self._said.get((label, line))
+                if said is not None and now - said.at < WINDOW_S and said.pid != news.pid:
+                    said.pids.add(news.pid)
+                    self._start_timer()
+                    continue
+                if line.strip() and (said is None or now - said.at >= WINDOW_S):
+                    out += self._summary(label, line, said)
+                    self._said[label, line] = _Said(news.pid, label, news.stream, now)
+                out.append(f"({label} pid={news.pid}) {line}")
+            if len(self._said) > MOST_KEPT:
+                out += self._forget(now - WINDOW_S)
+            _print(out, news.stream)
+
+    def flush(self) -> None:
+        """Say what is held back."""
+        with self._lock:
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
+            for stream in ("stdout", "stderr"):
+                _print(self._forget(float("inf"), stream), stream)
+
+    def _start_timer(self) -> None:
+        if self._timer is None:
+            self._timer = threading.Timer(WINDOW_S, self.flush)
+            self._timer.daemon = True
+            self._timer.start()
+
+    def _forget(self, before: float, stream: str | None = None) -> list[str]:
+        out = []
+        for (label, line), said in list(self._said.items()):
+            if said.at <= before and (stream is None or said.stream == stream):
+                out += self._summary(label, line, said)
+                del self._said[label, line]
+        return out
+
+    @staticmethod
+    def _summary(label: str, line: str, said: _Said | None) -> list[str]:
+        if said is None or not said.pids:
+            return []
+        n = len(said.pids)
+        return [f"({label}) {line} [{n} more process{'es' if n > 1 else ''}]"]
+
+
+def _print(lines: list[str], stream: str) -> None:
+    if not lines:
+        return
+    target: TextIO | None = sys.stderr if stream == "stderr" else sys.stdout
+    if target is not None:
+        target.write("\n".join(lines) + "\n")
+        target.flush()

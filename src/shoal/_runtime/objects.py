@@ -1,0 +1,180 @@
+"""``get``, ``put`` and ``wait``: the short way from the public names to native code.
+
+``get`` of one ref is one Python frame. What is wrong with the arguments is found out only after
+native code has refused them, so that right ones pay nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import compress
+from operator import not_
+from typing import Any
+
+from shoal import errors
+from shoal._native import ObjectRef
+from shoal._runtime import serialize
+from shoal._runtime import session as sessions
+from shoal._runtime.session import NATIVE_ERRORS
+
+PUT_WAIT_S = 2.0
+"""How long ``put`` waits for others to free memory before it fails."""
+
+
+def get(refs: Any, *, timeout: float | None = None) -> Any:
+    """Return the value of a ref, or the list of values of a list of refs.
+
+    Arrays in values are read-only and shared by all processes of the node; copy to change one.
+
+    Args:
+        refs: A ref, or a list of refs.
+        timeout: Seconds to wait at most; None waits for ever, 0 only looks.
+
+    Raises:
+        GetTimeoutError: it is not ready in time (a ``TimeoutError``).
+        TaskError: the task raised; also an instance of the class of what it raised.
+        LostError: a process, an actor, a value or the session was lost.
+        NotARefError: ``refs`` is something else.
+
+    Example:
+        >>> shoal.get(shoal.put([1, 2]))
+        [1, 2]
+    """
+    try:
+        if type(refs) is ObjectRef:
+            return refs.memory.get(refs, timeout)
+        if type(refs) is not list:
+            refs = _as_list(refs, "get")
+        if not refs:
+            return []
+        return refs[0].memory.get_many(refs, timeout)
+    except NATIVE_ERRORS as error:
+        raise sessions.translate(error, _memory_of(refs)) from None
+    except (TimeoutError, TypeError, AttributeError) as error:
+        if isinstance(error, errors.ShoalError):
+            raise
+        raise _explain(error, refs, timeout) from None
+
+
+def _memory_of(refs: Any) -> Any:
+    return (refs[0] if type(refs) is list else refs).memory
+
+
+def _explain(error: Exception, refs: Any, timeout: float | None) -> Exception:
+    """The public error for what ``get`` or ``wait`` refused."""
+    if type(error) is TimeoutError:
+        pending = sum(not ref.is_sealed() for ref in ([refs] if type(refs) is ObjectRef else refs))
+        return errors.GetTimeoutError(timeout_s=float(timeout or 0), pending=pending)
+    if timeout is not None and (isinstance(timeout, bool) or not isinstance(timeout, int | float)):
+        return errors.OptionError(f"timeout must be a number of seconds or None, not {timeout!r}")
+    for i, ref in enumerate(refs if isinstance(refs, list) else ()):
+        if type(ref) is not ObjectRef:
+            return not_a_ref("get", ref, f"item {i} of the list")
+    return error
+
+
+def not_a_ref(what: str, value: Any, where: str = "the argument") -> errors.NotARefError:
+    """The error for something that is no ref, with the likely reason."""
+    kind = type(value).__name__
+    text = f"{what} needs refs, and {where} is a {kind}: {repr(value)[:80]}."
+    if kind in ("RemoteFunction", "ActorMethod", "ActorClass"):
+        text += " Did you forget .remote(...)?"
+    elif kind == "coroutine":
+        text += " Did you mean await?"
+    else:
+        text += (
+            " Refs that are passed to a task or method as arguments arrive there already resolved,"
+            " as their values; only refs inside lists, dicts and objects stay refs."
+        )
+    return errors.NotARefError(text)
+
+
+def _as_list(refs: Any, what: str) -> list[Any]:
+    if isinstance(refs, str | bytes | dict) or not isinstance(refs, Iterable):
+        raise not_a_ref(what, refs)
+    if not isinstance(refs, Sequence | set | frozenset) and not hasattr(refs, "__next__"):
+        raise not_a_ref(what, refs)
+    return list(refs)
+
+
+def put(value: Any) -> ObjectRef:
+    """Store a value once and return a ref to it.
+
+    Raises:
+        TypeError: ``value`` is a ref already.
+        SerializationError: it can not be pickled; names the path to what can not.
+        ObjectStoreFullError: there is no room for it.
+
+    Example:
+        >>> ref = shoal.put({"a": 1})
+    """
+    if type(value) is ObjectRef:
+        raise TypeError(
+            "put of a ref: it is in the store already; put a list that holds it instead"
+        )
+    session = sessions.current()
+    try:
+        return serialize.put(session.memory, value, PUT_WAIT_S)
+    except NATIVE_ERRORS as error:
+        raise sessions.translate(error, session.memory) from None
+
+
+def wait(
+    refs: Iterable[ObjectRef],
+    *,
+    num_returns: int = 1,
+    timeout: float | None = None,
+    fetch_local: bool = True,
+) -> tuple[list[ObjectRef], list[ObjectRef]]:
+    """Wait until ``num_returns`` refs are ready, and split the list.
+
+    Args:
+        refs: Refs, each once.
+        num_returns: How many must be ready; at most so many are returned as ready.
+        timeout: Seconds to wait at most; None waits for ever, 0 only looks.
+        fetch_local: On one machine values are always here.
+
+    Returns:
+        (ready, not ready), both in the order of ``refs``.
+
+    Raises:
+        NotARefError: something in ``refs`` is no ref.
+        ValueError: a ref stands twice in it, or ``num_returns`` is out of range.
+
+    Example:
+        >>> ready, rest = shoal.wait([shoal.put(1), shoal.put(2)], num_returns=1)
+    """
+    if type(refs) is not list:
+        refs = _as_list(refs, "wait")
+    n = len(refs)
+    if not n:
+        return [], []
+    _check_wait(refs, n, num_returns, timeout)
+    try:
+        flags = refs[0].memory.wait(refs, num_returns, timeout)
+    except NATIVE_ERRORS as error:
+        raise sessions.translate(error, _memory_of(refs)) from None
+    ready = list(compress(refs, flags))
+    if len(ready) <= num_returns:
+        return ready, list(compress(refs, map(not_, flags)))
+    chosen = set(ready[:num_returns])
+    return ready[:num_returns], [ref for ref in refs if ref not in chosen]
+
+
+def _check_wait(refs: list[Any], n: int, num_returns: Any, timeout: Any) -> None:
+    if type(num_returns) is not int or not 0 < num_returns <= n:
+        raise errors.OptionError(
+            f"num_returns must be an integer from 1 to the number of refs ({n}),"
+            f" not {num_returns!r}"
+        )
+    if timeout is not None:
+        if isinstance(timeout, bool) or not isinstance(timeout, int | float):
+            raise errors.OptionError(f"timeout must be seconds or None, not {timeout!r}")
+        if timeout < 0:
+            raise errors.OptionError(f"timeout must not be negative: {timeout!r}")
+    kinds = set(map(type, refs))
+    if kinds != {ObjectRef}:
+        i, wrong = next((i, ref) for i, ref in enumerate(refs) if type(ref) is not ObjectRef)
+        raise not_a_ref("wait", wrong, f"item {i} of the list")
+    if len(set(refs)) != n:
+        raise errors.OptionError("wait needs each ref once; some stand twice in the list")

@@ -1,0 +1,206 @@
+"""Every option of tasks, actors and methods, as data; and the one function that checks them.
+
+An option that nobody checks is a misspelt ``num_cpu`` that runs a job on one core for a month. So
+every unknown, ill-typed or out-of-range option is an ``OptionError`` that lists the valid ones.
+
+Checklist to add an option: a row in the table, a line in the docstring of ``remote``, a test in
+``tests/unit/test_options.py``.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import numbers
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from shoal import errors
+
+RESOURCE_STEP = 0.0001
+"""Resources are counted in steps of this size."""
+
+MOST_RETURNS = 10_000
+INFINITE = -1
+
+
+class Option(NamedTuple):
+    """One row of the table."""
+
+    expected: str
+    """What a valid value is, for the error."""
+    check: Callable[[Any], bool]
+    where: str
+    """Letters: t task, a actor, m method."""
+    default: Any = None
+    not_yet: bool = False
+    """Known to people, and not there yet unless it has its default."""
+    decorator_only: bool = False
+    """Not allowed in ``.options()`` (RULES T7)."""
+
+
+def _number(least: float) -> Callable[[Any], bool]:
+    def check(value: Any) -> bool:
+        is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+        return is_number and math.isfinite(value) and value >= least
+
+    return check
+
+
+def _integer(least: int, most: int | None = None) -> Callable[[Any], bool]:
+    def check(value: Any) -> bool:
+        is_integer = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+        return is_integer and value >= least and (most is None or value <= most)
+
+    return check
+
+
+def _amounts(value: Any) -> bool:
+    if not isinstance(value, Mapping):
+        return False
+    good = _number(0)
+    reserved = ("CPU", "GPU", "memory")
+    return all(isinstance(k, str) and k and k not in reserved and good(v) for k, v in value.items())
+
+
+def _exceptions(value: Any) -> bool:
+    if isinstance(value, bool):
+        return True
+    if not isinstance(value, list | tuple):
+        return False
+    return all(isinstance(v, type) and issubclass(v, BaseException) for v in value)
+
+
+def _text(value: Any) -> bool:
+    return isinstance(value, str) and bool(value)
+
+
+def _is_bool(value: Any) -> bool:
+    return isinstance(value, bool)
+
+
+def _mapping(value: Any) -> bool:
+    return isinstance(value, Mapping)
+
+
+def _one_of(*values: Any) -> Callable[[Any], bool]:
+    return lambda value: value in values
+
+
+TABLE: dict[str, Option] = {
+    # ---- resources
+    "num_cpus": Option("a number >= 0", _number(0), "ta"),
+    "num_gpus": Option("a number >= 0", _number(0), "ta"),
+    "memory": Option("a number of bytes >= 0", _number(0), "ta"),
+    "resources": Option(
+        "a dict of names (other than CPU, GPU, memory) to numbers >= 0", _amounts, "ta"
+    ),
+    # ---- tasks
+    "num_returns": Option(
+        f"an integer from 0 to {MOST_RETURNS} (or 'streaming', not there yet)",
+        lambda v: _integer(0, MOST_RETURNS)(v) or v in ("streaming", "dynamic"),
+        "tm",
+        1,
+    ),
+    "max_retries": Option("an integer >= -1 (-1: without end)", _integer(-1), "t", 3),
+    "retry_exceptions": Option(
+        "True, False or a list of exception classes", _exceptions, "tm", False
+    ),
+    "help": Option("True or False", _is_bool, "t", True),
+    "max_calls": Option("an integer >= 0", _integer(0), "t", 0, not_yet=True, decorator_only=True),
+    # ---- actors
+    "max_restarts": Option("an integer >= -1 (-1: without end)", _integer(-1), "a", 0),
+    "max_task_retries": Option("an integer >= -1 (-1: without end)", _integer(-1), "am", 0),
+    "max_concurrency": Option("an integer >= 1", _integer(1), "a", 1, not_yet=True),
+    "max_pending_calls": Option("an integer >= -1", _integer(-1), "a", -1, not_yet=True),
+    "lifetime": Option("None or 'detached'", _one_of(None, "detached", "non_detached"), "a"),
+    "namespace": Option("a text that is not empty", _text, "a"),
+    "get_if_exists": Option("True or False", _is_bool, "a", False),
+    "concurrency_groups": Option("a dict", _mapping, "a", None, not_yet=True, decorator_only=True),
+    "concurrency_group": Option("a text", _text, "m", None, not_yet=True),
+    # ---- both
+    "name": Option("a text that is not empty", _text, "tam"),
+    "runtime_env": Option("a dict", _mapping, "ta", None, not_yet=True),
+    "scheduling_strategy": Option("'DEFAULT' or 'SPREAD'", _one_of("DEFAULT", "SPREAD"), "ta"),
+    "label_selector": Option("a dict", _mapping, "ta", None, not_yet=True),
+}
+
+_KINDS = {"t": "tasks", "a": "actors", "m": "methods"}
+
+
+def valid_names(where: str) -> list[str]:
+    """Names of the options of tasks (``t``), actors (``a``) or methods (``m``)."""
+    return sorted(name for name, option in TABLE.items() if where in option.where)
+
+
+def check(where: str, given: Mapping[str, Any], in_options: bool = False) -> dict[str, Any]:
+    """Return ``given`` once every option in it is known, allowed and of the right type.
+
+    Raises:
+        OptionError: names the option, what it may be, and the valid ones.
+        NotSupportedError: the option is not there yet.
+    """
+    for name, value in given.items():
+        option = TABLE.get(name)
+        if option is None or where not in option.where:
+            raise _unknown(where, name)
+        if in_options and option.decorator_only:
+            text = f"option {name} belongs into @shoal.remote(...), not into .options()"
+            raise errors.OptionError(text, option=name)
+        if value is None and name not in ("num_returns", "max_retries"):
+            continue
+        if value is not None and not option.check(value):
+            raise errors.OptionError(
+                f"option {name} must be {option.expected}, not {value!r}."
+                f" Options of {_KINDS[where]}: {', '.join(valid_names(where))}",
+                option=name,
+                valid=valid_names(where),
+            )
+        if option.not_yet and value != option.default:
+            raise errors.NotSupportedError(f"option {name} is not there yet")
+    if given.get("num_returns", 1) in ("streaming", "dynamic", None):
+        raise errors.NotSupportedError(
+            "num_returns must be an integer: streaming of results is not there yet."
+            " What to do: return a list, or yield from an actor's method call by call."
+        )
+    return dict(given)
+
+
+def _unknown(where: str, name: str) -> errors.OptionError:
+    valid = valid_names(where)
+    close = difflib.get_close_matches(name, valid, 1)
+    hint = f" Did you mean {close[0]}?" if close else ""
+    return errors.OptionError(
+        f"{_KINDS[where]} have no option {name!r}.{hint} Valid: {', '.join(valid)}",
+        option=name,
+        valid=valid,
+    )
+
+
+def get(given: Mapping[str, Any], name: str) -> Any:
+    """The given value of an option, else its default."""
+    value = given.get(name)
+    return TABLE[name].default if value is None else value
+
+
+def amounts(given: Mapping[str, Any], default_cpus: float) -> dict[str, float]:
+    """The resources that the options ask for, rounded to steps, without zeros."""
+    wanted: dict[str, float] = dict(given.get("resources") or {})
+    cpus = given.get("num_cpus")
+    wanted["CPU"] = default_cpus if cpus is None else cpus
+    wanted["GPU"] = given.get("num_gpus") or 0
+    wanted["memory"] = given.get("memory") or 0
+    if wanted["GPU"] > 1 and wanted["GPU"] != int(wanted["GPU"]):
+        text = f"option num_gpus must be a whole number above 1, not {wanted['GPU']!r}"
+        raise errors.OptionError(text, option="num_gpus")
+    rounded = {name: round(float(amount), 4) for name, amount in wanted.items()}
+    return {name: amount for name, amount in rounded.items() if amount > 0}
+
+
+def actor_amounts(given: Mapping[str, Any]) -> tuple[dict[str, float], dict[str, float]]:
+    """(what a node must own, what is held) of an actor: RULES S-18."""
+    names = ("num_cpus", "num_gpus", "memory", "resources")
+    if all(given.get(name) is None for name in names):
+        return {"CPU": 1.0}, {}
+    held = amounts(given, 1.0)
+    return held, held

@@ -1,0 +1,199 @@
+"""``@remote``: functions that run elsewhere.
+
+A ``RemoteFunction`` is the function (``f(1)`` runs here and now) plus ``.remote``, ``.options`` and
+``._remote``. Variants made by ``.options()`` share one ``Definition``, so a function is exported
+once.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, Generic, ParamSpec, TypeVar, overload
+
+from shoal import _native, errors
+from shoal._proto import messages
+from shoal._runtime import options
+from shoal._runtime import session as sessions
+from shoal._runtime.actor import ActorClass
+from shoal._runtime.functions import Definition
+from shoal._runtime.submitting import Submitting
+
+P = ParamSpec("P")
+R = TypeVar("R")
+C = TypeVar("C")
+
+
+class Retryable:
+    """A function and the exceptions after which it may be tried again."""
+
+    def __init__(self, function: Callable[..., Any], exceptions: tuple[type, ...]) -> None:
+        self.function = function
+        self.retry_exceptions = exceptions
+        functools.update_wrapper(self, function)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.function(*args, **kwargs)
+
+
+class RemoteFunction(Submitting, Generic[P, R]):
+    """A function whose calls may run in other processes."""
+
+    def __init__(
+        self,
+        function: Callable[P, R] | None,
+        given: Mapping[str, Any],
+        definition: Definition | None = None,
+    ) -> None:
+        if definition is None:
+            name = getattr(function, "__qualname__", type(function).__name__)
+            definition = Definition(function, name)
+        self._definition = definition
+        self._given = dict(given)
+        self._retryable: Definition | None = None
+        self._queue: messages.QueueOpened | None = None
+        if function is not None:
+            functools.update_wrapper(self, function)
+        else:
+            self.__name__ = self.__qualname__ = definition.name
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Run the function here and now."""
+        result: R = self._definition.value(*args, **kwargs)
+        return result
+
+    def options(self, **given: Any) -> RemoteFunction[P, R]:
+        """Return the same function with other options; those not named stay as they are."""
+        checked = options.check("t", given, in_options=True)
+        variant: RemoteFunction[P, R] = RemoteFunction(
+            None, self._given | checked, self._definition
+        )
+        return variant._like(self)
+
+    def _remote(
+        self,
+        args: tuple[Any, ...] | list[Any] | None = None,
+        kwargs: dict[str, Any] | None = None,
+        **given: Any,
+    ) -> Any:
+        """Submit a call with options: ``f._remote((1,), {}, num_cpus=2)``."""
+        chosen = self.options(**given) if given else self
+        return chosen.remote(*(args or ()), **(kwargs or {}))
+
+    def _like(self, other: RemoteFunction[P, R]) -> RemoteFunction[P, R]:
+        for name in functools.WRAPPER_ASSIGNMENTS:
+            if name in other.__dict__:
+                setattr(self, name, getattr(other, name))
+        return self
+
+    def _prepare(self) -> _native.Template:
+        session = sessions.current()
+        given = self._given
+        definition = self._definition
+        retry = options.get(given, "retry_exceptions")
+        if isinstance(retry, list | tuple):
+            if self._retryable is None:
+                value = Retryable(definition.value, tuple(retry))
+                self._retryable = Definition(value, definition.name)
+            definition = self._retryable
+        amounts = options.amounts(given, 1.0)
+        queue = session.queue(amounts, given.get("scheduling_strategy") or "DEFAULT")
+        self._queue = queue
+        flags = _native.FLAG_RETRY_EXCEPTIONS if retry else 0
+        if options.get(given, "help") and set(amounts) <= {"CPU"}:
+            flags |= _native.FLAG_HELP
+        template = _native.Template(
+            function=definition.key(session),
+            queue=queue.queue,
+            queue_generation=queue.generation,
+            job=session.job,
+            n_returns=int(options.get(given, "num_returns")),
+            max_retries=int(options.get(given, "max_retries")),
+            flags=flags,
+        )
+        return self._ready(session, template)
+
+    def _is_queue_gone(self) -> bool:
+        assert self._memory is not None and self._queue is not None
+        return self._memory.is_queue_dead(self._queue.queue, self._queue.generation)
+
+    def __reduce__(self) -> Any:
+        return _restore, (self._definition, self._given)
+
+    def __copy__(self) -> RemoteFunction[P, R]:
+        return self
+
+    def __deepcopy__(self, memo: Any) -> RemoteFunction[P, R]:
+        return self
+
+    def __repr__(self) -> str:
+        return f"<remote function {self._definition.name}>"
+
+
+def _restore(definition: Definition, given: dict[str, Any]) -> RemoteFunction[..., Any]:
+    return RemoteFunction(None, given, definition)
+
+
+@overload
+def remote(target: type[C], /) -> ActorClass[C]: ...  # type: ignore[overload-overlap]
+@overload
+def remote(target: Callable[P, R], /) -> RemoteFunction[P, R]: ...
+@overload
+def remote(**given: Any) -> Callable[[Any], Any]: ...
+def remote(target: Any = None, /, *rest: Any, **given: Any) -> Any:
+    """Make a function or a class remote.
+
+    Args:
+        num_cpus: CPUs that a task needs (default 1), in steps of 0.0001.
+        num_gpus: GPUs that it needs; above 1 only whole numbers.
+        memory: Bytes that it needs.
+        resources: Other resources by name.
+        num_returns: How many values it returns (default 1).
+        max_retries: How often a task is run again if its process dies (default 3).
+        retry_exceptions: Whether, or after which exceptions, it is run again too.
+        help: Whether a worker that waits for this task may run it meanwhile (default True).
+        name: Name shown in tables; of an actor: how ``get_actor`` finds it.
+        max_restarts: How often an actor is started again after its process died (default 0).
+        max_task_retries: How often a call that was running then is run again (default 0).
+        namespace: Where the actor's name is known.
+        lifetime: ``"detached"`` for an actor that outlives this program.
+        get_if_exists: Give the living actor of that name instead of an error.
+        scheduling_strategy: ``"DEFAULT"`` or ``"SPREAD"``.
+
+    Returns:
+        A ``RemoteFunction`` or an ``ActorClass``; both can still be called as before.
+
+    Raises:
+        OptionError: an option is unknown or wrong.
+        TypeError: it is remote already, or neither function nor class.
+
+    Example:
+        >>> @shoal.remote
+        ... def square(x):
+        ...     return x * x
+        >>> shoal.get(square.remote(4))
+        16
+    """
+    if rest or (target is not None and given):
+        raise errors.OptionError(
+            "remote takes options by name only: @remote(num_cpus=2), or @remote without brackets"
+        )
+    if target is None:
+        if not given:
+            raise errors.OptionError("@remote() without options: leave out the brackets")
+        for name in given:
+            if name not in options.TABLE:
+                options.check("t", {name: None})
+        return functools.partial(_decorate, given=given)
+    return _decorate(target, {})
+
+
+def _decorate(target: Any, given: Mapping[str, Any]) -> Any:
+    if isinstance(target, Submitting | ActorClass):
+        raise TypeError(f"{target!r} is remote already")
+    if inspect.isclass(target):
+        return ActorClass(target, options.check("a", given))
+    if callable(target) and not isinstance(target, staticmethod | classmethod):
+        return RemoteFunction(target, options.check("t", given))
+    raise TypeError(f"remote needs a function or a class, not a {type(target).__name__}")

@@ -1,0 +1,185 @@
+"""The session of this process: its one process-wide variable, and what belongs to it.
+
+::
+
+    none --init()--> open --shutdown()--> ended
+                       `---daemon dies--> lost --init()--> open (another one)
+
+A ``Session`` ties together node memory, the connection to the daemon and the facts of the job, and
+owns the caches whose entries are only valid in it: queues by scheduling class, exported functions,
+templates that are ready to submit. ``current()`` gives the open session and starts one if there has
+been none, or the last one was ended by ``shutdown`` (a *lost* session is not replaced silently: its
+values are gone).
+
+Invariants:
+
+1. At most one session is open in a process.
+2. After ``end`` nothing of the session does anything: native waits raise, and every ready template
+   is taken back from its remote function (``on_end``).
+3. Native errors become public ones in ``translate`` only.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Callable
+from typing import Any, Protocol, TypeVar
+
+from shoal import _native, errors
+from shoal._proto import messages
+from shoal._runtime.client import Connection
+
+T = TypeVar("T")
+
+NATIVE_ERRORS = (
+    _native.SessionLostError,
+    _native.ForkedError,
+    _native.FullError,
+    _native.PendingError,
+)
+"""What ``translate`` knows."""
+
+
+class Resettable(Protocol):
+    """Something that keeps what is only valid in one session."""
+
+    def reset(self) -> None:
+        """Forget it."""
+
+
+class Session:
+    """One connection of this process to one node."""
+
+    def __init__(
+        self, memory: _native.Memory, connection: Connection, welcome: messages.Welcome, role: str
+    ) -> None:
+        self.memory = memory
+        self.connection = connection
+        self.role = role
+        self.id = welcome.session
+        self.directory = welcome.directory
+        self.node_id = welcome.node_id
+        self.index = welcome.index
+        self.job = welcome.job
+        self.namespace = welcome.namespace
+        self.total = welcome.total
+        self.is_owner = welcome.owner
+        self.state = "open"
+        self.reason = ""
+        self.daemon_pid = 0
+        """The daemon, if it is a child of this process."""
+        self.flush_logs: Callable[[], None] = lambda: None
+        self.lock = threading.RLock()
+        self.functions: dict[int, Any] = {}
+        """Callables by key."""
+        self._queues: dict[tuple[Any, ...], messages.QueueOpened] = {}
+        self._prepared: weakref.WeakSet[Resettable] = weakref.WeakSet()
+
+    def request(self, body: messages.Body, expect: type[T], undo: messages.Body | None = None) -> T:
+        """Ask the daemon; see ``Connection.request``."""
+        try:
+            return self.connection.request(body, expect, undo)
+        except errors.SessionLostError:
+            raise self.gone() from None
+
+    def queue(self, resources: dict[str, float], strategy: str = "DEFAULT") -> messages.QueueOpened:
+        """The queue of a scheduling class, opened at its first use."""
+        key = (strategy, *sorted(resources.items()))
+        found = self._queues.get(key)
+        if found is None or self.memory.is_queue_dead(found.queue, found.generation):
+            body = messages.OpenQueue(resources, strategy)
+            found = self.request(body, messages.QueueOpened)
+            self._queues[key] = found
+        return found
+
+    def on_end(self, thing: Resettable) -> None:
+        """Have ``thing.reset()`` called when this session ends, if ``thing`` still lives."""
+        self._prepared.add(thing)
+
+    def end(self, state: str, reason: str = "") -> None:
+        """Leave the open state: ``ended`` (on purpose) or ``lost``."""
+        global _current
+        with self.lock:
+            if self.state != "open":
+                return
+            self.state = state
+            self.reason = reason
+            if _current is self and state == "ended":
+                _current = None
+            _former.append((self.memory, self.id, state, reason))
+            del _former[:-16]
+            for thing in list(self._prepared):
+                thing.reset()
+            self._queues.clear()
+            self.memory.close()
+
+    def gone(self) -> errors.ShoalError:
+        """The error for a use of this session after its end."""
+        return _gone(self.id, self.state, self.reason)
+
+
+_current: Session | None = None
+_former: list[tuple[_native.Memory, str, str, str]] = []
+"""Memory, id, state and reason of the last sessions, to name them in errors."""
+
+
+def current() -> Session:
+    """The open session; one is started if there is none."""
+    session = _current
+    if session is not None:
+        if session.state == "open":
+            return session
+        raise session.gone()
+    from shoal._runtime import driver
+
+    driver.init()
+    assert _current is not None
+    return _current
+
+
+def current_or_none() -> Session | None:
+    """The open session, if there is one."""
+    session = _current
+    return session if session is not None and session.state == "open" else None
+
+
+def install(session: Session) -> None:
+    """Make ``session`` the one of this process."""
+    global _current
+    _current = session
+
+
+def forget() -> None:
+    """Let go of a lost session, so that another may be started."""
+    global _current
+    _current = None
+
+
+def _gone(session: str, state: str, reason: str) -> errors.ShoalError:
+    if state == "lost":
+        return errors.SessionLostError(session=session, reason=reason)
+    now = current_or_none()
+    return errors.SessionEndedError(session=session, now=now.id if now else "")
+
+
+def translate(error: BaseException, memory: _native.Memory | None = None) -> BaseException:
+    """The public error for what native code raised."""
+    if isinstance(error, _native.SessionLostError):
+        for known, session, state, reason in _former:
+            if memory is None or known is memory:
+                return _gone(session, state, reason)
+        return errors.SessionLostError()
+    if isinstance(error, _native.ForkedError):
+        return errors.ForkedProcessError()
+    if isinstance(error, _native.FullError):
+        return store_full(error)
+    if isinstance(error, _native.PendingError):
+        return errors.PendingTasksLimitError()
+    return error
+
+
+def store_full(error: _native.FullError) -> errors.ObjectStoreFullError:
+    """The public error for a value that finds no room."""
+    asked, capacity, kind = (*error.args, 0, 0, "value")[:3] if error.args else (0, 0, "value")
+    return errors.ObjectStoreFullError(asked_bytes=asked, capacity_bytes=capacity, kind=str(kind))

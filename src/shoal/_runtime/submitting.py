@@ -1,0 +1,84 @@
+"""The hot path of ``.remote()``: from a call to a spec in node memory.
+
+``Submitting`` is the common part of remote functions and actor methods. Its ``remote`` is one
+Python frame for calls without arguments or with plain ones (numbers, text, bytes): a type check,
+one C pickle, one native submit. Everything else (refs, arrays, objects, the first call) takes the
+longer way through ``arguments``.
+
+Invariant: ``_template`` is not None only while the session that it belongs to is open.
+"""
+
+from __future__ import annotations
+
+import pickle
+from abc import abstractmethod
+from collections.abc import Callable
+from typing import Any
+
+from shoal import _native
+from shoal._runtime import arguments
+from shoal._runtime import session as sessions
+from shoal._runtime.arguments import PLAIN, STORED_BYTES
+from shoal._runtime.session import NATIVE_ERRORS
+
+_dumps = pickle.dumps
+
+
+class Submitting:
+    """Something with ``.remote()``."""
+
+    _template: _native.Template | None = None
+    _memory: _native.Memory | None = None
+    _submit: Callable[..., Any]
+
+    @abstractmethod
+    def _prepare(self) -> _native.Template:
+        """Make the template for the open session, call ``_ready`` and return it."""
+
+    def _ready(self, session: sessions.Session, template: _native.Template) -> _native.Template:
+        """Keep what each call needs, until the session ends."""
+        self._memory = session.memory
+        self._submit = session.memory.submit
+        self._template = template
+        session.on_end(self)
+        return template
+
+    def reset(self) -> None:
+        """Forget what was only valid in a session that has ended."""
+        self._template = None
+        self._memory = None
+
+    def remote(self, *args: Any, **kwargs: Any) -> Any:
+        """Submit a call; return a ref to its result, or a list of refs, or None for no returns."""
+        template = self._template
+        if template is None:
+            template = self._prepare()
+        try:
+            if args or kwargs:
+                if PLAIN.issuperset(map(type, args)) and (
+                    not kwargs or PLAIN.issuperset(map(type, kwargs.values()))
+                ):
+                    payload = _dumps((args, kwargs), 5)
+                    if len(payload) <= STORED_BYTES:
+                        return self._submit(template, payload)
+                assert self._memory is not None
+                return self._submit(template, *arguments.pack(self._memory, args, kwargs))
+            return self._submit(template, None)
+        except NATIVE_ERRORS as error:
+            if isinstance(error, _native.FullError) and self._is_queue_gone():
+                return self._submit_again(args, kwargs)
+            raise sessions.translate(error, self._memory) from None
+
+    def _is_queue_gone(self) -> bool:
+        """Whether the daemon has taken the queue away since the template was made."""
+        return False
+
+    def _submit_again(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Submit to another queue than the one that is gone."""
+        self.reset()
+        template = self._prepare()
+        assert self._memory is not None
+        try:
+            return self._submit(template, *arguments.pack(self._memory, args, kwargs))
+        except NATIVE_ERRORS as error:
+            raise sessions.translate(error, self._memory) from None

@@ -1,0 +1,237 @@
+"""What is going on: read-only tables of the session, as lists of small typed records.
+
+Each function takes ``limit`` (how many rows at most) and filters by field:
+``tasks(state="RUNNING")``. Tables of the control store (nodes, jobs, actors, functions, workers)
+are asked from the daemon; tasks, objects and events are read straight from node memory, without
+disturbing anybody.
+
+Example:
+    >>> shoal.state.actors(state="ALIVE")
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeVar
+
+import msgspec
+
+from shoal import _native, errors
+from shoal._runtime import cluster
+from shoal._runtime import session as sessions
+
+T = TypeVar("T", bound=msgspec.Struct)
+
+DEFAULT_LIMIT = 10_000
+
+
+class Node(msgspec.Struct, frozen=True):
+    """A machine of the session."""
+
+    node_id: str
+    name: str = ""
+    state: str = ""
+    total: dict[str, float] = {}
+    cores: int = 0
+
+
+class Job(msgspec.Struct, frozen=True):
+    """A program that uses the session."""
+
+    job: int
+    state: str = ""
+    pid: int = 0
+    namespace: str = ""
+    entrypoint: str = ""
+    reason: str = ""
+
+
+class Worker(msgspec.Struct, frozen=True):
+    """A process that runs tasks or an actor."""
+
+    worker: int
+    pid: int = 0
+    state: str = ""
+    job: int = 0
+    gpu_ids: list[str] = []
+    queue: int = 0
+    running: int = 0
+    blocked: bool = False
+    actor_id: str = ""
+
+
+class Actor(msgspec.Struct, frozen=True):
+    """An actor, living or dead."""
+
+    actor_id: str
+    class_name: str = ""
+    name: str = ""
+    namespace: str = ""
+    state: str = ""
+    job: int = 0
+    pid: int = 0
+    incarnation: int = 0
+    restarts: int = 0
+    detached: bool = False
+    cause: str = ""
+    """Why it is dead."""
+
+
+class Function(msgspec.Struct, frozen=True):
+    """An exported function or class."""
+
+    digest: str
+    name: str = ""
+    key: int = 0
+    job: int = 0
+    size_bytes: int = 0
+
+
+class Task(msgspec.Struct, frozen=True):
+    """A task that has not ended."""
+
+    task_id: str
+    name: str
+    state: str
+    """HELD (waits for arguments), QUEUED or RUNNING."""
+    attempt: int
+    worker: int
+    job: int
+    queue: int
+    parent: str
+    """Id of the task that submitted it, "" for the driver's."""
+
+
+class Object(msgspec.Struct, frozen=True):
+    """A value, or the place of one that is still to come."""
+
+    object_id: str
+    state: str
+    """PENDING, VALUE or ERROR."""
+    size_bytes: int
+    refs: int
+    pins: int
+    owner: int
+    """Index of the process that made it, -1 for none."""
+
+
+class Event(msgspec.Struct, frozen=True):
+    """Something that happened to a task or value."""
+
+    time_s: float
+    """Since boot (CLOCK_BOOTTIME)."""
+    process: int
+    kind: str
+    id: str
+
+
+_TASK_STATES = {1: "HELD", 2: "QUEUED", 3: "RUNNING"}
+_EVENTS = {1: "submitted", 2: "taken", 3: "sealed", 4: "put", 5: "freed", 6: "repaired"}
+
+
+def nodes(*, limit: int = DEFAULT_LIMIT, **filters: Any) -> list[Node]:
+    """Return the nodes."""
+    return _asked("nodes", Node, limit, filters)
+
+
+def jobs(*, limit: int = DEFAULT_LIMIT, **filters: Any) -> list[Job]:
+    """Return the jobs, also ended ones."""
+    return _asked("jobs", Job, limit, filters)
+
+
+def workers(*, limit: int = DEFAULT_LIMIT, **filters: Any) -> list[Worker]:
+    """Return the worker processes."""
+    return _asked("workers", Worker, limit, filters)
+
+
+def functions(*, limit: int = DEFAULT_LIMIT, **filters: Any) -> list[Function]:
+    """Return the exported functions and classes of jobs that run."""
+    return _asked("functions", Function, limit, filters)
+
+
+def actors(*, limit: int = DEFAULT_LIMIT, **filters: Any) -> list[Actor]:
+    """Return the actors, also dead ones that are still known."""
+
+    def clear(row: Mapping[str, Any]) -> Mapping[str, Any]:
+        cause = row.get("cause")
+        if not isinstance(cause, bytes):
+            return row
+        return {**row, "cause": errors.from_record(cause).describe() if cause else ""}
+
+    return _asked("actors", Actor, limit, filters, clear)
+
+
+def tasks(*, limit: int = DEFAULT_LIMIT, **filters: Any) -> list[Task]:
+    """Return the tasks and calls that have not ended."""
+    names = {function.key: function.name for function in functions()}
+    rows = (
+        Task(
+            task_id=f"{key:016x}",
+            name=names.get(function, "") or "call",
+            state=_TASK_STATES.get(state, str(state)),
+            attempt=attempt,
+            worker=worker,
+            job=job,
+            queue=queue,
+            parent=f"{parent:016x}" if parent else "",
+        )
+        for key, state, attempt, worker, function, queue, job, parent in _memory().list_tasks(limit)
+    )
+    return _chosen(rows, Task, limit, filters)
+
+
+def objects(*, limit: int = DEFAULT_LIMIT, **filters: Any) -> list[Object]:
+    """Return the values in node memory, and those to come."""
+    failed = (_native.FORMAT_ERROR_PICKLE, _native.FORMAT_ERROR_RECORD)
+    rows = (
+        Object(
+            object_id=f"{key:016x}",
+            state="PENDING" if not format else "ERROR" if format in failed else "VALUE",
+            size_bytes=size,
+            refs=refs,
+            pins=pins,
+            owner=owner,
+        )
+        for key, format, size, refs, pins, owner in _memory().list_objects(limit)
+    )
+    return _chosen(rows, Object, limit, filters)
+
+
+def events(*, limit: int = DEFAULT_LIMIT, **filters: Any) -> list[Event]:
+    """Return the last events of all processes, oldest first."""
+    rows = (
+        Event(time_s=ns / 1e9, process=process, kind=_EVENTS.get(kind, str(kind)), id=f"{key:016x}")
+        for ns, process, kind, key in _memory().list_events(limit)
+    )
+    return _chosen(rows, Event, limit, filters)
+
+
+def _memory() -> _native.Memory:
+    return sessions.current().memory
+
+
+def _asked(
+    table: str,
+    kind: type[T],
+    limit: int,
+    filters: Mapping[str, Any],
+    clear: Callable[[Mapping[str, Any]], Mapping[str, Any]] = lambda row: row,
+) -> list[T]:
+    asked = limit if not filters else DEFAULT_LIMIT
+    fields = kind.__struct_fields__
+    rows = (
+        kind(**{name: value for name, value in clear(row).items() if name in fields})
+        for row in cluster.table(table, asked)
+    )
+    return _chosen(rows, kind, limit, filters)
+
+
+def _chosen(rows: Iterable[T], kind: type[T], limit: int, filters: Mapping[str, Any]) -> list[T]:
+    unknown = [name for name in filters if name not in kind.__struct_fields__]
+    if unknown:
+        valid = list(kind.__struct_fields__)
+        text = f"a {kind.__name__} has no field {unknown[0]!r}. Valid: {', '.join(valid)}"
+        raise errors.OptionError(text, option=unknown[0], valid=valid)
+    wanted = list(filters.items())
+    found = [row for row in rows if all(getattr(row, k) == v for k, v in wanted)]
+    return found[:limit]
