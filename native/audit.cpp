@@ -1,0 +1,124 @@
+// Recounting node memory from what names it, and the tables of `shoal.state`.
+//
+// The audit reads slots, holder words, ledgers, specs and tables, and none of the counters that it checks. It is exact
+// while nothing else runs; meanwhile it may see a count between its two halves.
+#include <algorithm>
+#include <unordered_map>
+
+#include "memory.hpp"
+
+namespace shoal {
+
+Memory::Audit Memory::audit() {
+  Audit a;
+  Header& h = header();
+  struct Count {
+    u64 refs = 0, pins = 0;
+  };
+  std::unordered_map<u32, Count> want;
+  auto count = [&](u64 record) {
+    if (!record) return;
+    Count& c = want[hold_slot(record)];
+    (record & HOLD_PIN ? c.pins : c.refs)++;
+  };
+  auto* owners = at<atom<u32>>(off.owners) + CHUNKS;
+  for (u32 c = 0; c < h.chunk_high[1].load(); c++)
+    if (owners[c].load())
+      for (u32 i = 0; i < LEDGER_PER_CHUNK; i++) count(at<atom<u64>>(off.ledger)[u64(c) * LEDGER_PER_CHUNK + i].load());
+  for (u32 p = 0; p < h.proc_high.load(); p++) count(proc(p).lane_hold.load());
+  const u32 end = h.chunk_high[0].load() * SLOTS_PER_CHUNK;
+  std::unordered_map<u64, u32> named;  // offsets that a live slot names
+  for (u32 s = 1; s < end; s++) {
+    Slot& x = slot(s);
+    if (x.state.load(ACQ) == FREE) continue;
+    a.slots++;
+    if (u64 b = x.block.load(); b && block_is(b, s)) {
+      named[b] = s;
+      if (x.flags.load() & HAS_TABLE) {
+        auto* v = at<ValueHeader>(b);
+        for (u32 i = 0; i < v->n_contained; i++) count(reinterpret_cast<atom<u64>*>(v + 1)[i].load());
+      }
+    }
+    if (Spec* t = spec(s)) {
+      named[x.spec.load()] = s;
+      a.specs++;
+      for (u32 i = 0; i < t->n_holds(); i++) count(t->holds()[i].load());
+    }
+  }
+  for (u32 s = 1; s < end; s++) {
+    if (slot(s).state.load(ACQ) == FREE) continue;
+    u64 w = slot(s).life.load();
+    auto it = want.find(s);
+    Count c = it == want.end() ? Count{} : it->second;
+    if (!is_ending(w) && ((w & REFS) != c.refs || (w & PINS) >> 24 != c.pins)) a.wrong_counts++;
+  }
+  auto* words = at<atom<u64>>(off.extents);
+  for (u32 e = 0; e < h.extent_high.load(); e++) {
+    u64 w = words[e].load();
+    u64 base = off.data + u64(e) * EXTENT;
+    if (extent_kind(w) == EXT_HEAD) {
+      a.bytes += u64(extent_arg(w)) * EXTENT;
+      if (!named.count(base)) a.leaked_blocks++;
+    } else if (extent_kind(w) == EXT_SMALL) {
+      u64 bytes = class_bytes(extent_arg(w));
+      auto* holders = at<atom<u32>>(off.holders) + u64(e) * HOLDERS_PER_EXTENT;
+      for (u32 i = 0; i < EXTENT / bytes; i++)
+        if (holders[i].load()) {
+          a.bytes += bytes;
+          if (!named.count(base + i * bytes)) a.leaked_blocks++;
+        }
+    }
+  }
+  return a;
+}
+
+std::vector<Memory::TaskRow> Memory::list_tasks(u64 limit) {
+  std::vector<TaskRow> rows;
+  const u32 end = header().chunk_high[0].load() * SLOTS_PER_CHUNK;
+  for (u32 s = 1; s < end && rows.size() < limit; s++) {
+    Slot& x = slot(s);
+    u64 c = x.claim.load(ACQ);
+    u64 st = claim_state(c);
+    if (st != HELD && st != QUEUED && st != RUNNING) continue;
+    if (x.gen.load(ACQ) != claim_gen(c) || x.state.load(ACQ) == FREE) continue;
+    Spec* t = spec(s);
+    if (!t) continue;
+    TaskRow row{make_key(s, claim_gen(c)), st, claim_attempt(c), claim_worker(c), t->function, t->queue, t->job, t->parent};
+    if (x.claim.load(ACQ) == c) rows.push_back(row);  // unchanged: the spec was this task's
+  }
+  return rows;
+}
+
+std::vector<Memory::ObjectRow> Memory::list_objects(u64 limit) {
+  std::vector<ObjectRow> rows;
+  const u32 end = header().chunk_high[0].load() * SLOTS_PER_CHUNK;
+  auto* owners = at<atom<u32>>(off.owners);
+  for (u32 s = 1; s < end && rows.size() < limit; s++) {
+    Slot& x = slot(s);
+    u64 head = x.head().load(ACQ), w = x.life.load(ACQ);
+    u32 st = u32(head);
+    if (st == FREE || is_ending(w)) continue;
+    u64 n = x.size.load(RLX);
+    u32 owner = owners[s / SLOTS_PER_CHUNK].load(RLX);
+    rows.push_back({make_key(s, u32(head >> 32)), (st & ~WAITERS) == SEALED ? x.kind.load() : 0u, is_turn(n) ? 0 : n,
+                    w & REFS, (w & PINS) >> 24, w & OWNER ? i64(owner) - 1 : -1});
+  }
+  return rows;
+}
+
+std::vector<Memory::EventRow> Memory::list_events(u64 limit) {
+  std::vector<EventRow> rows;
+  for (u32 p = 0; p < header().proc_high.load(); p++) {
+    u64 n = proc(p).event_seq.load(ACQ);
+    for (u64 k = n > EVENTS_PER_PROC ? n - EVENTS_PER_PROC : 0; k < n; k++) {
+      Event& e = at<Event>(off.events)[u64(p) * EVENTS_PER_PROC + k % EVENTS_PER_PROC];
+      u64 t = e.time.load(ACQ), what = e.what.load(RLX), key = e.key.load(RLX);
+      if (t && e.time.load(ACQ) == t) rows.push_back({t, what >> 8, what & 0xff, key});
+    }
+  }
+  std::sort(rows.begin(), rows.end(), [](auto& a, auto& b) { return a.time < b.time; });
+  if (rows.size() > limit) rows.erase(rows.begin(), rows.end() - i64(limit));
+  return rows;
+}
+
+}  // namespace shoal

@@ -1,0 +1,526 @@
+// The Memory class in Python: submitting, taking, waiting for many, and what the daemon does.
+#include <nanobind/stl/tuple.h>
+#include <nanobind/stl/vector.h>
+
+#include <algorithm>
+#include <cstring>
+#include <tuple>
+
+#include "bindings.hpp"
+
+namespace shoal {
+
+void register_memory(PyMemory*);
+
+static nb::object wrap(Memory* m) {
+  nb::object o = nb::inst_alloc(nb::type<PyMemory>());
+  PyMemory* p = new (nb::inst_ptr<PyMemory>(o)) PyMemory;
+  nb::inst_mark_ready(o);
+  p->m = m;
+  register_memory(p);
+  return o;
+}
+
+static PyMemory& of(nb::handle self) {
+  PyMemory& p = *nb::inst_ptr<PyMemory>(self);
+  if (p.m->forked) p.usable();
+  if (p.m->closed.load(RLX)) throw_closed();
+  return p;
+}
+
+static void slots_of(PyMemory& pm, nb::handle refs, std::vector<u32>& out) {
+  out.clear();
+  if (refs.is_none()) return;
+  for (nb::handle r : refs) {
+    Ref& ref = nb::cast<Ref&>(r);
+    if (ref.mem != &pm) throw nb::value_error("a ref of another session cannot be passed");
+    out.push_back(key_slot(ref.key));
+  }
+}
+
+static nb::object submit(nb::handle self, const Call& call, nb::handle payload, nb::handle dependencies,
+                         nb::handle contained) {
+  PyMemory& pm = of(self);
+  Memory& m = *pm.m;
+  static thread_local std::vector<u32> deps, inner, returns;
+  slots_of(pm, dependencies, deps);
+  slots_of(pm, contained, inner);
+  Bytes bytes;
+  if (PyBytes_Check(payload.ptr())) bytes = {PyBytes_AS_STRING(payload.ptr()), u64(PyBytes_GET_SIZE(payload.ptr()))};
+  Call c = call;
+  if (!deps.empty()) c.flags |= F_FILLS;
+  if (c.n_returns == 0) c.flags |= F_NO_RETURN;
+  const bool is_driver = m.proc(m.me).kind.load(RLX) == DRIVER;
+  const u64 patience = platform::now_ns() + 30000000000ull;
+  for (;;) {
+    if (m.queue(c.queue).gen.load(ACQ) != c.queue_gen) throw_status(Status::Gone, 0, m);
+    Status st = m.submit(c, bytes, deps, inner, returns);
+    if (st == Status::Ok) break;
+    if (st == Status::NeedMemory) {
+      nb::gil_scoped_release unlocked;
+      st = m.wait_memory(std::min<u64>(patience, platform::now_ns() + 2000000000ull));
+      if (st == Status::Ok) continue;
+    }
+    // A driver waits for room in the queue or the store; a worker must not (the room may depend on itself).
+    if ((st == Status::Pending && is_driver) || (st == Status::Full && platform::now_ns() < patience)) {
+      {
+        nb::gil_scoped_release unlocked;
+        platform::futex_wait(m.queue(c.queue).space, m.queue(c.queue).space.load(), 1000000);
+      }
+      check_signals();
+      if (m.closed.load()) throw_closed();
+      continue;
+    }
+    throw_status(st, bytes.size, m);
+  }
+  auto key = [&](u32 s) { return make_key(s, m.slot(s).gen.load(RLX)); };
+  if (c.n_returns == 1) return make_ref(self, pm, key(returns[0]), nullptr);
+  if (c.n_returns == 0) {
+    m.clear_bits(returns[0], OWNER);
+    return nb::none();
+  }
+  nb::list out;
+  for (u32 s : returns) out.append(make_ref(self, pm, key(s), nullptr));
+  return out;
+}
+
+static u32 fresh_slot(Memory& m) {
+  u32 s = m.new_slot(OWNER);
+  if (!s) throw_status(Status::Full, 0, m);
+  return s;
+}
+
+// Spin, then sleep on my completion word until it moves. With the GIL around it. False when time is up.
+static bool wait_completion(Memory& m, u32 seen, u64 deadline, bool main) {
+  Proc& r = m.proc(m.me);
+  auto moved = [&] { return r.cdoor.load(ACQ) != seen; };
+  if (m.spin(moved, 3000)) return true;
+  Memory::Wait w;
+  {
+    SleepingOn registered(m, r.cdoor);
+    nb::gil_scoped_release unlocked;
+    bool hit = false;
+    if (int t = m.take_token(); t >= 0) {
+      hit = m.spin(moved, 40000);
+      m.give_token(t);
+    }
+    if (hit) return true;
+    m.lend(true);
+    w = m.sleep_on(r.cdoor, seen, deadline, main ? 500000000ull : 0);
+    m.lend(false);
+  }
+  if (w == Memory::Wait::Closed) throw_closed();
+  if (main) check_signals();
+  return w != Memory::Wait::Timeout;
+}
+
+static std::vector<bool> wait_many(nb::handle self, nb::sequence refs, u32 n, std::optional<double> timeout) {
+  PyMemory& pm = of(self);
+  Memory& m = *pm.m;
+  std::vector<u64> keys;
+  for (nb::handle r : refs) keys.push_back(nb::cast<Ref&>(r).key);
+  std::vector<bool> out(keys.size());
+  const u64 deadline = deadline_of(timeout);
+  const bool main = is_main_thread();
+  n = std::min<u32>(n, u32(keys.size()));
+  bool watching = false;
+  for (;;) {
+    const u32 seen = m.proc(m.me).cdoor.load(SEQ);
+    m.drain_completions();
+    u32 k = 0;
+    for (size_t i = 0; i < keys.size(); i++) {
+      out[i] = (m.slot(key_slot(keys[i])).state.load(ACQ) & ~WAITERS) == SEALED;
+      k += out[i];
+    }
+    if (k >= n) return out;
+    if (deadline && platform::now_ns() >= deadline) return out;
+    if (!watching) {
+      for (size_t i = 0; i < keys.size(); i++)
+        if (!out[i]) m.watch(keys[i], 0);
+      watching = true;
+      continue;  // something may have been sealed before its watch was linked
+    }
+    wait_completion(m, seen, deadline, main);
+  }
+}
+
+static nb::object completions(nb::handle self, std::optional<double> timeout) {
+  PyMemory& pm = of(self);
+  Memory& m = *pm.m;
+  const u64 deadline = deadline_of(timeout);
+  for (;;) {
+    const u32 seen = m.proc(m.me).cdoor.load(SEQ);
+    m.drain_completions();
+    if (!m.ready.empty() || pm.poked || (deadline && platform::now_ns() >= deadline)) {
+      pm.poked = false;
+      nb::list out;
+      for (u64 t : m.ready) out.append(t);
+      m.ready.clear();
+      return out;
+    }
+    wait_completion(m, seen, deadline, is_main_thread());
+  }
+}
+
+static nb::object take(nb::handle self, std::optional<double> timeout) {
+  PyMemory& pm = of(self);
+  Memory& m = *pm.m;
+  Proc& r = m.proc(m.me);
+  const u64 deadline = deadline_of(timeout);
+  u64 key;
+  for (;;) {
+    const u32 a = r.assign.load(SEQ);
+    if (a != r.attached.load(RLX)) {
+      r.attached.store(a, SEQ);
+      if (a == 0 || m.header().starving.load(SEQ)) m.ring_daemon();
+      return nb::int_(a);
+    }
+    const bool has = a != 0 && a < QUEUES;
+    if (has && m.take(a, key)) return make_task(self, pm, key);
+    Queue* q = has ? &m.queue(a) : nullptr;
+    RingView ring = has ? m.ring(a) : RingView{r.completions, nullptr, 0};
+    u64 h;
+    u32 v;
+    auto work = [&] {
+      return r.assign.load(ACQ) != a || (has && (ring.peek(h, v) || q->redo.load(ACQ))) || m.closed.load(RLX);
+    };
+    if (m.spin(work, 3000)) {
+      if (m.closed.load(RLX)) throw_closed();
+      continue;
+    }
+    const u32 word = m.me / 64;
+    const u64 bit = 1ull << (m.me % 64);
+    Memory::Wait w = Memory::Wait::Interrupted;
+    {
+      nb::gil_scoped_release unlocked;
+      bool hit = false;
+      if (int t = has ? m.take_token() : -1; t >= 0) {
+        // A promise to look for 50 us: pushes wake nobody meanwhile. A time, not a flag: a stopped spinner blocks
+        // nobody for longer.
+        u64 now = platform::now_ns(), old = q->searching.load(SEQ);
+        bool mine = (old == 0 || old < now) && q->searching.compare_exchange_strong(old, now + 50000, SEQ);
+        hit = m.spin(work, 45000);
+        if (mine) q->searching.store(0, SEQ);
+        m.give_token(t);
+      }
+      if (!hit) {
+        if (has && m.header().starving.load(SEQ)) m.ring_daemon();
+        const u32 seen = r.door.load(SEQ);
+        if (has) q->idle[word].fetch_or(bit, SEQ);
+        r.sleeping.store(1, SEQ);
+        if (!work()) w = m.sleep_on(r.door, seen, deadline, 0);
+        r.sleeping.store(0, SEQ);
+        if (has) q->idle[word].fetch_and(~bit, SEQ);
+      }
+    }
+    if (m.closed.load(RLX) || w == Memory::Wait::Closed) throw_closed();
+    check_signals();
+    if (w == Memory::Wait::Timeout) return nb::none();
+  }
+}
+
+static Bytes bytes_of(nb::bytes& b) { return {b.c_str(), b.size()}; }
+
+void bind_memory(nb::module_& mod) {
+  nb::class_<Call>(mod, "Template")
+      .def("__init__",
+           [](Call* c, u64 function, u32 queue, u32 queue_generation, u32 job, u32 method, u32 n_returns,
+              i64 max_retries, u32 flags, u64 actor) {
+             if (queue == 0 || queue >= QUEUES) throw nb::value_error("no such queue");
+             if (n_returns > 65535) throw nb::value_error("num_returns must be at most 65535");
+             new (c) Call{function, actor, queue, queue_generation, job, method, n_returns, flags, max_retries};
+           },
+           nb::kw_only(), nb::arg("function"), nb::arg("queue"), nb::arg("queue_generation"), nb::arg("job"),
+           nb::arg("method") = 0, nb::arg("n_returns") = 1, nb::arg("max_retries") = 0, nb::arg("flags") = 0,
+           nb::arg("actor") = 0);
+
+  nb::class_<PyMemory> c(mod, "Memory");
+  c.def_static("create",
+               [](u64 capacity, u32 cores, nb::bytes node, u32 max_extents) {
+                 u64 id = 0;
+                 std::memcpy(&id, node.c_str(), std::min<size_t>(8, node.size()));
+                 return wrap(Memory::create(capacity, cores, id, max_extents));
+               },
+               nb::arg("capacity_bytes"), nb::arg("cores"), nb::arg("node_id"), nb::arg("max_extents") = 0)
+      .def_static("attach", [](int fd, int bell, u32 index) { return wrap(Memory::attach(fd, bell, index)); },
+                  nb::arg("fd"), nb::arg("eventfd"), nb::arg("index"))
+      .def_prop_ro("fd", [](PyMemory& p) { return p.m->fd; })
+      .def_prop_ro("eventfd", [](PyMemory& p) { return p.m->bell; })
+      .def_prop_ro("index", [](PyMemory& p) { return p.m->me; })
+      .def_prop_ro("capacity_bytes", [](nb::handle self) { return of(self).m->header().capacity; })
+      .def_prop_ro("is_closed", [](PyMemory& p) { return p.m->closed.load(); })
+      .def("close",
+           [](PyMemory& p) {
+             // Values that are still looked at become private copies: the session's memory may be given back.
+             if (!p.m->forked && !p.m->closed.load())
+               for (Pin* pin : p.pins)
+                 if (pin->end > pin->begin) platform::make_private(pin->begin, pin->end);
+             p.m->close();
+           })
+      .def("set_hooks",
+           [](PyMemory& p, nb::object loads, nb::object error, nb::object help, nb::object future, nb::object wait,
+              nb::object escaped) {
+             p.loads = loads;
+             p.error = error;
+             p.help = help;
+             p.future = future;
+             p.wait = wait;
+             p.escaped = escaped;
+           },
+           nb::kw_only(), nb::arg("loads"), nb::arg("error"), nb::arg("help").none(), nb::arg("future"),
+           nb::arg("wait"), nb::arg("escaped"))
+      .def("capture",
+           [](PyMemory&, nb::object into) {
+             nb::object before = context.capture ? nb::steal(context.capture) : nb::none();
+             context.capture = into.is_none() ? nullptr : into.release().ptr();
+             return before;
+           },
+           nb::arg("into").none())
+      .def("restore_ref", [](PyMemory&, u32 index) { return restore_ref(index); })
+      // ---- objects
+      .def("put_simple",
+           [](nb::handle self, nb::handle v) -> nb::object {
+             PyMemory& pm = of(self);
+             u32 s = fresh_slot(*pm.m);
+             if (!write_simple(*pm.m, s, v.ptr())) {
+               pm.m->clear_bits(s, OWNER);
+               return nb::none();
+             }
+             pm.m->seal_mine(s);
+             return make_ref(self, pm, make_key(s, pm.m->slot(s).gen.load(RLX)), nullptr);
+           },
+           nb::arg("value").none())
+      .def("put",
+           [](nb::handle self, int format, nb::handle data, nb::handle buffers, nb::handle contained, double timeout) {
+             PyMemory& pm = of(self);
+             u32 s = fresh_slot(*pm.m);
+             try {
+               write_parts(pm, s, format, data, buffers, contained, false, timeout);
+             } catch (...) {
+               if (!pm.m->closed.load()) pm.m->clear_bits(s, OWNER);
+               throw;
+             }
+             if (pm.m->closed.load()) throw_closed();
+             pm.m->seal_mine(s);
+             return make_ref(self, pm, make_key(s, pm.m->slot(s).gen.load(RLX)), nullptr);
+           },
+           nb::arg("format"), nb::arg("data"), nb::arg("buffers"), nb::arg("contained"), nb::arg("timeout_s") = 0.0)
+      .def("get",
+           [](nb::handle self, nb::handle ref, std::optional<double> timeout) {
+             PyMemory& pm = of(self);
+             if (!nb::isinstance<Ref>(ref)) throw nb::type_error("not an ObjectRef");
+             Ref& r = *nb::inst_ptr<Ref>(ref);
+             if (r.mem != &pm) throw nb::value_error("the ref belongs to another session");
+             nb::object keep = nb::borrow(ref);
+             if (!wait_sealed(self, pm, r.key, deadline_of(timeout), true)) {
+               PyErr_SetString(PyExc_TimeoutError, "the value is not there yet");
+               throw nb::python_error();
+             }
+             return load_slot(self, pm, key_slot(r.key));
+           },
+           nb::arg("ref"), nb::arg("timeout_s") = nb::none())
+      .def("get_many",
+           [](nb::handle self, nb::sequence refs, std::optional<double> timeout) {
+             PyMemory& pm = of(self);
+             const u64 deadline = deadline_of(timeout);
+             nb::list out;
+             for (nb::handle h : refs) {
+               if (!nb::isinstance<Ref>(h)) throw nb::type_error("not an ObjectRef");
+               nb::object keep = nb::borrow(h);
+               Ref& r = *nb::inst_ptr<Ref>(h);
+               if (r.mem != &pm) throw nb::value_error("the ref belongs to another session");
+               if (!wait_sealed(self, pm, r.key, deadline, true)) {
+                 PyErr_SetString(PyExc_TimeoutError, "not every value is there yet");
+                 throw nb::python_error();
+               }
+               out.append(load_slot(self, pm, key_slot(r.key)));
+             }
+             return out;
+           },
+           nb::arg("refs"), nb::arg("timeout_s") = nb::none())
+      .def("peek",
+           [](nb::handle self, Ref& r) -> nb::object {
+             PyMemory& pm = of(self);
+             Slot& x = pm.m->slot(key_slot(r.key));
+             if ((x.state.load(ACQ) & ~WAITERS) != SEALED || !is_error(x.kind.load(RLX))) return nb::none();
+             Bytes b = pm.m->value_bytes(key_slot(r.key), true);
+             return nb::make_tuple(int(x.kind.load(RLX)), nb::bytes(static_cast<const char*>(b.data), b.size));
+           })
+      .def("wait", &wait_many, nb::arg("refs"), nb::arg("n"), nb::arg("timeout_s").none())
+      .def("watch", [](nb::handle self, Ref& r, u64 token) { return of(self).m->watch(r.key, token); },
+           nb::arg("ref"), nb::arg("token"))
+      .def("completions", &completions, nb::arg("timeout_s").none())
+      .def("poke",
+           [](nb::handle self) {
+             PyMemory& pm = of(self);
+             pm.poked = true;
+             pm.m->proc(pm.m->me).cdoor.fetch_add(1, SEQ);
+             platform::futex_wake(pm.m->proc(pm.m->me).cdoor);
+           })
+      .def("ref",
+           [](nb::handle self, u64 key) -> nb::object {
+             PyMemory& pm = of(self);
+             atom<u64>* record;
+             if (key_slot(key) >= CHUNKS * SLOTS_PER_CHUNK || !pm.m->hold_key(key, false, record)) return nb::none();
+             return make_ref(self, pm, key, record);
+           })
+      .def("load_key",
+           [](nb::handle self, u64 key) {
+             PyMemory& pm = of(self);
+             if (key_slot(key) >= CHUNKS * SLOTS_PER_CHUNK || !pm.m->is_live(key))
+               throw nb::key_error("the object is gone");
+             if (!wait_sealed(self, pm, key, 0, false)) throw nb::key_error("the object is gone");
+             return load_slot(self, pm, key_slot(key));
+           })
+      // ---- tasks
+      .def("submit", &submit, nb::arg("template"), nb::arg("payload").none(),
+           nb::arg("dependencies").none() = nb::none(), nb::arg("contained").none() = nb::none())
+      .def("is_queue_dead",
+           [](nb::handle self, u32 q, u32 gen) {
+             Memory& m = *of(self).m;
+             if (q >= QUEUES) return true;
+             return m.queue(q).gen.load() != gen || m.queue(q).dead.load() != 0;
+           })
+      .def("take", &take, nb::arg("timeout_s") = nb::none())
+      .def("set_blocked", [](nb::handle self, bool b) { of(self).m->lend(b); })
+      .def("finished", [](nb::handle self) { of(self).m->running_pop(); },
+           "Forget the innermost running task without sealing it: the daemon has put it back into its queue.")
+      .def_prop_ro("running", [](nb::handle self) { return of(self).m->running_top(); });
+
+  // ---- the daemon
+  c.def("new_queue",
+        [](nb::handle self, u32 kind, u32 job, u32 help_class) {
+          u32 q, gen;
+          if (!of(self).m->new_queue(kind, job, help_class, q, gen)) throw std::runtime_error("no queue is left");
+          return std::make_tuple(q, gen);
+        },
+        nb::arg("kind"), nb::arg("job"), nb::arg("help_class") = 0)
+      .def("free_queue", [](nb::handle self, u32 q) { return of(self).m->free_queue(q); })
+      .def("queue_state",
+           [](nb::handle self, u32 q) {
+             Memory& m = *of(self).m;
+             return std::make_tuple(m.ring(q).entries() + (m.queue(q).redo.load() != 0), m.queue(q).ring.head.load(),
+                                    m.queue(q).dead.load() != 0);
+           })
+      .def("set_hungry",
+           [](nb::handle self, u32 q, bool hungry) {
+             Memory& m = *of(self).m;
+             m.queue(q).hungry.store(hungry, SEQ);
+             std::atomic_thread_fence(SEQ);
+             if (m.queue(q).overflow.load()) m.refill(q);
+             u64 h;
+             u32 v;
+             return m.ring(q).peek(h, v) || m.queue(q).redo.load() != 0;
+           })
+      .def("set_starving", [](nb::handle self, bool b) { of(self).m->header().starving.store(b, SEQ); })
+      .def("kill_queue", [](nb::handle self, u32 q, nb::bytes record) { return of(self).m->kill_queue(q, bytes_of(record)); })
+      .def("drain_dead",
+           [](nb::handle self) {
+             Memory& m = *of(self).m;
+             nb::list out;
+             for (u32 q = 0; q < QUEUES; q++)
+               if (m.queue(q).used.load(RLX) && m.queue(q).dead.load() && m.ring(q).entries()) out.append(q);
+             return out;
+           })
+      .def("open_process", [](nb::handle self, u32 kind) { return of(self).m->open_process(kind); })
+      .def("assign",
+           [](nb::handle self, u32 index, u32 queue) {
+             Memory& m = *of(self).m;
+             Proc& r = m.proc(index);
+             r.assign.store(queue, SEQ);
+             r.door.fetch_add(1, SEQ);
+             platform::futex_wake(r.door);
+           })
+      .def("process_state",
+           [](nb::handle self, u32 index) {
+             Proc& r = of(self).m->proc(index);
+             u32 d = r.depth.load(ACQ);
+             return std::make_tuple(r.assign.load(), r.attached.load(), d, r.blocked.load() != 0,
+                                    d ? r.running[0].load() : u64(0));
+           })
+      .def("ring",
+           [](nb::handle self, u32 index) {
+             Proc& r = of(self).m->proc(index);
+             r.door.fetch_add(1, SEQ);
+             platform::futex_wake(r.door);
+           })
+      .def("repair",
+           [](nb::handle self, u32 index) {
+             std::vector<RunningTask> tasks;
+             of(self).m->repair(index, tasks);
+             nb::list out;
+             for (auto& t : tasks) out.append(nb::make_tuple(t.key, t.attempt, t.max_retries, t.charged, t.flags, t.queue));
+             return out;
+           })
+      .def("close_process", [](nb::handle self, u32 index) { of(self).m->close_process(index); })
+      .def("requeue", [](nb::handle self, u64 key, bool charged, bool front) { return of(self).m->requeue(key, charged, front); })
+      .def("fail", [](nb::handle self, u64 key, nb::bytes record) { return of(self).m->fail(key, bytes_of(record)); })
+      .def("end_job", [](nb::handle self, u32 job, nb::bytes record) { return of(self).m->end_job(job, bytes_of(record)); })
+      .def("adopt", [](nb::handle self, u64 key) { return of(self).m->adopt(key); })
+      .def("release", [](nb::handle self, u64 key) { of(self).m->release(key); })
+      .def("handles", [](nb::handle self, u64 key) { return of(self).m->handles(key); })
+      .def("inbox",
+           [](nb::handle self) {
+             Memory& m = *of(self).m;
+             nb::list out;
+             u32 s;
+             RingView r = m.inbox();
+             while (r.pop(s)) out.append(make_key(s, m.slot(s).gen.load()));
+             if (m.header().inbox_full.exchange(0))
+               for (u32 i = 1; i < m.header().chunk_high[0].load() * SLOTS_PER_CHUNK; i++)
+                 if (m.slot(i).flags.load() & ADOPTED) out.append(make_key(i, m.slot(i).gen.load()));
+             return out;
+           })
+      .def("populate",
+           [](nb::handle self, u64 budget, u64 headroom) {
+             u64 done;
+             bool more;
+             of(self).m->populate(budget, headroom, done, more);
+             return std::make_tuple(done, more);
+           })
+      .def("collapse", [](nb::handle self, u32 budget) { return of(self).m->collapse(budget); })
+      .def("punch",
+           [](nb::handle self) {
+             Memory& m = *of(self).m;
+             platform::punch(m.fd, 0, m.size);
+           })
+      .def("usage",
+           [](nb::handle self) {
+             Memory& m = *of(self).m;
+             u64 used, populated;
+             m.count_extents(used, populated);
+             return std::make_tuple(used, populated, m.header().capacity);
+           })
+      .def("audit",
+           [](nb::handle self) {
+             auto a = of(self).m->audit();
+             nb::dict d;
+             d["bytes"] = a.bytes;
+             d["slots"] = a.slots;
+             d["specs"] = a.specs;
+             d["leaked_blocks"] = a.leaked_blocks;
+             d["wrong_counts"] = a.wrong_counts;
+             return d;
+           })
+      .def("list_tasks",
+           [](nb::handle self, u64 limit) {
+             nb::list out;
+             for (auto& r : of(self).m->list_tasks(limit))
+               out.append(nb::make_tuple(r.key, r.state, r.attempt, r.worker, r.function, r.queue, r.job, r.parent));
+             return out;
+           })
+      .def("list_objects",
+           [](nb::handle self, u64 limit) {
+             nb::list out;
+             for (auto& r : of(self).m->list_objects(limit))
+               out.append(nb::make_tuple(r.key, r.format, r.size, r.refs, r.pins, r.owner));
+             return out;
+           })
+      .def("list_events", [](nb::handle self, u64 limit) {
+        nb::list out;
+        for (auto& r : of(self).m->list_events(limit)) out.append(nb::make_tuple(r.time, r.process, r.kind, r.key));
+        return out;
+      });
+}
+
+}  // namespace shoal

@@ -1,0 +1,567 @@
+// Values and refs as Python objects: writing, loading, waiting for one.
+#include <poll.h>
+#include <unistd.h>
+
+#include <cstring>
+
+#include "bindings.hpp"
+
+namespace shoal {
+
+thread_local Context context;
+
+PyMemory::~PyMemory() { delete m; }
+
+void PyMemory::usable() const {
+  if (m->forked) {
+    PyErr_SetString(forked_error,
+                    "this process was forked by user code: its handles are inert; use them in the process that "
+                    "made them, or call shoal.init() here");
+    throw nb::python_error();
+  }
+}
+
+void PyMemory::release_guards() {
+  for (size_t i = guards.size(); i-- > 0;) {
+    pollfd p{guards[i].pipe, POLLIN, 0};
+    if (poll(&p, 1, 0) == 0) continue;
+    ::close(guards[i].pipe);
+    std::vector<atom<u64>*> records = std::move(guards[i].records);
+    guards.erase(guards.begin() + i64(i));
+    if (!m->closed.load())
+      for (auto* r : records) m->drop(r);
+  }
+}
+
+Ref::~Ref() {
+  if (mem && !mem->m->forked && !mem->m->closed.load(RLX) && key) {
+    if (record)
+      mem->m->drop(record);
+    else
+      mem->m->clear_bits(key_slot(key), OWNER);
+  }
+  Py_XDECREF(owner);
+}
+
+Pin::~Pin() {
+  if (mem && !mem->m->forked) {
+    mem->pins.erase(this);
+    if (!mem->m->closed.load(RLX)) {
+      bool kept = false;
+      for (auto& g : mem->guards)
+        if (number <= g.last_pin && !kept) {
+          g.records.push_back(record);
+          kept = true;
+        }
+      if (!kept) mem->m->drop(record);
+      if (!mem->guards.empty()) mem->release_guards();
+    }
+  }
+  Py_XDECREF(owner);
+}
+
+bool is_main_thread() {
+  static const unsigned long main = [] {
+    nb::object t = nb::module_::import_("threading").attr("main_thread")().attr("ident");
+    return nb::cast<unsigned long>(t);
+  }();
+  return PyThread_get_thread_ident() == main;
+}
+
+void check_signals() {
+  if (PyErr_CheckSignals() != 0) throw nb::python_error();
+}
+void throw_closed() {
+  PyErr_SetString(session_lost, "the session of this object has ended");
+  throw nb::python_error();
+}
+void throw_status(Status st, u64 asked, const Memory& m) {
+  if (st == Status::Pending) {
+    PyErr_SetString(pending_error, "too many pending tasks in this queue");
+  } else if (st == Status::Gone && m.closed.load()) {
+    throw_closed();
+  } else {
+    const char* kind = st == Status::TooBig ? "larger than the store" : st == Status::Gone ? "hold" : "full";
+    nb::tuple args = nb::make_tuple(asked, const_cast<Memory&>(m).header().capacity, kind);
+    PyErr_SetObject(full_error, args.ptr());
+  }
+  throw nb::python_error();
+}
+u64 deadline_of(const std::optional<double>& timeout_s) {
+  if (!timeout_s) return 0;
+  double t = *timeout_s < 0 ? 0 : *timeout_s > 1e8 ? 1e8 : *timeout_s;
+  return platform::now_ns() + std::max<u64>(1, u64(t * 1e9));
+}
+
+nb::object make_ref(nb::handle memory, PyMemory& pm, u64 key, atom<u64>* record) {
+  nb::object o = nb::inst_alloc(nb::type<Ref>());
+  Ref* r = new (nb::inst_ptr<Ref>(o)) Ref;
+  nb::inst_mark_ready(o);
+  r->mem = &pm;
+  r->owner = memory.inc_ref().ptr();
+  r->key = key;
+  r->record = record;
+  return o;
+}
+
+// ---- writing
+
+// None, bool, int64, float, short str and bytes without a pickle.
+bool write_simple(Memory& m, u32 s, PyObject* v) {
+  if (v == Py_None) {
+    m.write_inline(s, NONE, "", 0);
+  } else if (v == Py_True || v == Py_False) {
+    m.write_inline(s, v == Py_True ? TRUE_ : FALSE_, "", 0);
+  } else if (PyLong_CheckExact(v)) {
+    int overflow = 0;
+    i64 x = PyLong_AsLongLongAndOverflow(v, &overflow);
+    if (overflow) return false;
+    m.write_inline(s, INT, &x, 8);
+  } else if (PyFloat_CheckExact(v)) {
+    double x = PyFloat_AS_DOUBLE(v);
+    m.write_inline(s, FLOAT, &x, 8);
+  } else if (PyBytes_CheckExact(v) && PyBytes_GET_SIZE(v) <= Py_ssize_t(INLINE_BYTES)) {
+    m.write_inline(s, BYTES, PyBytes_AS_STRING(v), u32(PyBytes_GET_SIZE(v)));
+  } else if (PyUnicode_CheckExact(v)) {
+    if (PyUnicode_GET_LENGTH(v) > Py_ssize_t(INLINE_BYTES)) return false;
+    Py_ssize_t n;
+    const char* p = PyUnicode_AsUTF8AndSize(v, &n);
+    if (!p) {
+      PyErr_Clear();  // lone surrogates: the pickler knows them
+      return false;
+    }
+    if (n > Py_ssize_t(INLINE_BYTES)) return false;
+    m.write_inline(s, STR, p, u32(n));
+  } else {
+    return false;
+  }
+  return true;
+}
+
+static void copy_without_gil(void* to, const void* from, u64 size) {
+  if (size < 256 * 1024) {
+    std::memcpy(to, from, size);
+    return;
+  }
+  nb::gil_scoped_release unlocked;
+  platform::copy(to, from, size);
+}
+
+struct Buffers {  // exported while we copy
+  std::vector<Py_buffer> views;
+  ~Buffers() {
+    for (auto& v : views) PyBuffer_Release(&v);
+  }
+  Bytes add(PyObject* o) {
+    Py_buffer v;
+    if (PyObject_GetBuffer(o, &v, PyBUF_SIMPLE) != 0) {
+      PyErr_Clear();
+      // A PickleBuffer of a Fortran-ordered array is contiguous, but not in C order: raw() knows.
+      nb::object raw = nb::steal(PyObject_CallMethod(o, "raw", nullptr));
+      if (!raw.is_valid() || PyObject_GetBuffer(raw.ptr(), &v, PyBUF_SIMPLE) != 0) throw nb::python_error();
+    }
+    views.push_back(v);
+    return {v.buf, u64(v.len)};
+  }
+};
+
+void write_parts(PyMemory& pm, u32 s, int format, nb::handle data, nb::handle buffers, nb::handle contained,
+                 bool reserve, double timeout_s) {
+  Memory& m = *pm.m;
+  if (format < NONE || format > ERROR_RECORD) throw nb::value_error("unknown format");
+  Buffers keep;
+  keep.views.reserve(1 + nb::len(buffers));
+  ValueParts v;
+  v.format = u8(format);
+  v.data = keep.add(data.ptr());
+  u64 total = v.data.size;
+  for (nb::handle b : buffers) {
+    v.buffers.push_back(keep.add(b.ptr()));
+    total += v.buffers.back().size;
+  }
+  for (nb::handle r : contained) {
+    Ref& ref = nb::cast<Ref&>(r);
+    if (ref.mem != &pm) throw nb::value_error("a ref of another session cannot be stored");
+    v.contained.push_back(key_slot(ref.key));
+  }
+  const u64 deadline = platform::now_ns() + u64(std::max(0.0, timeout_s) * 1e9);
+  for (;;) {
+    Status st = m.write_value(s, v, reserve, copy_without_gil);
+    if (st == Status::Ok) return;
+    if (st == Status::NeedMemory) {
+      // The daemon answers in well under a second, yes or no; the caller's patience counts from its first no.
+      nb::gil_scoped_release unlocked;
+      st = m.wait_memory(std::max<u64>(deadline, platform::now_ns() + 2000000000ull));
+      if (st == Status::Ok) continue;
+    }
+    if (st == Status::Full && platform::now_ns() < deadline) {
+      {
+        nb::gil_scoped_release unlocked;
+        m.header().space_waiters.fetch_add(1);
+        u32 seen = m.header().space.load(SEQ);
+        platform::futex_wait(m.header().space, seen, 20000000);
+        m.header().space_waiters.fetch_sub(1);
+      }
+      check_signals();
+      if (m.closed.load()) throw_closed();
+      continue;
+    }
+    throw_status(st, total, m);
+  }
+}
+
+// ---- loading
+
+static nb::object load_pickle(nb::handle memory, PyMemory& pm, u32 s, Bytes data, ValueHeader* h, u64 block) {
+  Memory& m = *pm.m;
+  nb::object mv = nb::steal(PyMemoryView_FromMemory(
+      const_cast<char*>(static_cast<const char*>(data.data)), Py_ssize_t(data.size), PyBUF_READ));
+  nb::list views;
+  if (h && h->n_buffers) {
+    atom<u64>* record;
+    if (!m.hold_key(make_key(s, m.slot(s).gen.load(ACQ)), true, record))
+      throw_status(Status::Gone, 0, m);
+    nb::object pin = nb::inst_alloc(nb::type<Pin>());
+    Pin* p = new (nb::inst_ptr<Pin>(pin)) Pin;
+    nb::inst_mark_ready(pin);
+    p->mem = &pm;
+    p->owner = memory.inc_ref().ptr();
+    p->record = record;
+    p->number = ++pm.pin_count;
+    p->begin = m.ro + block;
+    auto* table = reinterpret_cast<const u64*>(reinterpret_cast<const atom<u64>*>(h + 1) + h->n_contained);
+    for (u32 i = 0; i < h->n_buffers; i++) {
+      nb::object view = nb::inst_alloc(nb::type<View>());
+      View* w = new (nb::inst_ptr<View>(view)) View;
+      nb::inst_mark_ready(view);
+      w->pin = pin.inc_ref().ptr();
+      w->data = m.ro + block + table[2 * i];
+      w->size = table[2 * i + 1];
+      p->end = w->data + w->size;
+      views.append(view);
+    }
+    pm.pins.insert(p);
+  }
+  Context before = context;
+  context.mem = &pm;
+  context.owner = memory.ptr();
+  context.table = h ? reinterpret_cast<atom<u64>*>(h + 1) : nullptr;
+  context.n = h ? h->n_contained : 0;
+  PyObject* args[2] = {mv.ptr(), views.ptr()};
+  PyObject* result;
+  if (h && h->n_buffers) {
+    nb::tuple names = nb::make_tuple("buffers");
+    result = PyObject_Vectorcall(pm.loads.ptr(), args, 1, names.ptr());
+  } else {
+    result = PyObject_Vectorcall(pm.loads.ptr(), args, 1, nullptr);
+  }
+  before.capture = context.capture;
+  context = before;
+  if (!result) throw nb::python_error();
+  return nb::steal(result);
+}
+
+void raise_value(nb::handle memory, PyMemory& pm, u32 s) {
+  Memory& m = *pm.m;
+  Bytes b = m.value_bytes(s, true);
+  u64 key = make_key(s, m.slot(s).gen.load(ACQ));
+  atom<u64>* record = nullptr;
+  nb::object ref = nb::none();
+  if (m.hold_key(key, false, record)) ref = make_ref(memory, pm, key, record);
+  nb::bytes data(static_cast<const char*>(b.data), b.size);
+  nb::object e = pm.error(int(m.slot(s).kind.load(RLX)), data, ref);
+  PyErr_SetObject(reinterpret_cast<PyObject*>(Py_TYPE(e.ptr())), e.ptr());
+  throw nb::python_error();
+}
+
+nb::object load_slot(nb::handle memory, PyMemory& pm, u32 s) {
+  Memory& m = *pm.m;
+  Slot& x = m.slot(s);
+  const u8* in = x.inline_bytes;
+  const u64 block = x.block.load(ACQ);
+  switch (x.kind.load(RLX)) {
+    case NONE:
+      return nb::none();
+    case TRUE_:
+      return nb::borrow(Py_True);
+    case FALSE_:
+      return nb::borrow(Py_False);
+    case INT: {
+      i64 v;
+      std::memcpy(&v, in, 8);
+      return nb::steal(PyLong_FromLongLong(v));
+    }
+    case FLOAT: {
+      double v;
+      std::memcpy(&v, in, 8);
+      return nb::steal(PyFloat_FromDouble(v));
+    }
+    case STR:
+      return nb::steal(PyUnicode_FromStringAndSize(reinterpret_cast<const char*>(in), Py_ssize_t(x.size.load(RLX))));
+    case BYTES: {
+      Bytes b = m.value_bytes(s, true);
+      PyObject* o = PyBytes_FromStringAndSize(nullptr, Py_ssize_t(b.size));
+      if (!o) throw nb::python_error();
+      nb::object keep = nb::steal(o);
+      copy_without_gil(PyBytes_AS_STRING(o), b.data, b.size);
+      return keep;
+    }
+    case PICKLE: {
+      Bytes b = m.value_bytes(s, true);
+      if (!block) b.data = m.ro + (reinterpret_cast<u8*>(const_cast<void*>(b.data)) - m.rw);
+      return load_pickle(memory, pm, s, b, block ? reinterpret_cast<ValueHeader*>(m.ro + block) : nullptr, block);
+    }
+    default:
+      raise_value(memory, pm, s);
+  }
+}
+
+nb::object restore_ref(u32 index) {
+  if (!context.mem || !context.table || index >= context.n)
+    throw std::runtime_error("a pickled ref was loaded outside of the value that names it");
+  PyMemory& pm = *context.mem;
+  u64 e = context.table[index].load(ACQ);
+  if (!e) throw std::runtime_error("the table of refs of this value is damaged");
+  u32 s = hold_slot(e);
+  u64 key = make_key(s, pm.m->slot(s).gen.load(ACQ));
+  atom<u64>* record;
+  if (!pm.m->hold_key(key, false, record)) throw_status(Status::Gone, 0, *pm.m);
+  return make_ref(context.owner, pm, key, record);
+}
+
+// ---- waiting for one slot
+
+bool wait_sealed(nb::handle memory, PyMemory& pm, u64 key, u64 deadline, bool may_help) {
+  Memory& m = *pm.m;
+  const u32 s = key_slot(key), gen = key_gen(key);
+  Slot& x = m.slot(s);
+  auto sealed = [&] { return (x.state.load(ACQ) & ~WAITERS) == SEALED; };
+  if (sealed()) return true;
+  const bool main = is_main_thread();
+  const bool helps = may_help && main && !deadline && pm.help.is_valid() && !pm.help.is_none();
+  bool spun = false, lent = false;
+  auto finish = [&](bool r) {
+    if (lent) m.lend(false);
+    return r;
+  };
+  for (;;) {
+    if (helps) {
+      if (u32 t = m.helpable(s)) {
+        u64 k = make_key(t, m.slot(t).gen.load(ACQ));
+        if (m.claim(k)) {
+          if (lent) m.lend(false);
+          lent = false;
+          pm.help(make_task(memory, pm, k));
+          if (sealed()) return true;
+          continue;
+        }
+      }
+    }
+    if (!spun && m.spin(sealed, 3000)) return finish(true);
+    Memory::Wait r;
+    {
+      SleepingOn registered(m, x.state);
+      nb::gil_scoped_release unlocked;
+      if (!spun) {
+        spun = true;
+        if (int t = m.take_token(); t >= 0) {
+          bool ok = m.spin(sealed, 40000);
+          m.give_token(t);
+          if (ok) return finish(true);
+        }
+      }
+      // The first millisecond is not worth a grant; after it the CPU is lent.
+      u64 slice = lent ? (main ? 500000000ull : 0) : 1000000ull;
+      if (m.proc(m.me).depth.load(RLX) == 0) slice = main ? 500000000ull : 0;
+      r = m.wait_slot(s, gen, deadline, slice);
+    }
+    if (sealed()) return finish(true);
+    if (r == Memory::Wait::Closed) throw_closed();
+    if (r == Memory::Wait::Timeout) return finish(false);
+    if (!lent && m.proc(m.me).depth.load(RLX)) {
+      lent = true;
+      m.lend(true);
+    }
+    if (main) {
+      try {
+        check_signals();
+      } catch (...) {
+        finish(false);
+        throw;
+      }
+    }
+  }
+}
+
+nb::object make_task(nb::handle memory, PyMemory& pm, u64 key) {
+  Memory& m = *pm.m;
+  const u32 s = key_slot(key);
+  Spec* t = m.spec(s);
+  if (!t) throw std::runtime_error("a claimed task has no spec");
+  nb::object o = nb::inst_alloc(nb::type<PyTask>());
+  PyTask* x = new (nb::inst_ptr<PyTask>(o)) PyTask;
+  nb::inst_mark_ready(o);
+  x->mem = &pm;
+  x->owner = memory.inc_ref().ptr();
+  x->key = key;
+  x->function = t->function;
+  x->actor = t->actor;
+  x->parent = t->parent;
+  x->method = t->method;
+  x->attempt = claim_attempt(m.slot(s).claim.load(RLX));
+  x->n_returns = t->flags & F_NO_RETURN ? 0 : t->n_returns;
+  x->flags = t->flags;
+  x->job = t->job;
+  x->queue = t->queue;
+  x->n_dependencies = t->n_dependencies;
+  x->max_retries = t->max_retries;
+  return o;
+}
+
+// ---- classes
+
+static PyObject* reduce_restore = nullptr;
+
+static PyObject* restore_function(PyObject*, PyObject* arg) {
+  try {
+    return restore_ref(u32(PyLong_AsUnsignedLong(arg))).release().ptr();
+  } catch (nb::python_error& e) {
+    e.restore();
+  } catch (std::exception& e) {
+    PyErr_SetString(PyExc_RuntimeError, e.what());
+  }
+  return nullptr;
+}
+static PyMethodDef restore_def = {"_restore_ref", restore_function, METH_O,
+                                  "Called by pickles: the ref at this place of the table of what is being loaded."};
+
+static int view_getbuffer(PyObject* self, Py_buffer* out, int flags) {
+  View* v = nb::inst_ptr<View>(self);
+  return PyBuffer_FillInfo(out, self, v->data, Py_ssize_t(v->size), 1, flags);
+}
+static PyType_Slot view_slots[] = {{Py_bf_getbuffer, reinterpret_cast<void*>(view_getbuffer)}, {0, nullptr}};
+
+static u64 node_and_key(Ref& r, u8* out) {
+  u64 node = r.mem->m->forked ? 0 : r.mem->m->header().node_id;
+  std::memcpy(out, &node, 8);
+  std::memcpy(out + 8, &r.key, 8);
+  return node;
+}
+
+void bind_values(nb::module_& m) {
+  reduce_restore = PyCFunction_NewEx(&restore_def, nullptr, nb::str("shoal._native").release().ptr());
+  m.attr("_restore_ref") = nb::borrow(reduce_restore);
+  nb::class_<Pin>(m, "_Pin");
+  nb::class_<View>(m, "_View", nb::type_slots(view_slots));
+
+  nb::class_<Ref>(m, "ObjectRef", nb::is_weak_referenceable(), "A counted handle to one object.")
+      .def_prop_ro("key", [](Ref& r) { return r.key; })
+      .def_prop_ro("memory", [](Ref& r) { return nb::borrow(r.owner); })
+      .def("binary",
+           [](Ref& r) {
+             u8 b[16];
+             node_and_key(r, b);
+             return nb::bytes(b, 16);
+           })
+      .def("hex",
+           [](Ref& r) {
+             u8 b[16];
+             node_and_key(r, b);
+             char t[33];
+             for (int i = 0; i < 16; i++) snprintf(t + 2 * i, 3, "%02x", b[i]);
+             return nb::str(t);
+           })
+      .def("is_sealed",
+           [](Ref& r) {
+             r.mem->usable();
+             return (r.mem->m->slot(key_slot(r.key)).state.load(ACQ) & ~WAITERS) == SEALED;
+           })
+      .def("__await__", [](nb::object self) { return nb::cast<Ref&>(self).mem->wait(self); })
+      .def("future", [](nb::object self) { return nb::cast<Ref&>(self).mem->future(self); })
+      .def("__reduce__",
+           [](nb::object self) -> nb::object {
+             Ref& r = nb::cast<Ref&>(self);
+             if (!context.capture) return nb::cast<nb::object>(r.mem->escaped(self));
+             Py_ssize_t n = PyList_GET_SIZE(context.capture);
+             if (PyList_Append(context.capture, self.ptr()) != 0) throw nb::python_error();
+             return nb::make_tuple(nb::borrow(reduce_restore), nb::make_tuple(n));
+           })
+      .def("__hash__", [](Ref& r) { return Py_hash_t((r.key * 0x9e3779b97f4a7c15ull) >> 2); })
+      .def("__eq__",
+           [](Ref& r, nb::object other) {
+             return nb::isinstance<Ref>(other) && nb::cast<Ref&>(other).key == r.key &&
+                    nb::cast<Ref&>(other).mem == r.mem;
+           },
+           nb::arg("other").none())
+      .def("__repr__", [](nb::object self) { return nb::str("ObjectRef(") + self.attr("hex")() + nb::str(")"); });
+
+  nb::class_<PyTask>(m, "Task")
+      .def_ro("key", &PyTask::key)
+      .def_ro("function", &PyTask::function)
+      .def_ro("method", &PyTask::method)
+      .def_ro("attempt", &PyTask::attempt)
+      .def_ro("n_returns", &PyTask::n_returns)
+      .def_ro("max_retries", &PyTask::max_retries)
+      .def_ro("flags", &PyTask::flags)
+      .def_ro("job", &PyTask::job)
+      .def_ro("queue", &PyTask::queue)
+      .def_ro("actor", &PyTask::actor)
+      .def_ro("parent", &PyTask::parent)
+      .def_ro("n_dependencies", &PyTask::n_dependencies)
+      .def("payload",
+           [](PyTask& t) -> nb::object {
+             Memory& mem = *t.mem->m;
+             Spec* s = mem.spec(key_slot(t.key));
+             if (!s || !s->payload_size) return nb::none();
+             u8* p = mem.ro + (reinterpret_cast<u8*>(s) - mem.rw) + s->payload_offset;
+             return nb::steal(
+                 PyMemoryView_FromMemory(reinterpret_cast<char*>(p), Py_ssize_t(s->payload_size), PyBUF_READ));
+           })
+      .def("dependency",
+           [](PyTask& t, u32 i) {
+             Memory& mem = *t.mem->m;
+             Spec* s = mem.spec(key_slot(t.key));
+             if (!s || i >= s->n_dependencies) throw nb::index_error("no such dependency");
+             return load_slot(t.owner, *t.mem, hold_slot(s->holds()[i].load(ACQ)));
+           })
+      .def("loading",
+           [](PyTask& t) {
+             Spec* s = t.mem->m->spec(key_slot(t.key));
+             context.mem = t.mem;
+             context.owner = t.owner;
+             context.table = s ? s->holds() + s->n_dependencies : nullptr;
+             context.n = s ? s->n_contained : 0;
+           })
+      .def("loaded",
+           [](PyTask&) {
+             context.mem = nullptr;
+             context.table = nullptr;
+             context.n = 0;
+           })
+      .def("seal",
+           [](PyTask& t, nb::handle v) {
+             if (t.n_returns > 1 || !write_simple(*t.mem->m, key_slot(t.key), v.ptr())) return false;
+             t.mem->m->commit(t.key);
+             return true;
+           },
+           nb::arg("value").none())
+      .def("write_simple",
+           [](PyTask& t, u32 i, nb::handle v) {
+             Spec* s = t.mem->m->spec(key_slot(t.key));
+             if (!s || i >= s->n_returns) throw nb::index_error("no such return");
+             return write_simple(*t.mem->m, key_slot(s->returns()[i]), v.ptr());
+           },
+           nb::arg("index"), nb::arg("value").none())
+      .def("write",
+           [](PyTask& t, u32 i, int format, nb::handle data, nb::handle buffers, nb::handle contained) {
+             Spec* s = t.mem->m->spec(key_slot(t.key));
+             if (!s || i >= s->n_returns) throw nb::index_error("no such return");
+             u32 r = key_slot(s->returns()[i]);
+             t.mem->m->discard_value(r);  // a value may be replaced by an error before the commit
+             write_parts(*t.mem, r, format, data, buffers, contained, true, 30.0);
+           },
+           nb::arg("index"), nb::arg("format"), nb::arg("data"), nb::arg("buffers"), nb::arg("contained"))
+      .def("commit", [](PyTask& t) { t.mem->m->commit(t.key); });
+}
+
+}  // namespace shoal

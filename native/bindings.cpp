@@ -1,0 +1,73 @@
+// The module shoal._native. Its manual is src/shoal/_native.pyi.
+#include "bindings.hpp"
+
+#include <fcntl.h>
+#include <pthread.h>
+#include <unistd.h>
+
+#include <algorithm>
+
+namespace shoal {
+
+PyObject *session_lost, *forked_error, *full_error, *pending_error;
+
+// pthread_atfork takes functions without arguments: the one list of this module. Touched with the GIL, or in a child
+// that has one thread.
+static std::vector<PyMemory*> memories;
+
+void register_memory(PyMemory* p) { memories.push_back(p); }
+
+// C libraries fork too, so this is pthread_atfork and not os.register_at_fork.
+static void before_fork() {
+  for (PyMemory* p : memories)
+    if (!p->m->forked && !p->m->closed.load() && !p->pins.empty()) {
+      if (pipe2(p->fork_pipe, O_CLOEXEC) != 0) p->fork_pipe[0] = p->fork_pipe[1] = -1;
+    }
+}
+static void after_fork_parent() {
+  for (PyMemory* p : memories) {
+    if (p->fork_pipe[0] < 0) continue;
+    ::close(p->fork_pipe[1]);
+    p->guards.push_back({p->fork_pipe[0], p->pin_count, {}});
+    p->fork_pipe[0] = p->fork_pipe[1] = -1;
+  }
+}
+static void after_fork_child() {
+  for (PyMemory* p : memories) {
+    if (p->fork_pipe[0] >= 0) ::close(p->fork_pipe[0]);  // the write end stays open: its end is the signal
+    p->m->forked = true;
+  }
+}
+
+static PyObject* new_error(nb::module_& m, const char* name, PyObject* base, const char* doc) {
+  std::string full = std::string("shoal._native.") + name;
+  PyObject* e = PyErr_NewExceptionWithDoc(full.c_str(), doc, base, nullptr);
+  m.attr(name) = nb::borrow(e);
+  return e;
+}
+
+}  // namespace shoal
+
+NB_MODULE(_native, m) {
+  using namespace shoal;
+  nb::set_leak_warnings(false);  // refs alive at the end of the interpreter are normal here
+  session_lost = new_error(m, "SessionLostError", PyExc_Exception, "The session's memory was closed.");
+  forked_error = new_error(m, "ForkedError", PyExc_RuntimeError, "Used in a child that user code forked.");
+  full_error = new_error(m, "FullError", PyExc_MemoryError, "No room: (asked, capacity, kind).");
+  pending_error = new_error(m, "PendingError", PyExc_RuntimeError, "The ring of the job is full.");
+  m.attr("LAYOUT_HASH") = layout_hash();
+  m.attr("FORMAT_PICKLE") = int(PICKLE);
+  m.attr("FORMAT_BYTES") = int(BYTES);
+  m.attr("FORMAT_ERROR_PICKLE") = int(ERROR_PICKLE);
+  m.attr("FORMAT_ERROR_RECORD") = int(ERROR_RECORD);
+  m.attr("FLAG_HELP") = int(F_HELP);
+  m.attr("FLAG_ACTOR") = int(F_ACTOR);
+  m.attr("FLAG_RETRY_EXCEPTIONS") = int(F_RETRY);
+  m.attr("FLAG_FILLS") = int(F_FILLS);
+  m.attr("QUEUE_CLASS") = 1;
+  m.attr("QUEUE_ACTOR") = 2;
+  m.attr("WORKER_EXIT") = 0xffffffffu;
+  bind_values(m);
+  bind_memory(m);
+  pthread_atfork(before_fork, after_fork_parent, after_fork_child);
+}

@@ -1,0 +1,116 @@
+// What the binding files share: the Python objects around a Memory.
+#pragma once
+#include <nanobind/nanobind.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/string.h>
+
+#include <unordered_set>
+#include <vector>
+
+#include "memory.hpp"
+
+namespace nb = nanobind;
+
+namespace shoal {
+
+struct Pin;
+
+// Values that were alive when user code forked: their holds stay until the child has gone (PROTOCOL B4).
+struct ForkGuard {
+  int pipe;        // the read end says EOF when the last descendant that could see the values has exited
+  u64 last_pin;    // pins numbered up to here existed at the fork
+  std::vector<atom<u64>*> records;
+};
+
+struct PyMemory {
+  Memory* m = nullptr;
+  nb::object loads, error, help, future, wait, escaped;
+  std::unordered_set<Pin*> pins;
+  std::vector<ForkGuard> guards;
+  u64 pin_count = 0;
+  int fork_pipe[2] = {-1, -1};
+  bool poked = false;
+
+  ~PyMemory();
+  void usable() const;  // throws ForkedError
+  void release_guards();
+};
+
+struct Ref {
+  PyMemory* mem = nullptr;  // with a strong reference to the Python object
+  PyObject* owner = nullptr;
+  u64 key = 0;
+  atom<u64>* record = nullptr;  // nullptr: the owner bit of the slot is what we hold
+  Ref() = default;
+  Ref(const Ref&) = delete;
+  ~Ref();
+};
+
+struct Pin {
+  PyMemory* mem = nullptr;
+  PyObject* owner = nullptr;
+  atom<u64>* record = nullptr;
+  u8 *begin = nullptr, *end = nullptr;
+  u64 number = 0;
+  Pin() = default;
+  Pin(const Pin&) = delete;
+  ~Pin();
+};
+
+struct View {  // read-only bytes of a sealed value; keeps its pin
+  PyObject* pin = nullptr;
+  u8* data = nullptr;
+  u64 size = 0;
+  View() = default;
+  View(const View&) = delete;
+  ~View() { Py_XDECREF(pin); }
+};
+
+struct PyTask {
+  PyMemory* mem = nullptr;
+  PyObject* owner = nullptr;
+  u64 key = 0, function = 0, actor = 0, parent = 0;
+  u32 method = 0, attempt = 0, n_returns = 1, flags = 0, job = 0, queue = 0, n_dependencies = 0;
+  i64 max_retries = 0;
+  PyTask() = default;
+  PyTask(const PyTask&) = delete;
+  ~PyTask() { Py_XDECREF(owner); }
+};
+
+// The refs that a pickle being made names, and the table that a pickle being read names. Per thread.
+struct Context {
+  PyObject* capture = nullptr;  // list, borrowed
+  PyMemory* mem = nullptr;
+  PyObject* owner = nullptr;
+  atom<u64>* table = nullptr;
+  u32 n = 0;
+};
+extern thread_local Context context;
+
+nb::object make_ref(nb::handle memory, PyMemory& pm, u64 key, atom<u64>* record);
+nb::object load_slot(nb::handle memory, PyMemory& pm, u32 s);
+[[noreturn]] void raise_value(nb::handle memory, PyMemory& pm, u32 s);
+bool write_simple(Memory& m, u32 s, PyObject* value);
+void write_parts(PyMemory& pm, u32 s, int format, nb::handle data, nb::handle buffers, nb::handle contained,
+                 bool reserve, double timeout_s);
+bool wait_sealed(nb::handle memory, PyMemory& pm, u64 key, u64 deadline_ns, bool may_help);
+nb::object make_task(nb::handle memory, PyMemory& pm, u64 key);
+nb::object restore_ref(u32 index);
+u64 deadline_of(const std::optional<double>& timeout_s);
+void check_signals();
+void throw_closed();
+void throw_status(Status st, u64 asked, const Memory& m);
+bool is_main_thread();
+
+void bind_values(nb::module_& m);
+void bind_memory(nb::module_& m);
+extern PyObject *session_lost, *forked_error, *full_error, *pending_error;
+
+// Registers a word that this thread is about to sleep on, so that close() can wake it. With the GIL.
+struct SleepingOn {
+  Memory& m;
+  explicit SleepingOn(Memory& mem, atom<u32>& word) : m(mem) { m.sleeping_on.push_back(&word); }
+  ~SleepingOn() { m.sleeping_on.pop_back(); }
+};
+
+}  // namespace shoal

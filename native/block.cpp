@@ -1,0 +1,429 @@
+// Blocks and extents: where the bytes of values and specs live.
+//
+//   extent word   FREE | SMALL(class) | HEAD(n, slot) | TAIL(n, slot) | CLOSING
+//   holder word   slot + 1 of the block's owner, or 0
+//
+// A small block is allocated and freed by one swap of its holder word, whoever does it: nothing is adopted or
+// recounted when a process dies. After the swap the allocator looks at the extent word once more, since the extent may
+// just have been closed (both sides seq_cst: either the closer sees the holder or the allocator sees CLOSING). A run
+// of whole extents is claimed word by word in order and undone backwards on conflict; every word of it names the
+// owner, so an undo after a death touches nothing of others.
+//
+// Which extent to try next is a private hint: first what this process freed itself (warm for it), then its
+// current extent per class within a small moving window, then other extents of the class with many frees since
+// somebody last looked, then a free extent. Only the daemon backs extents with memory (a full memfd is
+// not ENOSPC but the kernel's OOM killer), so an allocation may answer NeedMemory: the caller then sleeps without
+// any intent until the daemon gave or refused.
+#include <algorithm>
+#include <cstring>
+
+#include "memory.hpp"
+
+namespace shoal {
+
+static constexpr u32 CLASS_SIZES[SIZE_CLASSES] = {
+    128,   192,   256,   384,   512,    768,    1024,   1536,   2048,   3072,   4096,    6144,    8192,   12288,
+    16384, 24576, 32768, 49152, 65536,  98304,  131072, 196608, 262144, 393216, 524288,  699008,  1048576};
+
+u32 size_class(u64 bytes) {
+  for (u32 c = 0; c < SIZE_CLASSES; c++)
+    if (bytes <= CLASS_SIZES[c]) return c;
+  return SIZE_CLASSES;
+}
+u64 class_bytes(u32 cls) { return CLASS_SIZES[cls]; }
+
+static u64 extent_of(const Offsets& o, u64 offset) { return (offset - o.data) / EXTENT; }
+
+u64 Memory::block_bytes(u64 offset) {
+  u64 e = extent_of(off, offset);
+  u64 w = at<atom<u64>>(off.extents)[e].load(ACQ);
+  if (extent_kind(w) == EXT_SMALL) return class_bytes(extent_arg(w));
+  return u64(extent_arg(w)) * EXTENT;
+}
+
+bool Memory::block_is(u64 offset, u32 s) {
+  if (offset < off.data || offset >= off.end) return false;
+  u64 e = extent_of(off, offset);
+  u64 w = at<atom<u64>>(off.extents)[e].load(ACQ);
+  if (extent_kind(w) == EXT_HEAD) return extent_owner(w) == s + 1;
+  if (extent_kind(w) != EXT_SMALL || extent_arg(w) >= SIZE_CLASSES) return false;
+  u64 i = (offset - off.data) % EXTENT / class_bytes(extent_arg(w));
+  return at<atom<u32>>(off.holders)[e * HOLDERS_PER_EXTENT + i].load(ACQ) == s + 1;
+}
+
+bool Memory::try_block(u64 e, u32 i, u32 cls, u32 s, bool is_spec, u64& offset) {
+  atom<u32>& holder = at<atom<u32>>(off.holders)[e * HOLDERS_PER_EXTENT + i];
+  if (holder.load(RLX) != 0) return false;
+  atom<u64>& word = at<atom<u64>>(off.extents)[e];
+  offset = off.data + e * EXTENT + u64(i) * class_bytes(cls);
+  begin_op(s, OP_ALLOC, offset, 0, false, slot(s).life.load(RLX));
+  u32 none = 0;
+  bool mine = holder.compare_exchange_strong(none, s + 1, SEQ);
+  if (mine && word.load(SEQ) != make_extent(EXT_SMALL, cls, 0)) {
+    holder.store(0, SEQ);
+    mine = false;
+  }
+  if (mine) (is_spec ? slot(s).spec : slot(s).block).store(offset, REL);
+  proc(me).op.store(0, REL);
+  return mine;
+}
+
+bool Memory::alloc_small(u32 cls, u32 s, bool is_spec, u64& offset) {
+  SizeClass& c = classes[cls];
+  while (!c.freed.empty()) {
+    u64 o = c.freed.back();
+    c.freed.pop_back();
+    u64 e = extent_of(off, o);
+    if (at<atom<u64>>(off.extents)[e].load(RLX) == make_extent(EXT_SMALL, cls, 0) &&
+        try_block(e, u32((o - off.data) % EXTENT / class_bytes(cls)), cls, s, is_spec, offset))
+      return true;
+  }
+  const u32 per = u32(EXTENT / class_bytes(cls));
+  auto* hints = at<atom<u32>>(off.hints);
+  auto* words = at<atom<u64>>(off.extents);
+  auto try_extent = [&](u32 e, u32 tries) {
+    for (u32 k = 0; k < tries; k++) {
+      if (c.cursor >= per) c.cursor = 0;
+      if (try_block(e, c.cursor++, cls, s, is_spec, offset)) return true;
+    }
+    return false;
+  };
+  if (c.extent != ~0u && words[c.extent].load(RLX) == make_extent(EXT_SMALL, cls, 0)) {
+    // Mostly the next block is free. A full round through the extent is paid only after many frees there.
+    u32 tries = hints[c.extent].load(RLX) >= std::max(1u, per / 8) ? per : std::min(per - std::min(c.cursor, per), 64u);
+    if (tries == per) hints[c.extent].store(0, RLX);
+    if (try_extent(c.extent, tries)) return true;
+  }
+  u32 high = header().extent_high.load(ACQ);
+  for (u32 e = 0; e < high; e++)
+    if (e != c.extent && words[e].load(RLX) == make_extent(EXT_SMALL, cls, 0) &&
+        hints[e].load(RLX) >= std::max(1u, per / 8)) {
+      hints[e].store(0, RLX);
+      c.extent = e;
+      c.cursor = 0;
+      if (try_extent(e, per)) return true;
+    }
+  return false;
+}
+
+// An extent of SMALL blocks with no holder left becomes free again.
+bool Memory::close_extent(u64 e) {
+  atom<u64>& word = at<atom<u64>>(off.extents)[e];
+  u64 w = word.load(ACQ);
+  if (extent_kind(w) != EXT_SMALL || extent_arg(w) >= SIZE_CLASSES) return false;
+  auto* holders = at<atom<u32>>(off.holders) + e * HOLDERS_PER_EXTENT;
+  const u32 per = u32(EXTENT / class_bytes(extent_arg(w)));
+  for (u32 i = 0; i < per; i++)
+    if (holders[i].load(RLX)) return false;
+  begin_op(0, OP_CLOSE, e << 8 | extent_arg(w), 0, false, 0);
+  // Op words need a non-zero low half or number; the number is never 0.
+  bool done = false;
+  if (word.compare_exchange_strong(w, make_extent(EXT_CLOSING, extent_arg(w), me + 1), SEQ)) {
+    bool empty = true;
+    for (u32 i = 0; i < per && empty; i++) empty = holders[i].load(SEQ) == 0;
+    word.store(empty ? make_extent(EXT_FREE, 0, 0) : w, SEQ);
+    done = empty;
+    if (done) header().extents_used.fetch_sub(1, RLX);
+  }
+  proc(me).op.store(0, REL);
+  return done;
+}
+
+// `n` neighbouring free extents with memory behind them: where the first is. No claim yet.
+Status Memory::find_extents(u32 n, bool reserve, u32& first) {
+  Header& h = header();
+  auto* words = at<atom<u64>>(off.extents);
+  u8* warm = at<u8>(off.warm);
+  const u64 cap = h.capacity / EXTENT;
+  if (n > cap) return Status::TooBig;
+  // The last 5 % are for results: a put must not stop a task from finishing.
+  if (!reserve && h.extents_used.load(RLX) + n > cap - cap / 20 && h.extents_used.load(RLX) + n > 4) {
+    u64 used = 0;
+    for (u32 e = 0; e < h.extent_high.load(); e++) used += extent_kind(words[e].load(RLX)) != EXT_FREE;
+    h.extents_used.store(used, RLX);
+    if (used + n > cap - cap / 20) {
+      for (u32 e = 0; e < h.extent_high.load(); e++) close_extent(e);
+      if (h.extents_used.load(RLX) + n > cap - cap / 20) return Status::Full;
+    }
+  }
+  u32 high = h.extent_high.load(ACQ);
+  for (int pass = 0; pass < 2; pass++) {
+    u32 run = 0;
+    for (u32 k = 0; k < high; k++) {
+      u32 e = n == 1 && extent_hint < high ? (extent_hint + k) % high : k;
+      bool ok = warm[e] && extent_kind(words[e].load(ACQ)) == EXT_FREE;
+      if (ok && n == 1) {
+        first = e;
+        return Status::Ok;
+      }
+      run = ok ? run + 1 : 0;
+      if (run == n) {
+        first = e + 1 - n;
+        return Status::Ok;
+      }
+    }
+    if (pass == 0 && h.populated.load(RLX) >= cap) {
+      bool any = false;
+      for (u32 e = 0; e < high; e++) any = close_extent(e) || any;
+      if (!any) break;
+    } else {
+      break;
+    }
+  }
+  asked_extents = n;
+  return Status::NeedMemory;
+}
+
+Status Memory::alloc_run(u32 n, u32 s, bool is_spec, bool reserve, u64& offset) {
+  auto* words = at<atom<u64>>(off.extents);
+  for (int tries = 0; tries < 64; tries++) {
+    u32 first;
+    Status st = find_extents(n, reserve, first);
+    if (st != Status::Ok) return st;
+    offset = off.data + u64(first) * EXTENT;
+    begin_op(s, OP_RUN, u64(first) << 24 | n, 0, false, slot(s).life.load(RLX));
+    u32 got = 0;
+    for (; got < n; got++) {
+      u64 free_word = make_extent(EXT_FREE, 0, 0);
+      if (!words[first + got].compare_exchange_strong(
+              free_word, make_extent(got ? EXT_TAIL : EXT_HEAD, n, s + 1), SEQ))
+        break;
+    }
+    if (got == n) {
+      (is_spec ? slot(s).spec : slot(s).block).store(offset, REL);
+      proc(me).op.store(0, REL);
+      header().extents_used.fetch_add(n, RLX);
+      return Status::Ok;
+    }
+    while (got-- > 0) words[first + got].store(make_extent(EXT_FREE, 0, 0), SEQ);
+    proc(me).op.store(0, REL);
+  }
+  return Status::Full;
+}
+
+Status Memory::new_block(u64 bytes, u32 s, bool is_spec, bool reserve, u64& offset) {
+  u32 cls = size_class(bytes);
+  if (cls >= SIZE_CLASSES) return alloc_run(u32((bytes + EXTENT - 1) / EXTENT), s, is_spec, reserve, offset);
+  for (int tries = 0; tries < 64; tries++) {
+    if (alloc_small(cls, s, is_spec, offset)) return Status::Ok;
+    u32 e;
+    Status st = find_extents(1, reserve, e);
+    if (st != Status::Ok) {
+      // Before giving up: any free block in any extent of the class.
+      u32 high = header().extent_high.load(ACQ);
+      const u32 per = u32(EXTENT / class_bytes(cls));
+      for (u32 x = 0; x < high; x++)
+        if (at<atom<u64>>(off.extents)[x].load(RLX) == make_extent(EXT_SMALL, cls, 0))
+          for (u32 i = 0; i < per; i++)
+            if (try_block(x, i, cls, s, is_spec, offset)) return Status::Ok;
+      return st;
+    }
+    u64 free_word = make_extent(EXT_FREE, 0, 0);
+    at<atom<u32>>(off.hints)[e].store(0, RLX);
+    if (at<atom<u64>>(off.extents)[e].compare_exchange_strong(free_word, make_extent(EXT_SMALL, cls, 0), SEQ))
+      header().extents_used.fetch_add(1, RLX);
+    extent_hint = e;
+    classes[cls].extent = e;
+    classes[cls].cursor = 0;
+  }
+  return Status::Full;
+}
+
+// Idempotent: the slot cannot be reused before its freeing ends, so a second swap finds another holder or 0.
+void Memory::free_block(u64 offset, u64, u32 s) {
+  u64 e = extent_of(off, offset);
+  auto* words = at<atom<u64>>(off.extents);
+  u64 w = words[e].load(ACQ);
+  if (extent_kind(w) == EXT_SMALL && extent_arg(w) < SIZE_CLASSES) {
+    u32 cls = extent_arg(w);
+    u32 mine = s + 1;
+    u64 i = (offset - off.data) % EXTENT / class_bytes(cls);
+    if (at<atom<u32>>(off.holders)[e * HOLDERS_PER_EXTENT + i].compare_exchange_strong(mine, 0, SEQ)) {
+      at<atom<u32>>(off.hints)[e].fetch_add(1, RLX);
+      SizeClass& c = classes[cls];
+      if (c.freed.size() < c.freed.capacity()) c.freed.push_back(offset);
+    }
+  } else if (extent_kind(w) == EXT_HEAD && extent_owner(w) == s + 1) {
+    u32 n = extent_arg(w);
+    for (u32 k = n; k-- > 0;) {  // HEAD last: a repeated free still finds the length
+      u64 mine = make_extent(k ? EXT_TAIL : EXT_HEAD, n, s + 1);
+      words[e + k].compare_exchange_strong(mine, make_extent(EXT_FREE, 0, 0), SEQ);
+    }
+    header().extents_used.fetch_sub(n, RLX);
+  } else {
+    return;
+  }
+  Header& h = header();
+  if (h.space_waiters.load(SEQ)) {
+    h.space.fetch_add(1);
+    platform::futex_wake(h.space);
+  }
+}
+
+void Memory::finish_alloc(u32, u64 op, u64 rec) {
+  u64 kind = rec >> 2 & 0x3f, arg = rec >> 8;
+  u32 s = static_cast<u32>(op);
+  if (kind == OP_ALLOC) {
+    if (slot(s).block.load(ACQ) != arg && slot(s).spec.load(ACQ) != arg) {
+      u64 e = extent_of(off, arg);
+      u64 w = at<atom<u64>>(off.extents)[e].load(ACQ);
+      if (extent_kind(w) != EXT_SMALL && extent_kind(w) != EXT_CLOSING) return;
+      u32 mine = s + 1;
+      u64 i = (arg - off.data) % EXTENT / class_bytes(extent_arg(w));
+      at<atom<u32>>(off.holders)[e * HOLDERS_PER_EXTENT + i].compare_exchange_strong(mine, 0, SEQ);
+    }
+  } else if (kind == OP_RUN) {
+    u32 first = u32(arg >> 24), n = u32(arg & 0xffffff);
+    u64 offset = off.data + u64(first) * EXTENT;
+    if (slot(s).block.load(ACQ) == offset || slot(s).spec.load(ACQ) == offset) return;
+    for (u32 k = n; k-- > 0;) {
+      u64 mine = make_extent(k ? EXT_TAIL : EXT_HEAD, n, s + 1);
+      at<atom<u64>>(off.extents)[first + k].compare_exchange_strong(mine, make_extent(EXT_FREE, 0, 0), SEQ);
+    }
+  } else if (kind == OP_CLOSE) {
+    u64 e = arg >> 8, cls = arg & 0xff;
+    atom<u64>& word = at<atom<u64>>(off.extents)[e];
+    u64 w = word.load(ACQ);
+    // Only the closer's own word is undone, back to SMALL: closing again costs nothing.
+    if (extent_kind(w) == EXT_CLOSING) word.compare_exchange_strong(w, make_extent(EXT_SMALL, cls, 0), SEQ);
+  }
+}
+
+// ---- memory behind the extents: the daemon only
+
+// Sleep until the daemon gave memory or refused. No intent is set here.
+Status Memory::wait_memory(u64 deadline_ns) {
+  Header& h = header();
+  u32 refused = h.refused.load(ACQ);
+  for (u32 w = h.want.load(); w < asked_extents && !h.want.compare_exchange_weak(w, asked_extents);) {
+  }
+  u32 seen = h.space.load(SEQ);
+  h.space_waiters.fetch_add(1);
+  ring_daemon();
+  u64 now = platform::now_ns();
+  bool in_time = now < deadline_ns &&
+                 (h.want.load() == 0 || platform::futex_wait(h.space, seen, std::min<u64>(deadline_ns - now, 500000000)));
+  h.space_waiters.fetch_sub(1);
+  if (closed.load()) return Status::Gone;
+  if (h.refused.load(ACQ) != refused) return Status::Full;
+  return in_time || platform::now_ns() < deadline_ns ? Status::Ok : Status::Full;
+}
+
+void Memory::count_extents(u64& used_bytes, u64& populated) {
+  Header& h = header();
+  auto* words = at<atom<u64>>(off.extents);
+  used_bytes = 0;
+  for (u32 e = 0; e < h.extent_high.load(); e++) {
+    u64 w = words[e].load(ACQ);
+    if (extent_kind(w) == EXT_HEAD || extent_kind(w) == EXT_TAIL) used_bytes += EXTENT;
+    if (extent_kind(w) == EXT_SMALL && extent_arg(w) < SIZE_CLASSES) {
+      auto* holders = at<atom<u32>>(off.holders) + u64(e) * HOLDERS_PER_EXTENT;
+      u64 bytes = class_bytes(extent_arg(w));
+      for (u32 i = 0; i < EXTENT / bytes; i++)
+        if (holders[i].load(RLX)) used_bytes += bytes;
+    }
+  }
+  populated = h.populated.load() * EXTENT;
+}
+
+// Populate what is asked for (a run of `want` extents), or keep a small reserve of free warm extents. Free extents
+// elsewhere are given back when the budget is used up by fragments.
+void Memory::populate(u64 budget, u64 headroom, u64& done, bool& more) {
+  Header& h = header();
+  auto* words = at<atom<u64>>(off.extents);
+  u8* warm = at<u8>(off.warm);
+  const u64 cap = h.capacity / EXTENT;
+  done = 0;
+  u32 want = h.want.load(SEQ);
+  u32 high = h.extent_high.load(), free_warm = 0, best = 0, run = 0, longest = 0;
+  for (u32 e = 0; e < high; e++) {
+    bool ok = warm[e] && extent_kind(words[e].load(ACQ)) == EXT_FREE;
+    free_warm += ok;
+    run = ok ? run + 1 : 0;
+    if (run > longest) longest = run;
+  }
+  auto answer = [&](bool refuse) {
+    h.want.store(0, SEQ);
+    if (refuse) h.refused.fetch_add(1);
+    h.space.fetch_add(1);
+    platform::futex_wake(h.space);
+  };
+  if (want && longest >= want) {
+    answer(false);
+    want = 0;
+  }
+  const u32 reserve = u32(std::min<u64>(32, std::max<u64>(2, cap / 8)));
+  more = false;
+  if (!want && (free_warm >= reserve || h.populated.load() >= cap)) return;
+  u32 need = want ? want : 1;
+  // The first run of `need` extents that are free; warm ones in it cost nothing.
+  run = 0;
+  u32 cost = 0;
+  bool found = false;
+  for (u32 e = 0; e < h.n_extents && !found; e++) {
+    bool ok = extent_kind(words[e].load(ACQ)) == EXT_FREE && (want || !warm[e]);
+    run = ok ? run + 1 : 0;
+    if (run == need) {
+      best = e + 1 - need;
+      found = true;
+    }
+  }
+  for (u32 k = 0; found && k < need; k++) cost += !warm[best + k];
+  // Over the budget: give back free extents outside the run.
+  for (u32 e = 0; found && want && e < high && h.populated.load() + cost > cap; e++) {
+    if (e >= best && e < best + need) continue;
+    if (extent_kind(words[e].load(ACQ)) == EXT_SMALL) close_extent(e);
+    u64 free_word = make_extent(EXT_FREE, 0, 0);
+    if (warm[e] && words[e].compare_exchange_strong(free_word, make_extent(EXT_CLOSING, 0, 1), SEQ)) {
+      warm[e] = 0;
+      platform::punch(fd, off.data + u64(e) * EXTENT, EXTENT);
+      h.populated.fetch_sub(1);
+      words[e].store(make_extent(EXT_FREE, 0, 0), SEQ);
+    }
+  }
+  if (!found || h.populated.load() + cost > cap || u64(cost) * EXTENT > headroom) {
+    if (want) answer(true);
+    return;
+  }
+  // Extents are taken (CLOSING) while they get memory, so that nobody uses a cold one; steps are bounded by the budget.
+  for (u32 k = 0; k < need; k++) {
+    u32 e = best + k;
+    if (warm[e]) continue;
+    if (done + EXTENT > budget) {
+      more = true;
+      return;
+    }
+    if (!platform::populate(fd, off.data + u64(e) * EXTENT, EXTENT)) {
+      if (want) answer(true);
+      return;
+    }
+    h.populated.fetch_add(1);
+    if (e + 1 > h.extent_high.load()) h.extent_high.store(e + 1);
+    std::atomic_thread_fence(SEQ);
+    warm[e] = 1;
+    done += EXTENT;
+  }
+  if (want) answer(false);
+  more = !want && free_warm + 1 < reserve;
+}
+
+// Huge pages for extents that are free now: afterwards the first write by any process is as fast as a later one.
+bool Memory::collapse(u32 budget) {
+  Header& h = header();
+  auto* words = at<atom<u64>>(off.extents);
+  u8* warm = at<u8>(off.warm);
+  for (u32 e = 0; e < h.extent_high.load(); e++) {
+    if (warm[e] != 1) continue;
+    u64 free_word = make_extent(EXT_FREE, 0, 0);
+    if (!words[e].compare_exchange_strong(free_word, make_extent(EXT_CLOSING, 0, 1), SEQ)) continue;
+    u8* p = rw + off.data + u64(e) * EXTENT;
+    *reinterpret_cast<volatile u8*>(p) = *reinterpret_cast<volatile u8*>(p);
+    warm[e] = platform::collapse(p, EXTENT) ? 2 : 3;  // 3: this kernel will not; do not ask again
+    platform::forget(p, EXTENT);
+    words[e].store(make_extent(EXT_FREE, 0, 0), SEQ);
+    if (--budget == 0) return true;
+  }
+  return false;
+}
+
+}  // namespace shoal

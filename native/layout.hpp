@@ -1,0 +1,276 @@
+// Layout of node memory: what every byte of the shared file means.
+//
+//   0        Header (one per node)            words that belong to nobody in particular
+//   procs    Proc    x 4096                   intents, doorbell, stack of running tasks
+//   queues   Queue   x 9216                   1024 class queues, then 8192 actor queues
+//   rings    u64 cells                        2^20 per class queue, 2^16 per actor queue
+//   inbox    u64 cells x 2^16                 adopted objects that lost their last handle
+//   comps    u64 cells x 4096 per process     completion rings
+//   owners   u32 x chunks (3 tables)          who leases which chunk of slots, ledger, nodes
+//   slots    Slot    x 4 M                    the 128-byte futures
+//   ledger   u64     x 8 M                    what processes hold of others' objects
+//   nodes    Node    x 4 M                    "tell me when this slot is sealed"
+//   events   Event   x 4096 per process       always-on tracing
+//   extents  u64 x n, warm u8 x n             one word per 2 MiB extent
+//   holders  u32 x 16384 per extent           one word per block: slot + 1 of its owner, or 0
+//   data     n x 2 MiB                        the blocks
+//
+// The file is sparse: what nobody touches costs nothing. Everything is an offset from the start; no
+// pointer is ever stored. A Slot is two cache lines:
+//
+//   line 0  | state 4 | gen 4 | claim 8 | life 8 | block 8 | size 8 | spec 8 | watch 4 | succ 4 |
+//           | queue 4 | n_returns 2 | kind 1 | flags 1 |
+//   line 1  | up to 64 bytes of value |
+//
+//   claim   gen:32 attempt:8 st:4 worker:20       who may run it; DONE is the commit of all returns
+//   life    seq:12 who:12 task:1 owner:1 pins:14 refs:24
+//           all 40 count bits set: FREEING (seq 1, by `who`) or FREED (seq 0)
+//   watch   CLOSED:1 tag:1 index:30               list of who waits; a popped node leaves it first
+//
+// The hash below covers every size and offset; a process with another hash maps nothing more (E-1).
+#pragma once
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+
+namespace shoal {
+
+using u8 = std::uint8_t;
+using u16 = std::uint16_t;
+using u32 = std::uint32_t;
+using u64 = std::uint64_t;
+using i64 = std::int64_t;
+template <class T> using atom = std::atomic<T>;
+static_assert(atom<u64>::is_always_lock_free && atom<u32>::is_always_lock_free);
+
+inline constexpr auto ACQ = std::memory_order_acquire;
+inline constexpr auto REL = std::memory_order_release;
+inline constexpr auto RLX = std::memory_order_relaxed;
+inline constexpr auto SEQ = std::memory_order_seq_cst;
+
+// ---- sizes -------------------------------------------------------------------------------------
+inline constexpr u32 MAX_PROCS = 4096;          // 12 bits in the life word; index 0 is the daemon
+inline constexpr u32 CLASS_QUEUES = 1024;
+inline constexpr u32 ACTOR_QUEUES = 8192;
+inline constexpr u32 QUEUES = CLASS_QUEUES + ACTOR_QUEUES;
+inline constexpr u32 CLASS_CELLS_LOG = 20;
+inline constexpr u32 ACTOR_CELLS_LOG = 16;
+inline constexpr u32 INBOX_LOG = 16;
+inline constexpr u32 COMPLETION_LOG = 12;
+inline constexpr u32 CHUNKS = 16384;            // of each kind
+inline constexpr u32 SLOTS_PER_CHUNK = 256;
+inline constexpr u32 LEDGER_PER_CHUNK = 512;
+inline constexpr u32 NODES_PER_CHUNK = 256;
+inline constexpr u32 EVENTS_PER_PROC = 4096;
+inline constexpr u32 RUNNING_MAX = 80;          // helping stops at 16 deep; the rest is reserve
+inline constexpr u64 EXTENT = 2ull << 20;
+inline constexpr u32 MIN_BLOCK = 128;
+inline constexpr u32 HOLDERS_PER_EXTENT = EXTENT / MIN_BLOCK;
+inline constexpr u32 INLINE_BYTES = 64;
+inline constexpr u32 MAX_TOKENS = 64;
+
+// ---- slot words --------------------------------------------------------------------------------
+inline constexpr u32 FREE = 0, PENDING = 1, SEALED = 2, WAITERS = 0x80000000u;
+
+enum Format : u8 {
+  NONE = 1, TRUE_ = 2, FALSE_ = 3, INT = 4, FLOAT = 5, STR = 6, BYTES = 7, PICKLE = 8,
+  ERROR_PICKLE = 9, ERROR_RECORD = 10,
+};
+inline bool is_error(u8 kind) { return kind >= ERROR_PICKLE; }
+
+enum Claim : u64 { NO_CLAIM = 0, HELD = 1, QUEUED = 2, RUNNING = 3, DONE = 4, CANCELLED = 5 };
+inline u64 make_claim(u64 gen, u64 attempt, u64 st, u64 worker) {
+  return gen << 32 | (attempt & 0xff) << 24 | st << 20 | worker;
+}
+inline u32 claim_gen(u64 c) { return static_cast<u32>(c >> 32); }
+inline u32 claim_attempt(u64 c) { return c >> 24 & 0xff; }
+inline u64 claim_state(u64 c) { return c >> 20 & 15; }
+inline u32 claim_worker(u64 c) { return c & 0xfffff; }
+
+inline constexpr u64 REF_ONE = 1, REFS = (1ull << 24) - 1;
+inline constexpr u64 PIN_ONE = 1ull << 24, PINS = ((1ull << 14) - 1) << 24;
+inline constexpr u64 OWNER = 1ull << 38, TASK = 1ull << 39, COUNTS = (1ull << 40) - 1;
+inline u64 stamp(u64 who, u64 seq) { return (who & 0xfff) << 40 | (seq & 0xfff) << 52; }
+inline u32 life_who(u64 w) { return w >> 40 & 0xfff; }
+inline u32 life_seq(u64 w) { return w >> 52 & 0xfff; }
+inline constexpr u64 FREED = COUNTS;
+inline u64 freeing(u64 who) { return COUNTS | stamp(who, 1); }
+inline bool is_ending(u64 w) { return (w & COUNTS) == COUNTS; }
+
+inline constexpr u32 CLOSED = 0x80000000u, NODE_TAG = 0x40000000u, INDEX = 0x3fffffffu;
+
+// Whose turn it is to advance a HELD task: kept in the size word of its first return slot (type-stable, unlike the
+// spec), marked by the top bit, which no size has. 0 process: nobody, the task is linked on what it waits for.
+inline u64 make_turn(u32 gen, u32 process_plus_1) { return 1ull << 63 | u64(gen & 0x7fffffff) << 32 | process_plus_1; }
+inline bool is_turn(u64 size) { return size >> 63; }
+
+// The error record that always fits inline: msgpack of ["ObjectStoreFullError", {}].
+inline constexpr u8 FULL_RECORD[] = {0x92, 0xb4, 'O', 'b', 'j', 'e', 'c', 't', 'S', 't', 'o', 'r', 'e', 'F', 'u', 'l', 'l', 'E', 'r', 'r', 'o', 'r', 0x80};
+
+enum SlotFlag : u8 { ADOPTED = 1, HAS_TABLE = 2 };  // told to the daemon when only its hold is left
+
+struct alignas(128) Slot {
+  atom<u32> state;
+  atom<u32> gen;
+  atom<u64> claim;
+  atom<u64> life;
+  atom<u64> block;  // offset of the value's block, 0: inline
+  atom<u64> size;   // bytes of the value
+  atom<u64> spec;   // offset of the task's spec, in its first return slot
+  atom<u32> watch;
+  atom<u32> succ;   // next call of the same caller; link of the freeing stack later
+  atom<u32> queue;  // where it is queued; link of the cascade list once DONE
+  atom<u16> n_returns;
+  atom<u8> kind;
+  atom<u8> flags;
+  u8 inline_bytes[INLINE_BYTES];
+  // {state, gen} as one word, so that FREE and gen + 1 are one store.
+  atom<u64>& head() { return *reinterpret_cast<atom<u64>*>(this); }
+};
+static_assert(sizeof(Slot) == 128 && offsetof(Slot, inline_bytes) == 64);
+
+// A hold: slot + 1, and whether it is a pin. 0: none. Same form in ledgers, specs and tables.
+inline constexpr u64 HOLD_PIN = 1ull << 32;
+inline u32 hold_slot(u64 record) { return static_cast<u32>(record) - 1; }
+
+// ---- queues ------------------------------------------------------------------------------------
+struct alignas(128) Ring {
+  atom<u64> head;
+  alignas(128) atom<u64> tail;
+};
+
+struct alignas(128) Queue {
+  Ring ring;
+  alignas(128) atom<u64> searching;  // ns until which somebody promises to look; 0: nobody
+  atom<u32> hungry;                  // the daemon could attach more workers
+  atom<u32> dead;
+  atom<u32> redo;                    // an actor's interrupted call: taken before the ring
+  atom<u32> gen;
+  atom<u32> overflow;                // QUEUED tasks that are in no cell: the daemon refills
+  atom<u32> used;                    // 0 free, 1 class, 2 actor
+  u32 job, help_class;
+  atom<u32> space;                   // futex of drivers that wait for room
+  alignas(128) atom<u64> idle[MAX_PROCS / 64];
+};
+
+// ---- processes ---------------------------------------------------------------------------------
+enum Op : u64 { OP_HOLD = 1, OP_ALLOC = 2, OP_RUN = 3, OP_FREE = 4, OP_CLOSE = 5 };
+enum TaskOp : u64 { TASK_BUILD = 1, TASK_ADVANCE = 2, TASK_FIRE = 3 };
+inline constexpr u64 OP_DONE = 1ull << 63;
+inline u64 make_op(u32 slot, u64 n) { return (n & 0x7fffffff) << 32 | slot; }
+inline u64 make_task_op(u64 kind, u32 slot, u32 node = 0) { return kind << 60 | u64(slot) << 32 | node; }
+
+enum ProcKind : u32 { NO_PROC = 0, DRIVER = 1, WORKER = 2, DAEMON = 3 };
+
+struct alignas(128) Proc {
+  atom<u64> op;         // {done:1, n:31, slot:32}; 0: no operation
+  atom<u64> op_record;  // what the operation is about: address << 8 | sign, pin and kind
+  atom<u64> task_op;    // {kind:4, slot:28, node:32}
+  atom<u32> freeing;    // stack of slots this process is freeing, linked through succ
+  atom<u32> freeing_next;
+  atom<u32> cascade;    // list of slots DONE by this process and not yet published
+  atom<u32> depth;      // of `running`
+  atom<u64> lane_hold;  // hold on the ordered call that is being pushed, until its successor is known
+  atom<u32> kind, epoch;
+  alignas(128) atom<u32> door;      // futex of take
+  alignas(128) atom<u32> cdoor;     // futex of wait and completions
+  atom<u32> rescan;                 // completion ring was full: look at every watched slot
+  atom<u32> assign, attached, blocked, sleeping;
+  Ring completions;
+  atom<u64> event_seq;
+  atom<u64> running[RUNNING_MAX];   // keys, outermost first
+};
+
+struct Node {
+  atom<u32> next;
+  atom<u32> state;  // 0 free, 1 linked, 2 fired
+  atom<u32> proc, epoch;
+  atom<u64> key;
+  u64 pad;
+};
+static_assert(sizeof(Node) == 32);
+
+struct Event {
+  atom<u64> time, what, key, pad;
+};
+enum EventKind : u32 { EV_SUBMIT = 1, EV_TAKE = 2, EV_SEAL = 3, EV_PUT = 4, EV_FREE = 5, EV_REPAIR = 6 };
+
+// ---- blocks ------------------------------------------------------------------------------------
+// extent word: kind:4 | size class or run length:28 | owner slot + 1 : 32
+enum ExtentKind : u64 { EXT_FREE = 0, EXT_SMALL = 1, EXT_HEAD = 2, EXT_TAIL = 3, EXT_CLOSING = 4 };
+inline u64 make_extent(u64 kind, u64 arg, u64 owner) { return kind << 60 | arg << 32 | owner; }
+inline u64 extent_kind(u64 w) { return w >> 60; }
+inline u32 extent_arg(u64 w) { return static_cast<u32>(w >> 32) & 0x0fffffff; }
+inline u32 extent_owner(u64 w) { return static_cast<u32>(w); }
+
+// A value's block: table of contained refs, table of buffers, pickle, buffers.
+struct ValueHeader {
+  u32 n_contained, n_buffers;
+  u64 data_offset, data_size;
+  // u64 contained[n_contained]; {u64 offset, size} buffers[n_buffers]; ...
+};
+
+// A task: written once by its submitter, read by whoever runs it. `next` and `link` belong to advance.
+enum SpecFlag : u32 { F_HELP = 1, F_ACTOR = 2, F_RETRY = 4, F_FILLS = 8, F_LANE = 16, F_NO_RETURN = 32 };
+struct Spec {
+  u64 function, actor, parent;
+  u32 queue, job, method, flags;
+  i64 max_retries;
+  atom<u32> charged;
+  u32 n_returns, n_dependencies, n_contained;
+  atom<u32> next;    // index of the dependency being watched
+  atom<u32> link;    // list of the watched slot
+  u32 predecessor;   // slot of the caller's previous call, if it was not pushed yet
+  u32 pad;
+  u64 payload_offset, payload_size;
+  // atom<u64> holds[n_dependencies + n_contained + 2]; u64 returns[n_returns] (keys); payload
+  atom<u64>* holds() { return reinterpret_cast<atom<u64>*>(this + 1); }
+  u32 n_holds() const { return n_dependencies + n_contained + 2; }
+  u64* returns() { return reinterpret_cast<u64*>(holds() + n_holds()); }
+};
+
+// ---- header ------------------------------------------------------------------------------------
+struct Offsets {
+  u64 procs, queues, rings, inbox, comps, owners, slots, ledger, nodes, events, extents, warm, hints,
+      holders, data, end;
+};
+
+struct Header {
+  u64 magic, layout;
+  u64 node_id, capacity;
+  u32 cores, n_extents;
+  Offsets off;
+  alignas(128) atom<u32> space;       // futex bumped when room appears
+  atom<u32> space_waiters;
+  atom<u32> want;                     // longest run of extents somebody asks the daemon for
+  atom<u32> refused;                  // bumped when the daemon cannot give it
+  atom<u32> starving;
+  atom<u32> proc_high;                // indexes ever used
+  atom<u32> chunk_high[3];            // chunks ever leased: slots, ledger, nodes
+  atom<u32> extent_high;              // extents ever populated
+  atom<u64> populated;                // extents backed by memory now; only the daemon writes it
+  atom<u64> extents_used;             // a hint, recounted by the daemon
+  atom<u32> audit_epoch;
+  alignas(128) atom<u32> tokens[MAX_TOKENS];  // process index + 1 of who may spin
+  alignas(128) Ring inbox;
+  atom<u32> inbox_full;
+};
+
+inline constexpr u64 MAGIC = 0x314c414f4853ull;  // "SHOAL1"
+
+constexpr u64 layout_hash() {
+  u64 h = 1469598103934665603ull;
+  for (u64 x : {u64(sizeof(Header)), u64(sizeof(Proc)), u64(sizeof(Queue)), u64(sizeof(Slot)),
+                u64(sizeof(Node)), u64(sizeof(Event)), u64(sizeof(Spec)), u64(sizeof(ValueHeader)),
+                u64(offsetof(Proc, door)), u64(offsetof(Proc, completions)), u64(offsetof(Proc, running)),
+                u64(offsetof(Queue, searching)), u64(offsetof(Queue, idle)), u64(offsetof(Slot, watch)),
+                u64(offsetof(Spec, next)), u64(offsetof(Spec, payload_offset)),
+                u64(offsetof(Header, space)), u64(offsetof(Header, tokens)), u64(offsetof(Header, inbox)),
+                u64(MAX_PROCS), u64(QUEUES), u64(CHUNKS), u64(SLOTS_PER_CHUNK), u64(LEDGER_PER_CHUNK),
+                u64(NODES_PER_CHUNK), u64(EVENTS_PER_PROC), u64(CLASS_CELLS_LOG), u64(ACTOR_CELLS_LOG),
+                u64(MIN_BLOCK), u64(1 /* protocol */)})
+    h = (h ^ x) * 1099511628211ull;
+  return h;
+}
+
+}  // namespace shoal

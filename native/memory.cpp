@@ -1,0 +1,234 @@
+// Mapping, leased chunks, queues, process records, events.
+#include "memory.hpp"
+
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <cstring>
+#include <stdexcept>
+
+namespace shoal {
+
+static u64 up(u64 x, u64 to) { return (x + to - 1) / to * to; }
+
+static Offsets make_offsets(u32 extents) {
+  Offsets o;
+  u64 p = up(sizeof(Header), 4096);
+  auto take = [&](u64 bytes) {
+    u64 r = p;
+    p = up(p + bytes, 4096);
+    return r;
+  };
+  o.procs = take(sizeof(Proc) * u64(MAX_PROCS));
+  o.queues = take(sizeof(Queue) * u64(QUEUES));
+  o.rings = take((u64(CLASS_QUEUES) << CLASS_CELLS_LOG | 0) * 8 + (u64(ACTOR_QUEUES) << ACTOR_CELLS_LOG) * 8);
+  o.inbox = take(8ull << INBOX_LOG);
+  o.comps = take((8ull << COMPLETION_LOG) * MAX_PROCS);
+  o.owners = take(3ull * CHUNKS * 4);
+  o.slots = take(u64(CHUNKS) * SLOTS_PER_CHUNK * sizeof(Slot));
+  o.ledger = take(u64(CHUNKS) * LEDGER_PER_CHUNK * 8);
+  o.nodes = take(u64(CHUNKS) * NODES_PER_CHUNK * sizeof(Node));
+  o.events = take(u64(MAX_PROCS) * EVENTS_PER_PROC * sizeof(Event));
+  o.extents = take(u64(extents) * 8);
+  o.warm = take(extents);
+  o.hints = take(u64(extents) * 4);
+  o.holders = take(u64(extents) * HOLDERS_PER_EXTENT * 4);
+  p = up(p, EXTENT);
+  o.data = take(u64(extents) * EXTENT);
+  o.end = up(p, EXTENT);
+  return o;
+}
+
+void Memory::map_tables() {
+  off = header().off;
+  slots = at<Slot>(off.slots);
+  procs = at<Proc>(off.procs);
+  queues = at<Queue>(off.queues);
+  reset_hints();
+}
+
+// Hints are reserved here so that no operation grows a vector between an intent and its clearing.
+void Memory::reset_hints() {
+  classes.assign(SIZE_CLASSES, {});
+  for (auto& c : classes) c.freed.reserve(64);
+  free_slots.reserve(SLOTS_PER_CHUNK * 4);
+  free_ledger.reserve(LEDGER_PER_CHUNK * 4);
+  listed.assign(u64(CHUNKS) * SLOTS_PER_CHUNK, false);
+}
+
+Memory* Memory::create(u64 capacity, u32 cores, u64 node_id, u32 max_extents) {
+  u64 n = std::max<u64>(up(capacity, EXTENT) / EXTENT, 8);
+  u32 extents = max_extents ? max_extents : static_cast<u32>(std::max<u64>(n * 8, 1024));
+  Offsets o = make_offsets(extents);
+  auto* m = new Memory;
+  m->size = o.end;
+  m->fd = platform::make_memory_file(m->size);
+  m->bell = platform::make_bell();
+  m->rw = static_cast<u8*>(platform::map_file(m->fd, m->size, true));
+  m->ro = static_cast<u8*>(platform::map_file(m->fd, m->size, false));
+  platform::keep_from_children(m->rw, m->size);
+  Header& h = m->header();
+  h.node_id = node_id;
+  h.capacity = n * EXTENT;
+  h.cores = std::max(1u, cores);
+  h.n_extents = extents;
+  h.off = o;
+  h.layout = layout_hash();
+  h.proc_high = 1;
+  m->map_tables();
+  m->procs[0].kind = DAEMON;
+  m->slots[0].gen = 0;
+  std::atomic_thread_fence(SEQ);
+  h.magic = MAGIC;
+  return m;
+}
+
+Memory* Memory::attach(int fd, int bell, u32 index) {
+  Header probe;
+  if (pread(fd, &probe, sizeof probe, 0) != ssize_t(sizeof probe) || probe.magic != MAGIC)
+    throw std::runtime_error("the descriptor is not node memory");
+  if (probe.layout != layout_hash())
+    throw std::invalid_argument("node memory has layout " + std::to_string(probe.layout) +
+                                ", this build of shoal has " + std::to_string(layout_hash()));
+  if (index >= MAX_PROCS) throw std::invalid_argument("process index out of range");
+  auto* m = new Memory;
+  m->size = probe.off.end;
+  m->fd = fd;
+  m->bell = bell;
+  m->me = index;
+  m->rw = static_cast<u8*>(platform::map_file(fd, m->size, true));
+  m->ro = static_cast<u8*>(platform::map_file(fd, m->size, false));
+  platform::keep_from_children(m->rw, m->size);
+  m->map_tables();
+  return m;
+}
+
+Memory* Memory::share(const Memory& other, u32 index) {
+  auto* m = new Memory;
+  m->size = other.size;
+  m->fd = other.fd;
+  m->bell = other.bell;
+  m->me = index;
+  m->rw = other.rw;
+  m->ro = other.ro;
+  m->owns_mapping = false;
+  m->map_tables();
+  return m;
+}
+
+Memory::~Memory() {
+  if (!owns_mapping) return;
+  if (rw && !forked) platform::unmap(rw, size);
+  if (ro) platform::unmap(ro, size);
+}
+
+RingView Memory::ring(u32 q) {
+  u64 cells = q < CLASS_QUEUES
+                  ? u64(q) << CLASS_CELLS_LOG
+                  : (u64(CLASS_QUEUES) << CLASS_CELLS_LOG) + (u64(q - CLASS_QUEUES) << ACTOR_CELLS_LOG);
+  return {queue(q).ring, at<atom<u64>>(off.rings + cells * 8), q < CLASS_QUEUES ? CLASS_CELLS_LOG : ACTOR_CELLS_LOG};
+}
+RingView Memory::inbox() { return {header().inbox, at<atom<u64>>(off.inbox), INBOX_LOG}; }
+RingView Memory::completions(u32 p) {
+  return {proc(p).completions, at<atom<u64>>(off.comps + (u64(p) * 8 << COMPLETION_LOG)), COMPLETION_LOG};
+}
+
+// A chunk of slots (0), ledger entries (1) or watch nodes (2) for me. The owner word is the whole lease: what is in
+// use inside a chunk says so itself, so a chunk of the dead can be leased again at once.
+u32 Memory::lease_chunk(int table) {
+  auto* owners = at<atom<u32>>(off.owners) + u64(table) * CHUNKS;
+  for (u32 c = 0; c < CHUNKS; c++) {
+    if (owners[c].load(RLX) != 0) continue;
+    u32 none = 0;
+    // The high-water mark is raised before the lease, so that a sweep never misses a leased chunk.
+    auto& high = header().chunk_high[table];
+    for (u32 h = high.load(); h < c + 1 && !high.compare_exchange_weak(h, c + 1);) {
+    }
+    if (owners[c].compare_exchange_strong(none, me + 1)) return c;
+  }
+  return ~0u;
+}
+
+bool Memory::new_queue(u32 kind, u32 job, u32 help_class, u32& q, u32& gen) {
+  u32 begin = kind == 1 ? 1 : CLASS_QUEUES, end = kind == 1 ? CLASS_QUEUES : QUEUES;
+  for (u32 i = begin; i < end; i++) {
+    Queue& x = queue(i);
+    if (x.used.load()) continue;
+    x.job = job;
+    x.help_class = help_class;
+    x.searching = 0;
+    x.hungry = 0;
+    x.redo = 0;
+    x.overflow = 0;
+    for (auto& w : x.idle) w.store(0, RLX);
+    x.gen.fetch_add(1);
+    x.dead = 0;
+    x.used = kind;
+    q = i;
+    gen = x.gen.load();
+    return true;
+  }
+  return false;
+}
+
+// The queue's generation moves on first; whoever is inside a push has said so in its task_op before it looked at
+// the generation (a hazard pointer), so "nobody names the queue" now means nobody ever will.
+bool Memory::free_queue(u32 q) {
+  Queue& x = queue(q);
+  if (x.used.load() == 0) return true;
+  x.dead = 1;
+  std::atomic_thread_fence(SEQ);
+  for (u32 p = 0; p < header().proc_high.load(); p++) {
+    u64 op = proc(p).task_op.load(SEQ);
+    if (!op) continue;
+    Spec* s = spec(static_cast<u32>(op >> 32) & 0x0fffffff);
+    if (!s || s->queue == q) return false;
+  }
+  RingView r = ring(q);
+  u64 h;
+  u32 v;
+  while (r.peek(h, v)) {
+    if (claim_state(slot(v).claim.load(ACQ)) == QUEUED && slot(v).queue.load(ACQ) == q) return false;
+    r.remove(h, v);
+  }
+  x.gen.fetch_add(1);
+  x.used = 0;
+  return true;
+}
+
+i64 Memory::open_process(u32 kind) {
+  for (u32 p = 1; p < MAX_PROCS; p++) {
+    Proc& r = proc(p);
+    if (r.kind.load() != NO_PROC) continue;
+    r.op = 0;
+    r.task_op = 0;
+    r.freeing = r.freeing_next = r.cascade = 0;
+    r.depth = 0;
+    r.assign = r.attached = r.blocked = r.sleeping = r.rescan = 0;
+    RingView c = completions(p);
+    u32 v;
+    while (c.pop(v)) {
+    }
+    r.epoch.fetch_add(1);
+    r.kind = kind;
+    u32 high = header().proc_high.load();
+    if (high < p + 1) header().proc_high = p + 1;
+    return p;
+  }
+  return -1;
+}
+
+// Fixed records in a ring of this process: four stores and a clock, no lock. A reader may see a torn record of a
+// ring that laps it; `time` is written last and checked by the reader.
+void Memory::event(u32 kind, u64 key) {
+  Proc& r = proc(me);
+  u64 n = r.event_seq.load(RLX);
+  Event& e = at<Event>(off.events)[u64(me) * EVENTS_PER_PROC + n % EVENTS_PER_PROC];
+  e.time.store(0, RLX);
+  e.what.store(u64(kind) | u64(me) << 8, RLX);
+  e.key.store(key, RLX);
+  e.time.store(platform::boot_ns(), REL);
+  r.event_seq.store(n + 1, REL);
+}
+
+}  // namespace shoal

@@ -1,0 +1,255 @@
+// One process's view of node memory, and every operation on it.
+//
+// Who may call what: all operations of one Memory run on one thread at a time (in Python: under the
+// GIL), so a process has at most one intent of each kind. Only copying, spinning with a token and sleeping
+// happen without it, and none of them leaves an intent set. No operation allocates from the C heap
+// between an intent and its clearing, except the private hint vectors, which are reserved beforehand.
+//
+// The parts, one file each:
+//   memory.cpp   mapping, leased chunks, queues, process records, events
+//   slot.cpp     making and freeing slots, holds
+//   block.cpp    blocks and extents, populating
+//   task.cpp     build, submit, take, finish, publish
+//   advance.cpp  dependencies: watch, fire, advance, the error cascade
+//   wait.cpp     doorbells, spinning, waiting, completions
+//   repair.cpp   what the daemon does for the dead, for actors' queues and for jobs
+//   audit.cpp    recounting, and the tables of `shoal.state`
+#pragma once
+#include <functional>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "layout.hpp"
+#include "platform.hpp"
+#include "ring.hpp"
+
+namespace shoal {
+
+inline u64 make_key(u32 slot, u32 gen) { return u64(gen) << 32 | slot; }
+inline u32 key_slot(u64 key) { return static_cast<u32>(key); }
+inline u32 key_gen(u64 key) { return static_cast<u32>(key >> 32); }
+
+enum class Status { Ok, Full, TooBig, Pending, Dead, Gone, NeedMemory };
+
+struct Bytes {
+  const void* data = nullptr;
+  u64 size = 0;
+};
+
+// What is written into a slot: bytes, out-of-band buffers, and the refs inside them.
+struct ValueParts {
+  u8 format = NONE;
+  Bytes data;
+  std::vector<Bytes> buffers;
+  std::vector<u32> contained;  // slots
+};
+
+struct Call {  // the fixed part of a task
+  u64 function = 0, actor = 0;
+  u32 queue = 0, queue_gen = 0, job = 0, method = 0, n_returns = 1, flags = 0;
+  i64 max_retries = 0;
+};
+
+struct RunningTask {
+  u64 key;
+  u32 attempt;
+  i64 max_retries;
+  u32 charged, flags, queue;
+};
+
+class Memory {
+ public:
+  static Memory* create(u64 capacity, u32 cores, u64 node_id, u32 max_extents);
+  static Memory* attach(int fd, int bell, u32 index);
+  // A second view of the same mapping, for programs that play several processes as threads (one mapping, so
+  // that the thread sanitizer sees the races).
+  static Memory* share(const Memory& other, u32 index);
+  ~Memory();
+  Memory(const Memory&) = delete;
+
+  // ---- the mapping
+  Header& header() { return *at<Header>(0); }
+  template <class T> T* at(u64 offset) { return reinterpret_cast<T*>(rw + offset); }
+  Slot& slot(u32 i) { return slots[i]; }
+  Proc& proc(u32 i) { return procs[i]; }
+  Queue& queue(u32 i) { return queues[i]; }
+  RingView ring(u32 q);
+  RingView inbox();
+  RingView completions(u32 p);
+  bool is_live(u64 key) { return slot(key_slot(key)).gen.load(ACQ) == key_gen(key); }
+
+  u8 *rw = nullptr, *ro = nullptr;
+  u64 size = 0;
+  int fd = -1, bell = -1;
+  u32 me = 0;
+  Offsets off{};
+  Slot* slots = nullptr;
+  Proc* procs = nullptr;
+  Queue* queues = nullptr;
+  bool owns_mapping = true;
+  bool forked = false;
+  std::atomic<bool> closed{false};
+
+  // ---- queues and processes (memory.cpp)
+  bool new_queue(u32 kind, u32 job, u32 help_class, u32& q, u32& gen);
+  bool free_queue(u32 q);
+  i64 open_process(u32 kind);
+  void event(u32 kind, u64 key);
+  void ring_daemon() { platform::ring_bell(bell); }
+
+  // ---- slots and holds (slot.cpp)
+  u32 new_slot(u64 bits);                                // 0 when there is none
+  bool hold(u32 slot, int d, bool pin, atom<u64>* record);  // false: the counter is full or the slot is ending
+  bool hold_key(u64 key, bool pin, atom<u64>*& record);  // a hold in my ledger, if the key is still live
+  atom<u64>* ledger_take();                              // a free entry; nullptr when the ledger is full
+  void ledger_return(atom<u64>* entry);
+  void drop(atom<u64>* entry);                           // hold -1 and give the entry back
+  void clear_bits(u32 slot, u64 bits);                   // owner or task bit; frees at zero
+  void claim_free(u32 slot);                             // counts are zero: free it if nobody else does
+  void work_freeing();
+  void finish_op(u32 p);  // repair's half of hold and free
+  void finish_freeing(u32 p);
+
+  // ---- blocks (block.cpp)
+  Status new_block(u64 bytes, u32 slot, bool is_spec, bool reserve, u64& offset);
+  void free_block(u64 offset, u64 bytes_hint, u32 slot);
+  bool block_is(u64 offset, u32 slot);  // does `slot` hold the block at `offset`?
+  u64 block_bytes(u64 offset);
+  u32 asked_extents = 0;                // what the last NeedMemory wanted
+  Status wait_memory(u64 deadline_ns);  // sleeps until the daemon gave or refused; without intents
+  void finish_alloc(u32 p, u64 op, u64 record);
+  void populate(u64 budget, u64 headroom, u64& done, bool& more);
+  bool collapse(u32 budget);
+  void count_extents(u64& used_bytes, u64& populated);
+
+  // ---- values (task.cpp)
+  Status write_value(u32 slot, const ValueParts& v, bool reserve, const std::function<void(void*, const void*, u64)>& copier);
+  void write_inline(u32 slot, u8 format, const void* data, u32 size);
+  void discard_value(u32 slot);
+  Bytes value_bytes(u32 slot, bool read_only);  // the data part of a sealed value
+  void seal_mine(u32 slot);  // a put: nobody else can know the slot
+
+  // ---- tasks (task.cpp)
+  Status submit(const Call& c, Bytes payload, const std::vector<u32>& dependencies,
+                const std::vector<u32>& contained, std::vector<u32>& returns);
+  bool take(u32 q, u64& key);
+  bool claim(u64 key);  // QUEUED -> RUNNING by me, for helping
+  void commit(u64 key);
+  void publish(u64 key, bool unconditional);
+  void cleanup(u64 key);    // drop what a task holds, clear its task bits
+  bool has_task(u64 key);   // is the task bit of this very generation still set?
+  bool push(u32 s);     // QUEUED and into the ring, wake
+  void wake(u32 q);
+  Spec* spec(u32 s);  // nullptr when it is freed
+  u32 room_needed(u32 q);
+  void refill(u32 q);
+  u64 running_top();
+  void running_push(u64 key);
+  void running_pop();
+
+  // ---- dependencies (advance.cpp)
+  void fire(u32 s);
+  void fire_node(u32 s, u32 node);
+  void advance(u32 t);
+  u32 advance_one(u32 t);
+  u32 end_lane(u32 t);
+  bool link_lane(u32 t, u32 predecessor);
+  bool seal_like(u32 t, u32 dependency);
+  void set_turn(u32 t, u32 process_plus_1);
+  void work_cascade();
+  void settle(u32 p, u32 t);  // repair of a task whose advancing was interrupted
+  void finish_task_op(u32 p);
+
+  // ---- waiting (wait.cpp)
+  enum class Wait { Sealed, Timeout, Interrupted, Closed, Help };
+  bool spin(const std::function<bool()>& done, u64 ns);
+  int take_token();  // -1: all are taken
+  void give_token(int token);
+  // Sleep until `s` is sealed, at most until deadline (0: for ever), in slices of slice_ns (0: none).
+  Wait wait_slot(u32 s, u32 gen, u64 deadline_ns, u64 slice_ns);
+  Wait sleep_on(atom<u32>& word, u32 value, u64 deadline_ns, u64 slice_ns);
+  void lend(bool blocked);
+  bool watch(u64 key, u64 token);
+  void drain_completions();
+  void close();
+  u32 helpable(u32 s);  // the task to run instead of waiting for `s`: its slot, or 0
+
+  // ---- the daemon (repair.cpp)
+  void repair(u32 p, std::vector<RunningTask>& running);
+  void close_process(u32 p);
+  bool requeue(u64 key, bool charged, bool front);
+  bool fail(u64 key, Bytes record);
+  u32 kill_queue(u32 q, Bytes record);
+  u32 end_job(u32 job, Bytes record);
+  bool adopt(u64 key);
+  void release(u64 key);
+  u32 handles(u64 key);
+  void ring_all();
+
+  // ---- audit and views (audit.cpp)
+  struct Audit {
+    u64 bytes = 0, slots = 0, specs = 0, leaked_blocks = 0, wrong_counts = 0;
+  };
+  Audit audit();
+  struct TaskRow {
+    u64 key, state, attempt, worker, function, queue, job, parent;
+  };
+  std::vector<TaskRow> list_tasks(u64 limit);
+  struct ObjectRow {
+    u64 key, format, size, refs, pins;
+    i64 owner;
+  };
+  std::vector<ObjectRow> list_objects(u64 limit);
+  struct EventRow {
+    u64 time, process, kind, key;
+  };
+  std::vector<EventRow> list_events(u64 limit);
+  void seal_error(u32 s, Bytes record);
+
+  // ---- private hints: nothing here is needed after a death
+  struct SizeClass {
+    u32 extent = ~0u, cursor = 0;
+    std::vector<u64> freed;
+  };
+  std::vector<SizeClass> classes;
+  std::vector<u32> free_slots;
+  std::vector<u32> my_chunks;
+  std::vector<bool> listed;
+  std::vector<atom<u64>*> free_ledger;
+  std::vector<u32> free_nodes;
+  struct Watched { u64 token; u32 node; };
+  std::unordered_map<u64, Watched> watched;      // key -> what to do once it is sealed
+  std::vector<u64> ready;                        // tokens of sealed watched refs
+  std::unordered_map<u32, atom<u64>*> lanes;     // actor queue -> my hold on my last unpushed call
+  std::vector<atom<u32>*> sleeping_on;           // words that threads of this process sleep on
+  u64 op_number = 0;
+  u32 scan_chunk = 0, extent_hint = 0;
+  bool working = false, cascading = false;
+  bool keep_turn = false;  // the value being written belongs to a cancelled task: its size word is in use
+  u64 bytes_in_use = 0;
+
+  u32 lease_chunk(int table);
+  void reset_hints();
+  std::vector<u32> freed_watch;
+
+ private:
+  Memory() = default;
+  void map_tables();
+  bool alloc_small(u32 cls, u32 slot, bool is_spec, u64& offset);
+  bool try_block(u64 extent, u32 index, u32 cls, u32 slot, bool is_spec, u64& offset);
+  Status find_extents(u32 n, bool reserve, u32& first);
+  Status alloc_run(u32 n, u32 slot, bool is_spec, bool reserve, u64& offset);
+  bool close_extent(u64 e);
+  void tell(u64 life, u32 slot);
+  u64 begin_op(u32 slot, u64 kind, u64 address, int d, bool pin, u64 life);
+  bool refill_slots();
+  void sweep_chunks(u32 p);
+  void sweep_ledger(u32 p);
+};
+
+u32 size_class(u64 bytes);
+u64 class_bytes(u32 cls);
+inline constexpr u32 SIZE_CLASSES = 27;
+
+}  // namespace shoal

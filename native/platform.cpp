@@ -1,0 +1,123 @@
+#include "platform.hpp"
+
+#include <fcntl.h>
+#include <linux/futex.h>
+#include <sys/eventfd.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <climits>
+#include <cstring>
+#include <stdexcept>
+
+#ifndef MFD_NOEXEC_SEAL
+#define MFD_NOEXEC_SEAL 0x0008U
+#endif
+#ifndef MADV_COLLAPSE
+#define MADV_COLLAPSE 25
+#endif
+
+namespace shoal::platform {
+
+static u64 clock_ns(clockid_t id) {
+  timespec t;
+  clock_gettime(id, &t);
+  return u64(t.tv_sec) * 1000000000ull + t.tv_nsec;
+}
+u64 now_ns() { return clock_ns(CLOCK_MONOTONIC); }
+u64 boot_ns() { return clock_ns(CLOCK_BOOTTIME); }
+
+void fail(const std::string& what) {
+  throw std::runtime_error(what + ": " + std::strerror(errno));
+}
+
+bool futex_wait(atom<u32>& word, u32 value, u64 timeout_ns) {
+  timespec t{time_t(timeout_ns / 1000000000ull), long(timeout_ns % 1000000000ull)};
+  // Shared futex (no PRIVATE flag): the sleeper and the waker are different processes.
+  long r = syscall(SYS_futex, &word, FUTEX_WAIT, value, timeout_ns ? &t : nullptr, nullptr, 0);
+  return !(r < 0 && errno == ETIMEDOUT);
+}
+void futex_wake(atom<u32>& word, int n) {
+  syscall(SYS_futex, &word, FUTEX_WAKE, n, nullptr, nullptr, 0);
+}
+
+int make_memory_file(u64 size) {
+  int fd = int(syscall(SYS_memfd_create, "shoal", MFD_CLOEXEC | MFD_ALLOW_SEALING | MFD_NOEXEC_SEAL));
+  if (fd < 0 && errno == EINVAL)  // kernels before 6.3 do not know NOEXEC_SEAL
+    fd = int(syscall(SYS_memfd_create, "shoal", MFD_CLOEXEC | MFD_ALLOW_SEALING));
+  if (fd < 0) fail("cannot create node memory (memfd_create)");
+  if (ftruncate(fd, off_t(size)) != 0) {
+    int e = errno;
+    close(fd);
+    errno = e;
+    fail("cannot size node memory to " + std::to_string(size) + " bytes (check ulimit -f)");
+  }
+  fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL);
+  return fd;
+}
+
+void* map_file(int fd, u64 size, bool write) {
+  // Reserve with room to align to 2 MiB, so that huge pages can be mapped; then map over the reservation.
+  void* r = mmap(nullptr, size + EXTENT, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (r == MAP_FAILED) fail("cannot map node memory (check ulimit -v)");
+  auto begin = reinterpret_cast<u64>(r);
+  u64 aligned = (begin + EXTENT - 1) & ~(EXTENT - 1);
+  void* p = mmap(reinterpret_cast<void*>(aligned), size, write ? PROT_READ | PROT_WRITE : PROT_READ,
+                 MAP_SHARED | MAP_FIXED | MAP_NORESERVE, fd, 0);
+  if (p == MAP_FAILED) fail("cannot map node memory (check ulimit -v)");
+  if (aligned > begin) munmap(r, aligned - begin);
+  if (begin + EXTENT > aligned) munmap(static_cast<char*>(p) + size, begin + EXTENT - aligned);
+  madvise(p, size, MADV_DONTDUMP);
+  return p;
+}
+void keep_from_children(void* base, u64 size) { madvise(base, size, MADV_DONTFORK); }
+void unmap(void* base, u64 size) { munmap(base, size); }
+
+bool make_private(void* begin, void* end) {
+  const u64 page = u64(sysconf(_SC_PAGESIZE));
+  auto b = reinterpret_cast<u64>(begin) & ~(page - 1);
+  auto e = (reinterpret_cast<u64>(end) + page - 1) & ~(page - 1);
+  void* copy_of = mmap(nullptr, e - b, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (copy_of == MAP_FAILED) return false;
+  std::memcpy(copy_of, reinterpret_cast<void*>(b), e - b);
+  mprotect(copy_of, e - b, PROT_READ);
+  return mremap(copy_of, e - b, e - b, MREMAP_MAYMOVE | MREMAP_FIXED, reinterpret_cast<void*>(b)) != MAP_FAILED;
+}
+
+int make_bell() {
+  int fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+  if (fd < 0) fail("cannot make the daemon's bell (eventfd)");
+  return fd;
+}
+void ring_bell(int fd) {
+  u64 one = 1;
+  if (write(fd, &one, sizeof one) < 0) return;  // EAGAIN: it is ringing already
+}
+
+bool populate(int fd, u64 offset, u64 size) {
+  int r;
+  do r = fallocate(fd, FALLOC_FL_KEEP_SIZE, off_t(offset), off_t(size));
+  while (r != 0 && errno == EINTR);
+  return r == 0;
+}
+bool punch(int fd, u64 offset, u64 size) {
+  return fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, off_t(offset), off_t(size)) == 0;
+}
+bool collapse(void* begin, u64 size) { return madvise(begin, size, MADV_COLLAPSE) == 0; }
+void forget(void* begin, u64 size) { madvise(begin, size, MADV_DONTNEED); }
+
+void copy(void* to, const void* from, u64 size) {
+#if defined(__x86_64__) && !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+  if (size >= 256 * 1024) {
+    // Microcoded copy: no read for ownership of the destination lines, ordered like ordinary stores.
+    asm volatile("rep movsb" : "+D"(to), "+S"(from), "+c"(size)::"memory");
+    return;
+  }
+#endif
+  std::memcpy(to, from, size);
+}
+
+}  // namespace shoal::platform

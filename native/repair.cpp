@@ -1,0 +1,231 @@
+// What only the daemon does: finish what the dead began, fail what cannot run, end queues and jobs.
+//
+// repair(p) may be called once p's pidfd says that all its threads are gone. Each step is idempotent and looks
+// only at words that belong to the dead; the daemon's own operations inside it carry the daemon's own intents.
+// (If the daemon itself dies, the session ends.)
+#include <cstring>
+
+#include "memory.hpp"
+
+namespace shoal {
+
+void Memory::repair(u32 p, std::vector<RunningTask>& running) {
+  Proc& r = proc(p);
+  event(EV_REPAIR, p);
+  finish_op(p);
+  finish_freeing(p);
+  // The cascade before everything that may free its links.
+  for (u32 t = r.cascade.load(ACQ), next; t; t = next) {
+    next = slot(t).queue.load(ACQ);
+    u64 c = slot(t).claim.load(ACQ);
+    if (claim_state(c) == DONE && claim_worker(c) == p) publish(make_key(t, claim_gen(c)), true);
+  }
+  r.cascade.store(0, REL);
+  finish_task_op(p);
+  for (u32 i = r.depth.load(ACQ) + 1; i-- > 0;) {  // one beyond: the push of `running` may have been cut short
+    if (i >= RUNNING_MAX) continue;
+    u64 key = r.running[i].load(ACQ);
+    if (!key) continue;
+    Slot& x = slot(key_slot(key));
+    u64 c = x.claim.load(ACQ);
+    if (claim_gen(c) != key_gen(key) || claim_worker(c) != p || !has_task(key)) continue;
+    if (claim_state(c) == DONE) publish(key, true);
+    if (claim_state(c) == RUNNING) {
+      Spec* t = spec(key_slot(key));
+      if (!t) continue;
+      bool known = false;
+      for (auto& k : running) known = known || k.key == key;
+      if (known) continue;
+      for (u32 k = 0; k < t->n_returns; k++) discard_value(key_slot(t->returns()[k]));
+      running.push_back({key, claim_attempt(c), t->max_retries, t->charged.load(), t->flags, t->queue});
+    }
+    r.running[i].store(0, REL);
+  }
+  r.depth.store(0, REL);
+  work_cascade();
+  sweep_ledger(p);
+  sweep_chunks(p);
+  if (proc(me).freeing.load(RLX)) work_freeing();
+  Header& h = header();
+  for (auto& t : h.tokens) {
+    u32 mine = p + 1;
+    t.compare_exchange_strong(mine, 0);
+  }
+  for (u32 q = 0; q < QUEUES; q++) {
+    Queue& x = queue(q);
+    if (!x.used.load(RLX)) continue;
+    x.idle[p / 64].fetch_and(~(1ull << (p % 64)));
+    x.searching.store(0, SEQ);  // a promise of the dead is worth nothing; of the living, one wake-up
+  }
+  ring_all();
+}
+
+void Memory::sweep_ledger(u32 p) {
+  auto* owners = at<atom<u32>>(off.owners) + CHUNKS;
+  for (u32 c = 0; c < header().chunk_high[1].load(); c++) {
+    if (owners[c].load(ACQ) != p + 1) continue;
+    auto* e = at<atom<u64>>(off.ledger) + u64(c) * LEDGER_PER_CHUNK;
+    for (u32 i = 0; i < LEDGER_PER_CHUNK; i++)
+      if (u64 v = e[i].load(ACQ)) hold(hold_slot(v), -1, v & HOLD_PIN, &e[i]);
+    owners[c].store(0, REL);
+  }
+  auto* nodes = at<atom<u32>>(off.owners) + 2 * CHUNKS;
+  for (u32 c = 0; c < header().chunk_high[2].load(); c++) {
+    u32 mine = p + 1;
+    nodes[c].compare_exchange_strong(mine, 0);
+  }
+}
+
+void Memory::sweep_chunks(u32 p) {
+  auto* owners = at<atom<u32>>(off.owners);
+  for (u32 c = 0; c < header().chunk_high[0].load(); c++) {
+    if (owners[c].load(ACQ) != p + 1) continue;
+    for (u32 i = 0; i < SLOTS_PER_CHUNK; i++) {
+      u32 s = c * SLOTS_PER_CHUNK + i;
+      Slot& x = slot(s);
+      if (s == 0 || x.state.load(ACQ) == FREE) continue;
+      u64 w = x.life.load(ACQ);
+      if (is_ending(w)) continue;
+      if (w & OWNER)
+        clear_bits(s, OWNER);
+      else if ((w & COUNTS) == 0)
+        claim_free(s);
+    }
+    if (proc(me).freeing.load(RLX)) work_freeing();
+    owners[c].store(0, REL);
+  }
+}
+
+void Memory::close_process(u32 p) {
+  Proc& r = proc(p);
+  r.epoch.fetch_add(1);
+  r.kind.store(NO_PROC, SEQ);
+}
+
+void Memory::ring_all() {
+  for (u32 p = 1; p < header().proc_high.load(); p++) {
+    Proc& r = proc(p);
+    if (r.kind.load(RLX) == NO_PROC) continue;
+    r.door.fetch_add(1, SEQ);
+    platform::futex_wake(r.door);
+    r.cdoor.fetch_add(1, SEQ);
+    platform::futex_wake(r.cdoor);
+  }
+}
+
+// An error can always be sealed: in a block (results' reserve included), else inline, cut to a bare record.
+void Memory::seal_error(u32 s, Bytes record) {
+  ValueParts v;
+  v.format = ERROR_RECORD;
+  v.data = record;
+  if (write_value(s, v, true, platform::copy) == Status::Ok) return;
+  write_inline(s, ERROR_RECORD, FULL_RECORD, sizeof FULL_RECORD);
+}
+
+bool Memory::requeue(u64 key, bool charged, bool front) {
+  u32 s = key_slot(key);
+  Slot& x = slot(s);
+  u64 c = x.claim.load(ACQ);
+  Spec* t = spec(s);
+  if (!t || claim_gen(c) != key_gen(key) || claim_state(c) != RUNNING) return false;
+  for (u32 i = 0; i < t->n_returns; i++) discard_value(key_slot(t->returns()[i]));
+  if (charged) t->charged.fetch_add(1);
+  u32 attempt = claim_attempt(c) == 255 ? 1 : claim_attempt(c) + 1;
+  u32 q = t->queue;
+  x.queue.store(q, REL);
+  if (!x.claim.compare_exchange_strong(c, make_claim(claim_gen(c), attempt, QUEUED, 0), SEQ)) return false;
+  u32 none = 0;
+  if (front && queue(q).redo.compare_exchange_strong(none, s)) {
+  } else if (!ring(q).push(s)) {
+    queue(q).overflow = 1;
+  }
+  wake(q);
+  return true;
+}
+
+bool Memory::fail(u64 key, Bytes record) {
+  u32 s = key_slot(key);
+  Slot& x = slot(s);
+  for (;;) {
+    u64 c = x.claim.load(ACQ);
+    if (!is_live(key) || claim_gen(c) != key_gen(key)) return false;
+    u64 st = claim_state(c);
+    if (st != HELD && st != QUEUED && st != RUNNING) return false;
+    Spec* t = spec(s);
+    if (!t) return false;
+    u64 next = make_claim(claim_gen(c), claim_attempt(c), st == HELD ? CANCELLED : RUNNING, me);
+    if (!x.claim.compare_exchange_strong(c, next, SEQ)) continue;
+    for (u32 i = 0; i < t->n_returns; i++) {
+      u32 r = key_slot(t->returns()[i]);
+      discard_value(r);
+      keep_turn = st == HELD && i == 0;
+      seal_error(r, record);
+      keep_turn = false;
+    }
+    if (st == HELD) {
+      // The result is there now; who has the turn, or pops the node, finds CANCELLED and drops the arguments.
+      for (u32 i = 0; i < t->n_returns; i++) {
+        u32 r = key_slot(t->returns()[i]);
+        u32 old = slot(r).state.exchange(SEALED, SEQ);
+        if (old & WAITERS) platform::futex_wake(slot(r).state);
+        fire(r);
+      }
+    } else {
+      x.claim.store(make_claim(claim_gen(c), claim_attempt(c), DONE, me), SEQ);
+      publish(key, true);
+    }
+    work_cascade();
+    return true;
+  }
+}
+
+u32 Memory::kill_queue(u32 qi, Bytes record) {
+  Queue& q = queue(qi);
+  q.dead.store(1, SEQ);
+  std::atomic_thread_fence(SEQ);  // callers push, then look at `dead`; we set it, then drain
+  u32 n = 0;
+  if (u32 s = q.redo.exchange(0)) n += fail(make_key(s, slot(s).gen.load()), record);
+  RingView r = ring(qi);
+  u64 h;
+  u32 s;
+  while (r.peek(h, s)) {
+    u64 c = slot(s).claim.load(ACQ);
+    if (claim_state(c) == QUEUED && slot(s).queue.load(ACQ) == qi) n += fail(make_key(s, claim_gen(c)), record);
+    r.remove(h, s);
+  }
+  return n;
+}
+
+u32 Memory::end_job(u32 job, Bytes record) {
+  u32 n = 0, end = header().chunk_high[0].load() * SLOTS_PER_CHUNK;
+  for (u32 s = 1; s < end; s++) {
+    u64 c = slot(s).claim.load(ACQ);
+    if (claim_state(c) != HELD && claim_state(c) != QUEUED) continue;
+    if (slot(s).state.load(ACQ) == FREE) continue;
+    Spec* t = spec(s);
+    if (t && t->job == job && has_task(make_key(s, claim_gen(c)))) n += fail(make_key(s, claim_gen(c)), record);
+  }
+  return n;
+}
+
+// The daemon's own hold on a function or an actor is the task bit of its slot, which objects do not use otherwise.
+bool Memory::adopt(u64 key) {
+  u32 s = key_slot(key);
+  if (s == 0 || !is_live(key)) return false;
+  slot(s).flags.fetch_or(ADOPTED);
+  slot(s).life.fetch_or(TASK, SEQ);
+  return true;
+}
+void Memory::release(u64 key) {
+  if (!has_task(key)) return;
+  slot(key_slot(key)).flags.fetch_and(u8(~ADOPTED));
+  clear_bits(key_slot(key), TASK);
+}
+u32 Memory::handles(u64 key) {
+  if (!is_live(key)) return 0;
+  u64 w = slot(key_slot(key)).life.load(ACQ);
+  if (is_ending(w)) return 0;
+  return u32(w & REFS) + u32((w & PINS) >> 24) + u32((w & OWNER) != 0);
+}
+
+}  // namespace shoal

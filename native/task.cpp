@@ -1,0 +1,400 @@
+// Values and tasks: write, submit, take, commit, publish.
+//
+//   build      slots and spec are mine alone; task_op = BUILD(s) so that a death undoes all of it
+//   submit     task_op = ADVANCE(s) is the commit: from here on the task runs, whoever dies
+//   take       running.push, then the claim QUEUED -> RUNNING(me) while the entry is still in the ring, then
+//              the entry is removed: a taken task is always named by somebody
+//   commit     every return is written, then claim = DONE: one store commits all of them
+//   publish    the slots flip, sleepers wake, dependents advance, arguments are dropped, task bits cleared;
+//              every step can be repeated, and repair repeats all of it for what a dead process had DONE
+#include <algorithm>
+#include <cstring>
+
+#include "memory.hpp"
+
+namespace shoal {
+
+// ---- values
+
+void Memory::write_inline(u32 s, u8 format, const void* data, u32 n) {
+  Slot& x = slot(s);
+  std::memcpy(x.inline_bytes, data, n);
+  if (!keep_turn) x.size.store(n, RLX);
+  x.kind.store(format, RLX);
+}
+
+static u64 align(u64 x, u64 to) { return (x + to - 1) & ~(to - 1); }
+
+// Layout of the block: header, contained, buffer table, data, buffers (each 64-byte aligned, as NumPy likes it).
+Status Memory::write_value(u32 s, const ValueParts& v, bool reserve,
+                           const std::function<void(void*, const void*, u64)>& copier) {
+  if (v.buffers.empty() && v.contained.empty() && v.data.size <= INLINE_BYTES && !keep_turn) {
+    write_inline(s, v.format, v.data.data, u32(v.data.size));
+    return Status::Ok;
+  }
+  u64 p = sizeof(ValueHeader) + 8 * v.contained.size() + 16 * v.buffers.size();
+  const u64 data_offset = p = align(p, v.data.size >= 4096 ? 64 : 16);
+  p += v.data.size;
+  std::vector<u64> places;
+  for (auto& b : v.buffers) {
+    p = align(p, 64);
+    places.push_back(p);
+    p += b.size;
+  }
+  u64 offset;
+  Status st = new_block(p, s, false, reserve, offset);
+  if (st != Status::Ok) return st;
+  Slot& x = slot(s);
+  auto* h = at<ValueHeader>(offset);
+  h->n_contained = u32(v.contained.size());
+  h->n_buffers = u32(v.buffers.size());
+  h->data_offset = data_offset;
+  h->data_size = v.data.size;
+  auto* table = reinterpret_cast<atom<u64>*>(h + 1);
+  for (size_t i = 0; i < v.contained.size(); i++) table[i].store(0, RLX);
+  if (!v.contained.empty()) x.flags.fetch_or(HAS_TABLE, REL);
+  for (size_t i = 0; i < v.contained.size(); i++)
+    if (!hold(v.contained[i], 1, false, &table[i])) return Status::Gone;
+  auto* buffers = reinterpret_cast<u64*>(table + v.contained.size());
+  for (size_t i = 0; i < places.size(); i++) {
+    buffers[2 * i] = places[i];
+    buffers[2 * i + 1] = v.buffers[i].size;
+  }
+  if (!keep_turn) x.size.store(p, RLX);
+  x.kind.store(v.format, RLX);
+  copier(rw + offset + data_offset, v.data.data, v.data.size);
+  for (size_t i = 0; i < places.size(); i++) copier(rw + offset + places[i], v.buffers[i].data, v.buffers[i].size);
+  return Status::Ok;
+}
+
+Bytes Memory::value_bytes(u32 s, bool read_only) {
+  Slot& x = slot(s);
+  if (u64 block = x.block.load(ACQ)) {
+    auto* h = at<ValueHeader>(block);
+    return {(read_only ? ro : rw) + block + h->data_offset, h->data_size};
+  }
+  u64 n = x.size.load(RLX);
+  return {x.inline_bytes, is_turn(n) ? sizeof FULL_RECORD : n};
+}
+
+// What a dead or failed attempt had written: contained holds, then the block. Repeatable.
+void Memory::discard_value(u32 s) {
+  Slot& x = slot(s);
+  u64 block = x.block.load(ACQ);
+  if (!block) return;
+  if (block_is(block, s)) {
+    if (x.flags.load(RLX) & HAS_TABLE) {
+      auto* h = at<ValueHeader>(block);
+      auto* table = reinterpret_cast<atom<u64>*>(h + 1);
+      for (u32 i = 0; i < h->n_contained; i++)
+        if (u64 e = table[i].load(RLX)) hold(hold_slot(e), -1, false, &table[i]);
+    }
+    free_block(block, 0, s);
+  }
+  x.flags.fetch_and(u8(~HAS_TABLE));
+  x.block.store(0, REL);
+}
+
+void Memory::seal_mine(u32 s) {
+  slot(s).state.store(SEALED, REL);
+  event(EV_PUT, make_key(s, slot(s).gen.load(RLX)));
+}
+
+// ---- submitting
+
+Spec* Memory::spec(u32 s) {
+  u64 o = slot(s).spec.load(ACQ);
+  return o && block_is(o, s) ? at<Spec>(o) : nullptr;
+}
+
+// Full for a submitter while less than an eighth of the ring is free: the rest is for pushes that must not fail.
+u32 Memory::room_needed(u32 q) { return u32(ring(q).size() / 8); }
+
+Status Memory::submit(const Call& c, Bytes payload, const std::vector<u32>& dependencies,
+                      const std::vector<u32>& contained, std::vector<u32>& returns) {
+  Queue& q = queue(c.queue);
+  if (q.dead.load(ACQ) && !(c.flags & F_ACTOR)) return Status::Dead;
+  RingView r = ring(c.queue);
+  if (r.entries() + room_needed(c.queue) >= r.size()) {
+    // Drop stale entries at the head before saying that the ring is full.
+    u64 h;
+    u32 v;
+    while (r.peek(h, v)) {
+      if (claim_state(slot(v).claim.load(ACQ)) == QUEUED && slot(v).queue.load(ACQ) == c.queue) break;
+      r.remove(h, v);
+    }
+    if (r.entries() + room_needed(c.queue) >= r.size()) return Status::Pending;
+  }
+  const u32 n = std::max(1u, c.n_returns);
+  returns.clear();
+  for (u32 i = 0; i < n; i++) {
+    u32 s = new_slot(OWNER);
+    if (!s) {
+      for (u32 x : returns) clear_bits(x, OWNER);
+      return Status::Full;
+    }
+    returns.push_back(s);
+  }
+  const u32 s = returns[0];
+  Slot& x = slot(s);
+  Proc& me_ = proc(me);
+  me_.task_op.store(make_task_op(TASK_BUILD, s), REL);
+  const u32 holds = u32(dependencies.size() + contained.size()) + 2;
+  const u64 payload_at = align(sizeof(Spec) + 8ull * holds + 8ull * n, 16);
+  u64 offset;
+  Status st = new_block(payload_at + payload.size, s, true, false, offset);
+  if (st != Status::Ok) {
+    me_.task_op.store(0, REL);
+    for (u32 y : returns) clear_bits(y, OWNER);
+    return st;
+  }
+  auto* t = at<Spec>(offset);
+  t->function = c.function;
+  t->actor = c.actor;
+  t->parent = running_top();
+  t->queue = c.queue;
+  t->job = c.job;
+  t->method = c.method;
+  t->flags = c.flags;
+  t->max_retries = c.max_retries;
+  t->charged.store(0, RLX);
+  t->n_returns = n;
+  t->n_dependencies = u32(dependencies.size());
+  t->n_contained = u32(contained.size());
+  t->next.store(0, RLX);
+  t->link.store(0, RLX);
+  t->predecessor = 0;
+  t->payload_offset = payload_at;
+  t->payload_size = payload.size;
+  auto* hs = t->holds();
+  for (u32 i = 0; i < holds; i++) hs[i].store(0, RLX);
+  for (u32 i = 0; i < n; i++) t->returns()[i] = make_key(returns[i], slot(returns[i]).gen.load(RLX));
+  if (payload.size) std::memcpy(reinterpret_cast<u8*>(t) + payload_at, payload.data, payload.size);
+  x.queue.store(c.queue, RLX);
+  const u32 gen = x.gen.load(RLX);
+  set_turn(s, me + 1);
+  x.claim.store(make_claim(gen, 0, HELD, me), REL);
+  bool ok = true;
+  u32 k = 0;
+  for (u32 d : dependencies) ok = ok && hold(d, 1, false, &hs[k++]);
+  for (u32 d : contained) ok = ok && hold(d, 1, false, &hs[k++]);
+  bool lane = false;
+  if (c.flags & F_ACTOR) {
+    auto it = lanes.find(c.queue);
+    if (it != lanes.end()) {
+      u32 last = hold_slot(it->second->load(RLX));
+      if (slot(last).succ.load(SEQ) & CLOSED) {  // pushed meanwhile
+        drop(it->second);
+        lanes.erase(it);
+      } else {
+        t->predecessor = last;
+        ok = ok && hold(last, 1, false, &hs[k]);
+        lane = true;
+      }
+    }
+    bool open = false;
+    for (u32 d : dependencies) open = open || slot(d).state.load(ACQ) != SEALED;
+    lane = lane || open;
+    if (lane) {
+      t->flags |= F_LANE;
+      // A call that is not pushed at once keeps its actor alive by itself.
+      if (c.actor && is_live(c.actor)) ok = ok && hold(key_slot(c.actor), 1, false, &hs[k + 1]);
+    }
+  }
+  for (u32 y : returns) {
+    slot(y).n_returns.store(u16(std::min(n, 65535u)), RLX);
+    slot(y).life.fetch_or(TASK, std::memory_order_acq_rel);
+  }
+  if (!ok) {  // a count was full: undo everything
+    for (u32 y : returns) clear_bits(y, OWNER);
+    cleanup(make_key(s, gen));
+    me_.task_op.store(0, REL);
+    return Status::Gone;
+  }
+  event(EV_SUBMIT, make_key(s, gen));
+  if (lane) {  // my own hold on the last unpushed call of the lane, for the next one
+    auto* e = ledger_take();
+    if (e && hold(s, 1, false, e)) {
+      auto it = lanes.find(c.queue);
+      if (it != lanes.end()) drop(it->second);
+      lanes[c.queue] = e;
+    }
+  }
+  me_.task_op.store(make_task_op(TASK_ADVANCE, s), SEQ);  // COMMIT: from here repair goes on for us
+  if (lane || !dependencies.empty())
+    advance(s);
+  else
+    push(s);
+  me_.task_op.store(0, REL);
+  work_cascade();
+  return Status::Ok;
+}
+
+// HELD -> QUEUED, into the ring, wake. The caller's task_op names s.
+bool Memory::push(u32 s) {
+  Slot& x = slot(s);
+  u64 c = x.claim.load(ACQ);
+  const u32 q = x.queue.load(ACQ);
+  if (claim_state(c) != HELD ||
+      !x.claim.compare_exchange_strong(c, make_claim(claim_gen(c), 1, QUEUED, 0), SEQ))
+    return false;
+  if (!ring(q).push(s)) {  // only beyond the reserve: the daemon refills from the slots
+    queue(q).overflow.store(1, SEQ);
+    ring_daemon();
+  }
+  std::atomic_thread_fence(SEQ);
+  if (queue(q).dead.load(SEQ)) ring_daemon();  // nobody takes from it any more: the daemon drains late calls
+  wake(q);
+  return true;
+}
+
+// Wake one sleeping worker of the queue, unless somebody promised to look; ask the daemon for more workers if none is
+// idle and it could attach more.
+void Memory::wake(u32 qi) {
+  Queue& q = queue(qi);
+  u64 until = q.searching.load(SEQ);
+  if (until && platform::now_ns() < until) return;
+  u32 words = (header().proc_high.load(RLX) + 63) / 64;
+  for (u32 w = 0; w < words; w++) {
+    u64 bits;
+    while ((bits = q.idle[w].load(SEQ)) != 0) {
+      u64 bit = bits & -bits;
+      if (!(q.idle[w].fetch_and(~bit) & bit)) continue;
+      Proc& p = proc(w * 64 + u32(__builtin_ctzll(bit)));
+      p.door.fetch_add(1, SEQ);
+      if (p.sleeping.load(SEQ)) platform::futex_wake(p.door);
+      return;
+    }
+  }
+  if (q.hungry.load(SEQ) && q.hungry.exchange(0)) ring_daemon();
+}
+
+// Tasks that were QUEUED but found no cell: put every one of the queue in again. Doubles are harmless.
+void Memory::refill(u32 q) {
+  if (!queue(q).overflow.exchange(0)) return;
+  u32 end = header().chunk_high[0].load() * SLOTS_PER_CHUNK;
+  for (u32 s = 1; s < end; s++) {
+    if (claim_state(slot(s).claim.load(ACQ)) != QUEUED || slot(s).queue.load(ACQ) != q) continue;
+    if (!ring(q).contains(s) && !ring(q).push(s)) {
+      queue(q).overflow = 1;
+      break;
+    }
+  }
+  wake(q);
+}
+
+// ---- running
+
+u64 Memory::running_top() {
+  u32 d = proc(me).depth.load(RLX);
+  return d ? proc(me).running[d - 1].load(RLX) : 0;
+}
+void Memory::running_push(u64 key) {
+  Proc& r = proc(me);
+  u32 d = r.depth.load(RLX);
+  r.running[d].store(key, REL);
+  r.depth.store(d + 1, REL);
+}
+void Memory::running_pop() {
+  Proc& r = proc(me);
+  r.depth.store(r.depth.load(RLX) - 1, REL);
+}
+
+bool Memory::claim(u64 key) {
+  Slot& x = slot(key_slot(key));
+  u64 c = x.claim.load(ACQ);
+  if (claim_state(c) != QUEUED || claim_gen(c) != key_gen(key) || proc(me).depth.load(RLX) >= RUNNING_MAX - 4)
+    return false;
+  running_push(key);
+  if (x.claim.compare_exchange_strong(c, make_claim(claim_gen(c), claim_attempt(c), RUNNING, me), SEQ)) {
+    event(EV_TAKE, key);
+    return true;
+  }
+  running_pop();
+  return false;
+}
+
+bool Memory::take(u32 qi, u64& key) {
+  Queue& q = queue(qi);
+  if (u32 s = q.redo.load(ACQ)) {  // an actor's interrupted call goes before everything else
+    key = make_key(s, slot(s).gen.load(ACQ));
+    bool mine = slot(s).queue.load(ACQ) == qi && claim(key);
+    q.redo.store(0, REL);
+    if (mine) return true;
+  }
+  RingView r = ring(qi);
+  u64 h;
+  u32 s;
+  while (r.peek(h, s)) {
+    u64 c = slot(s).claim.load(ACQ);
+    if (claim_state(c) == QUEUED && slot(s).queue.load(ACQ) == qi) {
+      key = make_key(s, claim_gen(c));
+      if (claim(key)) {
+        r.remove(h, s);
+        q.searching.store(0, RLX);
+        if (q.overflow.load(RLX) && r.entries() < r.size() / 2) ring_daemon();
+        // A take that leaves work behind wakes the next; without it workers sleep beside queued tasks.
+        if (r.peek(h, s)) wake(qi);
+        return true;
+      }
+    }
+    r.remove(h, s);
+  }
+  return false;
+}
+
+void Memory::commit(u64 key) {
+  u32 s = key_slot(key);
+  Slot& x = slot(s);
+  u64 c = x.claim.load(RLX);
+  // RUNNING by me: nobody else writes the claim. Everything written before is visible to whoever sees DONE.
+  x.claim.store(make_claim(claim_gen(c), claim_attempt(c), DONE, me), REL);
+  event(EV_SEAL, key);
+  publish(key, false);
+  running_pop();
+  work_cascade();
+}
+
+// The bit of a live generation: the slot cannot be freed while it is set, and only who ends the task clears it.
+bool Memory::has_task(u64 key) {
+  u32 s = key_slot(key);
+  if (!is_live(key)) return false;
+  u64 w = slot(s).life.load(ACQ);
+  return !is_ending(w) && (w & TASK) && is_live(key);
+}
+
+// Flip every return, wake its sleepers, advance its dependents. Everything here may be repeated by repair.
+void Memory::publish(u64 key, bool unconditional) {
+  if (!has_task(key)) return;
+  const u32 s = key_slot(key);
+  Spec* t = spec(s);
+  const u32 n = t ? t->n_returns : 1;
+  for (u32 i = 0; i < n; i++) {
+    const u64 k = t ? t->returns()[i] : key;
+    if (!has_task(k)) continue;
+    Slot& x = slot(key_slot(k));
+    u32 old = x.state.exchange(SEALED, SEQ);
+    if ((old & WAITERS) || unconditional) platform::futex_wake(x.state);
+    if (x.watch.load(SEQ) != CLOSED) fire(key_slot(k));
+  }
+  cleanup(key);
+}
+
+// The task has ended: drop its arguments and its spec, clear its task bits. The order lets a repair repeat it: the
+// other returns first (their names are in the spec), then the spec, then the first slot.
+void Memory::cleanup(u64 key) {
+  const u32 s = key_slot(key);
+  Slot& x = slot(s);
+  if (Spec* t = spec(s)) {
+    auto* hs = t->holds();
+    for (u32 i = 0, n = t->n_holds(); i < n; i++)
+      if (u64 e = hs[i].load(RLX)) hold(hold_slot(e), -1, false, &hs[i]);
+    for (u32 i = 1; i < t->n_returns; i++)
+      if (has_task(t->returns()[i])) clear_bits(key_slot(t->returns()[i]), TASK);
+    free_block(x.spec.load(RLX), 0, s);
+  }
+  x.spec.store(0, REL);
+  if (has_task(key)) clear_bits(s, TASK);
+}
+
+}  // namespace shoal

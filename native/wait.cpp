@@ -1,0 +1,156 @@
+// Waiting: spin a little for free, a little longer with a token, then sleep on one word.
+//
+// Everyone may spin 3 us (a hand-over between cores takes 0.3 to 2.3 us, a futex wake-up 30 to 50). Longer needs one of
+// a bounded number of tokens (half the cores, at least one): a token is an entry of a table that names its holder,
+// so that repair can take it back. Sleepers on a slot set its WAITERS bit; workers sleep on their own doorbell.
+//
+// These functions run without the GIL and touch only atomic words; what is private to the process (the
+// watched map) is touched by drain_completions and watch alone, which their callers call with it.
+#include <algorithm>
+
+#include "memory.hpp"
+
+namespace shoal {
+
+int Memory::take_token() {
+  Header& h = header();
+  u32 limit = std::min<u32>(MAX_TOKENS, std::max<u32>(1, h.cores / 2));
+  for (u32 i = 0; i < limit; i++) {
+    u32 none = 0;
+    if (h.tokens[i].load(RLX) == 0 && h.tokens[i].compare_exchange_strong(none, me + 1)) return int(i);
+  }
+  return -1;
+}
+void Memory::give_token(int token) {
+  if (token >= 0) header().tokens[token].store(0, REL);
+}
+
+bool Memory::spin(const std::function<bool()>& done, u64 ns) {
+  const u64 end = platform::now_ns() + ns;
+  do {
+    for (int i = 0; i < 24; i++) {
+      if (done()) return true;
+      platform::pause();
+    }
+  } while (platform::now_ns() < end);
+  return done();
+}
+
+Memory::Wait Memory::sleep_on(atom<u32>& word, u32 value, u64 deadline_ns, u64 slice_ns) {
+  if (closed.load(ACQ)) return Wait::Closed;
+  u64 left = 0;
+  if (deadline_ns) {
+    u64 now = platform::now_ns();
+    if (now >= deadline_ns) return Wait::Timeout;
+    left = deadline_ns - now;
+  }
+  if (slice_ns && (!left || left > slice_ns)) left = slice_ns;
+  platform::futex_wait(word, value, left);
+  if (closed.load(ACQ)) return Wait::Closed;
+  return Wait::Interrupted;  // look again: woken, a signal, or the end of a slice
+}
+
+Memory::Wait Memory::wait_slot(u32 s, u32 gen, u64 deadline_ns, u64 slice_ns) {
+  Slot& x = slot(s);
+  u32 v = x.state.load(ACQ);
+  for (;;) {
+    if (x.gen.load(ACQ) != gen || (v & ~WAITERS) == SEALED) return Wait::Sealed;
+    if ((v & WAITERS) || x.state.compare_exchange_weak(v, v | WAITERS, SEQ)) break;
+  }
+  return sleep_on(x.state, PENDING | WAITERS, deadline_ns, slice_ns);
+}
+
+// The task in this worker waits (or goes on): its CPU may be used by others meanwhile.
+void Memory::lend(bool blocked) {
+  Proc& r = proc(me);
+  if (r.depth.load(RLX) == 0) return;
+  r.blocked.store(blocked, SEQ);
+  if (blocked && header().starving.load(SEQ)) ring_daemon();
+}
+
+// Which task would a waiter for `s` have to run? QUEUED: itself. HELD: its first unsealed dependency, and so on.
+u32 Memory::helpable(u32 s) {
+  Proc& r = proc(me);
+  const u32 q = r.attached.load(RLX);
+  if (r.depth.load(RLX) == 0 || r.depth.load(RLX) > 16) return 0;
+  for (int k = 0; k < 64; k++) {
+    u64 c = slot(s).claim.load(ACQ);
+    Spec* t = spec(s);
+    if (!t) return 0;
+    if (claim_state(c) == QUEUED) return slot(s).queue.load(ACQ) == q && (t->flags & F_HELP) ? s : 0;
+    if (claim_state(c) != HELD) return 0;
+    u32 i = t->next.load(ACQ);
+    if (i >= t->n_dependencies) return 0;
+    u64 e = t->holds()[i].load(ACQ);
+    if (!e) return 0;
+    s = hold_slot(e);
+  }
+  return 0;
+}
+
+// Tell this process when the slot is sealed: one node per (process, slot), once. False if it is sealed already.
+bool Memory::watch(u64 key, u64 tok) {
+  Slot& x = slot(key_slot(key));
+  if ((x.state.load(SEQ) & ~WAITERS) == SEALED || !is_live(key)) return false;
+  auto it = watched.find(key);
+  if (it != watched.end()) {
+    if (tok) it->second.token = tok;
+    return true;
+  }
+  auto* nodes = at<Node>(off.nodes);
+  if (free_nodes.empty()) {
+    u32 c = lease_chunk(2);
+    if (c == ~0u) return true;  // no node: the caller's wait falls back to its slice
+    for (u32 i = NODES_PER_CHUNK; i-- > 0;)
+      if (nodes[c * NODES_PER_CHUNK + i].state.load(RLX) != 1) free_nodes.push_back(c * NODES_PER_CHUNK + i);
+  }
+  u32 i = free_nodes.back();
+  Node& n = nodes[i];
+  n.proc.store(me, RLX);
+  n.epoch.store(proc(me).epoch.load(RLX), RLX);
+  n.key.store(key, RLX);
+  u32 w = x.watch.load(SEQ);
+  do {
+    if (w & CLOSED) return false;
+    n.next.store(w, RLX);
+    n.state.store(1, REL);
+  } while (!x.watch.compare_exchange_weak(w, NODE_TAG | i, SEQ));
+  free_nodes.pop_back();
+  watched[key] = {tok, i};
+  return true;
+}
+
+void Memory::drain_completions() {
+  auto* nodes = at<Node>(off.nodes);
+  auto done = [&](u64 key) {
+    auto it = watched.find(key);
+    if (it == watched.end() || (slot(key_slot(key)).state.load(ACQ) & ~WAITERS) == PENDING) {
+      if (it == watched.end() || is_live(key)) return;
+    }
+    if (it->second.token) ready.push_back(it->second.token);
+    if (nodes[it->second.node].state.load(ACQ) == 2) free_nodes.push_back(it->second.node);
+    watched.erase(it);
+  };
+  RingView r = completions(me);
+  u32 v;
+  while (r.pop(v)) done(nodes[v - 1].key.load(RLX));
+  if (proc(me).rescan.exchange(0)) {
+    std::vector<u64> keys;
+    for (auto& w : watched) keys.push_back(w.first);
+    for (u64 k : keys) done(k);
+  }
+}
+
+void Memory::close() {
+  closed.store(true, SEQ);
+  for (auto* w : sleeping_on) platform::futex_wake(*w);
+  if (forked) return;
+  Proc& r = proc(me);
+  r.door.fetch_add(1);
+  platform::futex_wake(r.door);
+  r.cdoor.fetch_add(1);
+  platform::futex_wake(r.cdoor);
+  platform::futex_wake(header().space);
+}
+
+}  // namespace shoal

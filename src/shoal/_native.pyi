@@ -1,0 +1,279 @@
+"""Node memory: slots, rings, blocks, holds and waiting. Typed manual of the native module.
+
+Words used here:
+
+* *key*: one object's 64-bit name on this node, ``slot | generation << 32``. A key of a slot that
+  has been freed since never matches again.
+* *format*: how the bytes of a value are read back, one of the ``FORMAT_*`` constants.
+* *record*: a typed error made without pickle, msgpack of ``[class name, fields]``.
+
+Every blocking call releases the GIL, ends on signals (the handler runs, then the wait goes on or
+the handler's exception comes out), and raises ``SessionLostError`` once ``close()`` was called.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, final
+
+LAYOUT_HASH: int
+"""Hash of every size and offset of node memory; two builds may share memory only if it is equal."""
+
+FORMAT_PICKLE: int
+FORMAT_BYTES: int
+FORMAT_ERROR_PICKLE: int
+"""A pickled exception, written by a worker."""
+FORMAT_ERROR_RECORD: int
+"""A typed record, written by a daemon."""
+
+FLAG_HELP: int
+"""A worker that waits for this task may run it (RULES S-6)."""
+FLAG_ACTOR: int
+"""A call of an actor: goes to an actor's queue, ordered per caller."""
+FLAG_RETRY_EXCEPTIONS: int
+FLAG_FILLS: int
+"""The payload names places that the values of the dependencies fill."""
+
+QUEUE_CLASS: int
+QUEUE_ACTOR: int
+
+WORKER_EXIT: int
+"""Value for ``Memory.assign``: leave the loop and end the process."""
+
+class SessionLostError(Exception):
+    """Raised by any wait after ``Memory.close``; ``shoal.errors`` turns it into the public class."""
+
+class ForkedError(RuntimeError):
+    """The memory was used in a child that user code forked."""
+
+class FullError(MemoryError):
+    """No room: ``args`` is ``(asked_bytes, capacity_bytes, kind)``."""
+
+class PendingError(RuntimeError):
+    """A worker may not queue more tasks: the ring of its job is full."""
+
+@final
+class ObjectRef:
+    """A counted handle to one object. Dropping the last handle frees the object."""
+
+    @property
+    def key(self) -> int: ...
+    @property
+    def memory(self) -> Memory: ...
+    def binary(self) -> bytes:
+        """16 bytes, the same in every process: node id, generation, slot."""
+    def hex(self) -> str: ...
+    def is_sealed(self) -> bool: ...
+    def __await__(self) -> Any: ...
+    def future(self) -> Any:
+        """A ``concurrent.futures.Future`` of the value (built by the ``future`` hook)."""
+    def __reduce__(self) -> Any: ...
+    def __hash__(self) -> int: ...
+    def __eq__(self, other: object) -> bool: ...
+
+@final
+class Template:
+    """What all calls of one remote function or method share; made once, used for each submit."""
+
+    def __init__(
+        self,
+        *,
+        function: int,
+        queue: int,
+        queue_generation: int,
+        job: int,
+        method: int = 0,
+        n_returns: int = 1,
+        max_retries: int = 0,
+        flags: int = 0,
+        actor: int = 0,
+    ) -> None:
+        """``actor`` is the key of the actor's lifetime slot, 0 for plain functions."""
+
+@final
+class Task:
+    """One claimed attempt. Only its claimer may use it, on the thread that runs it."""
+
+    key: int
+    function: int
+    method: int
+    attempt: int
+    n_returns: int
+    max_retries: int
+    flags: int
+    job: int
+    queue: int
+    actor: int
+    parent: int
+    n_dependencies: int
+    def payload(self) -> memoryview | None:
+        """The pickled arguments, read-only; None for a call without arguments."""
+    def dependency(self, index: int) -> Any:
+        """The value of a top-level argument, as ``Memory.load`` would give it."""
+    def loading(self) -> None:
+        """Make this task's table of contained refs the one ``restore_ref`` reads (``loaded`` ends it)."""
+    def loaded(self) -> None: ...
+    def seal(self, value: Any) -> bool:
+        """Fast finish of one return: None, bool, int64, float, short str or bytes. False if it needs pickling."""
+    def write(
+        self, index: int, format: int, data: Any, buffers: Sequence[Any], contained: Sequence[ObjectRef]
+    ) -> None:
+        """Write return ``index``. Raises FullError; an error of <= 4 KiB always fits."""
+    def write_simple(self, index: int, value: Any) -> bool: ...
+    def commit(self) -> None:
+        """Commit every return at once, publish them, drop what the arguments held."""
+
+@final
+class Memory:
+    """This process's view of its node's memory."""
+
+    # ---- every process
+    @staticmethod
+    def create(
+        capacity_bytes: int, cores: int, node_id: bytes, max_extents: int = 0
+    ) -> Memory:
+        """Make node memory (the daemon; process index 0)."""
+    @staticmethod
+    def attach(fd: int, eventfd: int, index: int) -> Memory:
+        """Map the memory behind ``fd`` as process ``index``. Raises ValueError for another layout."""
+    @property
+    def fd(self) -> int: ...
+    @property
+    def eventfd(self) -> int:
+        """The daemon's bell: written when something asks the daemon to look."""
+    @property
+    def index(self) -> int: ...
+    @property
+    def capacity_bytes(self) -> int: ...
+    def close(self) -> None:
+        """End every wait with SessionLostError; handles become inert."""
+    @property
+    def is_closed(self) -> bool: ...
+    def set_hooks(
+        self,
+        *,
+        loads: Callable[..., Any],
+        error: Callable[[int, Any, ObjectRef], BaseException],
+        help: Callable[[Task], None] | None,
+        future: Callable[[ObjectRef], Any],
+        wait: Callable[[ObjectRef], Any],
+        escaped: Callable[[ObjectRef], Any],
+    ) -> None:
+        """``loads(data, buffers=...)`` unpickles; ``error(format, bytes, ref)`` builds what ``get`` raises;
+        ``help(task)`` runs a task that the waiting worker claimed; ``wait(ref)`` is ``ref.__await__``;
+        ``escaped(ref)`` answers ``__reduce__`` outside any capture."""
+    def capture(self, into: list[ObjectRef] | None) -> list[ObjectRef] | None:
+        """Collect the refs pickled from now on by this thread into ``into``; returns the former list."""
+    def restore_ref(self, index: int) -> ObjectRef:
+        """Called by pickles: a ref to entry ``index`` of the table of what is being loaded."""
+
+    # ---- objects
+    def put_simple(self, value: Any) -> ObjectRef | None:
+        """Put None, bool, int64, float, short str or bytes inline; None if it needs pickling."""
+    def put(
+        self, format: int, data: Any, buffers: Sequence[Any], contained: Sequence[ObjectRef],
+        timeout_s: float = 0.0,
+    ) -> ObjectRef: ...
+    def get(self, ref: ObjectRef, timeout_s: float | None = None) -> Any:
+        """The value; raises what the ``error`` hook builds; TimeoutError when time is up."""
+    def get_many(self, refs: Sequence[ObjectRef], timeout_s: float | None = None) -> list[Any]: ...
+    def peek(self, ref: ObjectRef) -> tuple[int, bytes] | None:
+        """(format, bytes) of a sealed error, else None: to look at an error without raising it."""
+    def wait(
+        self, refs: Sequence[ObjectRef], n: int, timeout_s: float | None
+    ) -> list[bool]:
+        """Wait until ``n`` of ``refs`` are sealed; which ones are. O(1) per completion."""
+    def watch(self, ref: ObjectRef, token: int) -> bool:
+        """False if sealed already; else ``token`` comes out of ``completions`` once it is."""
+    def completions(self, timeout_s: float | None) -> list[int]:
+        """Tokens of watched refs sealed since the last call; waits for the first. [] on timeout or poke."""
+    def poke(self) -> None:
+        """End a ``completions`` wait in another thread."""
+    def ref(self, key: int) -> ObjectRef | None:
+        """A counted ref from a key reachable through something held; None if it is gone."""
+    def load_key(self, key: int) -> Any:
+        """Value of a sealed object that somebody is known to hold (function tables, actor arguments)."""
+
+    # ---- submitting
+    def submit(
+        self, template: Template, payload: bytes | None,
+        dependencies: Sequence[ObjectRef] | None = None,
+        contained: Sequence[ObjectRef] | None = None,
+    ) -> ObjectRef | list[ObjectRef] | None:
+        """One ref for n_returns 1, None for 0, else a list. Raises FullError, PendingError."""
+    def is_queue_dead(self, queue: int, generation: int) -> bool: ...
+
+    # ---- workers
+    def take(self, timeout_s: float | None = None) -> Task | int | None:
+        """The next task of the assigned queue. An int when the assignment changed: the new queue (0:
+        none), or WORKER_EXIT. None on timeout."""
+    def finished(self) -> None:
+        """Forget the innermost running task without sealing it: the daemon has put it back into its queue."""
+    def set_blocked(self, blocked: bool) -> None:
+        """Lend (take back) the CPU of this worker's task; ``get`` and ``wait`` do it themselves."""
+    @property
+    def running(self) -> int:
+        """Key of the innermost running task of this process, 0 for none."""
+
+    # ---- the daemon
+    def new_queue(self, kind: int, job: int, help_class: int = 0) -> tuple[int, int]:
+        """(queue, generation)."""
+    def free_queue(self, queue: int) -> bool:
+        """False while somebody may still be inside a push to it: try again later."""
+    def queue_state(self, queue: int) -> tuple[int, int, bool]:
+        """(entries, takes so far, dead). Entries may be stale: an upper bound."""
+    def set_hungry(self, queue: int, hungry: bool) -> bool:
+        """Ask for (no longer ask for) a ring of the bell at the next push; True if the queue has entries now."""
+    def set_starving(self, starving: bool) -> None:
+        """Ask workers that go idle or block to ring the bell."""
+    def kill_queue(self, queue: int, record: bytes) -> int:
+        """Mark the queue dead and fail what is in it with ``record``; how many. Repeat for late pushes."""
+    def drain_dead(self) -> list[int]:
+        """Queues marked dead that have entries (late pushes): call ``kill_queue`` again on each."""
+    def open_process(self, kind: int) -> int:
+        """A free process index (kind 1: driver, 2: worker), its record reset. -1 when the table is full."""
+    def assign(self, index: int, queue: int) -> None:
+        """Attach worker ``index`` to ``queue`` (0: detach, WORKER_EXIT: leave) after its present task."""
+    def process_state(self, index: int) -> tuple[int, int, int, bool, int]:
+        """(assigned, attached, running depth, blocked, key of the outermost running task). ``attached`` is what the worker acknowledged."""
+    def ring(self, index: int) -> None:
+        """Wake a process that sleeps on its doorbell."""
+    def repair(self, index: int) -> list[tuple[int, int, int, int, int, int]]:
+        """Finish what dead process ``index`` was in the middle of, drop what it held, ring every bell.
+        Call only after its pidfd says dead. Returns its running tasks, innermost first:
+        (key, attempt, max_retries, times charged, flags, queue); each must be answered with ``requeue`` or ``fail``."""
+    def close_process(self, index: int) -> None:
+        """Give the index back, after every task that ``repair`` returned is answered."""
+    def requeue(self, key: int, charged: bool, front: bool) -> bool:
+        """RUNNING by a dead process (or by one that asks for a retry) -> QUEUED, attempt + 1. ``front`` puts
+        an actor's call before all others (the ``redo`` word)."""
+    def fail(self, key: int, record: bytes) -> bool:
+        """Seal the returns of a task that is HELD, QUEUED, or RUNNING by a dead process. False if it ended otherwise."""
+    def end_job(self, job: int, record: bytes) -> int:
+        """Fail every HELD or QUEUED task of ``job``; how many."""
+    def adopt(self, key: int) -> bool:
+        """Take the daemon's own hold on an object (functions, actors). False if it is gone."""
+    def release(self, key: int) -> None:
+        """Drop the daemon's own hold."""
+    def handles(self, key: int) -> int:
+        """Holds on an adopted object besides the daemon's own; 0 when nobody else has it."""
+    def inbox(self) -> list[int]:
+        """Keys of adopted objects whose last other hold has gone since the last call (each may be repeated)."""
+    def populate(self, budget_bytes: int, headroom_bytes: int) -> tuple[int, bool]:
+        """Back up to ``budget_bytes`` of the extents that are asked for, or of the reserve, with memory, while
+        ``headroom_bytes`` allows. (bytes populated, whether more is wanted)."""
+    def collapse(self, budget_extents: int) -> bool:
+        """Turn populated free extents into huge pages; True if more could be done."""
+    def punch(self) -> None:
+        """Give all memory back to the kernel (end of the session)."""
+    def usage(self) -> tuple[int, int, int]:
+        """(bytes of live values counted by extent and holder words, bytes populated, capacity)."""
+    def audit(self) -> dict[str, int]:
+        """Recount from slots, holder words, ledgers, specs and tables, reading no counter: ``bytes``, ``slots``, ``specs``,
+        ``leaked_blocks``, ``wrong_counts``. Exact only while nothing else runs."""
+
+    # ---- views (any process)
+    def list_tasks(self, limit: int) -> list[tuple[int, int, int, int, int, int, int, int]]:
+        """(key, claim state 1 HELD 2 QUEUED 3 RUNNING, attempt, worker index, function key, queue, job, parent key)."""
+    def list_objects(self, limit: int) -> list[tuple[int, int, int, int, int, int]]:
+        """(key, format or 0 while pending, size in bytes, refs, pins, owner index or -1)."""
+    def list_events(self, limit: int) -> list[tuple[int, int, int, int]]:
+        """(time in ns of CLOCK_BOOTTIME, process index, kind, key), oldest first."""

@@ -1,0 +1,309 @@
+"""Messages between a process and its node daemon: one row per kind.
+
+A frame is a 4-byte little-endian length and msgpack of one ``Frame`` (see ``frames``): an id chosen by
+the caller and a body. An answer carries the id of its request; a body with id 0 is news that
+nobody answers. Everything here is plain data: functions, arguments and exceptions travel as opaque
+``bytes`` that a daemon moves and never loads (RULES Z-1 to Z-3).
+"""
+
+from __future__ import annotations
+
+from typing import Union
+
+import msgspec
+
+
+class Message(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """Base of all rows."""
+
+
+class JobConfig(msgspec.Struct, frozen=True):
+    """What a worker must take over before it loads any user code of a job (RULES E-6)."""
+
+    namespace: str = ""
+    sys_path: list[str] = []
+    cwd: str = ""
+    env_vars: dict[str, str] = {}
+    python: str = ""
+    entrypoint: str = ""
+    log_to_driver: bool = True
+    as_ray: bool = False
+    priority: int = 0
+    weight: float = 1.0
+
+
+class ActorSpec(msgspec.Struct, frozen=True):
+    """All that is needed to start one incarnation of an actor."""
+
+    function: int
+    """Key of the exported class."""
+    arguments: int
+    """Key of the object that holds the pickled ``(args, kwargs)``; every handle holds it: its life is the actor's."""
+    class_name: str
+    methods: bytes
+    """Opaque table of methods, for handles made by ``get_actor``."""
+    name: str | None = None
+    namespace: str = ""
+    detached: bool = False
+    get_if_exists: bool = False
+    place: dict[str, float] = {}
+    hold: dict[str, float] = {}
+    max_restarts: int = 0
+    max_task_retries: int = 0
+
+
+class ActorInfo(Message):
+    actor_id: str
+    queue: int
+    queue_generation: int
+    spec: ActorSpec
+    state: str
+    """PENDING, ALIVE, RESTARTING or DEAD."""
+    incarnation: int = 0
+    pid: int = 0
+    cause: bytes = b""
+    """The record (msgpack of ``[class name, fields]``) that calls to the dead actor get."""
+    job: int = 0
+    created: bool = True
+    """False if ``get_if_exists`` found an older one."""
+
+
+class Failure(Message):
+    """The request was refused: a typed record, see ``errors.from_record``."""
+
+    record: bytes
+
+
+class Done(Message):
+    """The request was carried out and has no other answer."""
+
+
+# ---- joining
+class Hello(Message):
+    role: str
+    """driver or worker."""
+    pid: int
+    version: str
+    layout: int
+    python: str
+    index: int = -1
+    """A forked worker's process index; -1 asks for one."""
+    job: JobConfig | None = None
+    """A driver's job."""
+
+
+class Welcome(Message):
+    """Carries two descriptors beside it (SCM_RIGHTS): node memory, then the daemon's bell."""
+
+    session: str
+    directory: str
+    node_id: bytes
+    index: int
+    job: int
+    namespace: str
+    total: dict[str, float]
+    owner: bool = False
+    """The session ends with this driver."""
+
+
+class GetAssignment(Message):
+    """A worker asks what it is for; answered once it is known."""
+
+
+class Assignment(Message):
+    job: int
+    config: JobConfig
+    threads: int
+    gpu_ids: list[str]
+    resources: dict[str, float]
+    actor: ActorInfo | None = None
+
+
+# ---- tasks
+class OpenQueue(Message):
+    """The queue of one scheduling class in the caller's job."""
+
+    resources: dict[str, float]
+    strategy: str = "DEFAULT"
+
+
+class QueueOpened(Message):
+    queue: int
+    generation: int
+
+
+class ExportFunction(Message):
+    """The daemon holds ``key`` until the job ends; an equal hash exported before wins."""
+
+    digest: bytes
+    name: str
+    key: int
+    size_bytes: int
+
+
+class FunctionExported(Message):
+    key: int
+
+
+class RetryTask(Message):
+    """The worker says that attempt ``attempt`` raised something retryable; the task is still RUNNING by it."""
+
+    key: int
+    attempt: int
+
+
+class RetryDecision(Message):
+    granted: bool
+
+
+# ---- actors
+class CreateActor(Message):
+    spec: ActorSpec
+
+
+class GetActor(Message):
+    name: str
+    namespace: str
+
+
+class ActorStarted(Message):
+    actor_id: str
+    label: str = ""
+    """``repr`` of the instance if its class defines one: the prefix of its log lines."""
+
+
+class ActorFailed(Message):
+    """The constructor raised; ``error`` is the pickled exception."""
+
+    actor_id: str
+    error: bytes
+    text: str
+
+
+class ActorExits(Message):
+    """``exit_actor``: an intended end, no restart."""
+
+    actor_id: str
+
+
+class KillActor(Message):
+    actor_id: str
+    no_restart: bool
+
+
+class DescribeActor(Message):
+    actor_id: str
+
+
+# ---- locks (FIFO, given back when the holder's process ends)
+class AcquireLock(Message):
+    name: str
+    token: str
+    timeout_s: float | None
+    """None waits for ever; 0 only tries."""
+
+
+class LockAnswer(Message):
+    held: bool
+
+
+class ReleaseLock(Message):
+    name: str
+    token: str
+
+
+class IsLocked(Message):
+    name: str
+
+
+# ---- key-value table
+class KvPut(Message):
+    key: bytes
+    value: bytes
+    namespace: str = ""
+    overwrite: bool = True
+
+
+class KvGet(Message):
+    key: bytes
+    namespace: str = ""
+
+
+class KvDelete(Message):
+    key: bytes
+    namespace: str = ""
+
+
+class KvKeys(Message):
+    prefix: bytes
+    namespace: str = ""
+
+
+class KvAnswer(Message):
+    value: bytes | None = None
+    keys: list[bytes] = []
+    existed: bool = False
+
+
+# ---- views
+class GetResources(Message):
+    pass
+
+
+class Resources(Message):
+    total: dict[str, float]
+    available: dict[str, float]
+
+
+class GetTable(Message):
+    """nodes, jobs, actors, functions, workers, queues, session."""
+
+    table: str
+    limit: int = 10_000
+
+
+class Table(Message):
+    rows: list[dict[str, object]]
+
+
+# ---- the session
+class StopSession(Message):
+    """``shoal stop``, or the driver that owns the session calls ``shutdown``."""
+
+
+class LeaveJob(Message):
+    """A driver that did not start the session ends its job."""
+
+
+# ---- news (id 0), daemon to process
+class LogLines(Message):
+    pid: int
+    label: str
+    """Name of the function or actor that runs there."""
+    stream: str
+    """stdout or stderr."""
+    lines: list[str]
+
+
+class Notice(Message):
+    """A warning for the user, one line."""
+
+    text: str
+
+
+class SessionEnds(Message):
+    reason: str
+
+
+Body = Union[
+    Failure, Done, Hello, Welcome, GetAssignment, Assignment, OpenQueue, QueueOpened, ExportFunction,
+    FunctionExported, RetryTask, RetryDecision, CreateActor, GetActor, ActorInfo, ActorStarted,
+    ActorFailed, ActorExits, KillActor, DescribeActor, AcquireLock, LockAnswer, ReleaseLock, IsLocked,
+    KvPut, KvGet, KvDelete, KvKeys, KvAnswer, GetResources, Resources, GetTable, Table, StopSession,
+    LeaveJob, LogLines, Notice, SessionEnds,
+]
+
+
+class Frame(msgspec.Struct, frozen=True, array_like=True):
+    id: int
+    body: Body
