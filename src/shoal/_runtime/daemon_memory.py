@@ -114,8 +114,7 @@ class Warming:
 
     def bell_rang(self) -> None:
         """A process may wait for memory: the first step is made at once."""
-        if self._memory.populate(0, 0)[1]:
-            self._step()
+        self._step()
 
     def _step(self) -> None:
         self._is_scheduled = False
