@@ -25,6 +25,8 @@ from shoal._runtime.machine_facts import Headroom
 STEP_BYTES = 16 << 20
 RESERVE_BYTES = 128 << 20
 """Never populated into: room for the processes themselves."""
+COLLAPSE_AFTER_S = 1.0
+"""Huge pages are not made while the session is still starting."""
 RETRY_S = 1.0
 """After a step for which there was no headroom."""
 COLLAPSE_SHARE = 0.25
@@ -105,36 +107,42 @@ class Warming:
         self._memory = memory
         self._headroom = headroom
         self._is_scheduled = False
+        self._collapse_at = clock.now() + COLLAPSE_AFTER_S
 
     def wake(self) -> None:
         """Something may be wanted: look in the next idle moment."""
         if not self._is_scheduled:
             self._is_scheduled = True
-            self._loop.call_when_idle(self._step)
+            self._loop.call_when_idle(self._idle_step)
 
-    def bell_rang(self) -> None:
-        """A process may wait for memory: the first step is made at once."""
-        self._step()
-
-    def _step(self) -> None:
-        self._is_scheduled = False
+    def step(self) -> None:
+        """Make one step now: a process that waits for memory has rung the bell, maybe."""
         free = self._headroom.bytes_free() - RESERVE_BYTES
         populated, is_wanted = self._memory.populate(STEP_BYTES, max(0, free))
         if is_wanted and populated:
             self.wake()
         elif is_wanted:
             self._wake_later(RETRY_S)
+        elif (pause_s := self._collapse_at - clock.now()) > 0:
+            self._wake_later(pause_s)
         else:
             self._collapse()
+
+    def _idle_step(self) -> None:
+        self._is_scheduled = False
+        self.step()
 
     def _collapse(self) -> None:
         begun = clock.now()
         if self._memory.collapse(1):
-            self._wake_later((clock.now() - begun) * (1 / COLLAPSE_SHARE - 1))
+            pause_s = (clock.now() - begun) * (1 / COLLAPSE_SHARE - 1)
+            self._collapse_at = clock.now() + pause_s
+            self._wake_later(pause_s)
 
     def _wake_later(self, delay_s: float) -> None:
-        self._is_scheduled = True
-        self._loop.call_later(delay_s, self._retry)
+        if not self._is_scheduled:
+            self._is_scheduled = True
+            self._loop.call_later(delay_s, self._retry)
 
     def _retry(self) -> None:
         self._is_scheduled = False

@@ -30,11 +30,11 @@ from collections.abc import Callable
 from typing import Any, get_args
 
 import msgspec
-from shoal._core.node import NodeMachine
 
 from shoal._base import clock, config, ids, records
 from shoal._core import commands, events
 from shoal._core.events import AnyEvent
+from shoal._core.node import NodeMachine
 from shoal._native import LAYOUT_HASH, Memory
 from shoal._proto import frames, messages
 from shoal._runtime import descendants, launch, machine_facts, session_dir
@@ -47,8 +47,6 @@ from shoal._runtime.daemon_zygote import ZygoteLink
 
 END_S = 2.0
 """Time for what belongs to the session to be gone after SIGKILL."""
-WARM_UP_S = 0.3
-"""The first pages are warmed when the program that starts us is past its own start."""
 EARLY_HELLO_S = 0.001
 FIRST_OBSERVER = -2
 UNREAD_LOG_BYTES_MOST = 4 << 20
@@ -87,6 +85,8 @@ class Daemon:
         self._is_ending = False
         self._alarm: Timer | None = None
         self._observers: dict[int, Connection] = {}
+        self._drivers: list[tuple[int, int]] = []
+        """(pid, start time) of those that joined and were alive when the last one did."""
         self._unshown_lines: dict[int, int] = {}
         self._node = node_config(settings, memory)
         self._machine = NodeMachine(self._node)
@@ -120,7 +120,7 @@ class Daemon:
         self._loop.watch(waker, lambda _: self._signalled(os.read(waker, 4096)))
         if self._settings.owner_pid:
             self._watch_owner(self._settings.owner_pid, self._settings.owner_start_time)
-        self._loop.call_later(WARM_UP_S, self._warming.wake)
+        self._warming.wake()
 
     def _watch_owner(self, pid: int, start_time: int) -> None:
         def gone(_: int = 0) -> None:
@@ -193,7 +193,7 @@ class Daemon:
         except BlockingIOError:
             return
         self._node_memory.bell_rang()
-        self._warming.bell_rang()
+        self._warming.step()
 
     def _signalled(self, numbers: bytes) -> None:
         if signal.SIGTERM in numbers:
@@ -249,6 +249,9 @@ class Daemon:
         if process is None:
             self._refuse(connection, request, "the node's table of processes is full (4,095)")
             return
+        start_time = session_dir.process_start_time(process.pid) or 0
+        self._drivers = [driver for driver in self._drivers if session_dir.is_alive(*driver)]
+        self._drivers.append((process.pid, start_time))
         self.post(events.DriverJoined(process.index, request, process.pid, job))
 
     def _greet_worker(self, connection: Connection, request: int, index: int) -> None:
@@ -336,7 +339,9 @@ class Daemon:
         directory = self._settings.directory
         session_dir.unregister(os.path.dirname(directory), self._settings.session)
         session_dir.remove(directory)
-        self._memory.punch()
+        if not any(session_dir.is_alive(*driver) for driver in self._drivers):
+            # A driver that lives may look at arrays that it has; its own end gives them back.
+            self._memory.punch()
         # Last, so that it would have done all this, had we been killed on the way.
         os.kill(self._zygote.pid, signal.SIGKILL)
         os.waitpid(self._zygote.pid, 0)

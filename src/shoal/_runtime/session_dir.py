@@ -18,8 +18,8 @@ directory ``sessions``; each entry is its own file, made complete under another 
 from __future__ import annotations
 
 import os
-import shutil
 import stat
+from collections.abc import Callable
 
 import msgspec
 
@@ -100,10 +100,25 @@ def create(root: str, session: str) -> str:
 
 
 def remove(path: str) -> None:
-    """Remove a session directory with all that is in it; nothing happens if it is gone already."""
+    """Remove a session directory with all that is in it; nothing happens if it is gone already.
+
+    (``shutil`` would do this and take 4 ms to import, in each daemon and zygote.)
+    """
     if not os.path.basename(path).startswith(_PREFIX):
         raise ValueError(f"{path} is not a session directory")
-    shutil.rmtree(path, ignore_errors=True)
+    for directory, directories, files in os.walk(path, topdown=False):
+        for name in files:
+            _ignore_gone(os.unlink, os.path.join(directory, name))
+        for name in directories:
+            _ignore_gone(os.rmdir, os.path.join(directory, name))
+    _ignore_gone(os.rmdir, path)
+
+
+def _ignore_gone(remove_one: Callable[[str], None], path: str) -> None:
+    try:
+        remove_one(path)
+    except OSError:
+        pass  # somebody else was faster, or is writing there: whoever removes last meets it again
 
 
 def sockets(root: str) -> list[str]:
