@@ -49,12 +49,16 @@ class Started:
         }
         return zygote - others
 
-    def wait_for_empty_memory(self, deadline_s: float) -> None:
-        """Until the audit, which recounts everything, finds nothing in node memory."""
+    def wait_for_memory(self, expected: dict[str, int], deadline_s: float) -> None:
+        """Until the audit, which recounts everything, finds exactly this in node memory."""
         end = time.monotonic() + deadline_s
-        while any((found := shoal.lowlevel.memory().audit()).values()):
-            assert time.monotonic() < end, f"node memory is not empty: {found}"
+        while (found := shoal.lowlevel.memory().audit()) != expected:
+            assert time.monotonic() < end, f"in node memory: {found}, expected: {expected}"
             time.sleep(0.05)
+
+    def wait_for_empty_memory(self, deadline_s: float) -> None:
+        """Until the audit finds no byte, slot or spec in use."""
+        self.wait_for_memory(dict.fromkeys(shoal.lowlevel.memory().audit(), 0), deadline_s)
 
 
 def shoal_command(*arguments: str, environment: dict[str, str]) -> str:

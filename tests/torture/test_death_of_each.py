@@ -213,7 +213,8 @@ time.sleep(1000)
 def test_attached_driver(started: Started) -> None:
     """Its work ends; the daemon, other drivers and detached actors go on."""
     mine = Counter.remote()
-    assert shoal.get(mine.add.remote(), timeout=20) == 1
+    assert shoal.get([mine.add.remote(), where.remote()], timeout=20)[0] == 1
+    before = shoal.lowlevel.memory().audit()
     process = subprocess.Popen(
         [sys.executable, "-c", ATTACHED, started.session],
         env=started.environment,
@@ -235,5 +236,5 @@ def test_attached_driver(started: Started) -> None:
     assert shoal.get(found.pid.remote(), timeout=20) == kept
     shoal.kill(found)
     eventually(lambda: not is_running(kept), GONE_S, "the detached actor ends by kill")
-    del mine, found
-    started.wait_for_empty_memory(20)
+    del found, pids
+    started.wait_for_memory(before, 20)
