@@ -415,7 +415,7 @@ def run(directory: str, listener_fd: int, zygote: tuple[int, socket.socket]) -> 
         with open(os.path.join(directory, session_dir.SETTINGS_NAME), "rb") as file:
             settings = msgspec.json.decode(file.read(), type=launch.NodeSettings)
         memory = make_memory(settings)
-    except (OSError, ValueError, MemoryError) as error:
+    except (OSError, ValueError, MemoryError, RuntimeError) as error:
         return _fail(listening, directory, error)
     _raise_descriptor_limit()
     daemon = Daemon(settings, memory, listening, zygote)

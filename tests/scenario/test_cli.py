@@ -1,0 +1,97 @@
+"""The ``shoal`` command, as people type it."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+Done = subprocess.CompletedProcess
+
+
+@pytest.fixture
+def environment(tmp_path: pathlib.Path) -> dict[str, str]:
+    """Sessions of this test only."""
+    return {**os.environ, "SHOAL_DIR": str(tmp_path / "sessions")}
+
+
+def shoal(environment: dict[str, str], *words: str) -> Done[str]:
+    command = [sys.executable, "-m", "shoal", *words]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+
+
+def test_start_status_list_stop(environment: dict[str, str]) -> None:
+    start = shoal(environment, "start", "--num-cpus", "2", "--resources", '{"licence": 3}')
+    try:
+        assert start.returncode == 0, start.stderr
+        assert "has started" in start.stdout
+        assert "3 licence" in start.stdout
+
+        again = shoal(environment, "start")
+        assert again.returncode == 1
+        assert "is running" in again.stderr
+
+        status = shoal(environment, "status")
+        assert "0 of 2 in use" in status.stdout
+        assert "1 node" in status.stdout
+
+        rows = shoal(environment, "list", "nodes", "--json")
+        assert len(json.loads(rows.stdout)) == 1
+        assert shoal(environment, "list", "jobs").returncode == 0
+    finally:
+        stop = shoal(environment, "stop")
+    assert stop.returncode == 0
+    assert "has ended" in stop.stdout
+    assert "No session" in shoal(environment, "stop").stdout
+    assert "No session" in shoal(environment, "status").stdout
+    root = pathlib.Path(environment["SHOAL_DIR"])
+    assert [path for path in root.rglob("*") if path.name != "sessions"] == []
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (["start", "--num-cpus", "-1"], "must not be negative"),
+        (["start", "--resources", "[1]"], "must be JSON like"),
+        (["start", "--object-store-memory", "lots"], "a size like 2GB"),
+        (["list", "planets"], "there are nodes, jobs"),
+        (["run"], "which program?"),
+        (["run", "no such file.py"], "there is no file"),
+        (["run", "--speed", "9", "x.py"], "unknown option"),
+    ],
+)
+def test_misuse_gets_one_exact_sentence(
+    environment: dict[str, str], words: list[str], text: str
+) -> None:
+    done = shoal(environment, *words)
+    assert done.returncode in (1, 2)
+    assert text in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_run_is_python_itself(environment: dict[str, str], tmp_path: pathlib.Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text("import sys\nprint(__name__, sys.argv[1:], sys.path[0])\nsys.exit(7)\n")
+    done = shoal(environment, "run", str(script), "--flag", "a b")
+    assert done.stdout.strip() == f"__main__ ['--flag', 'a b'] {tmp_path}"
+    assert done.returncode == 7
+
+
+def test_run_starts_a_session_at_the_first_use(
+    environment: dict[str, str], tmp_path: pathlib.Path
+) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import shoal\n"
+        "@shoal.remote\n"
+        "def square(x):\n"
+        "    return x * x\n"
+        "print(shoal.get([square.remote(i) for i in range(4)]))\n"
+    )
+    done = shoal(environment, "run", str(script))
+    assert done.stdout.strip() == "[0, 1, 4, 9]", done.stderr
+    assert done.returncode == 0

@@ -1,0 +1,379 @@
+"""Real sessions, seen from outside: what runs, what each kind of death leaves, what is refused.
+
+Everything is found by the session's id in /proc, never by a process' name.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pathlib
+import resource
+import signal
+import struct
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from shoal import errors
+from shoal._base import config
+from shoal._native import LAYOUT_HASH
+from shoal._proto import frames, messages
+from shoal._runtime import descendants, launch, session_dir, wire
+from shoal._runtime.control import STORE_MESSAGES
+from shoal._runtime.launch import Launched
+from shoal.cli.observer import Observer
+
+NOBODY = 1 << 30
+"""A pid that no process has."""
+
+
+def wait_until(condition: Callable[[], object], limit_s: float = 3.0) -> float:
+    """Poll until ``condition()``; seconds it took."""
+    begun = time.monotonic()
+    while not condition():
+        assert time.monotonic() < begun + limit_s, "it did not happen in time"
+        time.sleep(0.002)
+    return time.monotonic() - begun
+
+
+def processes_of(session: str) -> list[int]:
+    """Processes that carry the session's id, and what descends from them."""
+    return [each.pid for each in descendants.of_session(session, NOBODY, frozenset())]
+
+
+class Running:
+    """One session of a test."""
+
+    def __init__(self, launched: Launched) -> None:
+        self.launched = launched
+        self.session = launched.settings.session
+        self.directory = launched.settings.directory
+        self.observer = Observer(launched.socket_path)
+        wait_until(self.workers, 10)
+
+    def row(self) -> dict[str, object]:
+        return self.observer.table("session")[0]
+
+    def workers(self) -> list[dict[str, object]]:
+        return self.observer.table("workers")
+
+    def pid(self, which: str) -> int:
+        return int(str(self.row()[which]))
+
+    def is_gone(self) -> bool:
+        return not processes_of(self.session) and not os.path.exists(self.directory)
+
+    def reap(self) -> None:
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(self.launched.pid, 0)
+
+
+@pytest.fixture
+def begin(tmp_path: pathlib.Path) -> Iterator[Callable[[bool], Running]]:
+    """Start sessions; whatever is left of them at the end fails the test."""
+    sessions: list[Running] = []
+
+    def start(started: bool = False) -> Running:
+        variables = config.inherited_variables()
+        launched = launch.launch(
+            str(tmp_path), variables, started=started, num_cpus=2, object_store_memory=64 << 20
+        )
+        sessions.append(Running(launched))
+        return sessions[-1]
+
+    yield start
+    for session in sessions:
+        with contextlib.suppress(OSError, errors.ShoalError):
+            session.observer.stop()
+        session.reap()
+        wait_until(session.is_gone)
+
+
+def pids(session: Running) -> list[object]:
+    """Pids of the session's workers."""
+    return [row["pid"] for row in session.workers()]
+
+
+Begin = Callable[..., Running]
+
+
+# ---- an idle session
+def test_an_idle_session_is_a_daemon_a_zygote_and_workers(begin: Begin) -> None:
+    session = begin()
+
+    def expected() -> set[object]:
+        return {session.pid("pid"), session.pid("zygote_pid"), *pids(session)}
+
+    wait_until(lambda: set(processes_of(session.session)) == expected())
+
+
+def test_an_idle_session_listens_on_no_network(begin: Begin) -> None:
+    session = begin()
+    sockets = set()
+    for pid in processes_of(session.session):
+        for name in os.listdir(f"/proc/{pid}/fd"):
+            with contextlib.suppress(OSError):
+                sockets.add(os.readlink(f"/proc/{pid}/fd/{name}"))
+    for table in ("tcp", "tcp6", "udp", "udp6"):
+        rows = pathlib.Path(f"/proc/net/{table}").read_text(encoding="ascii").splitlines()[1:]
+        assert not {f"socket:[{row.split()[9]}]" for row in rows} & sockets
+
+
+def test_an_idle_daemon_sleeps(begin: Begin) -> None:
+    session = begin()
+
+    def ticks() -> int:
+        fields = pathlib.Path(f"/proc/{session.launched.pid}/stat").read_text().rpartition(")")[2]
+        return int(fields.split()[11]) + int(fields.split()[12])
+
+    time.sleep(2.0)  # memory is being warmed at first
+    before = ticks()
+    time.sleep(3.0)
+    assert (ticks() - before) / (3.0 * os.sysconf("SC_CLK_TCK")) < 0.005
+
+
+def test_the_session_directory_is_closed_to_others(begin: Begin) -> None:
+    session = begin()
+    for directory, _, _ in os.walk(session.directory):
+        assert os.stat(directory).st_mode & 0o077 == 0
+
+
+# ---- deaths (RULES section 2)
+def test_daemon_killed(begin: Begin) -> None:
+    session = begin()
+    os.kill(session.launched.pid, signal.SIGKILL)
+    session.reap()
+    wait_until(session.is_gone)
+
+
+def test_zygote_killed_and_workers_go_on(begin: Begin) -> None:
+    session = begin()
+    workers = session.workers()
+    zygote = session.pid("zygote_pid")
+    os.kill(zygote, signal.SIGKILL)
+    wait_until(lambda: session.pid("zygote_pid") != zygote)
+    assert pids(session) == [row["pid"] for row in workers]
+    victim = int(str(workers[0]["pid"]))
+    os.kill(victim, signal.SIGKILL)
+    wait_until(lambda: victim not in pids(session))
+
+
+def test_zygote_and_then_daemon_killed(begin: Begin) -> None:
+    session = begin()
+    zygote = session.pid("zygote_pid")
+    os.kill(zygote, signal.SIGKILL)
+    wait_until(lambda: session.pid("zygote_pid") != zygote)
+    os.kill(session.launched.pid, signal.SIGKILL)
+    session.reap()
+    wait_until(session.is_gone)
+
+
+def test_worker_killed(begin: Begin) -> None:
+    session = begin()
+    victim = int(str(session.workers()[0]["pid"]))
+    os.kill(victim, signal.SIGKILL)
+    wait_until(lambda: victim not in pids(session))
+    assert not session_dir.process_start_time(victim)
+
+
+def test_owner_killed(tmp_path: pathlib.Path) -> None:
+    program = """
+        import sys, time
+        from shoal._base import config
+        from shoal._runtime import launch
+        print(launch.launch(sys.argv[1], config.inherited_variables(), started=False).socket_path)
+        sys.stdout.flush()
+        time.sleep(100)
+        """
+    owner = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(program), str(tmp_path)],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert owner.stdout is not None
+    path = owner.stdout.readline().strip()
+    with Observer(path) as observer:
+        session = observer.welcome.session
+        directory = observer.welcome.directory
+        wait_until(lambda: observer.table("workers"), 10)
+    owner.kill()
+    owner.wait()
+    wait_until(lambda: not processes_of(session) and not os.path.exists(directory))
+    owner.stdout.close()
+
+
+def test_sigterm_ends_the_session(begin: Begin) -> None:
+    session = begin()
+    os.kill(session.launched.pid, signal.SIGTERM)
+    session.reap()
+    wait_until(session.is_gone)
+
+
+def test_store_killed(begin: Begin) -> None:
+    session = begin(started=True)
+    store = session.pid("store_pid")
+    ask_store(session, messages.KvPut(b"only in the store", b"1"))
+    os.kill(store, signal.SIGKILL)
+    assert wait_until(lambda: session.pid("store_pid") != store) < 1.0
+    # What the daemon's mirror knows is told to the new store; what nobody reported is not there.
+    rows = ask_store(session, messages.KvKeys(b""))
+    assert isinstance(rows, messages.KvAnswer)
+    assert rows.keys == []
+
+
+def ask_store(session: Running, body: messages.Message) -> messages.Message:
+    """Ask the store's process itself."""
+    path = os.path.join(session.directory, session_dir.STORE_SOCKET_NAME)
+    with contextlib.closing(wire.connect(path)) as connection:
+        connection.settimeout(5)
+        connection.sendall(STORE_MESSAGES.encode(1, body))
+        received = wire.receive_frames(connection, frames.FrameDecoder(STORE_MESSAGES))
+    assert received is not None
+    answer = received[0][0].body
+    assert isinstance(answer, messages.Message)
+    return answer
+
+
+# ---- who is let in, and what is read from them
+def test_garbage_closes_its_connection_and_nothing_else(begin: Begin) -> None:
+    session = begin()
+    for junk in (b"GET / HTTP/1.1\r\n\r\n" * 10, struct.pack("<I", 2**31), b"\1\0\0\0\xc1"):
+        with contextlib.closing(wire.connect(session.launched.socket_path)) as connection:
+            connection.settimeout(3)
+            connection.sendall(junk)
+            with contextlib.suppress(ConnectionResetError):
+                assert connection.recv(1) == b""
+    assert session.workers()
+
+
+def test_a_request_before_hello_is_refused(begin: Begin) -> None:
+    session = begin()
+    answer = first_answer(session, messages.StopSession())
+    assert isinstance(answer, messages.Failure)
+    assert session.workers()
+
+
+def first_answer(session: Running, body: messages.Body) -> messages.Message:
+    """What a new connection gets for ``body``."""
+    with contextlib.closing(wire.connect(session.launched.socket_path)) as connection:
+        connection.settimeout(3)
+        connection.sendall(frames.encode(1, body))
+        received = wire.receive_frames(connection, frames.FrameDecoder())
+    assert received is not None
+    (frame,) = received[0]
+    return frame.body  # type: ignore[no-any-return]
+
+
+def test_another_build_is_refused_by_name(begin: Begin) -> None:
+    session = begin()
+    hello = messages.Hello("driver", 1, "9.9", LAYOUT_HASH ^ 1, "3.99", job=messages.JobConfig())
+    answer = first_answer(session, hello)
+    assert isinstance(answer, messages.Failure)
+    with pytest.raises(errors.UsageError, match=r"9\.9.*3\.99"):
+        raise errors.from_record(answer.record)
+
+
+def test_a_process_that_is_no_worker_cannot_join_as_one(begin: Begin) -> None:
+    session = begin()
+    hello = messages.Hello("worker", os.getpid(), "", LAYOUT_HASH, "", index=1)
+    assert isinstance(first_answer(session, hello), messages.Failure)
+
+
+def test_a_thousand_idle_connections_stop_nobody(begin: Begin) -> None:
+    session = begin()
+    crowd = [wire.connect(session.launched.socket_path) for _ in range(500)]
+    begun = time.monotonic()
+    with Observer(session.launched.socket_path) as observer:
+        observer.resources()
+    assert time.monotonic() - begun < 1.0
+    for connection in crowd:
+        connection.close()
+
+
+def test_a_session_that_cannot_start_says_why(tmp_path: pathlib.Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, hard))
+    try:
+        launched = launch.launch(str(tmp_path), config.inherited_variables(), started=False)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    with pytest.raises(errors.ShoalError, match=r"could not be started.*ulimit -f"):
+        Observer(launched.socket_path)
+    os.waitpid(launched.pid, 0)
+    wait_until(lambda: not processes_of(launched.settings.session))
+    assert os.listdir(tmp_path) == []
+
+
+# ---- pickle (RULES Z-1)
+def test_daemon_and_store_never_load_pickle(begin: Begin) -> None:
+    session = begin(started=True)
+    table = ask_store(session, messages.GetTable("session"))
+    assert isinstance(table, messages.Table)
+    for modules in (session.row()["modules"], table.rows[0]["modules"]):
+        assert isinstance(modules, list)
+        assert "msgspec" in modules
+        loaded = [name for name in modules if "pickle" in name or "multiprocessing" in name]
+        assert loaded == []
+
+
+def test_the_store_ends_with_its_daemon(begin: Begin) -> None:
+    session = begin(started=True)
+    store = session.pid("store_pid")
+    os.kill(session.launched.pid, signal.SIGKILL)
+    session.reap()
+    wait_until(lambda: not session_dir.process_start_time(store))
+
+
+# ---- what user code leaves behind
+ESCAPE = """
+    import os, signal, subprocess, sys
+    import shoal
+
+    @shoal.remote
+    def escape():
+        # A child in a session of its own, with an empty environment, whose parent is gone.
+        command = "setsid env -i sleep 1000 > /dev/null 2>&1 < /dev/null & echo $!"
+        shell = subprocess.run(["sh", "-c", command], stdout=subprocess.PIPE, text=True)
+        return int(shell.stdout), os.environ["SHOAL_SESSION"]
+
+    shoal.init(num_cpus=1)
+    pid, session = shoal.get(escape.remote())
+    print(pid, session, flush=True)
+    if sys.argv[1] == "driver":
+        os.kill(os.getpid(), signal.SIGKILL)
+    elif sys.argv[1] == "daemon":
+        os.kill(int(sys.stdin.readline()), signal.SIGKILL)
+        sys.stdin.readline()
+    else:
+        shoal.shutdown()
+    """
+
+
+@pytest.mark.parametrize("how", ["driver", "daemon", "shutdown"])
+def test_children_that_tried_to_get_away_end_with_the_session(
+    how: str, tmp_path: pathlib.Path
+) -> None:
+    driver = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(ESCAPE), how],
+        env={**os.environ, "SHOAL_DIR": str(tmp_path)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert driver.stdout is not None
+    assert driver.stdin is not None
+    child, session = driver.stdout.readline().split()
+    if how == "daemon":
+        with Observer(session_dir.sockets(str(tmp_path))[0]) as observer:
+            daemon = observer.table("session")[0]["pid"]
+        assert session_dir.process_start_time(int(child))
+        driver.stdin.write(f"{daemon}\n")
+        driver.stdin.flush()
+    wait_until(lambda: session_dir.process_start_time(int(child)) is None, 5)
+    wait_until(lambda: not processes_of(session) and not session_dir.sockets(str(tmp_path)))
+    driver.communicate("\n")
