@@ -126,7 +126,10 @@ struct Model {
         const Task& t = task_[s - t0];
         bool held = t.task_bit || t.owner_bit;
         for (const Record& r : record) held |= r.hold == s + 1 || r.lane_hold == s + 1;
-        for (const Task& u : task_) held |= u.pred == s + 1;
+        for (int u = t0; u < t0 + now_().n_tasks && !held; u++) {
+            held = task_[u - t0].pred == s + 1;
+            for (int i = 0; i < deps_of(u); i++) held |= task_[u - t0].task_bit && dep(u, i) == s;  // arguments
+        }
         return held;
     }
     Slot& at(int s) {
