@@ -134,6 +134,10 @@ class Holdings:
         """Attachments that are asked back and not yet given back."""
         return [a for q in self.serving() for a in q.attachments.values() if a.is_leaving]
 
+    def has_lent(self) -> bool:
+        """Whether CPUs of a blocked task are lent: it may go on at any moment, unannounced."""
+        return any(grant.lent for grant in self.account.grants)
+
     def tiny_count(self) -> int:
         """Unblocked workers of classes that are limited by processes (RULES S-8)."""
         tiny = (q for q in self.serving() if q.is_tiny)

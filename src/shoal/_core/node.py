@@ -112,10 +112,13 @@ class NodeMachine:
         while t.retries:
             out += self._on_request(now, t.retries.pop(0))
         if t.is_over:
-            return out
+            end = next(i for i, command in enumerate(out) if isinstance(command, do.EndSession))
+            return out[: end + 1]
         if not (isinstance(event, seen.Requested) and type(event.body) in _NO_WORK):
             out += self._settle(now)
-        self._set_alarm(now, out)
+        if not any(isinstance(command, do.Look) for command in out):
+            # Else ``Looked`` follows at once, and what is due now is not due any more.
+            self._set_alarm(now, out)
         return out
 
     def _settle(self, now: float) -> Commands:

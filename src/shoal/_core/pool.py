@@ -223,6 +223,8 @@ class Pool:
     # ---- time
     def expire(self, now: float) -> list[do.Command]:
         """Abandon starts and kill leavers whose time is up."""
+        if self.retry_at is not None and self.retry_at <= now:
+            self.retry_at = None
         out: list[do.Command] = []
         for number, start in list(self.starts.items()):
             if start.deadline <= now:

@@ -15,7 +15,7 @@ they are. So a queue says what it wants from what is seen of it (PROTOCOL W3)::
 * *wanting*: ``wants`` workers would be of use. Until they are attached there is no recheck: the
   scheduler looks at all wanting queues every 50 ms, and whenever something is released.
 
-1. ``is_armed`` implies no recheck and no wants.
+1. ``is_armed`` implies no recheck and no wants; wanting implies no recheck.
 2. A dead queue wants nothing and is not armed.
 3. Every attachment's grant is open in the account.
 """
@@ -168,9 +168,7 @@ class ClassQueue:
             task_s = (now - self._base_at) * len(staying) / takes
             slow = task_s > self.limits.quick_task_s
             self._want(now, min(self.entries, len(staying)) if slow else 0)
-        if self.wants:
-            self.recheck_at = None
-        else:
+        if not self.wants:
             self._watch(now, min(self._interval * 2, self.limits.recheck_most_s))
 
     def _is_settled(self, now: float) -> bool:
@@ -190,6 +188,8 @@ class ClassQueue:
 
     def _want(self, now: float, count: int) -> None:
         self.wants = count
+        if count:
+            self.recheck_at = None
         if not count:
             self.wants_since = None
         elif self.wants_since is None:
@@ -223,6 +223,7 @@ class ClassQueue:
             assert self.recheck_at is None and not self.wants and self.entries == 0
         if self.dead_record is not None:
             assert not self.is_armed and not self.wants and self.recheck_at is None
+        assert not (self.wants and self.recheck_at is not None)
         assert (self.wants > 0) == (self.wants_since is not None)
         for attachment in self.attachments.values():
             assert not attachment.grant.is_over

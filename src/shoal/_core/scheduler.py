@@ -251,7 +251,7 @@ class Scheduler:
     # ---- making room
     def relieve(self, now: float) -> list[int]:
         """Workers whose attachment is revoked now; also plans the next look."""
-        revoked: list[int] = []
+        revoked = self._repay()
         may_end_busy = now - self._revoked_at >= self.limits.fair_s
         for ask in self.waiting[:RELIEVED_MOST]:
             if not self.held.could_serve(ask.amounts):
@@ -266,6 +266,17 @@ class Scheduler:
                 revoked += busy
         self._plan_look(now, bool(revoked))
         return revoked
+
+    def _repay(self) -> list[int]:
+        """Tasks that were blocked have gone on: if there is too little CPU now, somebody lets
+        go."""
+        debt = -self.held.account.free.get(CPU, 0)
+        if debt <= 0:
+            return []
+        short = {CPU: debt}
+        for attachment in self.held.leaving():
+            _subtract(short, attachment)
+        return self._revoke(None, short, idle=True) + self._revoke(None, short, idle=False)
 
     def _shortage(self, ask: Ask) -> dict[str, int]:
         """What must be let go for ``ask`` to fit, beyond what is already asked back."""
@@ -282,14 +293,16 @@ class Scheduler:
             _subtract(short, attachment)
         return short
 
-    def _revoke(self, ask: Ask, short: dict[str, int], idle: bool) -> list[int]:
+    def _revoke(self, ask: Ask | None, short: dict[str, int], idle: bool) -> list[int]:
         if not short:
             return []
-        mine = self._order(ask)
+        mine = None if ask is None else self._order(ask)
         found: list[tuple[Order, ClassQueue, Attachment]] = []
         for queue in self.held.serving():
             order = self._order(queue)
-            if queue is ask or (queue.entries if idle else order[:3] <= mine[:3]):
+            if queue is ask or (idle and queue.entries):
+                continue
+            if mine is not None and not idle and order[:3] <= mine[:3]:
                 continue
             for attachment in queue.attachments.values():
                 is_settled = attachment.acked_at is not None and not attachment.is_leaving
@@ -312,7 +325,7 @@ class Scheduler:
         if any(a.depth == 0 for a in self.held.leaving()):
             self._due(now + self._poll_s)
             self._poll_s = min(self._poll_s * 2, self.limits.fair_s)
-        elif self.waiting or self.held.leaving():
+        elif self.waiting or self.held.leaving() or self.held.has_lent():
             self._due(now + self.limits.fair_s)
         else:
             self.look_at = None

@@ -103,8 +103,8 @@ class StoreMachine:
                 keys = self.kv.get(namespace, {})
                 return KvAnswer(keys=sorted(key for key in keys if key.startswith(prefix)))
             case Report(rows, kv):
-                for row in rows:
-                    self.apply(row)
+                for entry_row in rows:
+                    self.apply(entry_row)
                 for entry in kv:
                     self.kv.setdefault(entry.namespace, {})[entry.key] = entry.value
         return Done()

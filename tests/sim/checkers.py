@@ -1,0 +1,183 @@
+"""What must be true of a simulated node, looked at from outside.
+
+The checkers read the fakes (what processes really do), never the machine's own books.
+
+* Never more of a resource is in use than the node has, except CPUs of tasks that have been blocked
+  and go on (RULES S-7).
+* No GPU id is given twice: shares of the processes that are alive.
+* A worker takes only from queues of the job it is bound to (S-10).
+* A task is run by one process at a time, an actor has one process at a time.
+* At the end every task has ended, and everything has been given back.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from shoal._core import resources
+from tests.sim.fakes import FakeProcess, FakeQueue, FakeTask
+
+if TYPE_CHECKING:
+    from tests.sim.world import World
+
+
+class Violation(AssertionError):
+    """A rule of RULES.md is broken."""
+
+
+def check(world: World) -> None:
+    """After every step."""
+    used: dict[str, int] = {}
+    excess = 0
+    gpus: dict[str, int] = {}
+    actors: set[str] = set()
+    for process in world.processes.values():
+        if process.is_driver or process.assignment is None:
+            continue
+        amounts = _held(world, process)
+        for name, units in amounts:
+            if name == resources.CPU and (process.is_blocked and process.running):
+                continue
+            used[name] = used.get(name, 0) + units
+        if process.has_resumed and not process.is_blocked:
+            excess += resources.units_of(amounts, resources.CPU)
+        _count_gpus(world, process, gpus)
+        if process.actor is not None:
+            if process.actor.actor_id in actors:
+                raise Violation(f"two processes of actor {process.actor.actor_id}")
+            actors.add(process.actor.actor_id)
+    for name, units in used.items():
+        total = resources.units_of(resources.parse(world.config.total), name)
+        if units > total + (excess if name == resources.CPU else 0):
+            raise Violation(f"{name}: {units} units in use, {total} exist")
+    _check_debt(world, used.get(resources.CPU, 0))
+    for gpu, units in gpus.items():
+        if units > resources.UNIT:
+            raise Violation(f"GPU id {gpu} given out {units / resources.UNIT} times")
+
+
+DEBT_S = 2.0
+"""Tasks run up to 0.3 s and wait for others: that long a debt of CPU may last."""
+
+
+def _check_debt(world: World, cpu: int) -> None:
+    """A task that goes on after it was blocked may bring CPU use above the total, but not for
+    long."""
+    if cpu <= resources.units_of(resources.parse(world.config.total), resources.CPU):
+        world.overused_since = None
+    elif world.overused_since is None:
+        world.overused_since = world.now
+    elif world.now - world.overused_since > DEBT_S:
+        raise Violation(f"too much CPU in use since {world.overused_since}")
+
+
+def _held(world: World, process: FakeProcess) -> resources.Amounts:
+    if process.actor is not None:
+        return resources.parse(process.actor.spec.hold)
+    queue = world.queues.get(process.attached)
+    return () if queue is None else queue.amounts
+
+
+def _count_gpus(world: World, process: FakeProcess, gpus: dict[str, int]) -> None:
+    assert process.assignment is not None
+    ids = process.assignment.gpu_ids
+    if process.actor is not None:
+        asked = process.actor.spec.hold.get("GPU", 0.0)
+    else:
+        asked = process.assignment.resources.get("GPU", 0.0)
+    for gpu in ids:
+        share = round(asked * resources.UNIT / len(ids))
+        gpus[gpu] = gpus.get(gpu, 0) + share
+    if asked and not ids:
+        raise Violation(f"asked for {asked} GPUs and got no id")
+
+
+def check_alarm(world: World, at: float) -> None:
+    """An alarm for now is allowed once or twice, not for ever."""
+    world.alarms_now = world.alarms_now + 1 if at <= world.now else 0
+    if world.alarms_now > 3:
+        raise Violation(f"alarm after alarm at {world.now}: something is due and never done")
+
+
+def check_assignment(world: World, process: FakeProcess) -> None:
+    """A process is told what it is for."""
+    assert process.assignment is not None
+    if process.assignment.actor is not None and process.assignment.job == 0:
+        raise Violation("an actor without a job")
+
+
+def check_take(world: World, process: FakeProcess, queue: FakeQueue, task: FakeTask) -> None:
+    """A worker takes a task."""
+    assert process.assignment is not None
+    if task.state != "QUEUED":
+        raise Violation(f"task {task.key} is taken while it is {task.state}")
+    is_actor_queue = queue.actor_id != "" or queue.kind == 2
+    if not is_actor_queue and queue.job != process.assignment.job:
+        raise Violation(
+            f"worker of job {process.assignment.job} takes from a queue of job {queue.job}"
+        )
+    if is_actor_queue and (process.actor is None or process.actor.queue != queue.queue):
+        raise Violation("somebody else takes an actor's call")
+    if not is_actor_queue and process.actor is not None:
+        raise Violation("an actor takes a plain task")
+    if queue.dead_record is not None:
+        raise Violation("a task of a dead queue is taken")
+
+
+def check_all_over(world: World) -> None:
+    """Nothing is left unfinished."""
+    for task in world.tasks.values():
+        if not task.is_over:
+            queue = world.queues.get(task.queue)
+            raise Violation(
+                f"task {task.key} of job {task.job} is {task.state} for ever; queue {queue}; "
+                f"story {world.machine.story(f'queue {task.queue}')[-5:]}"
+            )
+        if task.state == "FAILED" and not task.record:
+            raise Violation(f"task {task.key} failed without a cause")
+
+
+def check_progress(world: World) -> None:
+    """Faults have stopped long ago: what has not ended waits for something that nobody has."""
+    for task in world.tasks.values():
+        queue = world.queues.get(task.queue)
+        if task.is_over or queue is None:
+            continue
+        known = world.machine.tables.scheduler.held.queues.get(task.queue)
+        if known is not None and not known.is_feasible:
+            continue
+        if task.script.child is not None:
+            continue
+        held = world.machine.tables.scheduler.held
+        raise Violation(
+            f"task {task} does not get on; known as {known and {k: getattr(known, k) for k in
+            known.__slots__}}; " f"free {held.account.free}; waiting
+            {world.machine.tables.scheduler.waiting}" f"{world.machine.tables.scheduler.reserved}
+            starving {world.is_starving} {world.processes.values()}"
+        )
+
+
+def check_given_back(world: World) -> None:
+    """All drivers have left: what the machine held for them is gone."""
+    t = world.machine.tables
+    if t.account.free != t.account.total:
+        raise Violation(f"free {t.account.free} of {t.account.total}")
+    left = {
+        "jobs": t.jobs.running,
+        "queues": t.scheduler.held.queues,
+        "asks": t.scheduler.asks,
+        "actors": t.actors.living,
+        "adopted": world.adopted,
+        "freeing": t.freeing,
+        "doomed": t.doomed,
+        "tickets": t.tickets,
+    }
+    for what, things in left.items():
+        if things:
+            raise Violation(f"{what} left: {things}")
+    bound = [p for p in world.processes.values() if not p.is_driver and p.assignment is not None]
+    if bound:
+        raise Violation(f"workers left: {bound}")
+    live = [q for q in world.queues.values() if q.actor_id == "" and q.kind == 1]
+    if live:
+        raise Violation(f"queues left in memory: {live}")

@@ -1,0 +1,94 @@
+"""Naive node memory and processes for the simulator.
+
+Everything here is what the native module and the real processes do, written so simply that it is
+easy to believe: dictionaries instead of rings, one virtual clock instead of cores. It promises only
+what ``_native.pyi`` promises, and is as unkind as that allows: a worker acknowledges late, takes
+one more task after it was asked to let go, entries may be looked at at any moment.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from shoal._core.resources import Amounts
+from shoal._proto.messages import ActorInfo, Assignment
+
+
+@dataclass
+class Script:
+    """What a task will do when it runs."""
+
+    duration_s: float
+    crashes: int = 0
+    """So many attempts kill their process in the middle."""
+    raises: int = 0
+    """So many attempts raise something retryable."""
+    child: Script | None = None
+    """Submitted in the middle to ``child_amounts`` and waited for."""
+    child_amounts: dict[str, float] | None = None
+
+
+@dataclass
+class FakeTask:
+    """One task or call."""
+
+    key: int
+    job: int
+    queue: int
+    script: Script
+    max_retries: int
+    state: str = "QUEUED"
+    """QUEUED, RUNNING, DONE or FAILED."""
+    attempt: int = 1
+    charged: int = 0
+    runner: int = -1
+    record: bytes = b""
+    submitted_at: float = 0.0
+    started_at: float | None = None
+    waiters: list[Callable[[], None]] = field(default_factory=list)
+    """What goes on when it is over."""
+
+    @property
+    def is_over(self) -> bool:
+        return self.state in ("DONE", "FAILED")
+
+
+@dataclass
+class FakeQueue:
+    """One queue of node memory."""
+
+    queue: int
+    generation: int
+    kind: int
+    job: int
+    amounts: Amounts = ()
+    actor_id: str = ""
+    entries: deque[FakeTask] = field(default_factory=deque)
+    takes: int = 0
+    is_hungry: bool = False
+    dead_record: bytes | None = None
+
+
+@dataclass
+class FakeProcess:
+    """A driver or worker."""
+
+    index: int
+    pid: int
+    is_driver: bool
+    job: int = 0
+    assignment: Assignment | None = None
+    actor: ActorInfo | None = None
+    assigned: int = 0
+    attached: int = 0
+    running: list[FakeTask] = field(default_factory=list)
+    is_blocked: bool = False
+    has_resumed: bool = False
+    """It was blocked in its present task: its CPUs may be in use twice (RULES S-7)."""
+    is_leaving: bool = False
+    is_ready: bool = False
+    """Takes from queues: a worker after its assignment, an actor after its constructor."""
+    requests: int = 0
+    is_waking: bool = False
