@@ -68,7 +68,7 @@ u32 Memory::advance_one(u32 t) {
     const u64 key = make_key(t, claim_gen(c));
     if (claim_state(c) == CANCELLED) {  // sealed already by whoever cancelled it; the rest was left to me
       // A husk still keeps its place in the lane: its successor must not overtake its predecessor.
-      if (lane && sp->predecessor && link_lane(t, sp->predecessor)) return 0;
+      if (u32 before = sp->predecessor.load(RLX); lane && before && link_lane(t, before)) return 0;
       if (lane) hold(t, 1, false, &proc(me).lane_hold);
       cleanup(key);
       return lane ? end_lane(t) : 0;
@@ -101,7 +101,7 @@ u32 Memory::advance_one(u32 t) {
       }
       continue;  // CLOSED is set after SEALED: look again
     }
-    if (sp->predecessor && link_lane(t, sp->predecessor)) return 0;
+    if (u32 before = sp->predecessor.load(RLX); before && link_lane(t, before)) return 0;
     if (!lane) {
       push(t);
       return 0;
@@ -128,6 +128,8 @@ u32 Memory::end_lane(u32 t) {
   u32 u = slot(t).succ.fetch_or(CLOSED, SEQ) & INDEX;
   if (u) {
     set_turn(u, me + 1);  // nobody else may: only who closed t.succ
+    // After the turn: a repair of the linker that still sees its own turn must not take 0 for "never linked".
+    if (Spec* next = spec(u)) next->predecessor.store(0, SEQ);
     proc(me).task_op.store(make_task_op(TASK_ADVANCE, u), SEQ);
   }
   hold(t, -1, false, &proc(me).lane_hold);
@@ -206,9 +208,8 @@ void Memory::settle(u32 p, u32 t) {
           }
         } while (y.watch.load(SEQ) != before);
       }
-      if (!linked && sp->predecessor && sp->holds()[sp->n_dependencies + sp->n_contained].load(RLX)) {
-        linked = (slot(sp->predecessor).succ.load(SEQ) & INDEX) == t;
-      }
+      if (u32 before = sp->predecessor.load(SEQ); before && !linked)
+        linked = (slot(before).succ.load(SEQ) & INDEX) == t;
       u64 mine = turn;
       if (linked)
         x.size.compare_exchange_strong(mine, make_turn(claim_gen(c), 0), SEQ);
@@ -246,6 +247,7 @@ void Memory::settle(u32 p, u32 t) {
     u64 st = u ? claim_state(slot(u).claim.load(ACQ)) : 0;
     if (st == HELD || st == CANCELLED) {
       set_turn(u, me + 1);
+      if (Spec* next = spec(u)) next->predecessor.store(0, SEQ);
       proc(me).task_op.store(make_task_op(TASK_ADVANCE, u), SEQ);
       advance(u);
     }

@@ -418,8 +418,9 @@ void bind_memory(nb::module_& mod) {
            [](nb::handle self) {
              Memory& m = *of(self).m;
              nb::list out;
-             for (u32 q = 0; q < QUEUES; q++)
-               if (m.queue(q).used.load(RLX) && m.queue(q).dead.load() && m.ring(q).entries()) out.append(q);
+             m.each_queue([&](u32 q) {
+               if (m.queue(q).dead.load() && m.ring(q).entries()) out.append(q);
+             });
              return out;
            })
       .def("open_process", [](nb::handle self, u32 kind) { return of(self).m->open_process(kind); })

@@ -220,7 +220,7 @@ struct Spec {
   u32 n_returns, n_dependencies, n_contained;
   atom<u32> next;    // index of the dependency being watched
   atom<u32> link;    // list of the watched slot
-  u32 predecessor;   // slot of the caller's previous call, if it was not pushed yet
+  atom<u32> predecessor;  // slot of the caller's previous call, while it is not pushed
   u32 pad;
   u64 payload_offset, payload_size;
   // atom<u64> holds[n_dependencies + n_contained + 2]; u64 returns[n_returns] (keys); payload
@@ -246,6 +246,7 @@ struct Header {
   atom<u32> refused;                  // bumped when the daemon cannot give it
   atom<u32> starving;
   atom<u32> proc_high;                // indexes ever used
+  atom<u32> queue_high[2];            // class and actor queues ever used
   atom<u32> chunk_high[3];            // chunks ever leased: slots, ledger, nodes
   atom<u32> extent_high;              // extents ever populated
   atom<u64> populated;                // extents backed by memory now; only the daemon writes it

@@ -53,7 +53,7 @@ void Memory::reset_hints() {
   for (auto& c : classes) c.freed.reserve(64);
   free_slots.reserve(SLOTS_PER_CHUNK * 4);
   free_ledger.reserve(LEDGER_PER_CHUNK * 4);
-  listed.assign(u64(CHUNKS) * SLOTS_PER_CHUNK, false);
+  listed.clear();
 }
 
 Memory* Memory::create(u64 capacity, u32 cores, u64 node_id, u32 max_extents) {
@@ -163,6 +163,8 @@ bool Memory::new_queue(u32 kind, u32 job, u32 help_class, u32& q, u32& gen) {
     for (auto& w : x.idle) w.store(0, RLX);
     x.gen.fetch_add(1);
     x.dead = 0;
+    auto& high = header().queue_high[kind - 1];
+    if (high.load() < i + 1) high = i + 1;
     x.used = kind;
     q = i;
     gen = x.gen.load();

@@ -94,6 +94,11 @@ class Memory {
   // ---- queues and processes (memory.cpp)
   bool new_queue(u32 kind, u32 job, u32 help_class, u32& q, u32& gen);
   bool free_queue(u32 q);
+  template <class F> void each_queue(F f) {
+    for (u32 k = 0; k < 2; k++)
+      for (u32 q = k ? CLASS_QUEUES : 1; q < header().queue_high[k].load(); q++)
+        if (queue(q).used.load(RLX)) f(q);
+  }
   i64 open_process(u32 kind);
   void event(u32 kind, u64 key);
   void ring_daemon() { platform::ring_bell(bell); }

@@ -51,12 +51,10 @@ void Memory::repair(u32 p, std::vector<RunningTask>& running) {
     u32 mine = p + 1;
     t.compare_exchange_strong(mine, 0);
   }
-  for (u32 q = 0; q < QUEUES; q++) {
-    Queue& x = queue(q);
-    if (!x.used.load(RLX)) continue;
-    x.idle[p / 64].fetch_and(~(1ull << (p % 64)));
-    x.searching.store(0, SEQ);  // a promise of the dead is worth nothing; of the living, one wake-up
-  }
+  each_queue([&](u32 q) {
+    queue(q).idle[p / 64].fetch_and(~(1ull << (p % 64)));
+    queue(q).searching.store(0, SEQ);  // a promise of the dead is worth nothing; of the living, one wake-up
+  });
   ring_all();
 }
 

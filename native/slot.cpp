@@ -152,7 +152,8 @@ void Memory::work_freeing() {
     r.freeing_next.store(next, REL);
     x.head().store(u64(gen + 1) << 32 | FREE, REL);
     r.freeing.store(next, REL);
-    if (at<atom<u32>>(off.owners)[s / SLOTS_PER_CHUNK].load(RLX) == me + 1 && !listed[s] &&
+    if (at<atom<u32>>(off.owners)[s / SLOTS_PER_CHUNK].load(RLX) == me + 1 && s < listed.size() &&
+        !listed[s] &&
         free_slots.size() < free_slots.capacity()) {
       listed[s] = true;
       free_slots.push_back(s);
@@ -190,6 +191,7 @@ u32 Memory::new_slot(u64 bits) {
 bool Memory::refill_slots() {
   auto collect = [&](u32 c) {
     u32 n = 0;
+    if (listed.size() < u64(c + 1) * SLOTS_PER_CHUNK) listed.resize(u64(c + 1) * SLOTS_PER_CHUNK);
     for (u32 i = SLOTS_PER_CHUNK; i-- > 0;) {
       u32 s = c * SLOTS_PER_CHUNK + i;
       if (s != 0 && !listed[s] && slot(s).state.load(ACQ) == FREE) {

@@ -163,7 +163,7 @@ Status Memory::submit(const Call& c, Bytes payload, const std::vector<u32>& depe
   t->n_contained = u32(contained.size());
   t->next.store(0, RLX);
   t->link.store(0, RLX);
-  t->predecessor = 0;
+  t->predecessor.store(0, RLX);
   t->payload_offset = payload_at;
   t->payload_size = payload.size;
   auto* hs = t->holds();
@@ -187,7 +187,7 @@ Status Memory::submit(const Call& c, Bytes payload, const std::vector<u32>& depe
         drop(it->second);
         lanes.erase(it);
       } else {
-        t->predecessor = last;
+        t->predecessor.store(last, RLX);
         ok = ok && hold(last, 1, false, &hs[k]);
         lane = true;
       }
