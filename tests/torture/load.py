@@ -11,6 +11,7 @@ The last line printed is JSON: what was done and how it ended.
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import random
 import sys
@@ -19,11 +20,13 @@ from collections import Counter
 from typing import Any
 
 import shoal
+from shoal._runtime import cluster
 from shoal.errors import LostError, TaskError
 
 BIG_BYTES = 300_000
 LIVE_MOST = 60
-PATIENCE_S = 60.0
+PATIENCE_S = 20.0
+END_S = 60.0
 
 
 def value_of(number: int, big: bool) -> bytes:
@@ -184,7 +187,11 @@ class Load:
         try:
             value = shoal.get(ref, timeout=PATIENCE_S)
         except shoal.errors.GetTimeoutError:
-            raise  # a wait without end is no loss
+            # A wait without end is no loss: say what there is.
+            for table in ("queues", "workers", "actors"):
+                print(table, *cluster.table(table), sep="\n  ", file=sys.stderr)
+            print("tasks", *shoal.state.tasks(), sep="\n  ", file=sys.stderr)
+            raise
         except LostError as error:
             assert str(error), "an error says what was lost"
             self.counts["lost"] += 1
@@ -204,6 +211,8 @@ class Load:
 
 def main() -> None:
     session, seed, seconds = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
+    # Whatever hangs shows where, and ends.
+    faulthandler.dump_traceback_later(seconds + END_S, exit=True)
     shoal.init(address=session, log_to_driver=False)
     load = Load(seed)
     end = time.monotonic() + seconds
