@@ -148,13 +148,18 @@ def check_progress(world: World) -> None:
             continue
         if task.script.child is not None:
             continue
-        held = world.machine.tables.scheduler.held
-        raise Violation(
-            f"task {task} does not get on; known as {known and {k: getattr(known, k) for k in
-            known.__slots__}}; " f"free {held.account.free}; waiting
-            {world.machine.tables.scheduler.waiting}" f"{world.machine.tables.scheduler.reserved}
-            starving {world.is_starving} {world.processes.values()}"
-        )
+        raise Violation(f"{task} does not get on; {_why(world, task)}")
+
+
+def _why(world: World, task: FakeTask) -> str:
+    scheduler = world.machine.tables.scheduler
+    known = scheduler.held.queues.get(task.queue)
+    names = ("wants", "entries", "is_armed")
+    facts = {} if known is None else {name: getattr(known, name) for name in names}
+    return (
+        f"queue {facts}; free {scheduler.held.account.free}; waiting {len(scheduler.waiting)}; "
+        f"story {world.machine.story(f'queue {task.queue}')[-5:]}"
+    )
 
 
 def check_given_back(world: World) -> None:

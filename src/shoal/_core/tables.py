@@ -210,5 +210,5 @@ class NodeTables:
         assert set(held.by_worker) <= set(self.pool.workers)
         assert set(self.actors.by_worker) <= set(self.pool.workers)
         for actor_id, hold in held.holds.items():
-            actor = self.actors.living[actor_id]
-            assert actor.worker == hold.worker
+            actor = self.actors.living.get(actor_id)
+            assert actor is not None and actor.worker == hold.worker
