@@ -60,6 +60,7 @@ def encode(message: Setup | Fork | Forked | ForkFailed | Exited) -> bytes:
 def decode(packet: bytes) -> Setup | Fork | Forked | ForkFailed | Exited:
     """Return the message of ``packet``; raises ``ValueError`` if it is none."""
     try:
-        return _decoder.decode(packet)
+        message: Setup | Fork | Forked | ForkFailed | Exited = _decoder.decode(packet)
     except msgspec.MsgspecError as error:
         raise ValueError(f"not a packet between daemon and zygote: {error}") from None
+    return message

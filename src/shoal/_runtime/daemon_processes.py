@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
 
 import msgspec
 
@@ -108,7 +108,7 @@ class Processes:
         """Fork workers from now on through ``zygote``."""
         self._zygote = zygote
 
-    def __iter__(self) -> Iterable[Process]:
+    def __iter__(self) -> Iterator[Process]:
         return iter(list(self._by_index.values()))
 
     def get(self, index: int) -> Process | None:

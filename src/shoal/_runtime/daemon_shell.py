@@ -22,6 +22,7 @@ from __future__ import annotations
 import math
 import os
 import re
+import resource
 import signal
 import socket
 import sys
@@ -432,7 +433,5 @@ def run(directory: str, listener_fd: int, zygote: tuple[int, socket.socket]) -> 
 def _raise_descriptor_limit() -> None:
     """A worker costs four descriptors; the soft limit of 1,024 is for programs that use
     ``select``."""
-    import resource
-
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Callable
 
-from shoal._base import clock
+from shoal._base import clock, config
 from shoal._core import commands, events
 from shoal._core.events import AnyEvent
 from shoal._runtime import session_dir, wire
@@ -56,7 +56,7 @@ class StoreLink:
         self.pid = os.posix_spawn(
             sys.executable,
             [sys.executable, "-P", "-m", "shoal._runtime.control"],
-            os.environ,
+            config.inherited_variables(),
             file_actions=[(os.POSIX_SPAWN_DUP2, descriptor, LISTENER_FD)],
             setsid=True,
         )

@@ -19,6 +19,8 @@ import time
 
 import msgspec
 
+from shoal._base import clock
+
 _SET_CHILD_SUBREAPER = 36
 _PAUSE_S = 0.005
 
@@ -111,7 +113,7 @@ def kill(target: Seen) -> bool:
 
 def reap() -> dict[int, int]:
     """Collect children that have ended: wait status by pid."""
-    ended = {}
+    ended: dict[int, int] = {}
     while True:
         try:
             pid, status = os.waitpid(-1, os.WNOHANG)
@@ -128,7 +130,7 @@ def end_all(session: str, spared: frozenset[int], limit_s: float) -> bool:
     A process can fork while we look; so look again until a look finds nobody. False if something
     was still there after ``limit_s`` (another user's process, or one stuck in the kernel).
     """
-    deadline = time.monotonic() + limit_s
+    deadline = clock.now() + limit_s
     spared = spared | {os.getpid()}
     while True:
         targets = of_session(session, os.getpid(), spared)
@@ -137,6 +139,6 @@ def end_all(session: str, spared: frozenset[int], limit_s: float) -> bool:
         for target in targets:
             kill(target)
         reap()
-        if time.monotonic() > deadline:
+        if clock.now() > deadline:
             return False
         time.sleep(_PAUSE_S)

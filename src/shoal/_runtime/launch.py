@@ -21,6 +21,7 @@ driver of any size.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 
@@ -93,13 +94,13 @@ def launch(
         resources=dict(resources or {}),
         object_store_memory=object_store_memory,
     )
-    try:
+    with contextlib.ExitStack() as undo:
+        undo.callback(session_dir.remove, directory)
         with open(os.path.join(directory, session_dir.SETTINGS_NAME), "wb") as file:
             file.write(msgspec.json.encode(settings))
-        return Launched(_spawn(settings, environment), settings)
-    except BaseException:
-        session_dir.remove(directory)
-        raise
+        launched = Launched(_spawn(settings, environment), settings)
+        undo.pop_all()
+    return launched
 
 
 def _spawn(settings: NodeSettings, environment: dict[str, str]) -> int:

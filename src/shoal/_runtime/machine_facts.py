@@ -53,15 +53,15 @@ def enclosing_groups(controller: str) -> list[Group]:
         root, mount_point = before.split()[3:5]
         kind, _, options = after.split(" ", 2)
         if kind == "cgroup2":
-            path = inside.get("v2")
+            place = inside.get("v2")
         elif kind == "cgroup" and controller in options.split(","):
-            path = inside.get(controller)
+            place = inside.get(controller)
         else:
             continue
-        if path is None:
+        if place is None:
             continue
         # In a cgroup namespace or a bind mount the mount's root is somewhere in the host's tree.
-        relative = os.path.relpath(path, root)
+        relative = os.path.relpath(place, root)
         relative = "" if relative == "." or relative.startswith("..") else relative
         while True:
             groups.append(Group(os.path.join(mount_point, relative), kind == "cgroup2"))

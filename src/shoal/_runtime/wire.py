@@ -11,9 +11,11 @@ the socket through a descriptor of its directory: ``/proc/self/fd/<n>/node.sock`
 from __future__ import annotations
 
 import array
+import contextlib
 import os
 import socket
 import struct
+from collections.abc import Iterator
 
 from shoal._proto.frames import FrameDecoder
 from shoal._proto.messages import Frame
@@ -27,17 +29,23 @@ _SO_PEERPIDFD = 77
 def listen(directory: str, name: str) -> socket.socket:
     """Return a listening unix socket ``directory/name`` ; who may enter the directory may
     connect."""
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-    directory_fd = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        listener.bind(f"/proc/self/fd/{directory_fd}/{name}")
-    except BaseException:
-        listener.close()
-        raise
-    finally:
-        os.close(directory_fd)
-    listener.listen(1024)
+    with contextlib.ExitStack() as undo:
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        undo.callback(listener.close)
+        with _opened(directory) as directory_fd:
+            listener.bind(f"/proc/self/fd/{directory_fd}/{name}")
+        listener.listen(1024)
+        undo.pop_all()
     return listener
+
+
+@contextlib.contextmanager
+def _opened(directory: str) -> Iterator[int]:
+    fd = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
 
 
 def connect(path: str, timeout_s: float | None = None) -> socket.socket:
@@ -47,18 +55,14 @@ def connect(path: str, timeout_s: float | None = None) -> socket.socket:
         OSError: nobody listens there (``ConnectionRefusedError``, ``FileNotFoundError``).
     """
     directory, name = os.path.split(path)
-    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-    try:
-        directory_fd = os.open(directory or ".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
+    with contextlib.ExitStack() as undo:
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        undo.callback(connection.close)
+        with _opened(directory or ".") as directory_fd:
             connection.settimeout(timeout_s)
             connection.connect(f"/proc/self/fd/{directory_fd}/{name}")
-            connection.settimeout(None)
-        finally:
-            os.close(directory_fd)
-    except BaseException:
-        connection.close()
-        raise
+        connection.settimeout(None)
+        undo.pop_all()
     return connection
 
 

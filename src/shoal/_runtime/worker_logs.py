@@ -31,6 +31,8 @@ from shoal._runtime.daemon_loop import Loop
 FILE_BYTES_MOST = 16 << 20
 LINE_BYTES_MOST = 32 << 10
 LAST_LINES = 20
+LABEL_MARK = "\x1e:task:"
+"""A line that begins so says which task prints what follows (``worker_output``)."""
 READ_BYTES = 64 << 10
 STREAMS = ("stdout", "stderr")
 _SUFFIXES = {"stdout": "out", "stderr": "err"}
@@ -71,18 +73,24 @@ class LogFile:
 class Stream:
     """One pipe of a worker: cuts what comes into lines."""
 
-    __slots__ = ("_partial", "fd", "file", "last", "name")
+    __slots__ = ("_partial", "fd", "file", "label", "last", "name")
 
     def __init__(self, name: str, fd: int, path: str) -> None:
         self.name = name
         self.fd = fd
         self.file = LogFile(path)
         self.last: deque[str] = deque(maxlen=LAST_LINES)
+        self.label = ""
+        """Who prints, as the worker itself has said."""
         self._partial = b""
 
     def feed(self, data: bytes) -> list[str]:
         """Take bytes, return the lines that are complete; ``b""`` (the end) completes the last
         one."""
+        return [line for _, lines in self.feed_labelled(data) for line in lines]
+
+    def feed_labelled(self, data: bytes) -> list[tuple[str, list[str]]]:
+        """The same, in groups of one label each."""
         self.file.write(data)
         pieces = (self._partial + data).split(b"\n")
         self._partial = pieces.pop()
@@ -90,8 +98,15 @@ class Stream:
             pieces.append(self._partial)
             self._partial = b""
         lines = [piece[:LINE_BYTES_MOST].rstrip(b"\r").decode(errors="replace") for piece in pieces]
-        self.last.extend(lines)
-        return lines
+        groups: list[tuple[str, list[str]]] = [(self.label, [])]
+        for line in lines:
+            if line.startswith(LABEL_MARK):
+                self.label = line.removeprefix(LABEL_MARK)
+                groups.append((self.label, []))
+            else:
+                groups[-1][1].append(line)
+                self.last.append(line)
+        return [group for group in groups if group[1]]
 
 
 class WorkerLog:
@@ -117,7 +132,7 @@ class WorkerLog:
             os.set_blocking(fd, False)
             path = os.path.join(directory, f"worker-{index}-{self.pid}.{_SUFFIXES[name]}")
             stream = self._streams[name] = Stream(name, fd, path)
-            loop.watch(fd, lambda _, stream=stream: self._read(stream))
+            loop.watch(fd, self._reader(stream))
 
     def assign(self, driver: int, label: str) -> None:
         """From now on lines go to process ``driver`` (-1: to nobody) under ``label``."""
@@ -136,17 +151,25 @@ class WorkerLog:
         end."""
         self._driver = -1
 
+    def _reader(self, stream: Stream) -> Callable[[int], None]:
+        def read(_: int) -> None:
+            self._read(stream)
+
+        return read
+
     def _read(self, stream: Stream) -> bool:
         """Move one piece; False if nothing was there."""
         try:
             data = os.read(stream.fd, READ_BYTES)
         except BlockingIOError:
             return False
-        lines = stream.feed(data)
+        groups = stream.feed_labelled(data)
         if not data:
             self._close(stream)
-        if lines and self._driver >= 0:
-            self._forward(self._driver, LogLines(self.pid, self._label, stream.name, lines))
+        if self._driver >= 0:
+            for label, lines in groups:
+                news = LogLines(self.pid, label or self._label, stream.name, lines)
+                self._forward(self._driver, news)
         return bool(data)
 
     def _close(self, stream: Stream) -> None:

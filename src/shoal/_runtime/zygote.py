@@ -32,6 +32,7 @@ import signal
 import socket
 import sys
 import types
+from typing import TextIO
 
 import msgspec
 
@@ -187,11 +188,17 @@ def begin_worker(place: Place) -> int:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     # What is pickled by reference to __main__ means the user's program, never this file.
     sys.modules["__main__"] = types.ModuleType("__main__")
-    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    sys.stdout = sys.__stdout__ = _text_stream(1, "strict")  # type: ignore[misc]
+    sys.stderr = sys.__stderr__ = _text_stream(2, "backslashreplace")  # type: ignore[misc]
     _reseed()
     gc.enable()
     worker.main(place.memory_fd, place.eventfd, place.index, place.socket_path)
     return 0
+
+
+def _text_stream(fd: int, errors: str) -> TextIO:
+    """A stream over ``fd`` as it is now: the zygote's own was opened on a file, and remembers that."""
+    return open(fd, "w", buffering=1, encoding="utf-8", errors=errors, closefd=False)
 
 
 def _reseed() -> None:

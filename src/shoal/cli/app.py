@@ -14,7 +14,7 @@ import cyclopts
 from cyclopts import Parameter
 
 from shoal import errors
-from shoal._base import config
+from shoal._base import clock, config
 from shoal._runtime import launch, session_dir
 from shoal._runtime.session_dir import Entry
 from shoal.cli import report
@@ -199,8 +199,8 @@ def _stop(entry: Entry) -> None:
 
 
 def _wait_gone(entry: Entry) -> bool:
-    deadline = time.monotonic() + STOP_S
-    while time.monotonic() < deadline:
+    deadline = clock.now() + STOP_S
+    while clock.now() < deadline:
         alive = session_dir.is_alive(entry.pid, entry.start_time)
         if not alive and not os.path.exists(entry.directory):
             return True
