@@ -8,7 +8,9 @@
 // The daemon sleeps on an eventfd and is level-triggered: a ring says "look", never "what". It looks at every queue,
 // then sets hungry or starving, and *looks once more*; the other side writes its own word (the entry, the idle
 // bit, `blocked`) first and looks at hungry or starving second. So one of the two sees the other. A worker that leaves
-// a queue tells the daemon, since a push may just have rung it for the queue that it leaves.
+// a queue tells the daemon, since a push may just have rung it for the queue that it leaves. A worker that blocks also
+// looks at assign: if the daemon has moved it meanwhile (it was idle for a moment), the daemon counts on a worker
+// that will not come.
 //
 //     one CPU per worker that is attached and not blocked; a blocked one lends its CPU
 //
@@ -28,7 +30,7 @@ namespace {
 
 enum Broken {
     right, no_hungry_recheck, no_starving_recheck, idle_silently, block_silently, leave_silently, look_before_idle,
-    no_look_on_death
+    no_look_on_death, no_chain, assign_not_looked_at
 };
 struct Config {
     Broken broken = right;
@@ -37,7 +39,7 @@ struct Config {
 bool is(Broken b) { return config.broken == b; }
 
 constexpr int workers = 2, queues = 2, tasks = 2, scenarios = 3;
-enum { W0, W1, A, B, DAEMON, processes };  // A and B submit one task each
+enum { W0, W1, SUBMITTER, DAEMON, processes };
 int cpus() { return config.scenario == 0 ? 2 : 1; }
 int queue_of(int t) { return config.scenario == 0 ? 0 : t; }
 bool never_ends(int) { return config.scenario == 0; }
@@ -46,10 +48,10 @@ bool waits(int t) { return config.scenario == 2 && t == 0; }
 enum Claim : uint8_t { NONE, QUEUED, RUNNING, DONE };
 
 struct Worker {
-    uint8_t assign, attached, idle, blocked, door, asleep, task;  // assign, attached: queue + 1; idle: in that queue
+    uint8_t assign, attached, idle, blocked, rung, asleep, task;  // assign, attached, idle: queue + 1
 };
 struct Frame {
-    uint8_t pc, q, w, t, door, flag;
+    uint8_t pc, q, w, t, flag;
 };
 
 struct Model {
@@ -61,7 +63,7 @@ struct Model {
     uint8_t finished[processes], dead[processes], deaths, died;
 
     static const char* actor_name(int p) {
-        static const char* const names[] = {"worker 0", "worker 1", "A", "B", "daemon"};
+        static const char* const names[] = {"worker 0", "worker 1", "submitter", "daemon"};
         return names[p];
     }
     bool has_work(int q) const {
@@ -74,29 +76,40 @@ struct Model {
             if (worker[w].idle == q + 1) return w;
         return workers;
     }
-    void ring(int w) { worker[w].door = (worker[w].door + 1) % 4, worker[w].asleep = 0; }
+    void ring(int w) { worker[w].rung = 1, worker[w].asleep = 0; }
 
-    Ran submit(Frame& f, int t) {
+    // After a push, and after a take that leaves work behind.
+    Ran wake(Frame& f, int q) {
         MC_BEGIN(f)
-        MC_STEP("push: the task is QUEUED") claim[t] = QUEUED;
         for (;;) {
-            MC_STEP("push: load the idle bits") f.w = idle_worker(queue_of(t));
+            MC_STEP("wake: load the idle bits") f.w = idle_worker(q);
             if (f.w == workers) break;
-            MC_STEP("push: clear an idle bit") f.flag = worker[f.w].idle == queue_of(t) + 1;
+            MC_STEP("wake: clear an idle bit") f.flag = worker[f.w].idle == q + 1;
             if (!f.flag) continue;
             worker[f.w].idle = 0;
-            MC_STEP("push: ring its door") ring(f.w);
+            MC_STEP("wake: ring its door") ring(f.w);
             MC_RETURN;
         }
-        MC_STEP("push: nobody is idle: hungry? swap it to 0") f.flag = hungry[queue_of(t)], hungry[queue_of(t)] = 0;
+        MC_STEP("wake: nobody is idle: hungry? swap it to 0") f.flag = hungry[q], hungry[q] = 0;
         if (f.flag) {
-            MC_STEP("push: ring the daemon") bell = 1;
+            MC_STEP("wake: ring the daemon") bell = 1;
         }
         MC_END
     }
-    Ran tell_if_starving(Frame& f) {
+    Ran submit(Frame& f) {
+        MC_BEGIN(f)
+        for (f.t = 0; f.t < tasks; f.t++) {
+            MC_STEP("push: the task is QUEUED") claim[f.t] = QUEUED;
+            MC_CALL(wake(sub_[SUBMITTER], queue_of(f.t)));
+        }
+        MC_END
+    }
+    Ran tell_if_starving(Frame& f, const Worker& mine) {
         MC_BEGIN(f)
         MC_STEP("starving? swap it to 0") f.flag = starving, starving = 0;
+        if (!f.flag && mine.blocked && !is(assign_not_looked_at)) {
+            MC_STEP("is it counted on in another queue?") f.flag = mine.assign != mine.attached;
+        }
         if (f.flag) {
             MC_STEP("ring the daemon") bell = 1;
         }
@@ -122,10 +135,14 @@ struct Model {
                 MC_STEP("take: claim the first task (running names it)") f.t = first_task(f.q);
                 if (f.t < tasks) {
                     claim[f.t] = RUNNING, by[f.t] = me, mine.task = f.t + 1;
+                    if (!is(no_chain)) {
+                        MC_STEP("take: is there more?") f.flag = has_work(f.q - 1);
+                        if (f.flag) MC_CALL(wake(sub_[me], f.q - 1));
+                    }
                     if (never_ends(f.t)) MC_RETURN;
                     if (waits(f.t)) {
                         MC_STEP("the task waits: blocked = 1") mine.blocked = 1;
-                        if (!is(block_silently)) MC_CALL(tell_if_starving(sub_[me]));
+                        if (!is(block_silently)) MC_CALL(tell_if_starving(sub_[me], mine));
                         MC_WAIT(claim[1] == DONE, "what it waits for is there: blocked = 0")
                         mine.blocked = 0;
                     }
@@ -135,20 +152,20 @@ struct Model {
                 }
             }
             f.t = 0;
-            if (is(look_before_idle)) MC_CALL(tell_if_starving(sub_[me]));
-            MC_STEP("idle: note the door") f.door = mine.door;
+            if (is(look_before_idle)) MC_CALL(tell_if_starving(sub_[me], mine));
+            MC_STEP("idle: note the door") mine.rung = 0;  // rung: the door is not what was noted
             MC_STEP("idle: set the idle bit") mine.idle = f.q;
             MC_STEP("idle: look at the queue once more") f.flag = f.q && has_work(f.q - 1);
             if (!f.flag) {
                 MC_STEP("idle: look at assign once more") f.flag = mine.assign != f.q;
             }
             if (!f.flag) {
-                if (!is(idle_silently) && !is(look_before_idle)) MC_CALL(tell_if_starving(sub_[me]));
-                MC_STEP("idle: futex_wait") mine.asleep = mine.door == f.door;
+                if (!is(idle_silently) && !is(look_before_idle)) MC_CALL(tell_if_starving(sub_[me], mine));
+                MC_STEP("idle: futex_wait") mine.asleep = !mine.rung;
                 MC_WAIT(!mine.asleep, "idle: awake")
             }
             MC_STEP("idle: clear the idle bit") mine.idle = 0;
-            f.q = f.flag = f.door = 0;
+            f.q = f.flag = mine.rung = 0;
         }
         MC_END
     }
@@ -201,8 +218,8 @@ struct Model {
             for (f.q = 0; f.q < queues; f.q++) {
                 for (;;) {
                     MC_STEP("look: does the queue want a worker?") f.flag = wants_worker(f.q);
-                    if (!f.flag && config.scenario == 0 && cpus_used() < cpus()) {
-                        MC_STEP("look: no, but it could have one: hungry = 1") hungry[f.q] = 1;
+                    if (!f.flag) {
+                        MC_STEP("look: no, but it could have one later: hungry = 1") hungry[f.q] = 1;
                         if (is(no_hungry_recheck)) break;
                         MC_STEP("look: once more") f.flag = wants_worker(f.q);
                     }
@@ -211,7 +228,7 @@ struct Model {
                     if (f.w == workers) {
                         MC_STEP("look: no CPU or no worker: is one idle elsewhere?") f.w = movable(f.q);
                     }
-                    if (f.w == workers && cpus_used() >= cpus()) {
+                    if (f.w == workers) {
                         MC_STEP("look: starving = 1") starving = 1;
                         if (is(no_starving_recheck)) break;
                         MC_STEP("look: once more: blocked or idle now?")
@@ -230,7 +247,7 @@ struct Model {
 
     Ran step(int p) {
         if (finished[p]) return Ran::blocked;
-        Ran ran = p == DAEMON ? daemon(main_[p]) : p < workers ? work(p, main_[p]) : submit(main_[p], p - A);
+        Ran ran = p == DAEMON ? daemon(main_[p]) : p < workers ? work(p, main_[p]) : submit(main_[p]);
         if (ran == Ran::done) finished[p] = 1, ran = Ran::more;
         return ran;
     }
@@ -247,9 +264,10 @@ struct Model {
         for (int t = 0; t < tasks; t++) {
             if (claim[t] == RUNNING && dead[by[t]]) return "a task is RUNNING by a dead worker";
             if (claim[t] != QUEUED) continue;
-            int living = 0, busy = 0;
-            for (int w = 0; w < workers; w++) living += !dead[w], busy += !dead[w] && worker[w].task && !worker[w].blocked;
-            if (living > busy && busy < cpus()) return "a task is QUEUED beside a free worker and a free CPU";
+            int free = 0, busy = 0;
+            for (int w = 0; w < workers; w++)
+                free += !dead[w] && !worker[w].task, busy += !dead[w] && worker[w].task && !worker[w].blocked;
+            if (free && busy < cpus()) return "a task is QUEUED beside a free worker and a free CPU";
         }
         return nullptr;
     }
@@ -278,8 +296,10 @@ int main(int argc, char** argv) {
     run("the protocol", right);
     run("no second look after hungry is set", no_hungry_recheck);
     run("no second look after starving is set", no_starving_recheck);
+    run("a take that leaves work behind is silent", no_chain);
     run("a worker goes idle silently", idle_silently);
     run("a worker blocks silently", block_silently);
+    run("a worker blocks without looking at assign", assign_not_looked_at);
     run("a worker leaves a queue silently", leave_silently);
     run("a worker looks at starving before it sets its idle bit", look_before_idle);
     run("the daemon does not look after a death", no_look_on_death);

@@ -34,7 +34,6 @@ bool is(Broken b) { return config.broken == b; }
 constexpr int workers = 2, tasks = 2, cells = 4;
 enum { W0, W1, SUBMITTER, DAEMON, processes };
 enum Claim : uint8_t { HELD, QUEUED, RUNNING };
-constexpr uint8_t door_wraps = 8;
 
 struct Cell {
     uint8_t lap, value;  // value: task + 1
@@ -56,7 +55,7 @@ struct WakeFrame {
     uint8_t pc, worker;
 };
 struct MainFrame {
-    uint8_t pc, task, attempt, head, door, i;
+    uint8_t pc, task, attempt, head, i;
 };
 
 struct Model {
@@ -64,7 +63,7 @@ struct Model {
     Task task[tasks];
     Cell cell[cells];
     uint8_t head, tail, idle, searching, submitted;  // searching: worker + 1
-    uint8_t door[workers], asleep[workers];
+    uint8_t rung[workers], asleep[workers];  // rung: the door is not what its worker has noted
     Record record[processes];
     PushFrame push_[processes];
     PeekFrame peek_[processes];
@@ -133,7 +132,7 @@ struct Model {
             idle &= ~(1 << f.worker);
             break;
         }
-        MC_STEP("wake: ring its door") door[f.worker] = (door[f.worker] + 1) % door_wraps;
+        MC_STEP("wake: ring its door") rung[f.worker] = 1;
         MC_STEP("wake: futex_wake") asleep[f.worker] = 0;
         MC_END
     }
@@ -201,18 +200,17 @@ struct Model {
                 MC_STEP("idle: stop searching")
                 if (searching == me + 1) searching = 0;
             }
-            MC_STEP("idle: note the door") f.door = door[me];
+            MC_STEP("idle: note the door") rung[me] = 0;
             MC_STEP("idle: set the idle bit") idle |= 1 << me;
             if (!is(no_second_look)) {
                 MC_CALL(peek(me, peek_[me]));
                 f.i = found[me], found[me] = found_at[me] = 0;
             }
             if (!f.i) {
-                MC_STEP("idle: futex_wait") asleep[me] = door[me] == f.door;
-                f.door = 0;
+                MC_STEP("idle: futex_wait") asleep[me] = !rung[me];
                 MC_WAIT(!asleep[me], "idle: awake")
             }
-            f.i = f.door = 0;
+            f.i = rung[me] = 0;
             MC_STEP("idle: clear the idle bit") idle &= ~(1 << me);
         }
         MC_END
@@ -249,7 +247,7 @@ struct Model {
             if (f.attempt && is(no_bells)) MC_CALL(wake(wake_[me]));
             for (f.task = 0; f.task < workers && !is(no_bells); f.task++) {
                 MC_STEP("repair: ring a door, futex_wake")
-                door[f.task] = (door[f.task] + 1) % door_wraps, asleep[f.task] = 0;
+                rung[f.task] = 1, asleep[f.task] = 0;
             }
             record[f.i] = {}, repaired[f.i] = 1;
             f.i = f.task = f.attempt = 0;
