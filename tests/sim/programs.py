@@ -32,7 +32,8 @@ class Program:
         self.actors: list[m.ActorInfo] = []
         self.calls: dict[str, list[FakeTask]] = {}
         self.tasks: list[FakeTask] = []
-        self.is_over = False
+        self.lifetimes: list[int] = []
+        """Keys that handles of its actors hold."""
         self.process = world.join_driver(m.JobConfig(entrypoint=name), self.begin)
 
     def begin(self, process: FakeProcess) -> None:
@@ -103,6 +104,7 @@ class Program:
         if random.random() < self.chaos * 0.2:
             class_name = random.choice(("Dying", "Raising"))
         arguments = world.new_key()
+        self.lifetimes.append(arguments)
         spec = m.ActorSpec(
             function=world.new_key(),
             arguments=arguments,
@@ -175,6 +177,5 @@ class Program:
 
     def drop_everything(self) -> None:
         """After the process has gone its ledger is swept: no handle is left."""
-        for actor in self.actors:
-            self.world.drop_last_handle(actor.spec.arguments)
-        self.actors.clear()
+        for key in self.lifetimes:
+            self.world.drop_last_handle(key)

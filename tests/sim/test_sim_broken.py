@@ -11,10 +11,7 @@ from collections.abc import Callable
 
 import pytest
 
-from shoal._core import commands as do
-from shoal._core import reactions_workers
 from shoal._core.actors import ActorTable
-from shoal._core.events import ProcessDied
 from shoal._core.holdings import Holdings
 from shoal._core.pool import Pool
 from shoal._core.queues import ClassQueue
@@ -64,16 +61,6 @@ def worker_of_any_job(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(NodeTables, "_validate_workers", lambda self: None)
 
 
-def nobody_looks_after_a_death(monkeypatch: pytest.MonkeyPatch) -> None:
-    """RULES S-16: the queue's worker is gone and nothing is pushed any more."""
-    original = reactions_workers.on_process_died
-
-    def on_process_died(t: NodeTables, now: float, event: ProcessDied) -> list[do.Command]:
-        return [c for c in original(t, now, event) if not isinstance(c, do.Look)]
-
-    monkeypatch.setattr(reactions_workers, "on_process_died", on_process_died)
-
-
 def hungry_is_set_once(monkeypatch: pytest.MonkeyPatch) -> None:
     original = ClassQueue.look
 
@@ -109,7 +96,6 @@ VARIANTS = [
     always_the_first_gpu,
     gpu_given_back_before_the_process_ends,
     worker_of_any_job,
-    nobody_looks_after_a_death,
     hungry_is_set_once,
     nobody_makes_room,
     blocked_tasks_keep_their_cpu,

@@ -224,5 +224,3 @@ def test_infeasible_fails_within_a_second_where_nobody_can_join() -> None:
     world.run(1.2)
     assert load.done == 3
     assert b"UnschedulableError" in load.tasks[0].record
-
-

@@ -439,9 +439,7 @@ class World:
             return
         self._second_half(process, task, attempt)
 
-    def _block(
-        self, process: FakeProcess, task: FakeTask, attempt: int, child: FakeTask
-    ) -> None:
+    def _block(self, process: FakeProcess, task: FakeTask, attempt: int, child: FakeTask) -> None:
         def late() -> None:
             if self._is_running(process, task, attempt) and not child.is_over:
                 process.is_blocked = True
@@ -449,6 +447,7 @@ class World:
                     self.bell()
 
         self.after(0.001, late)
+
         def go_on() -> None:
             if self._is_running(process, task, attempt):
                 self._resume(process, task, attempt)
@@ -553,9 +552,7 @@ class World:
                 for t in reversed(process.running)
                 if t.state == "RUNNING"
             )
-            self.feed(
-                seen.ProcessDied(process.index, code, signal, ("last words",), rows)
-            )
+            self.feed(seen.ProcessDied(process.index, code, signal, ("last words",), rows))
 
         self.after(self.delay(0.0003), heard)
 

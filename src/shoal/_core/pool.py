@@ -209,6 +209,7 @@ class Pool:
         """End it at once."""
         worker = self.workers[index]
         worker.kill_at = None
+        worker.request = 0
         self._enter(now, worker, Phase.LEAVING)
         return [do.Kill(index)]
 

@@ -166,8 +166,12 @@ class ClassQueue:
             self._want(now, max(0, self.entries - coming))
         else:
             task_s = (now - self._base_at) * len(staying) / takes
-            slow = task_s > self.limits.quick_task_s
-            self._want(now, min(self.entries, len(staying)) if slow else 0)
+            if task_s >= self.limits.recheck_s:
+                self._want(now, self.entries)
+            elif task_s > self.limits.quick_task_s:
+                self._want(now, min(self.entries, len(staying)))
+            else:
+                self._want(now, 0)
         if not self.wants:
             self._watch(now, min(self._interval * 2, self.limits.recheck_most_s))
 

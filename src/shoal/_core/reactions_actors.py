@@ -64,9 +64,7 @@ def on_create_actor(t: NodeTables, now: float, event: Requested, body: m.CreateA
     return out
 
 
-def on_actor_queue(
-    t: NodeTables, now: float, ticket: ActorTicket, event: QueueCreated
-) -> Commands:
+def on_actor_queue(t: NodeTables, now: float, ticket: ActorTicket, event: QueueCreated) -> Commands:
     """Its queue exists, from now on calls may wait there."""
     actor = t.actors.find(ticket.actor_id)
     if actor is None:

@@ -90,7 +90,8 @@ def on_process_died(t: NodeTables, now: float, event: ProcessDied) -> Commands:
     again = {task.queue for task in event.running}
     if queue is not None:
         again.add(queue.queue)
-    known = tuple(number for number in sorted(again) if number in t.scheduler.held.queues)
+    queues = t.scheduler.held.queues
+    known = tuple(n for n in sorted(again) if n in queues and queues[n].dead_record is None)
     return [*out, do.Look(queues=known)] if known else out
 
 
