@@ -198,7 +198,8 @@ def begin_worker(place: Place) -> int:
 
 def _text_stream(fd: int, errors: str) -> TextIO:
     """A stream over ``fd`` as it is now: the zygote's own was opened on a file, and remembers
-    that.""" return open(fd, "w", buffering=1, encoding="utf-8", errors=errors, closefd=False)
+    that."""
+    return open(fd, "w", buffering=1, encoding="utf-8", errors=errors, closefd=False)
 
 
 def _reseed() -> None:
