@@ -32,6 +32,7 @@ from typing import Any
 
 from shoal._native import Memory, ObjectRef, Task
 from shoal._runtime import serialize, unpicklable
+from shoal._runtime.session import check_home
 
 STORED_BYTES = 100_000
 
@@ -61,6 +62,8 @@ def pack(memory: Memory, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Packe
         if len(payload) <= STORED_BYTES:
             return payload, None, None
     places, dependencies, args, kwargs = split_refs(args, kwargs)
+    if places:
+        check_home(memory, dependencies)
     value = (args, kwargs, places) if places else (args, kwargs)
     pickled = serialize.dumps(memory, value, unpicklable.ARGUMENTS)
     views = serialize.raw(pickled.buffers)

@@ -88,7 +88,7 @@ class Definition:
             session.request(body, messages.KvAnswer)
         return key
 
-    def reduce(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         """How this travels: by key, or as the mark of a cycle."""
         if self in _exports.stack:
             if _exports.stack[-1] is self:

@@ -32,6 +32,7 @@ from typing import Any, NamedTuple
 
 from shoal import _native, errors
 from shoal._runtime import unpicklable
+from shoal._runtime.session import check_home
 
 PROTOCOL = 5
 
@@ -64,16 +65,17 @@ def dumps(memory: _native.Memory, value: Any, what: str = "value") -> Pickled:
                 data = _dumps_with_tensors(value, buffers.append)
             else:
                 data = pickle.dumps(value, PROTOCOL, buffer_callback=buffers.append)
-            if b"__main__" not in data:
-                return Pickled(data, buffers, contained)
         except Exception:  # whatever a reducer raises: cloudpickle decides
-            pass
-        buffers.clear()
-        contained.clear()
-        data = dumps_by_value(value, what, buffers.append)
-        return Pickled(data, buffers, contained)
+            data = b"__main__"
+        if b"__main__" in data:
+            buffers.clear()
+            contained.clear()
+            data = dumps_by_value(value, what, buffers.append)
     finally:
         memory.capture(former)
+    if contained:
+        check_home(memory, contained)
+    return Pickled(data, buffers, contained)
 
 
 def dumps_by_value(
@@ -139,8 +141,33 @@ def _dumps_cause(cause: BaseException) -> bytes:
             data = dumps_by_value(cause, "exception")
     except Exception:  # whatever a reducer raises: cloudpickle decides
         data = dumps_by_value(cause, "exception")
-    pickle.loads(data)
+    try:
+        pickle.loads(data)
+    except TypeError:
+        # Its constructor takes other arguments than it keeps in ``args``, the most common mistake
+        # with exceptions: make it without the constructor.
+        data = dumps_by_value(_Bare(cause), "exception")
+        pickle.loads(data)
     return data
+
+
+class _Bare:
+    """An exception that is made again without its constructor."""
+
+    def __init__(self, error: BaseException) -> None:
+        self._error = error
+
+    def __reduce__(self) -> Any:
+        return _make_bare, (type(self._error), self._error.args, vars(self._error))
+
+
+def _make_bare(
+    cls: type[BaseException], args: tuple[Any, ...], state: dict[str, Any]
+) -> BaseException:
+    error = cls.__new__(cls, *args)
+    error.args = args
+    error.__dict__.update(state)
+    return error
 
 
 def unpack_error(data: Any) -> errors.TaskError:

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Protocol, TypeVar
 
 from shoal import _native, errors
@@ -177,6 +177,14 @@ def translate(error: BaseException, memory: _native.Memory | None = None) -> Bas
     if isinstance(error, _native.PendingError):
         return errors.PendingTasksLimitError()
     return error
+
+
+def check_home(memory: _native.Memory, refs: Iterable[_native.ObjectRef]) -> None:
+    """Raise ``SessionEndedError`` if a ref belongs to another session than ``memory``."""
+    for ref in refs:
+        if ref.memory is not memory:
+            error = translate(_native.SessionLostError(), ref.memory)
+            raise error
 
 
 def store_full(error: _native.FullError) -> errors.ObjectStoreFullError:

@@ -22,7 +22,7 @@ import sys
 from shoal import _native
 from shoal._base import config
 from shoal._proto import messages
-from shoal._runtime import context, hooks, wire
+from shoal._runtime import context, hooks, wire, worker_output
 from shoal._runtime import session as sessions
 from shoal._runtime.actor import handle_of
 from shoal._runtime.client import Connection
@@ -68,6 +68,7 @@ def main(memory_fd: int, eventfd: int, index: int, socket_path: str) -> None:
     _take_over(assignment, session)
     executor = Executor(session)
     if assignment.actor is None:
+        worker_output.install()
         hooks.install(memory, help=executor.help)
         executor.serve()
     else:

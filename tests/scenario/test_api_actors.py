@@ -1,0 +1,298 @@
+"""Actors through the public API: state, order, life and death, names, handles in structures."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+import shoal
+from shoal import errors
+
+
+@shoal.remote
+class Counter:
+    def __init__(self, start: int = 0) -> None:
+        self.n = start
+
+    def add(self, by: int = 1) -> int:
+        self.n += by
+        return self.n
+
+    def pid(self) -> int:
+        return os.getpid()
+
+    def crash(self) -> None:
+        os._exit(7)
+
+    def fail(self) -> None:
+        raise ValueError("counted wrong")
+
+    def leave(self) -> None:
+        shoal.exit_actor()
+
+    def _private(self) -> None:
+        pass
+
+    @shoal.method(num_returns=2)
+    def both(self) -> Any:
+        return self.n, -self.n
+
+
+def until(condition: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.01)
+
+
+def is_gone(pid: int) -> bool:
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return file.read().rpartition(b")")[2].split()[0] in (b"Z", b"X")
+    except FileNotFoundError:
+        return True
+
+
+def test_ten_increments() -> None:
+    counter = Counter.remote()
+    assert shoal.get([counter.add.remote() for _ in range(10)]) == list(range(1, 11))
+
+
+def test_several_actors_are_apart() -> None:
+    counters = [Counter.remote(i) for i in range(3)]
+    assert shoal.get([c.add.remote(10) for c in counters]) == [10, 11, 12]
+    assert len(set(shoal.get([c.pid.remote() for c in counters]))) == 3
+
+
+def test_the_decorated_class_is_still_a_class() -> None:
+    assert Counter(5).add() == 6
+
+    class Twice(Counter):  # type: ignore[misc, valid-type]
+        def add(self, by: int = 1) -> int:
+            return super().add(2 * by)
+
+    assert Twice().add() == 2
+    assert shoal.get(shoal.remote(Twice).remote().add.remote()) == 2
+
+
+def test_arguments_of_the_constructor() -> None:
+    @shoal.remote
+    class Keeps:
+        def __init__(self, a: Any, inside: Any, *, b: Any = None) -> None:
+            self.values = a, shoal.get(inside[0]), b
+
+        def look(self) -> Any:
+            return self.values
+
+    ref = shoal.put("a value")
+    assert shoal.get(Keeps.remote(ref, [ref], b=ref).look.remote()) == ("a value",) * 3
+
+
+def test_several_returns_and_options_of_methods() -> None:
+    counter = Counter.remote(3)
+    a, b = counter.both.remote()
+    assert shoal.get([a, b]) == [3, -3]
+    assert shoal.get(counter.both.options(num_returns=1).remote()) == (3, -3)
+    assert counter.add.options(num_returns=0).remote() is None
+    assert shoal.get(counter.add.remote()) == 5
+
+
+def test_an_error_does_not_end_the_actor() -> None:
+    counter = Counter.remote()
+    with pytest.raises(ValueError, match="counted wrong") as caught:
+        shoal.get(counter.fail.remote())
+    assert "Counter.fail" in str(caught.value.__notes__)
+    assert shoal.get(counter.add.remote()) == 1
+
+
+def test_unknown_and_private_methods() -> None:
+    counter = Counter.remote()
+    with pytest.raises(AttributeError, match="its methods: add, both, crash"):
+        _ = counter.subtract
+    with pytest.raises(AttributeError, match="private"):
+        _ = counter._private
+    with pytest.raises(TypeError, match=r"handle.add.remote"):
+        counter.add()
+
+
+def test_handles_travel_in_structures() -> None:
+    @shoal.remote
+    def use(table: dict[str, Any]) -> int:
+        result: int = shoal.get(table["counter"].add.remote(5))
+        return result
+
+    counter = Counter.remote()
+    assert shoal.get(use.remote({"counter": counter})) == 5
+    ref = shoal.put([counter])
+    assert shoal.get(shoal.get(ref)[0].add.remote()) == 6
+    assert shoal.get(ref)[0] == counter and hash(shoal.get(ref)[0]) == hash(counter)
+
+
+def test_an_actor_ends_with_its_last_handle_after_its_calls() -> None:
+    counter = Counter.remote()
+    pid = shoal.get(counter.pid.remote())
+    refs = [counter.add.remote() for _ in range(100)]
+    del counter
+    assert shoal.get(refs)[-1] == 100
+    until(lambda: is_gone(pid), "the actor lives on without a handle")
+
+
+def test_an_actor_lives_while_a_value_holds_its_handle() -> None:
+    @shoal.remote
+    def make() -> Any:
+        return [Counter.remote(40)]
+
+    ref = make.remote()
+    pid = shoal.get(shoal.get(ref)[0].pid.remote())
+    assert shoal.get(shoal.get(ref)[0].add.remote(2)) == 42
+    del ref
+    until(lambda: is_gone(pid), "the actor lives on without a handle")
+
+
+def test_a_named_actor() -> None:
+    keep = Counter.options(name="tally").remote()
+    shoal.get(keep.add.remote())
+    assert shoal.get(shoal.get_actor("tally").add.remote()) == 2
+    with pytest.raises(ValueError, match="'nobody'"):
+        shoal.get_actor("nobody")
+    with pytest.raises(ValueError, match="'tally'"):
+        Counter.options(name="tally").remote()
+    with pytest.raises(errors.ActorNotFoundError):
+        shoal.get_actor("tally", namespace="elsewhere")
+    same = Counter.options(name="tally", get_if_exists=True).remote(100)
+    assert shoal.get(same.add.remote()) == 3
+    other = Counter.options(name="tally", namespace="elsewhere").remote()
+    assert shoal.get(shoal.get_actor("tally", namespace="elsewhere").add.remote()) == 1
+    del other
+
+
+def test_kill() -> None:
+    counter = Counter.options(name="victim").remote()
+    pid = shoal.get(counter.pid.remote())
+    shoal.kill(counter)
+    with pytest.raises(ValueError):
+        shoal.get_actor("victim")
+    with pytest.raises(errors.ActorDiedError, match=r"kill\(\)") as caught:
+        shoal.get(counter.add.remote())
+    assert caught.value.class_name == "Counter"
+    until(lambda: is_gone(pid), "a killed actor lives")
+    with pytest.raises(TypeError, match="handle"):
+        shoal.kill("victim")  # type: ignore[arg-type]
+
+
+def test_exit_actor() -> None:
+    counter = Counter.remote()
+    pid = shoal.get(counter.pid.remote())
+    with pytest.raises(errors.ActorDiedError, match="exit_actor"):
+        shoal.get(counter.leave.remote())
+    with pytest.raises(errors.ActorDiedError, match="exit_actor"):
+        shoal.get(counter.add.remote())
+    until(lambda: is_gone(pid), "an actor that has left lives")
+    with pytest.raises(errors.UsageError):
+        shoal.exit_actor()
+
+
+def test_a_crash_without_restarts() -> None:
+    counter = Counter.remote()
+    first = counter.crash.remote()
+    second = counter.add.remote()
+    with pytest.raises(errors.ActorDiedError) as caught:
+        shoal.get(first)
+    assert caught.value.exit_code == 7
+    with pytest.raises(errors.ActorDiedError):
+        shoal.get(second)
+    with pytest.raises(errors.ActorDiedError):
+        shoal.get(counter.add.remote())
+
+
+def test_a_crash_with_restarts() -> None:
+    counter = Counter.options(max_restarts=1).remote(5)
+    pid = shoal.get(counter.pid.remote())
+    assert shoal.get(counter.add.remote()) == 6
+    with pytest.raises(errors.ActorDiedError):
+        shoal.get(counter.crash.remote())
+    assert shoal.get(counter.add.remote()) == 6
+    assert shoal.get(counter.pid.remote()) != pid
+
+
+def test_calls_that_ran_at_a_crash_are_repeated(tmp_path: Any) -> None:
+    mark = str(tmp_path / "mark")
+
+    @shoal.remote(max_restarts=1, max_task_retries=1)
+    class Fragile:
+        def work(self) -> Any:
+            if not os.path.exists(mark):
+                open(mark, "w").close()
+                os._exit(1)
+            here = shoal.get_runtime_context()
+            return here.attempt, here.incarnation, here.was_current_actor_reconstructed
+
+    assert shoal.get(Fragile.remote().work.remote()) == (2, 2, True)
+
+
+def test_a_constructor_that_raises() -> None:
+    @shoal.remote
+    class Broken:
+        def __init__(self) -> None:
+            raise RuntimeError("no database")
+
+        def work(self) -> None:
+            pass
+
+    broken = Broken.remote()
+    for _ in range(2):
+        with pytest.raises(errors.ActorDiedError, match="no database") as caught:
+            shoal.get(broken.work.remote())
+        assert isinstance(caught.value.cause, RuntimeError)
+        assert "constructor" in str(caught.value)
+
+
+def test_an_actor_knows_itself() -> None:
+    @shoal.remote
+    class Self:
+        def look(self) -> Any:
+            here = shoal.get_runtime_context()
+            return here.get_actor_id(), here.current_actor, here.get_actor_name()
+
+    actor = Self.options(name="me").remote()
+    actor_id, handle, name = shoal.get(actor.look.remote())
+    assert actor_id == actor._actor_id and handle == actor and name == "me"
+
+
+def test_ready_and_terminate() -> None:
+    counter = Counter.remote()
+    assert shoal.get(counter.__ray_ready__.remote()) is True
+    assert shoal.get(counter.__ray_call__.remote(lambda self, x: self.n + x, 4)) == 4
+    with pytest.raises(errors.ActorDiedError):
+        shoal.get(counter.__ray_terminate__.remote())
+
+
+def test_actors_take_turns_with_tasks_on_few_cpus() -> None:
+    shoal.init(num_cpus=1)
+    counters = [Counter.remote() for _ in range(4)]
+
+    @shoal.remote
+    def total(handles: list[Any]) -> int:
+        return sum(shoal.get([h.add.remote() for h in handles]))
+
+    assert shoal.get(total.remote(counters)) == 4
+
+
+def test_coroutine_methods() -> None:
+    @shoal.remote
+    class Async:
+        async def add(self, a: int, b: int) -> int:
+            return a + b
+
+    assert shoal.get(Async.remote().add.remote(1, 2)) == 3
+
+
+def test_errors_pickle() -> None:
+    error = errors.ActorDiedError(actor_id="a1", class_name="C", reason="killed")
+    again = pickle.loads(pickle.dumps(error))
+    assert type(again) is errors.ActorDiedError and str(again) == str(error)

@@ -1,0 +1,298 @@
+"""Sessions through the public API: init, shutdown, context, tables, locks, logs."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+import shoal
+from shoal import errors, state
+
+
+def run(code: str, *arguments: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:
+    """Run a program of its own."""
+    return subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code), *arguments],
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+
+
+def until(condition: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.01)
+
+
+def test_init_and_shutdown_many_times() -> None:
+    for i in range(3):
+        assert not shoal.is_initialized()
+        with shoal.init(num_cpus=1 + i) as context:
+            assert shoal.is_initialized()
+            assert context["resources"]["CPU"] == 1 + i
+            assert "session" in repr(context) and "<table>" in context._repr_html_()
+            assert shoal.get(shoal.put(i)) == i
+        assert not os.path.exists(context["session_dir"])
+    shoal.shutdown()
+
+
+def test_the_api_starts_a_session_by_itself() -> None:
+    assert shoal.get(shoal.put(1)) == 1
+    assert shoal.is_initialized()
+
+
+def test_resources() -> None:
+    shoal.init(num_cpus=4, num_gpus=1, resources={"disk": 2.5})
+    total = shoal.cluster_resources()
+    assert (total["CPU"], total["GPU"], total["disk"]) == (4, 1, 2.5)
+
+    @shoal.remote(num_cpus=1, resources={"disk": 2})
+    class Holds:
+        def free(self) -> dict[str, float]:
+            return shoal.available_resources()
+
+    free = shoal.get(Holds.remote().free.remote())
+    assert free["CPU"] == 3 and free["disk"] == 0.5
+    node = shoal.nodes()[0]
+    assert node["Alive"] and node["Resources"]["CPU"] == 4
+    assert node["NodeID"] == shoal.get_runtime_context().get_node_id()
+
+
+def test_values_stay_valid_after_shutdown() -> None:
+    import numpy as np
+
+    array = shoal.get(shoal.put(np.arange(300_000)))
+    shoal.shutdown()
+    assert array[-1] == 299_999
+
+
+def test_state_tables() -> None:
+    shoal.init(num_cpus=1)
+
+    @shoal.remote
+    def sleep(s: float) -> None:
+        time.sleep(s)
+
+    @shoal.remote
+    class Named:
+        def work(self) -> None:
+            pass
+
+    actor = Named.options(name="n1").remote()
+    shoal.get(actor.work.remote())
+    running, queued = sleep.remote(30), sleep.remote(30)
+    held = sleep.remote(running)
+    until(lambda: len(state.tasks(state="RUNNING")) == 1, "nothing runs")
+    tasks = {task.state: task for task in state.tasks()}
+    assert set(tasks) == {"RUNNING", "QUEUED", "HELD"}
+    assert tasks["RUNNING"].name.endswith("sleep") and tasks["RUNNING"].attempt == 1
+    assert len(state.tasks(limit=1)) == 1
+    assert [a.name for a in state.actors(state="ALIVE")] == ["n1"]
+    assert {f.name.rsplit(".", 1)[1] for f in state.functions()} == {"sleep", "Named"}
+    assert state.jobs()[0].pid == os.getpid() and len(state.nodes()) == 1
+    assert [w.actor_id for w in state.workers() if w.actor_id] == [actor._actor_id]
+    assert any(o.state == "PENDING" for o in state.objects())
+    assert {"submitted", "taken"} <= {e.kind for e in state.events()}
+    with pytest.raises(errors.OptionError, match="no field 'colour'"):
+        state.tasks(colour="red")
+    del running, queued, held
+
+
+def test_key_value_table() -> None:
+    from shoal import lowlevel
+
+    assert lowlevel.kv_put(b"a", b"1") and not lowlevel.kv_put(b"a", b"2", overwrite=False)
+    assert lowlevel.kv_get(b"a") == b"1" and lowlevel.kv_keys() == [b"a"]
+    assert lowlevel.kv_get(b"a", namespace="other") is None
+    assert lowlevel.kv_delete(b"a") and not lowlevel.kv_delete(b"a")
+
+
+def test_a_lock_loses_no_update(tmp_path: Any) -> None:
+    path = str(tmp_path / "n")
+    with open(path, "w") as file:
+        file.write("0")
+
+    @shoal.remote
+    def add(lock: Any) -> None:
+        for _ in range(5):
+            with lock:
+                with open(path) as file:
+                    n = int(file.read())
+                time.sleep(0.001)
+                with open(path, "w") as file:
+                    file.write(str(n + 1))
+
+    shoal.init(num_cpus=4)
+    shoal.get([add.remote(shoal.lock("n")) for _ in range(8)])
+    with open(path) as file:
+        assert file.read() == "40"
+
+
+def test_a_lock_by_itself() -> None:
+    lock = shoal.lock("a")
+    assert lock.acquire() and lock.locked()
+    assert not shoal.lock("a").acquire(timeout=0)
+    assert not shoal.lock("a").acquire(timeout=0.05)
+    with pytest.raises(RuntimeError, match="this thread already"):
+        lock.acquire()
+    lock.release()
+    assert not lock.locked()
+    with pytest.raises(RuntimeError, match="not held"):
+        lock.release()
+    assert shoal.lock().name != shoal.lock().name
+    with pytest.raises(errors.OptionError):
+        shoal.lock("")
+
+
+def test_a_lock_of_a_dead_holder_is_free() -> None:
+    @shoal.remote(max_retries=0)
+    def die() -> None:
+        shoal.lock("mortal").acquire()
+        os._exit(1)
+
+    with pytest.raises(errors.WorkerCrashedError):
+        shoal.get(die.remote())
+    assert shoal.lock("mortal").acquire(timeout=10)
+
+
+def test_output_of_workers_is_shown_with_a_prefix() -> None:
+    done = run(
+        """
+        import shoal, sys, time, os
+        shoal.init(num_cpus=2)
+
+        @shoal.remote
+        def speak(i):
+            print("hello from a task")
+            print("to stderr", file=sys.stderr)
+            os.write(1, b"written by C\\n")
+            time.sleep(0.2)
+            return os.getpid()
+
+        @shoal.remote
+        class Actor:
+            def __repr__(self): return "Actor<7>"
+            def speak(self): print("an actor speaks")
+
+        print(sorted(set(shoal.get([speak.remote(i) for i in range(2)]))))
+        a = Actor.remote()
+        shoal.get(a.speak.remote())
+        time.sleep(0.5)
+        """
+    )
+    assert done.returncode == 0, done.stderr
+    out = done.stdout
+    assert "(speak pid=" in out and "hello from a task" in out and "written by C" in out
+    assert "(Actor<7> pid=" in out and "an actor speaks" in out
+    assert "to stderr" in done.stderr
+
+
+def test_the_same_line_of_many_processes_is_shown_once() -> None:
+    done = run(
+        """
+        import shoal, time
+        shoal.init(num_cpus=3)
+
+        @shoal.remote
+        def speak(i):
+            time.sleep(0.3)
+            print("the same line")
+
+        shoal.get([speak.remote(i) for i in range(3)])
+        time.sleep(0.5)
+        """
+    )
+    shown = [line for line in done.stdout.splitlines() if "the same line" in line]
+    assert len(shown) == 2 and "2 more processes" in shown[1], done.stdout
+
+
+def test_logs_can_be_turned_off() -> None:
+    done = run(
+        """
+        import shoal, time
+        shoal.init(num_cpus=1, log_to_driver=False)
+        @shoal.remote
+        def speak(): print("not shown")
+        shoal.get(speak.remote()); time.sleep(0.3)
+        """
+    )
+    assert done.returncode == 0 and "not shown" not in done.stdout
+
+
+def test_a_program_that_ends_without_shutdown_leaves_nothing() -> None:
+    done = run("import shoal; c = shoal.init(num_cpus=1); print(c['session_dir'])")
+    directory = done.stdout.strip()
+    until(lambda: not os.path.exists(directory), f"{directory} is left")
+
+
+def test_the_import_is_light() -> None:
+    done = run(
+        """
+        import sys, time
+        began = time.perf_counter()
+        import shoal
+        took = time.perf_counter() - began
+        heavy = {"pickle", "cloudpickle", "asyncio", "msgspec", "numpy"} & set(sys.modules)
+        print(took, heavy)
+        """
+    )
+    took, heavy = done.stdout.split(maxsplit=1)
+    assert float(took) < 0.1 and heavy.strip() == "set()", done.stdout
+
+
+def test_a_program_in_main_with_its_own_classes(tmp_path: Any) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(
+        textwrap.dedent(
+            """
+            import dataclasses
+            import shoal
+
+            @dataclasses.dataclass
+            class Point:
+                x: int
+
+            FACTOR = 3
+
+            def scale(p):
+                return Point(FACTOR * p.x)
+
+            @shoal.remote
+            def task(p):
+                return scale(p)
+
+            @shoal.remote
+            def down(n):
+                return 0 if n == 0 else 1 + shoal.get(down.remote(n - 1))
+
+            @shoal.remote
+            class Keeper:
+                def __init__(self): self.points = []
+                def keep(self, p): self.points.append(p); return self.points
+                def clone(self): return Keeper.remote()
+
+            got = shoal.get(task.remote(Point(2)))
+            assert type(got) is Point and got == Point(6), got
+            keeper = Keeper.remote()
+            assert shoal.get(keeper.keep.remote(Point(1))) == [Point(1)]
+            other = shoal.get(keeper.clone.remote())
+            assert shoal.get(other.keep.remote(Point(5))) == [Point(5)]
+            assert shoal.get(down.remote(6)) == 6
+            print("ok")
+            """
+        )
+    )
+    done = subprocess.run(
+        [sys.executable, str(program)], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.stdout == "ok\n", done.stderr
