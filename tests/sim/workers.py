@@ -1,0 +1,222 @@
+"""Naive workers: they take, run, block, crash and let go, as late and as unkindly as is allowed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from shoal._core import events as seen
+from shoal._core import resources
+from shoal._proto import messages as m
+from tests.sim import checkers
+from tests.sim.fakes import FakeProcess, FakeTask, Script
+from tests.sim.memory import LEAVE, FakeMemory
+
+
+class FakeWorkers(FakeMemory):
+    """The processes of one node and what they do by themselves."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__(seed)
+        self.replies: dict[tuple[int, int], Callable[[m.Message], None]] = {}
+        self.starts: dict[int, int] = {}
+        """Start number -> process index, until it has joined."""
+
+    # ---- asking the daemon
+    def _ask(self, process: FakeProcess, action: Callable[[m.Message], None]) -> int:
+        process.requests += 1
+        self.replies[process.index, process.requests] = action
+        return process.requests
+
+    def request(
+        self,
+        process: FakeProcess,
+        body: m.Message,
+        action: Callable[[m.Message], None] = lambda body: None,
+    ) -> None:
+        """Ask the daemon something."""
+        request = self._ask(process, action)
+
+        def arrive() -> None:
+            if self.processes.get(process.index) is process:
+                self.feed(seen.Requested(process.index, request, body))
+
+        self.after(self.delay(20e-6), arrive)
+
+    # ---- taking and running
+    def wake(self, process: FakeProcess) -> None:
+        """A doorbell: the worker looks a little later."""
+        if not process.is_waking:
+            process.is_waking = True
+            self.after(self.delay(30e-6), lambda: self._look_around(process))
+
+    def _look_around(self, process: FakeProcess) -> None:
+        process.is_waking = False
+        if self.processes.get(process.index) is not process or process.running:
+            return
+        if process.assigned == LEAVE:
+            self.die(process, code=0)
+            return
+        if not process.is_ready:
+            return
+        if process.attached != process.assigned:
+            # A worker that was about to take may take once more before it notices.
+            if process.attached and self.random.random() < 0.3 and self._take(process):
+                return
+            process.attached = process.assigned
+            process.has_resumed = False
+            if self.is_starving:
+                self.bell()
+        if not self._take(process) and self.is_starving:
+            self.bell()
+
+    def _take(self, process: FakeProcess) -> bool:
+        queue = self.queues.get(process.attached)
+        if queue is None or not queue.entries:
+            return False
+        task = queue.entries.popleft()
+        queue.takes += 1
+        checkers.check_take(self, process, queue, task)
+        task.state, task.runner = "RUNNING", process.index
+        task.started_at = self.now
+        process.running.append(task)
+        if queue.entries:
+            for other in self.processes.values():
+                if other.attached == queue.queue and not other.running:
+                    self.wake(other)
+                    break
+        self.after(task.script.duration_s / 2, lambda: self._middle(process, task, task.attempt))
+        return True
+
+    def _is_running(self, process: FakeProcess, task: FakeTask, attempt: int) -> bool:
+        is_alive = self.processes.get(process.index) is process
+        return is_alive and task.runner == process.index and task.attempt == attempt
+
+    def _middle(self, process: FakeProcess, task: FakeTask, attempt: int) -> None:
+        if not self._is_running(process, task, attempt):
+            return
+        script = task.script
+        if attempt <= script.crashes:
+            self.die(process, signal=11)
+            return
+        if script.child is not None and script.child_amounts is not None:
+            body = m.OpenQueue(script.child_amounts)
+            child = script.child
+
+            def opened(answer: m.Message) -> None:
+                if isinstance(answer, m.QueueOpened) and self._is_running(process, task, attempt):
+                    self.queues[answer.queue].amounts = resources.parse(body.resources)
+                    made = self.submit(answer.queue, task.job, child, max_retries=0)
+                    self._block(process, task, attempt, made)
+
+            self.request(process, body, opened)
+            return
+        self._second_half(process, task, attempt)
+
+    def _block(self, process: FakeProcess, task: FakeTask, attempt: int, child: FakeTask) -> None:
+        def late() -> None:
+            if self._is_running(process, task, attempt) and not child.is_over:
+                process.is_blocked = True
+                if self.is_starving:
+                    self.bell()
+
+        self.after(0.001, late)
+
+        def go_on() -> None:
+            if self._is_running(process, task, attempt):
+                self._resume(process, task, attempt)
+
+        if child.is_over:
+            go_on()
+        else:
+            child.waiters.append(go_on)
+
+    def _resume(self, process: FakeProcess, task: FakeTask, attempt: int) -> None:
+        process.has_resumed = process.has_resumed or process.is_blocked
+        process.is_blocked = False
+        self._second_half(process, task, attempt)
+
+    def _second_half(self, process: FakeProcess, task: FakeTask, attempt: int) -> None:
+        def over() -> None:
+            if not self._is_running(process, task, attempt):
+                return
+            if attempt <= task.script.raises:
+                body = m.RetryTask(task.key, attempt)
+                self.request(process, body, lambda answer: self._retried(process, task, answer))
+                return
+            self._finish(process, task, "DONE")
+
+        self.after(task.script.duration_s / 2, over)
+
+    def _retried(self, process: FakeProcess, task: FakeTask, answer: m.Message) -> None:
+        assert isinstance(answer, m.RetryDecision)
+        if answer.granted:
+            self.wake(process)
+        else:
+            self._finish(process, task, "FAILED")
+
+    def _finish(self, process: FakeProcess, task: FakeTask, state: str) -> None:
+        process.running.remove(task)
+        self.seal(task, state, b"user" if state == "FAILED" else b"")
+        if process.assignment is not None and process.assignment.gpu_ids and not process.actor:
+            self.die(process, code=0)  # RULES S-9: one task, then the process ends
+            return
+        self.wake(process)
+
+    # ---- life
+    def _assigned(self, process: FakeProcess, body: m.Message) -> None:
+        if isinstance(body, m.Failure):
+            self.die(process, code=1)
+            return
+        assert isinstance(body, m.Assignment)
+        process.assignment = body
+        process.job = body.job
+        checkers.check_assignment(self, process)
+        if body.actor is None:
+            process.is_ready = True
+            self.wake(process)
+            return
+        process.actor = body.actor
+        script = self.constructor_of(body.actor)
+        self.after(script.duration_s, lambda: self._constructed(process, script))
+
+    def constructor_of(self, actor: m.ActorInfo) -> Script:
+        """How the constructor goes; the class name says it."""
+        crashes = 10**6 if actor.spec.class_name == "Dying" else 0
+        raises = 1 if actor.spec.class_name == "Raising" else 0
+        return Script(self.delay(0.002), crashes=crashes, raises=raises)
+
+    def _constructed(self, process: FakeProcess, script: Script) -> None:
+        if self.processes.get(process.index) is not process:
+            return
+        assert process.actor is not None
+        if script.crashes:
+            self.die(process, code=3)
+        elif script.raises:
+            body = m.ActorFailed(process.actor.actor_id, b"pickled", "ValueError: no")
+            self.request(process, body)
+        else:
+            process.is_ready = True
+            self.request(process, m.ActorStarted(process.actor.actor_id))
+            self.wake(process)
+
+    def die(self, process: FakeProcess, code: int | None = None, signal: int | None = None) -> None:
+        """The process is gone; the daemon hears of it a little later."""
+        if self.processes.get(process.index) is not process:
+            return
+        del self.processes[process.index]
+        process.attached = 0
+        number = next((s for s, i in self.starts.items() if i == process.index), None)
+
+        def heard() -> None:
+            if number is not None and number in self.starts:
+                del self.starts[number]
+                self.feed(seen.WorkerStartFailed(number, "died"))
+                return
+            rows = tuple(
+                seen.RunningTask(t.key, t.attempt, t.max_retries, t.charged, 0, t.queue)
+                for t in reversed(process.running)
+                if t.state == "RUNNING"
+            )
+            self.feed(seen.ProcessDied(process.index, code, signal, ("last words",), rows))
+
+        self.after(self.delay(0.0003), heard)
