@@ -99,6 +99,9 @@ class Keeper:
         return value_of(number, big=False)
 
 
+FRAGILE = slow.options(max_retries=0)
+
+
 class Load:
     """The live refs of this driver, each with the values it may have."""
 
@@ -123,7 +126,7 @@ class Load:
 
     def task(self) -> None:
         number = self.number()
-        task = self.random.choice([small, big, slow])
+        task = self.random.choice([small, big, slow, FRAGILE])
         for _ in range(self.random.randrange(1, 6)):
             self.live.append((task.remote(number), value_of(number, task is big)))
 

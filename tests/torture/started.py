@@ -49,6 +49,13 @@ class Started:
         }
         return zygote - others
 
+    def pids_of(self, kind: str) -> set[int]:
+        """Living processes of one kind: worker, zygote, store or daemon."""
+        if kind == "daemon":
+            return {self.daemon()}
+        kinds = {"worker": self.workers, "zygote": self.zygotes, "store": self.stores}
+        return kinds[kind]()
+
     def wait_for_memory(self, expected: dict[str, int], deadline_s: float) -> None:
         """Until the audit, which recounts everything, finds exactly this in node memory."""
         end = time.monotonic() + deadline_s

@@ -30,7 +30,7 @@ ROOT = Path(__file__).resolve().parents[2]
 DURATION_S = float(os.environ.get("SHOAL_TORTURE_S", "15"))
 SEED = int(os.environ.get("SHOAL_TORTURE_SEED", str(int.from_bytes(os.urandom(4), "little"))))
 DRIVERS = 3
-WEIGHTS = [30, 0, 1]  # of killing a worker, the zygote, a driver
+WEIGHTS = {"worker": 30, "zygote": 1, "store": 1, "driver": 1}  # how often each is killed
 WORKERS = 8
 
 
@@ -75,7 +75,7 @@ class Driver:
 def test_nothing_is_lost_or_left_while_processes_are_killed(tmp_path: Path) -> None:
     print(f"\nSHOAL_TORTURE_SEED={SEED}")
     chance = random.Random(SEED)
-    kills = {"worker": 0, "zygote": 0, "driver": 0}
+    kills = dict.fromkeys(WEIGHTS, 0)
     with start_session(tmp_path, num_cpus=WORKERS) as started:
         end = time.monotonic() + DURATION_S
         drivers = [
@@ -83,8 +83,8 @@ def test_nothing_is_lost_or_left_while_processes_are_killed(tmp_path: Path) -> N
         ]
         finished: list[Driver] = []
         while time.monotonic() < end:
-            time.sleep(chance.uniform(0.02, 0.4))
-            what = chance.choices(list(kills), WEIGHTS)[0]
+            time.sleep(chance.uniform(0.0, 0.15))
+            what = chance.choices(list(WEIGHTS), list(WEIGHTS.values()))[0]
             if what == "driver":
                 victim = chance.choice(drivers)
                 if victim.process.poll() is None:
@@ -94,9 +94,9 @@ def test_nothing_is_lost_or_left_while_processes_are_killed(tmp_path: Path) -> N
                     left_s = max(1.0, end - time.monotonic())
                     drivers.append(Driver(started, chance.getrandbits(30), left_s, tmp_path))
             else:
-                pids = sorted(started.zygotes() if what == "zygote" else started.workers())
+                pids = sorted(started.pids_of(what))
                 if not pids:
-                    continue
+                    continue  # on its way: try something else
                 kill(chance.choice(pids))
             kills[what] += 1
         done = [driver.finish(90) for driver in (*drivers, *finished)]
