@@ -213,8 +213,11 @@ def _copy_attributes(source: BaseException, target: BaseException) -> None:
             slot = isinstance(kind, types.MemberDescriptorType | types.GetSetDescriptorType)
             if slot and not name.startswith("__"):
                 value = getattr(source, name, None)
-                if value is not None:
-                    setattr(target, name, value)
+                try:
+                    if value is not None:
+                        setattr(target, name, value)
+                except AttributeError:  # read-only: made by __new__ already
+                    pass
 
 
 # ---- the world ----------------------------------------------------------------------------------

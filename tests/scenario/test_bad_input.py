@@ -119,7 +119,7 @@ def test_unsatisfiable_resources_fail_within_a_second() -> None:
         shoal.get(refs[0])
     with pytest.raises(errors.UnschedulableError, match="tpu 1"):
         shoal.get(refs[1])
-    with pytest.raises((errors.UnschedulableError, errors.ActorDiedError), match="GPU|node"):
+    with pytest.raises((errors.UnschedulableError, errors.ActorDiedError), match=r"GPU|node"):
         shoal.get(Actor.options(num_gpus=8).remote().work.remote())
     assert time.monotonic() - began < 4
     assert shoal.get(echo.remote(1)) == 1
@@ -248,7 +248,7 @@ def test_an_unpicklable_exception() -> None:
     def task() -> None:
         raise ValueError("with a lock", threading.Lock())
 
-    with pytest.raises(errors.TaskError, match="ValueError: .*could not be pickled") as caught:
+    with pytest.raises(errors.TaskError, match=r"ValueError: .*could not be pickled") as caught:
         shoal.get(task.remote())
     assert "raise ValueError" in caught.value.remote_traceback
 

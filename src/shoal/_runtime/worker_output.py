@@ -41,7 +41,7 @@ def _labelled(stream: TextIO) -> TextIO:
         return stream
     stream.flush()
     # Opened anew: the old buffer remembers of what kind its descriptor was before the fork.
-    buffer = open(stream.fileno(), "wb", closefd=False)
+    buffer = open(stream.fileno(), "wb", closefd=False)  # noqa: SIM115
     return LabelledStream(buffer, stream.encoding, stream.errors, line_buffering=True)
 
 

@@ -1,0 +1,157 @@
+"""The error tree: facts, messages, records and pickles, and the dual class of a task's error."""
+
+from __future__ import annotations
+
+import pickle
+from typing import Any
+
+import pytest
+
+from shoal import errors
+
+EXAMPLES: list[errors.ShoalError] = [
+    errors.WorkerCrashedError(task="f", pid=3, signal=9, stderr=["a", "b"], attempt=2),
+    errors.WorkerCrashedError(exit_code=5),
+    errors.WorkerCrashedError(signal=1000),
+    errors.PoisonTaskError(pid=3, signal=11, pids=[1, 2, 3]),
+    errors.ActorDiedError(actor_id="a", class_name="C", name="n", reason="killed"),
+    errors.ActorDiedError(actor_id="a", class_name="C", reason="crashed", exit_code=3, pid=4),
+    errors.ActorDiedError(reason="constructor", text="ValueError: x"),
+    errors.ActorDiedError(reason="restarting", may_have_run=True),
+    errors.ActorUnavailableError(actor_id="a", reason="restarting"),
+    errors.ObjectLostError(object_id="o", reason="its node is gone"),
+    errors.ObjectStoreFullError(asked_bytes=10, capacity_bytes=5),
+    errors.ObjectStoreFullError(asked_bytes=4, capacity_bytes=5),
+    errors.GetTimeoutError(timeout_s=1.5, pending=2),
+    errors.TaskCancelledError(task="f"),
+    errors.JobEndedError(job=3, reason="its driver ended"),
+    errors.UnschedulableError(asked={"CPU": 9.0}, total={"CPU": 2.0}, what="task"),
+    errors.SessionLostError(session="s"),
+    errors.UsageError(text="a request that makes no sense"),
+    errors.OptionError("bad", option="x", valid=["y"]),
+    errors.NotARefError("no ref"),
+    errors.SerializationError("no", path="args[0]", culprit="lock"),
+    errors.ActorAlreadyExistsError(name="n", namespace="s"),
+    errors.ActorNotFoundError(name="n", namespace="s"),
+    errors.ActorNotFoundError(actor_id="a"),
+    errors.SessionEndedError(session="s", now="t"),
+    errors.SessionExistsError(session="s"),
+    errors.ForkedProcessError(),
+    errors.NotSupportedError("not yet"),
+    errors.PendingTasksLimitError(),
+    errors.InternalError("a bug"),
+]
+
+
+@pytest.mark.parametrize("error", EXAMPLES, ids=lambda e: type(e).__name__)
+def test_every_error_travels_as_record_and_as_pickle(error: errors.ShoalError) -> None:
+    for again in (
+        errors.from_record(errors.to_record(error)),
+        pickle.loads(pickle.dumps(error)),
+    ):
+        assert type(again) is type(error)
+        assert str(again) == str(error) and again.facts == error.facts
+        assert str(again)
+
+
+def test_the_examples_cover_the_tree() -> None:
+    covered = {type(error) for error in EXAMPLES}
+
+    def leaves(cls: type[errors.ShoalError]) -> list[type[errors.ShoalError]]:
+        return [cls, *(leaf for sub in cls.__subclasses__() for leaf in leaves(sub))]
+
+    families = {errors.ShoalError, errors.TaskError, errors.LostError, errors.ActorError}
+    own = {cls for cls in leaves(errors.ShoalError) if cls.__name__.isidentifier()}
+    assert own - covered <= families
+
+
+def test_builtin_classes_by_which_people_catch() -> None:
+    for cls, builtin in (
+        (errors.GetTimeoutError, TimeoutError),
+        (errors.ObjectStoreFullError, MemoryError),
+        (errors.SessionLostError, ConnectionError),
+        (errors.OptionError, ValueError),
+        (errors.ActorNotFoundError, ValueError),
+        (errors.ActorAlreadyExistsError, ValueError),
+        (errors.NotARefError, TypeError),
+        (errors.SerializationError, TypeError),
+        (errors.SessionEndedError, RuntimeError),
+        (errors.SessionExistsError, RuntimeError),
+        (errors.ForkedProcessError, RuntimeError),
+        (errors.PendingTasksLimitError, RuntimeError),
+        (errors.NotSupportedError, NotImplementedError),
+    ):
+        assert issubclass(cls, builtin)
+
+
+def test_messages_say_what_happened_and_what_to_do() -> None:
+    text = str(EXAMPLES[0])
+    assert "f (attempt 2) was killed by signal 9 (SIGKILL) (pid 3)" in text
+    assert "    a\n    b" in text and "What to do: " in text
+    assert "larger than the whole" in str(errors.ObjectStoreFullError(asked_bytes=2))
+    assert "kill()" in str(errors.ActorDiedError(reason="killed"))
+    assert "may have taken effect" in str(EXAMPLES[7])
+
+
+def test_records_of_another_version() -> None:
+    import msgspec
+
+    unknown = errors.from_record(msgspec.msgpack.encode(["NewError", {"a": 1}]))
+    assert type(unknown) is errors.InternalError and "NewError" in str(unknown)
+    more = errors.from_record(msgspec.msgpack.encode(["JobEndedError", {"job": 1, "new": 2}]))
+    assert isinstance(more, errors.JobEndedError) and more.facts["new"] == 2
+    assert isinstance(errors.from_record(b"\xff nonsense"), errors.InternalError)
+
+
+class OwnError(Exception):
+    __slots__ = ("extra",)
+
+    def __init__(self, code: int, text: str) -> None:
+        super().__init__(text)
+        self.code = code
+        self.extra = "slot"
+
+
+class FinalError(Exception):
+    def __init_subclass__(cls, **given: Any) -> None:
+        raise TypeError("no subclasses")
+
+
+@pytest.mark.parametrize(
+    "cause",
+    [
+        ValueError("v"),
+        KeyError("k"),
+        OSError(2, "no such file", "f.txt"),
+        UnicodeDecodeError("utf8", b"x", 0, 1, "bad"),
+        StopIteration(3),
+        OwnError(42, "t"),
+        errors.WorkerCrashedError(pid=3),
+        ExceptionGroup("several", [ValueError(1), KeyError(2)]),
+    ],
+    ids=lambda e: type(e).__name__,
+)
+def test_the_dual_class(cause: Exception) -> None:
+    error: Any = errors.task_error(str(cause), cause, {"task": "f", "attempt": 2})
+    assert isinstance(error, errors.TaskError) and isinstance(error, type(cause))
+    assert error.cause is cause and error.attempt == 2 and str(error) == str(cause)
+    assert error.args == cause.args
+    if isinstance(cause, OSError):
+        assert error.errno == 2 and error.filename == "f.txt"
+    if isinstance(cause, OwnError):
+        assert error.code == 42 and error.extra == "slot"
+    else:
+        again = pickle.loads(pickle.dumps(error))
+        assert type(again) is type(error) and again.attempt == 2
+
+
+def test_what_can_have_no_dual_class() -> None:
+    for cause in (SystemExit(3), KeyboardInterrupt(), FinalError("x")):
+        error = errors.task_error("m", cause, {})
+        assert type(error) is errors.TaskError and error.cause is cause
+    assert type(errors.task_error("m", None, {})) is errors.TaskError
+
+
+def test_the_remote_traceback_is_a_note() -> None:
+    error = errors.task_error("m", ValueError("m"), {"remote_traceback": "in f:\n  File"})
+    assert error.__notes__ == ["in f:\n  File"]

@@ -1,0 +1,92 @@
+"""The table of options: every option, every kind of mistake."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from shoal import errors
+from shoal._runtime import options
+
+GOOD: dict[str, Any] = {
+    "num_cpus": 0.5,
+    "num_gpus": 2,
+    "memory": 1 << 20,
+    "resources": {"disk": 0.25},
+    "num_returns": 0,
+    "max_retries": -1,
+    "retry_exceptions": [ValueError],
+    "help": False,
+    "max_calls": 0,
+    "max_restarts": -1,
+    "max_task_retries": 5,
+    "max_concurrency": 1,
+    "max_pending_calls": -1,
+    "lifetime": "detached",
+    "namespace": "n",
+    "get_if_exists": True,
+    "concurrency_groups": None,
+    "concurrency_group": None,
+    "name": "n",
+    "runtime_env": None,
+    "scheduling_strategy": "SPREAD",
+    "label_selector": None,
+}
+BAD: dict[str, Any] = {
+    "num_cpus": "1",
+    "num_gpus": -1,
+    "memory": float("inf"),
+    "resources": {"": 1},
+    "num_returns": 10**9,
+    "max_retries": 1.5,
+    "retry_exceptions": "ValueError",
+    "help": 1,
+    "max_calls": -1,
+    "max_restarts": -2,
+    "max_task_retries": True,
+    "max_concurrency": 0,
+    "max_pending_calls": -2,
+    "lifetime": "long",
+    "namespace": 3,
+    "get_if_exists": "yes",
+    "concurrency_groups": [1],
+    "concurrency_group": 5,
+    "name": b"n",
+    "runtime_env": "env",
+    "scheduling_strategy": 1,
+    "label_selector": [],
+}
+
+
+@pytest.mark.parametrize("name", options.TABLE)
+def test_each_option(name: str) -> None:
+    for where in options.TABLE[name].where:
+        assert options.check(where, {name: GOOD[name]}) == {name: GOOD[name]}
+        with pytest.raises(errors.OptionError) as caught:
+            options.check(where, {name: BAD[name]})
+        assert caught.value.option == name and name in str(caught.value)
+        assert caught.value.valid == options.valid_names(where)
+    for where in set("tam") - set(options.TABLE[name].where):
+        with pytest.raises(errors.OptionError, match="Valid: "):
+            options.check(where, {name: GOOD[name]})
+
+
+def test_decorator_only_options() -> None:
+    with pytest.raises(errors.OptionError, match="belongs into"):
+        options.check("t", {"max_calls": 1}, in_options=True)
+
+
+def test_amounts() -> None:
+    assert options.amounts({}, 1.0) == {"CPU": 1.0}
+    assert options.amounts({"num_cpus": 0}, 1.0) == {}
+    given = {"num_gpus": 0.25, "resources": {"disk": 1.00004}, "memory": 5}
+    assert options.amounts(given, 1.0) == {"CPU": 1, "GPU": 0.25, "disk": 1.0, "memory": 5}
+    with pytest.raises(errors.OptionError, match="whole"):
+        options.amounts({"num_gpus": 1.5}, 1.0)
+
+
+def test_amounts_of_actors() -> None:
+    assert options.actor_amounts({}) == ({"CPU": 1.0}, {})
+    assert options.actor_amounts({"num_cpus": 0}) == ({}, {})
+    assert options.actor_amounts({"num_gpus": 1}) == ({"CPU": 1, "GPU": 1},) * 2
