@@ -1,6 +1,7 @@
-// The queue of an actor: calls keep their order over a restart, and none is forgotten when the actor ends for good.
+// The queue of an actor: calls keep their order over a restart, and none is forgotten when the
+// actor ends for good.
 //
-//     ring    calls in the order of their pushes;  claim   QUEUED -> RUNNING -> DONE, or FAILED      per call
+//  ring  calls in the order of their pushes;  claim  QUEUED -> RUNNING -> DONE, or FAILED  per call
 //     redo    one word: the call that was running when the worker died; taken before the ring
 //     dead    one word: nobody will take from this queue any more
 //
@@ -10,13 +11,13 @@
 //              none left:     dead = 1; [fence] fail redo and all that is in the ring
 //     late:    rung by a caller, or after any death: fail what is in the rings of dead queues
 //
-// Caller and daemon each write first and look second, so either the caller sees `dead` or the drain sees the entry. A caller
-// that dies between its push and its look is seen by the daemon, which then drains again.
-// The redo word may name the call already (its worker claimed it from there and died before it wrote 0): that is as
-// good as a swap that succeeds; putting the call at the tail instead would let later calls overtake it.
+// Caller and daemon each write first and look second, so either the caller sees `dead` or the drain
+// sees the entry. A caller that dies between its push and its look is seen by the daemon, which
+// then drains again. The redo word may name the call already (its worker claimed it from there and
+// died before it wrote 0).
 //
-// Invariants: a call begins only when the earlier calls of its caller have ended; at the end every call whose push was
-// begun has ended.
+// Invariants: a call begins only when the earlier calls of its caller have ended; at the end every
+// call whose push was begun has ended.
 //
 // Command line: [deaths = 2] [restarts: both 0 and 2 by default]
 #include "checker.hpp"
@@ -26,7 +27,12 @@ using mc::Ran;
 namespace {
 
 enum Broken {
-    right, caller_does_not_look, caller_looks_first, drain_first, redo_at_tail, redo_needs_zero, redo_after_ring,
+    right,
+    caller_does_not_look,
+    caller_looks_first,
+    drain_first,
+    redo_at_tail,
+    redo_after_ring,
     no_drain_after_death
 };
 struct Config {
@@ -61,7 +67,9 @@ struct Model {
         if (claim[c] != from) return false;
         claim[c] = to;
         for (int before = 0; to == RUNNING && before < c; before++)
-            if (caller_of(before) == caller_of(c) && claim[before] != DONE && claim[before] != FAILED) fault = 1;
+            if (caller_of(before) == caller_of(c) && claim[before] != DONE &&
+                claim[before] != FAILED)
+                fault = 1;
         return true;
     }
     void push(int c) { ring[tail++] = c + 1; }
@@ -96,7 +104,8 @@ struct Model {
     Ran worker(Frame& f) {
         MC_BEGIN(f)
         for (;;) {
-            MC_WAIT(has_work(), "take: load redo") f.call = is(redo_after_ring) && head < tail ? 0 : redo;
+            MC_WAIT(has_work(), "take: load redo")
+            f.call = is(redo_after_ring) && head < tail ? 0 : redo;
             if (f.call) {
                 MC_STEP("take: running = redo") running = f.call;
                 MC_STEP("take: swap QUEUED -> RUNNING") f.flag = swap(f.call - 1, QUEUED, RUNNING);
@@ -140,9 +149,7 @@ struct Model {
                 if (is(redo_at_tail)) {
                     MC_STEP("restart: push it at the tail") push(f.call - 1);
                 } else {
-                    MC_STEP("restart: redo = the call") f.flag = redo == 0 || (redo == f.call && !is(redo_needs_zero));
-                    if (f.flag) redo = f.call;
-                    if (!f.flag) push(f.call - 1);
+                    MC_STEP("restart: redo = the call") redo = f.call;
                 }
             }
             MC_STEP("restart: a new worker") running = 0;
@@ -171,7 +178,8 @@ struct Model {
                 if (op[f.call]) {
                     MC_STEP("repair: claim HELD? QUEUED") swap(op[f.call] - 1, HELD, QUEUED);
                     MC_STEP("repair: QUEUED and not in the ring? push")
-                    if (claim[op[f.call] - 1] == QUEUED && !is_in_ring(op[f.call] - 1)) push(op[f.call] - 1);
+                    if (claim[op[f.call] - 1] == QUEUED && !is_in_ring(op[f.call] - 1))
+                        push(op[f.call] - 1);
                 }
                 op[f.call] = 0, repaired[f.call] = 1;
             }
@@ -184,16 +192,22 @@ struct Model {
 
     Ran step(int p) {
         if (finished[p]) return Ran::blocked;
-        Ran ran = p == DAEMON ? daemon(main_[p]) : p == WORKER ? worker(main_[p]) : caller(p, main_[p]);
+        Ran ran = p == DAEMON   ? daemon(main_[p])
+                  : p == WORKER ? worker(main_[p])
+                                : caller(p, main_[p]);
         if (ran == Ran::done) finished[p] = 1, ran = Ran::more;
         return ran;
     }
-    bool may_die(int p) const { return p != DAEMON && !dead[p] && !finished[p] && deaths < config.deaths; }
+    bool may_die(int p) const {
+        return p != DAEMON && !dead[p] && !finished[p] && deaths < config.deaths;
+    }
     void die(int p) {
         dead[p] = finished[p] = 1, deaths++, died = 1;
         main_[p] = {};
     }
-    const char* wrong_now() const { return fault ? "a call began before an earlier one of its caller had ended" : nullptr; }
+    const char* wrong_now() const {
+        return fault ? "a call began before an earlier one of its caller had ended" : nullptr;
+    }
     const char* wrong_at_end() const {
         for (int c = 0; c < calls; c++)
             if (begun[c] && claim[c] != DONE && claim[c] != FAILED) return "a call never ends";
@@ -216,14 +230,14 @@ int main(int argc, char** argv) {
     int only = report.number(1, -1);
     auto run = [&](const char* name, Broken broken) {
         config.broken = broken;
-        report.variant(name, broken != right, only < 0 ? 2 : 1, [&](int s) { return Model::start(only < 0 ? 2 * s : only); });
+        report.variant(name, broken != right, only < 0 ? 2 : 1,
+                       [&](int s) { return Model::start(only < 0 ? 2 * s : only); });
     };
     run("the protocol", right);
     run("the caller does not look at dead", caller_does_not_look);
     run("the caller looks at dead before it pushes", caller_looks_first);
     run("the daemon drains before it sets dead", drain_first);
     run("the interrupted call is put at the tail", redo_at_tail);
-    run("redo must be 0 to name the call", redo_needs_zero);
     run("redo is looked at after the ring", redo_after_ring);
     run("dead queues are not drained after the death of a caller", no_drain_after_death);
     return report.exit_status();

@@ -1,22 +1,25 @@
 // Blocks and extents: who owns which bytes of node memory.
 //
-//     extent word   FREE | SMALL(class) | HEAD(slot, n) | TAIL(slot, n) | CLOSING(process)     one per 2 MiB
-//     holder word   slot + 1 of who owns this block of a SMALL extent, or 0                   one per block
+//  extent word  FREE | SMALL(class) | HEAD(slot, n) | TAIL(slot, n) | CLOSING(process)  one per 2 MiB
+//    holder word   slot + 1 of who owns this block of a SMALL extent, or 0    one per block
 //
 //      FREE --open--> SMALL --close--> CLOSING --all holders 0--> FREE     (else back to SMALL)
 //      FREE --run---> HEAD, TAIL, TAIL ... claimed in order; on a conflict undone backwards
 //
-// A block is taken by swapping its holder word and then looking at the extent again: the closer first writes CLOSING
-// and then looks at the holders, so one of the two sees the other. An allocator that finds the extent changed (also
-// to another class: then the same holder word stands for other bytes) swaps its holder word back.
+// A block is taken by swapping its holder word and then looking at the extent again: the closer
+// first writes CLOSING and then looks at the holders, so one of the two sees the other. An
+// allocator that finds the extent changed (also to another class: then the same holder word stands
+// for other bytes) swaps its holder word back.
 //
-// Everything is repeatable after a death from the intent alone, because each word names its owner: a holder word
-// names the slot, HEAD and TAIL name the slot, CLOSING names the process. A TAIL without a name would let the repair of
-// one run free the middle of another; a CLOSING without a name would let it reopen an extent that somebody
-// else is closing. Whether an allocation was finished is told by slot.block, which is stored last.
+// Everything is repeatable after a death from the intent alone, because each word names its owner:
+// a holder word names the slot, HEAD and TAIL name the slot, CLOSING names the process. A TAIL
+// without a name would let the repair of one run free the middle of another; a CLOSING without a
+// name would let it reopen an extent that somebody else is closing. Whether an allocation was
+// finished is told by slot.block, which is stored last.
 //
-// Invariants: what a slot owns is its own (its holder word, or every word of its run, and the extent is what it was);
-// at the end nothing is owned by a slot that has nothing, and no extent stays CLOSING.
+// Invariants: what a slot owns is its own (its holder word, or every word of its run, and the
+// extent is what it was); at the end nothing is owned by a slot that has nothing, and no extent
+// stays CLOSING.
 //
 // Command line: [deaths = 1] [scenario, all by default]
 #include "checker.hpp"
@@ -25,7 +28,15 @@ using mc::Ran;
 
 namespace {
 
-enum Broken { right, no_recheck, class_not_compared, nameless_tail, nameless_closing, no_intent, holders_first };
+enum Broken {
+    right,
+    no_recheck,
+    class_not_compared,
+    nameless_tail,
+    nameless_closing,
+    no_intent,
+    holders_first
+};
 struct Config {
     Broken broken = right;
     int deaths = 1, scenario = 0;
@@ -36,19 +47,27 @@ constexpr int extents = 3, blocks = 2;
 enum Kind : uint8_t { FREE, SMALL, HEAD, TAIL, CLOSING };
 
 struct Word {
-    uint8_t kind, arg, owner;  // arg: size class, or length of the run; owner: slot + 1, or process + 1
+    uint8_t kind, arg,
+        owner;  // arg: size class, or length of the run; owner: slot + 1, or process + 1
     bool operator==(const Word&) const = default;
 };
 enum OpKind : uint8_t { NONE, ALLOC, RUN, CLOSE };
 struct Op {
     uint8_t kind, extent, arg;  // arg: index of the block, or length of the run
 };
-// What a slot owns. Each process works for one slot of its own number, so that the two can be confused in a word.
+// What a slot owns. Each process works for one slot of its own number, so that the two can be
+// confused in a word.
 struct Slot {
     uint8_t owns, extent, arg, size_class;  // owns: NONE, ALLOC or RUN
 };
 
-enum What : uint8_t { END, small, large, close_, release };  // small(extent, class), large(first, n), close(extent)
+enum What : uint8_t {
+    END,
+    small,
+    large,
+    close_,
+    release
+};  // small(extent, class), large(first, n), close(extent)
 struct Act {
     What what;
     uint8_t extent, arg;
@@ -58,10 +77,18 @@ const Act programs[scenarios][3][5] = {
     {{{small, 0, 1}, {release, 0, 0}, {small, 0, 1}, {release, 0, 0}},
      {{close_, 0, 0}, {large, 0, 2}, {release, 0, 0}},
      {{small, 0, 2}, {release, 0, 0}}},
-    {{{large, 0, 3}, {release, 0, 0}}, {{large, 1, 2}, {release, 0, 0}}, {{large, 0, 2}, {release, 0, 0}}},
-    {{{small, 0, 1}, {release, 0, 0}}, {{close_, 0, 0}, {small, 0, 2}, {release, 0, 0}}, {{close_, 0, 0}, {small, 0, 1}}},
-    {{{large, 0, 3}, {release, 0, 0}}, {{large, 1, 2}}, {{small, 2, 1}, {release, 0, 0}, {close_, 2, 0}}},
-    {{{close_, 0, 0}}, {{close_, 0, 0}}, {{small, 0, 1}, {close_, 0, 0}, {release, 0, 0}}},  // extent 0 starts as SMALL
+    {{{large, 0, 3}, {release, 0, 0}},
+     {{large, 1, 2}, {release, 0, 0}},
+     {{large, 0, 2}, {release, 0, 0}}},
+    {{{small, 0, 1}, {release, 0, 0}},
+     {{close_, 0, 0}, {small, 0, 2}, {release, 0, 0}},
+     {{close_, 0, 0}, {small, 0, 1}}},
+    {{{large, 0, 3}, {release, 0, 0}},
+     {{large, 1, 2}},
+     {{small, 2, 1}, {release, 0, 0}, {close_, 2, 0}}},
+    {{{close_, 0, 0}},
+     {{close_, 0, 0}},
+     {{small, 0, 1}, {close_, 0, 0}, {release, 0, 0}}},  // extent 0 starts as SMALL
 };
 
 struct Frame {
@@ -118,7 +145,8 @@ struct Model {
                 if (holder[e][f.block] == me + 1) holder[e][f.block] = 0;
                 break;
             }
-            MC_STEP("small: slot.block = block") slot[me] = {ALLOC, uint8_t(e), f.block, uint8_t(size_class)};
+            MC_STEP("small: slot.block = block")
+            slot[me] = {ALLOC, uint8_t(e), f.block, uint8_t(size_class)};
             break;
         }
         MC_STEP("small: op = 0") op[me] = {};
@@ -178,11 +206,13 @@ struct Model {
         MC_BEGIN(f)
         if (slot[s].owns == ALLOC) {
             MC_STEP("free: swap holder slot + 1 -> 0")
-            if (holder[slot[s].extent][slot[s].arg] == s + 1) holder[slot[s].extent][slot[s].arg] = 0;
+            if (holder[slot[s].extent][slot[s].arg] == s + 1)
+                holder[slot[s].extent][slot[s].arg] = 0;
         }
         for (f.i = slot[s].owns == RUN ? slot[s].arg : 0; f.i-- > 0;) {
             MC_STEP("free: swap TAIL, HEAD last -> FREE")
-            if (extent[slot[s].extent + f.i] == run_word(f.i, slot[s].arg, s)) extent[slot[s].extent + f.i] = {};
+            if (extent[slot[s].extent + f.i] == run_word(f.i, slot[s].arg, s))
+                extent[slot[s].extent + f.i] = {};
             is_ending |= 1 << s;
         }
         MC_STEP("free: slot.block = 0") slot[s] = {}, is_ending &= ~(1 << s);
@@ -258,14 +288,16 @@ struct Model {
             const Slot& x = slot[s];
             if (is_ending >> s & 1) continue;
             if (x.owns == ALLOC) {
-                if (holder[x.extent][x.arg] != s + 1) return "a block was given away while a slot owns it";
+                if (holder[x.extent][x.arg] != s + 1)
+                    return "a block was given away while a slot owns it";
                 const Word& w = extent[x.extent];
                 // CLOSING may pass by: it will see the holder and go back.
                 if (w.kind != CLOSING && !(w == Word{SMALL, x.size_class, 0}))
                     return "an extent was given away while a slot owns a block of it";
             }
             for (int i = 0; x.owns == RUN && i < x.arg; i++)
-                if (!(extent[x.extent + i] == run_word(i, x.arg, s))) return "an extent of a run was given away";
+                if (!(extent[x.extent + i] == run_word(i, x.arg, s)))
+                    return "an extent of a run was given away";
         }
         return nullptr;
     }
@@ -279,7 +311,8 @@ struct Model {
             for (uint8_t h : holder[e]) named += h != 0;
         }
         for (const Slot& s : slot) owned += s.owns == RUN ? s.arg : s.owns == ALLOC;
-        return named == owned ? nullptr : "a block or an extent belongs to a slot that has nothing: leaked";
+        return named == owned ? nullptr
+                              : "a block or an extent belongs to a slot that has nothing: leaked";
     }
 
     static Model start(int scenario) {

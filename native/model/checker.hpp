@@ -1,11 +1,13 @@
-// A small explicit-state model checker: every interleaving of atomic steps, and a death before each of them.
+// A small explicit-state model checker: every interleaving of atomic steps, and a death before each
+// of them.
 //
-// A model is one trivially copyable record that holds the shared words *and* the private registers of every
-// actor. The checker starts from one such record, lets each actor that can move make one step, and goes on,
-// breadth first, until it has seen every state that can be reached. Since the search is breadth first, the
-// first violation it finds has a shortest possible trace.
+// A model is one trivially copyable record that holds the shared words *and* the private registers
+// of every actor. The checker starts from one such record, lets each actor that can move make one
+// step, and goes on, breadth first, until it has seen every state that can be reached. Since the
+// search is breadth first, the first violation it finds has a shortest possible trace.
 //
-// Programs are written as straight-line code, as in a design text, and cut into atomic steps by macros:
+// Programs are written as straight-line code, as in a design text, and cut into atomic steps by
+// macros:
 //
 //     Ran drop(Frame& f) {
 //         MC_BEGIN(f)
@@ -14,23 +16,24 @@
 //         MC_END
 //     }
 //
-// The actor stops *before* each MC_STEP, so what stands between two of them happens at once: it may touch one
-// shared word (private registers are free). MC_WAIT(condition, text) is a step that is possible only while the
-// condition holds; an actor that can never move again simply stands there, and when no actor can move the
-// state is terminal and wrong_at_end() judges it. MC_CALL(expression) runs another program of the same kind.
-// Registers live in frames; MC_END empties the frame, so that finished programs leave no trace in the state.
+// The actor stops *before* each MC_STEP, so what stands between two of them happens at once: it may
+// touch one shared word (private registers are free). MC_WAIT(condition, text) is a step that is
+// possible only while the condition holds; an actor that can never move again simply stands there,
+// and when no actor can move the state is terminal and wrong_at_end() judges it.
+// MC_CALL(expression) runs another program of the same kind. Registers live in frames; MC_END
+// empties the frame, so that finished programs leave no trace in the state.
 //
 // What a model provides:
 //
-//     Ran step(int actor)                 makes one step; Ran::blocked must leave the state as it was
+//    Ran step(int actor)    makes one step; Ran::blocked must leave the state as it was
 //     bool may_die(int actor) const       the checker then also tries die(actor) in this state
-//     void die(int actor)                 the process is gone: its registers vanish, shared words stay
+//    void die(int actor)    the process is gone: its registers vanish, shared words stay
 //     const char* wrong_now() const       a violated invariant in words, or nullptr
 //     const char* wrong_at_end() const    the same, asked in terminal states only
 //     static const char* actor_name(int)  and: static constexpr int actors
 //
-// States are compared byte by byte (has_unique_object_representations is asserted: no padding), so the search
-// is exact: no state is missed because of a hash collision.
+// States are compared byte by byte (has_unique_object_representations is asserted: no padding), so
+// the search is exact: no state is missed because of a hash collision.
 #pragma once
 
 #include <cstdint>
@@ -104,7 +107,8 @@ class Checker {
     std::vector<std::unique_ptr<unsigned char[]>> blocks;
     std::vector<uint32_t> parent;
     std::vector<uint8_t> move;
-    std::vector<uint64_t> table = std::vector<uint64_t>(1 << 16);  // {hash:32, index+1:32}, open addressing
+    std::vector<uint64_t> table =
+        std::vector<uint64_t>(1 << 16);  // {hash:32, index+1:32}, open addressing
 
     static uint64_t hash(const Model& m) {
         const auto* p = reinterpret_cast<const unsigned char*>(&m);
@@ -117,7 +121,9 @@ class Checker {
         }
         return h;
     }
-    unsigned char* at(size_t i) const { return blocks[i / block].get() + i % block * sizeof(Model); }
+    unsigned char* at(size_t i) const {
+        return blocks[i / block].get() + i % block * sizeof(Model);
+    }
     void load(size_t i, Model& m) const { memcpy(&m, at(i), sizeof m); }
 
     void grow() {
@@ -215,8 +221,9 @@ class Checker {
 //     freeing | the protocol             | states 123456 terminal 12 violations 0
 //     freeing | BROKEN no claim          | states   2345 terminal  1 violations 1 | freed twice
 //
-// The right protocol is searched wholly; a broken variant only up to its first violation. The exit status
-// is 1 if the right one has a violation, was not searched wholly, or a broken one was not caught.
+// The right protocol is searched wholly; a broken variant only up to its first violation. The exit
+// status is 1 if the right one has a violation, was not searched wholly, or a broken one was not
+// caught.
 class Report {
     const char* model;
     std::vector<const char*> numbers;
@@ -234,10 +241,12 @@ class Report {
             else numbers.push_back(argv[i]);
         }
     }
-    int number(size_t i, int otherwise) const { return i < numbers.size() ? atoi(numbers[i]) : otherwise; }
+    int number(size_t i, int otherwise) const {
+        return i < numbers.size() ? atoi(numbers[i]) : otherwise;
+    }
 
-    // `start(scenario)` sets the model's configuration and returns its first state. A right protocol
-    // must pass every scenario; a broken one must be caught in at least one.
+    // `start(scenario)` sets the model's configuration and returns its first state. A right
+    // protocol must pass every scenario; a broken one must be caught in at least one.
     template <class Start>
     void variant(const char* name, bool broken, int scenarios, Start start) {
         if (broken && right_only) return;
@@ -251,7 +260,8 @@ class Report {
             sum.complete &= r.complete || r.violations;
             if (r.violations && !sum.violations) sum.first = r.first, sum.trace = r.trace;
             sum.violations += r.violations;
-            if (traces) printf("   scenario %d: states %zu terminal %zu\n", s, r.states, r.terminal);
+            if (traces)
+                printf("   scenario %d: states %zu terminal %zu\n", s, r.states, r.terminal);
         }
         bool as_expected = broken ? sum.violations > 0 : sum.violations == 0 && sum.complete;
         failed |= !as_expected;

@@ -6,15 +6,15 @@
 //     rescan   the ring was full: look at every slot that you watch
 //     door     futex word of the waiting process
 //
-//     wait:    link a node on each slot (CLOSED: it is sealed already);  loop: note the door; drain the ring;
+//  wait:  link a node on each slot (CLOSED: it is sealed already);  loop: note the door; drain the ring;
 //              swap rescan to 0, was it 1? look at every slot; all there? else futex_wait(door)
-//     seal:    state = SEALED; CLOSED; each node: op = FIRE(slot, node); head = link; node = fired; push its number,
+//  seal:  state = SEALED; CLOSED; each node: op = FIRE(slot, node); head = link; node = fired; push its number,
 //              or, if the ring is full, rescan = 1; ring the door; op = 0
-//     repair:  FIRE(slot, node): still the head: fire it; else tell its process (again); then the rest of the list
+//  repair:  FIRE(slot, node): still the head: fire it; else tell its process (again); then the rest of the list
 //
-// An entry is a hint: it may be double, or of a node that has been linked elsewhere since. So the waiter looks at the
-// slot before it believes it. In this model the ring has one cell, and the waiter watches slots 0 and 1, then
-// slot 2 with the node that comes free first.
+// An entry is a hint: it may be double, or of a node that has been linked elsewhere since. So the
+// waiter looks at the slot before it believes it. In this model the ring has one cell, and the
+// waiter watches slots 0 and 1, then slot 2 with the node that comes free first.
 //
 // Invariant: the waiter ends; no node is linked twice.
 //
@@ -26,7 +26,14 @@ using mc::Ran;
 namespace {
 
 enum Broken {
-    right, no_rescan, door_before_push, note_after_drain, no_intent, not_told_again, believe_entry, reused_early
+    right,
+    no_rescan,
+    door_before_push,
+    note_after_drain,
+    no_intent,
+    not_told_again,
+    believe_entry,
+    reused_early
 };
 struct Config {
     Broken broken = right;
@@ -54,7 +61,8 @@ struct Model {
     static constexpr int actors = processes;
     Slot slot[slots];
     Node node[nodes];
-    uint8_t entry, rescan, rung, asleep;  // entry: the only cell, node + 1; rung: the door is not what was noted
+    uint8_t entry, rescan, rung,
+        asleep;  // entry: the only cell, node + 1; rung: the door is not what was noted
     uint8_t op_node[slots];               // FIRE(slot, node) of the sealer of that slot: node + 1
     uint8_t ready[slots], watched[slots];
     Frame main_[processes], fire_[processes];
@@ -107,7 +115,8 @@ struct Model {
         MC_END
     }
 
-    // A node comes free when it has fired *and* its slot has been looked at: else the slot would be forgotten.
+    // A node comes free when it has fired *and* its slot has been looked at: else the slot would be
+    // forgotten.
     bool is_free(int n) const {
         bool is_watched = watched[0] == n + 1 || watched[1] == n + 1 || watched[2] == n + 1;
         return node[n].state != LINKED && (!is_watched || is(reused_early));
@@ -206,11 +215,15 @@ struct Model {
 
     Ran step(int p) {
         if (finished[p]) return Ran::blocked;
-        Ran ran = p == WAITER ? waiter(main_[p]) : p == DAEMON ? daemon(main_[p]) : seal(p, main_[p], p);
+        Ran ran = p == WAITER   ? waiter(main_[p])
+                  : p == DAEMON ? daemon(main_[p])
+                                : seal(p, main_[p], p);
         if (ran == Ran::done) finished[p] = 1, ran = Ran::more;
         return ran;
     }
-    bool may_die(int p) const { return p <= S2 && !dead[p] && !finished[p] && deaths < config.deaths; }
+    bool may_die(int p) const {
+        return p <= S2 && !dead[p] && !finished[p] && deaths < config.deaths;
+    }
     void die(int p) {
         dead[p] = finished[p] = 1, deaths++;
         main_[p] = fire_[p] = tell_[p] = {};
@@ -218,9 +231,11 @@ struct Model {
     const char* wrong_now() const {
         int linked = 0;
         for (int s = 0; s < slots; s++) {
-            if (ready[s] && slot[s].state != SEALED) return "the waiter believes in a slot that is not sealed";
+            if (ready[s] && slot[s].state != SEALED)
+                return "the waiter believes in a slot that is not sealed";
             for (int n = slot[s].watch & index_, k = 0; n && k < 4; n = node[n - 1].link, k++) {
-                if (node[n - 1].slot != s) return "a node is in the list of a slot that it was not linked for";
+                if (node[n - 1].slot != s)
+                    return "a node is in the list of a slot that it was not linked for";
                 linked++;
             }
         }

@@ -1,33 +1,37 @@
 // Tasks that wait for values: who moves a HELD task on, and how that duty survives every death.
 //
-//     watch   {CLOSED, head of the list of tasks that wait for this slot}                  one word per slot
-//     claim   HELD -> QUEUED -> DONE, HELD -> RUNNING(p) -> DONE(p), or HELD -> CANCELLED     one word per task
-//     turn    which process may advance the task, or nobody                                one word per task
-//     succ    {CLOSED, the caller's next call if it waits for this one}                    one word per call
+//    watch   {CLOSED, head of the list of tasks that wait for this slot}    one word per slot
+//  claim  HELD -> QUEUED -> DONE, HELD -> RUNNING(p) -> DONE(p), or HELD -> CANCELLED  one word per task
+//    turn    which process may advance the task, or nobody    one word per task
+//    succ    {CLOSED, the caller's next call if it waits for this one}    one word per call
 //     op      ADVANCE(task) or FIRE(list, task): the intent of a process
 //     cascade stack of tasks that one process has sealed with the error of a dependency
 //
 // A HELD task has one node and watches one unsealed dependency at a time:
 //
 //      submit, or popped from a list --> advance: deps[next] sealed? next++ : link on its watch
-//                                          none left: link on the predecessor's succ, unless that is CLOSED
-//                                          none left: HELD -> QUEUED, push, close succ, advance the successor
+//    none left: link on the predecessor's succ, unless that is CLOSED
+//    none left: HELD -> QUEUED, push, close succ, advance the successor
 //
-// The turn is taken *before* the task leaves the place where it waits (popper: turn = me, then head = link; closer of a
-// succ: turn = me, then CLOSED), and given up *after* it was put there (linker: swap the watch, then swap turn me ->
-// nobody, which fails if a popper was faster). So after a death: turn == the dead, and the task is not where it
-// would wait, means that it was never put there, and it is the daemon's. To look at a list that others pop the
-// daemon walks it, and counts the walk only if the head is still the same afterwards. A `fired` flag in the node (tried
-// first) cannot tell "popped, then the popper died" from "popped, advanced, linked again".
+// The turn is taken *before* the task leaves the place where it waits (popper: turn = me, then head
+// = link; closer of a succ: turn = me, then CLOSED), and given up *after* it was put there (linker:
+// swap the watch, then swap turn me -> nobody, which fails if a popper was faster). So after a
+// death: turn == the dead, and the task is not where it would wait, means that it was never put
+// there, and it is the daemon's. To look at a list that others pop the daemon walks it, and counts
+// the walk only if the head is still the same afterwards. A `fired` flag in the node (tried first)
+// cannot tell "popped, then the popper died" from "popped, advanced, linked again".
 //
-// Popping is exclusive: only the publisher of a slot pops, after it CLOSED the list. The end of a lane is kept safe
-// by a hold of the pusher: once pushed, the call may run, end and be freed before its succ is closed.
+// Popping is exclusive: only the publisher of a slot pops, after it CLOSED the list. The end of a
+// lane is kept safe by a hold of the pusher: once pushed, the call may run, end and be freed before
+// its succ is closed.
 //
-// A cancelled task is sealed at once, but goes on as a husk: it skips its dependencies, still waits for its
-// predecessor, and only then cleans up and closes its succ; else its successor would overtake the calls before it.
+// A cancelled task is sealed at once, but goes on as a husk: it skips its dependencies, still waits
+// for its predecessor, and only then cleans up and closes its succ; else its successor would
+// overtake the calls before it.
 //
-// Invariants: every submitted task is executed or sealed once, nobody is linked twice, no word of a slot without
-// holders and no spec that was dropped is touched, the calls of a caller run in order, every task bit is cleared.
+// Invariants: every submitted task is executed or sealed once, nobody is linked twice, no word of a
+// slot without holders and no spec that was dropped is touched, the calls of a caller run in order,
+// every task bit is cleared.
 //
 // Command line: [deaths = 1] [scenario, all by default]
 #include "checker.hpp"
@@ -37,9 +41,22 @@ using mc::Ran;
 namespace {
 
 enum Broken {
-    right, no_turn, fired_flag, turn_after_pop, turn_before_link, whole_list, forget_successor, no_pusher_hold,
-    succ_before_push, canceller_closes, two_places, closed_is_linked, turn_after_close, canceller_without_hold,
-    push_not_looked_at, walk_not_checked
+    right,
+    no_turn,
+    fired_flag,
+    turn_after_pop,
+    turn_before_link,
+    whole_list,
+    forget_successor,
+    no_pusher_hold,
+    succ_before_push,
+    canceller_closes,
+    two_places,
+    closed_is_linked,
+    turn_after_close,
+    canceller_without_hold,
+    push_not_looked_at,
+    walk_not_checked
 };
 struct Config {
     Broken broken = right;
@@ -47,7 +64,14 @@ struct Config {
 } config;
 bool is(Broken b) { return config.broken == b; }
 
-enum { S0, S1, C, W, D, processes };  // two sealers (S1 is a canceller X in one scenario), caller, worker, daemon
+enum {
+    S0,
+    S1,
+    C,
+    W,
+    D,
+    processes
+};  // two sealers (S1 is a canceller X in one scenario), caller, worker, daemon
 constexpr int tasks = 3, deps_max = 2, slots = deps_max + tasks;
 enum { d0, d1, t0, t1, t2, nobody = 15 };
 
@@ -60,12 +84,22 @@ struct Scenario {
 };
 constexpr int scenarios = 6;
 const Scenario table[scenarios] = {
-    {2, false, false, 0, {2, 1, 0}, {{d0, d1}, {d0}, {}}},       // two lists, one of them with two nodes
-    {2, true, false, 0, {1, 1, 0}, {{d0}, {d1}, {}}},            // two calls of one caller, ready in any order
-    {3, false, false, 1, {1, 1, 1}, {{d0}, {t0}, {t0}}},         // an error runs through a tree
-    {3, true, true, 0, {1, 1, 0}, {{d0}, {d0}, {}}},             // X cancels the middle one of three calls
-    {2, false, true, 0, {1, 1, 0}, {{d0}, {d0}, {}}},            // X cancels the second of two tasks
-    {2, false, false, 0, {2, 2, 0}, {{d0, d1}, {d1, t0}, {}}},   // a list whose nodes move while the daemon walks it
+    {2, false, false, 0, {2, 1, 0}, {{d0, d1}, {d0}, {}}},  // two lists, one of them with two nodes
+    {2,
+     true,
+     false,
+     0,
+     {1, 1, 0},
+     {{d0}, {d1}, {}}},  // two calls of one caller, ready in any order
+    {3, false, false, 1, {1, 1, 1}, {{d0}, {t0}, {t0}}},  // an error runs through a tree
+    {3, true, true, 0, {1, 1, 0}, {{d0}, {d0}, {}}},      // X cancels the middle one of three calls
+    {2, false, true, 0, {1, 1, 0}, {{d0}, {d0}, {}}},     // X cancels the second of two tasks
+    {2,
+     false,
+     false,
+     0,
+     {2, 2, 0},
+     {{d0, d1}, {d1, t0}, {}}},  // a list whose nodes move while the daemon walks it
 };
 const Scenario& now_() { return table[config.scenario]; }
 int deps_of(int t) { return now_().n_deps[t - t0]; }
@@ -81,7 +115,7 @@ struct Slot {
 };
 struct Task {
     uint8_t claim, claimer, turn, succ, task_bit, owner_bit;  // turn: process + 1
-    uint8_t next, link, pred, fired;                          // in the spec; pred: the hold on the predecessor
+    uint8_t next, link, pred, fired;  // in the spec; pred: the hold on the predecessor
     uint8_t submitted, linked, executed, sealed;              // ghosts: what has really happened
 };
 struct Record {
@@ -128,7 +162,8 @@ struct Model {
         for (const Record& r : record) held |= r.hold == s + 1 || r.lane_hold == s + 1;
         for (int u = t0; u < t0 + now_().n_tasks && !held; u++) {
             held = task_[u - t0].pred == s + 1;
-            for (int i = 0; i < deps_of(u); i++) held |= task_[u - t0].task_bit && dep(u, i) == s;  // arguments
+            for (int i = 0; i < deps_of(u); i++)
+                held |= task_[u - t0].task_bit && dep(u, i) == s;  // arguments
         }
         return held;
     }
@@ -183,7 +218,8 @@ struct Model {
     }
     void clean_up(int t) { task(t).task_bit = 0, task_[t - t0].pred = 0; }
 
-    // Moves t on as far as possible, then its successor, and so on. It is my turn, and my op names t.
+    // Moves t on as far as possible, then its successor, and so on. It is my turn, and my op names
+    // t.
     Ran advance(int me, AdvanceFrame& f, int first) {
         Record& mine = record[me];
         MC_BEGIN(f)
@@ -199,7 +235,8 @@ struct Model {
                 } else if (f.w == ERROR) {
                     MC_STEP("advance: the dependency has an error: swap HELD -> RUNNING(me)")
                     if (!swap_claim(me, f.t, HELD, RUNNING)) continue;
-                    MC_STEP("advance: the same error is written; claim = DONE(me)") task(f.t).claim = DONE;
+                    MC_STEP("advance: the same error is written; claim = DONE(me)")
+                    task(f.t).claim = DONE;
                     MC_STEP("advance: link = cascade") spec(f.t).link = mine.cascade;
                     MC_STEP("advance: cascade = it") mine.cascade = f.t + 1;
                     MC_RETURN;
@@ -238,7 +275,8 @@ struct Model {
                 MC_STEP("lane: take a hold on the task") mine.lane_hold = f.t + 1;
             }
             if (is(succ_before_push)) {
-                MC_STEP("lane: close succ") f.dep = task(f.t).succ & index_, task(f.t).succ |= closed;
+                MC_STEP("lane: close succ")
+                f.dep = task(f.t).succ & index_, task(f.t).succ |= closed;
             }
             if (f.claim == HELD) {
                 MC_STEP("push: swap HELD -> QUEUED") f.w = swap_claim(me, f.t, HELD, QUEUED);
@@ -265,7 +303,8 @@ struct Model {
         }
         MC_END
     }
-    // Closes t.succ and returns the successor + 1 in the frame's t. Its turn comes first, CLOSED second.
+    // Closes t.succ and returns the successor + 1 in the frame's t. Its turn comes first, CLOSED
+    // second.
     Ran close_succ(int me, MainFrame& f, int t) {
         MC_BEGIN(f)
         for (;;) {
@@ -287,7 +326,8 @@ struct Model {
         MC_END
     }
 
-    // Pops the nodes of a CLOSED list one by one. The task comes into my hands before it leaves the list.
+    // Pops the nodes of a CLOSED list one by one. The task comes into my hands before it leaves the
+    // list.
     Ran drain(int me, DrainFrame& f, int r) {
         MC_BEGIN(f)
         for (;;) {
@@ -335,7 +375,8 @@ struct Model {
         }
         MC_END
     }
-    // Publishes what has got the error of a dependency, which may seal more: a worklist, no recursion.
+    // Publishes what has got the error of a dependency, which may seal more: a worklist, no
+    // recursion.
     Ran work_cascade(int me, MainFrame& f) {
         Record& mine = record[me];
         MC_BEGIN(f)
@@ -361,7 +402,8 @@ struct Model {
         for (f.t = t0; f.t < t0 + now_().n_tasks; f.t++) {
             MC_STEP("submit: op = ADVANCE(task)")
             set_op(me, ADVANCE, f.t, 0);
-            task(f.t).claim = HELD, task(f.t).task_bit = 1, task(f.t).submitted = 1, set_turn(me, f.t);
+            task(f.t).claim = HELD, task(f.t).task_bit = 1, task(f.t).submitted = 1,
+            set_turn(me, f.t);
             if (now_().in_lane && f.t > t0) task(f.t).pred = f.t;  // slot + 1 of the call before it
             if (is(two_places) && task(f.t).pred) {
                 MC_STEP("submit: link on the predecessor at once")
@@ -376,7 +418,8 @@ struct Model {
         }
         MC_END
     }
-    // X cancels t1 while it may be HELD, linked anywhere, QUEUED or DONE. X does not die (it is the daemon).
+    // X cancels t1 while it may be HELD, linked anywhere, QUEUED or DONE. X does not die (it is the
+    // daemon).
     Ran canceller(int me, MainFrame& f) {
         MC_BEGIN(f)
         MC_WAIT(task_[t1 - t0].submitted, "cancel: t1 was submitted; take a hold on it")
@@ -386,7 +429,8 @@ struct Model {
         if (f.t == HELD) {
             MC_STEP("cancel: swap HELD -> CANCELLED") f.flag = swap_claim(me, t1, HELD, CANCELLED);
             if (f.flag && is(canceller_closes)) {
-                MC_STEP("cancel: close succ at once") f.t = task(t1).succ & index_, task(t1).succ |= closed;
+                MC_STEP("cancel: close succ at once")
+                f.t = task(t1).succ & index_, task(t1).succ |= closed;
                 if (f.t >= t0 + 1 && task(f.t - 1).claim == HELD) {
                     MC_STEP("cancel: op = ADVANCE(successor)") set_turn(me, f.t - 1);
                     MC_CALL(advance(me, advance_[me], f.t - 1));
@@ -430,8 +474,9 @@ struct Model {
         MC_END
     }
 
-    // The daemon reads what may be somebody else's, dropped or freed by now. What it has read counts only if the
-    // turn is still the dead's afterwards: then nobody has moved the task meanwhile. (Mind the bounds of what is read.)
+    // The daemon reads what may be somebody else's, dropped or freed by now. What it has read
+    // counts only if the turn is still the dead's afterwards: then nobody has moved the task
+    // meanwhile. (Mind the bounds of what is read.)
     Task& raw(int t) { return task_[t - t0]; }
     // Is t in the list it would wait on? The walk counts only if the head is the same afterwards.
     Ran walk(WalkFrame& f, int t) {
@@ -460,7 +505,8 @@ struct Model {
             if (is(fired_flag)) f.flag = !raw(t).fired, raw(t).fired = 1;
             if (f.flag && has_task(t)) {
                 walked = 0;
-                if (raw(t).next < deps_of(t) && !is(no_turn) && !is(fired_flag)) MC_CALL(walk(walk_, t));
+                if (raw(t).next < deps_of(t) && !is(no_turn) && !is(fired_flag))
+                    MC_CALL(walk(walk_, t));
                 f.t = raw(t).pred;
                 if (!walked && f.t && !is(no_turn)) {
                     MC_STEP("repair: does its predecessor's succ name it?")
@@ -487,13 +533,16 @@ struct Model {
                 if (task_[t - t0].claim == QUEUED) push(t);
             }
         } else if (f.i == RUNNING && task_[t - t0].claimer == p) {
-            MC_STEP("repair: it was about to take over an error: a worker will find it: RUNNING -> QUEUED")
+            MC_STEP(
+                "repair: it was about to take over an error: a worker will find it: RUNNING -> "
+                "QUEUED")
             task(t).claim = QUEUED, task(t).sealed--;
             MC_STEP("repair: push it") push(t);
         } else if (f.i == DONE && task_[t - t0].claimer == p) {
             MC_CALL(publish(me, publish_[me], t, ERROR));
         }
-        if (record[p].lane_hold == t + 1) {  // the dead was ending t's lane: its successor is nobody else's
+        if (record[p].lane_hold ==
+            t + 1) {  // the dead was ending t's lane: its successor is nobody else's
             MC_CALL(close_succ(me, lane_[me], t));
             f.t = lane_[me].t, lane_[me].t = 0;
             if (f.t) MC_CALL(advance(me, advance_[me], f.t - 1));
@@ -505,7 +554,8 @@ struct Model {
         MC_BEGIN(f)
         f.t = theirs.op_task;
         if (theirs.op == FIRE) {
-            MC_STEP("repair: is it still the head of the list?") f.flag = at(theirs.op_list).watch == (closed | (f.t + 1));
+            MC_STEP("repair: is it still the head of the list?")
+            f.flag = at(theirs.op_list).watch == (closed | (f.t + 1));
             if (f.flag) {
                 MC_STEP("repair: turn = me") set_turn(me, f.t);
                 MC_STEP("repair: pop it") pop(theirs.op_list, f.t);
@@ -527,14 +577,17 @@ struct Model {
         for (;;) {
             MC_WAIT(next_dead() != nobody, "a pidfd says: dead; note its cascade")
             f.i = next_dead();
-            for (f.t = record[f.i].cascade; f.t; f.t = task_[f.t - 1 - t0].link) kept |= 1 << (f.t - 1);
+            for (f.t = record[f.i].cascade; f.t; f.t = task_[f.t - 1 - t0].link)
+                kept |= 1 << (f.t - 1);
             for (uint8_t r : record[f.i].running)
-                if (r && (r <= t0 || (task_[r - 1 - t0].claim == DONE && task_[r - 1 - t0].claimer == f.i)))
+                if (r && (r <= t0 ||
+                          (task_[r - 1 - t0].claim == DONE && task_[r - 1 - t0].claimer == f.i)))
                     kept |= 1 << (r - 1);
             MC_CALL(finish_op(me, repair_, f.i));
             for (f.t = 0; f.t < slots; f.t++)
                 if (kept >> f.t & 1)
-                    MC_CALL(publish(me, publish_[me], f.t, f.t >= t0 || now_().error >> f.t & 1 ? ERROR : VALUE));
+                    MC_CALL(publish(me, publish_[me], f.t,
+                                    f.t >= t0 || now_().error >> f.t & 1 ? ERROR : VALUE));
             MC_CALL(work_cascade(me, cascade_[me]));
             MC_STEP("repair: drop what the dead held")
             record[f.i] = {};
@@ -567,10 +620,13 @@ struct Model {
         main_[p] = publish_[p] = cascade_[p] = lane_[p] = {}, advance_[p] = {}, drain_[p] = {};
     }
     const char* wrong_now() const {
-        static const char* const words[] = {
-            nullptr, "a word of a slot without holders was touched", "a spec that was dropped was read",
-            "a node was linked twice", "calls were executed out of order", "a task was executed twice",
-            "a node was popped that is not the head"};
+        static const char* const words[] = {nullptr,
+                                            "a word of a slot without holders was touched",
+                                            "a spec that was dropped was read",
+                                            "a node was linked twice",
+                                            "calls were executed out of order",
+                                            "a task was executed twice",
+                                            "a node was popped that is not the head"};
         return words[fault];
     }
     const char* wrong_at_end() const {
@@ -606,8 +662,9 @@ int main(int argc, char** argv) {
     int only = report.number(1, -1);
     auto run = [&](const char* name, Broken broken, int first = 0) {
         config.broken = broken;
-        report.variant(name, broken != right, only < 0 ? scenarios : 1,
-                       [&](int s) { return Model::start(only < 0 ? (s + first) % scenarios : only); });
+        report.variant(name, broken != right, only < 0 ? scenarios : 1, [&](int s) {
+            return Model::start(only < 0 ? (s + first) % scenarios : only);
+        });
     };
     run("the protocol", right);
     run("repair does not ask whose turn it is", no_turn);

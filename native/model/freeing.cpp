@@ -1,5 +1,5 @@
-// Freeing a slot: who frees it, and how a chain of slots that hold each other is freed although any process may
-// die between any two steps.
+// Freeing a slot: who frees it, and how a chain of slots that hold each other is freed although any
+// process may die between any two steps.
 //
 //     life   {count, owner bit, task bit, stamp (who, seq)}  or  FREEING|who      one word
 //     state  {LIVE or FREE, generation}                                            one word
@@ -7,29 +7,31 @@
 //     holder the word of the block that the slot's value lives in: slot + 1, or 0
 //     entry  one reference contained in that value: the inner slot + 1, or 0
 //
-// Whoever sees all counts zero may free, also the daemon for a dead process that may or may not have been about
-// to. The swap of `life` from zero to FREEING|me decides. The winner links the slot on its own stack
-// and then works the stack, top first:
+// Whoever sees all counts zero may free, also the daemon for a dead process that may or may not
+// have been about to. The swap of `life` from zero to FREEING|me decides. The winner links the slot
+// on its own stack and then works the stack, top first:
 //
 //      record.freeing -> [inner] -> [outer] -> 0          (linked by succ)
 //
-//      1  drop every contained reference (its record is the entry itself); that may push the inner slot
+//  1  drop every contained reference (its record is the entry itself); that may push the inner slot
 //      2  holder: slot + 1 -> 0
 //      3  record.freeing_next = slot.succ
-//      4  state = {FREE, generation + 1}: from here on the owner of the chunk may allocate the slot anew
+//  4  state = {FREE, generation + 1}: from here on the owner of the chunk may allocate the slot anew
 //      5  record.freeing = record.freeing_next
 //
-// After a death the daemon looks at the top of the dead's stack: state first, life second. Not FREE and then
-// FREEING|dead: steps 1-5 are done (again). Anything else: only step 5 is missing, and step 3 has happened. This is
-// exact because allocating writes `life` before it writes `state`: a slot that was seen not FREE because it
-// has been allocated anew cannot afterwards say FREEING|dead. So `life` must stay FREEING|me until the end:
-// a separate FREED mark (tried first, kept below as a broken variant) loses the slot and the rest of the stack.
+// After a death the daemon looks at the top of the dead's stack: state first, life second. Not FREE
+// and then FREEING|dead: steps 1-5 are done (again). Anything else: only step 5 is missing, and
+// step 3 has happened. This is exact because allocating writes `life` before it writes `state`: a
+// slot that was seen not FREE because it has been allocated anew cannot afterwards say
+// FREEING|dead. So `life` must stay FREEING|me until the end: a separate FREED mark (tried first,
+// kept below as a broken variant) loses the slot and the rest of the stack.
 //
-// The owner bit and the task bit are cleared without an intent. What a process did not live to notice (that its
-// clearing made the word zero) the daemon finds by sweeping the dead's chunks, and its `running` list.
+// The owner bit and the task bit are cleared without an intent. What a process did not live to
+// notice (that its clearing made the word zero) the daemon finds by sweeping the dead's chunks, and
+// its `running` list.
 //
-// Invariants: no slot is freed twice, none while a record of a living process names it, none is leaked, and
-// the count of every slot is the number of records that name it.
+// Invariants: no slot is freed twice, none while a record of a living process names it, none is
+// leaked, and the count of every slot is the number of records that name it.
 //
 // Command line: [deaths = 1] [scenario, all by default]
 #include "checker.hpp"
@@ -38,7 +40,15 @@ using mc::Ran;
 
 namespace {
 
-enum Broken { right, no_claim, free_before_next, freed_mark, life_after_state, no_sweep, no_generation };
+enum Broken {
+    right,
+    no_claim,
+    free_before_next,
+    freed_mark,
+    life_after_state,
+    no_sweep,
+    no_generation
+};
 struct Config {
     Broken broken = right;
     int deaths = 1, scenario = 0;
@@ -72,9 +82,10 @@ struct Record {
     uint8_t ledger[ledger_size];
 };
 
-// What the processes do. HOLD takes a reference into ledger[k], DROP gives it back, DISOWN clears the owner bit,
-// FINISH the task bit of what is running, ALLOC waits until the slot is FREE and takes it, as the result of a task that it will run if k is TASK
-// (without a block: blocks.cpp has those).
+// What the processes do. HOLD takes a reference into ledger[k], DROP gives it back, DISOWN clears
+// the owner bit, FINISH the task bit of what is running, ALLOC waits until the slot is FREE and
+// takes it, as the result of a task that it will run if k is TASK (without a block: blocks.cpp has
+// those).
 enum What : uint8_t { END, TAKE, DROP, DISOWN, FINISH, ALLOC };
 struct Act {
     What what;
@@ -86,7 +97,13 @@ const Act programs[scenarios][workers][8] = {
     {{{DISOWN, 0, 0}, {ALLOC, 0, 0}, {DISOWN, 0, 0}},
      {{TAKE, 1, 1}, {DROP, 0, 0}, {DISOWN, 1, 0}, {DROP, 1, 1}, {ALLOC, 1, 0}, {DISOWN, 1, 0}}},
     // B runs a task that returns slot 0; A owns both slots and forgets them meanwhile.
-    {{{DISOWN, 1, 0}, {DISOWN, 0, 0}, {ALLOC, 0, TASK}, {FINISH, 0, 0}, {DISOWN, 0, 0}, {ALLOC, 1, 0}, {DISOWN, 1, 0}},
+    {{{DISOWN, 1, 0},
+      {DISOWN, 0, 0},
+      {ALLOC, 0, TASK},
+      {FINISH, 0, 0},
+      {DISOWN, 0, 0},
+      {ALLOC, 1, 0},
+      {DISOWN, 1, 0}},
      {{FINISH, 0, 0}, {DROP, 1, 0}}},
     // Both hold slot 0, and stamp its word over and over.
     {{{TAKE, 0, 1}, {DROP, 0, 0}, {DROP, 0, 1}, {ALLOC, 0, 0}, {DISOWN, 0, 0}},
@@ -127,7 +144,8 @@ struct Model {
     static const char* actor_name(int p) { return p == A ? "A" : p == B ? "B" : "daemon"; }
 
     uint8_t& at(int address) {
-        return address < 8 ? record[address / ledger_size].ledger[address % ledger_size] : slot[address - 8].entry;
+        return address < 8 ? record[address / ledger_size].ledger[address % ledger_size]
+                           : slot[address - 8].entry;
     }
     static int in_ledger(int p, int k) { return p * ledger_size + k; }
     static int in_value(int s) { return 8 + s; }
@@ -137,7 +155,9 @@ struct Model {
     }
 
     // Before a stamp (who, seq) is overwritten its author learns that its swap has happened.
-    bool must_tell(int me, const Life& seen) const { return seen.who && seen.who != me + 1 && !(seen.bits & FREEING); }
+    bool must_tell(int me, const Life& seen) const {
+        return seen.who && seen.who != me + 1 && !(seen.bits & FREEING);
+    }
     bool is_about(const Op& op, int s, const Life& seen) const {
         return op == Op{HOLD, uint8_t(s), seen.seq, 0};
     }
@@ -153,7 +173,8 @@ struct Model {
         for (;;) {
             MC_STEP("hold: load life") f.seen = slot[f.slot].life;
             if (must_tell(me, f.seen)) {
-                MC_STEP("hold: load the op of the last stamper") f.seen_op = record[f.seen.who - 1].op;
+                MC_STEP("hold: load the op of the last stamper")
+                f.seen_op = record[f.seen.who - 1].op;
                 if (is_about(f.seen_op, f.slot, f.seen)) {
                     MC_STEP("hold: tell it: swap its op to done")
                     if (record[f.seen.who - 1].op == f.seen_op) record[f.seen.who - 1].op.done = 1;
@@ -185,7 +206,8 @@ struct Model {
             MC_STEP("release: load life") f.seen = slot[s].life;
             if (!f.seen.is_zero()) break;
             if (must_tell(me, f.seen)) {
-                MC_STEP("release: load the op of the last stamper") f.seen_op = record[f.seen.who - 1].op;
+                MC_STEP("release: load the op of the last stamper")
+                f.seen_op = record[f.seen.who - 1].op;
                 if (is_about(f.seen_op, s, f.seen)) {
                     MC_STEP("release: tell it: swap its op to done")
                     if (record[f.seen.who - 1].op == f.seen_op) record[f.seen.who - 1].op.done = 1;
@@ -212,7 +234,8 @@ struct Model {
         MC_END
     }
 
-    // The record of a hold names a slot that is being freed, and no drop of it is under way: freed too early.
+    // The record of a hold names a slot that is being freed, and no drop of it is under way: freed
+    // too early.
     bool is_named(int s) {
         for (int address = 0; address < 8 + slots; address++) {
             if (address >= in_ledger(processes, 0) && address < 8) continue;
@@ -248,7 +271,8 @@ struct Model {
                 MC_STEP("work: load state") f.state = slot[f.slot].state;
                 MC_STEP("work: load life") f.state = must_redo(f.state, slot[f.slot].life, whose);
                 if (!f.state) {
-                    MC_STEP("work: freed already, record.freeing = freeing_next") theirs.freeing = theirs.freeing_next;
+                    MC_STEP("work: freed already, record.freeing = freeing_next")
+                    theirs.freeing = theirs.freeing_next;
                     continue;
                 }
             }
@@ -265,7 +289,8 @@ struct Model {
             if (config.broken == free_before_next) {
                 MC_STEP("work: state = {FREE, gen + 1}") store_free(whose, f.slot);
             }
-            MC_STEP("work: record.freeing_next = slot.succ") theirs.freeing_next = slot[f.slot].succ;
+            MC_STEP("work: record.freeing_next = slot.succ")
+            theirs.freeing_next = slot[f.slot].succ;
             if (config.broken != free_before_next) {
                 MC_STEP("work: state = {FREE, gen + 1}") store_free(whose, f.slot);
             }
@@ -284,8 +309,10 @@ struct Model {
             MC_STEP("allocate: running.push(slot, generation)")
             record[me].running = i + 1, record[me].running_gen = s.gen;
         }
-        MC_STEP("allocate: first store") config.broken == life_after_state ? write_state() : write_life();
-        MC_STEP("allocate: second store") config.broken == life_after_state ? write_life() : write_state();
+        MC_STEP("allocate: first store")
+        config.broken == life_after_state ? write_state() : write_life();
+        MC_STEP("allocate: second store")
+        config.broken == life_after_state ? write_life() : write_state();
         MC_END
     }
 
@@ -311,9 +338,11 @@ struct Model {
                 MC_CALL(clear_bit(me, allocate_[me], act_at(me, f.ip).slot, TASK));
                 MC_STEP("running.pop()") record[me].running = 0;
             } else if (act_at(me, f.ip).what == TAKE) {
-                MC_CALL(hold(me, hold_[me], act_at(me, f.ip).slot, 1, in_ledger(me, act_at(me, f.ip).k)));
+                MC_CALL(hold(me, hold_[me], act_at(me, f.ip).slot, 1,
+                             in_ledger(me, act_at(me, f.ip).k)));
             } else {
-                MC_CALL(hold(me, hold_[me], act_at(me, f.ip).slot, -1, in_ledger(me, act_at(me, f.ip).k)));
+                MC_CALL(hold(me, hold_[me], act_at(me, f.ip).slot, -1,
+                             in_ledger(me, act_at(me, f.ip).k)));
             }
             MC_CALL(work(me, work_[me], me));
             f.ip++;
@@ -352,12 +381,14 @@ struct Model {
         MC_STEP("repair: the dead's op = 0") theirs.op = {};
         MC_END
     }
-    // The task bit of what the dead was running: read the generation, look, read the generation again.
+    // The task bit of what the dead was running: read the generation, look, read the generation
+    // again.
     Ran finish_task(int me, MainFrame& f, int p) {
         Record& theirs = record[p];
         MC_BEGIN(f)
         f.slot = theirs.running - 1;
-        MC_STEP("repair: load the generation of what it ran") f.flag = slot[f.slot].gen == theirs.running_gen;
+        MC_STEP("repair: load the generation of what it ran")
+        f.flag = slot[f.slot].gen == theirs.running_gen;
         if (!f.flag && config.broken != no_generation) MC_RETURN;
         MC_STEP("repair: look at life") f.flag = slot[f.slot].life.bits & TASK;
         f.i = slot[f.slot].life.is_zero();
@@ -382,7 +413,8 @@ struct Model {
             if (record[f.dead].running) MC_CALL(finish_task(me, repair_, f.dead));
             for (f.i = 0; f.i < ledger_size; f.i++)
                 if (record[f.dead].ledger[f.i])
-                    MC_CALL(hold(me, hold_[me], record[f.dead].ledger[f.i] - 1, -1, in_ledger(f.dead, f.i)));
+                    MC_CALL(hold(me, hold_[me], record[f.dead].ledger[f.i] - 1, -1,
+                                 in_ledger(f.dead, f.i)));
             for (f.i = 0; f.i < slots && config.broken != no_sweep; f.i++) {
                 if (chunk_owner(f.i) != f.dead) continue;
                 MC_STEP("sweep: load state") f.flag = slot[f.i].state != FREE;
@@ -405,15 +437,18 @@ struct Model {
         if (ran == Ran::done) finished[p] = 1, ran = Ran::more;
         return ran;
     }
-    bool may_die(int p) const { return p != daemon_ && !dead[p] && !finished[p] && deaths < config.deaths; }
+    bool may_die(int p) const {
+        return p != daemon_ && !dead[p] && !finished[p] && deaths < config.deaths;
+    }
     void die(int p) {
         dead[p] = finished[p] = 1, deaths++;
         main_[p] = allocate_[p] = {}, hold_[p] = {}, release_[p] = {}, work_[p] = {};
     }
 
     const char* wrong_now() const {
-        static const char* const words[] = {nullptr, "a count fell below zero", "a hold on a slot that is being freed",
-                                            "a slot was freed twice", "a slot was freed while a record names it"};
+        static const char* const words[] = {
+            nullptr, "a count fell below zero", "a hold on a slot that is being freed",
+            "a slot was freed twice", "a slot was freed while a record names it"};
         if (fault) return words[fault];
         for (int p = 0; p < workers; p++)
             for (int k = 0; k < ledger_size && !dead[p]; k++) {
@@ -421,7 +456,8 @@ struct Model {
                 bool busy = r.op.kind == HOLD && r.address == in_ledger(p, k);
                 if (!r.ledger[k] || busy) continue;
                 const Slot& s = slot[r.ledger[k] - 1];
-                if (s.state == FREE || s.gen != 1 || s.holder != r.ledger[k]) return "a living process holds a slot that was freed";
+                if (s.state == FREE || s.gen != 1 || s.holder != r.ledger[k])
+                    return "a living process holds a slot that was freed";
             }
         return nullptr;
     }
@@ -436,9 +472,11 @@ struct Model {
                 for (uint8_t entry : r.ledger) named += entry == s + 1;
             for (const Slot& outer : slot) named += outer.entry == s + 1;
             const Slot& x = slot[s];
-            if (x.state == FREE && (named || x.holder)) return "a slot is FREE, but something of it is left";
+            if (x.state == FREE && (named || x.holder))
+                return "a slot is FREE, but something of it is left";
             if (x.state == FREE) continue;
-            if (x.life.is_zero() || x.life.bits & (FREEING | FREED)) return "a slot without holders was not freed: leaked";
+            if (x.life.is_zero() || x.life.bits & (FREEING | FREED))
+                return "a slot without holders was not freed: leaked";
             if (x.life.count != named) return "a count is not the number of records";
         }
         return nullptr;

@@ -1,23 +1,24 @@
 // Holds: counts that stay exact although any process may die between any two steps.
 //
 //     life    {count, stamp (who, seq)}        one word per slot; the stamp is of the last change
-//     record  slot or 0                        one entry of a ledger says that a process holds the slot
-//     op      {slot, seq, done}                the intent of a process; `about` = which record, plus or minus
+//    record  slot or 0    one entry of a ledger says that a process holds the slot
+//    op    {slot, seq, done}    the intent of a process; `about` = which record, plus or minus
 //
 //     hold:   op = {slot, next seq, 0}
-//             loop: load life; stamped by another process whose op is that very change: swap its op to done
-//                   swap life -> {count + d, me, seq}                                          = commit
+//    loop: load life; stamped by another process whose op is that very change: swap its op to done
+//    swap life -> {count + d, me, seq}    = commit
 //             record = d > 0 ? slot : 0;  op = 0
 //     repair: happened = life is stamped by the dead's op, or (looked at second) its op says done
-//             record = what is true; then the ledger of the dead is dropped, entry by entry, by the daemon's own holds
+//  record = what is true; then the ledger of the dead is dropped, entry by entry, by the daemon's own holds
 //
-// So whether a change has happened is a fact: it shows as a stamp until somebody overwrites it, and whoever does has told
-// the author before. The order of record and count does not matter. Two stores in any fixed order cannot do this: count
-// first loses a drop twice, record first leaks.
+// So whether a change has happened is a fact: it shows as a stamp until somebody overwrites it, and
+// whoever does has told the author before. The order of record and count does not matter. Two
+// stores in any fixed order cannot do this: count first loses a drop twice, record first leaks.
 //
 // Each slot has one hold more that nobody drops, so that a count below it means "freed too early".
 //
-// Invariants: no count falls below the base hold; at the end the count is 1 + the records of the living.
+// Invariants: no count falls below the base hold; at the end the count is 1 + the records of the
+// living.
 //
 // Command line: [deaths = 1] [processes: 2 or 3, default 3] [operations each, default 3]
 #include "checker.hpp"
@@ -104,7 +105,8 @@ struct Model {
             MC_STEP("swap life (commit)")
             if (life[s] == f.seen) break;
         }
-        life[s] = {uint8_t(f.seen.count + d), uint8_t(me == daemon_ ? 0 : me + 1), uint8_t(me == daemon_ ? 0 : seq[me])};
+        life[s] = {uint8_t(f.seen.count + d), uint8_t(me == daemon_ ? 0 : me + 1),
+                   uint8_t(me == daemon_ ? 0 : seq[me])};
         MC_STEP("write the record") ledger[owner][k] = d > 0 ? s + 1 : 0;
         if (me != daemon_) {
             MC_STEP("op = 0") op[me] = {};
@@ -144,11 +146,13 @@ struct Model {
                     MC_STEP("repair: or was the dead told?") f.happened = op[f.p].done;
                 }
                 MC_STEP("repair: make the record say the truth")
-                ledger[f.p][about[f.p]] = (plus_or_minus[f.p] > 0) == bool(f.happened) ? op[f.p].slot : 0;
+                ledger[f.p][about[f.p]] =
+                    (plus_or_minus[f.p] > 0) == bool(f.happened) ? op[f.p].slot : 0;
                 op[f.p] = {}, f.happened = 0;
             }
             for (f.i = 0; f.i < ledger_size; f.i++)
-                if (ledger[f.p][f.i]) MC_CALL(hold(daemon_, hold_[daemon_], ledger[f.p][f.i] - 1, -1, f.p, f.i));
+                if (ledger[f.p][f.i])
+                    MC_CALL(hold(daemon_, hold_[daemon_], ledger[f.p][f.i] - 1, -1, f.p, f.i));
             repaired[f.p] = 1;
             f.i = f.p = 0;
         }
@@ -161,14 +165,17 @@ struct Model {
         if (ran == Ran::done) finished[p] = 1, ran = Ran::more;
         return ran;
     }
-    bool may_die(int p) const { return p != daemon_ && !dead[p] && !finished[p] && deaths < config.deaths; }
+    bool may_die(int p) const {
+        return p != daemon_ && !dead[p] && !finished[p] && deaths < config.deaths;
+    }
     void die(int p) {
         dead[p] = finished[p] = 1, deaths++;
         main_[p] = hold_[p] = {};
     }
     const char* wrong_now() const {
         for (const Life& l : life)
-            if (l.count < 1 || l.count > 100) return "a count is below the base hold: freed too early";
+            if (l.count < 1 || l.count > 100)
+                return "a count is below the base hold: freed too early";
         return nullptr;
     }
     const char* wrong_at_end() const {

@@ -1,16 +1,17 @@
 // When the daemon is told, and when it is not: hungry, starving, assign.
 //
-//     hungry[q]    the daemon could attach more workers to q: a push that finds no idle worker swaps it to 0 and rings
-//     starving     some queue waits for a CPU: a worker that goes idle or blocks swaps it to 0 and rings the daemon
-//     assign[w]    the queue that the daemon wants w to serve; attached[w] the one it serves, written by w
+//  hungry[q]  the daemon could attach more workers to q: a push that finds no idle worker swaps it to 0 and rings
+//  starving  some queue waits for a CPU: a worker that goes idle or blocks swaps it to 0 and rings the daemon
+//  assign[w]  the queue that the daemon wants w to serve; attached[w] the one it serves, written by w
 //     idle, blocked, door     words of the worker
 //
-// The daemon sleeps on an eventfd and is level-triggered: a ring says "look", never "what". It looks at every queue,
-// then sets hungry or starving, and *looks once more*; the other side writes its own word (the entry, the idle
-// bit, `blocked`) first and looks at hungry or starving second. So one of the two sees the other. A worker that leaves
-// a queue tells the daemon, since a push may just have rung it for the queue that it leaves. A worker that blocks also
-// looks at assign: if the daemon has moved it meanwhile (it was idle for a moment), the daemon counts on a worker
-// that will not come.
+// The daemon sleeps on an eventfd and is level-triggered: a ring says "look", never "what". It
+// looks at every queue, then sets hungry or starving, and *looks once more*; the other side writes
+// its own word (the entry, the idle bit, `blocked`) first and looks at hungry or starving second.
+// So one of the two sees the other. A worker that leaves a queue tells the daemon, since a push may
+// just have rung it for the queue that it leaves. A worker that blocks also looks at assign: if the
+// daemon has moved it meanwhile (it was idle for a moment), the daemon counts on a worker that will
+// not come.
 //
 //     one CPU per worker that is attached and not blocked; a blocked one lends its CPU
 //
@@ -18,8 +19,8 @@
 //            1  two queues, one CPU, tasks end: the worker must go from one queue to the other
 //            2  two queues, one CPU, the first task waits for the second one: its CPU must be lent
 //
-// Invariant: at the end no task is QUEUED that the daemon could have run (nobody may die while it is told: then
-// the daemon looks anyway, and rings all doors).
+// Invariant: at the end no task is QUEUED that the daemon could have run (nobody may die while it
+// is told: then the daemon looks anyway, and rings all doors).
 //
 // Command line: [deaths = 1] [scenario, all by default]
 #include "checker.hpp"
@@ -29,8 +30,16 @@ using mc::Ran;
 namespace {
 
 enum Broken {
-    right, no_hungry_recheck, no_starving_recheck, idle_silently, block_silently, leave_silently, look_before_idle,
-    no_look_on_death, no_chain, assign_not_looked_at
+    right,
+    no_hungry_recheck,
+    no_starving_recheck,
+    idle_silently,
+    block_silently,
+    leave_silently,
+    look_before_idle,
+    no_look_on_death,
+    no_chain,
+    assign_not_looked_at
 };
 struct Config {
     Broken broken = right;
@@ -48,7 +57,8 @@ bool waits(int t) { return config.scenario == 2 && t == 0; }
 enum Claim : uint8_t { NONE, QUEUED, RUNNING, DONE };
 
 struct Worker {
-    uint8_t assign, attached, idle, blocked, rung, asleep, task;  // assign, attached, idle: queue + 1
+    uint8_t assign, attached, idle, blocked, rung, asleep,
+        task;  // assign, attached, idle: queue + 1
 };
 struct Frame {
     uint8_t pc, q, w, t, flag;
@@ -160,7 +170,8 @@ struct Model {
                 MC_STEP("idle: look at assign once more") f.flag = mine.assign != f.q;
             }
             if (!f.flag) {
-                if (!is(idle_silently) && !is(look_before_idle)) MC_CALL(tell_if_starving(sub_[me], mine));
+                if (!is(idle_silently) && !is(look_before_idle))
+                    MC_CALL(tell_if_starving(sub_[me], mine));
                 MC_STEP("idle: futex_wait") mine.asleep = !mine.rung;
                 MC_WAIT(!mine.asleep, "idle: awake")
             }
@@ -183,12 +194,15 @@ struct Model {
     }
     int servers(int q) const {
         int n = 0;
-        for (int w = 0; w < workers; w++) n += !dead[w] && worker[w].assign == q + 1 && !worker[w].blocked;
+        for (int w = 0; w < workers; w++)
+            n += !dead[w] && worker[w].assign == q + 1 && !worker[w].blocked;
         return n;
     }
     int movable(int q) const {  // an idle worker of another queue
         for (int w = 0; w < workers; w++)
-            if (!dead[w] && worker[w].idle && worker[w].assign == worker[w].idle && worker[w].assign != q + 1) return w;
+            if (!dead[w] && worker[w].idle && worker[w].assign == worker[w].idle &&
+                worker[w].assign != q + 1)
+                return w;
         return workers;
     }
     void assign(int w, int q) { worker[w].assign = q + 1; }
@@ -207,7 +221,8 @@ struct Model {
                 for (f.w = 0; f.w < workers; f.w++) {
                     if (!dead[f.w] || is(no_look_on_death)) continue;
                     MC_STEP("repair: RUNNING by the dead -> QUEUED; its words are 0")
-                    if (worker[f.w].task && claim[worker[f.w].task - 1] == RUNNING) claim[worker[f.w].task - 1] = QUEUED;
+                    if (worker[f.w].task && claim[worker[f.w].task - 1] == RUNNING)
+                        claim[worker[f.w].task - 1] = QUEUED;
                     worker[f.w] = {};
                 }
                 for (f.w = 0; f.w < workers; f.w++) {
@@ -219,14 +234,16 @@ struct Model {
                 for (;;) {
                     MC_STEP("look: does the queue want a worker?") f.flag = wants_worker(f.q);
                     if (!f.flag) {
-                        MC_STEP("look: no, but it could have one later: hungry = 1") hungry[f.q] = 1;
+                        MC_STEP("look: no, but it could have one later: hungry = 1")
+                        hungry[f.q] = 1;
                         if (is(no_hungry_recheck)) break;
                         MC_STEP("look: once more") f.flag = wants_worker(f.q);
                     }
                     if (!f.flag) break;
                     f.w = cpus_used() < cpus() ? free_worker() : workers;
                     if (f.w == workers) {
-                        MC_STEP("look: no CPU or no worker: is one idle elsewhere?") f.w = movable(f.q);
+                        MC_STEP("look: no CPU or no worker: is one idle elsewhere?")
+                        f.w = movable(f.q);
                     }
                     if (f.w == workers) {
                         MC_STEP("look: starving = 1") starving = 1;
@@ -247,7 +264,9 @@ struct Model {
 
     Ran step(int p) {
         if (finished[p]) return Ran::blocked;
-        Ran ran = p == DAEMON ? daemon(main_[p]) : p < workers ? work(p, main_[p]) : submit(main_[p]);
+        Ran ran = p == DAEMON   ? daemon(main_[p])
+                  : p < workers ? work(p, main_[p])
+                                : submit(main_[p]);
         if (ran == Ran::done) finished[p] = 1, ran = Ran::more;
         return ran;
     }
@@ -266,8 +285,10 @@ struct Model {
             if (claim[t] != QUEUED) continue;
             int free = 0, busy = 0;
             for (int w = 0; w < workers; w++)
-                free += !dead[w] && !worker[w].task, busy += !dead[w] && worker[w].task && !worker[w].blocked;
-            if (free && busy < cpus()) return "a task is QUEUED beside a free worker and a free CPU";
+                free += !dead[w] && !worker[w].task,
+                    busy += !dead[w] && worker[w].task && !worker[w].blocked;
+            if (free && busy < cpus())
+                return "a task is QUEUED beside a free worker and a free CPU";
         }
         return nullptr;
     }
@@ -288,20 +309,21 @@ int main(int argc, char** argv) {
     mc::Report report("hungry", argc, argv);
     config.deaths = report.number(0, 1);
     int only = report.number(1, -1);
-    auto run = [&](const char* name, Broken broken) {
+    auto run = [&](const char* name, Broken broken, int first = 0) {
         config.broken = broken;
-        report.variant(name, broken != right, only < 0 ? scenarios : 1,
-                       [&](int s) { return Model::start(only < 0 ? s : only); });
+        report.variant(name, broken != right, only < 0 ? scenarios : 1, [&](int s) {
+            return Model::start(only < 0 ? (s + first) % scenarios : only);
+        });
     };
     run("the protocol", right);
     run("no second look after hungry is set", no_hungry_recheck);
-    run("no second look after starving is set", no_starving_recheck);
+    run("no second look after starving is set", no_starving_recheck, 1);
     run("a take that leaves work behind is silent", no_chain);
-    run("a worker goes idle silently", idle_silently);
-    run("a worker blocks silently", block_silently);
-    run("a worker blocks without looking at assign", assign_not_looked_at);
-    run("a worker leaves a queue silently", leave_silently);
-    run("a worker looks at starving before it sets its idle bit", look_before_idle);
+    run("a worker goes idle silently", idle_silently, 1);
+    run("a worker blocks silently", block_silently, 2);
+    run("a worker blocks without looking at assign", assign_not_looked_at, 2);
+    run("a worker leaves a queue silently", leave_silently, 1);
+    run("a worker looks at starving before it sets its idle bit", look_before_idle, 1);
     run("the daemon does not look after a death", no_look_on_death);
     return report.exit_status();
 }

@@ -1,21 +1,23 @@
 // A queue of tasks: submit, take, idle, wake, and repair after a death.
 //
-//     ring    cells {lap, value}; empty for position p is {p / N, 0}; head and tail are hints that anybody repairs
-//     claim   HELD -> QUEUED(attempt) -> RUNNING(worker)        one word per task, the only thing that counts
+//  ring  cells {lap, value}; empty for position p is {p / N, 0}; head and tail are hints that anybody repairs
+//  claim  HELD -> QUEUED(attempt) -> RUNNING(worker)  one word per task, the only thing that counts
 //     idle    one bit per worker; door: a counter that a sleeping worker waits on (futex)
 //     searching   a worker promises to look, so that a push need not wake anybody
 //
 //     submit:  op = PUSH(task); claim = QUEUED; push; wake; op = 0
-//     take:    entry at the head; running = task; swap the claim QUEUED -> RUNNING; remove the entry; more? wake the next
+//  take:  entry at the head; running = task; swap the claim QUEUED -> RUNNING; remove the entry; more? wake the next
 //     idle:    search; note the door; set the idle bit; look once more; sleep
 //     wake:    somebody searches? else clear an idle bit; ring its door; futex_wake
 //
-// An entry is a hint: it may be stale or double. It is removed only when its claim is no longer QUEUED, so a task
-// that is QUEUED has an entry, or somebody's op names it. A dead worker's task is named by its `running`. Whom the
-// dead was about to wake nobody can know, so after each death every door is rung.
+// An entry is a hint: it may be stale or double. It is removed only when its claim is no longer
+// QUEUED, so a task that is QUEUED has an entry, or somebody's op names it. A dead worker's task is
+// named by its `running`. Whom the dead was about to wake nobody can know, so after each death
+// every door is rung.
 //
-// Invariants: no attempt runs twice; at the end no task is in no queue, RUNNING by a dead worker, or QUEUED
-// while an idle worker sleeps. Tasks never finish here, so that a worker that has taken one is busy for ever.
+// Invariants: no attempt runs twice; at the end no task is in no queue, RUNNING by a dead worker,
+// or QUEUED while an idle worker sleeps. Tasks never finish here, so that a worker that has taken
+// one is busy for ever.
 //
 // Command line: [deaths = 1]
 #include "checker.hpp"
@@ -143,7 +145,8 @@ struct Model {
             if (!is(no_intent)) {
                 MC_STEP("submit: op = PUSH(task)") record[me].op = f.i + 1, submitted = f.i + 1;
             }
-            MC_STEP("submit: claim = QUEUED") task[f.i].claim = QUEUED, task[f.i].attempt = 1, submitted = f.i + 1;
+            MC_STEP("submit: claim = QUEUED")
+            task[f.i].claim = QUEUED, task[f.i].attempt = 1, submitted = f.i + 1;
             MC_CALL(push(push_[me], f.i));
             MC_CALL(wake(wake_[me]));
             MC_STEP("submit: op = 0") record[me].op = 0;
@@ -164,7 +167,8 @@ struct Model {
                 if (is(pop_first)) {
                     MC_STEP("take: remove the entry") remove(f.head, f.task);
                 }
-                MC_STEP("take: load claim") f.attempt = task[f.task].claim == QUEUED ? task[f.task].attempt : 0;
+                MC_STEP("take: load claim")
+                f.attempt = task[f.task].claim == QUEUED ? task[f.task].attempt : 0;
                 if (f.attempt) {
                     if (!is(no_requeue_intent)) {
                         MC_STEP("take: running.push(task)") record[me].running = f.task + 1;
@@ -219,7 +223,8 @@ struct Model {
     Ran repair(int me, MainFrame& f) {
         MC_BEGIN(f)
         for (;;) {
-            MC_WAIT((dead[W0] && !repaired[W0]) || (dead[W1] && !repaired[W1]) || (dead[SUBMITTER] && !repaired[SUBMITTER]),
+            MC_WAIT((dead[W0] && !repaired[W0]) || (dead[W1] && !repaired[W1]) ||
+                        (dead[SUBMITTER] && !repaired[SUBMITTER]),
                     "a pidfd says: dead")
             f.i = dead[W0] && !repaired[W0] ? W0 : dead[W1] && !repaired[W1] ? W1 : SUBMITTER;
             if (f.i < workers) idle &= ~(1 << f.i);
@@ -230,16 +235,20 @@ struct Model {
                 f.task = record[f.i].running - 1;
                 MC_STEP("repair: was it running? RUNNING -> QUEUED")
                 f.attempt = task[f.task].claim == RUNNING && task[f.task].by == f.i;
-                if (f.attempt) task[f.task].claim = QUEUED, task[f.task].attempt++, task[f.task].by = 0;
+                if (f.attempt)
+                    task[f.task].claim = QUEUED, task[f.task].attempt++, task[f.task].by = 0;
             } else if (record[f.i].op) {
                 f.task = record[f.i].op - 1;
-                MC_STEP("repair: was it pushing? load claim") f.attempt = task[f.task].claim == HELD;
+                MC_STEP("repair: was it pushing? load claim")
+                f.attempt = task[f.task].claim == HELD;
                 if (f.attempt) {
                     task[f.task].claim = QUEUED, task[f.task].attempt = 1;
                 } else {
-                    MC_STEP("repair: is it in the ring? (it cannot vanish while QUEUED)") f.attempt = !is_in_ring(f.task);
+                    MC_STEP("repair: is it in the ring? (it cannot vanish while QUEUED)")
+                    f.attempt = !is_in_ring(f.task);
                     if (f.attempt) {
-                        MC_STEP("repair: and still QUEUED?") f.attempt = task[f.task].claim == QUEUED;
+                        MC_STEP("repair: and still QUEUED?")
+                        f.attempt = task[f.task].claim == QUEUED;
                     }
                 }
             }
@@ -257,7 +266,9 @@ struct Model {
 
     Ran step(int p) {
         if (finished[p]) return Ran::blocked;
-        Ran ran = p == DAEMON ? repair(p, main_[p]) : p == SUBMITTER ? submitter(p, main_[p]) : worker(p, main_[p]);
+        Ran ran = p == DAEMON      ? repair(p, main_[p])
+                  : p == SUBMITTER ? submitter(p, main_[p])
+                                   : worker(p, main_[p]);
         if (ran == Ran::done) finished[p] = 1, ran = Ran::more;
         return ran;
     }
@@ -276,7 +287,8 @@ struct Model {
         for (int w = 0; w < workers; w++) sleeper |= !dead[w] && asleep[w];
         for (int t = 0; t < submitted; t++) {
             if (task[t].claim == HELD) return "a submitted task was never queued";
-            if (task[t].claim == RUNNING && dead[task[t].by]) return "a task is RUNNING by a dead worker";
+            if (task[t].claim == RUNNING && dead[task[t].by])
+                return "a task is RUNNING by a dead worker";
             if (task[t].claim != QUEUED) continue;
             if (!is_in_ring(t)) return "a task is QUEUED but in no queue";
             if (sleeper) return "a task is QUEUED and an idle worker sleeps for ever";

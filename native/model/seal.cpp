@@ -1,15 +1,17 @@
-// Sealing the results of a task: a worker writes two return values and may die anywhere; the daemon requeues the task
-// or finishes the publishing; another worker may run the second attempt; a getter sleeps on the slots.
+// Sealing the results of a task: a worker writes two return values and may die anywhere; the daemon
+// requeues the task or finishes the publishing; another worker may run the second attempt; a getter
+// sleeps on the slots.
 //
 //     claim   RUNNING(attempt, worker) -> DONE(worker)     the one commit of all returns
 //     state   PENDING | WAITERS -> SEALED                  one word per slot, also the futex
 //     value   written before DONE by whoever has the RUNNING claim, and by nobody else
 //
-//     finish:   write value 0, value 1;  claim = DONE;  for each slot: old = exchange(state, SEALED); WAITERS? wake
-//     repair:   RUNNING(dead) -> QUEUED(attempt + 1);  DONE(dead) -> publish again, and wake unconditionally: an exchange
+//  finish:  write value 0, value 1;  claim = DONE;  for each slot: old = exchange(state, SEALED); WAITERS? wake
+//  repair:  RUNNING(dead) -> QUEUED(attempt + 1);  DONE(dead) -> publish again, and wake unconditionally: an exchange
 //               that the dead made has eaten the WAITERS bit
 //
-// Invariants: what a getter has read never changes; both values are of one attempt; the getter does not sleep for ever.
+// Invariants: what a getter has read never changes; both values are of one attempt; the getter does
+// not sleep for ever.
 //
 // Command line: [deaths = 1]
 #include "checker.hpp"
@@ -92,7 +94,8 @@ struct Model {
     Ran second(Frame& f) {
         MC_BEGIN(f)
         for (;;) {
-            MC_WAIT(claim == QUEUED && !dead[SECOND], "take: running.push(task)") running[SECOND] = 1;
+            MC_WAIT(claim == QUEUED && !dead[SECOND], "take: running.push(task)")
+            running[SECOND] = 1;
             MC_STEP("take: swap QUEUED -> RUNNING") claim = RUNNING, by = SECOND;
             MC_CALL(finish(SECOND, finish_));
         }
@@ -121,12 +124,14 @@ struct Model {
     Ran repair(Frame& f) {
         MC_BEGIN(f)
         for (;;) {
-            MC_WAIT((dead[FIRST] && !repaired[FIRST]) || (dead[SECOND] && !repaired[SECOND]), "a pidfd says: dead")
+            MC_WAIT((dead[FIRST] && !repaired[FIRST]) || (dead[SECOND] && !repaired[SECOND]),
+                    "a pidfd says: dead")
             f.slot = dead[FIRST] && !repaired[FIRST] ? FIRST : SECOND;
             if (running[f.slot] && by == f.slot) {
                 MC_STEP("repair: look at the claim") f.old = claim;
                 if (f.old == RUNNING) {
-                    MC_STEP("repair: RUNNING -> QUEUED(attempt + 1)") claim = QUEUED, attempt++, by = DAEMON;
+                    MC_STEP("repair: RUNNING -> QUEUED(attempt + 1)")
+                    claim = QUEUED, attempt++, by = DAEMON;
                 } else if (f.old == DONE && !is(slot_by_slot)) {
                     MC_CALL(publish(publish_[DAEMON], true));
                 }
@@ -134,7 +139,8 @@ struct Model {
             if (is(slot_by_slot)) asleep = 0;
             repaired[f.slot] = 1, running[f.slot] = 0;
             // If nobody is left to run it, the daemon starts a worker: the second one lives again.
-            if (f.slot == SECOND) dead[SECOND] = repaired[SECOND] = finished[SECOND] = 0, restart = 1;
+            if (f.slot == SECOND)
+                dead[SECOND] = repaired[SECOND] = finished[SECOND] = 0, restart = 1;
             f.slot = f.old = 0;
         }
         MC_END
@@ -149,7 +155,9 @@ struct Model {
         if (ran == Ran::done) finished[p] = 1, ran = Ran::more;
         return ran;
     }
-    bool may_die(int p) const { return p <= SECOND && !dead[p] && !finished[p] && deaths < config.deaths; }
+    bool may_die(int p) const {
+        return p <= SECOND && !dead[p] && !finished[p] && deaths < config.deaths;
+    }
     void die(int p) {
         dead[p] = finished[p] = 1, deaths++;
         main_[p] = publish_[p] = {};
