@@ -65,6 +65,16 @@ def test_quick_tasks_want_no_more() -> None:
     assert times[-1] == pytest.approx(LIMITS.recheck_most_s), "the pause grows, but not without end"
 
 
+def test_one_call_after_the_other_wants_no_second_worker() -> None:
+    """A caller that waits for each result: few takes, but never a backlog."""
+    queue, account = make()
+    queue.look(0.0, QueueState(5, 1, 0))
+    attach(queue, account, 1, 0.0).acked_at = 0.0
+    for number in range(1, 100):
+        queue.look(queue.recheck_at or 0.0, QueueState(5, 1, 5 * number))
+        assert queue.wants == 0
+
+
 def test_worker_that_is_still_binding_is_waited_for() -> None:
     queue, account = make()
     queue.look(0.0, QueueState(5, 100, 0))

@@ -166,7 +166,11 @@ class ClassQueue:
             self._want(now, max(0, self.entries - coming))
         else:
             task_s = (now - self._base_at) * len(staying) / takes
-            if task_s >= self.limits.recheck_s:
+            if self.entries < takes:
+                # It will be empty in less than another such pause: a caller that waits for each
+                # result leaves a moment's entry behind now and then, and its worker is mostly idle.
+                self._want(now, 0)
+            elif task_s >= self.limits.recheck_s:
                 self._want(now, self.entries)
             elif task_s > self.limits.quick_task_s:
                 self._want(now, min(self.entries, len(staying)))
