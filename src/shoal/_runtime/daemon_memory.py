@@ -25,6 +25,8 @@ from shoal._runtime.machine_facts import Headroom
 STEP_BYTES = 16 << 20
 RESERVE_BYTES = 128 << 20
 """Never populated into: room for the processes themselves."""
+WARM_UP_S = 0.5
+"""What starts a session needs the cores first."""
 COLLAPSE_AFTER_S = 1.0
 """Huge pages are not made while the session is still starting."""
 RETRY_S = 1.0
@@ -108,6 +110,11 @@ class Warming:
         self._headroom = headroom
         self._is_scheduled = False
         self._collapse_at = clock.now() + COLLAPSE_AFTER_S
+
+    def start(self) -> None:
+        """Back the first extent in the first idle moment; the rest is for after the start-up."""
+        self._loop.call_when_idle(lambda: self._memory.populate(STEP_BYTES, STEP_BYTES))
+        self._wake_later(WARM_UP_S)
 
     def wake(self) -> None:
         """Something may be wanted: look in the next idle moment."""

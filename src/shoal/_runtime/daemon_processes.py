@@ -94,9 +94,10 @@ class Processes:
         """By start ticket: those that have not joined."""
         self._zygote: ZygoteLink | None = None
 
-    def listeners(self) -> Listeners:
+    def listeners(self, on_useless: Callable[[], None]) -> Listeners:
         """What the zygote's link tells us."""
         return Listeners(
+            on_useless=on_useless,
             on_forked=self._forked,
             on_failed=self._fork_failed,
             on_exited=self.ended,

@@ -19,6 +19,7 @@ the rest.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import re
@@ -102,7 +103,9 @@ class Daemon:
             self._store = StoreLink(self._loop, settings.directory, self.post)
         self._perform = performers(self, self._processes, self._node_memory)
         place = (settings.session, settings.directory)
-        self._zygote = ZygoteLink(self._loop, place, zygote, self._processes.listeners())
+        self._zygote = ZygoteLink(
+            self._loop, place, zygote, self._processes.listeners(self._no_zygote)
+        )
         self._processes.use_zygote(self._zygote)
         self._zygote.set_up(
             os.path.join(settings.directory, session_dir.SOCKET_NAME), memory.fd, memory.eventfd
@@ -119,9 +122,11 @@ class Daemon:
         for number in (signal.SIGCHLD, signal.SIGTERM):
             signal.signal(number, lambda *_: None)
         self._loop.watch(waker, lambda _: self._signalled(os.read(waker, 4096)))
+        # A child may have ended before there was a handler.
+        self._loop.call_later(0.0, lambda: self._signalled(b""))
         if self._settings.owner_pid:
             self._watch_owner(self._settings.owner_pid, self._settings.owner_start_time)
-        self._warming.wake()
+        self._warming.start()
 
     def _watch_owner(self, pid: int, start_time: int) -> None:
         def gone(_: int = 0) -> None:
@@ -208,6 +213,10 @@ class Daemon:
                     self._store.ended()
             else:
                 self._processes.ended(pid, status)
+
+    def _no_zygote(self) -> None:
+        last = launch.startup_failure(self._settings)
+        self.post(events.StopAsked(f"no worker can be started; the last lines of the log:\n{last}"))
 
     def _connected(self, connected: socket.socket, pid: int) -> None:
         Connection(self._loop, connected, pid, self._framed, self._closed)
@@ -344,8 +353,10 @@ class Daemon:
             # A driver that lives may look at arrays that it has; its own end gives them back.
             self._memory.punch()
         # Last, so that it would have done all this, had we been killed on the way.
-        os.kill(self._zygote.pid, signal.SIGKILL)
-        os.waitpid(self._zygote.pid, 0)
+        with contextlib.suppress(ProcessLookupError, ChildProcessError):
+            if self._zygote.pid:
+                os.kill(self._zygote.pid, signal.SIGKILL)
+                os.waitpid(self._zygote.pid, 0)
         self._loop.stop()
 
 

@@ -22,6 +22,9 @@ from shoal._runtime import descendants, wire
 from shoal._runtime.daemon_loop import READ, WRITE, Loop
 from shoal._runtime.zygote_spawn import spawn_zygote
 
+FAILURES_MOST = 3
+"""Zygotes in a row that ended before their first worker."""
+
 
 class Listeners(msgspec.Struct, frozen=True):
     """What happens with what the zygote says."""
@@ -32,6 +35,8 @@ class Listeners(msgspec.Struct, frozen=True):
     """(start, reason)"""
     on_exited: Callable[[int, int], None]
     """(pid, wait status)"""
+    on_useless: Callable[[], None]
+    """Zygotes end as soon as they begin: there is no point in another."""
     on_lost: Callable[[], None]
     """The zygote died; all unanswered requests are void."""
     known_pids: Callable[[], frozenset[int]]
@@ -55,12 +60,14 @@ class ZygoteLink:
         self._listeners = listeners
         self._setup: tuple[bytes, tuple[int, int]] | None = None
         self._unsent: list[tuple[bytes, Sequence[int]]] = []
+        self._failures = 0
         self._use(*first)
 
     def _use(self, pid: int, channel: socket.socket) -> None:
         self.pid = pid
         self._channel = channel
         self._is_open = True
+        self._has_forked = False
         channel.setblocking(False)
         self._loop.watch(channel.fileno(), self._ready)
 
@@ -78,13 +85,18 @@ class ZygoteLink:
         """The zygote's pid has been reaped: take in what it said last and exec another."""
         while self._receive():
             pass
+        self.pid = 0
         self._close_channel()
         self._channel.close()
         for _, fds in self._unsent:
             self._close_pipes(fds)
         self._unsent.clear()
-        print("the zygote has ended: starting another", file=sys.stderr)
+        print("the zygote has ended: starting another", file=sys.stderr, flush=True)
         self._kill_unknown_children()
+        self._failures = 0 if self._has_forked else self._failures + 1
+        if self._failures >= FAILURES_MOST:
+            self._listeners.on_useless()
+            return
         self._use(*spawn_zygote(self._session, self._directory))
         if self._setup is not None:
             self._send(*self._setup)
@@ -147,6 +159,7 @@ class ZygoteLink:
             return False
         message = forking.decode(packet)
         if isinstance(message, forking.Forked):
+            self._has_forked = True
             self._listeners.on_forked(message.start, message.pid, fds[0])
         elif isinstance(message, forking.ForkFailed):
             self._listeners.on_failed(message.start, message.reason)
