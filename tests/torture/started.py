@@ -16,6 +16,8 @@ import shoal
 from shoal._runtime import cluster
 from tests.torture.processes import command_line, session_pids
 
+SETTLED_LOOKS = 10
+
 
 @dataclass(frozen=True)
 class Started:
@@ -55,6 +57,15 @@ class Started:
             return {self.daemon()}
         kinds = {"worker": self.workers, "zygote": self.zygotes, "store": self.stores}
         return kinds[kind]()
+
+    def settled_memory(self) -> dict[str, int]:
+        """What the audit counts once it counts the same for a while."""
+        counts = [shoal.lowlevel.memory().audit()]
+        while len(counts) < SETTLED_LOOKS or any(c != counts[-1] for c in counts[-SETTLED_LOOKS:]):
+            assert len(counts) < 20 * SETTLED_LOOKS, f"node memory does not settle: {counts[-5:]}"
+            time.sleep(0.02)
+            counts.append(shoal.lowlevel.memory().audit())
+        return counts[-1]
 
     def wait_for_memory(self, expected: dict[str, int], deadline_s: float) -> None:
         """Until the audit, which recounts everything, finds exactly this in node memory."""

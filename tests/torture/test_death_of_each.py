@@ -44,14 +44,13 @@ class Actor:
 def sleep_long():
     time.sleep(1000)
 
-actor = Actor.remote()
+actor, sleeping = Actor.remote(), sleep_long.remote()
 child, worker = shoal.get([start_child.remote(), actor.pid.remote()])
 (row,) = cluster.table("session")
 facts = {name: row[name] for name in ("session", "directory", "pid", "zygote_pid")}
 print(json.dumps({**facts, "child": child, "actor": worker}), flush=True)
-start = time.monotonic()
 try:
-    shoal.get(sleep_long.remote())
+    shoal.get(sleeping)
 except shoal.errors.SessionLostError as error:
     print(json.dumps({"error": type(error).__name__, "text": str(error)}), flush=True)
 """
@@ -214,7 +213,7 @@ def test_attached_driver(started: Started) -> None:
     """Its work ends; the daemon, other drivers and detached actors go on."""
     mine = Counter.remote()
     assert shoal.get([mine.add.remote(), where.remote()], timeout=20)[0] == 1
-    before = shoal.lowlevel.memory().audit()
+    before = started.settled_memory()
     process = subprocess.Popen(
         [sys.executable, "-c", ATTACHED, started.session],
         env=started.environment,
