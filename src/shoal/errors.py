@@ -8,12 +8,10 @@
     |   |-- WorkerCrashedError     a process died in a task
     |   |   `-- PoisonTaskError        ... in the same task, again and again
     |   |-- ActorError             a call can not reach its actor
-    |   |   |-- ActorDiedError         ... ever again
-    |   |   `-- ActorUnavailableError  ... now
+    |   |   `-- ActorDiedError         ... ever again
     |   |-- ObjectLostError        a value is gone
     |   |-- ObjectStoreFullError   there is no room for a value              (MemoryError)
     |   |-- GetTimeoutError        it takes longer than you wanted to wait   (TimeoutError)
-    |   |-- TaskCancelledError     somebody cancelled it
     |   |-- JobEndedError          the program that asked for it has ended
     |   |-- UnschedulableError     nothing here can ever run it
     |   `-- SessionLostError       the node daemon died                      (ConnectionError)
@@ -83,7 +81,7 @@ class ShoalError(Exception):
 
     def __init__(self, message: str = "", **facts: Any) -> None:
         BaseException.__init__(self, message)  # not super(): a dual class has foreign constructors
-        self.message = message
+        self._message = message
         self.facts = facts
         for name, value in facts.items():
             if name in self._defaults:
@@ -91,14 +89,14 @@ class ShoalError(Exception):
 
     def describe(self) -> str:
         """Return what happened, from the facts."""
-        return self.message
+        return self._message
 
     def __str__(self) -> str:
-        text = self.describe() or self.message or type(self).__name__
+        text = self.describe() or self._message or type(self).__name__
         return f"{text}\nWhat to do: {self.advice}" if self.advice else text
 
     def __reduce__(self) -> Any:
-        return _rebuild, (type(self).__name__, self.message, self.facts)
+        return _rebuild, (type(self).__name__, self._message, self.facts)
 
 
 _TABLE["ShoalError"] = ShoalError
@@ -153,10 +151,10 @@ class TaskError(ShoalError):
             self.add_note(self.remote_traceback)
 
     def __str__(self) -> str:
-        return self.message
+        return self._message
 
     def __reduce__(self) -> Any:
-        return task_error, (self.message, self.cause, self.facts)
+        return task_error, (self._message, self.cause, self.facts)
 
 
 _dual_classes: dict[type[BaseException], type[TaskError]] = {}
@@ -321,16 +319,6 @@ class ActorDiedError(ActorError):
         return _exit_text(self.exit_code, self.signal) + where
 
 
-class ActorUnavailableError(ActorError):
-    """The actor can not be reached now; it may come back."""
-
-    advice = "try again: the actor may be restarting."
-
-    def describe(self) -> str:
-        """Return what happened, from the facts."""
-        return f"{self._who} can not be reached now: {self.reason}"
-
-
 class ObjectLostError(LostError):
     """A value is gone although a ref to it lives."""
 
@@ -352,7 +340,6 @@ class ObjectStoreFullError(LostError, MemoryError):
     )
     asked_bytes: int = 0
     capacity_bytes: int = 0
-    kind: str = "value"
 
     def describe(self) -> str:
         """Return what happened, from the facts."""
@@ -362,9 +349,7 @@ class ObjectStoreFullError(LostError, MemoryError):
             if larger
             else "finds no room in the object store"
         )
-        return (
-            f"a {self.kind} of {self.asked_bytes:,} bytes {room} of {self.capacity_bytes:,} bytes"
-        )
+        return f"a value of {self.asked_bytes:,} bytes {room} of {self.capacity_bytes:,} bytes"
 
 
 class GetTimeoutError(LostError, TimeoutError):
@@ -378,20 +363,9 @@ class GetTimeoutError(LostError, TimeoutError):
     def describe(self) -> str:
         """Return what happened, from the facts."""
         return (
-            self.message
+            self._message
             or f"{self.what or f'{self.pending} ref(s)'}: not ready after {self.timeout_s} s"
         )
-
-
-class TaskCancelledError(LostError):
-    """The task was cancelled."""
-
-    task: str = ""
-    task_id: str = ""
-
-    def describe(self) -> str:
-        """Return what happened, from the facts."""
-        return self.message or f"{self.task or 'the task'} was cancelled"
 
 
 class JobEndedError(LostError):
@@ -448,7 +422,7 @@ class UsageError(ShoalError):
 
     def describe(self) -> str:
         """Return what happened, from the facts."""
-        return self.message or self.text
+        return self._message or self.text
 
 
 class OptionError(UsageError, ValueError):
@@ -507,7 +481,7 @@ class SessionEndedError(UsageError, RuntimeError):
     def describe(self) -> str:
         """Return what happened, from the facts."""
         now = f"the present session is {self.now}" if self.now else "there is no session now"
-        return self.message or f"this belongs to session {self.session}, which has ended; {now}"
+        return self._message or f"this belongs to session {self.session}, which has ended; {now}"
 
 
 class SessionExistsError(UsageError, RuntimeError):
@@ -531,7 +505,7 @@ class ForkedProcessError(UsageError, RuntimeError):
     def describe(self) -> str:
         """Return what happened, from the facts."""
         return (
-            self.message
+            self._message
             or "this process was forked from one that uses Shoal; handles do not work here"
         )
 
@@ -550,7 +524,7 @@ class PendingTasksLimitError(UsageError, RuntimeError):
 
     def describe(self) -> str:
         """Return what happened, from the facts."""
-        return self.message or "too many unfinished tasks in this job"
+        return self._message or "too many unfinished tasks in this job"
 
 
 class InternalError(ShoalError):
@@ -572,8 +546,8 @@ def to_record(error: ShoalError) -> bytes:
         except (TypeError, ValueError):
             value = repr(value)
         fields[name] = value
-    if error.message:
-        fields["message"] = error.message
+    if error._message:
+        fields["message"] = error._message
     for cls in type(error).__mro__:
         if _TABLE.get(cls.__name__) is cls:
             return msgspec.msgpack.encode([cls.__name__, fields])

@@ -160,7 +160,7 @@ def test_a_named_actor() -> None:
     assert shoal.get(shoal.get_actor("tally").add.remote()) == 2
     with pytest.raises(ValueError, match="'nobody'"):
         shoal.get_actor("nobody")
-    with pytest.raises(ValueError, match="'tally'"):
+    with pytest.raises(errors.ActorAlreadyExistsError, match="'tally'"):
         Counter.options(name="tally").remote()
     with pytest.raises(errors.ActorNotFoundError):
         shoal.get_actor("tally", namespace="elsewhere")

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from shoal import errors
+from shoal import _native, errors
+from shoal._runtime import session as sessions
 
 EXAMPLES: list[errors.ShoalError] = [
     errors.WorkerCrashedError(task="f", pid=3, signal=9, stderr=["a", "b"], attempt=2),
@@ -18,12 +19,10 @@ EXAMPLES: list[errors.ShoalError] = [
     errors.ActorDiedError(actor_id="a", class_name="C", reason="crashed", exit_code=3, pid=4),
     errors.ActorDiedError(reason="constructor", text="ValueError: x"),
     errors.ActorDiedError(reason="restarting", may_have_run=True),
-    errors.ActorUnavailableError(actor_id="a", reason="restarting"),
     errors.ObjectLostError(object_id="o", reason="its node is gone"),
     errors.ObjectStoreFullError(asked_bytes=10, capacity_bytes=5),
     errors.ObjectStoreFullError(asked_bytes=4, capacity_bytes=5),
     errors.GetTimeoutError(timeout_s=1.5, pending=2),
-    errors.TaskCancelledError(task="f"),
     errors.JobEndedError(job=3, reason="its driver ended"),
     errors.UnschedulableError(asked={"CPU": 9.0}, total={"CPU": 2.0}, what="task"),
     errors.SessionLostError(session="s"),
@@ -155,3 +154,16 @@ def test_what_can_have_no_dual_class() -> None:
 def test_the_remote_traceback_is_a_note() -> None:
     error = errors.task_error("m", ValueError("m"), {"remote_traceback": "in f:\n  File"})
     assert error.__notes__ == ["in f:\n  File"]
+
+
+def test_native_errors_become_public_ones() -> None:
+    with pytest.raises(errors.PendingTasksLimitError):
+        raise sessions.translate(_native.PendingError())
+    with pytest.raises(errors.ForkedProcessError):
+        raise sessions.translate(_native.ForkedError())
+    with pytest.raises(errors.ObjectStoreFullError, match="10 bytes"):
+        raise sessions.translate(_native.FullError(10, 5, "full"))
+    with pytest.raises(errors.ObjectLostError):
+        raise sessions.translate(_native.FullError(0, 5, "hold"))
+    with pytest.raises(errors.SessionLostError):
+        raise sessions.translate(_native.SessionLostError())

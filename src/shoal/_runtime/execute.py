@@ -306,7 +306,7 @@ def _task_error(error: BaseException, facts: dict[str, Any]) -> errors.TaskError
         # A task that waited for another one: say both, once, and keep the first exception.
         text = f"{text}\n{error.remote_traceback}"
         cause = error.cause
-        message = error.message
+        message = error._message
     elif isinstance(error, SystemExit):
         message = f"the task called sys.exit({error.code!r})"
     return errors.TaskError(message, cause, remote_traceback=text, **facts)

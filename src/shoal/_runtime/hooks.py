@@ -11,8 +11,10 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
+from shoal import errors
 from shoal._native import Memory, ObjectRef, Task
 from shoal._runtime import serialize
+from shoal._runtime import session as sessions
 
 _kept: list[ObjectRef] = []
 """Refs that were pickled outside (RULES O-11)."""
@@ -59,9 +61,8 @@ def _escaped(ref: ObjectRef) -> Any:
 
 
 def _restore_escaped(key: int) -> ObjectRef:
-    from shoal._runtime import session
-
-    ref = session.current().memory.ref(key)
+    ref = sessions.current().memory.ref(key)
     if ref is None:
-        raise LookupError("the value of a ref that was pickled outside is gone")
+        text = "it was pickled outside, and the process that had kept it has ended"
+        raise errors.ObjectLostError(object_id=f"{key:016x}", reason=text)
     return ref

@@ -7,8 +7,6 @@ native code has refused them, so that right ones pay nothing.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from itertools import compress
-from operator import not_
 from typing import Any
 
 from shoal import errors
@@ -149,19 +147,27 @@ def wait(
     n = len(refs)
     if not n:
         return [], []
-    _check_wait(refs, n, num_returns, timeout)
+    _check_wait(n, num_returns, timeout)
+    if type(refs[0]) is not ObjectRef:
+        raise _wrong_refs(refs)
+    memory = refs[0].memory
     try:
-        flags = refs[0].memory.wait(refs, num_returns, timeout)
+        return memory.wait(refs, num_returns, timeout)
+    except (TypeError, IndexError):
+        raise _wrong_refs(refs) from None
     except NATIVE_ERRORS as error:
-        raise sessions.translate(error, _memory_of(refs)) from None
-    ready = list(compress(refs, flags))
-    if len(ready) <= num_returns:
-        return ready, list(compress(refs, map(not_, flags)))
-    chosen = set(ready[:num_returns])
-    return ready[:num_returns], [ref for ref in refs if ref not in chosen]
+        raise sessions.translate(error, memory) from None
 
 
-def _check_wait(refs: list[Any], n: int, num_returns: Any, timeout: Any) -> None:
+def _wrong_refs(refs: list[Any]) -> Exception:
+    """What is wrong with a list that native ``wait`` refused."""
+    for i, ref in enumerate(refs):
+        if type(ref) is not ObjectRef:
+            return not_a_ref("wait", ref, f"item {i} of the list")
+    return errors.OptionError("wait needs each ref once; some stand twice in the list")
+
+
+def _check_wait(n: int, num_returns: Any, timeout: Any) -> None:
     if type(num_returns) is not int or not 0 < num_returns <= n:
         raise errors.OptionError(
             f"num_returns must be an integer from 1 to the number of refs ({n}),"
@@ -172,9 +178,3 @@ def _check_wait(refs: list[Any], n: int, num_returns: Any, timeout: Any) -> None
             raise errors.OptionError(f"timeout must be seconds or None, not {timeout!r}")
         if timeout < 0:
             raise errors.OptionError(f"timeout must not be negative: {timeout!r}")
-    kinds = set(map(type, refs))
-    if kinds != {ObjectRef}:
-        i, wrong = next((i, ref) for i, ref in enumerate(refs) if type(ref) is not ObjectRef)
-        raise not_a_ref("wait", wrong, f"item {i} of the list")
-    if len(set(refs)) != n:
-        raise errors.OptionError("wait needs each ref once; some stand twice in the list")

@@ -127,10 +127,10 @@ def pack_error(memory: _native.Memory, error: errors.TaskError) -> Pickled:
             packed = _dumps_cause(cause)
         except Exception as problem:  # whatever its reducer raises
             note = f"(its {type(cause).__name__} could not be pickled: {problem})"
-            error.message = f"{type(cause).__name__}: {error.message} {note}"
+            error._message = f"{type(cause).__name__}: {error._message} {note}"
         finally:
             memory.capture(former)
-    return Pickled(pickle.dumps((error.message, error.facts, packed), PROTOCOL), [], [])
+    return Pickled(pickle.dumps((error._message, error.facts, packed), PROTOCOL), [], [])
 
 
 def _dumps_cause(cause: BaseException) -> bytes:

@@ -173,6 +173,8 @@ def translate(error: BaseException, memory: _native.Memory | None = None) -> Bas
     if isinstance(error, _native.ForkedError):
         return errors.ForkedProcessError()
     if isinstance(error, _native.FullError):
+        if error.args[2:] == ("hold",):
+            return errors.ObjectLostError(reason="it was freed while it was being passed on")
         return store_full(error)
     if isinstance(error, _native.PendingError):
         return errors.PendingTasksLimitError()
@@ -189,5 +191,5 @@ def check_home(memory: _native.Memory, refs: Iterable[_native.ObjectRef]) -> Non
 
 def store_full(error: _native.FullError) -> errors.ObjectStoreFullError:
     """The public error for a value that finds no room."""
-    asked, capacity, kind = (*error.args, 0, 0, "value")[:3] if error.args else (0, 0, "value")
-    return errors.ObjectStoreFullError(asked_bytes=asked, capacity_bytes=capacity, kind=str(kind))
+    asked, capacity = error.args[:2] if len(error.args) > 1 else (0, 0)
+    return errors.ObjectStoreFullError(asked_bytes=asked, capacity_bytes=capacity)
