@@ -114,34 +114,63 @@ static bool wait_completion(Memory& m, u32 seen, u64 deadline, bool main) {
   return w != Memory::Wait::Timeout;
 }
 
-static std::vector<bool> wait_many(nb::handle self, nb::sequence refs, u32 n, std::optional<double> timeout) {
+// Split `refs` into the first `n` that are sealed and the rest, both in input order. Looks again after each
+// completion; a wait that finds enough at once costs one load per ref it has to look at.
+static nb::object wait_many(nb::handle self, nb::list refs, u32 n, std::optional<double> timeout) {
   PyMemory& pm = of(self);
   Memory& m = *pm.m;
+  const size_t size = nb::len(refs);
+  static thread_local std::vector<u32> seen_in;  // by slot: the call that saw it last; finds doubles in O(1) each
+  static thread_local u32 call = 0;
   std::vector<u64> keys;
-  for (nb::handle r : refs) keys.push_back(nb::cast<Ref&>(r).key);
-  std::vector<bool> out(keys.size());
+  keys.reserve(size);
+  if (++call == 0) {
+    seen_in.assign(seen_in.size(), 0);
+    call = 1;
+  }
+  PyTypeObject* type = reinterpret_cast<PyTypeObject*>(nb::type<Ref>().ptr());
+  for (size_t i = 0; i < size; i++) {
+    PyObject* o = PyList_GET_ITEM(refs.ptr(), Py_ssize_t(i));
+    if (Py_TYPE(o) != type) throw nb::type_error(std::to_string(i).c_str());
+    Ref& r = *nb::inst_ptr<Ref>(nb::handle(o));
+    if (r.mem != &pm) throw nb::value_error("the ref belongs to another session");
+    u32 s = key_slot(r.key);
+    if (s >= seen_in.size()) seen_in.resize(s + SLOTS_PER_CHUNK);
+    if (seen_in[s] == call) throw nb::index_error(std::to_string(i).c_str());
+    seen_in[s] = call;
+    keys.push_back(r.key);
+  }
+  auto sealed = [&](u64 key) { return (m.slot(key_slot(key)).state.load(ACQ) & ~WAITERS) == SEALED; };
   const u64 deadline = deadline_of(timeout);
   const bool main = is_main_thread();
-  n = std::min<u32>(n, u32(keys.size()));
+  n = std::min<u32>(n, u32(size));
   bool watching = false;
   for (;;) {
     const u32 seen = m.proc(m.me).cdoor.load(SEQ);
-    m.drain_completions();
     u32 k = 0;
-    for (size_t i = 0; i < keys.size(); i++) {
-      out[i] = (m.slot(key_slot(keys[i])).state.load(ACQ) & ~WAITERS) == SEALED;
-      k += out[i];
-    }
-    if (k >= n) return out;
-    if (deadline && platform::now_ns() >= deadline) return out;
+    for (size_t i = 0; i < size && k < n; i++) k += sealed(keys[i]);
+    if (k >= n || (deadline && platform::now_ns() >= deadline)) break;
     if (!watching) {
-      for (size_t i = 0; i < keys.size(); i++)
-        if (!out[i]) m.watch(keys[i], 0);
+      for (u64 key : keys)
+        if (!sealed(key)) m.watch(key, 0);
       watching = true;
       continue;  // something may have been sealed before its watch was linked
     }
     wait_completion(m, seen, deadline, main);
+    m.drain_completions();
   }
+  nb::list ready, rest;
+  u32 k = 0;
+  for (size_t i = 0; i < size; i++) {
+    nb::handle o = PyList_GET_ITEM(refs.ptr(), Py_ssize_t(i));
+    if (k < n && sealed(keys[i])) {
+      ready.append(o);
+      k++;
+    } else {
+      rest.append(o);
+    }
+  }
+  return nb::make_tuple(ready, rest);
 }
 
 static nb::object completions(nb::handle self, std::optional<double> timeout) {

@@ -1,7 +1,8 @@
 // The queue of an actor: calls keep their order over a restart, and none is forgotten when the
 // actor ends for good.
 //
-//  ring  calls in the order of their pushes;  claim  QUEUED -> RUNNING -> DONE, or FAILED  per call
+//     ring    calls in the order of their pushes
+//     claim   QUEUED -> RUNNING -> DONE, or FAILED                 one word per call
 //     redo    one word: the call that was running when the worker died; taken before the ring
 //     dead    one word: nobody will take from this queue any more
 //

@@ -1,7 +1,8 @@
 // Blocks and extents: who owns which bytes of node memory.
 //
-//  extent word  FREE | SMALL(class) | HEAD(slot, n) | TAIL(slot, n) | CLOSING(process)  one per 2 MiB
-//    holder word   slot + 1 of who owns this block of a SMALL extent, or 0    one per block
+//     extent word   FREE | SMALL(class) | HEAD(slot, n) | TAIL(slot, n) | CLOSING(process)
+//                   one per 2 MiB
+//     holder word   slot + 1 of who owns this block of a SMALL extent, or 0;  one per block
 //
 //      FREE --open--> SMALL --close--> CLOSING --all holders 0--> FREE     (else back to SMALL)
 //      FREE --run---> HEAD, TAIL, TAIL ... claimed in order; on a conflict undone backwards

@@ -6,11 +6,13 @@
 //     rescan   the ring was full: look at every slot that you watch
 //     door     futex word of the waiting process
 //
-//  wait:  link a node on each slot (CLOSED: it is sealed already);  loop: note the door; drain the ring;
-//              swap rescan to 0, was it 1? look at every slot; all there? else futex_wait(door)
-//  seal:  state = SEALED; CLOSED; each node: op = FIRE(slot, node); head = link; node = fired; push its number,
-//              or, if the ring is full, rescan = 1; ring the door; op = 0
-//  repair:  FIRE(slot, node): still the head: fire it; else tell its process (again); then the rest of the list
+//     wait:    link a node on each slot (CLOSED: it is sealed already)
+//              loop: note the door; drain the ring; swap rescan to 0, was it 1? look at every slot;
+//              all there? else futex_wait(door)
+//     seal:    state = SEALED; CLOSED; each node: op = FIRE(slot, node); head = link; node = fired;
+//              push its number, or, if the ring is full, rescan = 1; ring the door; op = 0
+//     repair:  FIRE(slot, node): still the head: fire it; else tell its process (again); then the
+//              rest of the list
 //
 // An entry is a hint: it may be double, or of a node that has been linked elsewhere since. So the
 // waiter looks at the slot before it believes it. In this model the ring has one cell, and the

@@ -1,17 +1,19 @@
 // Tasks that wait for values: who moves a HELD task on, and how that duty survives every death.
 //
-//    watch   {CLOSED, head of the list of tasks that wait for this slot}    one word per slot
-//  claim  HELD -> QUEUED -> DONE, HELD -> RUNNING(p) -> DONE(p), or HELD -> CANCELLED  one word per task
-//    turn    which process may advance the task, or nobody    one word per task
-//    succ    {CLOSED, the caller's next call if it waits for this one}    one word per call
-//     op      ADVANCE(task) or FIRE(list, task): the intent of a process
-//     cascade stack of tasks that one process has sealed with the error of a dependency
+//     watch    {CLOSED, head of the list of tasks that wait for this slot}       per slot
+//     claim    HELD -> QUEUED -> DONE, or HELD -> RUNNING(p) -> DONE(p),
+//              or HELD -> CANCELLED                                              per task
+//     turn     which process may advance the task, or nobody                     per task
+//     succ     {CLOSED, the caller's next call if it waits for this one}         per call
+//     op       ADVANCE(task) or FIRE(list, task): the intent of a process
+//     cascade  stack of tasks that one process has sealed with the error of a dependency
 //
 // A HELD task has one node and watches one unsealed dependency at a time:
 //
-//      submit, or popped from a list --> advance: deps[next] sealed? next++ : link on its watch
-//    none left: link on the predecessor's succ, unless that is CLOSED
-//    none left: HELD -> QUEUED, push, close succ, advance the successor
+//     submit, or popped from a list --> advance
+//         deps[next] sealed?   next++; else link on its watch, and leave
+//         no more?             link on the predecessor's succ, unless that is CLOSED, and leave
+//         predecessor pushed?  HELD -> QUEUED, push, close succ, advance the successor
 //
 // The turn is taken *before* the task leaves the place where it waits (popper: turn = me, then head
 // = link; closer of a succ: turn = me, then CLOSED), and given up *after* it was put there (linker:
@@ -34,94 +36,12 @@
 // every task bit is cleared.
 //
 // Command line: [deaths = 1] [scenario, all by default]
-#include "checker.hpp"
+#include "dependencies.hpp"
 
 using mc::Ran;
 
 namespace {
 
-enum Broken {
-    right,
-    no_turn,
-    fired_flag,
-    turn_after_pop,
-    turn_before_link,
-    whole_list,
-    forget_successor,
-    no_pusher_hold,
-    succ_before_push,
-    canceller_closes,
-    two_places,
-    closed_is_linked,
-    turn_after_close,
-    canceller_without_hold,
-    push_not_looked_at,
-    walk_not_checked
-};
-struct Config {
-    Broken broken = right;
-    int deaths = 1, scenario = 0;
-} config;
-bool is(Broken b) { return config.broken == b; }
-
-enum {
-    S0,
-    S1,
-    C,
-    W,
-    D,
-    processes
-};  // two sealers (S1 is a canceller X in one scenario), caller, worker, daemon
-constexpr int tasks = 3, deps_max = 2, slots = deps_max + tasks;
-enum { d0, d1, t0, t1, t2, nobody = 15 };
-
-struct Scenario {
-    int n_tasks;
-    bool in_lane, cancels;
-    uint8_t error;                    // dependencies that are sealed with an error, as bits
-    int n_deps[tasks];
-    uint8_t deps[tasks][deps_max];
-};
-constexpr int scenarios = 6;
-const Scenario table[scenarios] = {
-    {2, false, false, 0, {2, 1, 0}, {{d0, d1}, {d0}, {}}},  // two lists, one of them with two nodes
-    {2,
-     true,
-     false,
-     0,
-     {1, 1, 0},
-     {{d0}, {d1}, {}}},  // two calls of one caller, ready in any order
-    {3, false, false, 1, {1, 1, 1}, {{d0}, {t0}, {t0}}},  // an error runs through a tree
-    {3, true, true, 0, {1, 1, 0}, {{d0}, {d0}, {}}},      // X cancels the middle one of three calls
-    {2, false, true, 0, {1, 1, 0}, {{d0}, {d0}, {}}},     // X cancels the second of two tasks
-    {2,
-     false,
-     false,
-     0,
-     {2, 2, 0},
-     {{d0, d1}, {d1, t0}, {}}},  // a list whose nodes move while the daemon walks it
-};
-const Scenario& now_() { return table[config.scenario]; }
-int deps_of(int t) { return now_().n_deps[t - t0]; }
-int dep(int t, int i) { return now_().deps[t - t0][i]; }
-
-enum State : uint8_t { PENDING, VALUE, ERROR };
-enum Claim : uint8_t { NONE, HELD, QUEUED, RUNNING, DONE, CANCELLED };
-enum Kind : uint8_t { IDLE, ADVANCE, FIRE };
-constexpr uint8_t closed = 0x80, index_ = 0x7f;
-
-struct Slot {
-    uint8_t watch, state;  // watch: CLOSED and slot + 1
-};
-struct Task {
-    uint8_t claim, claimer, turn, succ, task_bit, owner_bit;  // turn: process + 1
-    uint8_t next, link, pred, fired;  // in the spec; pred: the hold on the predecessor
-    uint8_t submitted, linked, executed, sealed;              // ghosts: what has really happened
-};
-struct Record {
-    uint8_t op, op_task, op_list, cascade, lane_hold, hold;
-    uint8_t running[2];  // what it publishes: its own result, and one task of its cascade
-};
 struct AdvanceFrame {
     uint8_t pc, t, claim, dep, w;
 };
@@ -135,88 +55,21 @@ struct WalkFrame {
     uint8_t pc, list, head, node, found;
 };
 
-struct Model {
+struct Model : Words {
     static constexpr int actors = processes;
-    Slot slot[slots];
-    Task task_[tasks];
-    Record record[processes];
-    uint8_t ring[6], ring_head, ring_tail;
     AdvanceFrame advance_[processes];
     DrainFrame drain_[processes];
-    MainFrame publish_[processes], cascade_[processes], lane_[processes], main_[processes], repair_;
-    uint8_t kept;  // cascade of the dead, as bits
-    uint8_t finished[processes], dead[processes], repaired[processes], deaths, fault;
+    MainFrame publish_[processes], cascade_[processes], lane_[processes], main_[processes];
+    MainFrame repair_, settle_;
+    WalkFrame walk_;
+    uint8_t walked;  // what the last walk has found
+    uint8_t kept;    // what the dead had still to publish, as bits
+    uint8_t finished[processes], dead[processes], repaired[processes], deaths;
 
     static const char* actor_name(int p) {
         static const char* const names[] = {"S0", "S1", "C", "W", "daemon"};
         return p == S1 && now_().cancels ? "X" : names[p];
     }
-    enum Fault : uint8_t { fine, after_free, after_drop, linked_twice, order, twice, not_mine };
-    void blame(Fault f) {
-        if (!fault) fault = f;
-    }
-    bool is_alive(int s) const {
-        if (s < t0) return true;
-        const Task& t = task_[s - t0];
-        bool held = t.task_bit || t.owner_bit;
-        for (const Record& r : record) held |= r.hold == s + 1 || r.lane_hold == s + 1;
-        for (int u = t0; u < t0 + now_().n_tasks && !held; u++) {
-            held = task_[u - t0].pred == s + 1;
-            for (int i = 0; i < deps_of(u); i++)
-                held |= task_[u - t0].task_bit && dep(u, i) == s;  // arguments
-        }
-        return held;
-    }
-    Slot& at(int s) {
-        if (!is_alive(s)) blame(after_free);
-        return slot[s];
-    }
-    Task& task(int s) {
-        if (s < t0) __builtin_unreachable();
-        if (!is_alive(s)) blame(after_free);
-        return task_[s - t0];
-    }
-    Task& spec(int s) {  // gone once the task bit is cleared
-        if (!task(s).task_bit) blame(after_drop);
-        return task_[s - t0];
-    }
-    bool has_task(int s) const { return s < t0 || task_[s - t0].task_bit; }
-    void set_op(int me, Kind kind, int t, int list) {
-        record[me].op = kind, record[me].op_task = t, record[me].op_list = list;
-    }
-    void set_turn(int me, int t) { task(t).turn = me + 1; }
-    void give_up_turn(int me, int t) {
-        if (task_[t - t0].turn == me + 1) task_[t - t0].turn = 0;
-    }
-    bool swap_claim(int me, int t, Claim from, Claim to) {
-        Task& x = task(t);
-        if (x.claim != from) return false;
-        x.claim = to, x.claimer = me;
-        if (to == RUNNING || to == CANCELLED) x.sealed++;
-        return true;
-    }
-    bool swap_watch(int t, int d, uint8_t seen) {
-        if (at(d).watch != seen) return false;
-        if (task(t).linked) blame(linked_twice);
-        task(t).linked = 1, at(d).watch = t + 1;
-        return true;
-    }
-    void pop(int list, int t) {
-        if (at(list).watch != (closed | (t + 1))) blame(not_mine);
-        task(t).linked = 0, at(list).watch = closed | spec(t).link;
-    }
-    uint8_t swap_succ(int before, int t) {
-        uint8_t& succ = task(before).succ;
-        if (!succ) succ = t + 1;
-        return succ & closed;
-    }
-    void push(int t) { ring[ring_tail++] = t; }
-    bool is_in_ring(int t) const {
-        for (int i = ring_head; i < ring_tail; i++)
-            if (ring[i] == t) return true;
-        return false;
-    }
-    void clean_up(int t) { task(t).task_bit = 0, task_[t - t0].pred = 0; }
 
     // Moves t on as far as possible, then its successor, and so on. It is my turn, and my op names
     // t.
@@ -494,8 +347,6 @@ struct Model {
         walked = f.found;
         MC_END
     }
-    uint8_t walked;
-    WalkFrame walk_;
     // The op of the dead names t. How far did it come?
     Ran settle(int me, MainFrame& f, int p, int t) {
         MC_BEGIN(f)
@@ -566,7 +417,6 @@ struct Model {
         if (theirs.op) MC_CALL(settle(me, settle_, p, f.t));
         MC_END
     }
-    MainFrame settle_;
     int next_dead() const {
         for (int p = 0; p < processes; p++)
             if (dead[p] && !repaired[p]) return p;

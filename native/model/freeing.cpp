@@ -13,10 +13,10 @@
 //
 //      record.freeing -> [inner] -> [outer] -> 0          (linked by succ)
 //
-//  1  drop every contained reference (its record is the entry itself); that may push the inner slot
+//      1  drop every contained reference (its record is the entry itself): may push the inner slot
 //      2  holder: slot + 1 -> 0
 //      3  record.freeing_next = slot.succ
-//  4  state = {FREE, generation + 1}: from here on the owner of the chunk may allocate the slot anew
+//      4  state = {FREE, generation + 1}: now the owner of the chunk may allocate the slot anew
 //      5  record.freeing = record.freeing_next
 //
 // After a death the daemon looks at the top of the dead's stack: state first, life second. Not FREE

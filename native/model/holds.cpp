@@ -1,15 +1,17 @@
 // Holds: counts that stay exact although any process may die between any two steps.
 //
 //     life    {count, stamp (who, seq)}        one word per slot; the stamp is of the last change
-//    record  slot or 0    one entry of a ledger says that a process holds the slot
-//    op    {slot, seq, done}    the intent of a process; `about` = which record, plus or minus
+//     record  slot or 0                        one entry of a ledger: this process holds the slot
+//     op      {slot, seq, done}                the intent of a process
+//     about   which record, plus or minus      written before op
 //
 //     hold:   op = {slot, next seq, 0}
-//    loop: load life; stamped by another process whose op is that very change: swap its op to done
-//    swap life -> {count + d, me, seq}    = commit
+//             loop: load life; stamped by another process, whose op is that very change?
+//                       swap its op to done
+//                   swap life -> {count + d, me, seq}                              = commit
 //             record = d > 0 ? slot : 0;  op = 0
 //     repair: happened = life is stamped by the dead's op, or (looked at second) its op says done
-//  record = what is true; then the ledger of the dead is dropped, entry by entry, by the daemon's own holds
+//             record = what is true; then the daemon drops every entry of the dead's ledger
 //
 // So whether a change has happened is a fact: it shows as a stamp until somebody overwrites it, and
 // whoever does has told the author before. The order of record and count does not matter. Two

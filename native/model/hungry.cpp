@@ -1,9 +1,11 @@
 // When the daemon is told, and when it is not: hungry, starving, assign.
 //
-//  hungry[q]  the daemon could attach more workers to q: a push that finds no idle worker swaps it to 0 and rings
-//  starving  some queue waits for a CPU: a worker that goes idle or blocks swaps it to 0 and rings the daemon
-//  assign[w]  the queue that the daemon wants w to serve; attached[w] the one it serves, written by w
-//     idle, blocked, door     words of the worker
+//     hungry[q]    the daemon could attach more workers to q: a push that finds no idle worker
+//                  swaps it to 0 and rings the daemon
+//     starving     some queue waits for a CPU: a worker that goes idle or blocks swaps it to 0 and
+//                  rings the daemon
+//     assign[w]    the queue that the daemon wants w to serve
+//     attached[w]  the one it serves, written by w; also by w: idle, blocked
 //
 // The daemon sleeps on an eventfd and is level-triggered: a ring says "look", never "what". It
 // looks at every queue, then sets hungry or starving, and *looks once more*; the other side writes

@@ -1,12 +1,15 @@
 // A queue of tasks: submit, take, idle, wake, and repair after a death.
 //
-//  ring  cells {lap, value}; empty for position p is {p / N, 0}; head and tail are hints that anybody repairs
-//  claim  HELD -> QUEUED(attempt) -> RUNNING(worker)  one word per task, the only thing that counts
-//     idle    one bit per worker; door: a counter that a sleeping worker waits on (futex)
+//     ring    cells {lap, value}; empty for position p is {p / N, 0}; head and tail are hints that
+//             anybody repairs
+//     claim   HELD -> QUEUED(attempt) -> RUNNING(worker)      per task, the only thing that counts
+//     idle    one bit per worker
+//     door    a counter that a sleeping worker waits on (futex); here: has it changed since noted?
 //     searching   a worker promises to look, so that a push need not wake anybody
 //
 //     submit:  op = PUSH(task); claim = QUEUED; push; wake; op = 0
-//  take:  entry at the head; running = task; swap the claim QUEUED -> RUNNING; remove the entry; more? wake the next
+//     take:    entry at the head; running = task; swap the claim QUEUED -> RUNNING; remove the
+//              entry; more work? wake the next
 //     idle:    search; note the door; set the idle bit; look once more; sleep
 //     wake:    somebody searches? else clear an idle bit; ring its door; futex_wake
 //

@@ -6,14 +6,16 @@
 //     state   PENDING | WAITERS -> SEALED                  one word per slot, also the futex
 //     value   written before DONE by whoever has the RUNNING claim, and by nobody else
 //
-//  finish:  write value 0, value 1;  claim = DONE;  for each slot: old = exchange(state, SEALED); WAITERS? wake
-//  repair:  RUNNING(dead) -> QUEUED(attempt + 1);  DONE(dead) -> publish again, and wake unconditionally: an exchange
-//               that the dead made has eaten the WAITERS bit
+//     finish:   write value 0, value 1;  claim = DONE
+//               for each slot: old = exchange(state, SEALED); WAITERS? wake
+//     repair:   RUNNING(dead) -> QUEUED(attempt + 1)
+//               DONE(dead) -> publish again, and wake unconditionally: an exchange that the dead
+//               made has eaten the WAITERS bit
 //
 // Invariants: what a getter has read never changes; both values are of one attempt; the getter does
 // not sleep for ever.
 //
-// Command line: [deaths = 1]
+// Command line: [deaths = 2]
 #include "checker.hpp"
 
 using mc::Ran;

@@ -178,9 +178,14 @@ class Memory:
     def peek(self, ref: ObjectRef) -> tuple[int, bytes] | None:
         """(format, bytes) of a sealed error, else None: to look at an error without raising it."""
     def wait(
-        self, refs: Sequence[ObjectRef], n: int, timeout_s: float | None
-    ) -> list[bool]:
-        """Wait until ``n`` of ``refs`` are sealed; which ones are. O(1) per completion."""
+        self, refs: list[ObjectRef], n: int, timeout_s: float | None
+    ) -> tuple[list[ObjectRef], list[ObjectRef]]:
+        """(first ``n`` sealed, the rest), in the order of ``refs``, as soon as ``n`` are sealed or time is up.
+
+        Raises:
+            TypeError: an item is no ref; the text is its index.
+            IndexError: an item stands twice; the text is its index.
+        """
     def watch(self, ref: ObjectRef, token: int) -> bool:
         """False if sealed already; else ``token`` comes out of ``completions`` once it is."""
     def completions(self, timeout_s: float | None) -> list[int]:
