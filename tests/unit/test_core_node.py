@@ -269,7 +269,10 @@ def test_one_actor_from_start_to_end() -> None:
     assert node.state(info.actor_id).state == "ALIVE", "calls already submitted are done first"
     node.tell(seen.AlarmRang(), after=0.01)
     idle = seen.WorkerState(WORKER, 6, 6, 0, False)
-    out = node.tell(seen.Looked((seen.QueueState(6, 0, 2),), (idle,)))
+    looked = seen.Looked((seen.QueueState(6, 0, 2),), (idle,))
+    assert node.tell(looked) == [], "a call may be on its way to the worker: look again"
+    assert node.tell(seen.AlarmRang(), after=0.02) == [do.Look((6,), (WORKER,))]
+    out = node.tell(looked)
     assert kinds(out) == ["KillQueue", "Leave"]
     assert cause(node.state(info.actor_id)) == ("ActorDiedError", "no_handle")
     out = node.tell(seen.ProcessDied(WORKER, 0))

@@ -196,6 +196,8 @@ class Drain(msgspec.Struct):
 
     look_at: float
     pause_s: float = 0.002
+    quiet_takes: int = -1
+    """Takes at the last look, if it found nothing to do: only a second such look is believed."""
 
 
 class ActorTable:

@@ -364,9 +364,15 @@ def on_looked(t: NodeTables, now: float, event: Looked) -> Commands:
     out: Commands = []
     for state in event.queues:
         actor = t.actors.living.get(t.actor_queues.get(state.queue, ""))
-        if actor is None or actor.drain is None or state.entries:
+        if actor is None or actor.drain is None:
             continue
-        is_done = isinstance(actor.phase, Living) and depths.get(actor.worker) == 0
-        if is_done or (isinstance(actor.phase, Asking) and not actor.restarts):
+        is_quiet = not state.entries and depths.get(actor.worker, 0) == 0
+        was_quiet = actor.drain.quiet_takes == state.takes
+        actor.drain.quiet_takes = state.takes if is_quiet else -1
+        has_place = isinstance(actor.phase, Living) and actor.worker in depths
+        if not is_quiet or not (has_place or isinstance(actor.phase, Asking)):
+            continue
+        # A call may be between the queue and its worker, or be the one that a crash interrupted.
+        if (has_place and was_quiet) or (not has_place and not actor.restarts):
             out += end_actor(t, now, actor, "no_handle", is_gentle=True)
     return out
