@@ -1,17 +1,22 @@
 // Dependencies: a HELD task waits for one thing at a time, and whoever ends that thing advances it.
 //
-//   slot.watch   CLOSED bit, node: list of who waits for this slot. A node is a task (its slot; the link is in its
-//                spec) or a Node of a process. Before CLOSED nodes are only pushed, afterwards only popped, by one
-//                popper: the one who publishes the slot.
-//   turn         who may advance the task (in its slot's size word). It is set by the submitter, and by a popper
-//                *before* it pops; after linking, the linker swaps its own turn to "nobody" (which fails if a
-//                popper was faster). So after a death: turn == the dead, and the task is not in the list it
-//                would wait on, means that it was never linked, and the daemon goes on.
-//   succ         the same for the calls of one caller to one actor: a call that could not be pushed at once is
-//                waited for by the next one as a last, pseudo dependency, and CLOSED once it is in the ring.
+//   slot.watch   CLOSED bit, node: list of who waits for this slot. A node is a task (its slot; the
+//   link is in its
+//                spec) or a Node of a process. Before CLOSED nodes are only pushed, afterwards only
+//                popped, by one popper: the one who publishes the slot.
+//   turn         who may advance the task (in its slot's size word). It is set by the submitter,
+//   and by a popper
+//                *before* it pops; after linking, the linker swaps its own turn to "nobody" (which
+//                fails if a popper was faster). So after a death: turn == the dead, and the task is
+//                not in the list it would wait on, means that it was never linked, and the daemon
+//                goes on.
+//   succ         the same for the calls of one caller to one actor: a call that could not be pushed
+//   at once is
+//                waited for by the next one as a last, pseudo dependency, and CLOSED once it is in
+//                the ring.
 //
-// There is no counter of open dependencies, so nothing to recount after a death, and the error cascade is a list, not
-// a recursion: a chain of a million tasks fails in constant stack.
+// There is no counter of open dependencies, so nothing to recount after a death, and the error
+// cascade is a list, not a recursion: a chain of a million tasks fails in constant stack.
 #include <algorithm>
 #include <cstring>
 
@@ -46,7 +51,8 @@ void Memory::fire_node(u32 s, u32 node) {
   Node& n = at<Node>(off.nodes)[node & INDEX & ~NODE_TAG];
   u32 p = n.proc.load(RLX), epoch = n.epoch.load(RLX);
   x.watch.store(CLOSED | n.next.load(RLX), SEQ);
-  n.state.store(2, REL);  // before the push: its process may use the node again once it sees the entry
+  n.state.store(2,
+                REL);  // before the push: its process may use the node again once it sees the entry
   if (proc(p).epoch.load(ACQ) != epoch) return;
   if (!completions(p).push((node & INDEX & ~NODE_TAG) + 1)) proc(p).rescan.store(1, SEQ);
   proc(p).cdoor.fetch_add(1, SEQ);
@@ -57,7 +63,8 @@ void Memory::advance(u32 t) {
   while (t) t = advance_one(t);
 }
 
-// It is my turn for `t`, and my task_op names it. Returns the next one to advance (a successor in the same lane).
+// It is my turn for `t`, and my task_op names it. Returns the next one to advance (a successor in
+// the same lane).
 u32 Memory::advance_one(u32 t) {
   Slot& x = slot(t);
   Spec* sp = spec(t);
@@ -66,7 +73,8 @@ u32 Memory::advance_one(u32 t) {
   for (;;) {
     u64 c = x.claim.load(ACQ);
     const u64 key = make_key(t, claim_gen(c));
-    if (claim_state(c) == CANCELLED) {  // sealed already by whoever cancelled it; the rest was left to me
+    if (claim_state(c) ==
+        CANCELLED) {  // sealed already by whoever cancelled it; the rest was left to me
       // A husk still keeps its place in the lane: its successor must not overtake its predecessor.
       if (u32 before = sp->predecessor.load(RLX); lane && before && link_lane(t, before)) return 0;
       if (lane) hold(t, 1, false, &proc(me).lane_hold);
@@ -79,8 +87,9 @@ u32 Memory::advance_one(u32 t) {
       u32 d = hold_slot(sp->holds()[i].load(RLX));
       Slot& y = slot(d);
       if ((y.state.load(SEQ) & ~WAITERS) == SEALED) {
-        // An ordered call with a failed argument goes through the queue all the same: its place in the order is
-        // what its successor waits for, and the worker finds the error when it loads the argument.
+        // An ordered call with a failed argument goes through the queue all the same: its place in
+        // the order is what its successor waits for, and the worker finds the error when it loads
+        // the argument.
         if (is_error(y.kind.load(RLX)) && !lane) {
           if (seal_like(t, d)) return 0;
           continue;
@@ -123,12 +132,14 @@ bool Memory::link_lane(u32 t, u32 predecessor) {
   return true;
 }
 
-// `t` is in the ring, or ended without it: its successor may go. My lane_hold keeps `t` alive so far.
+// `t` is in the ring, or ended without it: its successor may go. My lane_hold keeps `t` alive so
+// far.
 u32 Memory::end_lane(u32 t) {
   u32 u = slot(t).succ.fetch_or(CLOSED, SEQ) & INDEX;
   if (u) {
     set_turn(u, me + 1);  // nobody else may: only who closed t.succ
-    // After the turn: a repair of the linker that still sees its own turn must not take 0 for "never linked".
+    // After the turn: a repair of the linker that still sees its own turn must not take 0 for
+    // "never linked".
     if (Spec* next = spec(u)) next->predecessor.store(0, SEQ);
     proc(me).task_op.store(make_task_op(TASK_ADVANCE, u), SEQ);
   }
@@ -136,7 +147,8 @@ u32 Memory::end_lane(u32 t) {
   return u;
 }
 
-// A dependency failed: `t` ends with the same error, without a worker. False if `t` was cancelled meanwhile.
+// A dependency failed: `t` ends with the same error, without a worker. False if `t` was cancelled
+// meanwhile.
 bool Memory::seal_like(u32 t, u32 dependency) {
   Slot& x = slot(t);
   u64 c = x.claim.load(ACQ);
@@ -150,7 +162,8 @@ bool Memory::seal_like(u32 t, u32 dependency) {
   Spec* sp = spec(t);
   for (u32 i = 0; i < sp->n_returns; i++) {
     u32 r = key_slot(sp->returns()[i]);
-    if (write_value(r, v, true, platform::copy) != Status::Ok) write_inline(r, ERROR_RECORD, FULL_RECORD, sizeof FULL_RECORD);
+    if (write_value(r, v, true, platform::copy) != Status::Ok)
+      write_inline(r, ERROR_RECORD, FULL_RECORD, sizeof FULL_RECORD);
   }
   x.claim.store(make_claim(claim_gen(c), 1, DONE, me), SEQ);
   Proc& r = proc(me);
@@ -224,7 +237,8 @@ void Memory::settle(u32 p, u32 t) {
         wake(x.queue.load(ACQ));
       }
       break;
-    case RUNNING:  // it was about to take over a dependency's error: a worker will find the error too
+    case RUNNING:  // it was about to take over a dependency's error: a worker will find the error
+                   // too
       if (claim_worker(c) == p) {
         Spec* sp = spec(t);
         for (u32 i = 0; sp && i < sp->n_returns; i++) discard_value(key_slot(sp->returns()[i]));
@@ -240,7 +254,8 @@ void Memory::settle(u32 p, u32 t) {
     default:
       break;
   }
-  // If p was ending t's lane, t is kept by p's lane_hold, and only p (now we) may advance the successor.
+  // If p was ending t's lane, t is kept by p's lane_hold, and only p (now we) may advance the
+  // successor.
   u64 h = proc(p).lane_hold.load(ACQ);
   if (h && hold_slot(h) == t) {
     u32 u = x.succ.fetch_or(CLOSED, SEQ) & INDEX;

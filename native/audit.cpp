@@ -1,7 +1,7 @@
 // Recounting node memory from what names it, and the tables of `shoal.state`.
 //
-// The audit reads slots, holder words, ledgers, specs and tables, and none of the counters that it checks. It is exact
-// while nothing else runs; meanwhile it may see a count between its two halves.
+// The audit reads slots, holder words, ledgers, specs and tables, and none of the counters that it
+// checks. It is exact while nothing else runs; meanwhile it may see a count between its two halves.
 #include <algorithm>
 #include <unordered_map>
 
@@ -24,7 +24,8 @@ Memory::Audit Memory::audit() {
   auto* owners = at<atom<u32>>(off.owners) + CHUNKS;
   for (u32 c = 0; c < h.chunk_high[1].load(); c++)
     if (owners[c].load())
-      for (u32 i = 0; i < LEDGER_PER_CHUNK; i++) count(at<atom<u64>>(off.ledger)[u64(c) * LEDGER_PER_CHUNK + i].load());
+      for (u32 i = 0; i < LEDGER_PER_CHUNK; i++)
+        count(at<atom<u64>>(off.ledger)[u64(c) * LEDGER_PER_CHUNK + i].load());
   for (u32 p = 0; p < h.proc_high.load(); p++) count(proc(p).lane_hold.load());
   const u32 end = h.chunk_high[0].load() * SLOTS_PER_CHUNK;
   std::unordered_map<u64, u32> named;  // offsets that a live slot names
@@ -36,7 +37,8 @@ Memory::Audit Memory::audit() {
       named[b] = s;
       if (x.flags.load() & HAS_TABLE) {
         auto* v = at<ValueHeader>(b);
-        for (u32 i = 0; i < v->n_contained; i++) count(reinterpret_cast<atom<u64>*>(v + 1)[i].load());
+        for (u32 i = 0; i < v->n_contained; i++)
+          count(reinterpret_cast<atom<u64>*>(v + 1)[i].load());
       }
     }
     if (Spec* t = spec(s)) {
@@ -83,7 +85,14 @@ std::vector<Memory::TaskRow> Memory::list_tasks(u64 limit) {
     if (x.gen.load(ACQ) != claim_gen(c) || x.state.load(ACQ) == FREE) continue;
     Spec* t = spec(s);
     if (!t) continue;
-    TaskRow row{make_key(s, claim_gen(c)), st, claim_attempt(c), claim_worker(c), t->function, t->queue, t->job, t->parent};
+    TaskRow row{make_key(s, claim_gen(c)),
+                st,
+                claim_attempt(c),
+                claim_worker(c),
+                t->function,
+                t->queue,
+                t->job,
+                t->parent};
     if (x.claim.load(ACQ) == c) rows.push_back(row);  // unchanged: the spec was this task's
   }
   return rows;
@@ -100,8 +109,9 @@ std::vector<Memory::ObjectRow> Memory::list_objects(u64 limit) {
     if (st == FREE || is_ending(w)) continue;
     u64 n = x.size.load(RLX);
     u32 owner = owners[s / SLOTS_PER_CHUNK].load(RLX);
-    rows.push_back({make_key(s, u32(head >> 32)), (st & ~WAITERS) == SEALED ? x.kind.load() : 0u, is_turn(n) ? 0 : n,
-                    w & REFS, (w & PINS) >> 24, w & OWNER ? i64(owner) - 1 : -1});
+    rows.push_back({make_key(s, u32(head >> 32)), (st & ~WAITERS) == SEALED ? x.kind.load() : 0u,
+                    is_turn(n) ? 0 : n, w & REFS, (w & PINS) >> 24,
+                    w & OWNER ? i64(owner) - 1 : -1});
   }
   return rows;
 }

@@ -38,15 +38,16 @@ static void slots_of(PyMemory& pm, nb::handle refs, std::vector<u32>& out) {
   }
 }
 
-static nb::object submit(nb::handle self, const Call& call, nb::handle payload, nb::handle dependencies,
-                         nb::handle contained) {
+static nb::object submit(nb::handle self, const Call& call, nb::handle payload,
+                         nb::handle dependencies, nb::handle contained) {
   PyMemory& pm = of(self);
   Memory& m = *pm.m;
   static thread_local std::vector<u32> deps, inner, returns;
   slots_of(pm, dependencies, deps);
   slots_of(pm, contained, inner);
   Bytes bytes;
-  if (PyBytes_Check(payload.ptr())) bytes = {PyBytes_AS_STRING(payload.ptr()), u64(PyBytes_GET_SIZE(payload.ptr()))};
+  if (PyBytes_Check(payload.ptr()))
+    bytes = {PyBytes_AS_STRING(payload.ptr()), u64(PyBytes_GET_SIZE(payload.ptr()))};
   Call c = call;
   if (!deps.empty()) c.flags |= F_FILLS;
   if (c.n_returns == 0) c.flags |= F_NO_RETURN;
@@ -61,8 +62,10 @@ static nb::object submit(nb::handle self, const Call& call, nb::handle payload, 
       st = m.wait_memory(std::min<u64>(patience, platform::now_ns() + 2000000000ull));
       if (st == Status::Ok) continue;
     }
-    // A driver waits for room in the queue or the store; a worker must not (the room may depend on itself).
-    if ((st == Status::Pending && is_driver) || (st == Status::Full && platform::now_ns() < patience)) {
+    // A driver waits for room in the queue or the store; a worker must not (the room may depend on
+    // itself).
+    if ((st == Status::Pending && is_driver) ||
+        (st == Status::Full && platform::now_ns() < patience)) {
       {
         nb::gil_scoped_release unlocked;
         platform::futex_wait(m.queue(c.queue).space, m.queue(c.queue).space.load(), 1000000);
@@ -90,7 +93,8 @@ static u32 fresh_slot(Memory& m) {
   return s;
 }
 
-// Spin, then sleep on my completion word until it moves. With the GIL around it. False when time is up.
+// Spin, then sleep on my completion word until it moves. With the GIL around it. False when time is
+// up.
 static bool wait_completion(Memory& m, u32 seen, u64 deadline, bool main) {
   Proc& r = m.proc(m.me);
   auto moved = [&] { return r.cdoor.load(ACQ) != seen; };
@@ -114,13 +118,14 @@ static bool wait_completion(Memory& m, u32 seen, u64 deadline, bool main) {
   return w != Memory::Wait::Timeout;
 }
 
-// Split `refs` into the first `n` that are sealed and the rest, both in input order. Looks again after each
-// completion; a wait that finds enough at once costs one load per ref it has to look at.
+// Split `refs` into the first `n` that are sealed and the rest, both in input order. Looks again
+// after each completion; a wait that finds enough at once costs one load per ref it has to look at.
 static nb::object wait_many(nb::handle self, nb::list refs, u32 n, std::optional<double> timeout) {
   PyMemory& pm = of(self);
   Memory& m = *pm.m;
   const size_t size = nb::len(refs);
-  static thread_local std::vector<u32> seen_in;  // by slot: the call that saw it last; finds doubles in O(1) each
+  static thread_local std::vector<u32>
+      seen_in;  // by slot: the call that saw it last; finds doubles in O(1) each
   static thread_local u32 call = 0;
   std::vector<u64> keys;
   keys.reserve(size);
@@ -140,7 +145,9 @@ static nb::object wait_many(nb::handle self, nb::list refs, u32 n, std::optional
     seen_in[s] = call;
     keys.push_back(r.key);
   }
-  auto sealed = [&](u64 key) { return (m.slot(key_slot(key)).state.load(ACQ) & ~WAITERS) == SEALED; };
+  auto sealed = [&](u64 key) {
+    return (m.slot(key_slot(key)).state.load(ACQ) & ~WAITERS) == SEALED;
+  };
   const u64 deadline = deadline_of(timeout);
   const bool main = is_main_thread();
   n = std::min<u32>(n, u32(size));
@@ -211,7 +218,8 @@ static nb::object take(nb::handle self, std::optional<double> timeout) {
     u64 h;
     u32 v;
     auto work = [&] {
-      return r.assign.load(ACQ) != a || (has && (ring.peek(h, v) || q->redo.load(ACQ))) || m.closed.load(RLX);
+      return r.assign.load(ACQ) != a || (has && (ring.peek(h, v) || q->redo.load(ACQ))) ||
+             m.closed.load(RLX);
     };
     if (m.spin(work, 3000)) {
       if (m.closed.load(RLX)) throw_closed();
@@ -224,10 +232,11 @@ static nb::object take(nb::handle self, std::optional<double> timeout) {
       nb::gil_scoped_release unlocked;
       bool hit = false;
       if (int t = has ? m.take_token() : -1; t >= 0) {
-        // A promise to look for 50 us: pushes wake nobody meanwhile. A time, not a flag: a stopped spinner blocks
-        // nobody for longer.
+        // A promise to look for 50 us: pushes wake nobody meanwhile. A time, not a flag: a stopped
+        // spinner blocks nobody for longer.
         u64 now = platform::now_ns(), old = q->searching.load(SEQ);
-        bool mine = (old == 0 || old < now) && q->searching.compare_exchange_strong(old, now + 50000, SEQ);
+        bool mine =
+            (old == 0 || old < now) && q->searching.compare_exchange_strong(old, now + 50000, SEQ);
         hit = m.spin(work, 45000);
         if (mine) q->searching.store(0, SEQ);
         m.give_token(t);
@@ -252,27 +261,32 @@ static Bytes bytes_of(nb::bytes& b) { return {b.c_str(), b.size()}; }
 
 void bind_memory(nb::module_& mod) {
   nb::class_<Call>(mod, "Template")
-      .def("__init__",
-           [](Call* c, u64 function, u32 queue, u32 queue_generation, u32 job, u32 method, u32 n_returns,
-              i64 max_retries, u32 flags, u64 actor) {
-             if (queue == 0 || queue >= QUEUES) throw nb::value_error("no such queue");
-             if (n_returns > 65535) throw nb::value_error("num_returns must be at most 65535");
-             new (c) Call{function, actor, queue, queue_generation, job, method, n_returns, flags, max_retries};
-           },
-           nb::kw_only(), nb::arg("function"), nb::arg("queue"), nb::arg("queue_generation"), nb::arg("job"),
-           nb::arg("method") = 0, nb::arg("n_returns") = 1, nb::arg("max_retries") = 0, nb::arg("flags") = 0,
-           nb::arg("actor") = 0);
+      .def(
+          "__init__",
+          [](Call* c, u64 function, u32 queue, u32 queue_generation, u32 job, u32 method,
+             u32 n_returns, i64 max_retries, u32 flags, u64 actor) {
+            if (queue == 0 || queue >= QUEUES) throw nb::value_error("no such queue");
+            if (n_returns > 65535) throw nb::value_error("num_returns must be at most 65535");
+            new (c) Call{function, actor,     queue, queue_generation, job,
+                         method,   n_returns, flags, max_retries};
+          },
+          nb::kw_only(), nb::arg("function"), nb::arg("queue"), nb::arg("queue_generation"),
+          nb::arg("job"), nb::arg("method") = 0, nb::arg("n_returns") = 1,
+          nb::arg("max_retries") = 0, nb::arg("flags") = 0, nb::arg("actor") = 0);
 
   nb::class_<PyMemory> c(mod, "Memory");
-  c.def_static("create",
-               [](u64 capacity, u32 cores, nb::bytes node, u32 max_extents) {
-                 u64 id = 0;
-                 std::memcpy(&id, node.c_str(), std::min<size_t>(8, node.size()));
-                 return wrap(Memory::create(capacity, cores, id, max_extents));
-               },
-               nb::arg("capacity_bytes"), nb::arg("cores"), nb::arg("node_id"), nb::arg("max_extents") = 0)
-      .def_static("attach", [](int fd, int bell, u32 index) { return wrap(Memory::attach(fd, bell, index)); },
-                  nb::arg("fd"), nb::arg("eventfd"), nb::arg("index"))
+  c.def_static(
+       "create",
+       [](u64 capacity, u32 cores, nb::bytes node, u32 max_extents) {
+         u64 id = 0;
+         std::memcpy(&id, node.c_str(), std::min<size_t>(8, node.size()));
+         return wrap(Memory::create(capacity, cores, id, max_extents));
+       },
+       nb::arg("capacity_bytes"), nb::arg("cores"), nb::arg("node_id"), nb::arg("max_extents") = 0)
+      .def_static(
+          "attach",
+          [](int fd, int bell, u32 index) { return wrap(Memory::attach(fd, bell, index)); },
+          nb::arg("fd"), nb::arg("eventfd"), nb::arg("index"))
       .def_prop_ro("fd", [](PyMemory& p) { return p.m->fd; })
       .def_prop_ro("eventfd", [](PyMemory& p) { return p.m->bell; })
       .def_prop_ro("index", [](PyMemory& p) { return p.m->me; })
@@ -280,104 +294,117 @@ void bind_memory(nb::module_& mod) {
       .def_prop_ro("is_closed", [](PyMemory& p) { return p.m->closed.load(); })
       .def("close",
            [](PyMemory& p) {
-             // Values that are still looked at become private copies: the session's memory may be given back.
+             // Values that are still looked at become private copies: the session's memory may be
+             // given back.
              if (!p.m->forked && !p.m->closed.load())
                for (Pin* pin : p.pins)
                  if (pin->end > pin->begin) platform::make_private(pin->begin, pin->end);
              p.m->close();
            })
-      .def("set_hooks",
-           [](PyMemory& p, nb::object loads, nb::object error, nb::object help, nb::object future, nb::object wait,
-              nb::object escaped) {
-             p.loads = loads;
-             p.error = error;
-             p.help = help;
-             p.future = future;
-             p.wait = wait;
-             p.escaped = escaped;
-           },
-           nb::kw_only(), nb::arg("loads"), nb::arg("error"), nb::arg("help").none(), nb::arg("future"),
-           nb::arg("wait"), nb::arg("escaped"))
-      .def("capture",
-           [](PyMemory&, nb::object into) {
-             nb::object before = context.capture ? nb::steal(context.capture) : nb::none();
-             context.capture = into.is_none() ? nullptr : into.release().ptr();
-             return before;
-           },
-           nb::arg("into").none())
+      .def(
+          "set_hooks",
+          [](PyMemory& p, nb::object loads, nb::object error, nb::object help, nb::object future,
+             nb::object wait, nb::object escaped) {
+            p.loads = loads;
+            p.error = error;
+            p.help = help;
+            p.future = future;
+            p.wait = wait;
+            p.escaped = escaped;
+          },
+          nb::kw_only(), nb::arg("loads"), nb::arg("error"), nb::arg("help").none(),
+          nb::arg("future"), nb::arg("wait"), nb::arg("escaped"))
+      .def(
+          "capture",
+          [](PyMemory&, nb::object into) {
+            nb::object before = context.capture ? nb::steal(context.capture) : nb::none();
+            context.capture = into.is_none() ? nullptr : into.release().ptr();
+            return before;
+          },
+          nb::arg("into").none())
       .def("restore_ref", [](PyMemory&, u32 index) { return restore_ref(index); })
       // ---- objects
-      .def("put_simple",
-           [](nb::handle self, nb::handle v) -> nb::object {
-             PyMemory& pm = of(self);
-             u32 s = fresh_slot(*pm.m);
-             if (!write_simple(*pm.m, s, v.ptr())) {
-               pm.m->clear_bits(s, OWNER);
-               return nb::none();
-             }
-             pm.m->seal_mine(s);
-             return make_ref(self, pm, make_key(s, pm.m->slot(s).gen.load(RLX)), nullptr);
-           },
-           nb::arg("value").none())
-      .def("put",
-           [](nb::handle self, int format, nb::handle data, nb::handle buffers, nb::handle contained, double timeout) {
-             PyMemory& pm = of(self);
-             u32 s = fresh_slot(*pm.m);
-             try {
-               write_parts(pm, s, format, data, buffers, contained, false, timeout);
-             } catch (...) {
-               if (!pm.m->closed.load()) pm.m->clear_bits(s, OWNER);
-               throw;
-             }
-             if (pm.m->closed.load()) throw_closed();
-             pm.m->seal_mine(s);
-             return make_ref(self, pm, make_key(s, pm.m->slot(s).gen.load(RLX)), nullptr);
-           },
-           nb::arg("format"), nb::arg("data"), nb::arg("buffers"), nb::arg("contained"), nb::arg("timeout_s") = 0.0)
-      .def("get",
-           [](nb::handle self, nb::handle ref, std::optional<double> timeout) {
-             PyMemory& pm = of(self);
-             if (!nb::isinstance<Ref>(ref)) throw nb::type_error("not an ObjectRef");
-             Ref& r = *nb::inst_ptr<Ref>(ref);
-             if (r.mem != &pm) throw nb::value_error("the ref belongs to another session");
-             nb::object keep = nb::borrow(ref);
-             if (!wait_sealed(self, pm, r.key, deadline_of(timeout), true)) {
-               PyErr_SetString(PyExc_TimeoutError, "the value is not there yet");
-               throw nb::python_error();
-             }
-             return load_slot(self, pm, key_slot(r.key));
-           },
-           nb::arg("ref"), nb::arg("timeout_s") = nb::none())
-      .def("get_many",
-           [](nb::handle self, nb::sequence refs, std::optional<double> timeout) {
-             PyMemory& pm = of(self);
-             const u64 deadline = deadline_of(timeout);
-             nb::list out;
-             for (nb::handle h : refs) {
-               if (!nb::isinstance<Ref>(h)) throw nb::type_error("not an ObjectRef");
-               nb::object keep = nb::borrow(h);
-               Ref& r = *nb::inst_ptr<Ref>(h);
-               if (r.mem != &pm) throw nb::value_error("the ref belongs to another session");
-               if (!wait_sealed(self, pm, r.key, deadline, true)) {
-                 PyErr_SetString(PyExc_TimeoutError, "not every value is there yet");
-                 throw nb::python_error();
-               }
-               out.append(load_slot(self, pm, key_slot(r.key)));
-             }
-             return out;
-           },
-           nb::arg("refs"), nb::arg("timeout_s") = nb::none())
+      .def(
+          "put_simple",
+          [](nb::handle self, nb::handle v) -> nb::object {
+            PyMemory& pm = of(self);
+            u32 s = fresh_slot(*pm.m);
+            if (!write_simple(*pm.m, s, v.ptr())) {
+              pm.m->clear_bits(s, OWNER);
+              return nb::none();
+            }
+            pm.m->seal_mine(s);
+            return make_ref(self, pm, make_key(s, pm.m->slot(s).gen.load(RLX)), nullptr);
+          },
+          nb::arg("value").none())
+      .def(
+          "put",
+          [](nb::handle self, int format, nb::handle data, nb::handle buffers, nb::handle contained,
+             double timeout) {
+            PyMemory& pm = of(self);
+            u32 s = fresh_slot(*pm.m);
+            try {
+              write_parts(pm, s, format, data, buffers, contained, false, timeout);
+            } catch (...) {
+              if (!pm.m->closed.load()) pm.m->clear_bits(s, OWNER);
+              throw;
+            }
+            if (pm.m->closed.load()) throw_closed();
+            pm.m->seal_mine(s);
+            return make_ref(self, pm, make_key(s, pm.m->slot(s).gen.load(RLX)), nullptr);
+          },
+          nb::arg("format"), nb::arg("data"), nb::arg("buffers"), nb::arg("contained"),
+          nb::arg("timeout_s") = 0.0)
+      .def(
+          "get",
+          [](nb::handle self, nb::handle ref, std::optional<double> timeout) {
+            PyMemory& pm = of(self);
+            if (!nb::isinstance<Ref>(ref)) throw nb::type_error("not an ObjectRef");
+            Ref& r = *nb::inst_ptr<Ref>(ref);
+            if (r.mem != &pm) throw nb::value_error("the ref belongs to another session");
+            nb::object keep = nb::borrow(ref);
+            if (!wait_sealed(self, pm, r.key, deadline_of(timeout), true)) {
+              PyErr_SetString(PyExc_TimeoutError, "the value is not there yet");
+              throw nb::python_error();
+            }
+            return load_slot(self, pm, key_slot(r.key));
+          },
+          nb::arg("ref"), nb::arg("timeout_s") = nb::none())
+      .def(
+          "get_many",
+          [](nb::handle self, nb::sequence refs, std::optional<double> timeout) {
+            PyMemory& pm = of(self);
+            const u64 deadline = deadline_of(timeout);
+            nb::list out;
+            for (nb::handle h : refs) {
+              if (!nb::isinstance<Ref>(h)) throw nb::type_error("not an ObjectRef");
+              nb::object keep = nb::borrow(h);
+              Ref& r = *nb::inst_ptr<Ref>(h);
+              if (r.mem != &pm) throw nb::value_error("the ref belongs to another session");
+              if (!wait_sealed(self, pm, r.key, deadline, true)) {
+                PyErr_SetString(PyExc_TimeoutError, "not every value is there yet");
+                throw nb::python_error();
+              }
+              out.append(load_slot(self, pm, key_slot(r.key)));
+            }
+            return out;
+          },
+          nb::arg("refs"), nb::arg("timeout_s") = nb::none())
       .def("peek",
            [](nb::handle self, Ref& r) -> nb::object {
              PyMemory& pm = of(self);
              Slot& x = pm.m->slot(key_slot(r.key));
-             if ((x.state.load(ACQ) & ~WAITERS) != SEALED || !is_error(x.kind.load(RLX))) return nb::none();
+             if ((x.state.load(ACQ) & ~WAITERS) != SEALED || !is_error(x.kind.load(RLX)))
+               return nb::none();
              Bytes b = pm.m->value_bytes(key_slot(r.key), true);
-             return nb::make_tuple(int(x.kind.load(RLX)), nb::bytes(static_cast<const char*>(b.data), b.size));
+             return nb::make_tuple(int(x.kind.load(RLX)),
+                                   nb::bytes(static_cast<const char*>(b.data), b.size));
            })
       .def("wait", &wait_many, nb::arg("refs"), nb::arg("n"), nb::arg("timeout_s").none())
-      .def("watch", [](nb::handle self, Ref& r, u64 token) { return of(self).m->watch(r.key, token); },
-           nb::arg("ref"), nb::arg("token"))
+      .def(
+          "watch",
+          [](nb::handle self, Ref& r, u64 token) { return of(self).m->watch(r.key, token); },
+          nb::arg("ref"), nb::arg("token"))
       .def("completions", &completions, nb::arg("timeout_s").none())
       .def("poke",
            [](nb::handle self) {
@@ -390,7 +417,8 @@ void bind_memory(nb::module_& mod) {
            [](nb::handle self, u64 key) -> nb::object {
              PyMemory& pm = of(self);
              atom<u64>* record;
-             if (key_slot(key) >= CHUNKS * SLOTS_PER_CHUNK || !pm.m->hold_key(key, false, record)) return nb::none();
+             if (key_slot(key) >= CHUNKS * SLOTS_PER_CHUNK || !pm.m->hold_key(key, false, record))
+               return nb::none();
              return make_ref(self, pm, key, record);
            })
       .def("load_key",
@@ -412,24 +440,28 @@ void bind_memory(nb::module_& mod) {
            })
       .def("take", &take, nb::arg("timeout_s") = nb::none())
       .def("set_blocked", [](nb::handle self, bool b) { of(self).m->lend(b); })
-      .def("finished", [](nb::handle self) { of(self).m->running_pop(); },
-           "Forget the innermost running task without sealing it: the daemon has put it back into its queue.")
+      .def(
+          "finished", [](nb::handle self) { of(self).m->running_pop(); },
+          "Forget the innermost running task without sealing it: the daemon has put it back into "
+          "its queue.")
       .def_prop_ro("running", [](nb::handle self) { return of(self).m->running_top(); });
 
   // ---- the daemon
-  c.def("new_queue",
-        [](nb::handle self, u32 kind, u32 job, u32 help_class) {
-          u32 q, gen;
-          if (!of(self).m->new_queue(kind, job, help_class, q, gen)) throw std::runtime_error("no queue is left");
-          return std::make_tuple(q, gen);
-        },
-        nb::arg("kind"), nb::arg("job"), nb::arg("help_class") = 0)
+  c.def(
+       "new_queue",
+       [](nb::handle self, u32 kind, u32 job, u32 help_class) {
+         u32 q, gen;
+         if (!of(self).m->new_queue(kind, job, help_class, q, gen))
+           throw std::runtime_error("no queue is left");
+         return std::make_tuple(q, gen);
+       },
+       nb::arg("kind"), nb::arg("job"), nb::arg("help_class") = 0)
       .def("free_queue", [](nb::handle self, u32 q) { return of(self).m->free_queue(q); })
       .def("queue_state",
            [](nb::handle self, u32 q) {
              Memory& m = *of(self).m;
-             return std::make_tuple(m.ring(q).entries() + (m.queue(q).redo.load() != 0), m.queue(q).ring.head.load(),
-                                    m.queue(q).dead.load() != 0);
+             return std::make_tuple(m.ring(q).entries() + (m.queue(q).redo.load() != 0),
+                                    m.queue(q).ring.head.load(), m.queue(q).dead.load() != 0);
            })
       .def("set_hungry",
            [](nb::handle self, u32 q, bool hungry) {
@@ -441,8 +473,12 @@ void bind_memory(nb::module_& mod) {
              u32 v;
              return m.ring(q).peek(h, v) || m.queue(q).redo.load() != 0;
            })
-      .def("set_starving", [](nb::handle self, bool b) { of(self).m->header().starving.store(b, SEQ); })
-      .def("kill_queue", [](nb::handle self, u32 q, nb::bytes record) { return of(self).m->kill_queue(q, bytes_of(record)); })
+      .def("set_starving",
+           [](nb::handle self, bool b) { of(self).m->header().starving.store(b, SEQ); })
+      .def("kill_queue",
+           [](nb::handle self, u32 q, nb::bytes record) {
+             return of(self).m->kill_queue(q, bytes_of(record));
+           })
       .def("drain_dead",
            [](nb::handle self) {
              Memory& m = *of(self).m;
@@ -479,13 +515,18 @@ void bind_memory(nb::module_& mod) {
              std::vector<RunningTask> tasks;
              of(self).m->repair(index, tasks);
              nb::list out;
-             for (auto& t : tasks) out.append(nb::make_tuple(t.key, t.attempt, t.max_retries, t.charged, t.flags, t.queue));
+             for (auto& t : tasks)
+               out.append(
+                   nb::make_tuple(t.key, t.attempt, t.max_retries, t.charged, t.flags, t.queue));
              return out;
            })
       .def("close_process", [](nb::handle self, u32 index) { of(self).m->close_process(index); })
-      .def("requeue", [](nb::handle self, u64 key, bool charged, bool front) { return of(self).m->requeue(key, charged, front); })
-      .def("fail", [](nb::handle self, u64 key, nb::bytes record) { return of(self).m->fail(key, bytes_of(record)); })
-      .def("end_job", [](nb::handle self, u32 job, nb::bytes record) { return of(self).m->end_job(job, bytes_of(record)); })
+      .def("requeue", [](nb::handle self, u64 key, bool charged,
+                         bool front) { return of(self).m->requeue(key, charged, front); })
+      .def("fail", [](nb::handle self, u64 key,
+                      nb::bytes record) { return of(self).m->fail(key, bytes_of(record)); })
+      .def("end_job", [](nb::handle self, u32 job,
+                         nb::bytes record) { return of(self).m->end_job(job, bytes_of(record)); })
       .def("adopt", [](nb::handle self, u64 key) { return of(self).m->adopt(key); })
       .def("release", [](nb::handle self, u64 key) { of(self).m->release(key); })
       .def("handles", [](nb::handle self, u64 key) { return of(self).m->handles(key); })
@@ -498,7 +539,8 @@ void bind_memory(nb::module_& mod) {
              while (r.pop(s)) out.append(make_key(s, m.slot(s).gen.load()));
              if (m.header().inbox_full.exchange(0))
                for (u32 i = 1; i < m.header().chunk_high[0].load() * SLOTS_PER_CHUNK; i++)
-                 if (m.slot(i).flags.load() & ADOPTED) out.append(make_key(i, m.slot(i).gen.load()));
+                 if (m.slot(i).flags.load() & ADOPTED)
+                   out.append(make_key(i, m.slot(i).gen.load()));
              return out;
            })
       .def("populate",
@@ -536,7 +578,8 @@ void bind_memory(nb::module_& mod) {
            [](nb::handle self, u64 limit) {
              nb::list out;
              for (auto& r : of(self).m->list_tasks(limit))
-               out.append(nb::make_tuple(r.key, r.state, r.attempt, r.worker, r.function, r.queue, r.job, r.parent));
+               out.append(nb::make_tuple(r.key, r.state, r.attempt, r.worker, r.function, r.queue,
+                                         r.job, r.parent));
              return out;
            })
       .def("list_objects",
@@ -548,7 +591,8 @@ void bind_memory(nb::module_& mod) {
            })
       .def("list_events", [](nb::handle self, u64 limit) {
         nb::list out;
-        for (auto& r : of(self).m->list_events(limit)) out.append(nb::make_tuple(r.time, r.process, r.kind, r.key));
+        for (auto& r : of(self).m->list_events(limit))
+          out.append(nb::make_tuple(r.time, r.process, r.kind, r.key));
         return out;
       });
 }

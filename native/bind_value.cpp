@@ -14,9 +14,10 @@ PyMemory::~PyMemory() { delete m; }
 
 void PyMemory::usable() const {
   if (m->forked) {
-    PyErr_SetString(forked_error,
-                    "this process was forked by user code: its handles are inert; use them in the process that "
-                    "made them, or call shoal.init() here");
+    PyErr_SetString(
+        forked_error,
+        "this process was forked by user code: its handles are inert; use them in the process that "
+        "made them, or call shoal.init() here");
     throw nb::python_error();
   }
 }
@@ -81,7 +82,9 @@ void throw_status(Status st, u64 asked, const Memory& m) {
   } else if (st == Status::Gone && m.closed.load()) {
     throw_closed();
   } else {
-    const char* kind = st == Status::TooBig ? "larger than the store" : st == Status::Gone ? "hold" : "full";
+    const char* kind = st == Status::TooBig ? "larger than the store"
+                       : st == Status::Gone ? "hold"
+                                            : "full";
     nb::tuple args = nb::make_tuple(asked, const_cast<Memory&>(m).header().capacity, kind);
     PyErr_SetObject(full_error, args.ptr());
   }
@@ -158,15 +161,16 @@ struct Buffers {  // exported while we copy
       PyErr_Clear();
       // A PickleBuffer of a Fortran-ordered array is contiguous, but not in C order: raw() knows.
       nb::object raw = nb::steal(PyObject_CallMethod(o, "raw", nullptr));
-      if (!raw.is_valid() || PyObject_GetBuffer(raw.ptr(), &v, PyBUF_SIMPLE) != 0) throw nb::python_error();
+      if (!raw.is_valid() || PyObject_GetBuffer(raw.ptr(), &v, PyBUF_SIMPLE) != 0)
+        throw nb::python_error();
     }
     views.push_back(v);
     return {v.buf, u64(v.len)};
   }
 };
 
-void write_parts(PyMemory& pm, u32 s, int format, nb::handle data, nb::handle buffers, nb::handle contained,
-                 bool reserve, double timeout_s) {
+void write_parts(PyMemory& pm, u32 s, int format, nb::handle data, nb::handle buffers,
+                 nb::handle contained, bool reserve, double timeout_s) {
   Memory& m = *pm.m;
   if (format < NONE || format > ERROR_RECORD) throw nb::value_error("unknown format");
   Buffers keep;
@@ -189,7 +193,8 @@ void write_parts(PyMemory& pm, u32 s, int format, nb::handle data, nb::handle bu
     Status st = m.write_value(s, v, reserve, copy_without_gil);
     if (st == Status::Ok) return;
     if (st == Status::NeedMemory) {
-      // The daemon answers in well under a second, yes or no; the caller's patience counts from its first no.
+      // The daemon answers in well under a second, yes or no; the caller's patience counts from its
+      // first no.
       nb::gil_scoped_release unlocked;
       st = m.wait_memory(std::max<u64>(deadline, platform::now_ns() + 2000000000ull));
       if (st == Status::Ok) continue;
@@ -212,7 +217,8 @@ void write_parts(PyMemory& pm, u32 s, int format, nb::handle data, nb::handle bu
 
 // ---- loading
 
-static nb::object load_pickle(nb::handle memory, PyMemory& pm, u32 s, Bytes data, ValueHeader* h, u64 block) {
+static nb::object load_pickle(nb::handle memory, PyMemory& pm, u32 s, Bytes data, ValueHeader* h,
+                              u64 block) {
   Memory& m = *pm.m;
   nb::object mv = nb::steal(PyMemoryView_FromMemory(
       const_cast<char*>(static_cast<const char*>(data.data)), Py_ssize_t(data.size), PyBUF_READ));
@@ -229,7 +235,8 @@ static nb::object load_pickle(nb::handle memory, PyMemory& pm, u32 s, Bytes data
     p->record = record;
     p->number = ++pm.pin_count;
     p->begin = m.ro + block;
-    auto* table = reinterpret_cast<const u64*>(reinterpret_cast<const atom<u64>*>(h + 1) + h->n_contained);
+    auto* table =
+        reinterpret_cast<const u64*>(reinterpret_cast<const atom<u64>*>(h + 1) + h->n_contained);
     for (u32 i = 0; i < h->n_buffers; i++) {
       nb::object view = nb::inst_alloc(nb::type<View>());
       View* w = new (nb::inst_ptr<View>(view)) View;
@@ -297,7 +304,8 @@ nb::object load_slot(nb::handle memory, PyMemory& pm, u32 s) {
       return nb::steal(PyFloat_FromDouble(v));
     }
     case STR:
-      return nb::steal(PyUnicode_FromStringAndSize(reinterpret_cast<const char*>(in), Py_ssize_t(x.size.load(RLX))));
+      return nb::steal(PyUnicode_FromStringAndSize(reinterpret_cast<const char*>(in),
+                                                   Py_ssize_t(x.size.load(RLX))));
     case BYTES: {
       Bytes b = m.value_bytes(s, true);
       PyObject* o = PyBytes_FromStringAndSize(nullptr, Py_ssize_t(b.size));
@@ -309,7 +317,8 @@ nb::object load_slot(nb::handle memory, PyMemory& pm, u32 s) {
     case PICKLE: {
       Bytes b = m.value_bytes(s, true);
       if (!block) b.data = m.ro + (reinterpret_cast<u8*>(const_cast<void*>(b.data)) - m.rw);
-      return load_pickle(memory, pm, s, b, block ? reinterpret_cast<ValueHeader*>(m.ro + block) : nullptr, block);
+      return load_pickle(memory, pm, s, b,
+                         block ? reinterpret_cast<ValueHeader*>(m.ro + block) : nullptr, block);
     }
     default:
       raise_value(memory, pm, s);
@@ -432,14 +441,16 @@ static PyObject* restore_function(PyObject*, PyObject* arg) {
   }
   return nullptr;
 }
-static PyMethodDef restore_def = {"_restore_ref", restore_function, METH_O,
-                                  "Called by pickles: the ref at this place of the table of what is being loaded."};
+static PyMethodDef restore_def = {
+    "_restore_ref", restore_function, METH_O,
+    "Called by pickles: the ref at this place of the table of what is being loaded."};
 
 static int view_getbuffer(PyObject* self, Py_buffer* out, int flags) {
   View* v = nb::inst_ptr<View>(self);
   return PyBuffer_FillInfo(out, self, v->data, Py_ssize_t(v->size), 1, flags);
 }
-static PyType_Slot view_slots[] = {{Py_bf_getbuffer, reinterpret_cast<void*>(view_getbuffer)}, {0, nullptr}};
+static PyType_Slot view_slots[] = {{Py_bf_getbuffer, reinterpret_cast<void*>(view_getbuffer)},
+                                   {0, nullptr}};
 
 static u64 node_and_key(Ref& r, u8* out) {
   u64 node = r.mem->m->forked ? 0 : r.mem->m->header().node_id;
@@ -449,7 +460,8 @@ static u64 node_and_key(Ref& r, u8* out) {
 }
 
 void bind_values(nb::module_& m) {
-  reduce_restore = PyCFunction_NewEx(&restore_def, nullptr, nb::str("shoal._native").release().ptr());
+  reduce_restore =
+      PyCFunction_NewEx(&restore_def, nullptr, nb::str("shoal._native").release().ptr());
   m.attr("_restore_ref") = nb::borrow(reduce_restore);
   nb::class_<Pin>(m, "_Pin");
   nb::class_<View>(m, "_View", nb::type_slots(view_slots));
@@ -487,13 +499,16 @@ void bind_values(nb::module_& m) {
              return nb::make_tuple(nb::borrow(reduce_restore), nb::make_tuple(n));
            })
       .def("__hash__", [](Ref& r) { return Py_hash_t((r.key * 0x9e3779b97f4a7c15ull) >> 2); })
-      .def("__eq__",
-           [](Ref& r, nb::object other) {
-             return nb::isinstance<Ref>(other) && nb::cast<Ref&>(other).key == r.key &&
-                    nb::cast<Ref&>(other).mem == r.mem;
-           },
-           nb::arg("other").none())
-      .def("__repr__", [](nb::object self) { return nb::str("ObjectRef(") + self.attr("hex")() + nb::str(")"); });
+      .def(
+          "__eq__",
+          [](Ref& r, nb::object other) {
+            return nb::isinstance<Ref>(other) && nb::cast<Ref&>(other).key == r.key &&
+                   nb::cast<Ref&>(other).mem == r.mem;
+          },
+          nb::arg("other").none())
+      .def("__repr__", [](nb::object self) {
+        return nb::str("ObjectRef(") + self.attr("hex")() + nb::str(")");
+      });
 
   nb::class_<PyTask>(m, "Task")
       .def_ro("key", &PyTask::key)
@@ -514,8 +529,8 @@ void bind_values(nb::module_& m) {
              Spec* s = mem.spec(key_slot(t.key));
              if (!s || !s->payload_size) return nb::none();
              u8* p = mem.ro + (reinterpret_cast<u8*>(s) - mem.rw) + s->payload_offset;
-             return nb::steal(
-                 PyMemoryView_FromMemory(reinterpret_cast<char*>(p), Py_ssize_t(s->payload_size), PyBUF_READ));
+             return nb::steal(PyMemoryView_FromMemory(reinterpret_cast<char*>(p),
+                                                      Py_ssize_t(s->payload_size), PyBUF_READ));
            })
       .def("dependency",
            [](PyTask& t, u32 i) {
@@ -538,29 +553,34 @@ void bind_values(nb::module_& m) {
              context.table = nullptr;
              context.n = 0;
            })
-      .def("seal",
-           [](PyTask& t, nb::handle v) {
-             if (t.n_returns > 1 || !write_simple(*t.mem->m, key_slot(t.key), v.ptr())) return false;
-             t.mem->m->commit(t.key);
-             return true;
-           },
-           nb::arg("value").none())
-      .def("write_simple",
-           [](PyTask& t, u32 i, nb::handle v) {
-             Spec* s = t.mem->m->spec(key_slot(t.key));
-             if (!s || i >= s->n_returns) throw nb::index_error("no such return");
-             return write_simple(*t.mem->m, key_slot(s->returns()[i]), v.ptr());
-           },
-           nb::arg("index"), nb::arg("value").none())
-      .def("write",
-           [](PyTask& t, u32 i, int format, nb::handle data, nb::handle buffers, nb::handle contained) {
-             Spec* s = t.mem->m->spec(key_slot(t.key));
-             if (!s || i >= s->n_returns) throw nb::index_error("no such return");
-             u32 r = key_slot(s->returns()[i]);
-             t.mem->m->discard_value(r);  // a value may be replaced by an error before the commit
-             write_parts(*t.mem, r, format, data, buffers, contained, true, 30.0);
-           },
-           nb::arg("index"), nb::arg("format"), nb::arg("data"), nb::arg("buffers"), nb::arg("contained"))
+      .def(
+          "seal",
+          [](PyTask& t, nb::handle v) {
+            if (t.n_returns > 1 || !write_simple(*t.mem->m, key_slot(t.key), v.ptr())) return false;
+            t.mem->m->commit(t.key);
+            return true;
+          },
+          nb::arg("value").none())
+      .def(
+          "write_simple",
+          [](PyTask& t, u32 i, nb::handle v) {
+            Spec* s = t.mem->m->spec(key_slot(t.key));
+            if (!s || i >= s->n_returns) throw nb::index_error("no such return");
+            return write_simple(*t.mem->m, key_slot(s->returns()[i]), v.ptr());
+          },
+          nb::arg("index"), nb::arg("value").none())
+      .def(
+          "write",
+          [](PyTask& t, u32 i, int format, nb::handle data, nb::handle buffers,
+             nb::handle contained) {
+            Spec* s = t.mem->m->spec(key_slot(t.key));
+            if (!s || i >= s->n_returns) throw nb::index_error("no such return");
+            u32 r = key_slot(s->returns()[i]);
+            t.mem->m->discard_value(r);  // a value may be replaced by an error before the commit
+            write_parts(*t.mem, r, format, data, buffers, contained, true, 30.0);
+          },
+          nb::arg("index"), nb::arg("format"), nb::arg("data"), nb::arg("buffers"),
+          nb::arg("contained"))
       .def("commit", [](PyTask& t) { t.mem->m->commit(t.key); });
 }
 

@@ -11,8 +11,8 @@ namespace shoal {
 
 PyObject *session_lost, *forked_error, *full_error, *pending_error;
 
-// pthread_atfork takes functions without arguments: the one list of this module. Touched with the GIL, or in a child
-// that has one thread.
+// pthread_atfork takes functions without arguments: the one list of this module. Touched with the
+// GIL, or in a child that has one thread.
 static std::vector<PyMemory*> memories;
 
 void register_memory(PyMemory* p) { memories.push_back(p); }
@@ -34,7 +34,8 @@ static void after_fork_parent() {
 }
 static void after_fork_child() {
   for (PyMemory* p : memories) {
-    if (p->fork_pipe[0] >= 0) ::close(p->fork_pipe[0]);  // the write end stays open: its end is the signal
+    if (p->fork_pipe[0] >= 0)
+      ::close(p->fork_pipe[0]);  // the write end stays open: its end is the signal
     p->m->forked = true;
   }
 }
@@ -51,8 +52,10 @@ static PyObject* new_error(nb::module_& m, const char* name, PyObject* base, con
 NB_MODULE(_native, m) {
   using namespace shoal;
   nb::set_leak_warnings(false);  // refs alive at the end of the interpreter are normal here
-  session_lost = new_error(m, "SessionLostError", PyExc_Exception, "The session's memory was closed.");
-  forked_error = new_error(m, "ForkedError", PyExc_RuntimeError, "Used in a child that user code forked.");
+  session_lost =
+      new_error(m, "SessionLostError", PyExc_Exception, "The session's memory was closed.");
+  forked_error =
+      new_error(m, "ForkedError", PyExc_RuntimeError, "Used in a child that user code forked.");
   full_error = new_error(m, "FullError", PyExc_MemoryError, "No room: (asked, capacity, kind).");
   pending_error = new_error(m, "PendingError", PyExc_RuntimeError, "The ring of the job is full.");
   m.attr("LAYOUT_HASH") = layout_hash();

@@ -15,10 +15,11 @@ namespace shoal {
 
 struct Pin;
 
-// Values that were alive when user code forked: their holds stay until the child has gone (PROTOCOL B4).
+// Values that were alive when user code forked: their holds stay until the child has gone (PROTOCOL
+// B4).
 struct ForkGuard {
-  int pipe;        // the read end says EOF when the last descendant that could see the values has exited
-  u64 last_pin;    // pins numbered up to here existed at the fork
+  int pipe;  // the read end says EOF when the last descendant that could see the values has exited
+  u64 last_pin;  // pins numbered up to here existed at the fork
   std::vector<atom<u64>*> records;
 };
 
@@ -77,7 +78,8 @@ struct PyTask {
   ~PyTask() { Py_XDECREF(owner); }
 };
 
-// The refs that a pickle being made names, and the table that a pickle being read names. Per thread.
+// The refs that a pickle being made names, and the table that a pickle being read names. Per
+// thread.
 struct Context {
   PyObject* capture = nullptr;  // list, borrowed
   PyMemory* mem = nullptr;
@@ -91,8 +93,8 @@ nb::object make_ref(nb::handle memory, PyMemory& pm, u64 key, atom<u64>* record)
 nb::object load_slot(nb::handle memory, PyMemory& pm, u32 s);
 [[noreturn]] void raise_value(nb::handle memory, PyMemory& pm, u32 s);
 bool write_simple(Memory& m, u32 s, PyObject* value);
-void write_parts(PyMemory& pm, u32 s, int format, nb::handle data, nb::handle buffers, nb::handle contained,
-                 bool reserve, double timeout_s);
+void write_parts(PyMemory& pm, u32 s, int format, nb::handle data, nb::handle buffers,
+                 nb::handle contained, bool reserve, double timeout_s);
 bool wait_sealed(nb::handle memory, PyMemory& pm, u64 key, u64 deadline_ns, bool may_help);
 nb::object make_task(nb::handle memory, PyMemory& pm, u64 key);
 nb::object restore_ref(u32 index);
@@ -106,7 +108,8 @@ void bind_values(nb::module_& m);
 void bind_memory(nb::module_& m);
 extern PyObject *session_lost, *forked_error, *full_error, *pending_error;
 
-// Registers a word that this thread is about to sleep on, so that close() can wake it. With the GIL.
+// Registers a word that this thread is about to sleep on, so that close() can wake it. With the
+// GIL.
 struct SleepingOn {
   Memory& m;
   explicit SleepingOn(Memory& mem, atom<u32>& word) : m(mem) { m.sleeping_on.push_back(&word); }

@@ -3,17 +3,18 @@
 //   extent word   FREE | SMALL(class) | HEAD(n, slot) | TAIL(n, slot) | CLOSING
 //   holder word   slot + 1 of the block's owner, or 0
 //
-// A small block is allocated and freed by one swap of its holder word, whoever does it: nothing is adopted or
-// recounted when a process dies. After the swap the allocator looks at the extent word once more, since the extent may
-// just have been closed (both sides seq_cst: either the closer sees the holder or the allocator sees CLOSING). A run
-// of whole extents is claimed word by word in order and undone backwards on conflict; every word of it names the
-// owner, so an undo after a death touches nothing of others.
+// A small block is allocated and freed by one swap of its holder word, whoever does it: nothing is
+// adopted or recounted when a process dies. After the swap the allocator looks at the extent word
+// once more, since the extent may just have been closed (both sides seq_cst: either the closer sees
+// the holder or the allocator sees CLOSING). A run of whole extents is claimed word by word in
+// order and undone backwards on conflict; every word of it names the owner, so an undo after a
+// death touches nothing of others.
 //
-// Which extent to try next is a private hint: first what this process freed itself (warm for it), then its
-// current extent per class within a small moving window, then other extents of the class with many frees since
-// somebody last looked, then a free extent. Only the daemon backs extents with memory (a full memfd is
-// not ENOSPC but the kernel's OOM killer), so an allocation may answer NeedMemory: the caller then sleeps without
-// any intent until the daemon gave or refused.
+// Which extent to try next is a private hint: first what this process freed itself (warm for it),
+// then its current extent per class within a small moving window, then other extents of the class
+// with many frees since somebody last looked, then a free extent. Only the daemon backs extents
+// with memory (a full memfd is not ENOSPC but the kernel's OOM killer), so an allocation may answer
+// NeedMemory: the caller then sleeps without any intent until the daemon gave or refused.
 #include <algorithm>
 #include <cstring>
 
@@ -22,8 +23,9 @@
 namespace shoal {
 
 static constexpr u32 CLASS_SIZES[SIZE_CLASSES] = {
-    128,   192,   256,   384,   512,    768,    1024,   1536,   2048,   3072,   4096,    6144,    8192,   12288,
-    16384, 24576, 32768, 49152, 65536,  98304,  131072, 196608, 262144, 393216, 524288,  699008,  1048576};
+    128,   192,   256,    384,    512,    768,    1024,   1536,   2048,
+    3072,  4096,  6144,   8192,   12288,  16384,  24576,  32768,  49152,
+    65536, 98304, 131072, 196608, 262144, 393216, 524288, 699008, 1048576};
 
 u32 size_class(u64 bytes) {
   for (u32 c = 0; c < SIZE_CLASSES; c++)
@@ -89,8 +91,11 @@ bool Memory::alloc_small(u32 cls, u32 s, bool is_spec, u64& offset) {
     return false;
   };
   if (c.extent != ~0u && words[c.extent].load(RLX) == make_extent(EXT_SMALL, cls, 0)) {
-    // Mostly the next block is free. A full round through the extent is paid only after many frees there.
-    u32 tries = hints[c.extent].load(RLX) >= std::max(1u, per / 8) ? per : std::min(per - std::min(c.cursor, per), 64u);
+    // Mostly the next block is free. A full round through the extent is paid only after many frees
+    // there.
+    u32 tries = hints[c.extent].load(RLX) >= std::max(1u, per / 8)
+                    ? per
+                    : std::min(per - std::min(c.cursor, per), 64u);
     if (tries == per) hints[c.extent].store(0, RLX);
     if (try_extent(c.extent, tries)) return true;
   }
@@ -137,9 +142,11 @@ Status Memory::find_extents(u32 n, bool reserve, u32& first) {
   const u64 cap = h.capacity / EXTENT;
   if (n > cap) return Status::TooBig;
   // The last 5 % are for results: a put must not stop a task from finishing.
-  if (!reserve && h.extents_used.load(RLX) + n > cap - cap / 20 && h.extents_used.load(RLX) + n > 4) {
+  if (!reserve && h.extents_used.load(RLX) + n > cap - cap / 20 &&
+      h.extents_used.load(RLX) + n > 4) {
     u64 used = 0;
-    for (u32 e = 0; e < h.extent_high.load(); e++) used += extent_kind(words[e].load(RLX)) != EXT_FREE;
+    for (u32 e = 0; e < h.extent_high.load(); e++)
+      used += extent_kind(words[e].load(RLX)) != EXT_FREE;
     h.extents_used.store(used, RLX);
     if (used + n > cap - cap / 20) {
       for (u32 e = 0; e < h.extent_high.load(); e++) close_extent(e);
@@ -203,7 +210,8 @@ Status Memory::alloc_run(u32 n, u32 s, bool is_spec, bool reserve, u64& offset) 
 
 Status Memory::new_block(u64 bytes, u32 s, bool is_spec, bool reserve, u64& offset) {
   u32 cls = size_class(bytes);
-  if (cls >= SIZE_CLASSES) return alloc_run(u32((bytes + EXTENT - 1) / EXTENT), s, is_spec, reserve, offset);
+  if (cls >= SIZE_CLASSES)
+    return alloc_run(u32((bytes + EXTENT - 1) / EXTENT), s, is_spec, reserve, offset);
   for (int tries = 0; tries < 64; tries++) {
     if (alloc_small(cls, s, is_spec, offset)) return Status::Ok;
     u32 e;
@@ -220,7 +228,8 @@ Status Memory::new_block(u64 bytes, u32 s, bool is_spec, bool reserve, u64& offs
     }
     u64 free_word = make_extent(EXT_FREE, 0, 0);
     at<atom<u32>>(off.hints)[e].store(0, RLX);
-    if (at<atom<u64>>(off.extents)[e].compare_exchange_strong(free_word, make_extent(EXT_SMALL, cls, 0), SEQ))
+    if (at<atom<u64>>(off.extents)[e].compare_exchange_strong(free_word,
+                                                              make_extent(EXT_SMALL, cls, 0), SEQ))
       header().extents_used.fetch_add(1, RLX);
     extent_hint = e;
     classes[cls].extent = e;
@@ -229,7 +238,8 @@ Status Memory::new_block(u64 bytes, u32 s, bool is_spec, bool reserve, u64& offs
   return Status::Full;
 }
 
-// Idempotent: the slot cannot be reused before its freeing ends, so a second swap finds another holder or 0.
+// Idempotent: the slot cannot be reused before its freeing ends, so a second swap finds another
+// holder or 0.
 void Memory::free_block(u64 offset, u64, u32 s) {
   u64 e = extent_of(off, offset);
   auto* words = at<atom<u64>>(off.extents);
@@ -238,7 +248,8 @@ void Memory::free_block(u64 offset, u64, u32 s) {
     u32 cls = extent_arg(w);
     u32 mine = s + 1;
     u64 i = (offset - off.data) % EXTENT / class_bytes(cls);
-    if (at<atom<u32>>(off.holders)[e * HOLDERS_PER_EXTENT + i].compare_exchange_strong(mine, 0, SEQ)) {
+    if (at<atom<u32>>(off.holders)[e * HOLDERS_PER_EXTENT + i].compare_exchange_strong(mine, 0,
+                                                                                       SEQ)) {
       at<atom<u32>>(off.hints)[e].fetch_add(1, RLX);
       SizeClass& c = classes[cls];
       if (c.freed.size() < c.freed.capacity()) c.freed.push_back(offset);
@@ -278,14 +289,16 @@ void Memory::finish_alloc(u32, u64 op, u64 rec) {
     if (slot(s).block.load(ACQ) == offset || slot(s).spec.load(ACQ) == offset) return;
     for (u32 k = n; k-- > 0;) {
       u64 mine = make_extent(k ? EXT_TAIL : EXT_HEAD, n, s + 1);
-      at<atom<u64>>(off.extents)[first + k].compare_exchange_strong(mine, make_extent(EXT_FREE, 0, 0), SEQ);
+      at<atom<u64>>(off.extents)[first + k].compare_exchange_strong(
+          mine, make_extent(EXT_FREE, 0, 0), SEQ);
     }
   } else if (kind == OP_CLOSE) {
     u64 e = arg >> 8, cls = arg & 0xff;
     atom<u64>& word = at<atom<u64>>(off.extents)[e];
     u64 w = word.load(ACQ);
     // Only the closer's own word is undone, back to SMALL: closing again costs nothing.
-    if (extent_kind(w) == EXT_CLOSING) word.compare_exchange_strong(w, make_extent(EXT_SMALL, cls, 0), SEQ);
+    if (extent_kind(w) == EXT_CLOSING)
+      word.compare_exchange_strong(w, make_extent(EXT_SMALL, cls, 0), SEQ);
   }
 }
 
@@ -295,14 +308,16 @@ void Memory::finish_alloc(u32, u64 op, u64 rec) {
 Status Memory::wait_memory(u64 deadline_ns) {
   Header& h = header();
   u32 refused = h.refused.load(ACQ);
-  for (u32 w = h.want.load(); w < asked_extents && !h.want.compare_exchange_weak(w, asked_extents);) {
+  for (u32 w = h.want.load();
+       w < asked_extents && !h.want.compare_exchange_weak(w, asked_extents);) {
   }
   u32 seen = h.space.load(SEQ);
   h.space_waiters.fetch_add(1);
   ring_daemon();
   u64 now = platform::now_ns();
   bool in_time = now < deadline_ns &&
-                 (h.want.load() == 0 || platform::futex_wait(h.space, seen, std::min<u64>(deadline_ns - now, 500000000)));
+                 (h.want.load() == 0 ||
+                  platform::futex_wait(h.space, seen, std::min<u64>(deadline_ns - now, 500000000)));
   h.space_waiters.fetch_sub(1);
   if (closed.load()) return Status::Gone;
   if (h.refused.load(ACQ) != refused) return Status::Full;
@@ -326,8 +341,8 @@ void Memory::count_extents(u64& used_bytes, u64& populated) {
   populated = h.populated.load() * EXTENT;
 }
 
-// Populate what is asked for (a run of `want` extents), or keep a small reserve of free warm extents. Free extents
-// elsewhere are given back when the budget is used up by fragments.
+// Populate what is asked for (a run of `want` extents), or keep a small reserve of free warm
+// extents. Free extents elsewhere are given back when the budget is used up by fragments.
 void Memory::populate(u64 budget, u64 headroom, u64& done, bool& more) {
   Header& h = header();
   auto* words = at<atom<u64>>(off.extents);
@@ -374,7 +389,8 @@ void Memory::populate(u64 budget, u64 headroom, u64& done, bool& more) {
     if (e >= best && e < best + need) continue;
     if (extent_kind(words[e].load(ACQ)) == EXT_SMALL) close_extent(e);
     u64 free_word = make_extent(EXT_FREE, 0, 0);
-    if (warm[e] && words[e].compare_exchange_strong(free_word, make_extent(EXT_CLOSING, 0, 1), SEQ)) {
+    if (warm[e] &&
+        words[e].compare_exchange_strong(free_word, make_extent(EXT_CLOSING, 0, 1), SEQ)) {
       warm[e] = 0;
       platform::punch(fd, off.data + u64(e) * EXTENT, EXTENT);
       h.populated.fetch_sub(1);
@@ -385,7 +401,8 @@ void Memory::populate(u64 budget, u64 headroom, u64& done, bool& more) {
     if (want) answer(true);
     return;
   }
-  // Extents are taken (CLOSING) while they get memory, so that nobody uses a cold one; steps are bounded by the budget.
+  // Extents are taken (CLOSING) while they get memory, so that nobody uses a cold one; steps are
+  // bounded by the budget.
   for (u32 k = 0; k < need; k++) {
     u32 e = best + k;
     if (warm[e]) continue;
@@ -407,7 +424,8 @@ void Memory::populate(u64 budget, u64 headroom, u64& done, bool& more) {
   more = !want && free_warm + 1 < reserve;
 }
 
-// Huge pages for extents that are free now: afterwards the first write by any process is as fast as a later one.
+// Huge pages for extents that are free now: afterwards the first write by any process is as fast as
+// a later one.
 bool Memory::collapse(u32 budget) {
   Header& h = header();
   auto* words = at<atom<u64>>(off.extents);

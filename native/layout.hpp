@@ -40,7 +40,8 @@ using u16 = std::uint16_t;
 using u32 = std::uint32_t;
 using u64 = std::uint64_t;
 using i64 = std::int64_t;
-template <class T> using atom = std::atomic<T>;
+template <class T>
+using atom = std::atomic<T>;
 static_assert(atom<u64>::is_always_lock_free && atom<u32>::is_always_lock_free);
 
 inline constexpr auto ACQ = std::memory_order_acquire;
@@ -49,7 +50,7 @@ inline constexpr auto RLX = std::memory_order_relaxed;
 inline constexpr auto SEQ = std::memory_order_seq_cst;
 
 // ---- sizes -------------------------------------------------------------------------------------
-inline constexpr u32 MAX_PROCS = 4096;          // 12 bits in the life word; index 0 is the daemon
+inline constexpr u32 MAX_PROCS = 4096;  // 12 bits in the life word; index 0 is the daemon
 inline constexpr u32 CLASS_QUEUES = 1024;
 inline constexpr u32 ACTOR_QUEUES = 8192;
 inline constexpr u32 QUEUES = CLASS_QUEUES + ACTOR_QUEUES;
@@ -57,12 +58,12 @@ inline constexpr u32 CLASS_CELLS_LOG = 20;
 inline constexpr u32 ACTOR_CELLS_LOG = 16;
 inline constexpr u32 INBOX_LOG = 16;
 inline constexpr u32 COMPLETION_LOG = 12;
-inline constexpr u32 CHUNKS = 16384;            // of each kind
+inline constexpr u32 CHUNKS = 16384;  // of each kind
 inline constexpr u32 SLOTS_PER_CHUNK = 256;
 inline constexpr u32 LEDGER_PER_CHUNK = 512;
 inline constexpr u32 NODES_PER_CHUNK = 256;
 inline constexpr u32 EVENTS_PER_PROC = 4096;
-inline constexpr u32 RUNNING_MAX = 80;          // helping stops at 16 deep; the rest is reserve
+inline constexpr u32 RUNNING_MAX = 80;  // helping stops at 16 deep; the rest is reserve
 inline constexpr u64 EXTENT = 2ull << 20;
 inline constexpr u32 MIN_BLOCK = 128;
 inline constexpr u32 HOLDERS_PER_EXTENT = EXTENT / MIN_BLOCK;
@@ -73,8 +74,16 @@ inline constexpr u32 MAX_TOKENS = 64;
 inline constexpr u32 FREE = 0, PENDING = 1, SEALED = 2, WAITERS = 0x80000000u;
 
 enum Format : u8 {
-  NONE = 1, TRUE_ = 2, FALSE_ = 3, INT = 4, FLOAT = 5, STR = 6, BYTES = 7, PICKLE = 8,
-  ERROR_PICKLE = 9, ERROR_RECORD = 10,
+  NONE = 1,
+  TRUE_ = 2,
+  FALSE_ = 3,
+  INT = 4,
+  FLOAT = 5,
+  STR = 6,
+  BYTES = 7,
+  PICKLE = 8,
+  ERROR_PICKLE = 9,
+  ERROR_RECORD = 10,
 };
 inline bool is_error(u8 kind) { return kind >= ERROR_PICKLE; }
 
@@ -99,13 +108,17 @@ inline bool is_ending(u64 w) { return (w & COUNTS) == COUNTS; }
 
 inline constexpr u32 CLOSED = 0x80000000u, NODE_TAG = 0x40000000u, INDEX = 0x3fffffffu;
 
-// Whose turn it is to advance a HELD task: kept in the size word of its first return slot (type-stable, unlike the
-// spec), marked by the top bit, which no size has. 0 process: nobody, the task is linked on what it waits for.
-inline u64 make_turn(u32 gen, u32 process_plus_1) { return 1ull << 63 | u64(gen & 0x7fffffff) << 32 | process_plus_1; }
+// Whose turn it is to advance a HELD task: kept in the size word of its first return slot
+// (type-stable, unlike the spec), marked by the top bit, which no size has. 0 process: nobody, the
+// task is linked on what it waits for.
+inline u64 make_turn(u32 gen, u32 process_plus_1) {
+  return 1ull << 63 | u64(gen & 0x7fffffff) << 32 | process_plus_1;
+}
 inline bool is_turn(u64 size) { return size >> 63; }
 
 // The error record that always fits inline: msgpack of ["ObjectStoreFullError", {}].
-inline constexpr u8 FULL_RECORD[] = {0x92, 0xb4, 'O', 'b', 'j', 'e', 'c', 't', 'S', 't', 'o', 'r', 'e', 'F', 'u', 'l', 'l', 'E', 'r', 'r', 'o', 'r', 0x80};
+inline constexpr u8 FULL_RECORD[] = {0x92, 0xb4, 'O', 'b', 'j', 'e', 'c', 't', 'S', 't', 'o', 'r',
+                                     'e',  'F',  'u', 'l', 'l', 'E', 'r', 'r', 'o', 'r', 0x80};
 
 enum SlotFlag : u8 { ADOPTED = 1, HAS_TABLE = 2 };  // told to the daemon when only its hold is left
 
@@ -144,12 +157,12 @@ struct alignas(128) Queue {
   alignas(128) atom<u64> searching;  // ns until which somebody promises to look; 0: nobody
   atom<u32> hungry;                  // the daemon could attach more workers
   atom<u32> dead;
-  atom<u32> redo;                    // an actor's interrupted call: taken before the ring
+  atom<u32> redo;  // an actor's interrupted call: taken before the ring
   atom<u32> gen;
-  atom<u32> overflow;                // QUEUED tasks that are in no cell: the daemon refills
-  atom<u32> used;                    // 0 free, 1 class, 2 actor
+  atom<u32> overflow;  // QUEUED tasks that are in no cell: the daemon refills
+  atom<u32> used;      // 0 free, 1 class, 2 actor
   u32 job, help_class;
-  atom<u32> space;                   // futex of drivers that wait for room
+  atom<u32> space;  // futex of drivers that wait for room
   alignas(128) atom<u64> idle[MAX_PROCS / 64];
 };
 
@@ -158,7 +171,9 @@ enum Op : u64 { OP_HOLD = 1, OP_ALLOC = 2, OP_RUN = 3, OP_FREE = 4, OP_CLOSE = 5
 enum TaskOp : u64 { TASK_BUILD = 1, TASK_ADVANCE = 2, TASK_FIRE = 3 };
 inline constexpr u64 OP_DONE = 1ull << 63;
 inline u64 make_op(u32 slot, u64 n) { return (n & 0x7fffffff) << 32 | slot; }
-inline u64 make_task_op(u64 kind, u32 slot, u32 node = 0) { return kind << 60 | u64(slot) << 32 | node; }
+inline u64 make_task_op(u64 kind, u32 slot, u32 node = 0) {
+  return kind << 60 | u64(slot) << 32 | node;
+}
 
 enum ProcKind : u32 { NO_PROC = 0, DRIVER = 1, WORKER = 2, DAEMON = 3 };
 
@@ -168,17 +183,18 @@ struct alignas(128) Proc {
   atom<u64> task_op;    // {kind:4, slot:28, node:32}
   atom<u32> freeing;    // stack of slots this process is freeing, linked through succ
   atom<u32> freeing_next;
-  atom<u32> cascade;    // list of slots DONE by this process and not yet published
-  atom<u32> depth;      // of `running`
-  atom<u64> lane_hold;  // hold on the ordered call that is being pushed, until its successor is known
+  atom<u32> cascade;  // list of slots DONE by this process and not yet published
+  atom<u32> depth;    // of `running`
+  atom<u64>
+      lane_hold;  // hold on the ordered call that is being pushed, until its successor is known
   atom<u32> kind, epoch;
-  alignas(128) atom<u32> door;      // futex of take
-  alignas(128) atom<u32> cdoor;     // futex of wait and completions
-  atom<u32> rescan;                 // completion ring was full: look at every watched slot
+  alignas(128) atom<u32> door;   // futex of take
+  alignas(128) atom<u32> cdoor;  // futex of wait and completions
+  atom<u32> rescan;              // completion ring was full: look at every watched slot
   atom<u32> assign, attached, blocked, sleeping;
   Ring completions;
   atom<u64> event_seq;
-  atom<u64> running[RUNNING_MAX];   // keys, outermost first
+  atom<u64> running[RUNNING_MAX];  // keys, outermost first
 };
 
 struct Node {
@@ -193,7 +209,14 @@ static_assert(sizeof(Node) == 32);
 struct Event {
   atom<u64> time, what, key, pad;
 };
-enum EventKind : u32 { EV_SUBMIT = 1, EV_TAKE = 2, EV_SEAL = 3, EV_PUT = 4, EV_FREE = 5, EV_REPAIR = 6 };
+enum EventKind : u32 {
+  EV_SUBMIT = 1,
+  EV_TAKE = 2,
+  EV_SEAL = 3,
+  EV_PUT = 4,
+  EV_FREE = 5,
+  EV_REPAIR = 6
+};
 
 // ---- blocks ------------------------------------------------------------------------------------
 // extent word: kind:4 | size class or run length:28 | owner slot + 1 : 32
@@ -210,16 +233,24 @@ struct ValueHeader {
   // u64 contained[n_contained]; {u64 offset, size} buffers[n_buffers]; ...
 };
 
-// A task: written once by its submitter, read by whoever runs it. `next` and `link` belong to advance.
-enum SpecFlag : u32 { F_HELP = 1, F_ACTOR = 2, F_RETRY = 4, F_FILLS = 8, F_LANE = 16, F_NO_RETURN = 32 };
+// A task: written once by its submitter, read by whoever runs it. `next` and `link` belong to
+// advance.
+enum SpecFlag : u32 {
+  F_HELP = 1,
+  F_ACTOR = 2,
+  F_RETRY = 4,
+  F_FILLS = 8,
+  F_LANE = 16,
+  F_NO_RETURN = 32
+};
 struct Spec {
   u64 function, actor, parent;
   u32 queue, job, method, flags;
   i64 max_retries;
   atom<u32> charged;
   u32 n_returns, n_dependencies, n_contained;
-  atom<u32> next;    // index of the dependency being watched
-  atom<u32> link;    // list of the watched slot
+  atom<u32> next;         // index of the dependency being watched
+  atom<u32> link;         // list of the watched slot
   atom<u32> predecessor;  // slot of the caller's previous call, while it is not pushed
   u32 pad;
   u64 payload_offset, payload_size;
@@ -231,8 +262,8 @@ struct Spec {
 
 // ---- header ------------------------------------------------------------------------------------
 struct Offsets {
-  u64 procs, queues, rings, inbox, comps, owners, slots, ledger, nodes, events, extents, warm, hints,
-      holders, data, end;
+  u64 procs, queues, rings, inbox, comps, owners, slots, ledger, nodes, events, extents, warm,
+      hints, holders, data, end;
 };
 
 struct Header {
@@ -240,17 +271,17 @@ struct Header {
   u64 node_id, capacity;
   u32 cores, n_extents;
   Offsets off;
-  alignas(128) atom<u32> space;       // futex bumped when room appears
+  alignas(128) atom<u32> space;  // futex bumped when room appears
   atom<u32> space_waiters;
-  atom<u32> want;                     // longest run of extents somebody asks the daemon for
-  atom<u32> refused;                  // bumped when the daemon cannot give it
+  atom<u32> want;     // longest run of extents somebody asks the daemon for
+  atom<u32> refused;  // bumped when the daemon cannot give it
   atom<u32> starving;
-  atom<u32> proc_high;                // indexes ever used
-  atom<u32> queue_high[2];            // class and actor queues ever used
-  atom<u32> chunk_high[3];            // chunks ever leased: slots, ledger, nodes
-  atom<u32> extent_high;              // extents ever populated
-  atom<u64> populated;                // extents backed by memory now; only the daemon writes it
-  atom<u64> extents_used;             // a hint, recounted by the daemon
+  atom<u32> proc_high;      // indexes ever used
+  atom<u32> queue_high[2];  // class and actor queues ever used
+  atom<u32> chunk_high[3];  // chunks ever leased: slots, ledger, nodes
+  atom<u32> extent_high;    // extents ever populated
+  atom<u64> populated;      // extents backed by memory now; only the daemon writes it
+  atom<u64> extents_used;   // a hint, recounted by the daemon
   atom<u32> audit_epoch;
   alignas(128) atom<u32> tokens[MAX_TOKENS];  // process index + 1 of who may spin
   alignas(128) Ring inbox;
@@ -261,15 +292,36 @@ inline constexpr u64 MAGIC = 0x314c414f4853ull;  // "SHOAL1"
 
 constexpr u64 layout_hash() {
   u64 h = 1469598103934665603ull;
-  for (u64 x : {u64(sizeof(Header)), u64(sizeof(Proc)), u64(sizeof(Queue)), u64(sizeof(Slot)),
-                u64(sizeof(Node)), u64(sizeof(Event)), u64(sizeof(Spec)), u64(sizeof(ValueHeader)),
-                u64(offsetof(Proc, door)), u64(offsetof(Proc, completions)), u64(offsetof(Proc, running)),
-                u64(offsetof(Queue, searching)), u64(offsetof(Queue, idle)), u64(offsetof(Slot, watch)),
-                u64(offsetof(Spec, next)), u64(offsetof(Spec, payload_offset)),
-                u64(offsetof(Header, space)), u64(offsetof(Header, tokens)), u64(offsetof(Header, inbox)),
-                u64(MAX_PROCS), u64(QUEUES), u64(CHUNKS), u64(SLOTS_PER_CHUNK), u64(LEDGER_PER_CHUNK),
-                u64(NODES_PER_CHUNK), u64(EVENTS_PER_PROC), u64(CLASS_CELLS_LOG), u64(ACTOR_CELLS_LOG),
-                u64(MIN_BLOCK), u64(1 /* protocol */)})
+  for (u64 x : {u64(sizeof(Header)),
+                u64(sizeof(Proc)),
+                u64(sizeof(Queue)),
+                u64(sizeof(Slot)),
+                u64(sizeof(Node)),
+                u64(sizeof(Event)),
+                u64(sizeof(Spec)),
+                u64(sizeof(ValueHeader)),
+                u64(offsetof(Proc, door)),
+                u64(offsetof(Proc, completions)),
+                u64(offsetof(Proc, running)),
+                u64(offsetof(Queue, searching)),
+                u64(offsetof(Queue, idle)),
+                u64(offsetof(Slot, watch)),
+                u64(offsetof(Spec, next)),
+                u64(offsetof(Spec, payload_offset)),
+                u64(offsetof(Header, space)),
+                u64(offsetof(Header, tokens)),
+                u64(offsetof(Header, inbox)),
+                u64(MAX_PROCS),
+                u64(QUEUES),
+                u64(CHUNKS),
+                u64(SLOTS_PER_CHUNK),
+                u64(LEDGER_PER_CHUNK),
+                u64(NODES_PER_CHUNK),
+                u64(EVENTS_PER_PROC),
+                u64(CLASS_CELLS_LOG),
+                u64(ACTOR_CELLS_LOG),
+                u64(MIN_BLOCK),
+                u64(1 /* protocol */)})
     h = (h ^ x) * 1099511628211ull;
   return h;
 }

@@ -21,7 +21,8 @@ static Offsets make_offsets(u32 extents) {
   };
   o.procs = take(sizeof(Proc) * u64(MAX_PROCS));
   o.queues = take(sizeof(Queue) * u64(QUEUES));
-  o.rings = take((u64(CLASS_QUEUES) << CLASS_CELLS_LOG | 0) * 8 + (u64(ACTOR_QUEUES) << ACTOR_CELLS_LOG) * 8);
+  o.rings = take((u64(CLASS_QUEUES) << CLASS_CELLS_LOG | 0) * 8 +
+                 (u64(ACTOR_QUEUES) << ACTOR_CELLS_LOG) * 8);
   o.inbox = take(8ull << INBOX_LOG);
   o.comps = take((8ull << COMPLETION_LOG) * MAX_PROCS);
   o.owners = take(3ull * CHUNKS * 4);
@@ -123,18 +124,21 @@ Memory::~Memory() {
 }
 
 RingView Memory::ring(u32 q) {
-  u64 cells = q < CLASS_QUEUES
-                  ? u64(q) << CLASS_CELLS_LOG
-                  : (u64(CLASS_QUEUES) << CLASS_CELLS_LOG) + (u64(q - CLASS_QUEUES) << ACTOR_CELLS_LOG);
-  return {queue(q).ring, at<atom<u64>>(off.rings + cells * 8), q < CLASS_QUEUES ? CLASS_CELLS_LOG : ACTOR_CELLS_LOG};
+  u64 cells = q < CLASS_QUEUES ? u64(q) << CLASS_CELLS_LOG
+                               : (u64(CLASS_QUEUES) << CLASS_CELLS_LOG) +
+                                     (u64(q - CLASS_QUEUES) << ACTOR_CELLS_LOG);
+  return {queue(q).ring, at<atom<u64>>(off.rings + cells * 8),
+          q < CLASS_QUEUES ? CLASS_CELLS_LOG : ACTOR_CELLS_LOG};
 }
 RingView Memory::inbox() { return {header().inbox, at<atom<u64>>(off.inbox), INBOX_LOG}; }
 RingView Memory::completions(u32 p) {
-  return {proc(p).completions, at<atom<u64>>(off.comps + (u64(p) * 8 << COMPLETION_LOG)), COMPLETION_LOG};
+  return {proc(p).completions, at<atom<u64>>(off.comps + (u64(p) * 8 << COMPLETION_LOG)),
+          COMPLETION_LOG};
 }
 
-// A chunk of slots (0), ledger entries (1) or watch nodes (2) for me. The owner word is the whole lease: what is in
-// use inside a chunk says so itself, so a chunk of the dead can be leased again at once.
+// A chunk of slots (0), ledger entries (1) or watch nodes (2) for me. The owner word is the whole
+// lease: what is in use inside a chunk says so itself, so a chunk of the dead can be leased again
+// at once.
 u32 Memory::lease_chunk(int table) {
   auto* owners = at<atom<u32>>(off.owners) + u64(table) * CHUNKS;
   for (u32 c = 0; c < CHUNKS; c++) {
@@ -173,8 +177,9 @@ bool Memory::new_queue(u32 kind, u32 job, u32 help_class, u32& q, u32& gen) {
   return false;
 }
 
-// The queue's generation moves on first; whoever is inside a push has said so in its task_op before it looked at
-// the generation (a hazard pointer), so "nobody names the queue" now means nobody ever will.
+// The queue's generation moves on first; whoever is inside a push has said so in its task_op before
+// it looked at the generation (a hazard pointer), so "nobody names the queue" now means nobody ever
+// will.
 bool Memory::free_queue(u32 q) {
   Queue& x = queue(q);
   if (x.used.load() == 0) return true;
@@ -190,7 +195,8 @@ bool Memory::free_queue(u32 q) {
   u64 h;
   u32 v;
   while (r.peek(h, v)) {
-    if (claim_state(slot(v).claim.load(ACQ)) == QUEUED && slot(v).queue.load(ACQ) == q) return false;
+    if (claim_state(slot(v).claim.load(ACQ)) == QUEUED && slot(v).queue.load(ACQ) == q)
+      return false;
     r.remove(h, v);
   }
   x.gen.fetch_add(1);
@@ -220,8 +226,8 @@ i64 Memory::open_process(u32 kind) {
   return -1;
 }
 
-// Fixed records in a ring of this process: four stores and a clock, no lock. A reader may see a torn record of a
-// ring that laps it; `time` is written last and checked by the reader.
+// Fixed records in a ring of this process: four stores and a clock, no lock. A reader may see a
+// torn record of a ring that laps it; `time` is written last and checked by the reader.
 void Memory::event(u32 kind, u64 key) {
   Proc& r = proc(me);
   u64 n = r.event_seq.load(RLX);

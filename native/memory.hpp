@@ -1,9 +1,10 @@
 // One process's view of node memory, and every operation on it.
 //
 // Who may call what: all operations of one Memory run on one thread at a time (in Python: under the
-// GIL), so a process has at most one intent of each kind. Only copying, spinning with a token and sleeping
-// happen without it, and none of them leaves an intent set. No operation allocates from the C heap
-// between an intent and its clearing, except the private hint vectors, which are reserved beforehand.
+// GIL), so a process has at most one intent of each kind. Only copying, spinning with a token and
+// sleeping happen without it, and none of them leaves an intent set. No operation allocates from
+// the C heap between an intent and its clearing, except the private hint vectors, which are
+// reserved beforehand.
 //
 // The parts, one file each:
 //   memory.cpp   mapping, leased chunks, queues, process records, events
@@ -62,15 +63,18 @@ class Memory {
  public:
   static Memory* create(u64 capacity, u32 cores, u64 node_id, u32 max_extents);
   static Memory* attach(int fd, int bell, u32 index);
-  // A second view of the same mapping, for programs that play several processes as threads (one mapping, so
-  // that the thread sanitizer sees the races).
+  // A second view of the same mapping, for programs that play several processes as threads (one
+  // mapping, so that the thread sanitizer sees the races).
   static Memory* share(const Memory& other, u32 index);
   ~Memory();
   Memory(const Memory&) = delete;
 
   // ---- the mapping
   Header& header() { return *at<Header>(0); }
-  template <class T> T* at(u64 offset) { return reinterpret_cast<T*>(rw + offset); }
+  template <class T>
+  T* at(u64 offset) {
+    return reinterpret_cast<T*>(rw + offset);
+  }
   Slot& slot(u32 i) { return slots[i]; }
   Proc& proc(u32 i) { return procs[i]; }
   Queue& queue(u32 i) { return queues[i]; }
@@ -94,7 +98,8 @@ class Memory {
   // ---- queues and processes (memory.cpp)
   bool new_queue(u32 kind, u32 job, u32 help_class, u32& q, u32& gen);
   bool free_queue(u32 q);
-  template <class F> void each_queue(F f) {
+  template <class F>
+  void each_queue(F f) {
     for (u32 k = 0; k < 2; k++)
       for (u32 q = k ? CLASS_QUEUES : 1; q < header().queue_high[k].load(); q++)
         if (queue(q).used.load(RLX)) f(q);
@@ -104,14 +109,16 @@ class Memory {
   void ring_daemon() { platform::ring_bell(bell); }
 
   // ---- slots and holds (slot.cpp)
-  u32 new_slot(u64 bits);                                // 0 when there is none
-  bool hold(u32 slot, int d, bool pin, atom<u64>* record);  // false: the counter is full or the slot is ending
-  bool hold_key(u64 key, bool pin, atom<u64>*& record);  // a hold in my ledger, if the key is still live
-  atom<u64>* ledger_take();                              // a free entry; nullptr when the ledger is full
+  u32 new_slot(u64 bits);  // 0 when there is none
+  bool hold(u32 slot, int d, bool pin,
+            atom<u64>* record);  // false: the counter is full or the slot is ending
+  bool hold_key(u64 key, bool pin,
+                atom<u64>*& record);  // a hold in my ledger, if the key is still live
+  atom<u64>* ledger_take();           // a free entry; nullptr when the ledger is full
   void ledger_return(atom<u64>* entry);
-  void drop(atom<u64>* entry);                           // hold -1 and give the entry back
-  void clear_bits(u32 slot, u64 bits);                   // owner or task bit; frees at zero
-  void claim_free(u32 slot);                             // counts are zero: free it if nobody else does
+  void drop(atom<u64>* entry);          // hold -1 and give the entry back
+  void clear_bits(u32 slot, u64 bits);  // owner or task bit; frees at zero
+  void claim_free(u32 slot);            // counts are zero: free it if nobody else does
   void work_freeing();
   void finish_op(u32 p);  // repair's half of hold and free
   void finish_freeing(u32 p);
@@ -129,11 +136,12 @@ class Memory {
   void count_extents(u64& used_bytes, u64& populated);
 
   // ---- values (task.cpp)
-  Status write_value(u32 slot, const ValueParts& v, bool reserve, const std::function<void(void*, const void*, u64)>& copier);
+  Status write_value(u32 slot, const ValueParts& v, bool reserve,
+                     const std::function<void(void*, const void*, u64)>& copier);
   void write_inline(u32 slot, u8 format, const void* data, u32 size);
   void discard_value(u32 slot);
   Bytes value_bytes(u32 slot, bool read_only);  // the data part of a sealed value
-  void seal_mine(u32 slot);  // a put: nobody else can know the slot
+  void seal_mine(u32 slot);                     // a put: nobody else can know the slot
 
   // ---- tasks (task.cpp)
   Status submit(const Call& c, Bytes payload, const std::vector<u32>& dependencies,
@@ -142,9 +150,9 @@ class Memory {
   bool claim(u64 key);  // QUEUED -> RUNNING by me, for helping
   void commit(u64 key);
   void publish(u64 key, bool unconditional);
-  void cleanup(u64 key);    // drop what a task holds, clear its task bits
-  bool has_task(u64 key);   // is the task bit of this very generation still set?
-  bool push(u32 s);     // QUEUED and into the ring, wake
+  void cleanup(u64 key);   // drop what a task holds, clear its task bits
+  bool has_task(u64 key);  // is the task bit of this very generation still set?
+  bool push(u32 s);        // QUEUED and into the ring, wake
   void wake(u32 q);
   Spec* spec(u32 s);  // nullptr when it is freed
   u32 room_needed(u32 q);
@@ -171,7 +179,8 @@ class Memory {
   bool spin(const std::function<bool()>& done, u64 ns);
   int take_token();  // -1: all are taken
   void give_token(int token);
-  // Sleep until `s` is sealed, at most until deadline (0: for ever), in slices of slice_ns (0: none).
+  // Sleep until `s` is sealed, at most until deadline (0: for ever), in slices of slice_ns (0:
+  // none).
   Wait wait_slot(u32 s, u32 gen, u64 deadline_ns, u64 slice_ns);
   Wait sleep_on(atom<u32>& word, u32 value, u64 deadline_ns, u64 slice_ns);
   void lend(bool blocked);
@@ -223,15 +232,19 @@ class Memory {
   std::vector<bool> listed;
   std::vector<atom<u64>*> free_ledger;
   std::vector<u32> free_nodes;
-  struct Watched { u64 token; u32 node; };
-  std::unordered_map<u64, Watched> watched;      // key -> what to do once it is sealed
-  std::vector<u64> ready;                        // tokens of sealed watched refs
-  std::unordered_map<u32, atom<u64>*> lanes;     // actor queue -> my hold on my last unpushed call
-  std::vector<atom<u32>*> sleeping_on;           // words that threads of this process sleep on
+  struct Watched {
+    u64 token;
+    u32 node;
+  };
+  std::unordered_map<u64, Watched> watched;   // key -> what to do once it is sealed
+  std::vector<u64> ready;                     // tokens of sealed watched refs
+  std::unordered_map<u32, atom<u64>*> lanes;  // actor queue -> my hold on my last unpushed call
+  std::vector<atom<u32>*> sleeping_on;        // words that threads of this process sleep on
   u64 op_number = 0;
   u32 scan_chunk = 0, extent_hint = 0;
   bool working = false, cascading = false;
-  bool keep_turn = false;  // the value being written belongs to a cancelled task: its size word is in use
+  bool keep_turn =
+      false;  // the value being written belongs to a cancelled task: its size word is in use
   u64 bytes_in_use = 0;
 
   u32 lease_chunk(int table);

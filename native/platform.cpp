@@ -30,9 +30,7 @@ static u64 clock_ns(clockid_t id) {
 u64 now_ns() { return clock_ns(CLOCK_MONOTONIC); }
 u64 boot_ns() { return clock_ns(CLOCK_BOOTTIME); }
 
-void fail(const std::string& what) {
-  throw std::runtime_error(what + ": " + std::strerror(errno));
-}
+void fail(const std::string& what) { throw std::runtime_error(what + ": " + std::strerror(errno)); }
 
 bool futex_wait(atom<u32>& word, u32 value, u64 timeout_ns) {
   timespec t{time_t(timeout_ns / 1000000000ull), long(timeout_ns % 1000000000ull)};
@@ -45,7 +43,8 @@ void futex_wake(atom<u32>& word, int n) {
 }
 
 int make_memory_file(u64 size) {
-  int fd = int(syscall(SYS_memfd_create, "shoal", MFD_CLOEXEC | MFD_ALLOW_SEALING | MFD_NOEXEC_SEAL));
+  int fd =
+      int(syscall(SYS_memfd_create, "shoal", MFD_CLOEXEC | MFD_ALLOW_SEALING | MFD_NOEXEC_SEAL));
   if (fd < 0 && errno == EINVAL)  // kernels before 6.3 do not know NOEXEC_SEAL
     fd = int(syscall(SYS_memfd_create, "shoal", MFD_CLOEXEC | MFD_ALLOW_SEALING));
   if (fd < 0) fail("cannot create node memory (memfd_create)");
@@ -60,8 +59,10 @@ int make_memory_file(u64 size) {
 }
 
 void* map_file(int fd, u64 size, bool write) {
-  // Reserve with room to align to 2 MiB, so that huge pages can be mapped; then map over the reservation.
-  void* r = mmap(nullptr, size + EXTENT, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  // Reserve with room to align to 2 MiB, so that huge pages can be mapped; then map over the
+  // reservation.
+  void* r =
+      mmap(nullptr, size + EXTENT, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (r == MAP_FAILED) fail("cannot map node memory (check ulimit -v)");
   auto begin = reinterpret_cast<u64>(r);
   u64 aligned = (begin + EXTENT - 1) & ~(EXTENT - 1);
@@ -84,7 +85,8 @@ bool make_private(void* begin, void* end) {
   if (copy_of == MAP_FAILED) return false;
   std::memcpy(copy_of, reinterpret_cast<void*>(b), e - b);
   mprotect(copy_of, e - b, PROT_READ);
-  return mremap(copy_of, e - b, e - b, MREMAP_MAYMOVE | MREMAP_FIXED, reinterpret_cast<void*>(b)) != MAP_FAILED;
+  return mremap(copy_of, e - b, e - b, MREMAP_MAYMOVE | MREMAP_FIXED, reinterpret_cast<void*>(b)) !=
+         MAP_FAILED;
 }
 
 int make_bell() {
@@ -112,7 +114,8 @@ void forget(void* begin, u64 size) { madvise(begin, size, MADV_DONTNEED); }
 void copy(void* to, const void* from, u64 size) {
 #if defined(__x86_64__) && !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
   if (size >= 256 * 1024) {
-    // Microcoded copy: no read for ownership of the destination lines, ordered like ordinary stores.
+    // Microcoded copy: no read for ownership of the destination lines, ordered like ordinary
+    // stores.
     asm volatile("rep movsb" : "+D"(to), "+S"(from), "+c"(size)::"memory");
     return;
   }

@@ -6,7 +6,7 @@
 
 namespace shoal::platform {
 
-u64 now_ns();  // CLOCK_MONOTONIC: spinning and deadlines
+u64 now_ns();   // CLOCK_MONOTONIC: spinning and deadlines
 u64 boot_ns();  // CLOCK_BOOTTIME: events
 inline void pause() {
 #if defined(__x86_64__)
@@ -16,11 +16,12 @@ inline void pause() {
 #endif
 }
 
-// Sleep while *word == value, at most timeout_ns (0: for ever). False on timeout; interrupted waits return true.
+// Sleep while *word == value, at most timeout_ns (0: for ever). False on timeout; interrupted waits
+// return true.
 bool futex_wait(atom<u32>& word, u32 value, u64 timeout_ns);
 void futex_wake(atom<u32>& word, int n = 0x7fffffff);
 
-int make_memory_file(u64 size);              // sealed against shrinking and growing; throws std::runtime_error
+int make_memory_file(u64 size);  // sealed against shrinking and growing; throws std::runtime_error
 void* map_file(int fd, u64 size, bool write);  // 2 MiB aligned, not dumped; throws
 void keep_from_children(void* base, u64 size);
 void unmap(void* base, u64 size);
@@ -29,12 +30,14 @@ bool make_private(void* begin, void* end);
 int make_bell();
 void ring_bell(int fd);
 
-bool populate(int fd, u64 offset, u64 size);  // back a range with memory; false if the kernel refuses
+bool populate(int fd, u64 offset,
+              u64 size);  // back a range with memory; false if the kernel refuses
 bool punch(int fd, u64 offset, u64 size);
 bool collapse(void* begin, u64 size);  // into huge pages; false on kernels that cannot
 void forget(void* begin, u64 size);    // drop this process's mapping of the pages
 
-// Copy without dirtying small copies' path: plain memcpy below 256 KiB, `rep movsb` above where it exists.
+// Copy without dirtying small copies' path: plain memcpy below 256 KiB, `rep movsb` above where it
+// exists.
 void copy(void* to, const void* from, u64 size);
 
 [[noreturn]] void fail(const std::string& what);  // throws std::runtime_error with errno's text

@@ -1,8 +1,8 @@
 // What only the daemon does: finish what the dead began, fail what cannot run, end queues and jobs.
 //
-// repair(p) may be called once p's pidfd says that all its threads are gone. Each step is idempotent and looks
-// only at words that belong to the dead; the daemon's own operations inside it carry the daemon's own intents.
-// (If the daemon itself dies, the session ends.)
+// repair(p) may be called once p's pidfd says that all its threads are gone. Each step is
+// idempotent and looks only at words that belong to the dead; the daemon's own operations inside it
+// carry the daemon's own intents. (If the daemon itself dies, the session ends.)
 #include <cstring>
 
 #include "memory.hpp"
@@ -22,7 +22,8 @@ void Memory::repair(u32 p, std::vector<RunningTask>& running) {
   }
   r.cascade.store(0, REL);
   finish_task_op(p);
-  for (u32 i = r.depth.load(ACQ) + 1; i-- > 0;) {  // one beyond: the push of `running` may have been cut short
+  for (u32 i = r.depth.load(ACQ) + 1;
+       i-- > 0;) {  // one beyond: the push of `running` may have been cut short
     if (i >= RUNNING_MAX) continue;
     u64 key = r.running[i].load(ACQ);
     if (!key) continue;
@@ -37,7 +38,8 @@ void Memory::repair(u32 p, std::vector<RunningTask>& running) {
       for (auto& k : running) known = known || k.key == key;
       if (known) continue;
       for (u32 k = 0; k < t->n_returns; k++) discard_value(key_slot(t->returns()[k]));
-      running.push_back({key, claim_attempt(c), t->max_retries, t->charged.load(), t->flags, t->queue});
+      running.push_back(
+          {key, claim_attempt(c), t->max_retries, t->charged.load(), t->flags, t->queue});
     }
     r.running[i].store(0, REL);
   }
@@ -53,7 +55,8 @@ void Memory::repair(u32 p, std::vector<RunningTask>& running) {
   }
   each_queue([&](u32 q) {
     queue(q).idle[p / 64].fetch_and(~(1ull << (p % 64)));
-    queue(q).searching.store(0, SEQ);  // a promise of the dead is worth nothing; of the living, one wake-up
+    queue(q).searching.store(
+        0, SEQ);  // a promise of the dead is worth nothing; of the living, one wake-up
   });
   ring_all();
 }
@@ -111,7 +114,8 @@ void Memory::ring_all() {
   }
 }
 
-// An error can always be sealed: in a block (results' reserve included), else inline, cut to a bare record.
+// An error can always be sealed: in a block (results' reserve included), else inline, cut to a bare
+// record.
 void Memory::seal_error(u32 s, Bytes record) {
   ValueParts v;
   v.format = ERROR_RECORD;
@@ -131,7 +135,8 @@ bool Memory::requeue(u64 key, bool charged, bool front) {
   u32 attempt = claim_attempt(c) == 255 ? 1 : claim_attempt(c) + 1;
   u32 q = t->queue;
   x.queue.store(q, REL);
-  if (!x.claim.compare_exchange_strong(c, make_claim(claim_gen(c), attempt, QUEUED, 0), SEQ)) return false;
+  if (!x.claim.compare_exchange_strong(c, make_claim(claim_gen(c), attempt, QUEUED, 0), SEQ))
+    return false;
   u32 none = 0;
   if (front && queue(q).redo.compare_exchange_strong(none, s)) {
   } else if (!ring(q).push(s)) {
@@ -161,7 +166,8 @@ bool Memory::fail(u64 key, Bytes record) {
       keep_turn = false;
     }
     if (st == HELD) {
-      // The result is there now; who has the turn, or pops the node, finds CANCELLED and drops the arguments.
+      // The result is there now; who has the turn, or pops the node, finds CANCELLED and drops the
+      // arguments.
       for (u32 i = 0; i < t->n_returns; i++) {
         u32 r = key_slot(t->returns()[i]);
         u32 old = slot(r).state.exchange(SEALED, SEQ);
@@ -188,7 +194,8 @@ u32 Memory::kill_queue(u32 qi, Bytes record) {
   u32 s;
   while (r.peek(h, s)) {
     u64 c = slot(s).claim.load(ACQ);
-    if (claim_state(c) == QUEUED && slot(s).queue.load(ACQ) == qi) n += fail(make_key(s, claim_gen(c)), record);
+    if (claim_state(c) == QUEUED && slot(s).queue.load(ACQ) == qi)
+      n += fail(make_key(s, claim_gen(c)), record);
     r.remove(h, s);
   }
   return n;
@@ -201,12 +208,14 @@ u32 Memory::end_job(u32 job, Bytes record) {
     if (claim_state(c) != HELD && claim_state(c) != QUEUED) continue;
     if (slot(s).state.load(ACQ) == FREE) continue;
     Spec* t = spec(s);
-    if (t && t->job == job && has_task(make_key(s, claim_gen(c)))) n += fail(make_key(s, claim_gen(c)), record);
+    if (t && t->job == job && has_task(make_key(s, claim_gen(c))))
+      n += fail(make_key(s, claim_gen(c)), record);
   }
   return n;
 }
 
-// The daemon's own hold on a function or an actor is the task bit of its slot, which objects do not use otherwise.
+// The daemon's own hold on a function or an actor is the task bit of its slot, which objects do not
+// use otherwise.
 bool Memory::adopt(u64 key) {
   u32 s = key_slot(key);
   if (s == 0 || !is_live(key)) return false;

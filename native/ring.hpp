@@ -1,13 +1,14 @@
 // The helping ring: bounded, many producers, many consumers, no lock.
 //
 // cell = {lap:32, value:32}; position p lives in cell p % N and is empty as {p / N, 0}. A cell goes
-// {L,0} -> {L,v} -> {L+1,0} and nothing else, so one swap on the cell is the only commit of a push and of
-// a removal. head and tail are hints: they pass a position only after its cell was emptied (head) or
-// filled (tail), and whoever finds them lagging pushes them on. A process that dies or is stopped at any
-// instruction therefore blocks nobody, and a swap delayed for a whole lap fails because the lap changed.
+// {L,0} -> {L,v} -> {L+1,0} and nothing else, so one swap on the cell is the only commit of a push
+// and of a removal. head and tail are hints: they pass a position only after its cell was emptied
+// (head) or filled (tail), and whoever finds them lagging pushes them on. A process that dies or is
+// stopped at any instruction therefore blocks nobody, and a swap delayed for a whole lap fails
+// because the lap changed.
 //
-// Values are slot indexes (or node indexes), never 0. Entries are hints to their readers: a stale one
-// just fails its claim.
+// Values are slot indexes (or node indexes), never 0. Entries are hints to their readers: a stale
+// one just fails its claim.
 #pragma once
 #include "layout.hpp"
 
@@ -31,7 +32,8 @@ struct RingView {
       u64 x = c.load(ACQ);
       u32 L = lap(t);
       if (x == cell(L, 0)) {
-        // seq_cst: the pusher looks at `searching` and `idle` afterwards, the sleeper sets its idle bit and looks here.
+        // seq_cst: the pusher looks at `searching` and `idle` afterwards, the sleeper sets its idle
+        // bit and looks here.
         if (c.compare_exchange_strong(x, cell(L, value), SEQ)) {
           r.tail.compare_exchange_strong(t, t + 1);
           return true;
@@ -60,7 +62,8 @@ struct RingView {
   }
   bool remove(u64 h, u32 value) {
     u64 x = cell(lap(h), value);
-    bool mine = cells[h & mask()].compare_exchange_strong(x, cell(lap(h) + 1, 0), std::memory_order_acq_rel);
+    bool mine = cells[h & mask()].compare_exchange_strong(x, cell(lap(h) + 1, 0),
+                                                          std::memory_order_acq_rel);
     u64 e = h;
     r.head.compare_exchange_strong(e, h + 1);
     return mine;

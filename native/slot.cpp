@@ -1,16 +1,18 @@
 // Slots and holds: making, counting, freeing.
 //
-// Counts change in two ways only. A *hold* (+1 or -1 ref or pin) is recorded at an address (a ledger entry, a spec's
-// argument, an entry of a value's table) and is one stamped swap of the life word: (who, seq) of the last
-// writer stay in the word, and whoever overwrites a foreign stamp first sets the done bit in that process's
-// intent. So after a death "did the swap happen?" is a fact (PROTOCOL 3.3). The *owner* and *task* bits are
-// cleared by fetch_and and are repaired by looking: nobody but their holder clears them.
+// Counts change in two ways only. A *hold* (+1 or -1 ref or pin) is recorded at an address (a
+// ledger entry, a spec's argument, an entry of a value's table) and is one stamped swap of the life
+// word: (who, seq) of the last writer stay in the word, and whoever overwrites a foreign stamp
+// first sets the done bit in that process's intent. So after a death "did the swap happen?" is a
+// fact (PROTOCOL 3.3). The *owner* and *task* bits are cleared by fetch_and and are repaired by
+// looking: nobody but their holder clears them.
 //
-// Freeing belongs to whoever swaps a life word with zero counts to FREEING|me. Zero is final (a hold may be taken
-// only through a hold), so everybody who sees it may try and one wins. The winner puts the slot on its
-// `freeing` stack (linked through succ) and works the stack: contained holds first, then the block, then
-// {FREE, gen+1} in one store. life stays FREEING|p in a free slot: a repair that finds the top of the stack
-// FREE, or its life changed, knows that it was done and goes on with freeing_next.
+// Freeing belongs to whoever swaps a life word with zero counts to FREEING|me. Zero is final (a
+// hold may be taken only through a hold), so everybody who sees it may try and one wins. The winner
+// puts the slot on its `freeing` stack (linked through succ) and works the stack: contained holds
+// first, then the block, then {FREE, gen+1} in one store. life stays FREEING|p in a free slot: a
+// repair that finds the top of the stack FREE, or its life changed, knows that it was done and goes
+// on with freeing_next.
 #include "memory.hpp"
 
 namespace shoal {
@@ -28,8 +30,8 @@ void Memory::tell(u64 life, u32 s) {
     proc(q).op.compare_exchange_strong(o, o | OP_DONE);
 }
 
-// The intent. Its number is never the one that I last stamped on this slot, else repair would take the old stamp for
-// the new one.
+// The intent. Its number is never the one that I last stamped on this slot, else repair would take
+// the old stamp for the new one.
 u64 Memory::begin_op(u32 s, u64 kind, u64 address, int d, bool pin, u64 life) {
   op_number++;
   if (life_who(life) == me && life_seq(life) == (op_number & 0xfff)) op_number++;
@@ -47,7 +49,8 @@ bool Memory::hold(u32 s, int d, bool pin, atom<u64>* record) {
   const u64 one = pin ? PIN_ONE : REF_ONE, all = pin ? PINS : REFS;
   u64 next;
   do {
-    if (is_ending(w) || (d > 0 ? (w & all) == all - (pin ? PIN_ONE : 0) - (pin ? 0 : 1) : (w & all) == 0)) {
+    if (is_ending(w) ||
+        (d > 0 ? (w & all) == all - (pin ? PIN_ONE : 0) - (pin ? 0 : 1) : (w & all) == 0)) {
       proc(me).op.store(0, REL);
       return false;
     }
@@ -70,7 +73,8 @@ bool Memory::hold_key(u64 key, bool pin, atom<u64>*& record) {
   record = ledger_take();
   if (!record) return false;
   u32 s = key_slot(key);
-  // The key may be stale (a state table, a weak handle): the generation is looked at before and after.
+  // The key may be stale (a state table, a weak handle): the generation is looked at before and
+  // after.
   if (s != 0 && is_live(key) && slot(s).state.load(ACQ) != FREE && hold(s, 1, pin, record)) {
     if (is_live(key)) return true;
     hold(s, -1, pin, record);
@@ -113,8 +117,9 @@ void Memory::clear_bits(u32 s, u64 bits) {
   }
 }
 
-// Counts are zero. The intent says which slot, so that a death between the swap and the link is repaired. When this
-// runs inside a hold, the hold's own intent is replaced: its record is written and its swap is known to have happened.
+// Counts are zero. The intent says which slot, so that a death between the swap and the link is
+// repaired. When this runs inside a hold, the hold's own intent is replaced: its record is written
+// and its swap is known to have happened.
 void Memory::claim_free(u32 s) {
   Slot& x = slot(s);
   Proc& r = proc(me);
@@ -153,8 +158,7 @@ void Memory::work_freeing() {
     x.head().store(u64(gen + 1) << 32 | FREE, REL);
     r.freeing.store(next, REL);
     if (at<atom<u32>>(off.owners)[s / SLOTS_PER_CHUNK].load(RLX) == me + 1 && s < listed.size() &&
-        !listed[s] &&
-        free_slots.size() < free_slots.capacity()) {
+        !listed[s] && free_slots.size() < free_slots.capacity()) {
       listed[s] = true;
       free_slots.push_back(s);
     }
@@ -162,8 +166,9 @@ void Memory::work_freeing() {
   working = false;
 }
 
-// A slot of a chunk that I lease, with `bits` as its first counts. Only the lessee takes slots out of FREE, so there is
-// no swap: life first (a sweep after my death clears it), then the rest, then state.
+// A slot of a chunk that I lease, with `bits` as its first counts. Only the lessee takes slots out
+// of FREE, so there is no swap: life first (a sweep after my death clears it), then the rest, then
+// state.
 u32 Memory::new_slot(u64 bits) {
   if (free_slots.empty() && !refill_slots()) return 0;
   u32 s = free_slots.back();
@@ -233,8 +238,10 @@ void Memory::finish_op(u32 p) {
   if (kind == OP_HOLD) {
     bool plus = rec >> 1 & 1, pin = rec & 1;
     u64 w = x.life.load(ACQ);
-    // Order matters: the stamp first, the done bit second. Whoever overwrites the stamp sets the bit before.
-    bool done = (life_who(w) == p && life_seq(w) == (op >> 32 & 0xfff)) || (r.op.load(ACQ) & OP_DONE);
+    // Order matters: the stamp first, the done bit second. Whoever overwrites the stamp sets the
+    // bit before.
+    bool done =
+        (life_who(w) == p && life_seq(w) == (op >> 32 & 0xfff)) || (r.op.load(ACQ) & OP_DONE);
     at<atom<u64>>(rec >> 8)->store(plus == done ? (u64(s) + 1) | (pin ? HOLD_PIN : 0) : 0, REL);
     if (x.state.load(ACQ) != FREE && (x.life.load(ACQ) & COUNTS) == 0) claim_free(s);
   } else if (kind == OP_FREE) {
@@ -254,8 +261,9 @@ void Memory::finish_op(u32 p) {
   r.op.store(0, REL);
 }
 
-// Take over the dead's stack, slot by slot, onto the daemon's own. The top may have been freed already: its state is
-// FREE, or (reused since) its life is not FREEING|p; state is read before life, since new_slot writes life first.
+// Take over the dead's stack, slot by slot, onto the daemon's own. The top may have been freed
+// already: its state is FREE, or (reused since) its life is not FREEING|p; state is read before
+// life, since new_slot writes life first.
 void Memory::finish_freeing(u32 p) {
   Proc& r = proc(p);
   u32 s = r.freeing.load(ACQ);

@@ -2,11 +2,14 @@
 //
 //   build      slots and spec are mine alone; task_op = BUILD(s) so that a death undoes all of it
 //   submit     task_op = ADVANCE(s) is the commit: from here on the task runs, whoever dies
-//   take       running.push, then the claim QUEUED -> RUNNING(me) while the entry is still in the ring, then
+//   take       running.push, then the claim QUEUED -> RUNNING(me) while the entry is still in the
+//   ring, then
 //              the entry is removed: a taken task is always named by somebody
 //   commit     every return is written, then claim = DONE: one store commits all of them
-//   publish    the slots flip, sleepers wake, dependents advance, arguments are dropped, task bits cleared;
-//              every step can be repeated, and repair repeats all of it for what a dead process had DONE
+//   publish    the slots flip, sleepers wake, dependents advance, arguments are dropped, task bits
+//   cleared;
+//              every step can be repeated, and repair repeats all of it for what a dead process had
+//              DONE
 #include <algorithm>
 #include <cstring>
 
@@ -25,7 +28,8 @@ void Memory::write_inline(u32 s, u8 format, const void* data, u32 n) {
 
 static u64 align(u64 x, u64 to) { return (x + to - 1) & ~(to - 1); }
 
-// Layout of the block: header, contained, buffer table, data, buffers (each 64-byte aligned, as NumPy likes it).
+// Layout of the block: header, contained, buffer table, data, buffers (each 64-byte aligned, as
+// NumPy likes it).
 Status Memory::write_value(u32 s, const ValueParts& v, bool reserve,
                            const std::function<void(void*, const void*, u64)>& copier) {
   if (v.buffers.empty() && v.contained.empty() && v.data.size <= INLINE_BYTES && !keep_turn) {
@@ -63,7 +67,8 @@ Status Memory::write_value(u32 s, const ValueParts& v, bool reserve,
   if (!keep_turn) x.size.store(p, RLX);
   x.kind.store(v.format, RLX);
   copier(rw + offset + data_offset, v.data.data, v.data.size);
-  for (size_t i = 0; i < places.size(); i++) copier(rw + offset + places[i], v.buffers[i].data, v.buffers[i].size);
+  for (size_t i = 0; i < places.size(); i++)
+    copier(rw + offset + places[i], v.buffers[i].data, v.buffers[i].size);
   return Status::Ok;
 }
 
@@ -107,7 +112,8 @@ Spec* Memory::spec(u32 s) {
   return o && block_is(o, s) ? at<Spec>(o) : nullptr;
 }
 
-// Full for a submitter while less than an eighth of the ring is free: the rest is for pushes that must not fail.
+// Full for a submitter while less than an eighth of the ring is free: the rest is for pushes that
+// must not fail.
 u32 Memory::room_needed(u32 q) { return u32(ring(q).size() / 8); }
 
 Status Memory::submit(const Call& c, Bytes payload, const std::vector<u32>& dependencies,
@@ -120,7 +126,8 @@ Status Memory::submit(const Call& c, Bytes payload, const std::vector<u32>& depe
     u64 h;
     u32 v;
     while (r.peek(h, v)) {
-      if (claim_state(slot(v).claim.load(ACQ)) == QUEUED && slot(v).queue.load(ACQ) == c.queue) break;
+      if (claim_state(slot(v).claim.load(ACQ)) == QUEUED && slot(v).queue.load(ACQ) == c.queue)
+        break;
       r.remove(h, v);
     }
     if (r.entries() + room_needed(c.queue) >= r.size()) return Status::Pending;
@@ -168,7 +175,8 @@ Status Memory::submit(const Call& c, Bytes payload, const std::vector<u32>& depe
   t->payload_size = payload.size;
   auto* hs = t->holds();
   for (u32 i = 0; i < holds; i++) hs[i].store(0, RLX);
-  for (u32 i = 0; i < n; i++) t->returns()[i] = make_key(returns[i], slot(returns[i]).gen.load(RLX));
+  for (u32 i = 0; i < n; i++)
+    t->returns()[i] = make_key(returns[i], slot(returns[i]).gen.load(RLX));
   if (payload.size) std::memcpy(reinterpret_cast<u8*>(t) + payload_at, payload.data, payload.size);
   x.queue.store(c.queue, RLX);
   const u32 gen = x.gen.load(RLX);
@@ -243,13 +251,14 @@ bool Memory::push(u32 s) {
     ring_daemon();
   }
   std::atomic_thread_fence(SEQ);
-  if (queue(q).dead.load(SEQ)) ring_daemon();  // nobody takes from it any more: the daemon drains late calls
+  if (queue(q).dead.load(SEQ))
+    ring_daemon();  // nobody takes from it any more: the daemon drains late calls
   wake(q);
   return true;
 }
 
-// Wake one sleeping worker of the queue, unless somebody promised to look; ask the daemon for more workers if none is
-// idle and it could attach more.
+// Wake one sleeping worker of the queue, unless somebody promised to look; ask the daemon for more
+// workers if none is idle and it could attach more.
 void Memory::wake(u32 qi) {
   Queue& q = queue(qi);
   u64 until = q.searching.load(SEQ);
@@ -269,7 +278,8 @@ void Memory::wake(u32 qi) {
   if (q.hungry.load(SEQ) && q.hungry.exchange(0)) ring_daemon();
 }
 
-// Tasks that were QUEUED but found no cell: put every one of the queue in again. Doubles are harmless.
+// Tasks that were QUEUED but found no cell: put every one of the queue in again. Doubles are
+// harmless.
 void Memory::refill(u32 q) {
   if (!queue(q).overflow.exchange(0)) return;
   u32 end = header().chunk_high[0].load() * SLOTS_PER_CHUNK;
@@ -303,10 +313,12 @@ void Memory::running_pop() {
 bool Memory::claim(u64 key) {
   Slot& x = slot(key_slot(key));
   u64 c = x.claim.load(ACQ);
-  if (claim_state(c) != QUEUED || claim_gen(c) != key_gen(key) || proc(me).depth.load(RLX) >= RUNNING_MAX - 4)
+  if (claim_state(c) != QUEUED || claim_gen(c) != key_gen(key) ||
+      proc(me).depth.load(RLX) >= RUNNING_MAX - 4)
     return false;
   running_push(key);
-  if (x.claim.compare_exchange_strong(c, make_claim(claim_gen(c), claim_attempt(c), RUNNING, me), SEQ)) {
+  if (x.claim.compare_exchange_strong(c, make_claim(claim_gen(c), claim_attempt(c), RUNNING, me),
+                                      SEQ)) {
     event(EV_TAKE, key);
     return true;
   }
@@ -333,7 +345,8 @@ bool Memory::take(u32 qi, u64& key) {
         r.remove(h, s);
         q.searching.store(0, RLX);
         if (q.overflow.load(RLX) && r.entries() < r.size() / 2) ring_daemon();
-        // A take that leaves work behind wakes the next; without it workers sleep beside queued tasks.
+        // A take that leaves work behind wakes the next; without it workers sleep beside queued
+        // tasks.
         if (r.peek(h, s)) wake(qi);
         return true;
       }
@@ -347,7 +360,8 @@ void Memory::commit(u64 key) {
   u32 s = key_slot(key);
   Slot& x = slot(s);
   u64 c = x.claim.load(RLX);
-  // RUNNING by me: nobody else writes the claim. Everything written before is visible to whoever sees DONE.
+  // RUNNING by me: nobody else writes the claim. Everything written before is visible to whoever
+  // sees DONE.
   x.claim.store(make_claim(claim_gen(c), claim_attempt(c), DONE, me), REL);
   event(EV_SEAL, key);
   publish(key, false);
@@ -355,7 +369,8 @@ void Memory::commit(u64 key) {
   work_cascade();
 }
 
-// The bit of a live generation: the slot cannot be freed while it is set, and only who ends the task clears it.
+// The bit of a live generation: the slot cannot be freed while it is set, and only who ends the
+// task clears it.
 bool Memory::has_task(u64 key) {
   u32 s = key_slot(key);
   if (!is_live(key)) return false;
@@ -363,7 +378,8 @@ bool Memory::has_task(u64 key) {
   return !is_ending(w) && (w & TASK) && is_live(key);
 }
 
-// Flip every return, wake its sleepers, advance its dependents. Everything here may be repeated by repair.
+// Flip every return, wake its sleepers, advance its dependents. Everything here may be repeated by
+// repair.
 void Memory::publish(u64 key, bool unconditional) {
   if (!has_task(key)) return;
   const u32 s = key_slot(key);
@@ -380,8 +396,9 @@ void Memory::publish(u64 key, bool unconditional) {
   cleanup(key);
 }
 
-// The task has ended: drop its arguments and its spec, clear its task bits. The order lets a repair repeat it: the
-// other returns first (their names are in the spec), then the spec, then the first slot.
+// The task has ended: drop its arguments and its spec, clear its task bits. The order lets a repair
+// repeat it: the other returns first (their names are in the spec), then the spec, then the first
+// slot.
 void Memory::cleanup(u64 key) {
   const u32 s = key_slot(key);
   Slot& x = slot(s);

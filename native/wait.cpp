@@ -1,11 +1,13 @@
 // Waiting: spin a little for free, a little longer with a token, then sleep on one word.
 //
-// Everyone may spin 3 us (a hand-over between cores takes 0.3 to 2.3 us, a futex wake-up 30 to 50). Longer needs one of
-// a bounded number of tokens (half the cores, at least one): a token is an entry of a table that names its holder,
-// so that repair can take it back. Sleepers on a slot set its WAITERS bit; workers sleep on their own doorbell.
+// Everyone may spin 3 us (a hand-over between cores takes 0.3 to 2.3 us, a futex wake-up 30 to 50).
+// Longer needs one of a bounded number of tokens (half the cores, at least one): a token is an
+// entry of a table that names its holder, so that repair can take it back. Sleepers on a slot set
+// its WAITERS bit; workers sleep on their own doorbell.
 //
-// These functions run without the GIL and touch only atomic words; what is private to the process (the
-// watched map) is touched by drain_completions and watch alone, which their callers call with it.
+// These functions run without the GIL and touch only atomic words; what is private to the process
+// (the watched map) is touched by drain_completions and watch alone, which their callers call with
+// it.
 #include <algorithm>
 
 #include "memory.hpp"
@@ -17,7 +19,8 @@ int Memory::take_token() {
   u32 limit = std::min<u32>(MAX_TOKENS, std::max<u32>(1, h.cores / 2));
   for (u32 i = 0; i < limit; i++) {
     u32 none = 0;
-    if (h.tokens[i].load(RLX) == 0 && h.tokens[i].compare_exchange_strong(none, me + 1)) return int(i);
+    if (h.tokens[i].load(RLX) == 0 && h.tokens[i].compare_exchange_strong(none, me + 1))
+      return int(i);
   }
   return -1;
 }
@@ -68,7 +71,8 @@ void Memory::lend(bool blocked) {
   if (blocked && header().starving.load(SEQ)) ring_daemon();
 }
 
-// Which task would a waiter for `s` have to run? QUEUED: itself. HELD: its first unsealed dependency, and so on.
+// Which task would a waiter for `s` have to run? QUEUED: itself. HELD: its first unsealed
+// dependency, and so on.
 u32 Memory::helpable(u32 s) {
   Proc& r = proc(me);
   const u32 q = r.attached.load(RLX);
@@ -77,7 +81,8 @@ u32 Memory::helpable(u32 s) {
     u64 c = slot(s).claim.load(ACQ);
     Spec* t = spec(s);
     if (!t) return 0;
-    if (claim_state(c) == QUEUED) return slot(s).queue.load(ACQ) == q && (t->flags & F_HELP) ? s : 0;
+    if (claim_state(c) == QUEUED)
+      return slot(s).queue.load(ACQ) == q && (t->flags & F_HELP) ? s : 0;
     if (claim_state(c) != HELD) return 0;
     u32 i = t->next.load(ACQ);
     if (i >= t->n_dependencies) return 0;
@@ -88,7 +93,8 @@ u32 Memory::helpable(u32 s) {
   return 0;
 }
 
-// Tell this process when the slot is sealed: one node per (process, slot), once. False if it is sealed already.
+// Tell this process when the slot is sealed: one node per (process, slot), once. False if it is
+// sealed already.
 bool Memory::watch(u64 key, u64 tok) {
   Slot& x = slot(key_slot(key));
   if ((x.state.load(SEQ) & ~WAITERS) == SEALED || !is_live(key)) return false;
@@ -102,7 +108,8 @@ bool Memory::watch(u64 key, u64 tok) {
     u32 c = lease_chunk(2);
     if (c == ~0u) return true;  // no node: the caller's wait falls back to its slice
     for (u32 i = NODES_PER_CHUNK; i-- > 0;)
-      if (nodes[c * NODES_PER_CHUNK + i].state.load(RLX) != 1) free_nodes.push_back(c * NODES_PER_CHUNK + i);
+      if (nodes[c * NODES_PER_CHUNK + i].state.load(RLX) != 1)
+        free_nodes.push_back(c * NODES_PER_CHUNK + i);
   }
   u32 i = free_nodes.back();
   Node& n = nodes[i];

@@ -1,6 +1,7 @@
-// Races, for the thread sanitizer: N "processes" are threads of one program over one mapping (the sanitizer sees
-// nothing across two mappings of a page). Submitters, workers and droppers work on the same queues, slots and
-// blocks; at the end everything must have run exactly once and the audit must find nothing.
+// Races, for the thread sanitizer: N "processes" are threads of one program over one mapping (the
+// sanitizer sees nothing across two mappings of a page). Submitters, workers and droppers work on
+// the same queues, slots and blocks; at the end everything must have run exactly once and the audit
+// must find nothing.
 //
 //   race [tasks per submitter]
 #include <cstdio>
@@ -85,10 +86,12 @@ int main(int argc, char** argv) {
     });
   for (auto& t : threads) t.join();
   auto a = d->audit();
-  printf("submitted %llu, ran %llu, errors %d; left: slots %llu specs %llu bytes %llu leaked %llu wrong %llu\n",
-         (unsigned long long)submitted.load(), (unsigned long long)ran.load(), errors.load(), (unsigned long long)a.slots,
-         (unsigned long long)a.specs, (unsigned long long)a.bytes, (unsigned long long)a.leaked_blocks,
-         (unsigned long long)a.wrong_counts);
-  return !(ran == submitted && submitted == u64(submitters) * u64(tasks) && !errors && !a.slots && !a.specs && !a.bytes &&
-           !a.leaked_blocks && !a.wrong_counts);
+  printf(
+      "submitted %llu, ran %llu, errors %d; left: slots %llu specs %llu bytes %llu leaked %llu "
+      "wrong %llu\n",
+      (unsigned long long)submitted.load(), (unsigned long long)ran.load(), errors.load(),
+      (unsigned long long)a.slots, (unsigned long long)a.specs, (unsigned long long)a.bytes,
+      (unsigned long long)a.leaked_blocks, (unsigned long long)a.wrong_counts);
+  return !(ran == submitted && submitted == u64(submitters) * u64(tasks) && !errors && !a.slots &&
+           !a.specs && !a.bytes && !a.leaked_blocks && !a.wrong_counts);
 }

@@ -1,9 +1,11 @@
-// kill -9 at every instruction. A child runs one scenario under single-stepping; after each instruction its
-// memory is looked at through a private, copy-on-write mapping, as if the child had died there: the real repair runs
-// on that copy, somebody else finishes the work, and nothing may be left, lost or run twice.
+// kill -9 at every instruction. A child runs one scenario under single-stepping; after each
+// instruction its memory is looked at through a private, copy-on-write mapping, as if the child had
+// died there: the real repair runs on that copy, somebody else finishes the work, and nothing may
+// be left, lost or run twice.
 //
-// Every ref of a scenario belongs to the dead process, so after repair and draining the audit must find nothing at
-// all: no slot, no spec, no byte, no wrong count. Tasks that another process holds a ref to must be sealed.
+// Every ref of a scenario belongs to the dead process, so after repair and draining the audit must
+// find nothing at all: no slot, no spec, no byte, no wrong count. Tasks that another process holds
+// a ref to must be sealed.
 //
 //   step [stride]     stride 1 looks after every instruction, n after every n-th
 #include <sys/mman.h>
@@ -43,7 +45,8 @@ struct World {
 struct Actor {  // what the scenarios are written in
   Memory& m;
   World& w;
-  u32 submit(std::vector<u32> deps = {}, u32 returns = 1, bool actor = false, std::vector<u32> contained = {}) {
+  u32 submit(std::vector<u32> deps = {}, u32 returns = 1, bool actor = false,
+             std::vector<u32> contained = {}) {
     Call c;
     c.queue = actor ? w.actor_queue : w.queue;
     c.queue_gen = actor ? w.actor_gen : w.queue_gen;
@@ -88,17 +91,90 @@ struct Actor {  // what the scenarios are written in
 
 using Scenario = std::function<void(Actor&)>;
 static const std::map<std::string, Scenario> scenarios = {
-    {"submit, take, finish", [](Actor& a) { a.submit(); a.run(); }},
-    {"drop before, between, after", [](Actor& a) { u32 s = a.submit(); a.drop(s); a.run(); s = a.submit(); a.run(); a.drop(s); }},
-    {"three returns", [](Actor& a) { a.submit({}, 3); a.run(); }},
-    {"dependency, held then fired", [](Actor& a) { u32 x = a.submit(); a.submit({x}); a.run(); a.run(); }},
-    {"two dependencies, two dependents", [](Actor& a) { u32 x = a.submit(), y = a.submit(); a.submit({x, y}); a.submit({y, x}); a.run(); a.run(); a.run(); a.run(); }},
-    {"error cascade", [](Actor& a) { u32 x = a.submit(); u32 y = a.submit({x}); a.submit({y}); a.submit({x}); a.run(false, true); }},
-    {"nested values freed", [](Actor& a) { u32 x = a.put(100), y = a.put(200, {x}), z = a.put(300, {x, y}); a.drop(x); a.drop(y); a.drop(z); }},
-    {"refs inside arguments", [](Actor& a) { u32 x = a.put(100); u32 t = a.submit({x}, 1, false, {x}); a.drop(x); a.run(); a.drop(t); }},
-    {"runs of extents", [](Actor& a) { u32 x = a.large(); a.drop(x); a.large(); }},
-    {"ordered calls", [](Actor& a) { u32 x = a.submit(); a.submit({x}, 1, true); a.submit({}, 1, true); a.submit({}, 1, true); a.run(); a.run(true); a.run(true); a.run(true); }},
-    {"holds in the ledger", [](Actor& a) { u32 x = a.put(100); atom<u64>* e; a.m.hold_key(make_key(x, a.m.slot(x).gen.load()), true, e); a.drop(x); a.m.drop(e); }},
+    {"submit, take, finish",
+     [](Actor& a) {
+       a.submit();
+       a.run();
+     }},
+    {"drop before, between, after",
+     [](Actor& a) {
+       u32 s = a.submit();
+       a.drop(s);
+       a.run();
+       s = a.submit();
+       a.run();
+       a.drop(s);
+     }},
+    {"three returns",
+     [](Actor& a) {
+       a.submit({}, 3);
+       a.run();
+     }},
+    {"dependency, held then fired",
+     [](Actor& a) {
+       u32 x = a.submit();
+       a.submit({x});
+       a.run();
+       a.run();
+     }},
+    {"two dependencies, two dependents",
+     [](Actor& a) {
+       u32 x = a.submit(), y = a.submit();
+       a.submit({x, y});
+       a.submit({y, x});
+       a.run();
+       a.run();
+       a.run();
+       a.run();
+     }},
+    {"error cascade",
+     [](Actor& a) {
+       u32 x = a.submit();
+       u32 y = a.submit({x});
+       a.submit({y});
+       a.submit({x});
+       a.run(false, true);
+     }},
+    {"nested values freed",
+     [](Actor& a) {
+       u32 x = a.put(100), y = a.put(200, {x}), z = a.put(300, {x, y});
+       a.drop(x);
+       a.drop(y);
+       a.drop(z);
+     }},
+    {"refs inside arguments",
+     [](Actor& a) {
+       u32 x = a.put(100);
+       u32 t = a.submit({x}, 1, false, {x});
+       a.drop(x);
+       a.run();
+       a.drop(t);
+     }},
+    {"runs of extents",
+     [](Actor& a) {
+       u32 x = a.large();
+       a.drop(x);
+       a.large();
+     }},
+    {"ordered calls",
+     [](Actor& a) {
+       u32 x = a.submit();
+       a.submit({x}, 1, true);
+       a.submit({}, 1, true);
+       a.submit({}, 1, true);
+       a.run();
+       a.run(true);
+       a.run(true);
+       a.run(true);
+     }},
+    {"holds in the ledger",
+     [](Actor& a) {
+       u32 x = a.put(100);
+       atom<u64>* e;
+       a.m.hold_key(make_key(x, a.m.slot(x).gen.load()), true, e);
+       a.drop(x);
+       a.m.drop(e);
+     }},
 };
 
 // The victim died here: repair, let somebody else finish, look.
@@ -124,8 +200,10 @@ static const char* check(World& w, u8* copy) {
       Spec* t = o->spec(key_slot(key));
       if (!t) return "a task without a spec";
       for (u32 i = 0; i < t->n_holds(); i++)
-        if (u64 e = t->holds()[i].load(); e && o->slot(hold_slot(e)).state.load() == FREE) return "an argument was freed early";
-      for (u32 i = 0; i < t->n_returns; i++) o->write_inline(key_slot(t->returns()[i]), INT, "resultAB", 8);
+        if (u64 e = t->holds()[i].load(); e && o->slot(hold_slot(e)).state.load() == FREE)
+          return "an argument was freed early";
+      for (u32 i = 0; i < t->n_returns; i++)
+        o->write_inline(key_slot(t->returns()[i]), INT, "resultAB", 8);
       o->commit(key);
       if (ran.size() > 64) return "endless work";
       q = w.queue;
@@ -134,7 +212,8 @@ static const char* check(World& w, u8* copy) {
   u64 key;
   while (o->take(w.actor_queue, key)) {
     Spec* t = o->spec(key_slot(key));
-    for (u32 i = 0; i < t->n_returns; i++) o->write_inline(key_slot(t->returns()[i]), INT, "resultAB", 8);
+    for (u32 i = 0; i < t->n_returns; i++)
+      o->write_inline(key_slot(t->returns()[i]), INT, "resultAB", 8);
     o->commit(key);
   }
   auto a = d->audit();
@@ -181,7 +260,8 @@ static int run(const std::string& name, const Scenario& scenario, int stride, bo
     steps++;
     if (steps % stride) continue;
     looked++;
-    void* copy = mmap(nullptr, w.daemon->size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_NORESERVE, w.daemon->fd, 0);
+    void* copy = mmap(nullptr, w.daemon->size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_NORESERVE,
+                      w.daemon->fd, 0);
     const char* e = check(w, static_cast<u8*>(copy));
     munmap(copy, w.daemon->size);
     if (e) {
@@ -195,7 +275,8 @@ static int run(const std::string& name, const Scenario& scenario, int stride, bo
   close(sync[1]);
   close(w.daemon->fd);
   close(w.daemon->bell);
-  printf("%-36s %6ld instructions, killed at %6ld, violations %ld %s\n", name.c_str(), steps, looked, bad, first.c_str());
+  printf("%-36s %6ld instructions, killed at %6ld, violations %ld %s\n", name.c_str(), steps,
+         looked, bad, first.c_str());
   fflush(stdout);
   return bad != 0;
 }
@@ -204,7 +285,10 @@ int main(int argc, char** argv) {
   int stride = argc > 1 ? std::max(1, atoi(argv[1])) : 1;
   int bad = 0;
   for (auto& [name, scenario] : scenarios)
-    if (argc < 3 || name.find(argv[2]) != std::string::npos) bad += run(name, scenario, stride, true);
-  if (argc < 3) bad += run("first use of chunks and extents", scenarios.at("refs inside arguments"), stride * 16 + 1, false);
+    if (argc < 3 || name.find(argv[2]) != std::string::npos)
+      bad += run(name, scenario, stride, true);
+  if (argc < 3)
+    bad += run("first use of chunks and extents", scenarios.at("refs inside arguments"),
+               stride * 16 + 1, false);
   return bad != 0;
 }
