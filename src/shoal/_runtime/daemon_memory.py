@@ -41,6 +41,8 @@ class NodeMemory:
     def __init__(self, memory: Memory, post: Callable[[AnyEvent], None]) -> None:
         self._memory = memory
         self._post = post
+        self.make_room: Callable[[], None] = lambda: None
+        """Warm memory before the daemon writes a record: nobody would answer its own wait."""
 
     def bell_rang(self) -> None:
         """Read what the bell may have been rung for; the machine looks at the rest itself."""
@@ -58,6 +60,7 @@ class NodeMemory:
         self._post(events.QueueFreed(command.queue, is_freed))
 
     def perform_kill_queue(self, command: commands.KillQueue) -> None:
+        self.make_room()
         self._memory.kill_queue(command.queue, command.record)
 
     def perform_set_hungry(self, command: commands.SetHungry) -> None:
@@ -88,6 +91,7 @@ class NodeMemory:
             self._post(events.Requeued(command.ticket, is_done))
 
     def perform_fail(self, command: commands.Fail) -> None:
+        self.make_room()
         self._memory.fail(command.key, command.record)
 
     def perform_end_job_tasks(self, command: commands.EndJobTasks) -> None:
@@ -113,8 +117,11 @@ class Warming:
 
     def start(self) -> None:
         """Back the first extent in the first idle moment; the rest is for after the start-up."""
-        self._loop.call_when_idle(lambda: self._memory.populate(STEP_BYTES, STEP_BYTES))
+        self._loop.call_when_idle(self._first_step)
         self._wake_later(WARM_UP_S)
+
+    def _first_step(self) -> None:
+        self._memory.populate(STEP_BYTES, STEP_BYTES)
 
     def wake(self) -> None:
         """Something may be wanted: look in the next idle moment."""
