@@ -16,12 +16,13 @@
 //         predecessor pushed?  HELD -> QUEUED, push, close succ, advance the successor
 //
 // The turn is taken *before* the task leaves the place where it waits (popper: turn = me, then head
-// = link; closer of a succ: turn = me, then CLOSED), and given up *after* it was put there (linker:
-// swap the watch, then swap turn me -> nobody, which fails if a popper was faster). So after a
-// death: turn == the dead, and the task is not where it would wait, means that it was never put
-// there, and it is the daemon's. To look at a list that others pop the daemon walks it, and counts
-// the walk only if the head is still the same afterwards. A `fired` flag in the node (tried first)
-// cannot tell "popped, then the popper died" from "popped, advanced, linked again".
+// = link; closer of a succ: turn = me, then it forgets its predecessor), and given up *after* it
+// was put there (linker: swap the watch, then swap turn me -> nobody, which fails if a popper was
+// faster). So after a death: turn == the dead, and the task is not where it would wait, means that
+// it was never put there, and it is the daemon's. To look at a list that others pop the daemon
+// walks it, and counts the walk only if the head is still the same afterwards. A `fired` flag in
+// the node (tried first) cannot tell "popped, then the popper died" from "popped, advanced, linked
+// again".
 //
 // Popping is exclusive: only the publisher of a slot pops, after it CLOSED the list. The end of a
 // lane is kept safe by a hold of the pusher: once pushed, the call may run, end and be freed before
@@ -45,6 +46,9 @@ namespace {
 struct AdvanceFrame {
     uint8_t pc, t, claim, dep, w;
 };
+struct WatchFrame {
+    uint8_t pc, dep, w;
+};
 struct DrainFrame {
     uint8_t pc, t, w;
 };
@@ -58,7 +62,9 @@ struct WalkFrame {
 struct Model : Words {
     static constexpr int actors = processes;
     AdvanceFrame advance_[processes];
+    WatchFrame watch_[processes];
     DrainFrame drain_[processes];
+    uint8_t moved_on[processes];  // what watch_next has found
     MainFrame publish_[processes], cascade_[processes], lane_[processes], main_[processes];
     MainFrame repair_, settle_;
     WalkFrame walk_;
@@ -71,6 +77,45 @@ struct Model : Words {
         return p == S1 && now_().cancels ? "X" : names[p];
     }
 
+    // One dependency of t. Sealed: next++ and moved_on. Else t is linked on its watch, or, if the
+    // dependency has an error, t gets the same error and is on my cascade.
+    Ran watch_next(int me, WatchFrame& f, int t) {
+        MC_BEGIN(f)
+        f.dep = dep(t, spec(t).next);
+        MC_STEP("advance: look at the dependency") f.w = at(f.dep).state;
+        if (f.w == VALUE || (f.w == ERROR && now_().in_lane)) {
+            MC_STEP("advance: next++") spec(t).next++;
+            moved_on[me] = 1;
+            MC_RETURN;
+        }
+        if (f.w == ERROR) {
+            MC_STEP("advance: the dependency has an error: swap HELD -> RUNNING(me)")
+            moved_on[me] = !swap_claim(me, t, HELD, RUNNING);
+            if (moved_on[me]) MC_RETURN;
+            MC_STEP("advance: the same error is written; claim = DONE(me)") task(t).claim = DONE;
+            MC_STEP("advance: link = cascade") spec(t).link = record[me].cascade;
+            MC_STEP("advance: cascade = it") record[me].cascade = t + 1;
+            MC_RETURN;
+        }
+        if (is(fired_flag)) {
+            MC_STEP("link: fired = 0") spec(t).fired = 0;
+        }
+        if (is(turn_before_link)) {
+            MC_STEP("link: swap turn me -> nobody") give_up_turn(me, t);
+        }
+        MC_STEP("link: load watch") f.w = at(f.dep).watch;
+        while (!(f.w & closed)) {
+            MC_STEP("link: link = head") spec(t).link = f.w;
+            MC_STEP("link: swap watch")
+            if (swap_watch(t, f.dep, f.w)) {
+                MC_STEP("link: swap turn me -> nobody") give_up_turn(me, t);
+                MC_RETURN;
+            }
+            f.w = at(f.dep).watch;  // what the failed swap returned
+        }
+        moved_on[me] = 1;  // sealed by now
+        MC_END
+    }
     // Moves t on as far as possible, then its successor, and so on. It is my turn, and my op names
     // t.
     Ran advance(int me, AdvanceFrame& f, int first) {
@@ -81,42 +126,16 @@ struct Model : Words {
             MC_STEP("advance: load claim") f.claim = task(f.t).claim;
             if (f.claim != HELD && f.claim != CANCELLED) MC_RETURN;
             if (f.claim == HELD && spec(f.t).next < deps_of(f.t)) {
-                f.dep = dep(f.t, spec(f.t).next);
-                MC_STEP("advance: look at the dependency") f.w = at(f.dep).state;
-                if (f.w == VALUE || (f.w == ERROR && now_().in_lane)) {
-                    MC_STEP("advance: next++") spec(f.t).next++;
-                } else if (f.w == ERROR) {
-                    MC_STEP("advance: the dependency has an error: swap HELD -> RUNNING(me)")
-                    if (!swap_claim(me, f.t, HELD, RUNNING)) continue;
-                    MC_STEP("advance: the same error is written; claim = DONE(me)")
-                    task(f.t).claim = DONE;
-                    MC_STEP("advance: link = cascade") spec(f.t).link = mine.cascade;
-                    MC_STEP("advance: cascade = it") mine.cascade = f.t + 1;
-                    MC_RETURN;
-                } else {
-                    if (is(fired_flag)) {
-                        MC_STEP("link: fired = 0") spec(f.t).fired = 0;
-                    }
-                    if (is(turn_before_link)) {
-                        MC_STEP("link: swap turn me -> nobody") give_up_turn(me, f.t);
-                    }
-                    MC_STEP("link: load watch") f.w = at(f.dep).watch;
-                    while (!(f.w & closed)) {
-                        MC_STEP("link: link = head") spec(f.t).link = f.w;
-                        MC_STEP("link: swap watch")
-                        if (swap_watch(f.t, f.dep, f.w)) {
-                            f.w = 0;
-                            MC_STEP("link: swap turn me -> nobody") give_up_turn(me, f.t);
-                            MC_RETURN;
-                        }
-                        f.w = at(f.dep).watch;  // what the failed swap returned
-                    }
+                MC_CALL(watch_next(me, watch_[me], f.t));
+                if (moved_on[me]) {
+                    moved_on[me] = 0;
+                    continue;
                 }
-                continue;
+                MC_RETURN;
             }
-            if (spec(f.t).pred) {
+            if (spec(f.t).before) {
                 MC_STEP("lane: swap the predecessor's succ 0 -> task")
-                f.w = swap_succ(spec(f.t).pred - 1, f.t);
+                f.w = swap_succ(spec(f.t).before - 1, f.t);
                 if (f.w == closed) {
                     f.w = 0;
                 } else {
@@ -156,25 +175,22 @@ struct Model : Words {
         }
         MC_END
     }
-    // Closes t.succ and returns the successor + 1 in the frame's t. Its turn comes first, CLOSED
-    // second.
+    // Closes t.succ and returns the successor + 1 in the frame's t. Its turn is mine before it
+    // forgets its predecessor: a linker's turn together with a predecessor says "linked" to repair.
     Ran close_succ(int me, MainFrame& f, int t) {
         MC_BEGIN(f)
-        for (;;) {
-            MC_STEP("lane: load succ") f.flag = task(t).succ;
-            if (f.flag && !is(turn_after_close)) {
-                MC_STEP("lane: turn of the successor = me") set_turn(me, (f.flag & index_) - 1);
+        MC_STEP("lane: close succ (fetch_or)") f.t = task(t).succ & index_, task(t).succ |= closed;
+        if (is(forget_successor)) task(t).succ = closed;
+        if (f.t) {
+            if (is(forget_before_turn)) {
+                MC_STEP("lane: the successor forgets its predecessor") spec(f.t - 1).before = 0;
             }
-            MC_STEP("lane: swap succ -> CLOSED")
-            if (task(t).succ == f.flag) break;
+            MC_STEP("lane: turn of the successor = me") set_turn(me, f.t - 1);
+            if (!is(forget_before_turn) && !is(remember_predecessor)) {
+                MC_STEP("lane: the successor forgets its predecessor") spec(f.t - 1).before = 0;
+            }
         }
-        task(t).succ |= is(forget_successor) ? index_ : 0;
-        task(t).succ |= closed;
-        if (f.flag && is(turn_after_close)) {
-            MC_STEP("lane: turn of the successor = me") set_turn(me, (f.flag & index_) - 1);
-        }
-        f = {0, 0, uint8_t(f.flag & index_), 0};
-        if (f.t == index_) f.t = 0;
+        f = {0, 0, f.t, 0};
         return Ran::done;
         MC_END
     }
@@ -257,7 +273,8 @@ struct Model : Words {
             set_op(me, ADVANCE, f.t, 0);
             task(f.t).claim = HELD, task(f.t).task_bit = 1, task(f.t).submitted = 1,
             set_turn(me, f.t);
-            if (now_().in_lane && f.t > t0) task(f.t).pred = f.t;  // slot + 1 of the call before it
+            // Slot + 1 of the call before it.
+            if (now_().in_lane && f.t > t0) task(f.t).pred = task(f.t).before = f.t;
             if (is(two_places) && task(f.t).pred) {
                 MC_STEP("submit: link on the predecessor at once")
                 if (!task(f.t - 1).succ) task(f.t - 1).succ = f.t + 1;
@@ -358,11 +375,10 @@ struct Model : Words {
                 walked = 0;
                 if (raw(t).next < deps_of(t) && !is(no_turn) && !is(fired_flag))
                     MC_CALL(walk(walk_, t));
-                f.t = raw(t).pred;
+                f.t = raw(t).before;
                 if (!walked && f.t && !is(no_turn)) {
                     MC_STEP("repair: does its predecessor's succ name it?")
-                    walked = is(closed_is_linked) ? (raw(f.t - 1).succ & index_) == t + 1
-                                                  : raw(f.t - 1).succ == t + 1;
+                    walked = (raw(f.t - 1).succ & index_) == t + 1;
                 }
                 if (walked) {
                     walked = 0;
@@ -373,7 +389,7 @@ struct Model : Words {
                     if (f.i) {
                         set_turn(me, t);
                         MC_CALL(advance(me, advance_[me], t));
-                        MC_RETURN;  // and the end of its lane has been seen to
+                        if (!is(lane_ended_twice)) MC_RETURN;  // the end of its lane was seen to
                     }
                 }
             }
@@ -433,11 +449,12 @@ struct Model : Words {
                 if (r && (r <= t0 ||
                           (task_[r - 1 - t0].claim == DONE && task_[r - 1 - t0].claimer == f.i)))
                     kept |= 1 << (r - 1);
-            MC_CALL(finish_op(me, repair_, f.i));
+            if (!is(cascade_first)) MC_CALL(finish_op(me, repair_, f.i));
             for (f.t = 0; f.t < slots; f.t++)
                 if (kept >> f.t & 1)
                     MC_CALL(publish(me, publish_[me], f.t,
                                     f.t >= t0 || now_().error >> f.t & 1 ? ERROR : VALUE));
+            if (is(cascade_first)) MC_CALL(finish_op(me, repair_, f.i));
             MC_CALL(work_cascade(me, cascade_[me]));
             MC_STEP("repair: drop what the dead held")
             record[f.i] = {};
@@ -467,7 +484,8 @@ struct Model : Words {
     }
     void die(int p) {
         dead[p] = finished[p] = 1, deaths++;
-        main_[p] = publish_[p] = cascade_[p] = lane_[p] = {}, advance_[p] = {}, drain_[p] = {};
+        main_[p] = publish_[p] = cascade_[p] = lane_[p] = {};
+        advance_[p] = {}, watch_[p] = {}, drain_[p] = {}, moved_on[p] = 0;
     }
     const char* wrong_now() const {
         static const char* const words[] = {nullptr,
@@ -524,10 +542,12 @@ int main(int argc, char** argv) {
     run("the walk is not checked", walk_not_checked, 5);
     run("the list is taken whole before its tasks are advanced", whole_list);
     run("closing succ forgets the successor", forget_successor, 1);
-    run("a CLOSED succ that names a task counts as a link", closed_is_linked, 1);
-    run("the successor's turn is taken after CLOSED", turn_after_close, 1);
+    run("the successor does not forget its predecessor", remember_predecessor, 1);
+    run("the successor forgets its predecessor before the turn", forget_before_turn, 1);
     run("the pusher has no hold on the task", no_pusher_hold, 1);
     run("succ is closed before the push", succ_before_push, 1);
+    run("repair ends a lane that it has ended itself", lane_ended_twice, 1);
+    run("repair publishes before it looks at the op", cascade_first, 2);
     run("advanced from two places: succ and watch at once", two_places, 1);
     run("the canceller closes succ at once", canceller_closes, 3);
     run("the canceller has no hold on the task", canceller_without_hold, 3);

@@ -1,10 +1,10 @@
 """The protocols of node memory, checked in every interleaving with a death before each step.
 
 `native/model/` holds one small program per protocol, built on the project's own explicit-state
-checker (`checker.hpp`). Each program runs the protocol as it is and a handful of deliberately broken
-variants, and prints one line for each. The protocol must be searched wholly and have no violation;
-every broken variant must have one, or the model does not see what it claims to see. So the broken
-variants are the tests of the models.
+checker (`checker.hpp`). Each program runs the protocol as it is and a handful of deliberately
+broken variants, and prints one line for each. The protocol must be searched wholly and have no
+violation; every broken variant must have one, or the model does not see what it claims to see. So
+the broken variants are the tests of the models.
 
 The configurations here are small enough for every run. Larger ones are a matter of arguments (each
 model names them in its first comment), for example two deaths instead of one:
@@ -30,7 +30,7 @@ EXPECTED = {
     "actor": (100_000, 6),
     "blocks": (100_000, 6),
     "completions": (1_000_000, 7),
-    "dependencies": (2_000_000, 15),
+    "dependencies": (2_000_000, 17),
     "freeing": (80_000, 6),
     "holds": (1_000_000, 5),
     "hungry": (3_000_000, 9),
