@@ -163,6 +163,15 @@ def test_zygote_killed_and_workers_go_on(begin: Begin) -> None:
     wait_until(lambda: victim not in pids(session))
 
 
+def test_zygote_killed_and_the_store_goes_on(begin: Begin) -> None:
+    session = begin(started=True)
+    zygote, store = session.pid("zygote_pid"), session.pid("store_pid")
+    os.kill(zygote, signal.SIGKILL)
+    wait_until(lambda: session.pid("zygote_pid") != zygote)
+    assert session.pid("store_pid") == store
+    assert session_dir.process_start_time(store)
+
+
 def test_zygote_and_then_daemon_killed(begin: Begin) -> None:
     session = begin()
     zygote = session.pid("zygote_pid")

@@ -110,12 +110,12 @@ class Loop:
         for fd, events in ready:
             look, callback = self._watched.get(fd, (self._look, None))
             if callback is not None and look < self._look and self._is_running:
-                self._guard(callback, events)
+                self._call(callback, events)
         had_timers = self._run_timers()
         if self._idle and self._is_running:
             is_quiet = not ready and not had_timers
             if is_quiet or clock.now() > self._idle_ran_at + IDLE_PAUSE_MOST_S:
-                self._guard(self._idle.popleft())
+                self._call(self._idle.popleft())
                 self._idle_ran_at = clock.now()
 
     def _timeout_s(self) -> float | None:
@@ -138,17 +138,21 @@ class Loop:
         for timer in due:
             callback, timer.callback = timer.callback, None
             if callback is not None and self._is_running:
-                self._guard(callback)
+                self._call(callback)
         return bool(due)
 
-    def _guard(self, callback: Callable[..., None], *arguments: int) -> None:
+    def guard(self, callback: Callable[..., None], *arguments: object) -> Exception | None:
+        """Call; an exception is written to the log, returned, and ends nothing (invariant 4)."""
         try:
             callback(*arguments)
-        except Exception:
+        except Exception as error:
             traceback.print_exc()
             sys.stderr.flush()
-            self._errors_in_a_row += 1
-            if self._errors_in_a_row >= ERRORS_IN_A_ROW_MOST:
-                raise
-        else:
-            self._errors_in_a_row = 0
+            return error
+        return None
+
+    def _call(self, callback: Callable[..., None], *arguments: int) -> None:
+        error = self.guard(callback, *arguments)
+        self._errors_in_a_row = 0 if error is None else self._errors_in_a_row + 1
+        if error is not None and self._errors_in_a_row >= ERRORS_IN_A_ROW_MOST:
+            raise error

@@ -94,7 +94,13 @@ class Processes:
         """By start ticket: those that have not joined."""
         self._zygote: ZygoteLink | None = None
 
-    def listeners(self, on_useless: Callable[[], None]) -> Listeners:
+    def pids(self) -> frozenset[int]:
+        """Of all drivers and workers."""
+        return frozenset(each.pid for each in self._by_index.values())
+
+    def listeners(
+        self, on_useless: Callable[[], None], known_pids: Callable[[], frozenset[int]]
+    ) -> Listeners:
         """What the zygote's link tells us."""
         return Listeners(
             on_useless=on_useless,
@@ -102,7 +108,7 @@ class Processes:
             on_failed=self._fork_failed,
             on_exited=self.ended,
             on_lost=self._zygote_lost,
-            known_pids=lambda: frozenset(each.pid for each in self._by_index.values()),
+            known_pids=known_pids,
         )
 
     def use_zygote(self, zygote: ZygoteLink) -> None:

@@ -37,10 +37,10 @@ from shoal._base import clock, config, ids, records
 from shoal._core import commands, events
 from shoal._core.events import AnyEvent
 from shoal._core.node import NodeMachine
-from shoal._native import LAYOUT_HASH, Memory
+from shoal._native import Memory
 from shoal._proto import frames, messages
 from shoal._runtime import descendants, launch, machine_facts, session_dir
-from shoal._runtime.daemon_connections import Connection, Listener
+from shoal._runtime.daemon_door import Door
 from shoal._runtime.daemon_loop import Loop, Timer
 from shoal._runtime.daemon_memory import NodeMemory, Warming
 from shoal._runtime.daemon_processes import Processes
@@ -49,8 +49,6 @@ from shoal._runtime.daemon_zygote import ZygoteLink
 
 END_S = 2.0
 """Time for what belongs to the session to be gone after SIGKILL."""
-EARLY_HELLO_S = 0.001
-FIRST_OBSERVER = -2
 UNREAD_LOG_BYTES_MOST = 4 << 20
 """Lines are not sent to a driver for which so much waits; the files have them."""
 
@@ -86,9 +84,6 @@ class Daemon:
         self._is_stepping = False
         self._is_ending = False
         self._alarm: Timer | None = None
-        self._observers: dict[int, Connection] = {}
-        self._drivers: list[tuple[int, int]] = []
-        """(pid, start time) of those that joined and were alive when the last one did."""
         self._unshown_lines: dict[int, int] = {}
         self._node = node_config(settings, memory)
         self._machine = NodeMachine(self._node)
@@ -98,19 +93,21 @@ class Daemon:
         )
         self._node_memory = NodeMemory(memory, self.post)
         self._warming = Warming(self._loop, memory, machine_facts.Headroom())
+        self._node_memory.make_room = self._warming.step
         self._store: StoreLink | None = None
         if settings.started:
             self._store = StoreLink(self._loop, settings.directory, self.post)
         self._perform = performers(self, self._processes, self._node_memory)
         place = (settings.session, settings.directory)
         self._zygote = ZygoteLink(
-            self._loop, place, zygote, self._processes.listeners(self._no_zygote)
+            self._loop, place, zygote, self._processes.listeners(self._no_zygote, self._known_pids)
         )
         self._processes.use_zygote(self._zygote)
         self._zygote.set_up(
             os.path.join(settings.directory, session_dir.SOCKET_NAME), memory.fd, memory.eventfd
         )
-        self._listener = Listener(self._loop, listening, self._connected)
+        self._door = Door(self._loop, listening, self._node, self._processes, self.post)
+        self._door.add_table("session", self._session_row)
         self._watch()
         self.post(events.Began())
 
@@ -156,28 +153,23 @@ class Daemon:
         if self._is_stepping:
             return
         self._is_stepping = True
-        try:
-            while self._pending:
-                for command in self._machine.step(clock.now(), self._pending.popleft()):
-                    self._perform[type(command)](command)
-        finally:
-            self._is_stepping = False
+        while self._pending:
+            self._loop.guard(self._step, self._pending.popleft())
+        self._is_stepping = False
 
-    def _connection(self, index: int) -> Connection | None:
-        if index < 0:
-            return self._observers.get(index)
-        process = self._processes.get(index)
-        return process.connection if process is not None else None
+    def _step(self, event: AnyEvent) -> None:
+        for command in self._machine.step(clock.now(), event):
+            self._loop.guard(self._perform[type(command)], command)
 
     def perform_reply(self, command: commands.Reply) -> None:
-        connection = self._connection(command.index)
+        connection = self._door.connection(command.index)
         if connection is not None:
             is_welcome = isinstance(command.body, messages.Welcome)
             fds = (self._memory.fd, self._memory.eventfd) if is_welcome else ()
             connection.send(command.request, command.body, fds)  # type: ignore[arg-type]
 
     def perform_notify(self, command: commands.Notify) -> None:
-        if (connection := self._connection(command.index)) is not None:
+        if (connection := self._door.connection(command.index)) is not None:
             connection.send(0, command.body)  # type: ignore[arg-type]
 
     def perform_set_alarm(self, command: commands.SetAlarm) -> None:
@@ -214,90 +206,16 @@ class Daemon:
             else:
                 self._processes.ended(pid, status)
 
+    def _known_pids(self) -> frozenset[int]:
+        store = {self._store.pid} if self._store is not None else set()
+        return self._processes.pids() | store
+
     def _no_zygote(self) -> None:
         last = launch.startup_failure(self._settings)
         self.post(events.StopAsked(f"no worker can be started; the last lines of the log:\n{last}"))
 
-    def _connected(self, connected: socket.socket, pid: int) -> None:
-        Connection(self._loop, connected, pid, self._framed, self._closed)
-
-    def _framed(self, connection: Connection, frame: messages.Frame) -> None:
-        body = frame.body
-        if isinstance(body, messages.Hello):
-            if connection.index is None:
-                self._greet(connection, frame.id, body)
-        elif connection.index is None:
-            self._refuse(connection, frame.id, "the first message must be a Hello")
-        elif isinstance(body, messages.GetTable) and body.table == "session":
-            connection.send(frame.id, messages.Table([self._session_row()]))
-        else:
-            self.post(events.Requested(connection.index, frame.id, body))
-
-    def _greet(self, connection: Connection, request: int, hello: messages.Hello) -> None:
-        if hello.role == "observer":
-            self._greet_observer(connection, request)
-        elif hello.layout != LAYOUT_HASH:
-            text = (
-                f"this program has another build of Shoal ({hello.version}, Python {hello.python})"
-                f" than the session (Python {sys.version.split()[0]}): node memory is laid out"
-                f" differently ({hello.layout:#x}, {LAYOUT_HASH:#x})"
-            )
-            self._refuse(connection, request, text)
-        elif hello.role == "worker":
-            self._greet_worker(connection, request, hello.index)
-        elif hello.role == "driver" and hello.job is not None:
-            self._greet_driver(connection, request, hello.job)
-        else:
-            self._refuse(connection, request, f"a Hello as {hello.role!r} that makes no sense")
-
-    def _greet_driver(self, connection: Connection, request: int, job: messages.JobConfig) -> None:
-        try:
-            process = self._processes.open_driver(connection)
-        except OSError:
-            connection.close()
-            return
-        if process is None:
-            self._refuse(connection, request, "the node's table of processes is full (4,095)")
-            return
-        start_time = session_dir.process_start_time(process.pid) or 0
-        self._drivers = [driver for driver in self._drivers if session_dir.is_alive(*driver)]
-        self._drivers.append((process.pid, start_time))
-        self.post(events.DriverJoined(process.index, request, process.pid, job))
-
-    def _greet_worker(self, connection: Connection, request: int, index: int) -> None:
-        if self._processes.is_starting(index):
-            # The worker was faster than the zygote's word that it exists.
-            retry = lambda: self._greet_worker(connection, request, index)  # noqa: E731
-            self._loop.call_later(EARLY_HELLO_S, retry)
-        elif connection.is_closed:
-            return
-        elif self._processes.join_worker(index, connection):
-            self.post(events.WorkerJoined(index, request, connection.pid))
-        else:
-            self._refuse(connection, request, "this worker was not started by the session's zygote")
-
-    def _greet_observer(self, connection: Connection, request: int) -> None:
-        index = min(self._observers, default=FIRST_OBSERVER + 1) - 1
-        connection.index = index
-        self._observers[index] = connection
-        node = self._node
-        welcome = messages.Welcome(
-            node.session, node.directory, node.node_id, index, 0, "", dict(node.total)
-        )
-        connection.send(request, welcome)
-
-    def _refuse(self, connection: Connection, request: int, text: str) -> None:
-        connection.send(request, messages.Failure(records.pack("UsageError", message=text)))
-        connection.close()
-
-    def _closed(self, connection: Connection) -> None:
-        if connection.index is not None and connection.index < 0:
-            del self._observers[connection.index]
-        else:
-            self._processes.connection_closed(connection)
-
     def _forward_lines(self, driver: int, lines: messages.LogLines) -> None:
-        connection = self._connection(driver)
+        connection = self._door.connection(driver)
         if connection is None:
             return
         if connection.unsent_bytes > UNREAD_LOG_BYTES_MOST:
@@ -335,21 +253,17 @@ class Daemon:
             return
         self._is_ending = True
         ends = messages.SessionEnds(command.reason)
-        for process in self._processes:
-            if process.connection is not None:
-                process.connection.send(0, ends)
-        for connection in self._observers.values():
-            connection.send(0, ends)
+        self._door.tell_all(ends)
         self._processes.kill_all()
         self._loop.call_later(0.0, self._end)
 
     def _end(self) -> None:
-        self._listener.close()
+        self._door.close()
         descendants.end_all(self._settings.session, frozenset({self._zygote.pid}), END_S)
         directory = self._settings.directory
         session_dir.unregister(os.path.dirname(directory), self._settings.session)
         session_dir.remove(directory)
-        if not any(session_dir.is_alive(*driver) for driver in self._drivers):
+        if not any(session_dir.is_alive(*driver) for driver in self._door.drivers):
             # A driver that lives may look at arrays that it has; its own end gives them back.
             self._memory.punch()
         # Last, so that it would have done all this, had we been killed on the way.

@@ -3,16 +3,17 @@
 The one process of a node that decides. This file is only its beginning, in the order that makes a
 session start fast: give away inherited descriptors, exec the zygote, and only then import the rest.
 
-===================
-===================================================================================
-``daemon_shell``     the shell around the pure ``NodeMachine``: events in, commands out
-``daemon_loop``      epoll, timers, idle work ``daemon_connections``  the unix socket: frames and
-descriptors ``daemon_processes`` drivers and workers from before they exist until nothing of them
-is left ``daemon_zygote``    asking the zygote for workers, and starting another zygote
-``daemon_memory``    queues, tasks and objects in node memory; warm pages ``daemon_store``     the
-link to the control store's process, in a started session ``worker_logs``      what workers print
-===================
-===================================================================================
+=====================  ===========================================================================
+``daemon_shell``       the shell around the pure ``NodeMachine``: events in, commands out
+``daemon_loop``        epoll, timers, idle work
+``daemon_door``        who is let in, and how requests reach the machine
+``daemon_connections`` the unix socket: frames and descriptors
+``daemon_processes``   drivers and workers from before they exist until nothing of them is left
+``daemon_zygote``      asking the zygote for workers, and starting another zygote
+``daemon_memory``      queues, tasks and objects in node memory; warm pages
+``daemon_store``       the link to the control store's process, in a started session
+``worker_logs``        what workers print
+=====================  ===========================================================================
 """
 
 from __future__ import annotations

@@ -188,8 +188,9 @@ def begin_worker(place: Place) -> int:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     # What is pickled by reference to __main__ means the user's program, never this file.
     sys.modules["__main__"] = types.ModuleType("__main__")
-    sys.stdout = sys.__stdout__ = _text_stream(1, "strict")  # type: ignore[misc]
-    sys.stderr = sys.__stderr__ = _text_stream(2, "backslashreplace")  # type: ignore[misc]
+    sys.stdout = sys.__stdout__ = _text_stream(1, "strict")  # type: ignore[misc,assignment]
+    errors = _text_stream(2, "backslashreplace")
+    sys.stderr = sys.__stderr__ = errors  # type: ignore[misc,assignment]
     _reseed()
     gc.enable()
     worker.main(place.memory_fd, place.eventfd, place.index, place.socket_path)

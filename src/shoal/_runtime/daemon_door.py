@@ -1,0 +1,160 @@
+"""The door: who is let into a session, as what, and how their requests reach the machine.
+
+==========  ========================================  ======================================
+role        must show                                 becomes
+==========  ========================================  ======================================
+driver      our uid, our layout of node memory        a process index, a job
+worker      the same, and be the pid that was forked  the process that was started
+            for its index
+observer    our uid                                   a negative number: asks, holds nothing
+==========  ========================================  ======================================
+
+The first message of a connection is a ``Hello``; anything else, and any ``Hello`` that is refused,
+is answered with a ``Failure`` that says why, and closed. Tables about the daemon itself are
+answered here, every other request is an event.
+"""
+
+from __future__ import annotations
+
+import itertools
+import socket
+import sys
+from collections.abc import Callable
+
+from shoal._base import records
+from shoal._base.config import NodeConfig
+from shoal._core import events
+from shoal._core.events import AnyEvent
+from shoal._native import LAYOUT_HASH
+from shoal._proto import messages
+from shoal._runtime import session_dir
+from shoal._runtime.daemon_connections import Connection, Listener
+from shoal._runtime.daemon_loop import Loop
+from shoal._runtime.daemon_processes import Processes
+
+EARLY_HELLO_S = 0.001
+FIRST_OBSERVER = -2
+
+
+class Door:
+    """All connections of a daemon."""
+
+    def __init__(
+        self,
+        loop: Loop,
+        listening: socket.socket,
+        node: NodeConfig,
+        processes: Processes,
+        post: Callable[[AnyEvent], None],
+    ) -> None:
+        self._loop = loop
+        self._node = node
+        self._processes = processes
+        self._post = post
+        self._tables: dict[str, Callable[[], dict[str, object]]] = {}
+        self._observers: dict[int, Connection] = {}
+        self._observer_numbers = itertools.count(FIRST_OBSERVER, -1)
+        self.drivers: list[tuple[int, int]] = []
+        """(pid, start time) of those that joined and were alive when the last one did."""
+        self._listener = Listener(loop, listening, self._connected)
+
+    def add_table(self, name: str, row: Callable[[], dict[str, object]]) -> None:
+        """Answer ``GetTable(name)`` with one row, made by the shell."""
+        self._tables[name] = row
+
+    def connection(self, index: int) -> Connection | None:
+        """The connection of a process or observer, if it is there."""
+        if index < 0:
+            return self._observers.get(index)
+        process = self._processes.get(index)
+        return process.connection if process is not None else None
+
+    def tell_all(self, news: messages.Body) -> None:
+        """Send ``news`` to everybody who is connected."""
+        for process in self._processes:
+            if process.connection is not None:
+                process.connection.send(0, news)
+        for connection in self._observers.values():
+            connection.send(0, news)
+
+    def close(self) -> None:
+        """Let nobody in any more."""
+        self._listener.close()
+
+    def _connected(self, connected: socket.socket, pid: int) -> None:
+        Connection(self._loop, connected, pid, self._framed, self._closed)
+
+    def _framed(self, connection: Connection, frame: messages.Frame) -> None:
+        body = frame.body
+        if isinstance(body, messages.Hello):
+            if connection.index is None:
+                self._greet(connection, frame.id, body)
+        elif connection.index is None:
+            self._refuse(connection, frame.id, "the first message must be a Hello")
+        elif isinstance(body, messages.GetTable) and body.table in self._tables:
+            connection.send(frame.id, messages.Table([self._tables[body.table]()]))
+        else:
+            self._post(events.Requested(connection.index, frame.id, body))
+
+    def _greet(self, connection: Connection, request: int, hello: messages.Hello) -> None:
+        if hello.role == "observer":
+            self._greet_observer(connection, request)
+        elif hello.layout != LAYOUT_HASH:
+            text = (
+                f"this program has another build of Shoal ({hello.version}, Python {hello.python})"
+                f" than the session (Python {sys.version.split()[0]}): node memory is laid out"
+                f" differently ({hello.layout:#x}, {LAYOUT_HASH:#x})"
+            )
+            self._refuse(connection, request, text)
+        elif hello.role == "worker":
+            self._greet_worker(connection, request, hello.index)
+        elif hello.role == "driver" and hello.job is not None:
+            self._greet_driver(connection, request, hello.job)
+        else:
+            self._refuse(connection, request, f"a Hello as {hello.role!r} that makes no sense")
+
+    def _greet_driver(self, connection: Connection, request: int, job: messages.JobConfig) -> None:
+        try:
+            process = self._processes.open_driver(connection)
+        except OSError:
+            connection.close()
+            return
+        if process is None:
+            self._refuse(connection, request, "the node's table of processes is full (4,095)")
+            return
+        start_time = session_dir.process_start_time(process.pid) or 0
+        self.drivers = [driver for driver in self.drivers if session_dir.is_alive(*driver)]
+        self.drivers.append((process.pid, start_time))
+        self._post(events.DriverJoined(process.index, request, process.pid, job))
+
+    def _greet_worker(self, connection: Connection, request: int, index: int) -> None:
+        if self._processes.is_starting(index):
+            # The worker was faster than the zygote's word that it exists.
+            retry = lambda: self._greet_worker(connection, request, index)  # noqa: E731
+            self._loop.call_later(EARLY_HELLO_S, retry)
+        elif connection.is_closed:
+            return
+        elif self._processes.join_worker(index, connection):
+            self._post(events.WorkerJoined(index, request, connection.pid))
+        else:
+            self._refuse(connection, request, "this worker was not started by the session's zygote")
+
+    def _greet_observer(self, connection: Connection, request: int) -> None:
+        index = next(self._observer_numbers)
+        connection.index = index
+        self._observers[index] = connection
+        node = self._node
+        welcome = messages.Welcome(
+            node.session, node.directory, node.node_id, index, 0, "", dict(node.total)
+        )
+        connection.send(request, welcome)
+
+    def _refuse(self, connection: Connection, request: int, text: str) -> None:
+        connection.send(request, messages.Failure(records.pack("UsageError", message=text)))
+        connection.close()
+
+    def _closed(self, connection: Connection) -> None:
+        if connection.index is not None and connection.index < 0:
+            del self._observers[connection.index]
+        else:
+            self._processes.connection_closed(connection)
