@@ -39,7 +39,8 @@ WORKER_EXIT: int
 """Value for ``Memory.assign``: leave the loop and end the process."""
 
 class SessionLostError(Exception):
-    """Raised by any wait after ``Memory.close``; ``shoal.errors`` turns it into the public class."""
+    """Raised by any wait after ``Memory.close``; ``shoal.errors`` turns it into the public
+    class."""
 
 class ForkedError(RuntimeError):
     """The memory was used in a child that user code forked."""
@@ -109,12 +110,19 @@ class Task:
     def dependency(self, index: int) -> Any:
         """The value of a top-level argument, as ``Memory.load`` would give it."""
     def loading(self) -> None:
-        """Make this task's table of contained refs the one ``restore_ref`` reads (``loaded`` ends it)."""
+        """Make this task's table of contained refs the one ``restore_ref`` reads (``loaded`` ends
+        it)."""
     def loaded(self) -> None: ...
     def seal(self, value: Any) -> bool:
-        """Fast finish of one return: None, bool, int64, float, short str or bytes. False if it needs pickling."""
+        """Fast finish of one return: None, bool, int64, float, short str or bytes. False if it
+        needs pickling."""
     def write(
-        self, index: int, format: int, data: Any, buffers: Sequence[Any], contained: Sequence[ObjectRef]
+        self,
+        index: int,
+        format: int,
+        data: Any,
+        buffers: Sequence[Any],
+        contained: Sequence[ObjectRef],
     ) -> None:
         """Write return ``index``. Raises FullError; an error of <= 4 KiB always fits."""
     def write_simple(self, index: int, value: Any) -> bool: ...
@@ -127,13 +135,12 @@ class Memory:
 
     # ---- every process
     @staticmethod
-    def create(
-        capacity_bytes: int, cores: int, node_id: bytes, max_extents: int = 0
-    ) -> Memory:
+    def create(capacity_bytes: int, cores: int, node_id: bytes, max_extents: int = 0) -> Memory:
         """Make node memory (the daemon; process index 0)."""
     @staticmethod
     def attach(fd: int, eventfd: int, index: int) -> Memory:
-        """Map the memory behind ``fd`` as process ``index``. Raises ValueError for another layout."""
+        """Map the memory behind ``fd`` as process ``index``. Raises ValueError for another
+        layout."""
     @property
     def fd(self) -> int: ...
     @property
@@ -157,11 +164,14 @@ class Memory:
         wait: Callable[[ObjectRef], Any],
         escaped: Callable[[ObjectRef], Any],
     ) -> None:
-        """``loads(data, buffers=...)`` unpickles; ``error(format, bytes, ref)`` builds what ``get`` raises;
-        ``help(task)`` runs a task that the waiting worker claimed; ``wait(ref)`` is ``ref.__await__``;
+        """``loads(data, buffers=...)`` unpickles; ``error(format, bytes, ref)`` builds what ``get``
+        raises;
+        ``help(task)`` runs a task that the waiting worker claimed; ``wait(ref)`` is
+        ``ref.__await__``;
         ``escaped(ref)`` answers ``__reduce__`` outside any capture."""
     def capture(self, into: list[ObjectRef] | None) -> list[ObjectRef] | None:
-        """Collect the refs pickled from now on by this thread into ``into``; returns the former list."""
+        """Collect the refs pickled from now on by this thread into ``into``; returns the former
+        list."""
     def restore_ref(self, index: int) -> ObjectRef:
         """Called by pickles: a ref to entry ``index`` of the table of what is being loaded."""
 
@@ -169,7 +179,11 @@ class Memory:
     def put_simple(self, value: Any) -> ObjectRef | None:
         """Put None, bool, int64, float, short str or bytes inline; None if it needs pickling."""
     def put(
-        self, format: int, data: Any, buffers: Sequence[Any], contained: Sequence[ObjectRef],
+        self,
+        format: int,
+        data: Any,
+        buffers: Sequence[Any],
+        contained: Sequence[ObjectRef],
         timeout_s: float = 0.0,
     ) -> ObjectRef: ...
     def get(self, ref: ObjectRef, timeout_s: float | None = None) -> Any:
@@ -180,7 +194,8 @@ class Memory:
     def wait(
         self, refs: list[ObjectRef], n: int, timeout_s: float | None
     ) -> tuple[list[ObjectRef], list[ObjectRef]]:
-        """(first ``n`` sealed, the rest), in the order of ``refs``, as soon as ``n`` are sealed or time is up.
+        """(first ``n`` sealed, the rest), in the order of ``refs``, as soon as ``n`` are sealed or
+        time is up.
 
         Raises:
             TypeError: an item is no ref; the text is its index.
@@ -189,17 +204,21 @@ class Memory:
     def watch(self, ref: ObjectRef, token: int) -> bool:
         """False if sealed already; else ``token`` comes out of ``completions`` once it is."""
     def completions(self, timeout_s: float | None) -> list[int]:
-        """Tokens of watched refs sealed since the last call; waits for the first. [] on timeout or poke."""
+        """Tokens of watched refs sealed since the last call; waits for the first. [] on timeout or
+        poke."""
     def poke(self) -> None:
         """End a ``completions`` wait in another thread."""
     def ref(self, key: int) -> ObjectRef | None:
         """A counted ref from a key reachable through something held; None if it is gone."""
     def load_key(self, key: int) -> Any:
-        """Value of a sealed object that somebody is known to hold (function tables, actor arguments)."""
+        """Value of a sealed object that somebody is known to hold (function tables, actor
+        arguments)."""
 
     # ---- submitting
     def submit(
-        self, template: Template, payload: bytes | None,
+        self,
+        template: Template,
+        payload: bytes | None,
         dependencies: Sequence[ObjectRef] | None = None,
         contained: Sequence[ObjectRef] | None = None,
     ) -> ObjectRef | list[ObjectRef] | None:
@@ -208,10 +227,12 @@ class Memory:
 
     # ---- workers
     def take(self, timeout_s: float | None = None) -> Task | int | None:
-        """The next task of the assigned queue. An int when the assignment changed: the new queue (0:
+        """The next task of the assigned queue. An int when the assignment changed: the new queue
+        (0:
         none), or WORKER_EXIT. None on timeout."""
     def finished(self) -> None:
-        """Forget the innermost running task without sealing it: the daemon has put it back into its queue."""
+        """Forget the innermost running task without sealing it: the daemon has put it back into its
+        queue."""
     def set_blocked(self, blocked: bool) -> None:
         """Lend (take back) the CPU of this worker's task; ``get`` and ``wait`` do it themselves."""
     @property
@@ -226,32 +247,41 @@ class Memory:
     def queue_state(self, queue: int) -> tuple[int, int, bool]:
         """(entries, takes so far, dead). Entries may be stale: an upper bound."""
     def set_hungry(self, queue: int, hungry: bool) -> bool:
-        """Ask for (no longer ask for) a ring of the bell at the next push; True if the queue has entries now."""
+        """Ask for (no longer ask for) a ring of the bell at the next push; True if the queue has
+        entries now."""
     def set_starving(self, starving: bool) -> None:
         """Ask workers that go idle or block to ring the bell."""
     def kill_queue(self, queue: int, record: bytes) -> int:
-        """Mark the queue dead and fail what is in it with ``record``; how many. Repeat for late pushes."""
+        """Mark the queue dead and fail what is in it with ``record``; how many. Repeat for late
+        pushes."""
     def drain_dead(self) -> list[int]:
         """Queues marked dead that have entries (late pushes): call ``kill_queue`` again on each."""
     def open_process(self, kind: int) -> int:
-        """A free process index (kind 1: driver, 2: worker), its record reset. -1 when the table is full."""
+        """A free process index (kind 1: driver, 2: worker), its record reset. -1 when the table is
+        full."""
     def assign(self, index: int, queue: int) -> None:
-        """Attach worker ``index`` to ``queue`` (0: detach, WORKER_EXIT: leave) after its present task."""
+        """Attach worker ``index`` to ``queue`` (0: detach, WORKER_EXIT: leave) after its present
+        task."""
     def process_state(self, index: int) -> tuple[int, int, int, bool, int]:
-        """(assigned, attached, running depth, blocked, key of the outermost running task). ``attached`` is what the worker acknowledged."""
+        """(assigned, attached, running depth, blocked, key of the outermost running task).
+        ``attached`` is what the worker acknowledged."""
     def ring(self, index: int) -> None:
         """Wake a process that sleeps on its doorbell."""
     def repair(self, index: int) -> list[tuple[int, int, int, int, int, int]]:
-        """Finish what dead process ``index`` was in the middle of, drop what it held, ring every bell.
+        """Finish what dead process ``index`` was in the middle of, drop what it held, ring every
+        bell.
         Call only after its pidfd says dead. Returns its running tasks, innermost first:
-        (key, attempt, max_retries, times charged, flags, queue); each must be answered with ``requeue`` or ``fail``."""
+        (key, attempt, max_retries, times charged, flags, queue); each must be answered with
+        ``requeue`` or ``fail``."""
     def close_process(self, index: int) -> None:
         """Give the index back, after every task that ``repair`` returned is answered."""
     def requeue(self, key: int, charged: bool, front: bool) -> bool:
-        """RUNNING by a dead process (or by one that asks for a retry) -> QUEUED, attempt + 1. ``front`` puts
+        """RUNNING by a dead process (or by one that asks for a retry) -> QUEUED, attempt + 1.
+        ``front`` puts
         an actor's call before all others (the ``redo`` word)."""
     def fail(self, key: int, record: bytes) -> bool:
-        """Seal the returns of a task that is HELD, QUEUED, or RUNNING by a dead process. False if it ended otherwise."""
+        """Seal the returns of a task that is HELD, QUEUED, or RUNNING by a dead process. False if
+        it ended otherwise."""
     def end_job(self, job: int, record: bytes) -> int:
         """Fail every HELD or QUEUED task of ``job``; how many."""
     def adopt(self, key: int) -> bool:
@@ -261,9 +291,11 @@ class Memory:
     def handles(self, key: int) -> int:
         """Holds on an adopted object besides the daemon's own; 0 when nobody else has it."""
     def inbox(self) -> list[int]:
-        """Keys of adopted objects whose last other hold has gone since the last call (each may be repeated)."""
+        """Keys of adopted objects whose last other hold has gone since the last call (each may be
+        repeated)."""
     def populate(self, budget_bytes: int, headroom_bytes: int) -> tuple[int, bool]:
-        """Back up to ``budget_bytes`` of the extents that are asked for, or of the reserve, with memory, while
+        """Back up to ``budget_bytes`` of the extents that are asked for, or of the reserve, with
+        memory, while
         ``headroom_bytes`` allows. (bytes populated, whether more is wanted)."""
     def collapse(self, budget_extents: int) -> bool:
         """Turn populated free extents into huge pages; True if more could be done."""
@@ -272,12 +304,14 @@ class Memory:
     def usage(self) -> tuple[int, int, int]:
         """(bytes of live values counted by extent and holder words, bytes populated, capacity)."""
     def audit(self) -> dict[str, int]:
-        """Recount from slots, holder words, ledgers, specs and tables, reading no counter: ``bytes``, ``slots``, ``specs``,
+        """Recount from slots, holder words, ledgers, specs and tables, reading no counter:
+        ``bytes``, ``slots``, ``specs``,
         ``leaked_blocks``, ``wrong_counts``. Exact only while nothing else runs."""
 
     # ---- views (any process)
     def list_tasks(self, limit: int) -> list[tuple[int, int, int, int, int, int, int, int]]:
-        """(key, claim state 1 HELD 2 QUEUED 3 RUNNING, attempt, worker index, function key, queue, job, parent key)."""
+        """(key, claim state 1 HELD 2 QUEUED 3 RUNNING, attempt, worker index, function key, queue,
+        job, parent key)."""
     def list_objects(self, limit: int) -> list[tuple[int, int, int, int, int, int]]:
         """(key, format or 0 while pending, size in bytes, refs, pins, owner index or -1)."""
     def list_events(self, limit: int) -> list[tuple[int, int, int, int]]:

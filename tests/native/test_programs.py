@@ -1,4 +1,4 @@
-"""The native test programs, built and run: killed at every instruction, and races in one mapping."""
+"""The native test programs, built and run: deaths at every instruction, races."""
 
 from __future__ import annotations
 
@@ -51,7 +51,8 @@ def test_races_in_one_mapping(tmp_path: Path, sanitizer: str) -> None:
     flags = ["-O2"] if sanitizer == "none" else ["-O1", f"-fsanitize={sanitizer}"]
     program = _build("race", tmp_path, *flags)
     tasks = "20000" if sanitizer == "none" else "2000"
-    done = subprocess.run([program, tasks], capture_output=True, text=True, timeout=300, check=False)
+    command = [program, tasks]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "WARNING: ThreadSanitizer" not in done.stderr
     assert "left: slots 0 specs 0 bytes 0 leaked 0 wrong 0" in done.stdout

@@ -14,13 +14,13 @@ from shoal._proto.messages import Message
 MAX_PACKET_BYTES = 64 << 10
 
 
-class Setup(Message):
+class Setup(Message, frozen=True):
     """Daemon to zygote; beside it node memory and the daemon's bell, for all forks to come."""
 
     socket_path: str
 
 
-class Fork(Message):
+class Fork(Message, frozen=True):
     """Daemon to zygote; beside it the write ends of the worker's stdout and stderr."""
 
     start: int
@@ -30,19 +30,19 @@ class Fork(Message):
     """Another interpreter to exec; empty: fork this one."""
 
 
-class Forked(Message):
+class Forked(Message, frozen=True):
     """Zygote to daemon; beside it a pidfd, exact because only the zygote can reap the child."""
 
     start: int
     pid: int
 
 
-class ForkFailed(Message):
+class ForkFailed(Message, frozen=True):
     start: int
     reason: str
 
 
-class Exited(Message):
+class Exited(Message, frozen=True):
     pid: int
     status: int
     """As ``os.waitpid`` gives it."""

@@ -1,7 +1,7 @@
 """Messages between a process and its node daemon: one row per kind.
 
-A frame is a 4-byte little-endian length and msgpack of one ``Frame`` (see ``frames``): an id chosen by
-the caller and a body. An answer carries the id of its request; a body with id 0 is news that
+A frame is a 4-byte little-endian length and msgpack of one ``Frame`` (see ``frames``): an id chosen
+by the caller and a body. An answer carries the id of its request; a body with id 0 is news that
 nobody answers. Everything here is plain data: functions, arguments and exceptions travel as opaque
 ``bytes`` that a daemon moves and never loads (RULES Z-1 to Z-3).
 """
@@ -38,7 +38,8 @@ class ActorSpec(msgspec.Struct, frozen=True):
     function: int
     """Key of the exported class."""
     arguments: int
-    """Key of the object that holds the pickled ``(args, kwargs)``; every handle holds it: its life is the actor's."""
+    """Key of the object that holds the pickled ``(args, kwargs)``. Every handle holds it:
+    its life is the actor's."""
     class_name: str
     methods: bytes
     """Opaque table of methods, for handles made by ``get_actor``."""
@@ -52,7 +53,7 @@ class ActorSpec(msgspec.Struct, frozen=True):
     max_task_retries: int = 0
 
 
-class ActorInfo(Message):
+class ActorInfo(Message, frozen=True):
     actor_id: str
     queue: int
     queue_generation: int
@@ -68,18 +69,18 @@ class ActorInfo(Message):
     """False if ``get_if_exists`` found an older one."""
 
 
-class Failure(Message):
+class Failure(Message, frozen=True):
     """The request was refused: a typed record, see ``errors.from_record``."""
 
     record: bytes
 
 
-class Done(Message):
+class Done(Message, frozen=True):
     """The request was carried out and has no other answer."""
 
 
 # ---- joining
-class Hello(Message):
+class Hello(Message, frozen=True):
     role: str
     """driver or worker."""
     pid: int
@@ -92,7 +93,7 @@ class Hello(Message):
     """A driver's job."""
 
 
-class Welcome(Message):
+class Welcome(Message, frozen=True):
     """Carries two descriptors beside it (SCM_RIGHTS): node memory, then the daemon's bell."""
 
     session: str
@@ -106,11 +107,11 @@ class Welcome(Message):
     """The session ends with this driver."""
 
 
-class GetAssignment(Message):
+class GetAssignment(Message, frozen=True):
     """A worker asks what it is for; answered once it is known."""
 
 
-class Assignment(Message):
+class Assignment(Message, frozen=True):
     job: int
     config: JobConfig
     threads: int
@@ -120,19 +121,19 @@ class Assignment(Message):
 
 
 # ---- tasks
-class OpenQueue(Message):
+class OpenQueue(Message, frozen=True):
     """The queue of one scheduling class in the caller's job."""
 
     resources: dict[str, float]
     strategy: str = "DEFAULT"
 
 
-class QueueOpened(Message):
+class QueueOpened(Message, frozen=True):
     queue: int
     generation: int
 
 
-class ExportFunction(Message):
+class ExportFunction(Message, frozen=True):
     """The daemon holds ``key`` until the job ends; an equal hash exported before wins."""
 
     digest: bytes
@@ -141,38 +142,38 @@ class ExportFunction(Message):
     size_bytes: int
 
 
-class FunctionExported(Message):
+class FunctionExported(Message, frozen=True):
     key: int
 
 
-class RetryTask(Message):
-    """The worker says that attempt ``attempt`` raised something retryable; the task is still RUNNING by it."""
+class RetryTask(Message, frozen=True):
+    """A worker says that attempt ``attempt`` raised what may be retried; it still runs it."""
 
     key: int
     attempt: int
 
 
-class RetryDecision(Message):
+class RetryDecision(Message, frozen=True):
     granted: bool
 
 
 # ---- actors
-class CreateActor(Message):
+class CreateActor(Message, frozen=True):
     spec: ActorSpec
 
 
-class GetActor(Message):
+class GetActor(Message, frozen=True):
     name: str
     namespace: str
 
 
-class ActorStarted(Message):
+class ActorStarted(Message, frozen=True):
     actor_id: str
     label: str = ""
     """``repr`` of the instance if its class defines one: the prefix of its log lines."""
 
 
-class ActorFailed(Message):
+class ActorFailed(Message, frozen=True):
     """The constructor raised; ``error`` is the pickled exception."""
 
     actor_id: str
@@ -180,103 +181,103 @@ class ActorFailed(Message):
     text: str
 
 
-class ActorExits(Message):
+class ActorExits(Message, frozen=True):
     """``exit_actor``: an intended end, no restart."""
 
     actor_id: str
 
 
-class KillActor(Message):
+class KillActor(Message, frozen=True):
     actor_id: str
     no_restart: bool
 
 
-class DescribeActor(Message):
+class DescribeActor(Message, frozen=True):
     actor_id: str
 
 
 # ---- locks (FIFO, given back when the holder's process ends)
-class AcquireLock(Message):
+class AcquireLock(Message, frozen=True):
     name: str
     token: str
     timeout_s: float | None
     """None waits for ever; 0 only tries."""
 
 
-class LockAnswer(Message):
+class LockAnswer(Message, frozen=True):
     held: bool
 
 
-class ReleaseLock(Message):
+class ReleaseLock(Message, frozen=True):
     name: str
     token: str
 
 
-class IsLocked(Message):
+class IsLocked(Message, frozen=True):
     name: str
 
 
 # ---- key-value table
-class KvPut(Message):
+class KvPut(Message, frozen=True):
     key: bytes
     value: bytes
     namespace: str = ""
     overwrite: bool = True
 
 
-class KvGet(Message):
+class KvGet(Message, frozen=True):
     key: bytes
     namespace: str = ""
 
 
-class KvDelete(Message):
+class KvDelete(Message, frozen=True):
     key: bytes
     namespace: str = ""
 
 
-class KvKeys(Message):
+class KvKeys(Message, frozen=True):
     prefix: bytes
     namespace: str = ""
 
 
-class KvAnswer(Message):
+class KvAnswer(Message, frozen=True):
     value: bytes | None = None
     keys: list[bytes] = []
     existed: bool = False
 
 
 # ---- views
-class GetResources(Message):
+class GetResources(Message, frozen=True):
     pass
 
 
-class Resources(Message):
+class Resources(Message, frozen=True):
     total: dict[str, float]
     available: dict[str, float]
 
 
-class GetTable(Message):
+class GetTable(Message, frozen=True):
     """nodes, jobs, actors, functions, workers, queues, session."""
 
     table: str
     limit: int = 10_000
 
 
-class Table(Message):
+class Table(Message, frozen=True):
     rows: list[dict[str, object]]
 
 
 # ---- the session
-class StopSession(Message):
+class StopSession(Message, frozen=True):
     """``shoal stop``, or the driver that owns the session calls ``shutdown``."""
 
 
-class LeaveJob(Message):
+class LeaveJob(Message, frozen=True):
     """A driver that did not start the session ends its job."""
 
 
 # ---- news (id 0), daemon to process
-class LogLines(Message):
+class LogLines(Message, frozen=True):
     pid: int
     label: str
     """Name of the function or actor that runs there."""
@@ -285,22 +286,22 @@ class LogLines(Message):
     lines: list[str]
 
 
-class Notice(Message):
+class Notice(Message, frozen=True):
     """A warning for the user, one line."""
 
     text: str
 
 
-class SessionEnds(Message):
+class SessionEnds(Message, frozen=True):
     reason: str
 
 
 Body = Union[
-    Failure, Done, Hello, Welcome, GetAssignment, Assignment, OpenQueue, QueueOpened, ExportFunction,
-    FunctionExported, RetryTask, RetryDecision, CreateActor, GetActor, ActorInfo, ActorStarted,
-    ActorFailed, ActorExits, KillActor, DescribeActor, AcquireLock, LockAnswer, ReleaseLock, IsLocked,
-    KvPut, KvGet, KvDelete, KvKeys, KvAnswer, GetResources, Resources, GetTable, Table, StopSession,
-    LeaveJob, LogLines, Notice, SessionEnds,
+    Failure, Done, Hello, Welcome, GetAssignment, Assignment, OpenQueue, QueueOpened,
+    ExportFunction, FunctionExported, RetryTask, RetryDecision, CreateActor, GetActor,
+    ActorInfo, ActorStarted, ActorFailed, ActorExits, KillActor, DescribeActor, AcquireLock,
+    LockAnswer, ReleaseLock, IsLocked, KvPut, KvGet, KvDelete, KvKeys, KvAnswer, GetResources,
+    Resources, GetTable, Table, StopSession, LeaveJob, LogLines, Notice, SessionEnds,
 ]
 
 
