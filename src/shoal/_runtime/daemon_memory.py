@@ -38,11 +38,14 @@ _KINDS = {commands.QUEUE_CLASS: QUEUE_CLASS, commands.QUEUE_ACTOR: QUEUE_ACTOR}
 class NodeMemory:
     """Performs commands on node memory; ``post`` takes the events that answer them."""
 
-    def __init__(self, memory: Memory, post: Callable[[AnyEvent], None]) -> None:
+    def __init__(
+        self, memory: Memory, post: Callable[[AnyEvent], None], make_room: Callable[[], None]
+    ) -> None:
+        """``make_room`` warms memory before the daemon writes a record: nobody would answer if it
+        waited for memory itself."""
         self._memory = memory
         self._post = post
-        self.make_room: Callable[[], None] = lambda: None
-        """Warm memory before the daemon writes a record: nobody would answer its own wait."""
+        self._make_room = make_room
 
     def bell_rang(self) -> None:
         """Read what the bell may have been rung for; the machine looks at the rest itself."""
@@ -60,7 +63,7 @@ class NodeMemory:
         self._post(events.QueueFreed(command.queue, is_freed))
 
     def perform_kill_queue(self, command: commands.KillQueue) -> None:
-        self.make_room()
+        self._make_room()
         self._memory.kill_queue(command.queue, command.record)
 
     def perform_set_hungry(self, command: commands.SetHungry) -> None:
@@ -91,10 +94,11 @@ class NodeMemory:
             self._post(events.Requeued(command.ticket, is_done))
 
     def perform_fail(self, command: commands.Fail) -> None:
-        self.make_room()
+        self._make_room()
         self._memory.fail(command.key, command.record)
 
     def perform_end_job_tasks(self, command: commands.EndJobTasks) -> None:
+        self._make_room()
         self._memory.end_job(command.job, command.record)
 
     def perform_adopt(self, command: commands.Adopt) -> None:
@@ -141,6 +145,10 @@ class Warming:
             self._wake_later(pause_s)
         else:
             self._collapse()
+
+    def make_room(self) -> None:
+        """Have an extent ready for what the daemon itself is about to write."""
+        self._memory.populate(STEP_BYTES, self._headroom.bytes_free())
 
     def _idle_step(self) -> None:
         self._is_scheduled = False

@@ -91,9 +91,8 @@ class Daemon:
         self._processes = Processes(
             self._loop, memory, log_directory, self.post, self._forward_lines
         )
-        self._node_memory = NodeMemory(memory, self.post)
         self._warming = Warming(self._loop, memory, machine_facts.Headroom())
-        self._node_memory.make_room = self._warming.step
+        self._node_memory = NodeMemory(memory, self.post, self._warming.make_room)
         self._store: StoreLink | None = None
         if settings.started:
             self._store = StoreLink(self._loop, settings.directory, self.post)
