@@ -52,6 +52,13 @@ def slow(number: int) -> bytes:
     return value_of(number, big=False)
 
 
+@shoal.remote(max_retries=0)
+def fragile(number: int) -> bytes:
+    """Long enough to be hit, and never tried again."""
+    time.sleep(0.1)
+    return value_of(number, big=False)
+
+
 @shoal.remote(max_retries=2)
 def same(value: bytes) -> bytes:
     return value
@@ -99,9 +106,6 @@ class Keeper:
         return value_of(number, big=False)
 
 
-FRAGILE = slow.options(max_retries=0)
-
-
 class Load:
     """The live refs of this driver, each with the values it may have."""
 
@@ -126,7 +130,7 @@ class Load:
 
     def task(self) -> None:
         number = self.number()
-        task = self.random.choice([small, big, slow, FRAGILE])
+        task = self.random.choice([small, big, slow, fragile])
         for _ in range(self.random.randrange(1, 6)):
             self.live.append((task.remote(number), value_of(number, task is big)))
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import shoal
 from shoal._runtime import cluster
-from tests.torture.processes import command_line, session_pids
+from tests.torture.processes import command_line, is_running, session_pids
 
 SETTLED_LOOKS = 10
 
@@ -40,8 +40,8 @@ class Started:
 
     def stores(self) -> set[int]:
         """The control store is a process of its own in a started session."""
-        marked = session_pids(self.session)
-        return {pid for pid in marked if "shoal._runtime.control" in command_line(pid)}
+        pid = int(str(self.facts()["store_pid"]))
+        return {pid} if is_running(pid) else set()
 
     def workers(self) -> set[int]:
         """Everything forked from the zygote."""
