@@ -61,10 +61,11 @@ def test_paths(value: Any, path: str) -> None:
 
 
 def test_arguments_have_names() -> None:
-    value = ((1, Plain(LOCK)), {"key": 2})
+    value: Any = [(1, Plain(LOCK)), {"key": 2}]
     assert unpicklable.explain(value, unpicklable.ARGUMENTS, TypeError()).path == "args[1].inner"
-    value = ((1,), {"key": [LOCK]})
+    value = [(1,), {"key": [LOCK]}, ["place"]]
     assert unpicklable.explain(value, unpicklable.ARGUMENTS, TypeError()).path == "key[0]"
+    assert unpicklable.explain((LOCK,), unpicklable.ARGUMENTS, TypeError()).path == "args[0]"
 
 
 def test_cycles_end() -> None:

@@ -269,7 +269,7 @@ class ActorClass(Generic[C]):
         if options.get(given, "get_if_exists") and not given.get("name"):
             raise errors.OptionError("get_if_exists needs a name", option="get_if_exists")
         key = self._definition.key(session)
-        value = (args, kwargs)
+        value = [args, kwargs]
         lifetime = serialize.put_pickled(
             memory, serialize.dumps(memory, value, unpicklable.ARGUMENTS)
         )

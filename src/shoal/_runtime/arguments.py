@@ -2,16 +2,16 @@
 
 ::
 
-    0x80 ...                       pickle of (args, kwargs): no refs in it, nothing out of band
-    0x01 flags 0 0 | u32 pickle size | u32 buffer count | u64 size of each buffer | pickle |
+    0x80 ...       a pickle: of args, a tuple, or of [args, kwargs]; no refs, nothing out of band
+    FRAMED flags 0 0 | u32 pickle size | u32 buffer count | u64 size of each buffer | pickle |
         buffers, each at a multiple of 16 from the payload's beginning
-    None                           a call without arguments
+    None           a call without arguments
 
     CONTAINED   refs are inside structures: the task's table is made current while loading
-    PLACES      the pickle is (args, kwargs, places): dependency i belongs to places[i], a position
+    PLACES      the pickle is [args, kwargs, places]: dependency i belongs to places[i], a position
     in args
                 or a name in kwargs
-    STORED      no pickle and no buffers; dependency 0 is the value (args, kwargs, places), and the
+    STORED      no pickle and no buffers; dependency 0 is the value that would be pickled, and the
     other
                 dependencies belong to places. For arguments over STORED_BYTES: they are stored
                 once as an object and read in place
@@ -36,6 +36,7 @@ from shoal._runtime.session import check_home
 
 STORED_BYTES = 100_000
 
+FRAMED = 1
 CONTAINED = 1
 PLACES = 2
 STORED = 4
@@ -57,29 +58,24 @@ def pack(memory: Memory, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Packe
         SerializationError: an argument can not be pickled.
         FullError: there is no room for large arguments.
     """
-    if PLAIN.issuperset(map(type, args)) and PLAIN.issuperset(map(type, kwargs.values())):
-        payload = pickle.dumps((args, kwargs), 5)
-        if len(payload) <= STORED_BYTES:
-            return payload, None, None
     places, dependencies, args, kwargs = split_refs(args, kwargs)
     if places:
         check_home(memory, dependencies)
-    value = (args, kwargs, places) if places else (args, kwargs)
+        value: Any = [args, kwargs, places]
+    else:
+        value = [args, kwargs] if kwargs else args
     pickled = serialize.dumps(memory, value, unpicklable.ARGUMENTS)
     views = serialize.raw(pickled.buffers)
     size_bytes = len(pickled.data) + sum(view.nbytes for view in views)
     if size_bytes > STORED_BYTES:
         stored = serialize.put_pickled(memory, pickled)
         flags = STORED | (PLACES if places else 0)
-        return _HEAD.pack(1, flags, 0, 0), [stored, *dependencies], None
+        return _HEAD.pack(FRAMED, flags, 0, 0), [stored, *dependencies], None
     if not places and not views and not pickled.contained:
         return pickled.data, None, None
     flags = (CONTAINED if pickled.contained else 0) | (PLACES if places else 0)
-    return (
-        _frame(flags, pickled.data, views),
-        dependencies or None,
-        pickled.contained or None,
-    )
+    payload = _frame(flags, pickled.data, views)
+    return payload, dependencies or None, pickled.contained or None
 
 
 def split_refs(
@@ -98,7 +94,7 @@ def split_refs(
 
 def _frame(flags: int, data: bytes, views: list[memoryview]) -> bytes:
     sizes = struct.pack(f"<{len(views)}Q", *[view.nbytes for view in views])
-    parts: list[Any] = [_HEAD.pack(1, flags, len(data), len(views)), sizes, data]
+    parts: list[Any] = [_HEAD.pack(FRAMED, flags, len(data), len(views)), sizes, data]
     size = _HEAD.size + len(sizes) + len(data)
     for view in views:
         gap = -size % _ALIGNMENT
@@ -108,7 +104,7 @@ def _frame(flags: int, data: bytes, views: list[memoryview]) -> bytes:
 
 
 def unpack(task: Task, payload: memoryview) -> tuple[Any, dict[str, Any]]:
-    """Return the arguments of a call whose payload does not begin with 0x80.
+    """Return ``(args, kwargs)`` of a call whose payload is framed.
 
     A dependency's value is loaded here; it is never an error, or the task would not run.
     """
@@ -119,10 +115,12 @@ def unpack(task: Task, payload: memoryview) -> tuple[Any, dict[str, Any]]:
     else:
         value = _load_framed(task, payload, flags, data_bytes, n_buffers)
         first = 0
-    if not flags & PLACES:
-        return value  # type: ignore[no-any-return]
-    args, kwargs, places = value
-    return fill(args, kwargs, places, [task.dependency(first + i) for i in range(len(places))])
+    if flags & PLACES:
+        args, kwargs, places = value
+        return fill(args, kwargs, places, [task.dependency(first + i) for i in range(len(places))])
+    if type(value) is tuple:
+        return value, {}
+    return value[0], value[1]
 
 
 def fill(

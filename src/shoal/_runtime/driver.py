@@ -154,7 +154,7 @@ def init(address: str | None = None, **given: Unpack[InitOptions]) -> SessionCon
         if given.get("ignore_reinit_error") or present.role == "worker":
             return SessionContext(present)
         raise errors.SessionExistsError(session=present.id)
-    sessions.forget()
+    _forget_lost()
     environment = config.read_environment()
     found = _find(address, environment)
     if found is None:
@@ -260,7 +260,11 @@ def _join(path: str, given: Mapping[str, Any], launched: launch.Launched | None)
             session.reason = body.reason
 
     session.flush_logs = printer.flush
-    connection.start(news, lambda: session.end("lost", session.reason), "shoal-session")
+
+    def lost() -> None:
+        session.end("ended" if session.is_leaving else "lost", session.reason)
+
+    connection.start(news, lost, "shoal-session")
     sessions.install(session)
     _at_exit_once()
     return session
@@ -302,9 +306,12 @@ def shutdown() -> None:
     Refs and handles of the session can not be used any more.
     """
     session = sessions.current_or_none()
-    if session is None or session.role == "worker":
-        sessions.forget() if session is None else None
+    if session is None:
+        _forget_lost()
         return
+    if session.role == "worker":
+        return
+    session.is_leaving = True
     body = messages.StopSession() if session.is_owner else messages.LeaveJob()
     try:
         session.request(body, messages.Done)
@@ -315,6 +322,12 @@ def shutdown() -> None:
     session.flush_logs()
     if session.daemon_pid:
         _reap(session.daemon_pid)
+
+
+def _forget_lost() -> None:
+    lost = sessions.forget()
+    if lost is not None and lost.daemon_pid:
+        _reap(lost.daemon_pid)
 
 
 def _reap(pid: int) -> None:

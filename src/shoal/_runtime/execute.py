@@ -80,8 +80,8 @@ class Executor:
             if payload is None:
                 value = call()
             elif payload[0] == 0x80:
-                args, kwargs = _loads(payload)
-                value = call(*args, **kwargs)
+                args = _loads(payload)
+                value = call(*args) if type(args) is tuple else call(*args[0], **args[1])
             else:
                 args, kwargs = arguments.unpack(task, payload)
                 value = call(*args, **kwargs)

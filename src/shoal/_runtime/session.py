@@ -67,6 +67,8 @@ class Session:
         self.is_owner = welcome.owner
         self.state = "open"
         self.reason = ""
+        self.is_leaving = False
+        """``shutdown`` has begun: the end of the connection is no loss."""
         self.daemon_pid = 0
         """The daemon, if it is a child of this process."""
         self.flush_logs: Callable[[], None] = lambda: None
@@ -150,10 +152,11 @@ def install(session: Session) -> None:
     _current = session
 
 
-def forget() -> None:
-    """Let go of a lost session, so that another may be started."""
+def forget() -> Session | None:
+    """Let go of a lost session, so that another may be started; that session."""
     global _current
-    _current = None
+    lost, _current = _current, None
+    return lost
 
 
 def _gone(session: str, state: str, reason: str) -> errors.ShoalError:

@@ -54,16 +54,18 @@ class Submitting:
         if template is None:
             template = self._prepare()
         try:
-            if args or kwargs:
-                if PLAIN.issuperset(map(type, args)) and (
-                    not kwargs or PLAIN.issuperset(map(type, kwargs.values()))
-                ):
-                    payload = _dumps((args, kwargs), 5)
+            if not kwargs:
+                if not args:
+                    return self._submit(template, None)
+                for argument in args:
+                    if type(argument) not in PLAIN:
+                        break
+                else:
+                    payload = _dumps(args, 5)
                     if len(payload) <= STORED_BYTES:
                         return self._submit(template, payload)
-                assert self._memory is not None
-                return self._submit(template, *arguments.pack(self._memory, args, kwargs))
-            return self._submit(template, None)
+            assert self._memory is not None
+            return self._submit(template, *arguments.pack(self._memory, args, kwargs))
         except NATIVE_ERRORS as error:
             if isinstance(error, _native.FullError) and self._is_queue_gone():
                 return self._submit_again(args, kwargs)

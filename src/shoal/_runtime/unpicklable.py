@@ -19,7 +19,7 @@ MOST_TRIES = 2000
 MOST_DEPTH = 30
 
 ARGUMENTS = "arguments"
-"""The name of a value that is ``(args, kwargs)``."""
+"""The name of a value that is a tuple of arguments, or a list of that and the named ones."""
 
 
 def explain(value: Any, what: str, error: BaseException) -> errors.SerializationError:
@@ -71,8 +71,8 @@ class _Search:
 
 def _parts(value: Any, path: str) -> Iterator[tuple[str, Any]]:
     """Named parts of ``value``."""
-    if path == ARGUMENTS and isinstance(value, tuple):
-        args, kwargs = value[0], value[1]
+    if path == ARGUMENTS:
+        args, kwargs = (value, {}) if type(value) is tuple else value[:2]
         yield from ((f"args[{i}]", part) for i, part in enumerate(args))
         yield from kwargs.items()
     elif isinstance(value, dict):

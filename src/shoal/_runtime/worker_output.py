@@ -47,5 +47,5 @@ def _labelled(stream: TextIO) -> TextIO:
 
 def install() -> None:
     """Replace this process's streams."""
-    sys.stdout = sys.__stdout__ = _labelled(sys.stdout)  # type: ignore[misc]
-    sys.stderr = sys.__stderr__ = _labelled(sys.stderr)  # type: ignore[misc]
+    sys.stdout = sys.__stdout__ = _labelled(sys.stdout)  # type: ignore[misc,assignment]
+    sys.stderr = sys.__stderr__ = _labelled(sys.stderr)  # type: ignore[misc,assignment]
