@@ -1,7 +1,6 @@
-"""Whole lives of a simulated node: one seed, one run. A failure prints its seed.
+"""Whole lives of a simulated node: one seed, one run. The seed is the test's parameter.
 
-``SHOAL_SIM_SEEDS`` is not read: which seeds run is written here, so that a green run means the same
-everywhere.
+Which seeds run is written here, so that a green run means the same everywhere.
 """
 
 from __future__ import annotations
