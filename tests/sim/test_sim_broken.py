@@ -1,8 +1,7 @@
 """The checkers are checked: machines that are broken on purpose must be caught.
 
 Each variant breaks one rule in one place. It must be caught within a few seeds; if it is not, the
-simulator does not
-look where it should.
+simulator does not look where it should.
 """
 
 from __future__ import annotations
