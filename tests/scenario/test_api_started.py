@@ -1,0 +1,138 @@
+"""Several programs in one session of ``shoal start``: joining, names, detached actors, job ends."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import shoal
+from shoal import errors, state
+
+
+def command(*words: str, **given: Any) -> subprocess.CompletedProcess[str]:
+    """Run ``shoal <words>``."""
+    return subprocess.run(
+        [sys.executable, "-m", "shoal", *words],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        **given,
+    )
+
+
+def program(code: str) -> str:
+    """Run another driver and return what it prints."""
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def until(condition: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.01)
+
+
+@pytest.fixture
+def started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("SHOAL_DIR", str(tmp_path))
+    done = command("start", "--num-cpus", "4")
+    assert done.returncode == 0, done.stdout + done.stderr
+    yield
+    if shoal.is_initialized():
+        shoal.shutdown()
+    command("stop")
+
+
+def test_init_joins_a_started_session(started: None) -> None:
+    with shoal.init() as context:
+        assert context["resources"]["CPU"] == 4
+        session = context["session"]
+        other = program("import shoal; print(shoal.init('auto')['session'])")
+        assert other.strip() == session
+        assert len(state.jobs()) == 2
+    assert shoal.init(session)["session"] == session
+    shoal.shutdown()
+    with pytest.raises(errors.OptionError, match="num_cpus"):
+        shoal.init(num_cpus=2)
+    with shoal.init("local", num_cpus=1) as context:
+        assert context["session"] != session
+
+
+def test_names_and_detached_actors(started: None) -> None:
+    make = """
+        import shoal
+        shoal.init(namespace="common")
+
+        @shoal.remote
+        class Store:
+            def __init__(self): self.values = []
+            def add(self, x): self.values.append(x); return self.values
+
+        kept = Store.options(name="kept", lifetime="detached").remote()
+        gone = Store.options(name="gone").remote()
+        print(shoal.get(kept.add.remote("first")), shoal.get(gone.add.remote(1)))
+    """
+    assert program(make) == "['first'] [1]\n"
+    shoal.init(namespace="common")
+    assert shoal.get(shoal.get_actor("kept").add.remote("second")) == ["first", "second"]
+    until(lambda: not state.actors(name="gone", state="ALIVE"), "an actor outlives its job")
+    with pytest.raises(errors.ActorNotFoundError):
+        shoal.get_actor("gone")
+    shoal.kill(shoal.get_actor("kept"))
+    with pytest.raises(errors.ActorNotFoundError):
+        shoal.get_actor("kept")
+
+
+def test_a_killed_driver_leaves_the_session_as_it_was(started: None) -> None:
+    shoal.init()
+    other = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            textwrap.dedent(
+                """
+                import shoal, time
+                shoal.init()
+                f = shoal.remote(lambda: time.sleep(600))
+                refs = [f.remote() for _ in range(10)]
+                print("ready", flush=True)
+                time.sleep(600)
+                """
+            ),
+        ],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert other.stdout is not None and other.stdout.readline() == "ready\n"
+    until(lambda: len(state.tasks(state="RUNNING")) == 4, "the other's tasks do not run")
+    other.kill()
+    other.wait()
+    until(lambda: not state.tasks(), "tasks of a dead driver are left")
+    until(lambda: shoal.available_resources().get("CPU") == 4, "CPUs are not given back")
+    assert shoal.get(shoal.remote(os.getpid).remote()) != os.getpid()
+
+
+def test_stopping_the_session_is_seen(started: None) -> None:
+    shoal.init()
+    ref = shoal.put(1)
+    assert command("stop").returncode == 0
+    until(lambda: not shoal.is_initialized(), "the end of the session is not seen")
+    with pytest.raises(errors.SessionLostError):
+        shoal.get(ref)
