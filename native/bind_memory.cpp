@@ -294,12 +294,15 @@ void bind_memory(nb::module_& mod) {
       .def_prop_ro("is_closed", [](PyMemory& p) { return p.m->closed.load(); })
       .def("close",
            [](PyMemory& p) {
-             // Values that are still looked at become private copies: the session's memory may be
-             // given back.
-             if (!p.m->forked && !p.m->closed.load())
-               for (Pin* pin : p.pins)
-                 if (pin->end > pin->begin) platform::make_private(pin->begin, pin->end);
+             const bool first = !p.m->closed.load();
              p.m->close();
+             if (!first || p.m->forked || p.m->me == 0) return;
+             std::vector<std::pair<u64, u64>> keep;  // values that Python still looks at
+             for (Pin* pin : p.pins)
+               if (pin->end > pin->begin)
+                 keep.emplace_back(reinterpret_cast<u64>(pin->begin),
+                                   reinterpret_cast<u64>(pin->end));
+             p.m->let_go(std::move(keep));
            })
       .def(
           "set_hooks",

@@ -453,7 +453,7 @@ static PyType_Slot view_slots[] = {{Py_bf_getbuffer, reinterpret_cast<void*>(vie
                                    {0, nullptr}};
 
 static u64 node_and_key(Ref& r, u8* out) {
-  u64 node = r.mem->m->forked ? 0 : r.mem->m->header().node_id;
+  u64 node = r.mem->m->node_id;
   std::memcpy(out, &node, 8);
   std::memcpy(out + 8, &r.key, 8);
   return node;

@@ -4,6 +4,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstring>
 #include <stdexcept>
 
@@ -42,6 +43,7 @@ static Offsets make_offsets(u32 extents) {
 
 void Memory::map_tables() {
   off = header().off;
+  node_id = header().node_id;
   slots = at<Slot>(off.slots);
   procs = at<Proc>(off.procs);
   queues = at<Queue>(off.queues);
@@ -121,6 +123,36 @@ Memory::~Memory() {
   if (!owns_mapping) return;
   if (rw && !forked) platform::unmap(rw, size);
   if (ro) platform::unmap(ro, size);
+}
+
+// The session is over for this process: private zero pages take the place of node memory, so that a
+// thread which is still inside a wait finds nothing and leaves, and the kernel gets the memory
+// back. `keep` are values that Python still looks at (begin and end of read-only bytes): they
+// become private copies.
+void Memory::let_go(std::vector<std::pair<u64, u64>> keep) {
+  const u64 page = 4096;
+  std::vector<std::pair<u64, u64>> ranges;
+  std::sort(keep.begin(), keep.end());
+  for (auto [b, e] : keep) {
+    b &= ~(page - 1);
+    e = up(e, page);
+    if (!ranges.empty() && b <= ranges.back().second)
+      ranges.back().second = std::max(ranges.back().second, e);
+    else
+      ranges.emplace_back(b, e);
+  }
+  u64 at = reinterpret_cast<u64>(ro);
+  const u64 end = at + size;
+  for (auto [b, e] : ranges) {
+    if (!platform::make_private(reinterpret_cast<void*>(b), reinterpret_cast<void*>(e))) return;
+    if (b > at) platform::blank(reinterpret_cast<void*>(at), b - at);
+    at = e;
+  }
+  if (end > at) platform::blank(reinterpret_cast<void*>(at), end - at);
+  platform::blank(rw, size);
+  ::close(fd);
+  ::close(bell);
+  fd = bell = -1;
 }
 
 RingView Memory::ring(u32 q) {

@@ -84,7 +84,7 @@ class Memory {
   bool is_live(u64 key) { return slot(key_slot(key)).gen.load(ACQ) == key_gen(key); }
 
   u8 *rw = nullptr, *ro = nullptr;
-  u64 size = 0;
+  u64 size = 0, node_id = 0;
   int fd = -1, bell = -1;
   u32 me = 0;
   Offsets off{};
@@ -187,6 +187,7 @@ class Memory {
   bool watch(u64 key, u64 token);
   void drain_completions();
   void close();
+  void let_go(std::vector<std::pair<u64, u64>> keep);  // after close: unmap all but these bytes
   u32 helpable(u32 s);  // the task to run instead of waiting for `s`: its slot, or 0
 
   // ---- the daemon (repair.cpp)

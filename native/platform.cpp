@@ -78,15 +78,19 @@ void keep_from_children(void* base, u64 size) { madvise(base, size, MADV_DONTFOR
 void unmap(void* base, u64 size) { munmap(base, size); }
 
 bool make_private(void* begin, void* end) {
-  const u64 page = u64(sysconf(_SC_PAGESIZE));
-  auto b = reinterpret_cast<u64>(begin) & ~(page - 1);
-  auto e = (reinterpret_cast<u64>(end) + page - 1) & ~(page - 1);
+  auto b = reinterpret_cast<u64>(begin), e = reinterpret_cast<u64>(end);
   void* copy_of = mmap(nullptr, e - b, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (copy_of == MAP_FAILED) return false;
   std::memcpy(copy_of, reinterpret_cast<void*>(b), e - b);
   mprotect(copy_of, e - b, PROT_READ);
   return mremap(copy_of, e - b, e - b, MREMAP_MAYMOVE | MREMAP_FIXED, reinterpret_cast<void*>(b)) !=
          MAP_FAILED;
+}
+
+bool blank(void* begin, u64 size) {
+  void* p = mmap(begin, size, PROT_READ | PROT_WRITE,
+                 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
+  return p != MAP_FAILED && madvise(p, size, MADV_DONTDUMP) == 0;
 }
 
 int make_bell() {

@@ -25,8 +25,10 @@ int make_memory_file(u64 size);  // sealed against shrinking and growing; throws
 void* map_file(int fd, u64 size, bool write);  // 2 MiB aligned, not dumped; throws
 void keep_from_children(void* base, u64 size);
 void unmap(void* base, u64 size);
-// Replace [begin, end) of a shared mapping by a private copy of its present bytes.
+// Replace the pages [begin, end) of a shared mapping by a private copy of their present bytes.
 bool make_private(void* begin, void* end);
+// Replace a mapping by private zero pages: late looks find nothing, the file is let go.
+bool blank(void* begin, u64 size);
 int make_bell();
 void ring_bell(int fd);
 

@@ -28,12 +28,7 @@ using mc::Ran;
 namespace {
 
 enum Broken {
-    right,
-    caller_does_not_look,
-    caller_looks_first,
-    drain_first,
-    redo_at_tail,
-    redo_after_ring,
+    right, caller_does_not_look, caller_looks_first, drain_first, redo_at_tail, redo_after_ring,
     no_drain_after_death
 };
 struct Config {
@@ -73,7 +68,10 @@ struct Model {
                 fault = 1;
         return true;
     }
-    void push(int c) { ring[tail++] = c + 1; }
+    void push(int c) {
+        if (tail == cells) fault = 2;
+        else ring[tail++] = c + 1;
+    }
     void remove(int at) {
         if (head == at) ring[head++] = 0;
     }
@@ -207,6 +205,7 @@ struct Model {
         main_[p] = {};
     }
     const char* wrong_now() const {
+        if (fault == 2) return "the ring of the model is too small";
         return fault ? "a call began before an earlier one of its caller had ended" : nullptr;
     }
     const char* wrong_at_end() const {

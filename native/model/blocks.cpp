@@ -30,13 +30,8 @@ using mc::Ran;
 namespace {
 
 enum Broken {
-    right,
-    no_recheck,
-    class_not_compared,
-    nameless_tail,
-    nameless_closing,
-    no_intent,
-    holders_first
+    right, no_recheck, class_not_compared, nameless_tail, nameless_closing, no_intent,
+    holders_first, repair_looks_first
 };
 struct Config {
     Broken broken = right;
@@ -48,8 +43,9 @@ constexpr int extents = 3, blocks = 2;
 enum Kind : uint8_t { FREE, SMALL, HEAD, TAIL, CLOSING };
 
 struct Word {
-    uint8_t kind, arg,
-        owner;  // arg: size class, or length of the run; owner: slot + 1, or process + 1
+    uint8_t kind;
+    uint8_t arg;    // size class, or length of the run
+    uint8_t owner;  // slot + 1, or process + 1
     bool operator==(const Word&) const = default;
 };
 enum OpKind : uint8_t { NONE, ALLOC, RUN, CLOSE };
@@ -62,13 +58,8 @@ struct Slot {
     uint8_t owns, extent, arg, size_class;  // owns: NONE, ALLOC or RUN
 };
 
-enum What : uint8_t {
-    END,
-    small,
-    large,
-    close_,
-    release
-};  // small(extent, class), large(first, n), close(extent)
+// small(extent, class), large(first, n), close_(extent), release()
+enum What : uint8_t { END, small, large, close_, release };
 struct Act {
     What what;
     uint8_t extent, arg;
@@ -89,7 +80,7 @@ const Act programs[scenarios][3][5] = {
      {{small, 2, 1}, {release, 0, 0}, {close_, 2, 0}}},
     {{{close_, 0, 0}},
      {{close_, 0, 0}},
-     {{small, 0, 1}, {close_, 0, 0}, {release, 0, 0}}},  // extent 0 starts as SMALL
+     {{small, 0, 1}, {close_, 0, 0}, {release, 0, 0}}},  // here extent 0 starts as SMALL
 };
 
 struct Frame {
@@ -235,11 +226,17 @@ struct Model {
         }
         MC_END
     }
+    // The broken repair believes that a block of an extent that is not SMALL needs no undoing.
+    bool is_none_of_mine(int e) const {
+        return config.broken == repair_looks_first && extent[e].kind != SMALL &&
+               extent[e].kind != CLOSING;
+    }
     Ran finish_op(int p, Frame& f) {
         const Op& o = op[p];
         MC_BEGIN(f)
         f.ok = slot[p].owns == o.kind && slot[p].extent == o.extent && slot[p].arg == o.arg;
         if (o.kind == ALLOC && !f.ok) {
+            if (is_none_of_mine(o.extent)) MC_RETURN;
             MC_STEP("repair: not finished: swap holder slot + 1 -> 0")
             if (holder[o.extent][o.arg] == p + 1) holder[o.extent][o.arg] = 0;
         } else if (o.kind == RUN && !f.ok) {
@@ -343,6 +340,7 @@ int main(int argc, char** argv) {
     run("the closer looks at the holders first", holders_first);
     run("TAIL does not name its slot", nameless_tail);
     run("CLOSING does not name its process", nameless_closing);
+    run("repair looks at the extent before it undoes a block", repair_looks_first);
     run("no intent", no_intent);
     return report.exit_status();
 }

@@ -198,7 +198,13 @@ class Checker {
             bool moved = false;
             for (int actor = 0; actor < Model::actors; actor++) {
                 memcpy(&next, &now, sizeof now);
-                if (next.step(actor) != Ran::blocked) moved = true, insert(next, i, actor);
+                if (next.step(actor) != Ran::blocked) {
+                    moved = true;
+                    insert(next, i, actor);
+                } else if (memcmp(&next, &now, sizeof now)) {
+                    r.violations++, r.first = "wrong model: a blocked step changed the state";
+                    return r;
+                }
                 if (!now.may_die(actor)) continue;
                 memcpy(&next, &now, sizeof now);
                 next.die(actor);

@@ -28,14 +28,8 @@ using mc::Ran;
 namespace {
 
 enum Broken {
-    right,
-    no_rescan,
-    door_before_push,
-    note_after_drain,
-    no_intent,
-    not_told_again,
-    believe_entry,
-    reused_early
+    right, no_rescan, door_before_push, note_after_drain, no_intent, not_told_again,
+    believe_entry, reused_early
 };
 struct Config {
     Broken broken = right;

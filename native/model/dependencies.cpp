@@ -133,9 +133,10 @@ struct Model : Words {
                 }
                 MC_RETURN;
             }
-            if (spec(f.t).before) {
+            f.dep = spec(f.t).before;
+            if (f.dep) {
                 MC_STEP("lane: swap the predecessor's succ 0 -> task")
-                f.w = swap_succ(spec(f.t).before - 1, f.t);
+                f.w = swap_succ(f.dep - 1, f.t), f.dep = 0;
                 if (f.w == closed) {
                     f.w = 0;
                 } else {
@@ -494,7 +495,8 @@ struct Model : Words {
                                             "a node was linked twice",
                                             "calls were executed out of order",
                                             "a task was executed twice",
-                                            "a node was popped that is not the head"};
+                                            "a node was popped that is not the head",
+                                            "the ring of the model is too small"};
         return words[fault];
     }
     const char* wrong_at_end() const {

@@ -77,7 +77,9 @@ struct Words {
     Record record[processes];
     uint8_t ring[6], ring_head, ring_tail, fault;
 
-    enum Fault : uint8_t { fine, after_free, after_drop, linked_twice, order, twice, not_mine };
+    enum Fault : uint8_t {
+        fine, after_free, after_drop, linked_twice, order, twice, not_mine, ring_full
+    };
     void blame(Fault f) {
         if (!fault) fault = f;
     }
@@ -136,7 +138,10 @@ struct Words {
         if (!succ) succ = t + 1;
         return succ & closed;
     }
-    void push(int t) { ring[ring_tail++] = t; }
+    void push(int t) {
+        if (ring_tail == sizeof ring) return blame(ring_full);
+        ring[ring_tail++] = t;
+    }
     bool is_in_ring(int t) const {
         for (int i = ring_head; i < ring_tail; i++)
             if (ring[i] == t) return true;

@@ -41,13 +41,7 @@ using mc::Ran;
 namespace {
 
 enum Broken {
-    right,
-    no_claim,
-    free_before_next,
-    freed_mark,
-    life_after_state,
-    no_sweep,
-    no_generation
+    right, no_claim, free_before_next, freed_mark, life_after_state, no_sweep, no_generation
 };
 struct Config {
     Broken broken = right;

@@ -56,7 +56,7 @@ struct Op {
     bool operator==(const Op&) const = default;
 };
 struct Frame {
-    uint8_t pc, i, p, happened;
+    uint8_t pc, i, p, slot, happened;
     Life seen;
     Op op;
 };
@@ -152,11 +152,12 @@ struct Model {
                     (plus_or_minus[f.p] > 0) == bool(f.happened) ? op[f.p].slot : 0;
                 op[f.p] = {}, f.happened = 0;
             }
-            for (f.i = 0; f.i < ledger_size; f.i++)
-                if (ledger[f.p][f.i])
-                    MC_CALL(hold(daemon_, hold_[daemon_], ledger[f.p][f.i] - 1, -1, f.p, f.i));
+            for (f.i = 0; f.i < ledger_size; f.i++) {
+                f.slot = ledger[f.p][f.i];
+                if (f.slot) MC_CALL(hold(daemon_, hold_[daemon_], f.slot - 1, -1, f.p, f.i));
+            }
             repaired[f.p] = 1;
-            f.i = f.p = 0;
+            f.i = f.p = f.slot = 0;
         }
         MC_END
     }

@@ -32,16 +32,8 @@ using mc::Ran;
 namespace {
 
 enum Broken {
-    right,
-    no_hungry_recheck,
-    no_starving_recheck,
-    idle_silently,
-    block_silently,
-    leave_silently,
-    look_before_idle,
-    no_look_on_death,
-    no_chain,
-    assign_not_looked_at
+    right, no_hungry_recheck, no_starving_recheck, idle_silently, block_silently,
+    leave_silently, look_before_idle, no_look_on_death, no_chain, assign_not_looked_at
 };
 struct Config {
     Broken broken = right;

@@ -140,18 +140,17 @@ struct Model {
             }
             if (is(slot_by_slot)) asleep = 0;
             repaired[f.slot] = 1, running[f.slot] = 0;
-            // If nobody is left to run it, the daemon starts a worker: the second one lives again.
-            if (f.slot == SECOND)
-                dead[SECOND] = repaired[SECOND] = finished[SECOND] = 0, restart = 1;
+            if (f.slot == SECOND) {  // somebody must run it: the second worker is started anew
+                dead[SECOND] = repaired[SECOND] = finished[SECOND] = 0;
+                second(main_[SECOND]);
+            }
             f.slot = f.old = 0;
         }
         MC_END
     }
-    uint8_t restart;
 
     Ran step(int p) {
         if (finished[p]) return Ran::blocked;
-        if (p == SECOND && restart) restart = 0, main_[SECOND] = {}, second(main_[SECOND]);
         Ran ran = p == FIRST ? finish(p, main_[p]) : p == SECOND ? second(main_[p])
                   : p == GETTER ? get(main_[p]) : repair(main_[p]);
         if (ran == Ran::done) finished[p] = 1, ran = Ran::more;

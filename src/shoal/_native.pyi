@@ -151,7 +151,10 @@ class Memory:
     @property
     def capacity_bytes(self) -> int: ...
     def close(self) -> None:
-        """End every wait with SessionLostError; handles become inert."""
+        """End every wait with SessionLostError, make handles inert, let go of the memory.
+
+        Values that Python still looks at stay readable as private copies.
+        """
     @property
     def is_closed(self) -> bool: ...
     def set_hooks(

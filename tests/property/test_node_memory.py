@@ -95,7 +95,9 @@ class NodeMemory(RuleBasedStateMachine):
 
     def _attach(self) -> Any:
         index = self.daemon.open_process(2)
-        memory = _native.Memory.attach(self.daemon.fd, self.daemon.eventfd, index)
+        memory = _native.Memory.attach(
+            os.dup(self.daemon.fd), os.dup(self.daemon.eventfd), index
+        )
         _hooks(memory)
         return memory
 
