@@ -15,7 +15,6 @@ Invariants:
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
 from typing import Any, Generic, TypeVar
 
@@ -353,8 +352,11 @@ def handle_of(
 def method_rows(cls: type) -> tuple[MethodRow, ...]:
     """The table of methods of ``cls``: public ones by name, then those that every actor has."""
     rows = []
-    for name, member in sorted(inspect.getmembers(cls, callable)):
-        if (name.startswith("_") and name != "__call__") or inspect.isclass(member):
+    for name in dir(cls):  # sorted
+        if name.startswith("_") and name != "__call__":
+            continue
+        member = getattr(cls, name, None)
+        if not callable(member) or isinstance(member, type):
             continue
         if name == "__call__" and not any("__call__" in vars(base) for base in cls.__mro__):
             continue

@@ -14,7 +14,6 @@ with this process: the daemon watches its pidfd, ``shutdown`` is only the polite
 from __future__ import annotations
 
 import atexit
-import logging
 import os
 import select
 import sys
@@ -74,7 +73,9 @@ _TABLE: dict[str, _Row] = {
     "weight": _Row("a number > 0", lambda v: options.TABLE["num_cpus"].check(v) and v > 0),
     "labels": _Row("a dict of texts", lambda v: isinstance(v, Mapping), not_yet=True),
     "runtime_env": _Row("a dict", lambda v: isinstance(v, Mapping), not_yet=True),
-    "logging_level": _Row("a level of logging", lambda v: isinstance(v, int | str)),
+    "logging_level": _Row(
+        "a level of logging (there is no log yet)", lambda v: isinstance(v, int | str)
+    ),
     "include_dashboard": _Row("False: there is none yet", lambda v: v is False),
 }
 
@@ -271,9 +272,6 @@ def _join(path: str, given: Mapping[str, Any], launched: launch.Launched | None)
 
 
 def _job_config(given: Mapping[str, Any]) -> messages.JobConfig:
-    level = given.get("logging_level")
-    if level is not None:
-        logging.getLogger("shoal").setLevel(level)
     return messages.JobConfig(
         namespace=given.get("namespace") or "",
         sys_path=[os.path.abspath(path) for path in sys.path],

@@ -18,7 +18,6 @@ A token is random and is made only for such cycles, so that content stays conten
 
 from __future__ import annotations
 
-import hashlib
 import os
 import pickle
 import threading
@@ -112,6 +111,8 @@ _exports = _Exports()
 
 
 def _export(session: Session, value: Any, name: str) -> int:
+    import hashlib
+
     memory = session.memory
     contained: list[_native.ObjectRef] = []
     former = memory.capture(contained)

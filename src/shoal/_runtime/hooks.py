@@ -22,6 +22,8 @@ _kept: list[ObjectRef] = []
 
 def preload() -> None:
     """Import what the first task needs."""
+    import hashlib  # noqa: F401
+
     import cloudpickle  # noqa: F401
 
 

@@ -8,7 +8,6 @@ once.
 from __future__ import annotations
 
 import functools
-import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, Generic, ParamSpec, TypeVar, overload
 
@@ -192,7 +191,7 @@ def remote(target: Any = None, /, *rest: Any, **given: Any) -> Any:
 def _decorate(target: Any, given: Mapping[str, Any]) -> Any:
     if isinstance(target, Submitting | ActorClass):
         raise TypeError(f"{target!r} is remote already")
-    if inspect.isclass(target):
+    if isinstance(target, type):
         return ActorClass(target, options.check("a", given))
     if callable(target) and not isinstance(target, staticmethod | classmethod):
         return RemoteFunction(target, options.check("t", given))
