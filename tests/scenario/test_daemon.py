@@ -397,3 +397,44 @@ def test_children_that_tried_to_get_away_end_with_the_session(
     wait_until(lambda: session_dir.process_start_time(int(child)) is None, 5)
     wait_until(lambda: not processes_of(session) and not session_dir.sockets(str(tmp_path)))
     driver.communicate("\n")
+
+
+# ---- interpreters
+def other_environment(place: pathlib.Path) -> str:
+    """A second virtual environment with the packages of this one; its interpreter."""
+    (place / "bin").mkdir(parents=True)
+    for name in ("pyvenv.cfg", "lib"):
+        (place / name).symlink_to(pathlib.Path(sys.prefix) / name)
+    (place / "bin" / "python").symlink_to(os.path.realpath(sys.executable))
+    return str(place / "bin" / "python")
+
+
+def test_a_job_of_another_interpreter_gets_workers_of_it(tmp_path: pathlib.Path) -> None:
+    program = """
+        import os, sys
+        import shoal
+        shoal.init("auto")
+
+        @shoal.remote
+        def who():
+            os.write(1, b"from the worker\\n")
+            return sys.executable, sys.argv, os.environ["SHOAL_SESSION"]
+
+        print(shoal.get(who.remote())[0])
+        """
+    variables = {**config.inherited_variables(), "SHOAL_DIR": str(tmp_path / "sessions")}
+    shoal = [sys.executable, "-m", "shoal"]
+    subprocess.run([*shoal, "start", "--num-cpus", "1"], env=variables, check=True)
+    try:
+        python = other_environment(tmp_path / "other")
+        done = subprocess.run(
+            [python, "-c", textwrap.dedent(program)],
+            env=variables,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+    finally:
+        subprocess.run([*shoal, "stop"], env=variables, check=True)
+    assert done.returncode == 0, done.stderr
+    assert python in done.stdout.splitlines()

@@ -17,9 +17,12 @@ answered here, every other request is an event.
 from __future__ import annotations
 
 import itertools
+import os
 import socket
 import sys
 from collections.abc import Callable
+
+import msgspec
 
 from shoal._base import records
 from shoal._base.config import NodeConfig
@@ -122,6 +125,8 @@ class Door:
         if process is None:
             self._refuse(connection, request, "the node's table of processes is full (4,095)")
             return
+        if _is_same_python(job.python):
+            job = msgspec.structs.replace(job, python=sys.executable)
         start_time = session_dir.process_start_time(process.pid) or 0
         self.drivers = [driver for driver in self.drivers if session_dir.is_alive(*driver)]
         self.drivers.append((process.pid, start_time))
@@ -158,3 +163,13 @@ class Door:
             del self._observers[connection.index]
         else:
             self._processes.connection_closed(connection)
+
+
+def _is_same_python(path: str) -> bool:
+    """Whether ``path`` is our interpreter by another name (``python3`` beside ``python``).
+
+    Links elsewhere to the same file are not: a virtual environment is the directory of its link.
+    """
+    return os.path.dirname(path) == os.path.dirname(sys.executable) and (
+        os.path.realpath(path) == os.path.realpath(sys.executable)
+    )

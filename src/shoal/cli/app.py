@@ -156,10 +156,14 @@ def list_(
         with Observer(path) as observer:
             rows = observer.table(table, limit)
         if as_json:
-            print(json.dumps(rows, default=str))
+            print(json.dumps(rows, default=_plain))
         else:
             report.print_rows(table, rows)
     return 0
+
+
+def _plain(value: object) -> str:
+    return value.hex() if isinstance(value, bytes) else str(value)
 
 
 def _root() -> str:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from shoal.cli.observer import Observer
 
 TABLES = ("nodes", "jobs", "actors", "functions", "workers", "queues")
+PIPE_COLUMNS = 400
 _BYTES = ("memory", "object_store_memory")
 
 
@@ -55,12 +58,13 @@ def print_rows(title: str, rows: Sequence[Mapping[str, object]]) -> None:
         print(f"{title}: none")
         return
     columns = list(dict.fromkeys(key for row in rows for key in row))
-    table = Table(title=f"{title} ({len(rows)})", title_justify="left")
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for column in columns:
-        table.add_column(column, overflow="fold")
+        table.add_column(column, no_wrap=True)
     for row in rows:
         table.add_row(*(_cell(row.get(column)) for column in columns))
-    Console().print(table)
+    # Into a pipe every column goes whole; on a terminal rich cuts what does not fit.
+    Console(width=None if sys.stdout.isatty() else PIPE_COLUMNS).print(table)
 
 
 def _cell(value: object) -> str:
@@ -90,10 +94,12 @@ def print_status(observer: Observer) -> None:
     nodes = observer.table("nodes")
     workers = observer.table("workers")
     actors = [row for row in observer.table("actors") if row.get("state") != "DEAD"]
+    jobs = [row for row in observer.table("jobs") if row.get("state") == "RUNNING"]
     print(
         f"  {count(len(nodes), 'node')}, {count(len(workers), 'worker')},"
-        f" {count(len(actors), 'actor')}, {count(len(observer.table('jobs')), 'job')}"
+        f" {count(len(actors), 'actor')}, {count(len(jobs), 'running job')}"
     )
     for row in observer.table("queues"):
-        if row.get("entries"):
-            print(f"  waiting: up to {row['entries']} x {_cell(row.get('resources', row))}")
+        if row["entries"]:
+            asked = _cell(row["resources"]) or "nothing"
+            print(f"  waiting: up to {row['entries']} tasks of job {row['job']} asking {asked}")
