@@ -56,6 +56,12 @@ Pin::~Pin() {
         }
       if (!kept) mem->m->drop(record);
       if (!mem->guards.empty()) mem->release_guards();
+    } else if (mem->m->me != 0) {
+      // A private copy made by close(): give back its whole pages (others may share its first and
+      // last).
+      auto b = (reinterpret_cast<u64>(begin) + 4095) & ~4095ull;
+      auto e = reinterpret_cast<u64>(end) & ~4095ull;
+      if (e > b) platform::blank(reinterpret_cast<void*>(b), e - b);
     }
   }
   Py_XDECREF(owner);

@@ -106,6 +106,8 @@ bool is_main_thread();
 
 void bind_values(nb::module_& m);
 void bind_memory(nb::module_& m);
+void bind_daemon(nb::class_<PyMemory>& c);
+PyMemory& of(nb::handle self);  // throws when the memory was closed or the process forked
 extern PyObject *session_lost, *forked_error, *full_error, *pending_error;
 
 // Registers a word that this thread is about to sleep on, so that close() can wake it. With the

@@ -3,6 +3,7 @@
 // repair(p) may be called once p's pidfd says that all its threads are gone. Each step is
 // idempotent and looks only at words that belong to the dead; the daemon's own operations inside it
 // carry the daemon's own intents. (If the daemon itself dies, the session ends.)
+#include <algorithm>
 #include <cstring>
 
 #include "memory.hpp"
@@ -120,7 +121,15 @@ void Memory::seal_error(u32 s, Bytes record) {
   ValueParts v;
   v.format = ERROR_RECORD;
   v.data = record;
-  if (write_value(s, v, true, platform::copy) == Status::Ok) return;
+  Status st = write_value(s, v, true, platform::copy);
+  if (st == Status::NeedMemory && me == 0) {  // the daemon is the one who would give it
+    u64 done;
+    bool more;
+    header().want.store(std::max(header().want.load(), asked_extents));
+    populate(asked_extents * EXTENT, ~0ull, done, more);
+    st = write_value(s, v, true, platform::copy);
+  }
+  if (st == Status::Ok) return;
   write_inline(s, ERROR_RECORD, FULL_RECORD, sizeof FULL_RECORD);
 }
 

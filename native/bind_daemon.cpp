@@ -1,0 +1,164 @@
+// The Memory class in Python: what only the node daemon does, and the views that any process may
+// ask for.
+#include <nanobind/stl/tuple.h>
+
+#include <tuple>
+
+#include "bindings.hpp"
+
+namespace shoal {
+
+static Bytes bytes_of(nb::bytes& b) { return {b.c_str(), b.size()}; }
+
+void bind_daemon(nb::class_<PyMemory>& c) {
+  c.def(
+       "new_queue",
+       [](nb::handle self, u32 kind, u32 job, u32 help_class) {
+         u32 q, gen;
+         if (!of(self).m->new_queue(kind, job, help_class, q, gen))
+           throw std::runtime_error("no queue is left");
+         return std::make_tuple(q, gen);
+       },
+       nb::arg("kind"), nb::arg("job"), nb::arg("help_class") = 0)
+      .def("free_queue", [](nb::handle self, u32 q) { return of(self).m->free_queue(q); })
+      .def("queue_state",
+           [](nb::handle self, u32 q) {
+             Memory& m = *of(self).m;
+             return std::make_tuple(m.ring(q).entries() + (m.queue(q).redo.load() != 0),
+                                    m.queue(q).ring.head.load(), m.queue(q).dead.load() != 0);
+           })
+      .def("set_hungry",
+           [](nb::handle self, u32 q, bool hungry) {
+             Memory& m = *of(self).m;
+             m.queue(q).hungry.store(hungry, SEQ);
+             std::atomic_thread_fence(SEQ);
+             if (m.queue(q).overflow.load()) m.refill(q);
+             u64 h;
+             u32 v;
+             return m.ring(q).peek(h, v) || m.queue(q).redo.load() != 0;
+           })
+      .def("set_starving",
+           [](nb::handle self, bool b) { of(self).m->header().starving.store(b, SEQ); })
+      .def("kill_queue",
+           [](nb::handle self, u32 q, nb::bytes record) {
+             return of(self).m->kill_queue(q, bytes_of(record));
+           })
+      .def("drain_dead",
+           [](nb::handle self) {
+             Memory& m = *of(self).m;
+             nb::list out;
+             m.each_queue([&](u32 q) {
+               if (m.queue(q).dead.load() && m.ring(q).entries()) out.append(q);
+             });
+             return out;
+           })
+      .def("open_process", [](nb::handle self, u32 kind) { return of(self).m->open_process(kind); })
+      .def("assign",
+           [](nb::handle self, u32 index, u32 queue) {
+             Memory& m = *of(self).m;
+             Proc& r = m.proc(index);
+             r.assign.store(queue, SEQ);
+             r.door.fetch_add(1, SEQ);
+             platform::futex_wake(r.door);
+           })
+      .def("process_state",
+           [](nb::handle self, u32 index) {
+             Proc& r = of(self).m->proc(index);
+             u32 d = r.depth.load(ACQ);
+             return std::make_tuple(r.assign.load(), r.attached.load(), d, r.blocked.load() != 0,
+                                    d ? r.running[0].load() : u64(0));
+           })
+      .def("ring",
+           [](nb::handle self, u32 index) {
+             Proc& r = of(self).m->proc(index);
+             r.door.fetch_add(1, SEQ);
+             platform::futex_wake(r.door);
+           })
+      .def("repair",
+           [](nb::handle self, u32 index) {
+             std::vector<RunningTask> tasks;
+             of(self).m->repair(index, tasks);
+             nb::list out;
+             for (auto& t : tasks)
+               out.append(
+                   nb::make_tuple(t.key, t.attempt, t.max_retries, t.charged, t.flags, t.queue));
+             return out;
+           })
+      .def("close_process", [](nb::handle self, u32 index) { of(self).m->close_process(index); })
+      .def("requeue", [](nb::handle self, u64 key, bool charged,
+                         bool front) { return of(self).m->requeue(key, charged, front); })
+      .def("fail", [](nb::handle self, u64 key,
+                      nb::bytes record) { return of(self).m->fail(key, bytes_of(record)); })
+      .def("end_job", [](nb::handle self, u32 job,
+                         nb::bytes record) { return of(self).m->end_job(job, bytes_of(record)); })
+      .def("adopt", [](nb::handle self, u64 key) { return of(self).m->adopt(key); })
+      .def("release", [](nb::handle self, u64 key) { of(self).m->release(key); })
+      .def("handles", [](nb::handle self, u64 key) { return of(self).m->handles(key); })
+      .def("inbox",
+           [](nb::handle self) {
+             Memory& m = *of(self).m;
+             nb::list out;
+             u32 s;
+             RingView r = m.inbox();
+             while (r.pop(s)) out.append(make_key(s, m.slot(s).gen.load()));
+             if (m.header().inbox_full.exchange(0))
+               for (u32 i = 1; i < m.header().chunk_high[0].load() * SLOTS_PER_CHUNK; i++)
+                 if (m.slot(i).flags.load() & ADOPTED)
+                   out.append(make_key(i, m.slot(i).gen.load()));
+             return out;
+           })
+      .def("populate",
+           [](nb::handle self, u64 budget, u64 headroom) {
+             u64 done;
+             bool more;
+             of(self).m->populate(budget, headroom, done, more);
+             return std::make_tuple(done, more);
+           })
+      .def("collapse", [](nb::handle self, u32 budget) { return of(self).m->collapse(budget); })
+      .def("punch",
+           [](nb::handle self) {
+             Memory& m = *of(self).m;
+             platform::punch(m.fd, 0, m.size);
+           })
+      .def("usage",
+           [](nb::handle self) {
+             Memory& m = *of(self).m;
+             u64 used, populated;
+             m.count_extents(used, populated);
+             return std::make_tuple(used, populated, m.header().capacity);
+           })
+      .def("audit",
+           [](nb::handle self) {
+             auto a = of(self).m->audit();
+             nb::dict d;
+             d["bytes"] = a.bytes;
+             d["slots"] = a.slots;
+             d["specs"] = a.specs;
+             d["leaked_blocks"] = a.leaked_blocks;
+             d["wrong_counts"] = a.wrong_counts;
+             return d;
+           })
+      .def("list_tasks",
+           [](nb::handle self, u64 limit) {
+             nb::list out;
+             for (auto& r : of(self).m->list_tasks(limit))
+               out.append(nb::make_tuple(r.key, r.state, r.attempt, r.worker, r.function, r.queue,
+                                         r.job, r.parent));
+             return out;
+           })
+      .def("list_objects",
+           [](nb::handle self, u64 limit) {
+             nb::list out;
+             for (auto& r : of(self).m->list_objects(limit))
+               out.append(nb::make_tuple(r.key, r.format, r.size, r.refs, r.pins, r.owner));
+             return out;
+           })
+      .def("list_events", [](nb::handle self, u64 limit) {
+        nb::list out;
+        for (auto& r : of(self).m->list_events(limit))
+          out.append(nb::make_tuple(r.time, r.process, r.kind, r.key));
+        return out;
+      });
+}
+
+}  // namespace shoal
