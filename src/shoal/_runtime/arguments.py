@@ -30,7 +30,7 @@ import pickle
 import struct
 from typing import Any
 
-from shoal._native import Memory, ObjectRef, Task
+from shoal._native import FORMAT_BYTES, Memory, ObjectRef, Task
 from shoal._runtime import serialize, unpicklable
 from shoal._runtime.session import check_home
 
@@ -41,8 +41,10 @@ CONTAINED = 1
 PLACES = 2
 STORED = 4
 
-PLAIN = frozenset({int, float, bool, str, bytes, type(None)})
-"""Types without refs, buffers or names of ``__main__`` in them."""
+PLAIN = frozenset({int, float, bool, type(None)})
+TEXT = frozenset({str, bytes})
+TEXT_BYTES = STORED_BYTES // 4
+"""Values of these types, text up to this length, have no refs, buffers or names of ``__main__``."""
 
 _HEAD = struct.Struct("<BBxxII")
 _ALIGNMENT = 16
@@ -58,6 +60,9 @@ def pack(memory: Memory, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Packe
         SerializationError: an argument can not be pickled.
         FullError: there is no room for large arguments.
     """
+    if any(type(a) is bytes and len(a) > STORED_BYTES for a in args):
+        # Large bytes are values of their own: one copy less than through a pickle.
+        args = tuple([_stored_bytes(memory, a) for a in args])
     places, dependencies, args, kwargs = split_refs(args, kwargs)
     if places:
         check_home(memory, dependencies)
@@ -76,6 +81,12 @@ def pack(memory: Memory, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Packe
     flags = (CONTAINED if pickled.contained else 0) | (PLACES if places else 0)
     payload = _frame(flags, pickled.data, views)
     return payload, dependencies or None, pickled.contained or None
+
+
+def _stored_bytes(memory: Memory, value: Any) -> Any:
+    if type(value) is bytes and len(value) > STORED_BYTES:
+        return memory.put(FORMAT_BYTES, value, (), ())
+    return value
 
 
 def split_refs(

@@ -18,7 +18,7 @@ from typing import Any
 from shoal import _native
 from shoal._runtime import arguments
 from shoal._runtime import session as sessions
-from shoal._runtime.arguments import PLAIN, STORED_BYTES
+from shoal._runtime.arguments import PLAIN, STORED_BYTES, TEXT, TEXT_BYTES
 from shoal._runtime.session import NATIVE_ERRORS
 
 _dumps = pickle.dumps
@@ -58,7 +58,8 @@ class Submitting:
                 if not args:
                     return self._submit(template, None)
                 for argument in args:
-                    if type(argument) not in PLAIN:
+                    kind = type(argument)
+                    if kind not in PLAIN and (kind not in TEXT or len(argument) > TEXT_BYTES):
                         break
                 else:
                     payload = _dumps(args, 5)
