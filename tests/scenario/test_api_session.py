@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -227,6 +228,26 @@ def test_logs_can_be_turned_off() -> None:
         """
     )
     assert done.returncode == 0 and "not shown" not in done.stdout
+
+
+def test_a_program_that_a_task_starts_joins_the_session() -> None:
+    @shoal.remote
+    def child() -> str:
+        code = "import shoal; print(shoal.init()['session'], shoal.get(shoal.put(3)))"
+        done = run(code)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    assert shoal.get(child.remote()) == f"{shoal.get_runtime_context().session} 3\n"
+
+
+def test_forking_in_a_task() -> None:
+    @shoal.remote
+    def pool() -> list[int]:
+        with multiprocessing.get_context("fork").Pool(2) as processes:
+            return processes.map(abs, [-1, 2])
+
+    assert shoal.get(pool.remote()) == [1, 2]
 
 
 def test_a_program_that_ends_without_shutdown_leaves_nothing() -> None:

@@ -55,8 +55,7 @@ def started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     done = command("start", "--num-cpus", "4")
     assert done.returncode == 0, done.stdout + done.stderr
     yield
-    if shoal.is_initialized():
-        shoal.shutdown()
+    shoal.shutdown()
     command("stop")
 
 

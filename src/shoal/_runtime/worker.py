@@ -64,6 +64,8 @@ def main(memory_fd: int, eventfd: int, index: int, socket_path: str) -> None:
     sessions.install(session)
     context.process.is_worker = True
     connection.start(lambda body: None, lambda: os._exit(1), "shoal-session")
+    # A program that user code starts joins this session by itself (RULES E-8).
+    config.change_environment({config.SOCKET_VARIABLE: socket_path})
     assignment = session.request(messages.GetAssignment(), messages.Assignment)
     _take_over(assignment, session)
     executor = Executor(session)
