@@ -51,6 +51,21 @@ def test_log_files_have_a_budget(tmp_path: pathlib.Path, monkeypatch: pytest.Mon
     assert all(size <= 1100 for size in sizes)
 
 
+def test_files_of_ended_workers_have_a_budget(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker_logs, "OLD_FILES_MOST", 3)
+    old = worker_logs.OldLogs()
+    for number in range(6):
+        path = tmp_path / f"worker-{number}.out"
+        if number != 2:  # it printed nothing
+            path.write_text("x")
+        old.add([str(path), f"{path}.1"])
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        f"worker-{number}.out" for number in (3, 4, 5)
+    ]
+
+
 def test_a_full_disk_stops_nobody() -> None:
     LogFile("/dev/full").write(b"lost")
     LogFile("/nowhere/at/all").write(b"lost")

@@ -33,7 +33,7 @@ from shoal._proto.messages import LogLines
 from shoal._runtime.daemon_connections import Connection
 from shoal._runtime.daemon_loop import Loop, Timer
 from shoal._runtime.daemon_zygote import Listeners, ZygoteLink
-from shoal._runtime.worker_logs import WorkerLog
+from shoal._runtime.worker_logs import OldLogs, WorkerLog
 
 KIND_DRIVER = 1
 KIND_WORKER = 2
@@ -92,6 +92,7 @@ class Processes:
         self._by_index: dict[int, Process] = {}
         self._starting: dict[int, Process] = {}
         """By start ticket: those that have not joined."""
+        self._old_logs = OldLogs()
         self._zygote: ZygoteLink | None = None
 
     def pids(self) -> frozenset[int]:
@@ -150,6 +151,8 @@ class Processes:
         """A worker said Hello; False if it is not the process that was started as ``index``."""
         process = self._by_index.get(index)
         if process is None or process.has_joined or process.pid != connection.pid:
+            return False
+        if process.is_abandoned:
             return False
         process.connection = connection
         process.has_joined = True
@@ -297,6 +300,7 @@ class Processes:
             process.connection.close()
         if process.log is not None:
             process.log.let_go()
+            self._old_logs.add(process.log.paths())
         self._memory.close_process(process.index)
 
     def kill_all(self) -> None:

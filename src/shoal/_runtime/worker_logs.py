@@ -12,7 +12,8 @@ on a terminal.
 
 Invariants:
 
-1. A worker's files hold at most twice ``FILE_BYTES_MOST`` each (the present one and ``.1``).
+1. A worker's files hold at most twice ``FILE_BYTES_MOST`` each (the present one and ``.1``); of
+   ended workers the last ``OLD_FILES_MOST`` files stay.
 2. Files have every line; whether a driver that does not read is sent more is decided by
    ``forward``.
 3. Pipes outlive their worker if a program that it started holds them: they are read until their
@@ -30,6 +31,7 @@ from shoal._runtime.daemon_loop import Loop
 
 FILE_BYTES_MOST = 16 << 20
 LINE_BYTES_MOST = 32 << 10
+OLD_FILES_MOST = 1000
 LAST_LINES = 20
 LABEL_MARK = "\x1e:task:"
 """A line that begins so says which task prints what follows (``worker_output``)."""
@@ -51,6 +53,8 @@ class LogFile:
 
     def write(self, data: bytes) -> None:
         """Append ``data``; a full disk loses lines, it never stops the daemon."""
+        if not data:
+            return  # who prints nothing leaves no file
         try:
             if self._fd < 0:
                 flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
@@ -63,11 +67,31 @@ class LogFile:
         except OSError:
             pass
 
+    def paths(self) -> list[str]:
+        """The present file and its predecessor, whether they exist or not."""
+        return [self._path, self._path + ".1"]
+
     def close(self) -> None:
         """Close the descriptor; the next ``write`` opens it again."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+
+class OldLogs:
+    """Files of workers that have ended: the last ``OLD_FILES_MOST`` stay."""
+
+    def __init__(self) -> None:
+        self._paths: deque[str] = deque()
+
+    def add(self, paths: list[str]) -> None:
+        """These belong to a worker that has just ended; the oldest beyond the budget go."""
+        self._paths.extend(path for path in paths if os.path.exists(path))
+        while len(self._paths) > OLD_FILES_MOST:
+            try:
+                os.unlink(self._paths.popleft())
+            except OSError:
+                pass
 
 
 class Stream:
@@ -145,6 +169,10 @@ class WorkerLog:
             while stream.fd >= 0 and self._read(stream):
                 pass
         return tuple(self._streams["stderr"].last)
+
+    def paths(self) -> list[str]:
+        """All files that this worker may have."""
+        return [path for stream in self._streams.values() for path in stream.file.paths()]
 
     def let_go(self) -> None:
         """The worker is gone: what its children still write goes to the files only, until they
