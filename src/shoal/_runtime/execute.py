@@ -88,7 +88,8 @@ class Executor:
             if not task.seal(value):
                 self._finish(task, value)
         except BaseException as error:  # whatever user code raises belongs into the result
-            args = kwargs = value = payload = None
+            args = value = payload = None
+            kwargs = {}
             self._fail(task, error)
 
     def help(self, task: _native.Task) -> None:
