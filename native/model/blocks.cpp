@@ -22,7 +22,7 @@
 // extent is what it was); at the end nothing is owned by a slot that has nothing, and no extent
 // stays CLOSING.
 //
-// Command line: [deaths = 1] [scenario, all by default]
+// Command line: [deaths = 2] [scenario, all by default]
 #include "checker.hpp"
 
 using mc::Ran;
@@ -327,7 +327,7 @@ struct Model {
 
 int main(int argc, char** argv) {
     mc::Report report("blocks", argc, argv);
-    config.deaths = report.number(0, 1);
+    config.deaths = report.number(0, 2);
     int only = report.number(1, -1);
     auto run = [&](const char* name, Broken broken) {
         config.broken = broken;

@@ -33,7 +33,7 @@
 // Invariants: no slot is freed twice, none while a record of a living process names it, none is
 // leaked, and the count of every slot is the number of records that name it.
 //
-// Command line: [deaths = 1] [scenario, all by default]
+// Command line: [deaths = 2] [scenario, all by default]
 #include "checker.hpp"
 
 using mc::Ran;
@@ -501,7 +501,7 @@ struct Model {
 
 int main(int argc, char** argv) {
     mc::Report report("freeing", argc, argv);
-    config.deaths = report.number(0, 1);
+    config.deaths = report.number(0, 2);
     int only = report.number(1, -1);
     auto run = [&](const char* name, Broken broken) {
         config.broken = broken;

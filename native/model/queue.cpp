@@ -22,7 +22,7 @@
 // or QUEUED while an idle worker sleeps. Tasks never finish here, so that a worker that has taken
 // one is busy for ever.
 //
-// Command line: [deaths = 1]
+// Command line: [deaths = 2]
 #include "checker.hpp"
 
 using mc::Ran;
@@ -311,7 +311,7 @@ struct Model {
 
 int main(int argc, char** argv) {
     mc::Report report("queue", argc, argv);
-    config.deaths = report.number(0, 1);
+    config.deaths = report.number(0, 2);
     auto run = [&](const char* name, Broken broken) {
         config.broken = broken;
         report.variant(name, broken != right, 1, [&](int) { return Model::start(); });
