@@ -78,6 +78,8 @@ class Pool:
         self.workers: dict[int, Worker] = {}
         self.starts: dict[int, Start] = {}
         self.by_start_index: dict[int, int] = {}
+        self._free: dict[int, Worker] = {}
+        """Those that are generic or idle: ``find`` is asked for everything that waits."""
         self.failures = 0
         """Starts that failed, one after the other."""
         self.retry_at: float | None = None
@@ -168,11 +170,11 @@ class Pool:
     def find(self, binding: Binding, python: str) -> int | None:
         """An idle worker that agrees with ``binding``, else a generic one; lowest index first."""
         best: Worker | None = None
-        for worker in self.workers.values():
+        for worker in self._free.values():
             if worker.phase is Phase.IDLE:
                 if binding.is_actor or binding.gpu_ids or worker.binding != binding:
                     continue
-            elif worker.phase is not Phase.GENERIC or worker.python != python:
+            elif worker.python != python:
                 continue
             if best is None or _preference(worker) < _preference(best):
                 best = worker
@@ -215,11 +217,16 @@ class Pool:
 
     def died(self, index: int) -> Worker | None:
         """It is gone."""
+        self._free.pop(index, None)
         return self.workers.pop(index, None)
 
     def _enter(self, now: float, worker: Worker, phase: Phase) -> None:
         worker.phase = phase
         worker.since = now
+        if phase in (Phase.IDLE, Phase.GENERIC):
+            self._free[worker.index] = worker
+        else:
+            self._free.pop(worker.index, None)
 
     # ---- time
     def expire(self, now: float) -> list[do.Command]:
@@ -240,7 +247,7 @@ class Pool:
     def trim(self, now: float) -> list[do.Command]:
         """End workers that have been of no use for a while, the highest first."""
         limit = self.limits.idle_worker_s
-        idle = [w for w in self.workers.values() if w.phase in (Phase.IDLE, Phase.GENERIC)]
+        idle = list(self._free.values())
         spare = len(idle) - self.prestart
         out: list[do.Command] = []
         for worker in sorted(idle, key=lambda w: w.index, reverse=True):
@@ -260,8 +267,7 @@ class Pool:
 
     def needs_trimming(self) -> bool:
         """Whether ``trim`` may have something to do later."""
-        idle = (Phase.IDLE, Phase.GENERIC)
-        return sum(w.phase in idle for w in self.workers.values()) > self.prestart
+        return len(self._free) > self.prestart
 
     def next_deadline(self) -> float | None:
         """When ``expire`` or ``want`` has something to do."""
@@ -275,6 +281,8 @@ class Pool:
         """Assert the invariants."""
         assert len(self.starts) <= max(self.limits.starting_most, 1)
         assert len(self.workers) + len(self.starts) <= self.limits.workers_most
+        free = (Phase.IDLE, Phase.GENERIC)
+        assert self._free == {i: w for i, w in self.workers.items() if w.phase in free}
         for index, worker in self.workers.items():
             assert worker.index == index
             assert (worker.request != 0) == (worker.phase is Phase.GENERIC)
