@@ -42,7 +42,7 @@ const Scenario table[scenarios] = {
     // An error runs through a tree.
     {3, false, false, 1, {1, 1, 1}, {{d0}, {t0}, {t0}}},
     // X cancels the middle one of three calls.
-    {3, true, true, 0, {1, 1, 0}, {{d0}, {d0}, {}}},
+    {3, true, true, 0, {1, 0, 0}, {{d0}, {}, {}}},
     // X cancels the second of two tasks.
     {2, false, true, 0, {1, 1, 0}, {{d0}, {d0}, {}}},
     // A list whose nodes move on while the daemon walks it.
