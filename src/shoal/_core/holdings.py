@@ -24,12 +24,13 @@ from shoal._core.shares import Shares
 class ActorHold:
     """What a living actor's worker holds."""
 
-    __slots__ = ("charged_at", "grant", "job", "worker")
+    __slots__ = ("charged_at", "cpu", "grant", "job", "worker")
 
     def __init__(self, worker: int, job: int, grant: Grant, now: float) -> None:
         self.worker = worker
         self.job = job
         self.grant = grant
+        self.cpu = units_of(grant.amounts, CPU)
         self.charged_at = now
 
 
@@ -117,8 +118,9 @@ class Holdings:
             self.shares.charge(queue.job, cpu_s)
 
     def _charge_hold(self, now: float, hold: ActorHold) -> None:
-        seconds, hold.charged_at = now - hold.charged_at, now
-        self.shares.charge(hold.job, seconds * units_of(hold.grant.amounts, CPU) / UNIT)
+        if hold.cpu:
+            seconds, hold.charged_at = now - hold.charged_at, now
+            self.shares.charge(hold.job, seconds * hold.cpu / UNIT)
 
     def charge_actors(self, now: float) -> None:
         """Charge what actors hold up to now."""
