@@ -389,13 +389,17 @@ class UnschedulableError(LostError):
 
     def describe(self) -> str:
         """Return what happened, from the facts."""
-        asked, total = _amounts(self.asked), _amounts(self.total)
-        return f"{self.what or 'this'} asks for {asked}, and nothing here has more than {total}"
+        total = {name: self.total.get(name, 0) for name in self.asked}
+        return (
+            f"{self.what or 'this'} asks for {_amounts(self.asked)}, and nothing here has more than"
+            f" {_amounts(total)}"
+        )
 
 
 def _amounts(resources: dict[str, float]) -> str:
     return (
-        ", ".join(f"{name} {amount:g}" for name, amount in sorted(resources.items())) or "nothing"
+        ", ".join(f"{name} {amount:,.10g}" for name, amount in sorted(resources.items()))
+        or "nothing"
     )
 
 

@@ -122,6 +122,12 @@ def test_unsatisfiable_resources_fail_within_a_second() -> None:
     with pytest.raises((errors.UnschedulableError, errors.ActorDiedError), match=r"GPU|node"):
         shoal.get(Actor.options(num_gpus=8).remote().work.remote())
     assert time.monotonic() - began < 4
+    began = time.monotonic()
+    for again in (echo.options(num_cpus=99), echo.options(num_cpus=99, num_returns=2)):
+        with pytest.raises(errors.UnschedulableError, match="CPU 99"):
+            first = again.remote()
+            shoal.get(first)
+    assert time.monotonic() - began < 0.5
     assert shoal.get(echo.remote(1)) == 1
 
 

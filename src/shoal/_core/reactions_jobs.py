@@ -46,6 +46,8 @@ def on_open_queue(t: NodeTables, now: float, event: Requested, body: m.OpenQueue
     known = job.queues.get(scheduling_class)
     if known is not None:
         queue = t.scheduler.held.queues[known]
+        if queue.dead_record is not None:
+            return refuse(event, queue.dead_record)
         return [do.Reply(event.index, event.request, m.QueueOpened(known, queue.generation))]
     for ticket, other in t.tickets.items():
         if not isinstance(other, ClassTicket):

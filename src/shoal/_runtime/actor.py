@@ -107,7 +107,7 @@ class ActorMethod(Submitting):
             queue_generation=facts.generation,
             job=session.job,
             method=self._index,
-            n_returns=int(given.get("num_returns", row.n_returns)),
+            n_returns=self._n_returns(),
             max_retries=int(given.get("max_task_retries", retries)),
             flags=flags,
             actor=facts.key,
@@ -120,15 +120,12 @@ class ActorMethod(Submitting):
         return self._memory.is_queue_dead(facts.queue, facts.generation)
 
     def _submit_again(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """The actor is dead and its queue is gone: refs that hold the reason."""
-        facts = self._facts
-        assert self._memory is not None
-        n_returns = int(self._given.get("num_returns", facts.methods[self._index].n_returns))
-        record = _cause_of(facts)
-        refs = [
-            self._memory.put(_native.FORMAT_ERROR_RECORD, record, (), ()) for _ in range(n_returns)
-        ]
-        return refs[0] if n_returns == 1 else refs or None
+        """The actor is dead and its queue is gone."""
+        return self._failed(_cause_of(self._facts))
+
+    def _n_returns(self) -> int:
+        row = self._facts.methods[self._index]
+        return int(self._given.get("num_returns", row.n_returns))
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         name = self._facts.method_name(self._index)

@@ -107,11 +107,14 @@ class RemoteFunction(Submitting, Generic[P, R]):
             queue=queue.queue,
             queue_generation=queue.generation,
             job=session.job,
-            n_returns=int(options.get(given, "num_returns")),
+            n_returns=self._n_returns(),
             max_retries=int(options.get(given, "max_retries")),
             flags=flags,
         )
         return self._ready(session, template)
+
+    def _n_returns(self) -> int:
+        return int(options.get(self._given, "num_returns"))
 
     def _is_queue_gone(self) -> bool:
         assert self._memory is not None and self._queue is not None

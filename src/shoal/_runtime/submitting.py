@@ -15,7 +15,7 @@ from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any
 
-from shoal import _native
+from shoal import _native, errors
 from shoal._runtime import arguments
 from shoal._runtime import session as sessions
 from shoal._runtime.arguments import PLAIN, STORED_BYTES, TEXT, TEXT_BYTES
@@ -52,7 +52,10 @@ class Submitting:
         """Submit a call; return a ref to its result, or a list of refs, or None for no returns."""
         template = self._template
         if template is None:
-            template = self._prepare()
+            try:
+                template = self._prepare()
+            except errors.UnschedulableError as error:
+                return self._failed(errors.to_record(error))
         try:
             if not kwargs:
                 if not args:
@@ -72,6 +75,17 @@ class Submitting:
                 return self._submit_again(args, kwargs)
             raise sessions.translate(error, self._memory) from None
 
+    @abstractmethod
+    def _n_returns(self) -> int:
+        """How many refs a call returns."""
+
+    def _failed(self, record: bytes) -> Any:
+        """What a call returns that can never run: refs that hold the reason."""
+        memory = sessions.current().memory
+        n_returns = self._n_returns()
+        refs = [memory.put(_native.FORMAT_ERROR_RECORD, record, (), ()) for _ in range(n_returns)]
+        return refs[0] if n_returns == 1 else refs or None
+
     def _is_queue_gone(self) -> bool:
         """Whether the daemon has taken the queue away since the template was made."""
         return False
@@ -79,7 +93,10 @@ class Submitting:
     def _submit_again(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Submit to another queue than the one that is gone."""
         self.reset()
-        template = self._prepare()
+        try:
+            template = self._prepare()
+        except errors.UnschedulableError as error:
+            return self._failed(errors.to_record(error))
         assert self._memory is not None
         try:
             return self._submit(template, *arguments.pack(self._memory, args, kwargs))
