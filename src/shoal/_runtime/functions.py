@@ -33,10 +33,14 @@ from shoal._runtime.session import Session
 TOKEN_NAMESPACE = "shoal.functions"
 
 
+_lock = threading.RLock()
+"""One for all: exports nest, and two threads may begin the same cycle at different ends."""
+
+
 class Definition:
     """One decorated function or class, and the keys of its exports."""
 
-    __slots__ = ("_key", "_session", "_token", "_value", "lock", "name")
+    __slots__ = ("_key", "_session", "_token", "_value", "name")
 
     def __init__(self, value: Any, name: str) -> None:
         self._value = value
@@ -44,7 +48,6 @@ class Definition:
         self._session = ""
         self._key = 0
         self._token = b""
-        self.lock = threading.RLock()
 
     @property
     def value(self) -> Any:
@@ -63,7 +66,7 @@ class Definition:
         """
         if self._session == session.id and self._key:
             return self._key
-        with self.lock:
+        with _lock:
             if self._session == session.id and self._key:
                 return self._key
             if self._token and self._value is None:
