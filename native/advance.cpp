@@ -90,7 +90,7 @@ u32 Memory::advance_one(u32 t) {
         // An ordered call with a failed argument goes through the queue all the same: its place in
         // the order is what its successor waits for, and the worker finds the error when it loads
         // the argument.
-        if (is_error(y.kind.load(RLX)) && !lane) {
+        if (is_error(y.kind.load(RLX)) && !(sp->flags & F_ACTOR)) {
           if (seal_like(t, d)) return 0;
           continue;
         }
@@ -111,13 +111,14 @@ u32 Memory::advance_one(u32 t) {
       continue;  // CLOSED is set after SEALED: look again
     }
     if (u32 before = sp->predecessor.load(RLX); before && link_lane(t, before)) return 0;
+    // Cancelled meanwhile: look at the claim again, the arguments are mine to drop.
     if (!lane) {
-      push(t);
-      return 0;
+      if (push(t)) return 0;
+      continue;
     }
     hold(t, 1, false, &proc(me).lane_hold);
-    push(t);
-    return end_lane(t);
+    if (push(t)) return end_lane(t);
+    hold(t, -1, false, &proc(me).lane_hold);
   }
 }
 
@@ -203,7 +204,10 @@ void Memory::settle(u32 p, u32 t) {
       if (!sp) break;
       bool linked = false;
       u32 i = sp->next.load(RLX);
-      if (u64 e = i < sp->n_dependencies ? sp->holds()[i].load(RLX) : 0) {
+      // What is read here may be dropped or reused by somebody else at this moment; that is
+      // harmless, since the swap of the turn decides, but no index may lead outside the tables.
+      u64 e = i < sp->n_dependencies ? sp->holds()[i].load(RLX) : 0;
+      if (e && hold_slot(e) < SLOTS) {
         Slot& y = slot(hold_slot(e));
         u32 before;
         do {  // the walk counts only if the list did not change meanwhile
@@ -212,22 +216,27 @@ void Memory::settle(u32 p, u32 t) {
           u32 n = before & ~CLOSED;
           for (u32 k = 0; n && !linked && k < (1u << 22); k++) {
             linked = n == t;
+            const u32 index = n & INDEX & ~NODE_TAG;
+            if (index >= SLOTS) break;
             if (n & NODE_TAG) {
-              n = at<Node>(off.nodes)[n & INDEX & ~NODE_TAG].next.load(RLX);
+              n = at<Node>(off.nodes)[index].next.load(RLX) & ~CLOSED;
             } else {
-              Spec* other = spec(n);
-              n = other ? other->link.load(RLX) : 0;
+              Spec* other = spec(index);
+              n = other ? other->link.load(RLX) & ~CLOSED : 0;
             }
           }
         } while (y.watch.load(SEQ) != before);
       }
-      if (u32 before = sp->predecessor.load(SEQ); before && !linked)
+      if (u32 before = sp->predecessor.load(SEQ); before && before < SLOTS && !linked)
         linked = (slot(before).succ.load(SEQ) & INDEX) == t;
       u64 mine = turn;
       if (linked)
         x.size.compare_exchange_strong(mine, make_turn(claim_gen(c), 0), SEQ);
-      else if (x.size.compare_exchange_strong(mine, make_turn(claim_gen(c), me + 1), SEQ))
-        advance(t);
+      else if (x.size.compare_exchange_strong(mine, make_turn(claim_gen(c), me + 1), SEQ)) {
+        advance(t);  // ends t's lane too
+        proc(me).task_op.store(0, REL);
+        return;
+      }
       break;
     }
     case QUEUED:

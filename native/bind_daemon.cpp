@@ -1,6 +1,7 @@
 // The Memory class in Python: what only the node daemon does, and the views that any process may
 // ask for.
 #include <nanobind/stl/tuple.h>
+#include <nanobind/stl/vector.h>
 
 #include <tuple>
 
@@ -89,6 +90,12 @@ void bind_daemon(nb::class_<PyMemory>& c) {
                          bool front) { return of(self).m->requeue(key, charged, front); })
       .def("fail", [](nb::handle self, u64 key,
                       nb::bytes record) { return of(self).m->fail(key, bytes_of(record)); })
+      .def(
+          "end_children",
+          [](nb::handle self, const std::vector<u64>& parents, nb::bytes record) {
+            return of(self).m->end_children(parents, bytes_of(record));
+          },
+          nb::arg("parents"), nb::arg("record"))
       .def("end_job", [](nb::handle self, u32 job,
                          nb::bytes record) { return of(self).m->end_job(job, bytes_of(record)); })
       .def("adopt", [](nb::handle self, u64 key) { return of(self).m->adopt(key); })

@@ -58,7 +58,7 @@ bool Memory::try_block(u64 e, u32 i, u32 cls, u32 s, bool is_spec, u64& offset) 
   if (holder.load(RLX) != 0) return false;
   atom<u64>& word = at<atom<u64>>(off.extents)[e];
   offset = off.data + e * EXTENT + u64(i) * class_bytes(cls);
-  begin_op(s, OP_ALLOC, offset, 0, false, slot(s).life.load(RLX));
+  begin_op(s, OP_ALLOC, (e * HOLDERS_PER_EXTENT + i) << 5 | cls, 0, false, slot(s).life.load(RLX));
   u32 none = 0;
   bool mine = holder.compare_exchange_strong(none, s + 1, SEQ);
   if (mine && word.load(SEQ) != make_extent(EXT_SMALL, cls, 0)) {
@@ -271,17 +271,18 @@ void Memory::free_block(u64 offset, u64, u32 s) {
   }
 }
 
-void Memory::finish_alloc(u32, u64 op, u64 rec) {
+void Memory::finish_alloc(u32 p, u64 op, u64 rec) {
   u64 kind = rec >> 2 & 0x3f, arg = rec >> 8;
   u32 s = static_cast<u32>(op);
   if (kind == OP_ALLOC) {
-    if (slot(s).block.load(ACQ) != arg && slot(s).spec.load(ACQ) != arg) {
-      u64 e = extent_of(off, arg);
-      u64 w = at<atom<u64>>(off.extents)[e].load(ACQ);
-      if (extent_kind(w) != EXT_SMALL && extent_kind(w) != EXT_CLOSING) return;
+    // The holder word is given back whatever the extent is by now: it may have been closed and used
+    // for another class before the dead looked at it again.
+    const u64 index = arg >> 5;
+    const u64 e = index / HOLDERS_PER_EXTENT, i = index % HOLDERS_PER_EXTENT;
+    const u64 offset = off.data + e * EXTENT + i * class_bytes(u32(arg & 31));
+    if (slot(s).block.load(ACQ) != offset && slot(s).spec.load(ACQ) != offset) {
       u32 mine = s + 1;
-      u64 i = (arg - off.data) % EXTENT / class_bytes(extent_arg(w));
-      at<atom<u32>>(off.holders)[e * HOLDERS_PER_EXTENT + i].compare_exchange_strong(mine, 0, SEQ);
+      at<atom<u32>>(off.holders)[index].compare_exchange_strong(mine, 0, SEQ);
     }
   } else if (kind == OP_RUN) {
     u32 first = u32(arg >> 24), n = u32(arg & 0xffffff);
@@ -297,7 +298,7 @@ void Memory::finish_alloc(u32, u64 op, u64 rec) {
     atom<u64>& word = at<atom<u64>>(off.extents)[e];
     u64 w = word.load(ACQ);
     // Only the closer's own word is undone, back to SMALL: closing again costs nothing.
-    if (extent_kind(w) == EXT_CLOSING)
+    if (extent_kind(w) == EXT_CLOSING && extent_owner(w) == p + 1)
       word.compare_exchange_strong(w, make_extent(EXT_SMALL, cls, 0), SEQ);
   }
 }

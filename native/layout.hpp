@@ -60,6 +60,7 @@ inline constexpr u32 INBOX_LOG = 16;
 inline constexpr u32 COMPLETION_LOG = 12;
 inline constexpr u32 CHUNKS = 16384;  // of each kind
 inline constexpr u32 SLOTS_PER_CHUNK = 256;
+inline constexpr u32 SLOTS = CHUNKS * SLOTS_PER_CHUNK;
 inline constexpr u32 LEDGER_PER_CHUNK = 512;
 inline constexpr u32 NODES_PER_CHUNK = 256;
 inline constexpr u32 EVENTS_PER_PROC = 4096;

@@ -197,6 +197,7 @@ class Memory {
   bool fail(u64 key, Bytes record);
   u32 kill_queue(u32 q, Bytes record);
   u32 end_job(u32 job, Bytes record);
+  u32 end_children(const std::vector<u64>& parents, Bytes record);
   bool adopt(u64 key);
   void release(u64 key);
   u32 handles(u64 key);

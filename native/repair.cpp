@@ -4,7 +4,7 @@
 // idempotent and looks only at words that belong to the dead; the daemon's own operations inside it
 // carry the daemon's own intents. (If the daemon itself dies, the session ends.)
 #include <algorithm>
-#include <cstring>
+#include <vector>
 
 #include "memory.hpp"
 
@@ -15,14 +15,16 @@ void Memory::repair(u32 p, std::vector<RunningTask>& running) {
   event(EV_REPAIR, p);
   finish_op(p);
   finish_freeing(p);
-  // The cascade before everything that may free its links.
-  for (u32 t = r.cascade.load(ACQ), next; t; t = next) {
-    next = slot(t).queue.load(ACQ);
+  // The cascade's links stand in slots that the steps below may free: note the keys first.
+  std::vector<u64> sealed;
+  for (u32 t = r.cascade.load(ACQ); t; t = slot(t).queue.load(ACQ)) {
     u64 c = slot(t).claim.load(ACQ);
-    if (claim_state(c) == DONE && claim_worker(c) == p) publish(make_key(t, claim_gen(c)), true);
+    if (claim_state(c) != DONE || claim_worker(c) != p) break;  // taken off the list already
+    sealed.push_back(make_key(t, claim_gen(c)));
   }
   r.cascade.store(0, REL);
   finish_task_op(p);
+  for (u64 key : sealed) publish(key, true);
   for (u32 i = r.depth.load(ACQ) + 1;
        i-- > 0;) {  // one beyond: the push of `running` may have been cut short
     if (i >= RUNNING_MAX) continue;
@@ -58,6 +60,11 @@ void Memory::repair(u32 p, std::vector<RunningTask>& running) {
     queue(q).idle[p / 64].fetch_and(~(1ull << (p % 64)));
     queue(q).searching.store(
         0, SEQ);  // a promise of the dead is worth nothing; of the living, one wake-up
+  });
+  // A call pushed to a dead queue by a caller that died before it looked: drained like any late
+  // one.
+  each_queue([&](u32 q) {
+    if (queue(q).dead.load() && ring(q).entries()) ring_daemon();
   });
   ring_all();
 }
@@ -165,29 +172,42 @@ bool Memory::fail(u64 key, Bytes record) {
     if (st != HELD && st != QUEUED && st != RUNNING) return false;
     Spec* t = spec(s);
     if (!t) return false;
+    // Once a HELD task says CANCELLED, whoever has its turn may drop its spec and its task bits: so
+    // the returns are named and held before the swap.
+    std::vector<u64> returns;
+    std::vector<atom<u64>*> holds;
+    for (u32 i = 0; i < t->n_returns; i++) returns.push_back(t->returns()[i]);
+    if (st == HELD)
+      for (u64 r : returns) {
+        atom<u64>* e;
+        if (hold_key(r, false, e)) holds.push_back(e);
+      }
     u64 next = make_claim(claim_gen(c), claim_attempt(c), st == HELD ? CANCELLED : RUNNING, me);
-    if (!x.claim.compare_exchange_strong(c, next, SEQ)) continue;
-    for (u32 i = 0; i < t->n_returns; i++) {
-      u32 r = key_slot(t->returns()[i]);
-      discard_value(r);
-      keep_turn = st == HELD && i == 0;
-      seal_error(r, record);
+    if (holds.size() != (st == HELD ? returns.size() : 0) ||
+        !x.claim.compare_exchange_strong(c, next, SEQ)) {
+      for (auto* e : holds) drop(e);
+      continue;
+    }
+    for (u64 k : returns) {
+      discard_value(key_slot(k));
+      keep_turn = st == HELD && k == key;
+      seal_error(key_slot(k), record);
       keep_turn = false;
     }
     if (st == HELD) {
       // The result is there now; who has the turn, or pops the node, finds CANCELLED and drops the
       // arguments.
-      for (u32 i = 0; i < t->n_returns; i++) {
-        u32 r = key_slot(t->returns()[i]);
-        u32 old = slot(r).state.exchange(SEALED, SEQ);
-        if (old & WAITERS) platform::futex_wake(slot(r).state);
-        fire(r);
+      for (u64 k : returns) {
+        u32 old = slot(key_slot(k)).state.exchange(SEALED, SEQ);
+        if (old & WAITERS) platform::futex_wake(slot(key_slot(k)).state);
+        fire(key_slot(k));
       }
     } else {
       x.claim.store(make_claim(claim_gen(c), claim_attempt(c), DONE, me), SEQ);
       publish(key, true);
     }
     work_cascade();
+    for (auto* e : holds) drop(e);
     return true;
   }
 }
@@ -219,6 +239,25 @@ u32 Memory::end_job(u32 job, Bytes record) {
     Spec* t = spec(s);
     if (t && t->job == job && has_task(make_key(s, claim_gen(c))))
       n += fail(make_key(s, claim_gen(c)), record);
+  }
+  return n;
+}
+
+// Tasks that a dead attempt had submitted and nobody else can ever ask for (RULES S-20). Called
+// after repair(p), which has dropped the dead's own refs.
+u32 Memory::end_children(const std::vector<u64>& parents, Bytes record) {
+  u32 n = 0, end = header().chunk_high[0].load() * SLOTS_PER_CHUNK;
+  for (u32 s = 1; s < end; s++) {
+    u64 c = slot(s).claim.load(ACQ);
+    if (claim_state(c) != HELD && claim_state(c) != QUEUED) continue;
+    const u64 key = make_key(s, claim_gen(c));
+    Spec* t = spec(s);
+    if (!t || !has_task(key) ||
+        std::find(parents.begin(), parents.end(), t->parent) == parents.end())
+      continue;
+    bool wanted = false;
+    for (u32 i = 0; i < t->n_returns; i++) wanted = wanted || handles(t->returns()[i]) != 0;
+    if (!wanted) n += fail(key, record);
   }
   return n;
 }

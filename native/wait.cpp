@@ -68,7 +68,9 @@ void Memory::lend(bool blocked) {
   Proc& r = proc(me);
   if (r.depth.load(RLX) == 0) return;
   r.blocked.store(blocked, SEQ);
-  if (blocked && header().starving.load(SEQ)) ring_daemon();
+  // Also when the daemon has just moved this worker: it counts on a queue that nobody serves.
+  if (blocked && (header().starving.load(SEQ) || r.assign.load(SEQ) != r.attached.load(SEQ)))
+    ring_daemon();
 }
 
 // Which task would a waiter for `s` have to run? QUEUED: itself. HELD: its first unsealed
@@ -77,6 +79,9 @@ u32 Memory::helpable(u32 s) {
   Proc& r = proc(me);
   const u32 q = r.attached.load(RLX);
   if (r.depth.load(RLX) == 0 || r.depth.load(RLX) > 16) return 0;
+  // If this process dies while it helps, the waiting task is run again: it must be one that may be.
+  Spec* waiting = spec(key_slot(running_top()));
+  if (!waiting || waiting->max_retries == 0 || !(waiting->flags & F_HELP)) return 0;
   for (int k = 0; k < 64; k++) {
     u64 c = slot(s).claim.load(ACQ);
     Spec* t = spec(s);
