@@ -156,7 +156,8 @@ def test_the_remote_traceback_is_a_note() -> None:
     assert error.__notes__ == ["in f:\n  File"]
 
 
-def test_native_errors_become_public_ones() -> None:
+def test_native_errors_become_public_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sessions, "_former", [])  # other tests' sessions would be named
     with pytest.raises(errors.PendingTasksLimitError):
         raise sessions.translate(_native.PendingError())
     with pytest.raises(errors.ForkedProcessError):
