@@ -26,7 +26,10 @@ load pickle.
 """
 
 import importlib as _importlib
-from typing import TYPE_CHECKING
+
+TYPE_CHECKING = False
+"""What type checkers take for true; ``typing``, which says the same, takes 8 ms to import, and a
+node daemon execs its zygote before it has imported anything large."""
 
 if TYPE_CHECKING:
     from shoal import errors, lowlevel, state

@@ -74,7 +74,7 @@ class Daemon:
         settings: launch.NodeSettings,
         memory: Memory,
         listening: socket.socket,
-        zygote: tuple[int, socket.socket],
+        zygote: tuple[int, int],
     ) -> None:
         self._settings = settings
         self._memory = memory
@@ -332,7 +332,7 @@ def _fail(listening: socket.socket, directory: str, error: Exception) -> int:
     return 1
 
 
-def run(directory: str, listener_fd: int, zygote: tuple[int, socket.socket]) -> int:
+def run(directory: str, listener_fd: int, zygote: tuple[int, int]) -> int:
     """Run the daemon of the session in ``directory`` until it ends; returns the exit code."""
     descendants.set_process_name("shoal-node")
     listening = socket.socket(fileno=listener_fd)

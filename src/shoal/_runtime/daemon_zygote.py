@@ -50,7 +50,7 @@ class ZygoteLink:
         self,
         loop: Loop,
         place: tuple[str, str],
-        first: tuple[int, socket.socket],
+        first: tuple[int, int],
         listeners: Listeners,
     ) -> None:
         """``place`` is (session, directory); ``first`` the zygote that was spawned before all
@@ -63,9 +63,9 @@ class ZygoteLink:
         self._failures = 0
         self._use(*first)
 
-    def _use(self, pid: int, channel: socket.socket) -> None:
+    def _use(self, pid: int, channel_fd: int) -> None:
         self.pid = pid
-        self._channel = channel
+        channel = self._channel = socket.socket(fileno=channel_fd)
         self._is_open = True
         self._has_forked = False
         channel.setblocking(False)

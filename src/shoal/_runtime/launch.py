@@ -7,7 +7,7 @@ daemon died sees the end of the stream.
 
 ::
 
-    launcher                                     python -P -m shoal._runtime.node DIRECTORY
+    launcher                                     ``main`` of shoal._runtime.node
       mkdir session-<id>, write settings.json
       listen on node.sock  ----- descriptor 3 ---> exec the zygote, then import the rest
       close its own copy
@@ -28,7 +28,7 @@ import sys
 import msgspec
 
 from shoal._base import ids
-from shoal._runtime import session_dir, wire
+from shoal._runtime import session_dir, wire, zygote_spawn
 
 LISTENER_FD = 3
 _LOG_TAIL_BYTES = 4 << 10
@@ -128,7 +128,7 @@ def _spawn(settings: NodeSettings, environment: dict[str, str]) -> int:
             ]
         return os.posix_spawn(
             sys.executable,
-            [sys.executable, "-P", "-m", "shoal._runtime.node", directory],
+            [*zygote_spawn.program("shoal._runtime.node"), directory],
             environment,
             file_actions=actions,
             setsid=True,

@@ -1,4 +1,4 @@
-"""The node daemon's program: ``python -P -m shoal._runtime.node DIRECTORY``, exec'd by ``launch``.
+"""The node daemon's program, exec'd by ``launch`` with the session's directory.
 
 The one process of a node that decides. This file is only its beginning, in the order that makes a
 session start fast: give away inherited descriptors, exec the zygote, and only then import the rest.
@@ -19,7 +19,6 @@ session start fast: give away inherited descriptors, exec the zygote, and only t
 from __future__ import annotations
 
 import os
-import sys
 
 from shoal._runtime.zygote_spawn import spawn_zygote
 
@@ -37,7 +36,3 @@ def main(arguments: list[str]) -> int:
     from shoal._runtime import daemon_shell
 
     return daemon_shell.run(directory, LISTENER_FD, zygote)
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -26,7 +26,6 @@ from __future__ import annotations
 
 import gc
 import os
-import random
 import select
 import signal
 import socket
@@ -205,7 +204,8 @@ def _text_stream(fd: int, errors: str) -> TextIO:
 
 def _reseed() -> None:
     """Give this process random numbers of its own, whatever a preloaded module had drawn."""
-    random.seed()
+    if (random := sys.modules.get("random")) is not None:
+        random.seed()
     if (numpy := sys.modules.get("numpy")) is not None:
         numpy.random.seed()
     if (torch := sys.modules.get("torch")) is not None:
@@ -227,7 +227,3 @@ def main(arguments: list[str]) -> int:
     gc.collect()
     gc.freeze()
     return begin_worker(zygote.serve())
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
