@@ -88,31 +88,35 @@ def summary(runs: list[dict[str, object]]) -> dict[str, object]:
     return found
 
 
+def run_case(case: Case, label: str, plan: Plan, python: Path) -> dict[str, object]:
+    """All rounds of one case. A side that failed is tried again in the next round."""
+    sides = [side for side in case.sides if plan.peers or side == OURS]
+    runs: dict[str, list[dict[str, object]]] = {side: [] for side in sides}
+    failures: dict[str, str] = {}
+    for _ in range(plan.rounds):
+        for side in sides:
+            started = time.monotonic()
+            own = Path(sys.executable) if side == OURS else python
+            result = run_side(case, side, own, plan)
+            took_s = time.monotonic() - started
+            print(f"{label} {case.id} {side}: {took_s:.1f} s", file=sys.stderr)
+            if isinstance(result, str):
+                failures[side] = result
+                print(f"    {result}", file=sys.stderr)
+            else:
+                runs[side].append(result)
+    measured = {side: summary(found) for side, found in runs.items() if found}
+    return {"id": case.id, "sides": measured, "failures": failures}
+
+
 def run_cases(cases: list[Case], plan: Plan, peers_python: Path | None) -> dict[str, object]:
     """Everything: cases, limits, versions; what `report` renders and JSON keeps."""
     python = peers_python or (environment.interpreter() if plan.peers else Path(sys.executable))
-    rows = []
     load_before = os.getloadavg()
-    for number, case in enumerate(cases, 1):
-        sides = [side for side in case.sides if plan.peers or side == OURS]
-        runs: dict[str, list[dict[str, object]]] = {side: [] for side in sides}
-        failures: dict[str, str] = {}
-        for _ in range(plan.rounds):
-            for side in sides:
-                if side in failures:
-                    continue
-                started = time.monotonic()
-                own = Path(sys.executable) if side == OURS else python
-                result = run_side(case, side, own, plan)
-                took_s = time.monotonic() - started
-                print(f"[{number}/{len(cases)}] {case.id} {side}: {took_s:.1f} s", file=sys.stderr)
-                if isinstance(result, str):
-                    failures[side] = result
-                    print(f"    {result}", file=sys.stderr)
-                else:
-                    runs[side].append(result)
-        measured = {side: summary(found) for side, found in runs.items() if found}
-        rows.append({"id": case.id, "sides": measured, "failures": failures})
+    rows = [
+        run_case(case, f"[{number}/{len(cases)}]", plan, python)
+        for number, case in enumerate(cases, 1)
+    ]
     return {
         "cases": rows,
         "limits": {name: list(value) for name, value in all_limits().items()},

@@ -98,6 +98,9 @@ def markdown(cases: list[Case], results: dict[str, Any]) -> str:
         if measured["id"] in by_id:
             cells = row(by_id[measured["id"]], measured, limit_rates)
             lines.append("| " + " | ".join(cells) + " |")
+    for measured in results["cases"]:
+        for side, why in measured["failures"].items():
+            lines += ["", f"{measured['id']}: a run of {side} failed ({why})."]
     machine, versions, plan = results["machine"], results["versions"], results["plan"]
     limits = ", ".join(f"{name} {v:.3g} {unit}" for name, (v, unit) in results["limits"].items())
     installed = ", ".join(f"{name} {number}" for name, number in versions.items())

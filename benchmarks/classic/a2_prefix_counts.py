@@ -16,9 +16,9 @@ from multiprocessing.connection import Connection
 from benchmarks.case import Case, Step, preparation
 from benchmarks.sides import CLUSTERS, CORES, cluster, pool
 
-DOCUMENTS = 400
+DOCUMENTS = 2000
 WORDS = 500
-POPULAR = 200
+POPULAR = 1000
 
 
 def make_documents() -> list[list[str]]:

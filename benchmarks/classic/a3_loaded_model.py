@@ -18,7 +18,7 @@ from benchmarks.sides import CLUSTERS, CORES, cluster
 
 FEATURES = 1024
 HIDDEN = 4096
-BATCHES = 40
+BATCHES = 200
 BATCH_ROWS = 64
 
 
