@@ -91,13 +91,13 @@ bool Memory::alloc_small(u32 cls, u32 s, bool is_spec, u64& offset) {
     return false;
   };
   if (c.extent != ~0u && words[c.extent].load(RLX) == make_extent(EXT_SMALL, cls, 0)) {
-    // Mostly the next block is free. A full round through the extent is paid only after many frees
-    // there.
-    u32 tries = hints[c.extent].load(RLX) >= std::max(1u, per / 8)
-                    ? per
-                    : std::min(per - std::min(c.cursor, per), 64u);
-    if (tries == per) hints[c.extent].store(0, RLX);
-    if (try_extent(c.extent, tries)) return true;
+    // Mostly the next block is free: the cursor goes round and finds what others freed a lap ago. A
+    // full round at once is paid only after many frees.
+    if (try_extent(c.extent, std::min(per, 64u))) return true;
+    if (hints[c.extent].load(RLX) >= std::max(1u, per / 8)) {
+      hints[c.extent].store(0, RLX);
+      if (try_extent(c.extent, per)) return true;
+    }
   }
   u32 high = header().extent_high.load(ACQ);
   for (u32 e = 0; e < high; e++)
