@@ -102,6 +102,7 @@ Memory* Memory::attach(int fd, int bell, u32 index) {
   m->rw = static_cast<u8*>(platform::map_file(fd, m->size, true));
   m->ro = static_cast<u8*>(platform::map_file(fd, m->size, false));
   platform::keep_from_children(m->rw, m->size);
+  platform::explain_writes(m->ro, m->size);
   m->map_tables();
   return m;
 }

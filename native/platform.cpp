@@ -1,6 +1,7 @@
 #include "platform.hpp"
 
 #include <fcntl.h>
+#include <signal.h>
 #include <linux/futex.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
@@ -91,6 +92,35 @@ bool blank(void* begin, u64 size) {
   void* p = mmap(begin, size, PROT_READ | PROT_WRITE,
                  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
   return p != MAP_FAILED && madvise(p, size, MADV_DONTDUMP) == 0;
+}
+
+// NumPy refuses to write to a read-only value; C code that was handed its address (ctypes, torch)
+// gets SIGSEGV. A signal handler has no argument of ours, so the range and the former handler stand
+// here.
+static std::atomic<u64> guarded_begin{0}, guarded_end{0};
+static struct sigaction former_handler;
+
+static void on_bad_access(int, siginfo_t* info, void*) {
+  auto at = reinterpret_cast<u64>(info->si_addr);
+  if (at >= guarded_begin.load(RLX) && at < guarded_end.load(RLX)) {
+    static const char line[] =
+        "shoal: this process wrote to a shared value, which is read-only; write to a copy of it "
+        "(.copy(), .clone())\n";
+    if (write(STDERR_FILENO, line, sizeof line - 1) < 0) return;
+  }
+  sigaction(SIGSEGV, &former_handler, nullptr);  // the access is repeated and ends as it would have
+}
+
+void explain_writes(void* begin, u64 size) {
+  guarded_begin = reinterpret_cast<u64>(begin);
+  guarded_end = reinterpret_cast<u64>(begin) + size;
+  static bool installed = false;
+  if (installed) return;
+  installed = true;
+  struct sigaction action{};
+  action.sa_sigaction = on_bad_access;
+  action.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER;
+  sigaction(SIGSEGV, &action, &former_handler);
 }
 
 int make_bell() {

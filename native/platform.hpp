@@ -29,6 +29,9 @@ void unmap(void* base, u64 size);
 bool make_private(void* begin, void* end);
 // Replace a mapping by private zero pages: late looks find nothing, the file is let go.
 bool blank(void* begin, u64 size);
+// Say in one line on stderr what a write to [begin, begin + size) means, before it kills the
+// process.
+void explain_writes(void* begin, u64 size);
 int make_bell();
 void ring_bell(int fd);
 
