@@ -28,7 +28,7 @@ import sys
 import msgspec
 
 from shoal._base import ids
-from shoal._runtime import session_dir, wire, zygote_spawn
+from shoal._runtime import session_dir, starting, wire
 
 LISTENER_FD = 3
 _LOG_TAIL_BYTES = 4 << 10
@@ -128,7 +128,7 @@ def _spawn(settings: NodeSettings, environment: dict[str, str]) -> int:
             ]
         return os.posix_spawn(
             sys.executable,
-            [*zygote_spawn.program("shoal._runtime.node"), directory],
+            [*starting.program("shoal._runtime.node"), directory],
             environment,
             file_actions=actions,
             setsid=True,

@@ -18,8 +18,11 @@ session start fast: give away inherited descriptors, exec the zygote, and only t
 
 from __future__ import annotations
 
+import gc
 import os
+import sys
 
+from shoal._runtime import starting
 from shoal._runtime.zygote_spawn import spawn_zygote
 
 LISTENER_FD = 3
@@ -33,6 +36,13 @@ def main(arguments: list[str]) -> int:
     os.set_inheritable(LISTENER_FD, False)
     session = os.path.basename(directory).removeprefix(_PREFIX)
     zygote = spawn_zygote(session, directory)
+    starting.import_msgspec()
     from shoal._runtime import daemon_shell
 
-    return daemon_shell.run(directory, LISTENER_FD, zygote)
+    gc.freeze()
+    gc.enable()
+    code = daemon_shell.run(directory, LISTENER_FD, zygote)
+    # Nothing is left to be tidied up, and the program that waits for our end has waited enough.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

@@ -222,8 +222,7 @@ def main(arguments: list[str]) -> int:
     channel.set_inheritable(False)
     zygote = Zygote(channel, int(daemon_pid), session, directory)
     # What was imported stays for ever; frozen objects are never visited by a collection, so that
-    # the pages that hold them stay shared with the workers.
-    gc.disable()
-    gc.collect()
+    # the pages that hold them stay shared with the workers. (Collecting first would take 5 ms and
+    # leave holes, in which workers would write.)
     gc.freeze()
     return begin_worker(zygote.serve())

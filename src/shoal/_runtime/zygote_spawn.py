@@ -11,15 +11,7 @@ import _socket
 import os
 import sys
 
-
-def program(module: str) -> list[str]:
-    """Return the arguments of an interpreter that runs ``main`` of ``module`` with what follows.
-
-    ``-P`` keeps the user's working directory from ``sys.path``. ``-m`` would import ``runpy`` and
-    what that needs first, and run the module under a second name.
-    """
-    text = f"import sys; from {module} import main; sys.exit(main(sys.argv[1:]))"
-    return [sys.executable, "-P", "-c", text]
+from shoal._runtime import starting
 
 
 def spawn_zygote(session: str, directory: str) -> tuple[int, int]:
@@ -30,7 +22,7 @@ def spawn_zygote(session: str, directory: str) -> tuple[int, int]:
     try:
         pid = os.posix_spawn(
             sys.executable,
-            [*program("shoal._runtime.zygote"), *arguments],
+            [*starting.program("shoal._runtime.zygote", "begin_with_msgspec"), *arguments],
             os.environ,
             setsid=True,
         )
