@@ -240,7 +240,7 @@ def _join(path: str, given: Mapping[str, Any], launched: launch.Launched | None)
             python=f"{sys.version_info[0]}.{sys.version_info[1]}",
             job=_job_config(given),
         )
-        welcome, descriptors = connection.hello(hello, hooks.preload)
+        welcome, descriptors = connection.hello(hello, _preload)
     except OSError as error:
         said = launch.startup_failure(launched.settings) if launched else ""
         tail = f"\nIts log says:\n{said}" if said else ""
@@ -269,6 +269,14 @@ def _join(path: str, given: Mapping[str, Any], launched: launch.Launched | None)
     sessions.install(session)
     _at_exit_once()
     return session
+
+
+def _preload() -> None:
+    """Import what the first task needs while the daemon starts: this process has nothing else to
+    do."""
+    from shoal._runtime import objects, remote  # noqa: F401
+
+    hooks.preload()
 
 
 def _job_config(given: Mapping[str, Any]) -> messages.JobConfig:
