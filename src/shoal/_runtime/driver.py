@@ -274,6 +274,8 @@ def _join(path: str, given: Mapping[str, Any], launched: launch.Launched | None)
 def _preload() -> None:
     """Import what the first task needs while the daemon starts: this process has nothing else to
     do."""
+    import hashlib  # noqa: F401
+
     from shoal._runtime import objects, remote  # noqa: F401
 
     hooks.preload()

@@ -21,9 +21,7 @@ _kept: list[ObjectRef] = []
 
 
 def preload() -> None:
-    """Import what the first task needs."""
-    import hashlib  # noqa: F401
-
+    """Import what functions by value need, on both sides."""
     import cloudpickle  # noqa: F401
 
 
