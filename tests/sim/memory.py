@@ -122,6 +122,13 @@ class FakeMemory(Clock):
         if not task.is_over:
             self.seal(task, "FAILED", command.record)
 
+    def do_endchildren(self, command: do.EndChildren) -> None:
+        assert command.parents and command.record
+        for queue in self.queues.values():
+            for task in [x for x in queue.entries if x.parent in command.parents]:
+                queue.entries.remove(task)
+                self.seal(task, "FAILED", command.record)
+
     def do_endjobtasks(self, command: do.EndJobTasks) -> None:
         for queue in self.queues.values():
             for task in [x for x in queue.entries if x.job == command.job]:

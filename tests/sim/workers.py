@@ -106,6 +106,7 @@ class FakeWorkers(FakeMemory):
                 if isinstance(answer, m.QueueOpened) and self._is_running(process, task, attempt):
                     self.queues[answer.queue].amounts = resources.parse(body.resources)
                     made = self.submit(answer.queue, task.job, child, max_retries=0)
+                    made.parent = task.key
                     self._block(process, task, attempt, made)
 
             self.request(process, body, opened)

@@ -26,7 +26,9 @@ def die(
     event = ProcessDied(2, None, 11, ("oops",), running)
     commands = crashes.decide(Death(pid, event, is_ours, job_record))
     crashes.validate()
-    return commands
+    ended = [c.parents for c in commands if isinstance(c, do.EndChildren)]
+    assert ended == ([] if job_record else [(task.key,) for task in running])
+    return [c for c in commands if not isinstance(c, do.EndChildren)]
 
 
 def name_of(command: do.Command) -> str:

@@ -143,6 +143,14 @@ class Fail(Command, frozen=True):
     record: bytes
 
 
+class EndChildren(Command, frozen=True):
+    """``end_children(parents, record)``: fail what these dead attempts had submitted, has not
+    started, and nobody holds a ref to (RULES S-20)."""
+
+    parents: tuple[int, ...]
+    record: bytes
+
+
 class EndJobTasks(Command, frozen=True):
     """``end_job(job, record)``: fail what is HELD or QUEUED."""
 
@@ -205,6 +213,7 @@ AnyCommand = Union[
     Look,
     Requeue,
     Fail,
+    EndChildren,
     EndJobTasks,
     Adopt,
     Release,

@@ -11,7 +11,7 @@ from shoal._core.events import Looked, ProcessDied, QueueCreated, Requested, Run
 from shoal._core.resources import parse
 from shoal._core.store import PutRow
 from shoal._core.tables import ActorTicket, NodeTables
-from shoal._core.tasks import has_retry_left
+from shoal._core.tasks import end_children, has_retry_left
 from shoal._proto import messages as m
 
 DRAIN_PAUSE_MOST_S = 0.25
@@ -250,6 +250,7 @@ def on_worker_died(t: NodeTables, now: float, actor: Actor, event: ProcessDied) 
     facts = actor.facts()
     out: Commands = []
     for task in event.running:
+        out.append(end_children(actor.pid, event, task))
         out.append(_running_call(actor, facts, task, event, may_restart))
     how = f"signal {event.signal}" if event.signal else f"exit code {event.code}"
     t.tell(now, actor.actor_id, f"process {actor.pid} ended: {how}")

@@ -17,6 +17,11 @@ below, ``max_retries`` 0              WorkerCrashedError: it may not run twice
 
 If the daemon itself killed the worker for a reason of its own, nobody is charged and nothing is
 poisoned.
+
+What an attempt had submitted goes with it unless somebody else holds a ref to it (RULES S-20). Its
+children are ended just before its own requeue or failure: a new attempt may submit at once, and
+its children bear the same parent. Innermost first, so a child that was run by its waiting parent is
+queued again by the time the parent's children are ended.
 """
 
 from __future__ import annotations
@@ -51,11 +56,13 @@ class Crashes:
         self._pids: OrderedDict[int, list[int]] = OrderedDict()
 
     def decide(self, death: Death) -> list[do.Command]:
-        """One ``Requeue`` or ``Fail`` for every task that was running."""
-        return [
-            self._decide_one(death, task, is_innermost=position == 0)
-            for position, task in enumerate(death.event.running)
-        ]
+        """For every task that was running its ``EndChildren``, and one ``Requeue`` or ``Fail``."""
+        out: list[do.Command] = []
+        for position, task in enumerate(death.event.running):
+            if death.job_record is None:
+                out.append(end_children(death.pid, death.event, task))
+            out.append(self._decide_one(death, task, is_innermost=position == 0))
+        return out
 
     def _decide_one(self, death: Death, task: RunningTask, is_innermost: bool) -> do.Command:
         if death.job_record is not None:
@@ -97,6 +104,12 @@ class Crashes:
 def has_retry_left(task: RunningTask) -> bool:
     """Whether one more charged attempt is allowed; a negative ``max_retries`` has no end."""
     return task.max_retries < 0 or task.charged < task.max_retries
+
+
+def end_children(pid: int, event: ProcessDied, task: RunningTask) -> do.EndChildren:
+    """End what the dead attempt had submitted and nobody else waits for."""
+    record = causes.worker_crashed(pid, event.code, event.signal, event.stderr, 0, 0)
+    return do.EndChildren((task.key,), record)
 
 
 def _crashed(death: Death, task: RunningTask) -> bytes:

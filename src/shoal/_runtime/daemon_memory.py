@@ -32,6 +32,7 @@ COLLAPSE_AFTER_S = 1.0
 RETRY_S = 1.0
 """After a step for which there was no headroom."""
 COLLAPSE_SHARE = 0.25
+CHAIN_PASSES = 8
 _KINDS = {commands.QUEUE_CLASS: QUEUE_CLASS, commands.QUEUE_ACTOR: QUEUE_ACTOR}
 
 
@@ -96,6 +97,13 @@ class NodeMemory:
     def perform_fail(self, command: commands.Fail) -> None:
         self._make_room()
         self._memory.fail(command.key, command.record)
+
+    def perform_end_children(self, command: commands.EndChildren) -> None:
+        self._make_room()
+        for _ in range(CHAIN_PASSES):
+            # A child that waits for another holds it: the next pass sees that nobody does now.
+            if not self._memory.end_children(command.parents, command.record):
+                return
 
     def perform_end_job_tasks(self, command: commands.EndJobTasks) -> None:
         self._make_room()

@@ -1,0 +1,68 @@
+"""What a death takes with it: the children of a dead attempt that nobody else waits for."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import time
+
+import pytest
+
+import shoal
+from shoal import errors
+
+
+@shoal.remote
+def append(path: str, text: str) -> str:
+    with open(path, "a") as file:
+        file.write(text + "\n")
+    return text
+
+
+@shoal.remote
+class Keeper:
+    """Holds what it is given."""
+
+    def __init__(self) -> None:
+        self.kept: list[object] = []
+
+    def keep(self, refs: list[object]) -> None:
+        self.kept = refs
+
+    def give(self) -> list[object]:
+        return self.kept
+
+
+@shoal.remote(max_retries=0)
+def parent(path: str, keeper: object = None) -> None:
+    mine = [append.remote(path, f"child {number}") for number in range(5)]
+    if keeper is not None:
+        shoal.get(keeper.keep.remote(mine[2:3]))  # type: ignore[attr-defined]
+    os._exit(1)
+
+
+def lines_of(path: pathlib.Path) -> list[str]:
+    return path.read_text().splitlines() if path.exists() else []
+
+
+def test_children_that_nobody_else_holds_end_with_their_parent(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "ran"
+    shoal.init(num_cpus=1)
+    with pytest.raises(errors.WorkerCrashedError):
+        shoal.get(parent.options(help=False).remote(str(path)), timeout=20)
+    assert shoal.get(append.remote(str(path), "after"), timeout=20) == "after"
+    time.sleep(0.2)
+    assert lines_of(path) == ["after"]
+
+
+def test_a_child_that_somebody_holds_runs(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "ran"
+    shoal.init(num_cpus=1)
+    keeper = Keeper.remote()
+    shoal.get(keeper.give.remote(), timeout=20)
+    with pytest.raises(errors.WorkerCrashedError):
+        # The parent waits for the keeper here and lends its CPU: others may run meanwhile.
+        shoal.get(parent.remote(str(path), keeper), timeout=20)
+    (held,) = shoal.get(keeper.give.remote(), timeout=20)
+    assert shoal.get(held, timeout=20) == "child 2"
+    assert "child 2" in lines_of(path)
