@@ -160,6 +160,53 @@ def test_children_of_a_dead_attempt_end_before_it_may_run_again() -> None:
     without_children(out, 9, 8)
 
 
+def dies_at_once(node: Node, index: int) -> list[do.Command]:
+    """A worker gets its assignment and dies before it has taken a task; nothing was taken."""
+    out = node.worker(index)
+    if do.Assign(index, 5) not in out:
+        out = node.tell(seen.AlarmRang(), after=5.0)
+    assert do.Assign(index, 5) in out
+    out = node.tell(seen.ProcessDied(index, 3, None, ("no module",)))
+    node.tell(seen.Looked((seen.QueueState(5, 1, 0),)))
+    return out
+
+
+def test_workers_that_die_at_once_back_off_and_fail_what_waits() -> None:
+    node = Node()
+    node.tell(seen.Began())
+    node.driver()
+    node.ask(DRIVER, m.OpenQueue({"CPU": 1.0}))
+    node.tell(seen.QueueCreated(1, 5, 1))
+    node.tell(seen.Looked((seen.QueueState(5, 1, 0),)))
+    for index in range(2, 6):
+        assert not [c for c in dies_at_once(node, index) if isinstance(c, do.EndJobTasks)]
+        if not node.starts:
+            assert node.tell(seen.AlarmRang(), after=0.04) is not None and not node.starts
+            node.tell(seen.AlarmRang(), after=5.0)
+    out = dies_at_once(node, 6)
+    (end,) = [c for c in out if isinstance(c, do.EndJobTasks)]
+    name, fields = records.unpack(end.record)
+    assert name == "WorkerCrashedError" and fields["stderr"] == ["no module"]
+    assert "cannot start" in fields["reason"]
+    assert {"Warn", "Notify"} <= set(kinds(out))
+
+
+def test_a_task_taken_ends_the_row() -> None:
+    node = Node()
+    node.tell(seen.Began())
+    node.driver()
+    node.ask(DRIVER, m.OpenQueue({"CPU": 1.0}))
+    node.tell(seen.QueueCreated(1, 5, 1))
+    node.tell(seen.Looked((seen.QueueState(5, 1, 0),)))
+    for index in range(2, 12):
+        out = dies_at_once(node, index)
+        assert not [c for c in out if isinstance(c, do.EndJobTasks)]
+        node.tell(seen.Looked((seen.QueueState(5, 0, index),)))
+        node.tell(seen.Looked((seen.QueueState(5, 1, index),)))
+        if not node.starts:
+            node.tell(seen.AlarmRang(), after=5.0)
+
+
 def busy_node(**more: Any) -> Node:
     """A driver, and a worker that serves queue 5."""
     node = Node(**more)

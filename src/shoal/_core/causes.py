@@ -6,7 +6,8 @@ sentences are made where it is read. Fields of all of them (a field that is not 
 []):
 
 ==========================  ================================================================
-WorkerCrashedError          pid, signal, exit_code, stderr (list of lines), attempt, max_retries
+WorkerCrashedError          pid, signal, exit_code, stderr (list of lines), attempt, max_retries,
+                            reason
 PoisonTaskError             pid, signal, exit_code, stderr, attempt, pids (list)
 ActorDiedError              actor_id, class_name, name, reason, incarnation, pid, signal,
                             exit_code, stderr, may_have_run, error (bytes: pickled exception of
@@ -57,6 +58,19 @@ def worker_crashed(
         stderr=list(stderr),
         attempt=attempt,
         max_retries=max_retries,
+    )
+
+
+def workers_cannot_start(
+    code: int | None, signal: int | None, stderr: Sequence[str], count: int
+) -> bytes:
+    """Workers end before they have taken any task; ``count`` did, one after the other."""
+    return records.pack(
+        "WorkerCrashedError",
+        signal=signal,
+        exit_code=code,
+        stderr=list(stderr),
+        reason=f"workers of this job cannot start: {count} in a row ended before they took a task",
     )
 
 

@@ -141,6 +141,7 @@ class NodeMachine:
         times = [
             t.scheduler.next_deadline(),
             t.pool.next_deadline(),
+            t.crash_loops.next_deadline(now),
             t.actors.next_deadline(),
             t.locks.next_deadline(),
             t.housekeeping_at,

@@ -42,7 +42,17 @@ class Phase(enum.Enum):
 class Worker:
     """One process that has been forked."""
 
-    __slots__ = ("binding", "index", "kill_at", "phase", "pid", "python", "request", "since")
+    __slots__ = (
+        "binding",
+        "has_served",
+        "index",
+        "kill_at",
+        "phase",
+        "pid",
+        "python",
+        "request",
+        "since",
+    )
 
     def __init__(self, index: int, pid: int, python: str, now: float) -> None:
         self.index = index
@@ -54,6 +64,8 @@ class Worker:
         self.request = 0
         """The unanswered request for an assignment."""
         self.binding: Binding | None = None
+        self.has_served = False
+        """A queue of its has been seen to move while it was there."""
         self.kill_at: float | None = None
 
 

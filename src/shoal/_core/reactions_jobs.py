@@ -198,6 +198,7 @@ def end_job(t: NodeTables, now: float, job: Job, reason: str) -> Commands:
         out += t.release(key)
         out += t.drop_row("functions", f"{job.number}/{digest.hex()}")
     t.jobs.end(now, job, reason)
+    t.crash_loops.ended_well(job.number)
     t.scheduler.held.shares.remove(job.number)
     return out + job_row(t, job)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from shoal._core import causes, reactions_actors, resources
+from shoal._core import causes, reactions_actors, reactions_starts, resources
 from shoal._core import commands as do
 from shoal._core.answers import Commands, refuse, welcome
 from shoal._core.events import (
@@ -16,16 +16,11 @@ from shoal._core.events import (
 )
 from shoal._core.pool import Phase
 from shoal._core.queues import Attachment, ClassQueue
+from shoal._core.reactions_starts import python_of
 from shoal._core.scheduler import Binding
 from shoal._core.tables import NodeTables, RetryTicket
 from shoal._core.tasks import Death
 from shoal._proto import messages as m
-
-
-def python_of(t: NodeTables, job: int) -> str:
-    """Interpreter for workers of ``job``; empty: what the zygote runs."""
-    wanted = t.jobs.running[job].config.python
-    return "" if wanted == t.config.python else wanted
 
 
 # ---- starting
@@ -85,6 +80,8 @@ def on_process_died(t: NodeTables, now: float, event: ProcessDied) -> Commands:
     if worker.binding is not None and worker.binding.job not in t.jobs.running:
         record = causes.job_ended(worker.binding.job, "its driver has ended")
     is_ours = worker.phase is Phase.LEAVING
+    if record is None and not is_ours and not event.running:
+        out += reactions_starts.on_idle_death(t, now, worker, event)
     out += t.crashes.decide(Death(worker.pid, event, is_ours, record))
     out.append(do.CloseProcess(event.index))
     again = {task.queue for task in event.running}
@@ -142,6 +139,7 @@ def on_looked(t: NodeTables, now: float, event: Looked) -> Commands:
     """Workers first: a queue's wish depends on who has taken it up."""
     for index in t.scheduler.held.look_workers(now, event.workers):
         t.pool.rest(now, index)
+    reactions_starts.see_progress(t, event.queues)
     out = t.scheduler.held.look_queues(now, event.queues)
     return out + reactions_actors.on_looked(t, now, event)
 
@@ -152,7 +150,12 @@ def give_work(t: NodeTables, now: float) -> Commands:
     requests: dict[int, int] = {}
 
     def find(binding: Binding) -> int | None:
-        worker = t.pool.find(binding, python_of(t, binding.job))
+        python = python_of(t, binding.job)
+        worker = t.pool.find(binding, python)
+        if worker is not None and t.pool.workers[worker].phase is Phase.GENERIC:
+            if t.crash_loops.is_paused(now, binding.job):
+                return None
+            t.crash_loops.ended_well(python)
         if worker is not None:
             requests[worker] = t.pool.use(now, worker, binding)
         return worker
@@ -165,8 +168,8 @@ def give_work(t: NodeTables, now: float) -> Commands:
         request = requests[hold.worker]
         out += reactions_actors.assign(t, now, ask.actor_id, hold.worker, request)
     if placed.missing:
-        pythons = [python_of(t, binding.job) for binding in placed.missing]
-        if t.pool.is_full():
+        pythons = reactions_starts.may_start(t, now, placed.missing)
+        if pythons and t.pool.is_full():
             out += t.pool.evict(now)
         out += t.pool.want(now, pythons)
     for index in t.scheduler.relieve(now):

@@ -12,6 +12,7 @@ import msgspec
 from shoal._base.config import NodeConfig
 from shoal._core import commands as do
 from shoal._core.actors import ActorTable
+from shoal._core.crash_loops import CrashLoops
 from shoal._core.events import Requested
 from shoal._core.jobs import Job, JobTable
 from shoal._core.locks import LockTable
@@ -71,6 +72,7 @@ class NodeTables:
         self.pool = Pool(limits, min(cpus, limits.prestart_most))
         self.actors = ActorTable(limits)
         self.crashes = Crashes(limits)
+        self.crash_loops = CrashLoops()
         self.jobs = JobTable(config.session, limits.jobs_ended_most)
         self.locks = LockTable()
         self.store = StoreMachine()
@@ -184,6 +186,7 @@ class NodeTables:
         self.pool.validate()
         self.actors.validate()
         self.crashes.validate()
+        self.crash_loops.validate()
         self.jobs.validate()
         self.locks.validate()
         self.store.validate()
