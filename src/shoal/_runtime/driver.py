@@ -243,6 +243,10 @@ def _join(path: str, given: Mapping[str, Any], launched: launch.Launched | None)
         welcome, descriptors = connection.hello(hello, _preload)
     except OSError as error:
         said = launch.startup_failure(launched.settings) if launched else ""
+        if launched:
+            # It may have ended before there was anybody who cleans up.
+            _reap(launched.pid)
+            session_dir.remove(launched.settings.directory)
         tail = f"\nIts log says:\n{said}" if said else ""
         what = "could not be started" if launched else f"at {path} does not answer"
         raise ConnectionError(f"the session {what}: {error}{tail}") from None
