@@ -225,6 +225,7 @@ static nb::object take(nb::handle self, std::optional<double> timeout) {
       if (m.closed.load(RLX)) throw_closed();
       continue;
     }
+    if (!pm.guards.empty()) pm.release_guards();
     const u32 word = m.me / 64;
     const u64 bit = 1ull << (m.me % 64);
     Memory::Wait w = Memory::Wait::Interrupted;

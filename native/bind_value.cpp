@@ -22,15 +22,26 @@ void PyMemory::usable() const {
   }
 }
 
+bool PyMemory::keep_for_children(u64 number, atom<u64>* record) {
+  for (auto& g : guards)
+    if (number <= g.last_pin) {
+      g.records.emplace_back(number, record);
+      return true;
+    }
+  return false;
+}
+
+// Drop what was kept for children that have gone. A value that was alive at several forks moves on
+// to the next one's guard.
 void PyMemory::release_guards() {
   for (size_t i = guards.size(); i-- > 0;) {
     pollfd p{guards[i].pipe, POLLIN, 0};
     if (poll(&p, 1, 0) == 0) continue;
     ::close(guards[i].pipe);
-    std::vector<atom<u64>*> records = std::move(guards[i].records);
+    auto records = std::move(guards[i].records);
     guards.erase(guards.begin() + i64(i));
-    if (!m->closed.load())
-      for (auto* r : records) m->drop(r);
+    for (auto [number, record] : records)
+      if (!keep_for_children(number, record) && !m->closed.load()) m->drop(record);
   }
 }
 
@@ -48,13 +59,7 @@ Pin::~Pin() {
   if (mem && !mem->m->forked) {
     mem->pins.erase(this);
     if (!mem->m->closed.load(RLX)) {
-      bool kept = false;
-      for (auto& g : mem->guards)
-        if (number <= g.last_pin && !kept) {
-          g.records.push_back(record);
-          kept = true;
-        }
-      if (!kept) mem->m->drop(record);
+      if (!mem->keep_for_children(number, record)) mem->m->drop(record);
       if (!mem->guards.empty()) mem->release_guards();
     } else if (mem->m->me != 0) {
       // A private copy made by close(): give back its whole pages (others may share its first and
@@ -205,6 +210,7 @@ void write_parts(PyMemory& pm, u32 s, int format, nb::handle data, nb::handle bu
       st = m.wait_memory(std::max<u64>(deadline, platform::now_ns() + 2000000000ull));
       if (st == Status::Ok) continue;
     }
+    if (!pm.guards.empty()) pm.release_guards();
     if (st == Status::Full && platform::now_ns() < deadline) {
       {
         nb::gil_scoped_release unlocked;
@@ -230,6 +236,7 @@ static nb::object load_pickle(nb::handle memory, PyMemory& pm, u32 s, Bytes data
       const_cast<char*>(static_cast<const char*>(data.data)), Py_ssize_t(data.size), PyBUF_READ));
   nb::list views;
   if (h && h->n_buffers) {
+    if (!pm.guards.empty()) pm.release_guards();
     atom<u64>* record;
     if (!m.hold_key(make_key(s, m.slot(s).gen.load(ACQ)), true, record))
       throw_status(Status::Gone, 0, m);

@@ -19,8 +19,8 @@ struct Pin;
 // B4).
 struct ForkGuard {
   int pipe;  // the read end says EOF when the last descendant that could see the values has exited
-  u64 last_pin;  // pins numbered up to here existed at the fork
-  std::vector<atom<u64>*> records;
+  u64 last_pin;                                     // pins numbered up to here existed at the fork
+  std::vector<std::pair<u64, atom<u64>*>> records;  // (number of the pin, its hold)
 };
 
 struct PyMemory {
@@ -33,7 +33,8 @@ struct PyMemory {
   bool poked = false;
 
   ~PyMemory();
-  void usable() const;  // throws ForkedError
+  void usable() const;                                    // throws ForkedError
+  bool keep_for_children(u64 number, atom<u64>* record);  // false: no child can see the value
   void release_guards();
 };
 
