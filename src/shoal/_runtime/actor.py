@@ -90,9 +90,7 @@ class ActorMethod(Submitting):
 
     def _prepare(self) -> _native.Template:
         facts = self._facts
-        session = sessions.current()
-        if facts.session != session.id:
-            raise errors.SessionEndedError(session=facts.session, now=session.id)
+        session = sessions.owner(facts.session)
         row = facts.methods[self._index]
         given = self._given
         retries = facts.max_task_retries
@@ -412,7 +410,5 @@ def kill(actor: ActorHandle, *, no_restart: bool = True) -> None:
     """
     if not isinstance(actor, ActorHandle):
         raise TypeError(f"kill needs an actor's handle, not a {type(actor).__name__}")
-    session = sessions.current()
-    if actor._facts.session != session.id:
-        raise errors.SessionEndedError(session=actor._facts.session, now=session.id)
+    session = sessions.owner(actor._facts.session)
     session.request(messages.KillActor(actor._facts.actor_id, no_restart), messages.Done)

@@ -58,7 +58,11 @@ class Completions:
                 waiting.append((sink, item))
                 return True
             self._waiting[key] = [(sink, item)]
-        if self._memory.watch(ref, key):
+        try:
+            is_watched = self._memory.watch(ref, key) and not self._memory.is_closed
+        except NATIVE_ERRORS:  # closed: loading says so
+            is_watched = False
+        if is_watched:
             if self._thread is None:
                 self._start()
             return True
@@ -150,16 +154,29 @@ def _set(future: Any, ref: ObjectRef) -> None:
 _sinks: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, LoopSink] = weakref.WeakKeyDictionary()
 
 
+def _is_sealed(ref: ObjectRef) -> bool:
+    try:
+        if ref.memory.is_closed:
+            raise _closed()
+        return ref.is_sealed()
+    except NATIVE_ERRORS as error:
+        raise sessions.translate(error, ref.memory) from None
+
+
+def _watch(ref: ObjectRef, sink: Sink, item: Any) -> bool:
+    return not _is_sealed(ref) and completions_of(ref.memory).add(ref, sink, item)
+
+
 def wait_hook(ref: ObjectRef) -> Generator[Any, None, Any]:
     """``ref.__await__``: the value, in any asyncio loop."""
-    if ref.is_sealed():
+    if _is_sealed(ref):
         return objects.get(ref, timeout=0)
     loop = asyncio.get_running_loop()
     sink = _sinks.get(loop)
     if sink is None:
         sink = _sinks[loop] = LoopSink(loop)
     future: asyncio.Future[Any] = loop.create_future()
-    if completions_of(ref.memory).add(ref, sink, (future, ref)):
+    if _watch(ref, sink, (future, ref)):
         return (yield from future)
     return objects.get(ref, timeout=0)
 
@@ -185,7 +202,7 @@ _future_sink = FutureSink()
 def future_hook(ref: ObjectRef) -> Future[Any]:
     """``ref.future()``: a concurrent future of the value."""
     future: Future[Any] = Future()
-    if not completions_of(ref.memory).add(ref, _future_sink, (future, ref)):
+    if not _watch(ref, _future_sink, (future, ref)):
         _set(future, ref)
     return future
 
@@ -231,12 +248,11 @@ def _as_completed(refs: list[ObjectRef], timeout: float | None) -> Iterator[Obje
         return
     deadline = None if timeout is None else clock.now() + timeout
     memory = refs[0].memory
-    watcher = completions_of(memory)
     sink = QueueSink()
     done = []
     pending = 0
     for ref in refs:
-        if ref.is_sealed() or not watcher.add(ref, sink, ref):
+        if not _watch(ref, sink, ref):
             done.append(ref)
         else:
             pending += 1

@@ -144,12 +144,15 @@ def init(address: str | None = None, **given: Unpack[InitOptions]) -> SessionCon
         SessionExistsError: there is one already.
         OptionError: an option is unknown or wrong, or does not fit a session that exists.
         ConnectionError: there is no such session, or it could not be started.
+        ForkedProcessError: this is a forked child of a process that has a session.
 
     Example:
         >>> with shoal.init(num_cpus=4):
         ...     pass
     """
     _check(address, given)
+    if sessions.is_forked():
+        raise errors.ForkedProcessError
     present = sessions.current_or_none()
     if present is not None:
         if given.get("ignore_reinit_error") or present.role == "worker":
@@ -319,7 +322,8 @@ def shutdown() -> None:
     """
     session = sessions.current_or_none()
     if session is None:
-        _forget_lost()
+        if not sessions.is_forked():  # it is the parent's
+            _forget_lost()
         return
     if session.role == "worker":
         return

@@ -21,6 +21,7 @@ Invariants:
 
 from __future__ import annotations
 
+import os
 import threading
 import weakref
 from collections.abc import Callable, Iterable
@@ -140,6 +141,18 @@ def current() -> Session:
     return _current
 
 
+def owner(session: str) -> Session:
+    """The open session if it is ``session``; none is started.
+
+    Raises:
+        SessionEndedError: the one that is open is another.
+        SessionLostError: its daemon died.
+    """
+    if _current is None or _current.id != session:
+        raise errors.SessionEndedError(session=session, now=_current.id if _current else "")
+    return current()
+
+
 def current_or_none() -> Session | None:
     """The open session, if there is one."""
     session = _current
@@ -159,7 +172,23 @@ def forget() -> Session | None:
     return lost
 
 
+def is_forked() -> bool:
+    """Whether this process was forked, by user code, from one that has a session."""
+    return _current is not None and _current.state == "forked"
+
+
+def _in_child() -> None:
+    """The session stays the parent's; its stream and its daemon must not be touched from here."""
+    if _current is not None and _current.state == "open":
+        _current.state = "forked"
+
+
+os.register_at_fork(after_in_child=_in_child)
+
+
 def _gone(session: str, state: str, reason: str) -> errors.ShoalError:
+    if state == "forked":
+        return errors.ForkedProcessError()
     if state == "lost":
         return errors.SessionLostError(session=session, reason=reason)
     now = current_or_none()

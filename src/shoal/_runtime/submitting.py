@@ -56,6 +56,8 @@ class Submitting:
                 template = self._prepare()
             except errors.UnschedulableError as error:
                 return self._failed(errors.to_record(error))
+            except NATIVE_ERRORS as error:
+                raise sessions.translate(error) from None
         try:
             if not kwargs:
                 if not args:
