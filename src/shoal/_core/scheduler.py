@@ -167,7 +167,11 @@ class Scheduler:
         line = self._line(now)
         aside: list[Grant] = []
         tiny = self.held.tiny_count()
+        lacking: dict[int, int] = {}
         for ask in line:
+            holds_nothing = isinstance(ask, ActorAsk) and not ask.amounts
+            if holds_nothing and lacking.get(ask.job, 0) >= 4 * self.limits.starting_most:
+                continue  # more of the same than can be started: they cost and change nothing
             for _ in range(ask.wants if isinstance(ask, ClassQueue) else 1):
                 if not self._may_take(ask, tiny):
                     self.waiting.append(ask)
@@ -180,6 +184,8 @@ class Scheduler:
                 tiny += isinstance(ask, ClassQueue) and ask.is_tiny
                 if worker is None:
                     done.missing.append(binding)
+                    if holds_nothing:
+                        lacking[ask.job] = lacking.get(ask.job, 0) + 1
                     aside.append(grant)
                 else:
                     self._grant(now, ask, worker, grant, done)
