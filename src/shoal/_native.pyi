@@ -288,8 +288,9 @@ class Memory:
     def end_job(self, job: int, record: bytes) -> int:
         """Fail every HELD or QUEUED task of ``job``; how many."""
     def end_children(self, parents: Sequence[int], record: bytes) -> int:
-        """Fail the unstarted tasks that the attempts ``parents`` had submitted and nobody holds a ref
-        to; how many. After ``repair`` of the process that ran them."""
+        """Fail unstarted tasks that the attempts ``parents`` submitted and nobody holds a ref to.
+
+        How many; after ``repair`` of the process that ran them."""
     def adopt(self, key: int) -> bool:
         """Take the daemon's own hold on an object (functions, actors). False if it is gone."""
     def release(self, key: int) -> None:
