@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import subprocess
@@ -84,8 +85,10 @@ def test_unknown_options_list_the_valid_ones() -> None:
     ],
 )
 def test_ill_typed_options(given: dict[str, Any]) -> None:
-    with pytest.raises(errors.OptionError, match=next(iter(given))):
+    with pytest.raises(errors.OptionError, match=next(iter(given))) as caught:
         echo.options(**given).remote()
+    if given != {"num_gpus": 1.5}:  # of the right type, and no amount that a GPU can be cut into
+        assert "max_retries" in caught.value.valid and "max_retries" in str(caught.value)
 
 
 def test_what_is_not_there_yet_says_so() -> None:
@@ -274,9 +277,22 @@ def test_a_value_larger_than_the_store() -> None:
     with pytest.raises(errors.ObjectStoreFullError, match="160,000"):
         shoal.get(make.remote(20_000_000))
     assert shoal.get(make.remote(1_000_000)).sum() == 0
+    captured = np.zeros(20_000_000)
+    for use in (
+        lambda: shoal.put(memoryview(captured)),
+        lambda: shoal.put(bytearray(160_000_000)),
+        lambda: echo.remote(x=bytes(160_000_000)),
+        shoal.remote(lambda: captured[0]).remote,
+    ):
+        with pytest.raises(errors.ObjectStoreFullError, match=r"160,000,\d+ bytes is larger"):
+            use()
 
 
 # ---- the end of sessions and processes
+
+
+async def wait_for(ref: shoal.ObjectRef) -> Any:
+    return await ref
 
 
 def test_handles_of_an_ended_session() -> None:
@@ -290,9 +306,15 @@ def test_handles_of_an_ended_session() -> None:
         lambda: shoal.get(ref),
         lambda: shoal.get([ref]),
         lambda: shoal.wait([ref]),
+        lambda: list(shoal.as_completed([ref])),
+        ref.future,
+        lambda: asyncio.run(wait_for(ref)),
+        method.remote,
+        lambda: shoal.kill(actor),
     ):
         with pytest.raises(errors.SessionEndedError, match=old):
             use()
+    assert not shoal.is_initialized(), "none is started only to say so"
     shoal.init(num_cpus=1)
     now = shoal.get_runtime_context().session
     for use in (
@@ -396,6 +418,43 @@ def test_a_task_whose_process_dies(how: str, what: str) -> None:
     assert shoal.get(echo.remote(1)) == 1
 
 
+def test_a_task_that_is_killed_from_outside(tmp_path: Any) -> None:
+    @shoal.remote(max_retries=0)
+    def sleep(file: str) -> None:
+        print("still alive", file=sys.stderr, flush=True)
+        with open(file + ".part", "w") as out:
+            out.write(str(os.getpid()))
+        os.rename(file + ".part", file)
+        time.sleep(60)
+
+    file = tmp_path / "pid"
+    ref = sleep.remote(str(file))
+    while not file.exists():
+        time.sleep(0.01)
+    pid = int(file.read_text())
+    os.kill(pid, signal.SIGKILL)
+    with pytest.raises(errors.WorkerCrashedError, match="SIGKILL") as caught:
+        shoal.get(ref)
+    assert caught.value.pid == pid and "still alive" in str(caught.value)
+
+
+def test_an_actor_whose_constructor_raises() -> None:
+    @shoal.remote
+    class Broken:
+        def __init__(self) -> None:
+            raise KeyError("no such model")
+
+        def work(self) -> int:
+            return 1
+
+    actor = Broken.remote()
+    for _ in range(2):
+        with pytest.raises(errors.ActorDiedError, match="no such model") as caught:
+            shoal.get(actor.work.remote())
+        assert isinstance(caught.value.cause, KeyError) and "Broken" in str(caught.value)
+    assert shoal.get(echo.remote(1)) == 1
+
+
 def test_a_dead_daemon_loses_the_session() -> None:
     from shoal import lowlevel  # noqa: F401  (the daemon's pid is known to the session only)
     from shoal._runtime import session as sessions
@@ -458,3 +517,50 @@ def test_ctrl_c_once_and_twice(what: str) -> None:
         assert process.stdout.readline() == "interrupted\n"
     assert process.stdout.readline() == "0\n"
     assert process.wait(20) == 0
+
+
+def processes_of(session: str) -> list[str]:
+    """Command lines of what carries the session's id in its environment."""
+    found = []
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{pid}/environ", "rb") as environ:
+                if f"SHOAL_SESSION={session}".encode() in environ.read().split(b"\0"):
+                    with open(f"/proc/{pid}/cmdline") as line:
+                        found.append(line.read())
+        except OSError:  # it ended meanwhile
+            pass
+    return found
+
+
+UNCAUGHT = """
+import time, shoal
+print(shoal.init(num_cpus=1)["session"], flush=True)
+ref = shoal.remote(lambda: time.sleep(3600)).remote()
+print("waiting", flush=True)
+shoal.get(ref)
+"""
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_ctrl_c_that_ends_the_driver_leaves_nothing(times: int) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", UNCAUGHT],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stdout is not None
+    session = process.stdout.readline().strip()
+    assert process.stdout.readline() == "waiting\n"
+    time.sleep(0.2)
+    assert len(processes_of(session)) >= 3, "daemon, zygote, worker"
+    for _ in range(times):
+        os.killpg(process.pid, signal.SIGINT)
+        time.sleep(0.03)
+    assert process.wait(10) != 0
+    deadline = time.monotonic() + 3
+    while left := processes_of(session):
+        assert time.monotonic() < deadline, left
+        time.sleep(0.02)

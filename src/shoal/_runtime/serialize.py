@@ -100,6 +100,13 @@ def put(memory: _native.Memory, value: Any, timeout_s: float = 0.0) -> _native.O
         return ref
     if type(value) is bytes:
         return memory.put(_native.FORMAT_BYTES, value, (), (), timeout_s)
+    if isinstance(value, bytearray | memoryview):
+        # Pickled in-band, in several copies: say no before they are made.
+        size_bytes = memoryview(value).nbytes
+        if size_bytes > memory.capacity_bytes:
+            raise errors.ObjectStoreFullError(
+                asked_bytes=size_bytes, capacity_bytes=memory.capacity_bytes
+            )
     pickled = dumps(memory, value)
     return put_pickled(memory, pickled, timeout_s)
 
