@@ -113,8 +113,8 @@ def no_leak() -> None:
         time.sleep(0.05)
 
 
-FORKS = [[with_os_fork], [with_multiprocessing]]
-NAMES = ["os.fork", "multiprocessing"]
+FORKS = [[with_os_fork], [with_multiprocessing], [with_os_fork, with_os_fork]]
+NAMES = ["os.fork", "multiprocessing", "two_children"]
 
 
 @pytest.mark.parametrize("forks", FORKS, ids=NAMES)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import pathlib
 import time
 
+import numpy as np
 import pytest
 
 import shoal
@@ -66,3 +68,17 @@ def test_a_child_that_somebody_holds_runs(tmp_path: pathlib.Path) -> None:
     (held,) = shoal.get(keeper.give.remote(), timeout=20)
     assert shoal.get(held, timeout=20) == "child 2"
     assert "child 2" in lines_of(path)
+
+
+def test_a_write_through_a_shared_values_address_says_so() -> None:
+    shoal.init(num_cpus=1)
+    ref = shoal.put(np.ones(1000))
+
+    @shoal.remote(max_retries=0)
+    def scribble(array: np.ndarray) -> None:
+        ctypes.memset(array.ctypes.data, 0, 8)
+
+    with pytest.raises(shoal.errors.WorkerCrashedError, match="SIGSEGV") as caught:
+        shoal.get(scribble.remote(ref))
+    assert "wrote to a shared value" in str(caught.value)
+    assert shoal.get(ref).sum() == 1000
