@@ -10,8 +10,6 @@
 
 namespace shoal {
 
-void register_memory(PyMemory*);
-
 static nb::object wrap(Memory* m) {
   nb::object o = nb::inst_alloc(nb::type<PyMemory>());
   PyMemory* p = new (nb::inst_ptr<PyMemory>(o)) PyMemory;

@@ -10,7 +10,10 @@ namespace shoal {
 
 thread_local Context context;
 
-PyMemory::~PyMemory() { delete m; }
+PyMemory::~PyMemory() {
+  forget_memory(this);
+  delete m;
+}
 
 void PyMemory::usable() const {
   if (m->forked) {
@@ -465,11 +468,9 @@ static int view_getbuffer(PyObject* self, Py_buffer* out, int flags) {
 static PyType_Slot view_slots[] = {{Py_bf_getbuffer, reinterpret_cast<void*>(view_getbuffer)},
                                    {0, nullptr}};
 
-static u64 node_and_key(Ref& r, u8* out) {
-  u64 node = r.mem->m->node_id;
-  std::memcpy(out, &node, 8);
+static void node_and_key(Ref& r, u8* out) {
+  std::memcpy(out, &r.mem->m->node_id, 8);
   std::memcpy(out + 8, &r.key, 8);
-  return node;
 }
 
 void bind_values(nb::module_& m) {

@@ -16,6 +16,7 @@ PyObject *session_lost, *forked_error, *full_error, *pending_error;
 static std::vector<PyMemory*> memories;
 
 void register_memory(PyMemory* p) { memories.push_back(p); }
+void forget_memory(PyMemory* p) { std::erase(memories, p); }
 
 // C libraries fork too, so this is pthread_atfork and not os.register_at_fork.
 static void before_fork() {

@@ -90,6 +90,8 @@ struct Context {
 };
 extern thread_local Context context;
 
+void register_memory(PyMemory* p);  // for what happens at a fork
+void forget_memory(PyMemory* p);
 nb::object make_ref(nb::handle memory, PyMemory& pm, u64 key, atom<u64>* record);
 nb::object load_slot(nb::handle memory, PyMemory& pm, u32 s);
 [[noreturn]] void raise_value(nb::handle memory, PyMemory& pm, u32 s);

@@ -262,3 +262,15 @@ def test_handles_are_inert_in_the_child_of_a_task() -> None:
         return found
 
     assert shoal.get(task.remote(Actor.remote())) == {}
+
+
+def test_a_fork_after_many_sessions() -> None:
+    """What a fork prepares must not look at the memory of sessions that are gone."""
+    for _ in range(20):  # more than the former sessions that are remembered
+        shoal.init(num_cpus=1)
+        shoal.shutdown()
+    gc.collect()
+    pid = os.fork()
+    if pid == 0:
+        os._exit(0)
+    assert os.waitpid(pid, 0)[1] == 0
