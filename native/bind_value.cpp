@@ -34,8 +34,7 @@ bool PyMemory::keep_for_children(u64 number, atom<u64>* record) {
   return false;
 }
 
-// Drop what was kept for children that have gone. A value that was alive at several forks moves on
-// to the next one's guard.
+// Drop what was kept for children that have gone; what was alive at several forks moves on.
 void PyMemory::release_guards() {
   for (size_t i = guards.size(); i-- > 0;) {
     pollfd p{guards[i].pipe, POLLIN, 0};
