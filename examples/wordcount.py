@@ -5,7 +5,7 @@
 Two jobs over the same files, each done three times (plain loop, Shoal, `multiprocessing`) with the
 results compared:
 
-* *word counts*: one task per file; tasks that merge their results, submitted at once with them;
+* *word counts*: one task per group of files; the program adds up what is ready while others count;
 * *prefix counts*: every word counts for each of its beginnings. The documents are streamed
   to actors, which keep the counts while more documents arrive and can be asked at any time: the
   line under the bar shows the most common longer beginnings so far.
@@ -36,7 +36,7 @@ import shoal
 ENDINGS = {".py", ".txt", ".rst", ".md", ".pyi", ".html", ""}
 SKIPPED = {"site-packages", "__pycache__", ".git", ".venv", "node_modules"}
 WORD = re.compile(r"[a-z]{1,20}")
-MERGE_WIDTH = 64  # results per merging task
+GROUP = 16  # files per task, so that a result is worth its way
 PENDING_PER_ACTOR = 16  # documents on their way to one actor
 DEFAULT_LIMIT_MB = 60
 
@@ -50,6 +50,17 @@ def words_of(path: str) -> list[str]:
 
 def count_words(path: str) -> Counter[str]:
     return Counter(words_of(path))
+
+
+def count_group(paths: list[str]) -> Counter[str]:
+    counts: Counter[str] = Counter()
+    for path in paths:
+        counts.update(words_of(path))
+    return counts
+
+
+def groups_of(paths: list[str]) -> list[list[str]]:
+    return [paths[i : i + GROUP] for i in range(0, len(paths), GROUP)]
 
 
 def add_prefixes(counts: Counter[str], path: str) -> None:
@@ -82,12 +93,7 @@ class Outcome:
 
 # ---- with Shoal
 
-count_task = shoal.remote(count_words)
-
-
-@shoal.remote
-def merge_task(*parts: Counter[str]) -> Counter[str]:
-    return merged(list(parts))
+count_task = shoal.remote(count_group)
 
 
 @shoal.remote
@@ -109,13 +115,13 @@ class PrefixCounter:
 
 
 def words_with_tasks(paths: list[str], progress: Progress) -> Counter[str]:
-    refs = [count_task.remote(path) for path in paths]
-    groups = [refs[i : i + MERGE_WIDTH] for i in range(0, len(refs), MERGE_WIDTH)]
-    merges = [merge_task.remote(*group) for group in groups]
-    bar = progress.add_task("words", total=len(refs), note="")
-    for _ in shoal.as_completed(refs):
-        progress.advance(bar)
-    return merged(shoal.get(merges))
+    sizes = {count_task.remote(group): len(group) for group in groups_of(paths)}
+    bar = progress.add_task("words", total=len(paths), note="")
+    total: Counter[str] = Counter()
+    for ref in shoal.as_completed(list(sizes)):
+        total.update(shoal.get(ref))  # while the others count
+        progress.advance(bar, sizes[ref])
+    return total
 
 
 def prefixes_with_actors(paths: list[str], progress: Progress, n: int) -> Counter[str]:
@@ -160,7 +166,7 @@ def with_shoal(paths: list[str], cores: int, console: Console) -> Outcome:
         middle = time.perf_counter()
         prefixes = prefixes_with_actors(paths, progress, cores)
         end = time.perf_counter()
-    calls = len(paths) * 2 + len(paths) // MERGE_WIDTH + 1 + cores
+    calls = len(paths) + len(groups_of(paths)) + cores
     shoal.shutdown()
     return Outcome(words, prefixes, middle - start, end - middle, calls)
 
@@ -192,7 +198,7 @@ def serve_prefixes(inbox: multiprocessing.Queue[str | None], answer: Connection)
 def with_multiprocessing(paths: list[str], cores: int) -> Outcome:
     start = time.perf_counter()
     with multiprocessing.Pool(cores) as pool:
-        words = merged(list(pool.imap_unordered(count_words, paths, chunksize=16)))
+        words = merged(list(pool.imap_unordered(count_group, groups_of(paths))))
     middle = time.perf_counter()
     inbox: multiprocessing.Queue[str | None] = multiprocessing.Queue(cores * PENDING_PER_ACTOR)
     ends: list[Connection] = []
