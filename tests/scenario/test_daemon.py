@@ -420,7 +420,8 @@ def test_a_job_of_another_interpreter_gets_workers_of_it(tmp_path: pathlib.Path)
             os.write(1, b"from the worker\\n")
             return sys.executable, sys.argv, os.environ["SHOAL_SESSION"]
 
-        print(shoal.get(who.remote())[0])
+        # One write: the worker's line, shown by another thread, must not come between.
+        sys.stdout.write(shoal.get(who.remote())[0] + "\\n")
         """
     variables = {**config.inherited_variables(), "SHOAL_DIR": str(tmp_path / "sessions")}
     shoal = [sys.executable, "-m", "shoal"]
