@@ -319,8 +319,8 @@ def test_a_session_that_cannot_start_says_why(tmp_path: pathlib.Path) -> None:
 
 
 def test_a_session_that_cannot_fork_ends(tmp_path: pathlib.Path) -> None:
-    broken = "import sys\nif '_runtime.zygote' in str(sys.orig_argv): sys.exit('broken')\n"
-    (tmp_path / "sitecustomize.py").write_text(broken)
+    # Every zygote imports this one, and the daemon never does.
+    (tmp_path / "cloudpickle.py").write_text("import sys\nsys.exit('broken')\n")
     variables = {**config.inherited_variables(), "PYTHONPATH": str(tmp_path)}
     launched = launch.launch(str(tmp_path / "sessions"), variables, started=False)
     _, status = os.waitpid(launched.pid, 0)

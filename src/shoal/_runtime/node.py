@@ -1,7 +1,8 @@
 """The node daemon's program, exec'd by ``launch`` with the session's directory.
 
 The one process of a node that decides. This file is only its beginning, in the order that makes a
-session start fast: give away inherited descriptors, exec the zygote, and only then import the rest.
+session start fast: close inherited descriptors, import what daemon and zygote both need, fork the
+zygote, and only then import the rest, each for itself.
 
 =====================  ===========================================================================
 ``daemon_shell``       the shell around the pure ``NodeMachine``: events in, commands out
@@ -23,26 +24,43 @@ import os
 import sys
 
 from shoal._runtime import starting
-from shoal._runtime.zygote_spawn import spawn_zygote
 
 LISTENER_FD = 3
 _PREFIX = "session-"
 
 
 def main(arguments: list[str]) -> int:
-    """Run the daemon of the session in directory ``arguments[0]`` until the session ends."""
+    """Run the daemon of the session in directory ``arguments[0]`` until the session ends.
+
+    Returns in the zygote's workers too: they are forks of a fork.
+    """
     (directory,) = arguments
     os.closerange(LISTENER_FD + 1, 1 << 20)
     os.set_inheritable(LISTENER_FD, False)
-    session = os.path.basename(directory).removeprefix(_PREFIX)
-    zygote = spawn_zygote(session, directory)
     starting.import_msgspec()
+    # Nothing of these starts a thread or opens a descriptor; no pickle among them.
+    from shoal._proto import messages  # noqa: F401
+    from shoal._runtime import launch, worker_logs, zygote_spawn  # noqa: F401
+
+    daemon = os.getpid()
+    pid, channel = zygote_spawn.fork_zygote()
+    if pid == 0:
+        return _become_zygote(daemon, channel, directory)
     from shoal._runtime import daemon_shell
 
     gc.freeze()
     gc.enable()
-    code = daemon_shell.run(directory, LISTENER_FD, zygote)
+    code = daemon_shell.run(directory, LISTENER_FD, (pid, channel))
     # Nothing is left to be tidied up, and the program that waits for our end has waited enough.
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
+
+
+def _become_zygote(daemon: int, channel: int, directory: str) -> int:
+    os.close(LISTENER_FD)
+    os.setsid()
+    from shoal._runtime import zygote
+
+    session = os.path.basename(directory).removeprefix(_PREFIX)
+    return zygote.main([str(channel), str(daemon), session, directory])

@@ -1,8 +1,8 @@
 """How the node daemon and its zygote begin: what keeps their start short, in one place.
 
-Both are interpreters of our own that import a fixed set of modules, at 50 to 60 ms of a core each,
-while somebody waits for the first result. So they collect no garbage while they import (there
-is none), and ``msgspec`` is imported without ``typing_extensions``.
+They are one interpreter of our own that imports a fixed set of modules, forks (``zygote_spawn``)
+and imports what only one of the two needs, while somebody waits for the first result. So it
+collects no garbage while it imports (there is none), and ``msgspec`` is imported without ``typing_extensions``.
 
 This file itself imports nothing that is not loaded already when an interpreter starts.
 """

@@ -1,8 +1,8 @@
 """The zygote: the template from which workers are forked, and the guard of the session.
 
-**Template.** It is exec'd by the node daemon (never forked from it), imports what every worker
-needs once, and forks a worker in a few milliseconds; pages it has touched are shared with all of
-them.
+**Template.** It begins as a fork of a daemon that has nothing yet, or is exec'd by it
+(``zygote_spawn``), imports what every worker needs once, and forks a worker in a few milliseconds;
+pages it has touched are shared with all of them.
 
 **Guard.** It watches the daemon's pidfd. When the daemon is gone without having ended the session
 (``kill -9``), the zygote kills every process of the session, removes the session directory and
