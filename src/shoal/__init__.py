@@ -38,8 +38,9 @@ if TYPE_CHECKING:
     from shoal._runtime.cluster import available_resources, cluster_resources, nodes
     from shoal._runtime.completion import as_completed
     from shoal._runtime.context import RuntimeContext, get_gpu_ids, get_runtime_context
-    from shoal._runtime.driver import SessionContext, init, is_initialized, shutdown
+    from shoal._runtime.driver import SessionContext, is_initialized, shutdown
     from shoal._runtime.execute import exit_actor
+    from shoal._runtime.init import init
     from shoal._runtime.locks import Lock, lock
     from shoal._runtime.mapping import map
     from shoal._runtime.objects import get, put, wait
@@ -63,7 +64,7 @@ _HOMES = {
     "get_actor": "_runtime.actor",
     "get_gpu_ids": "_runtime.context",
     "get_runtime_context": "_runtime.context",
-    "init": "_runtime.driver",
+    "init": "_runtime.init",
     "is_initialized": "_runtime.driver",
     "kill": "_runtime.actor",
     "lock": "_runtime.locks",

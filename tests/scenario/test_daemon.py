@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from shoal import errors
-from shoal._base import config
+from shoal._base import environment
 from shoal._native import LAYOUT_HASH
 from shoal._proto import frames, messages
 from shoal._runtime import descendants, launch, session_dir, wire
@@ -79,7 +79,7 @@ def begin(tmp_path: pathlib.Path) -> Iterator[Callable[[bool], Running]]:
     sessions: list[Running] = []
 
     def start(started: bool = False) -> Running:
-        variables = config.inherited_variables()
+        variables = environment.inherited_variables()
         launched = launch.launch(
             str(tmp_path), variables, started=started, num_cpus=2, object_store_memory=64 << 20
         )
@@ -193,9 +193,10 @@ def test_worker_killed(begin: Begin) -> None:
 def test_owner_killed(tmp_path: pathlib.Path) -> None:
     program = """
         import sys, time
-        from shoal._base import config
+        from shoal._base import environment
         from shoal._runtime import launch
-        print(launch.launch(sys.argv[1], config.inherited_variables(), started=False).socket_path)
+        variables = environment.inherited_variables()
+        print(launch.launch(sys.argv[1], variables, started=False).socket_path)
         sys.stdout.flush()
         time.sleep(100)
         """
@@ -308,7 +309,7 @@ def test_a_session_that_cannot_start_says_why(tmp_path: pathlib.Path) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, hard))
     try:
-        launched = launch.launch(str(tmp_path), config.inherited_variables(), started=False)
+        launched = launch.launch(str(tmp_path), environment.inherited_variables(), started=False)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     with pytest.raises(errors.ShoalError, match=r"could not be started.*ulimit -f"):
@@ -321,7 +322,7 @@ def test_a_session_that_cannot_start_says_why(tmp_path: pathlib.Path) -> None:
 def test_a_session_that_cannot_fork_ends(tmp_path: pathlib.Path) -> None:
     # Every zygote imports this one, and the daemon never does.
     (tmp_path / "cloudpickle.py").write_text("import sys\nsys.exit('broken')\n")
-    variables = {**config.inherited_variables(), "PYTHONPATH": str(tmp_path)}
+    variables = {**environment.inherited_variables(), "PYTHONPATH": str(tmp_path)}
     launched = launch.launch(str(tmp_path / "sessions"), variables, started=False)
     _, status = os.waitpid(launched.pid, 0)
     assert status == 0
@@ -423,7 +424,7 @@ def test_a_job_of_another_interpreter_gets_workers_of_it(tmp_path: pathlib.Path)
         # One write: the worker's line, shown by another thread, must not come between.
         sys.stdout.write(shoal.get(who.remote())[0] + "\\n")
         """
-    variables = {**config.inherited_variables(), "SHOAL_DIR": str(tmp_path / "sessions")}
+    variables = {**environment.inherited_variables(), "SHOAL_DIR": str(tmp_path / "sessions")}
     shoal = [sys.executable, "-m", "shoal"]
     subprocess.run([*shoal, "start", "--num-cpus", "1"], env=variables, check=True)
     try:
@@ -439,3 +440,23 @@ def test_a_job_of_another_interpreter_gets_workers_of_it(tmp_path: pathlib.Path)
         subprocess.run([*shoal, "stop"], env=variables, check=True)
     assert done.returncode == 0, done.stderr
     assert python in done.stdout.splitlines()
+
+
+def test_a_session_that_is_not_wanted_after_all_leaves_nothing(tmp_path: pathlib.Path) -> None:
+    """`init` begins the daemon before it knows the options; wrong ones end it again."""
+    program = """
+        import os, shoal
+        try:
+            shoal.init(num_cpus="many")
+        except shoal.errors.OptionError:
+            print("refused")
+        try:
+            os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            print("no child")
+    """
+    variables = {**environment.inherited_variables(), "SHOAL_DIR": str(tmp_path / "sessions")}
+    command = [sys.executable, "-c", textwrap.dedent(program)]
+    done = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=30)
+    assert done.stdout.split("\n")[:2] == ["refused", "no child"], done.stderr
+    wait_until(lambda: os.listdir(tmp_path / "sessions") == [])

@@ -189,8 +189,8 @@ def test_one_reader_of_the_clock() -> None:
 def test_one_reader_of_the_environment() -> None:
     def find() -> Iterator[Violation]:
         for file in python_files("src/"):
-            if file.path != "src/shoal/_base/config.py":
+            if file.path != "src/shoal/_base/environment.py":
                 for line, what in calls_of(file, ENVIRONMENT):
-                    yield Violation(file.path, f"line {line} uses {what}; use _base.config")
+                    yield Violation(file.path, f"line {line} uses {what}; use _base.environment")
 
     judge("one_environment", find())

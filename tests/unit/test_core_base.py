@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import shoal._base
-from shoal._base import clock, config, ids, records
+from shoal._base import clock, environment, ids, records
 
 PLAIN = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**63), 2**63 - 1) | st.text() | st.binary(),
@@ -48,10 +48,10 @@ def test_ids_differ() -> None:
 
 
 def test_environment() -> None:
-    seen = config.read_environment({"SHOAL_ADDRESS": "auto", "SHOAL_SESSION": "s"})
+    seen = environment.read({"SHOAL_ADDRESS": "auto", "SHOAL_SESSION": "s"})
     assert seen.address == "auto" and seen.session == "s" and seen.ray_address == ""
     assert seen.root.startswith("/tmp/shoal-")
-    assert config.read_environment({"SHOAL_DIR": "/x"}).root == "/x"
+    assert environment.read({"SHOAL_DIR": "/x"}).root == "/x"
 
 
 def test_clock_goes_forward() -> None:

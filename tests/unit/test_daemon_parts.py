@@ -9,8 +9,8 @@ import sys
 
 import pytest
 
-from shoal._runtime import machine_facts, session_dir, worker_logs
-from shoal._runtime.session_dir import Entry
+from shoal._runtime import machine_facts, registry, session_dir, worker_logs
+from shoal._runtime.registry import Entry
 from shoal._runtime.worker_logs import LogFile, Stream
 
 
@@ -109,9 +109,9 @@ def test_dead_sessions_leave_the_registry(tmp_path: pathlib.Path) -> None:
     dead = Entry("a", session_dir.create(root, "a"), ended.pid, 1)
     reused = Entry("c", session_dir.create(root, "c"), os.getpid(), mine + 1)
     for entry in (living, dead, reused):
-        session_dir.register(root, entry)
+        registry.register(root, entry)
     (tmp_path / "sessions" / "torn.json").write_bytes(b'{"session"')
-    assert session_dir.started_sessions(root) == [living]
+    assert registry.started_sessions(root) == [living]
     assert os.listdir(tmp_path / "sessions") == ["b.json"]
     assert sorted(name for name in os.listdir(root)) == ["session-b", "sessions"]
 

@@ -1,64 +1,9 @@
-"""The one reader of the environment, and every limit and default with its unit.
-
-Nothing else in the package looks at ``os.environ`` to decide something (passing it on to a child is
-not deciding). Limits stand in one frozen record, so that a test can hand another one to any
-machine.
-
-====================  =====================================================================
-variable              meaning
-====================  =====================================================================
-``SHOAL_ADDRESS``     session that ``init()`` joins: ``local``, ``auto``, or a session id
-``RAY_ADDRESS``       the same for programs that run with the Ray names (``as_ray``)
-``SHOAL_DIR``         where session directories live, instead of ``/tmp/shoal-<uid>``
-``SHOAL_SESSION``     set in every process of a session: its id
-``SHOAL_SOCKET``      set in every worker: the socket of its daemon
-====================  =====================================================================
-"""
+"""Every limit and default with its unit, in one frozen record, so that a test can hand another one
+to any machine."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping
-
 import msgspec
-
-SESSION_VARIABLE = "SHOAL_SESSION"
-SOCKET_VARIABLE = "SHOAL_SOCKET"
-
-
-class Environment(msgspec.Struct, frozen=True):
-    """What the environment says about Shoal."""
-
-    address: str = ""
-    ray_address: str = ""
-    root: str = ""
-    """Directory of this user's sessions."""
-    session: str = ""
-    socket: str = ""
-
-
-def read_environment(variables: Mapping[str, str] | None = None) -> Environment:
-    """The present environment, or the one given."""
-    seen = os.environ if variables is None else variables
-    return Environment(
-        address=seen.get("SHOAL_ADDRESS", ""),
-        ray_address=seen.get("RAY_ADDRESS", ""),
-        root=seen.get("SHOAL_DIR", "") or f"/tmp/shoal-{os.getuid()}",
-        session=seen.get(SESSION_VARIABLE, ""),
-        socket=seen.get(SOCKET_VARIABLE, ""),
-    )
-
-
-def inherited_variables() -> dict[str, str]:
-    """A copy of the whole environment, to hand to a child."""
-    return dict(os.environ)
-
-
-def change_environment(variables: Mapping[str, str], keep: bool = False) -> None:
-    """Set ``variables`` in this process; ``keep``: only those that are not set yet."""
-    for name, value in variables.items():
-        if not (keep and name in os.environ):
-            os.environ[name] = value
 
 
 class Limits(msgspec.Struct, frozen=True):

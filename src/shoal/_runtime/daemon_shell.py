@@ -33,13 +33,13 @@ from typing import Any, get_args
 
 import msgspec
 
-from shoal._base import clock, config, ids, records
+from shoal._base import clock, config, environment, ids, records
 from shoal._core import commands, events
 from shoal._core.events import AnyEvent
 from shoal._core.node import NodeMachine
 from shoal._native import Memory
 from shoal._proto import frames, messages
-from shoal._runtime import descendants, launch, machine_facts, session_dir
+from shoal._runtime import descendants, launch, machine_facts, registry, session_dir
 from shoal._runtime.daemon_door import Door
 from shoal._runtime.daemon_loop import Loop, Timer
 from shoal._runtime.daemon_memory import NodeMemory, Warming
@@ -260,7 +260,7 @@ class Daemon:
         self._door.close()
         descendants.end_all(self._settings.session, frozenset({self._zygote.pid}), END_S)
         directory = self._settings.directory
-        session_dir.unregister(os.path.dirname(directory), self._settings.session)
+        registry.unregister(os.path.dirname(directory), self._settings.session)
         session_dir.remove(directory)
         if not any(session_dir.is_alive(*driver) for driver in self._door.drivers):
             # A driver that lives may look at arrays that it has; its own end gives them back.
@@ -275,7 +275,7 @@ class Daemon:
 
 def node_config(settings: launch.NodeSettings, memory: Memory) -> config.NodeConfig:
     """Return what the machine is told once: the settings, completed by what this machine has."""
-    visible = config.inherited_variables().get("CUDA_VISIBLE_DEVICES")
+    visible = environment.inherited_variables().get("CUDA_VISIBLE_DEVICES")
     cores = machine_facts.usable_cores()
     cpus = settings.num_cpus if settings.num_cpus is not None else max(1, math.floor(cores))
     gpus = settings.num_gpus
@@ -348,8 +348,8 @@ def run(directory: str, listener_fd: int, zygote: tuple[int, int]) -> int:
     descendants.set_oom_score(-900)
     if settings.started:
         start_time = session_dir.process_start_time(os.getpid()) or 0
-        entry = session_dir.Entry(settings.session, directory, os.getpid(), start_time)
-        session_dir.register(os.path.dirname(directory), entry)
+        entry = registry.Entry(settings.session, directory, os.getpid(), start_time)
+        registry.register(os.path.dirname(directory), entry)
     daemon.run()
     return 0
 

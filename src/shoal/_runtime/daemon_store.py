@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Callable
 
-from shoal._base import clock, config
+from shoal._base import clock, environment
 from shoal._core import commands, events
 from shoal._core.events import AnyEvent
 from shoal._runtime import session_dir, wire
@@ -30,7 +30,7 @@ class StoreLink:
         self.pid = 0
         self._loop = loop
         self._path = os.path.join(directory, session_dir.STORE_SOCKET_NAME)
-        self._listening = wire.listen(directory, session_dir.STORE_SOCKET_NAME)
+        self._listening = session_dir.listen(directory, session_dir.STORE_SOCKET_NAME)
         self._post = post
         self._connection: Connection | None = None
         self._start()
@@ -52,12 +52,11 @@ class StoreLink:
 
     def _start(self) -> None:
         self._started_at = clock.now()
-        descriptor = self._listening.fileno()
         self.pid = os.posix_spawn(
             sys.executable,
             [sys.executable, "-P", "-m", "shoal._runtime.control"],
-            config.inherited_variables(),
-            file_actions=[(os.POSIX_SPAWN_DUP2, descriptor, LISTENER_FD)],
+            environment.inherited_variables(),
+            file_actions=[(os.POSIX_SPAWN_DUP2, self._listening, LISTENER_FD)],
             setsid=True,
         )
         connected = wire.connect(self._path)

@@ -1,13 +1,16 @@
-"""``init`` and ``shutdown``: a user's program joins a session, or starts one of its own.
+"""``init``, once its daemon has begun to start, and ``shutdown``: a user's program joins a session
+or starts one of its own.
 
 Which session (RULES T1)::
 
-    init()                SHOAL_ADDRESS, else a session of ``shoal start`` that answers, else a new
-    one init("local")         always a new one init("auto")          a session of ``shoal start``;
-    an error if there is none init("<session id>")  that one
+    init()                SHOAL_ADDRESS, else one of ``shoal start`` that lives, else a new one
+    init("local")         always a new one
+    init("auto")          a session of ``shoal start``; an error if there is none
+    init("<session id>")  that one
 
-Starting is: exec the daemon (``launch``), connect to the socket that is listening already, say
-Hello, and load cloudpickle while the daemon makes node memory. A session that ``init`` started ends
+Starting is: exec the daemon (``init`` has done that if it could), tell it its settings, connect to
+the socket that is listening already, say Hello, and load cloudpickle while the daemon makes node
+memory. A session that ``init`` started ends
 with this process: the daemon watches its pidfd, ``shutdown`` is only the polite way.
 """
 
@@ -18,12 +21,12 @@ import os
 import select
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple, TypedDict, Unpack
+from typing import Any, NamedTuple, TypedDict
 
 from shoal import _native, errors
-from shoal._base import config
+from shoal._base import environment
 from shoal._proto import messages
-from shoal._runtime import hooks, launch, logs, options, session_dir, wire
+from shoal._runtime import hooks, launch, logs, node_spawn, options, registry, session_dir, wire
 from shoal._runtime import session as sessions
 from shoal._runtime.client import Connection
 from shoal._runtime.session import Session
@@ -122,57 +125,36 @@ class SessionContext(Mapping[str, Any]):
         return f"<table>{rows}</table>"
 
 
-def init(address: str | None = None, **given: Unpack[InitOptions]) -> SessionContext:
-    """Join a session or start one; called by itself at the first use of the API.
-
-    Args:
-        address: None, ``"local"`` (a new session), ``"auto"`` (one of ``shoal start``) or its id.
-        num_cpus: CPUs to declare; they need not exist. Default: what this process may use.
-        num_gpus: GPUs to declare. Default: what is visible.
-        resources: Other resources by name.
-        object_store_memory: Bytes for values. Default: 30 % of memory.
-        namespace: Where names of actors live. Default: one of this program's own.
-        ignore_reinit_error: Return the present session instead of an error.
-        log_to_driver: Show what workers print.
-        priority: Jobs of higher priority are served first.
-        weight: Share of this job among those of its priority.
-
-    Returns:
-        Facts of the session; ``with shoal.init():`` ends it at the end of the block.
-
-    Raises:
-        SessionExistsError: there is one already.
-        OptionError: an option is unknown or wrong, or does not fit a session that exists.
-        ConnectionError: there is no such session, or it could not be started.
-        ForkedProcessError: this is a forked child of a process that has a session.
-
-    Example:
-        >>> with shoal.init(num_cpus=4):
-        ...     pass
-    """
-    _check(address, given)
-    if sessions.is_forked():
-        raise errors.ForkedProcessError
-    present = sessions.current_or_none()
-    if present is not None:
-        if given.get("ignore_reinit_error") or present.role == "worker":
-            return SessionContext(present)
-        raise errors.SessionExistsError(session=present.id)
-    _forget_lost()
-    environment = config.read_environment()
-    found = _find(address, environment)
-    if found is None:
-        session = _start(environment, given)
-    else:
-        wrong = [name for name in _OF_THE_SESSION if given.get(name) is not None]
-        if wrong:
-            raise errors.OptionError(
-                f"{', '.join(wrong)}: session {found.session} exists already and has its resources;"
-                " leave the option out, or start a session with init('local')",
-                option=wrong[0],
-            )
-        session = _join(found.socket_path, given, None)
-    return SessionContext(session)
+def open_session(
+    address: str | None, given: Mapping[str, Any], begun: node_spawn.Begun | None
+) -> SessionContext:
+    """What ``init`` does once everything is imported; ``begun``: its daemon has begun to start."""
+    try:
+        _check(address, given)
+        if sessions.is_forked():
+            raise errors.ForkedProcessError
+        present = sessions.current_or_none()
+        if present is not None:
+            if given.get("ignore_reinit_error") or present.role == "worker":
+                return SessionContext(present)
+            raise errors.SessionExistsError(session=present.id)
+        _forget_lost()
+        seen = environment.read()
+        found = _find(address, seen) if begun is None else None
+        if found is None:
+            begun, taken = None, begun or node_spawn.begin(seen.root)
+            return SessionContext(_start(taken, given))
+    finally:
+        if begun is not None:
+            node_spawn.abandon(begun)
+    wrong = [name for name in _OF_THE_SESSION if given.get(name) is not None]
+    if wrong:
+        raise errors.OptionError(
+            f"{', '.join(wrong)}: session {found.session} exists already and has its resources;"
+            " leave the option out, or start a session with init('local')",
+            option=wrong[0],
+        )
+    return SessionContext(_join(found.socket_path, given, None))
 
 
 def _check(address: Any, given: Mapping[str, Any]) -> None:
@@ -193,15 +175,15 @@ def _check(address: Any, given: Mapping[str, Any]) -> None:
             raise errors.NotSupportedError(f"option {name} of init is not there yet")
 
 
-def _find(address: str | None, environment: config.Environment) -> session_dir.Entry | None:
+def _find(address: str | None, seen: environment.Environment) -> registry.Entry | None:
     """The existing session to join, or None to start one."""
-    address = address or environment.address or None
-    if address is None and environment.session and environment.socket:
-        directory = os.path.dirname(environment.socket)
-        return session_dir.Entry(environment.session, directory, 0, 0)
+    address = address or seen.address or None
+    if address is None and seen.session and seen.socket:
+        directory = os.path.dirname(seen.socket)
+        return registry.Entry(seen.session, directory, 0, 0)
     if address == "local":
         return None
-    found = session_dir.started_sessions(environment.root)
+    found = registry.started_sessions(seen.root)
     if address in (None, "auto"):
         if found:
             return found[0]
@@ -218,10 +200,9 @@ def _find(address: str | None, environment: config.Environment) -> session_dir.E
     raise ConnectionError(f"there is no session {address!r} of this user here; running: {known}")
 
 
-def _start(environment: config.Environment, given: Mapping[str, Any]) -> Session:
-    launched = launch.launch(
-        environment.root,
-        config.inherited_variables(),
+def _start(begun: node_spawn.Begun, given: Mapping[str, Any]) -> Session:
+    launched = launch.settle(
+        begun,
         started=False,
         num_cpus=given.get("num_cpus"),
         num_gpus=given.get("num_gpus"),

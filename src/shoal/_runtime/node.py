@@ -23,9 +23,9 @@ import gc
 import os
 import sys
 
-from shoal._runtime import starting
+from shoal._runtime import session_dir, starting
+from shoal._runtime.node_spawn import LISTENER_FD, SETTINGS_FD
 
-LISTENER_FD = 3
 _PREFIX = "session-"
 
 
@@ -35,8 +35,9 @@ def main(arguments: list[str]) -> int:
     Returns in the zygote's workers too: they are forks of a fork.
     """
     (directory,) = arguments
-    os.closerange(LISTENER_FD + 1, 1 << 20)
+    os.closerange(SETTINGS_FD + 1, 1 << 20)
     os.set_inheritable(LISTENER_FD, False)
+    os.set_inheritable(SETTINGS_FD, False)
     starting.import_msgspec()
     # Nothing of these starts a thread or opens a descriptor; no pickle among them.
     from shoal._proto import messages  # noqa: F401
@@ -48,6 +49,8 @@ def main(arguments: list[str]) -> int:
         return _become_zygote(daemon, channel, directory)
     from shoal._runtime import daemon_shell
 
+    if not _receive_settings(directory):
+        os._exit(0)  # whoever began this session does not want it
     gc.freeze()
     gc.enable()
     code = daemon_shell.run(directory, LISTENER_FD, (pid, channel))
@@ -57,8 +60,21 @@ def main(arguments: list[str]) -> int:
     os._exit(code)
 
 
+def _receive_settings(directory: str) -> bytes:
+    """Read the settings to the end of the pipe, and keep them in the session's directory."""
+    settings = b""
+    while part := os.read(SETTINGS_FD, 1 << 16):
+        settings += part
+    os.close(SETTINGS_FD)
+    if settings:
+        with open(os.path.join(directory, session_dir.SETTINGS_NAME), "wb") as file:
+            file.write(settings)
+    return settings
+
+
 def _become_zygote(daemon: int, channel: int, directory: str) -> int:
     os.close(LISTENER_FD)
+    os.close(SETTINGS_FD)
     os.setsid()
     from shoal._runtime import zygote
 

@@ -134,9 +134,9 @@ def current() -> Session:
         if session.state == "open":
             return session
         raise session.gone()
-    from shoal._runtime import driver
+    from shoal._runtime import init
 
-    driver.init()
+    init.init()
     assert _current is not None
     return _current
 

@@ -1,4 +1,4 @@
-"""Session directories, and the registry of sessions that ``shoal start`` started.
+"""Session directories: what stands where, and who may enter.
 
 ::
 
@@ -8,45 +8,28 @@
         node.sock                the daemon's socket
         store.sock               the control store's, only in a started session
         logs/                    node.log, worker-<index>-<pid>.out and .err
-      sessions/<id>.json         registry: one ``Entry`` per started session  mode 0600
+      sessions/<id>.json         one per started session, see ``registry``
 
-A registry entry is never trusted: it names a process by (pid, start time), and one whose process is
-gone is removed by whoever meets it (RULES T1, T2). Nothing is shared between sessions but the
-directory ``sessions``; each entry is its own file, made complete under another name and renamed.
+Light: ``init`` makes the directory before anything large is imported. (Even ``socket`` is: it
+brings ``enum``, ``re`` and ``selectors``, and ``_socket`` is what listens.)
 """
 
 from __future__ import annotations
 
+import _socket
 import os
 import stat
 from collections.abc import Callable
-
-import msgspec
 
 SOCKET_NAME = "node.sock"
 STORE_SOCKET_NAME = "store.sock"
 SETTINGS_NAME = "settings.json"
 _PREFIX = "session-"
-_REGISTRY = "sessions"
+REGISTRY = "sessions"
 
 
 class SessionDirectoryError(OSError):
     """The place for session directories cannot be used."""
-
-
-class Entry(msgspec.Struct, frozen=True):
-    """One started session, as its registry file says."""
-
-    session: str
-    directory: str
-    pid: int
-    start_time: int
-    """Of the node daemon, in clock ticks after boot: with the pid it names one process for ever."""
-
-    @property
-    def socket_path(self) -> str:
-        """Where the session's daemon listens."""
-        return os.path.join(self.directory, SOCKET_NAME)
 
 
 def process_start_time(pid: int) -> int | None:
@@ -99,6 +82,25 @@ def create(root: str, session: str) -> str:
     return path
 
 
+def listen(directory: str, name: str) -> int:
+    """Return the descriptor (close-on-exec) of a unix socket that listens at ``directory/name``;
+    who may enter the directory may connect.
+
+    An address of a unix socket has at most 107 bytes; through a descriptor of the directory, every
+    path fits.
+    """
+    kind = _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC
+    place = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    listener = _socket.socket(_socket.AF_UNIX, kind)
+    try:
+        listener.bind(f"/proc/self/fd/{place}/{name}")
+        listener.listen(1024)
+        return listener.detach()
+    finally:
+        listener.close()
+        os.close(place)
+
+
 def remove(path: str) -> None:
     """Remove a session directory with all that is in it; nothing happens if it is gone already.
 
@@ -130,63 +132,3 @@ def sockets(root: str) -> list[str]:
         return []
     paths = (os.path.join(root, name, SOCKET_NAME) for name in names if name.startswith(_PREFIX))
     return [path for path in paths if os.path.exists(path)]
-
-
-# ---- the registry
-def _entry_path(root: str, session: str) -> str:
-    return os.path.join(root, _REGISTRY, session + ".json")
-
-
-def register(root: str, entry: Entry) -> None:
-    """Enter a started session into the registry."""
-    os.makedirs(os.path.join(root, _REGISTRY), mode=0o700, exist_ok=True)
-    path = _entry_path(root, entry.session)
-    temporary = f"{path}.{os.getpid()}"
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    try:
-        os.write(fd, msgspec.json.encode(entry))
-    finally:
-        os.close(fd)
-    os.rename(temporary, path)
-
-
-def unregister(root: str, session: str) -> None:
-    """Take a session out of the registry; nothing happens if it is not there."""
-    try:
-        os.unlink(_entry_path(root, session))
-    except FileNotFoundError:
-        pass
-
-
-def started_sessions(root: str) -> list[Entry]:
-    """Return the started sessions of this user that live, newest first; remove the dead ones.
-
-    A session whose daemon was killed is removed with its directory: its zygote does that too, but a
-    machine that lost power has no zygote.
-    """
-    entries = []
-    try:
-        names = os.listdir(os.path.join(root, _REGISTRY))
-    except FileNotFoundError:
-        return []
-    for name in sorted(names, reverse=True):
-        if not name.endswith(".json"):
-            continue
-        path = os.path.join(root, _REGISTRY, name)
-        try:
-            with open(path, "rb") as file:
-                entry = msgspec.json.decode(file.read(), type=Entry)
-        except FileNotFoundError:
-            continue
-        except (OSError, msgspec.MsgspecError):
-            entry = None
-        if entry is not None and is_alive(entry.pid, entry.start_time):
-            entries.append(entry)
-            continue
-        try:
-            os.unlink(path)
-        except FileNotFoundError:
-            continue
-        if entry is not None and os.path.dirname(entry.directory) == root.rstrip("/"):
-            remove(entry.directory)
-    return entries

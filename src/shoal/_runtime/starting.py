@@ -2,7 +2,8 @@
 
 They are one interpreter of our own that imports a fixed set of modules, forks (``zygote_spawn``)
 and imports what only one of the two needs, while somebody waits for the first result. So it
-collects no garbage while it imports (there is none), and ``msgspec`` is imported without ``typing_extensions``.
+collects no garbage while it imports (there is none), and imports ``msgspec`` without
+``typing_extensions``.
 
 This file itself imports nothing that is not loaded already when an interpreter starts.
 """

@@ -26,19 +26,6 @@ _CREDENTIALS = struct.Struct("3i")
 _SO_PEERPIDFD = 77
 
 
-def listen(directory: str, name: str) -> socket.socket:
-    """Return a listening unix socket ``directory/name`` ; who may enter the directory may
-    connect."""
-    with contextlib.ExitStack() as undo:
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-        undo.callback(listener.close)
-        with _opened(directory) as directory_fd:
-            listener.bind(f"/proc/self/fd/{directory_fd}/{name}")
-        listener.listen(1024)
-        undo.pop_all()
-    return listener
-
-
 @contextlib.contextmanager
 def _opened(directory: str) -> Iterator[int]:
     fd = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)

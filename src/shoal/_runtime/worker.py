@@ -20,7 +20,7 @@ import os
 import sys
 
 from shoal import _native
-from shoal._base import config
+from shoal._base import environment
 from shoal._proto import messages
 from shoal._runtime import context, hooks, wire, worker_output
 from shoal._runtime import session as sessions
@@ -65,7 +65,7 @@ def main(memory_fd: int, eventfd: int, index: int, socket_path: str) -> None:
     context.process.is_worker = True
     connection.start(lambda body: None, lambda: os._exit(1), "shoal-session")
     # A program that user code starts joins this session by itself (RULES E-8).
-    config.change_environment({config.SOCKET_VARIABLE: socket_path})
+    environment.change({environment.SOCKET_VARIABLE: socket_path})
     assignment = session.request(messages.GetAssignment(), messages.Assignment)
     _take_over(assignment, session)
     executor = Executor(session)
@@ -89,9 +89,9 @@ def _take_over(assignment: messages.Assignment, session: Session) -> None:
     job = assignment.config
     session.namespace = job.namespace or session.namespace
     threads = str(max(1, assignment.threads))
-    config.change_environment(dict.fromkeys(_THREAD_VARIABLES, threads), keep=True)
-    config.change_environment(job.env_vars)
-    config.change_environment({"CUDA_VISIBLE_DEVICES": ",".join(assignment.gpu_ids)})
+    environment.change(dict.fromkeys(_THREAD_VARIABLES, threads), keep=True)
+    environment.change(job.env_vars)
+    environment.change({"CUDA_VISIBLE_DEVICES": ",".join(assignment.gpu_ids)})
     known = set(job.sys_path)
     sys.path[:] = [*job.sys_path, *(path for path in sys.path if path not in known)]
     if job.cwd:

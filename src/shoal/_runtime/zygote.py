@@ -36,7 +36,7 @@ from typing import TextIO
 import msgspec
 
 from shoal._proto import forking
-from shoal._runtime import descendants, session_dir, wire, worker
+from shoal._runtime import descendants, registry, session_dir, wire, worker
 
 _CLEAN_UP_S = 2.5
 _WORKER_OOM_SCORE = 300
@@ -163,7 +163,7 @@ class Zygote:
     def _end_session(self) -> None:
         """The daemon is gone: end everything that is left, then this process."""
         descendants.end_all(self._session, frozenset(), _CLEAN_UP_S)
-        session_dir.unregister(os.path.dirname(self._directory), self._session)
+        registry.unregister(os.path.dirname(self._directory), self._session)
         session_dir.remove(self._directory)
         os._exit(0)
 

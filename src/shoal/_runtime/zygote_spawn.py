@@ -14,6 +14,7 @@ import os
 import socket
 import sys
 
+from shoal._base import environment
 from shoal._runtime import starting
 
 
@@ -39,7 +40,7 @@ def spawn_zygote(session: str, directory: str) -> tuple[int, int]:
         pid = os.posix_spawn(
             sys.executable,
             [*starting.program("shoal._runtime.zygote", "begin_with_msgspec"), *arguments],
-            os.environ,
+            environment.inherited_variables(),
             setsid=True,
         )
     except OSError:

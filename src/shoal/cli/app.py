@@ -14,9 +14,9 @@ import cyclopts
 from cyclopts import Parameter
 
 from shoal import errors
-from shoal._base import clock, config
-from shoal._runtime import launch, session_dir
-from shoal._runtime.session_dir import Entry
+from shoal._base import clock, environment
+from shoal._runtime import launch, registry, session_dir
+from shoal._runtime.registry import Entry
 from shoal.cli import report
 from shoal.cli.observer import Observer
 
@@ -75,7 +75,7 @@ def start(
         More resources, as JSON: '{"licence": 2}'.
     """
     root = _root()
-    if running := session_dir.started_sessions(root):
+    if running := registry.started_sessions(root):
         raise CommandError(
             f"session {running[0].session} is running (pid {running[0].pid}).\n"
             "What to do: join it with init(), end it with `shoal stop`, or set SHOAL_DIR to another"
@@ -83,7 +83,7 @@ def start(
         )
     launched = launch.launch(
         root,
-        config.inherited_variables(),
+        environment.inherited_variables(),
         started=True,
         num_cpus=_positive("--num-cpus", num_cpus),
         num_gpus=_positive("--num-gpus", num_gpus),
@@ -104,7 +104,7 @@ def start(
 @app.command
 def stop() -> int:
     """End your started session and everything in it."""
-    entries = session_dir.started_sessions(_root())
+    entries = registry.started_sessions(_root())
     if not entries:
         print("No session that `shoal start` started is running.")
         return 0
@@ -167,13 +167,13 @@ def _plain(value: object) -> str:
 
 
 def _root() -> str:
-    return session_dir.check_root(config.read_environment().root)
+    return session_dir.check_root(environment.read().root)
 
 
 def _reachable() -> list[str]:
     """Sockets of all sessions of this user, started ones first."""
     root = _root()
-    started = [entry.socket_path for entry in session_dir.started_sessions(root)]
+    started = [entry.socket_path for entry in registry.started_sessions(root)]
     others = session_dir.sockets(root)
     return started + [path for path in others if path not in started]
 

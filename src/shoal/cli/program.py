@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import sys
 
-from shoal._base import config
+from shoal._base import environment
 
 USAGE = """\
 usage: shoal run [--address ADDRESS] script.py [arguments of the script]
@@ -25,7 +25,7 @@ Run a Python program; the first use of Shoal in it starts a session on this mach
 def run(words: list[str]) -> int:
     """Replace this process by the program that ``words`` name; returns only if they make no
     sense."""
-    environment = config.inherited_variables()
+    variables = environment.inherited_variables()
     while words and words[0].startswith("--"):
         option, equals, value = words.pop(0).partition("=")
         if option == "--help":
@@ -33,7 +33,7 @@ def run(words: list[str]) -> int:
             return 0
         if option != "--address" or not (value or (words and not equals)):
             return _complain(f"unknown option or missing value: {option}")
-        environment["SHOAL_ADDRESS"] = value or words.pop(0)
+        variables["SHOAL_ADDRESS"] = value or words.pop(0)
     if words[:1] == ["-h"]:
         print(USAGE, end="")
         return 0
@@ -42,7 +42,7 @@ def run(words: list[str]) -> int:
     if words[0] != "-m" and not os.path.exists(words[0]):
         return _complain(f"there is no file {words[0]}")
     sys.stdout.flush()
-    os.execve(sys.executable, [sys.executable, *words], environment)
+    os.execve(sys.executable, [sys.executable, *words], variables)
 
 
 def _complain(text: str) -> int:

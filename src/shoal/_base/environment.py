@@ -1,0 +1,54 @@
+"""The one reader of the environment. Light: it is imported before anything else is.
+
+Nothing else in the package looks at ``os.environ`` to decide something (passing it on to a child is
+not deciding).
+
+====================  =====================================================================
+variable              meaning
+====================  =====================================================================
+``SHOAL_ADDRESS``     session that ``init()`` joins: ``local``, ``auto``, or a session id
+``RAY_ADDRESS``       the same for programs that run with the Ray names (``as_ray``)
+``SHOAL_DIR``         where session directories live, instead of ``/tmp/shoal-<uid>``
+``SHOAL_SESSION``     set in every process of a session: its id
+``SHOAL_SOCKET``      set in every worker: the socket of its daemon
+====================  =====================================================================
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+SESSION_VARIABLE = "SHOAL_SESSION"
+SOCKET_VARIABLE = "SHOAL_SOCKET"
+
+
+class Environment:
+    """What the environment says about Shoal."""
+
+    __slots__ = ("address", "ray_address", "root", "session", "socket")
+
+    def __init__(self, seen: Mapping[str, str]) -> None:
+        self.address = seen.get("SHOAL_ADDRESS", "")
+        self.ray_address = seen.get("RAY_ADDRESS", "")
+        self.root = seen.get("SHOAL_DIR", "") or f"/tmp/shoal-{os.getuid()}"
+        """Directory of this user's sessions."""
+        self.session = seen.get(SESSION_VARIABLE, "")
+        self.socket = seen.get(SOCKET_VARIABLE, "")
+
+
+def read(variables: Mapping[str, str] | None = None) -> Environment:
+    """The present environment, or the one given."""
+    return Environment(os.environ if variables is None else variables)
+
+
+def inherited_variables() -> dict[str, str]:
+    """A copy of the whole environment, to hand to a child."""
+    return dict(os.environ)
+
+
+def change(variables: Mapping[str, str], keep: bool = False) -> None:
+    """Set ``variables`` in this process; ``keep``: only those that are not set yet."""
+    for name, value in variables.items():
+        if not (keep and name in os.environ):
+            os.environ[name] = value
