@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import pathlib
 import pickle
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -12,6 +15,7 @@ import pytest
 
 import shoal
 from shoal import errors
+from tests.torture.processes import eventually
 
 
 @shoal.remote
@@ -296,3 +300,35 @@ def test_errors_pickle() -> None:
     error = errors.ActorDiedError(actor_id="a1", class_name="C", reason="killed")
     again = pickle.loads(pickle.dumps(error))
     assert type(again) is errors.ActorDiedError and str(again) == str(error)
+
+
+@shoal.remote
+class Careful:
+    """Has something to do at its end, in each of the three places where Python lets it."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        atexit.register(self.note, "atexit")
+        threading.Thread(target=self.work).start()
+
+    def note(self, what: str) -> None:
+        with open(self.path, "a") as file:
+            file.write(what + "\n")
+
+    def work(self) -> None:
+        while threading.main_thread().is_alive():
+            time.sleep(0.01)
+        self.note("thread")
+
+    def __del__(self) -> None:
+        self.note("del")
+
+
+def test_an_actor_ends_like_an_interpreter(tmp_path: pathlib.Path) -> None:
+    """Though its worker does not take the interpreter apart: that costs 4 ms of copied pages."""
+    path = tmp_path / "notes"
+    careful = Careful.remote(str(path))
+    shoal.get(careful.__ray_ready__.remote())
+    del careful
+    wanted = ["thread", "atexit", "del"]
+    eventually(lambda: path.exists() and path.read_text().split() == wanted, 5.0, "its notes")

@@ -22,6 +22,7 @@ from __future__ import annotations
 import gc
 import os
 import sys
+from typing import NoReturn
 
 from shoal._runtime import session_dir, starting
 from shoal._runtime.node_spawn import LISTENER_FD, SETTINGS_FD
@@ -29,11 +30,8 @@ from shoal._runtime.node_spawn import LISTENER_FD, SETTINGS_FD
 _PREFIX = "session-"
 
 
-def main(arguments: list[str]) -> int:
-    """Run the daemon of the session in directory ``arguments[0]`` until the session ends.
-
-    Returns in the zygote's workers too: they are forks of a fork.
-    """
+def main(arguments: list[str]) -> NoReturn:
+    """Run the daemon of the session in directory ``arguments[0]`` until the session ends."""
     (directory,) = arguments
     os.closerange(SETTINGS_FD + 1, 1 << 20)
     os.set_inheritable(LISTENER_FD, False)
@@ -46,7 +44,7 @@ def main(arguments: list[str]) -> int:
     daemon = os.getpid()
     pid, channel = zygote_spawn.fork_zygote()
     if pid == 0:
-        return _become_zygote(daemon, channel, directory)
+        _become_zygote(daemon, channel, directory)
     from shoal._runtime import daemon_shell
 
     if not _receive_settings(directory):
@@ -72,11 +70,11 @@ def _receive_settings(directory: str) -> bytes:
     return settings
 
 
-def _become_zygote(daemon: int, channel: int, directory: str) -> int:
+def _become_zygote(daemon: int, channel: int, directory: str) -> NoReturn:
     os.close(LISTENER_FD)
     os.close(SETTINGS_FD)
     os.setsid()
     from shoal._runtime import zygote
 
     session = os.path.basename(directory).removeprefix(_PREFIX)
-    return zygote.main([str(channel), str(daemon), session, directory])
+    zygote.main([str(channel), str(daemon), session, directory])

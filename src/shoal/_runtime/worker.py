@@ -16,8 +16,12 @@ session (RULES section 2).
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import os
 import sys
+import threading
+from typing import NoReturn
 
 from shoal import _native
 from shoal._base import environment
@@ -42,7 +46,7 @@ _THREAD_VARIABLES = (
 )
 
 
-def main(memory_fd: int, eventfd: int, index: int, socket_path: str) -> None:
+def main(memory_fd: int, eventfd: int, index: int, socket_path: str) -> NoReturn:
     """Run a worker from beginning to end. ``memory_fd`` -1: the daemon sends the descriptors."""
     connection = Connection(wire.connect(socket_path))
     hello = messages.Hello(
@@ -76,8 +80,23 @@ def main(memory_fd: int, eventfd: int, index: int, socket_path: str) -> None:
     else:
         hooks.install(memory)
         _serve_actor(executor, session, assignment.actor)
-    sys.stdout.flush()
-    sys.stderr.flush()
+    _end(executor)
+
+
+def _end(executor: Executor) -> NoReturn:
+    """End as an interpreter does (threads of the user's, atexit, the actor's ``__del__``), but leave
+    its memory to the kernel.
+
+    Taking an interpreter apart writes into every page that this process still shares with the
+    zygote: 4 ms and 6 MB of copies, only to give them back.
+    """
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    executor.methods.clear()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(0)
 
 
 def _take_over(assignment: messages.Assignment, session: Session) -> None:

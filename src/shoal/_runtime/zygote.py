@@ -16,8 +16,8 @@ Invariants:
    E1).
 2. Only the zygote reaps its children, so a pid it has just forked cannot have been used again
    when it opens the pidfd for the daemon.
-3. A forked worker leaves this module's frames by ``return``: it runs ``worker.main`` at the top
-   of the stack and ends as an ordinary interpreter, with atexit functions.
+3. A forked worker leaves the loop's frames by ``return``, so that ``worker.main`` keeps nothing of
+   the loop alive; it ends there.
 
 The daemon's half stands in ``daemon_processes``; the packets between them in ``_proto.forking``.
 """
@@ -31,7 +31,7 @@ import signal
 import socket
 import sys
 import types
-from typing import TextIO
+from typing import NoReturn, TextIO
 
 import msgspec
 
@@ -168,8 +168,8 @@ class Zygote:
         os._exit(0)
 
 
-def begin_worker(place: Place) -> int:
-    """Turn a freshly forked child into worker ``place.index`` and run it; returns its exit code."""
+def begin_worker(place: Place) -> NoReturn:
+    """Turn a freshly forked child into worker ``place.index`` and run it to its end."""
     os.setsid()
     os.dup2(place.stdout_fd, 1)
     os.dup2(place.stderr_fd, 2)
@@ -193,7 +193,6 @@ def begin_worker(place: Place) -> int:
     _reseed()
     gc.enable()
     worker.main(place.memory_fd, place.eventfd, place.index, place.socket_path)
-    return 0
 
 
 def _text_stream(fd: int, errors: str) -> TextIO:
@@ -212,8 +211,8 @@ def _reseed() -> None:
         torch.seed()
 
 
-def main(arguments: list[str]) -> int:
-    """Run the zygote: ``CHANNEL_FD DAEMON_PID SESSION DIRECTORY``; returns in workers only."""
+def main(arguments: list[str]) -> NoReturn:
+    """Run the zygote: ``CHANNEL_FD DAEMON_PID SESSION DIRECTORY``; never returns."""
     channel_fd, daemon_pid, session, directory = arguments
     descendants.set_process_name("shoal-zygote")
     descendants.set_oom_score(0)
@@ -225,4 +224,4 @@ def main(arguments: list[str]) -> int:
     # the pages that hold them stay shared with the workers. (Collecting first would take 5 ms and
     # leave holes, in which workers would write.)
     gc.freeze()
-    return begin_worker(zygote.serve())
+    begin_worker(zygote.serve())
