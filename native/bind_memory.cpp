@@ -101,15 +101,14 @@ static bool wait_completion(Memory& m, u32 seen, u64 deadline, bool main) {
   {
     SleepingOn registered(m, r.cdoor);
     nb::gil_scoped_release unlocked;
-    bool hit = false;
-    if (int t = m.take_token(); t >= 0) {
-      hit = m.spin(moved, 40000);
-      m.give_token(t);
+    const bool hit = m.spin_on(m.for_completion, moved);
+    if (!hit) {
+      m.lend(true);
+      w = m.sleep_on(r.cdoor, seen, deadline, main ? 500000000ull : 0);
+      m.lend(false);
     }
+    m.for_completion.ended(platform::now_ns());
     if (hit) return true;
-    m.lend(true);
-    w = m.sleep_on(r.cdoor, seen, deadline, main ? 500000000ull : 0);
-    m.lend(false);
   }
   if (w == Memory::Wait::Closed) throw_closed();
   if (main) check_signals();
@@ -196,59 +195,59 @@ static nb::object completions(nb::handle self, std::optional<double> timeout) {
   }
 }
 
+// Sleep on my doorbell, with my idle bit set so that a push rings it. Without the GIL.
+static Memory::Wait sleep_idle(Memory& m, u32 a, bool has, u64 deadline,
+                               const std::function<bool()>& work) {
+  Proc& r = m.proc(m.me);
+  Queue* q = has ? &m.queue(a) : nullptr;
+  const u32 word = m.me / 64;
+  const u64 bit = 1ull << (m.me % 64);
+  Memory::Wait w = Memory::Wait::Interrupted;
+  if (has && m.header().starving.load(SEQ)) m.ring_daemon();
+  const u32 seen = r.door.load(SEQ);
+  if (has) q->idle[word].fetch_or(bit, SEQ);
+  r.sleeping.store(1, SEQ);
+  if (!work()) w = m.sleep_on(r.door, seen, deadline, 0);
+  r.sleeping.store(0, SEQ);
+  if (has) q->idle[word].fetch_and(~bit, SEQ);
+  return w;
+}
+
 static nb::object take(nb::handle self, std::optional<double> timeout) {
   PyMemory& pm = of(self);
   Memory& m = *pm.m;
   Proc& r = m.proc(m.me);
   const u64 deadline = deadline_of(timeout);
-  u64 key;
+  u64 key, promised = 0;
   for (;;) {
     const u32 a = r.assign.load(SEQ);
-    if (a != r.attached.load(RLX)) {
+    const bool has = a != 0 && a < QUEUES;
+    if (const u32 before = r.attached.load(RLX); a != before) {
+      if (promised && m.end_promise(before, promised)) m.wake(before);
       r.attached.store(a, SEQ);
       if (a == 0 || m.header().starving.load(SEQ)) m.ring_daemon();
       return nb::int_(a);
     }
-    const bool has = a != 0 && a < QUEUES;
-    if (has && m.take(a, key)) return make_task(self, pm, key);
-    Queue* q = has ? &m.queue(a) : nullptr;
+    if (has && m.take(a, key)) {
+      if (m.for_task.begun) m.for_task.ended(platform::now_ns());
+      return make_task(self, pm, key);
+    }
     RingView ring = has ? m.ring(a) : RingView{r.completions, nullptr, 0};
     u64 h;
     u32 v;
     auto work = [&] {
-      return r.assign.load(ACQ) != a || (has && (ring.peek(h, v) || q->redo.load(ACQ))) ||
+      return r.assign.load(ACQ) != a || (has && (ring.peek(h, v) || m.queue(a).redo.load(ACQ))) ||
              m.closed.load(RLX);
     };
-    if (m.spin(work, 3000)) {
-      if (m.closed.load(RLX)) throw_closed();
-      continue;
-    }
-    if (!pm.guards.empty()) pm.release_guards();
-    const u32 word = m.me / 64;
-    const u64 bit = 1ull << (m.me % 64);
+    if (has) m.promise(a, promised);
+    bool hit = m.spin(work, 3000);
+    if (!hit && !pm.guards.empty()) pm.release_guards();
     Memory::Wait w = Memory::Wait::Interrupted;
-    {
+    if (!hit) {
       nb::gil_scoped_release unlocked;
-      bool hit = false;
-      if (int t = has ? m.take_token() : -1; t >= 0) {
-        // A promise to look for 50 us: pushes wake nobody meanwhile. A time, not a flag: a stopped
-        // spinner blocks nobody for longer.
-        u64 now = platform::now_ns(), old = q->searching.load(SEQ);
-        bool mine =
-            (old == 0 || old < now) && q->searching.compare_exchange_strong(old, now + 50000, SEQ);
-        hit = m.spin(work, 45000);
-        if (mine) q->searching.store(0, SEQ);
-        m.give_token(t);
-      }
-      if (!hit) {
-        if (has && m.header().starving.load(SEQ)) m.ring_daemon();
-        const u32 seen = r.door.load(SEQ);
-        if (has) q->idle[word].fetch_or(bit, SEQ);
-        r.sleeping.store(1, SEQ);
-        if (!work()) w = m.sleep_on(r.door, seen, deadline, 0);
-        r.sleeping.store(0, SEQ);
-        if (has) q->idle[word].fetch_and(~bit, SEQ);
-      }
+      hit = has && m.spin_on(m.for_task, work);
+      if (!hit) m.end_promise(a, promised);
+      if (!hit) w = sleep_idle(m, a, has, deadline, work);
     }
     if (m.closed.load(RLX) || w == Memory::Wait::Closed) throw_closed();
     check_signals();

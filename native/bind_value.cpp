@@ -366,6 +366,7 @@ bool wait_sealed(nb::handle memory, PyMemory& pm, u64 key, u64 deadline, bool ma
   bool spun = false, lent = false;
   auto finish = [&](bool r) {
     if (lent) m.lend(false);
+    if (spun) m.for_value.ended(platform::now_ns());
     return r;
   };
   for (;;) {
@@ -388,11 +389,7 @@ bool wait_sealed(nb::handle memory, PyMemory& pm, u64 key, u64 deadline, bool ma
       nb::gil_scoped_release unlocked;
       if (!spun) {
         spun = true;
-        if (int t = m.take_token(); t >= 0) {
-          bool ok = m.spin(sealed, 40000);
-          m.give_token(t);
-          if (ok) return finish(true);
-        }
+        if (m.spin_on(m.for_value, sealed)) return finish(true);
       }
       // The first millisecond is not worth a grant; after it the CPU is lent.
       u64 slice = lent ? (main ? 500000000ull : 0) : 1000000ull;

@@ -16,6 +16,7 @@
 //   repair.cpp   what the daemon does for the dead, for actors' queues and for jobs
 //   audit.cpp    recounting, and the tables of `shoal.state`
 #pragma once
+#include <algorithm>
 #include <functional>
 #include <string>
 #include <unordered_map>
@@ -57,6 +58,33 @@ struct RunningTask {
   u32 attempt;
   i64 max_retries;
   u32 charged, flags, queue;
+};
+
+// Whether to spin on after the free 3 us, learned from how long waits of one kind took either way.
+//
+// Spinning pays when the answer comes within less than a wake-up (30 to 50 us across cores), and
+// does harm when whoever is to answer needs this very core: then sleeping at once takes 5 us and
+// spinning all of its time. Both happen with the same program, depending on what else the machine
+// does, so each is timed (moving averages, long waits count as WORTH) and the better one chosen;
+// every TRY-th wait tries the other one, since what was bad a moment ago may be good now.
+struct Patience {
+  static constexpr u64 LONGEST = 100000, WORTH = 200000, TRY = 32;
+  u64 spun = 5000, slept = 50000;  // ns, averages over about eight waits
+  u64 begun = 0;
+  u32 count = 0;
+  bool is_spinning = false;
+  u64 window(u64 now) {  // ns to spin; 0: sleep at once
+    begun = now;
+    const bool other = ++count % TRY == 0;
+    is_spinning = (spun + spun / 4 < slept) != other;
+    return !is_spinning ? 0 : other ? LONGEST : std::min(LONGEST, 2 * spun + 10000);
+  }
+  void ended(u64 now) {
+    if (!begun) return;
+    u64& average = is_spinning ? spun : slept;
+    average += (std::min(now - begun, WORTH) >> 3) - (average >> 3);
+    begun = 0;
+  }
 };
 
 class Memory {
@@ -179,6 +207,10 @@ class Memory {
   bool spin(const std::function<bool()>& done, u64 ns);
   int take_token();  // -1: all are taken
   void give_token(int token);
+  // After the free spin: spin on with a token, if `patience` says that it pays.
+  bool spin_on(Patience& patience, const std::function<bool()>& done);
+  void promise(u32 q, u64& until);
+  bool end_promise(u32 q, u64& until);
   // Sleep until `s` is sealed, at most until deadline (0: for ever), in slices of slice_ns (0:
   // none).
   Wait wait_slot(u32 s, u32 gen, u64 deadline_ns, u64 slice_ns);
@@ -242,6 +274,7 @@ class Memory {
   std::vector<u64> ready;                     // tokens of sealed watched refs
   std::unordered_map<u32, atom<u64>*> lanes;  // actor queue -> my hold on my last unpushed call
   std::vector<atom<u32>*> sleeping_on;        // words that threads of this process sleep on
+  Patience for_value, for_completion, for_task;
   u64 op_number = 0;
   u32 scan_chunk = 0, extent_hint = 0;
   bool working = false, cascading = false;

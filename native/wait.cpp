@@ -1,9 +1,10 @@
-// Waiting: spin a little for free, a little longer with a token, then sleep on one word.
+// Waiting: spin a little for free, a little longer if that pays, then sleep on one word.
 //
 // Everyone may spin 3 us (a hand-over between cores takes 0.3 to 2.3 us, a futex wake-up 30 to 50).
-// Longer needs one of a bounded number of tokens (half the cores, at least one): a token is an
-// entry of a table that names its holder, so that repair can take it back. Sleepers on a slot set
-// its WAITERS bit; workers sleep on their own doorbell.
+// Longer only if it was quicker than sleeping of late (`Patience`), and with one of a bounded
+// number of tokens (half the cores, at least one): a token is an entry of a table that names its
+// holder, so that repair can take it back. Sleepers on a slot set its WAITERS bit; workers sleep on
+// their own doorbell.
 //
 // These functions run without the GIL and touch only atomic words; what is private to the process
 // (the watched map) is touched by drain_completions and watch alone, which their callers call with
@@ -37,6 +38,46 @@ bool Memory::spin(const std::function<bool()>& done, u64 ns) {
     }
   } while (platform::now_ns() < end);
   return done();
+}
+
+bool Memory::spin_on(Patience& patience, const std::function<bool()>& done) {
+  const u64 window = patience.window(platform::now_ns());
+  if (!window) return false;
+  const int token = take_token();
+  if (token < 0) {
+    patience.is_spinning = false;
+    return false;
+  }
+  const bool hit = spin(done, window);
+  give_token(token);
+  return hit;
+}
+
+// A promise to look at a queue until then: pushes wake nobody and ask the daemon for nobody
+// meanwhile. Only made where they would (somebody sleeps, or the daemon could attach another
+// worker). A time, not a flag: a stopped searcher blocks nobody for longer. Ended before the
+// promiser sleeps.
+void Memory::promise(u32 q, u64& until) {
+  Queue& x = queue(q);
+  if (until) return;
+  bool matters = x.hungry.load(RLX);
+  for (u32 w = 0, n = (header().proc_high.load(RLX) + 63) / 64; w < n && !matters; w++)
+    matters = x.idle[w].load(RLX) != 0;
+  if (!matters) return;
+  const u64 now = platform::now_ns();
+  u64 old = x.searching.load(SEQ);
+  if (old < now && x.searching.compare_exchange_strong(old, now + Patience::LONGEST + 5000, SEQ))
+    until = now + Patience::LONGEST + 5000;
+}
+// True if something was pushed meanwhile: whoever will not look at it now must wake somebody.
+bool Memory::end_promise(u32 q, u64& until) {
+  if (!until) return false;
+  u64 mine = until;
+  queue(q).searching.compare_exchange_strong(mine, 0, SEQ);
+  until = 0;
+  u64 h;
+  u32 v;
+  return ring(q).peek(h, v);
 }
 
 Memory::Wait Memory::sleep_on(atom<u32>& word, u32 value, u64 deadline_ns, u64 slice_ns) {

@@ -84,7 +84,7 @@ def main(memory_fd: int, eventfd: int, index: int, socket_path: str) -> NoReturn
 
 
 def _end(executor: Executor) -> NoReturn:
-    """End as an interpreter does (threads of the user's, atexit, the actor's ``__del__``), but leave
+    """End as an interpreter does (user threads, atexit, the actor's ``__del__``), but leave
     its memory to the kernel.
 
     Taking an interpreter apart writes into every page that this process still shares with the
