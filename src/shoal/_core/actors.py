@@ -31,6 +31,8 @@ What is true only in one phase stands in that phase's record. Invariants:
 * A dead actor has no worker, no name and a cause; tombstones are the last 10,000.
 * ``by_worker`` lists exactly the actors whose phase has a worker.
 * The incarnation never goes back.
+* Those that wait for a moment stand in ``pauses`` and ``drains``, and nobody looks through the
+  others.
 """
 
 from __future__ import annotations
@@ -40,7 +42,10 @@ from collections import OrderedDict
 import msgspec
 
 from shoal._base.config import Limits
+from shoal._core.deadlines import Deadlines
 from shoal._proto.messages import ActorInfo, ActorSpec
+
+DRAIN_PAUSE_MOST_S = 0.25
 
 
 class Asking(msgspec.Struct):
@@ -194,7 +199,6 @@ class Actor:
 class Drain(msgspec.Struct):
     """Looks whether an actor without handles has calls left, less and less often."""
 
-    look_at: float
     pause_s: float = 0.002
     quiet_takes: int = -1
     """Takes at the last look, if it found nothing to do: only a second such look is believed."""
@@ -212,6 +216,8 @@ class ActorTable:
         self.by_worker: dict[int, Actor] = {}
         self.by_key: dict[int, Actor] = {}
         """By the key of its lifetime object, as long as the daemon holds that."""
+        self.pauses: Deadlines[str] = Deadlines()
+        self.drains: Deadlines[str] = Deadlines()
         self._number = 0
 
     def next_number(self) -> int:
@@ -266,20 +272,39 @@ class ActorTable:
         actor.restarts += 1
         actor.pid = 0
         actor.phase = Pausing(now + min(pause, limits.restart_backoff_most_s))
+        self.pauses.set(actor.actor_id, actor.phase.until)
 
     def due(self, now: float) -> list[Actor]:
         """Edge 4: whose back-off is over; they ask again."""
-        over = []
-        for actor in self.living.values():
-            if isinstance(actor.phase, Pausing) and actor.phase.until <= now:
-                actor.phase = Asking(now)
-                over.append(actor)
+        over = [self.living[actor_id] for actor_id in self.pauses.due(now)]
+        for actor in over:
+            assert isinstance(actor.phase, Pausing)
+            actor.phase = Asking(now)
         return over
+
+    def begin_drain(self, now: float, actor: Actor) -> None:
+        """Its last handle is gone: to be looked at, at once and again."""
+        actor.drain = Drain()
+        self.drains.set(actor.actor_id, now)
+
+    def drains_due(self, now: float) -> list[Actor]:
+        """Whose calls are to be looked at now; the next look is planned."""
+        found = [self.living[actor_id] for actor_id in self.drains.due(now)]
+        for actor in found:
+            assert actor.drain is not None
+            self.drains.set(actor.actor_id, now + actor.drain.pause_s)
+            actor.drain.pause_s = min(actor.drain.pause_s * 2, DRAIN_PAUSE_MOST_S)
+        return found
+
+    def _forget_moments(self, actor: Actor) -> None:
+        actor.drain = None
+        self.drains.set(actor.actor_id, None)
+        self.pauses.set(actor.actor_id, None)
 
     def end(self, actor: Actor, cause: bytes) -> None:
         """Edge 7: decided; buried at once if there is no process."""
         assert not actor.is_dead
-        actor.drain = None
+        self._forget_moments(actor)
         if actor.worker >= 0:
             actor.phase = Ending(actor.worker, cause)
         else:
@@ -289,7 +314,7 @@ class ActorTable:
         """Its process has been reaped, or it had none."""
         self.by_worker.pop(actor.worker, None)
         actor.phase = Dead(cause)
-        actor.drain = None
+        self._forget_moments(actor)
         del self.living[actor.actor_id]
         if actor.spec.name:
             self.by_name.pop((actor.namespace, actor.spec.name), None)
@@ -303,13 +328,8 @@ class ActorTable:
 
     def next_deadline(self) -> float | None:
         """When ``due`` or a drain has something to do."""
-        times = []
-        for actor in self.living.values():
-            if isinstance(actor.phase, Pausing):
-                times.append(actor.phase.until)
-            if actor.drain is not None:
-                times.append(actor.drain.look_at)
-        return min(times, default=None)
+        times = (self.pauses.next(), self.drains.next())
+        return min((at for at in times if at is not None), default=None)
 
     def validate(self) -> None:
         """Assert the invariants."""
@@ -317,6 +337,9 @@ class ActorTable:
             assert actor.actor_id == actor_id and not isinstance(actor.phase, Dead)
             if actor.worker >= 0:
                 assert self.by_worker[actor.worker] is actor
+            until = actor.phase.until if isinstance(actor.phase, Pausing) else None
+            assert self.pauses.at(actor_id) == until
+            assert (actor_id in self.drains) == (actor.drain is not None)
             assert actor.restarts <= actor.incarnation or actor.incarnation == 0
             if actor.spec.name:
                 assert self.by_name[actor.namespace, actor.spec.name] is actor
@@ -328,3 +351,6 @@ class ActorTable:
         for actor in self.tombstones.values():
             assert isinstance(actor.phase, Dead) and actor.cause
         assert len(self.tombstones) <= self._limits.tombstones_most + 1
+        for moments in (self.pauses, self.drains):
+            moments.validate()
+            assert len(moments) <= len(self.living)

@@ -67,9 +67,21 @@ _NO_WORK = frozenset(
         m.GetActor,
         m.DescribeActor,
         m.ExportFunction,
+        m.OpenQueue,
+        m.CreateActor,
+        m.ActorStarted,
     }
 )
 """Requests after which nobody can run who could not before."""
+
+_NO_WORK_EVENTS = frozenset({seen.WorkerForked, seen.WorkerJoined, seen.QueueFreed})
+"""The same for what is seen."""
+
+
+def _changes_nothing(event: seen.Event) -> bool:
+    if isinstance(event, seen.Requested):
+        return type(event.body) in _NO_WORK
+    return type(event) in _NO_WORK_EVENTS
 
 
 class NodeMachine:
@@ -114,7 +126,7 @@ class NodeMachine:
         if t.is_over:
             end = next(i for i, command in enumerate(out) if isinstance(command, do.EndSession))
             return out[: end + 1]
-        if not (isinstance(event, seen.Requested) and type(event.body) in _NO_WORK):
+        if not _changes_nothing(event):
             out += self._settle(now)
         if not any(isinstance(command, do.Look) for command in out):
             # Else ``Looked`` follows at once, and what is due now is not due any more.

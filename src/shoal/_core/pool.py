@@ -15,7 +15,9 @@
 1. A worker is generic exactly as long as its request for an assignment is unanswered.
 2. Starting workers are at most ``starting_most``; all together at most ``workers_most``.
 3. A start that does not join in time is abandoned; each failure doubles the pause before the next.
-4. Nothing here knows amounts or queues' contents; the scheduler says which binding it wants.
+4. Those that wait for something (``_free``, ``_joined``, ``_kills``) are kept apart, so that
+   nothing looks through a thousand workers that are at work.
+5. Nothing here knows amounts or queues' contents; the scheduler says which binding it wants.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from collections.abc import Sequence
 
 from shoal._base.config import Limits
 from shoal._core import commands as do
+from shoal._core.deadlines import Deadlines
 from shoal._core.scheduler import Binding
 
 
@@ -46,7 +49,6 @@ class Worker:
         "binding",
         "has_served",
         "index",
-        "kill_at",
         "phase",
         "pid",
         "python",
@@ -66,7 +68,6 @@ class Worker:
         self.binding: Binding | None = None
         self.has_served = False
         """A queue of its has been seen to move while it was there."""
-        self.kill_at: float | None = None
 
 
 class Start:
@@ -92,6 +93,10 @@ class Pool:
         self.by_start_index: dict[int, int] = {}
         self._free: dict[int, Worker] = {}
         """Those that are generic or idle: ``find`` is asked for everything that waits."""
+        self._joined: dict[int, Worker] = {}
+        """Those that are not generic yet."""
+        self._kills: Deadlines[int] = Deadlines()
+        """When a worker that is joining or leaving has had time enough."""
         self.failures = 0
         """Starts that failed, one after the other."""
         self.retry_at: float | None = None
@@ -108,9 +113,8 @@ class Pool:
         under_way: dict[str, int] = {}
         for start in self.starts.values():
             under_way[start.python] = under_way.get(start.python, 0) + 1
-        for worker in self.workers.values():
-            if worker.phase is Phase.JOINED:
-                under_way[worker.python] = under_way.get(worker.python, 0) + 1
+        for worker in self._joined.values():
+            under_way[worker.python] = under_way.get(worker.python, 0) + 1
         out: list[do.Command] = []
         for python in pythons:
             if under_way.get(python, 0) > 0:
@@ -164,8 +168,8 @@ class Pool:
         self.failures = 0
         self.retry_at = None
         worker = Worker(index, pid or record.pid, record.python, now)
-        worker.kill_at = now + self.limits.join_timeout_s
-        self.workers[index] = worker
+        self._kills.set(index, now + self.limits.join_timeout_s)
+        self.workers[index] = self._joined[index] = worker
         return worker
 
     # ---- using
@@ -175,7 +179,7 @@ class Pool:
         if worker is None or worker.phase is not Phase.JOINED:
             return None
         worker.request = request
-        worker.kill_at = None
+        self._kills.set(index, None)
         self._enter(now, worker, Phase.GENERIC)
         return worker
 
@@ -212,7 +216,7 @@ class Pool:
         if worker.phase is Phase.LEAVING:
             return []
         self._enter(now, worker, Phase.LEAVING)
-        worker.kill_at = None if is_patient else now + self.limits.leave_s
+        self._kills.set(index, None if is_patient else now + self.limits.leave_s)
         if worker.request:
             # It waits for an answer and not at a queue.
             worker.request = 0
@@ -222,7 +226,7 @@ class Pool:
     def kill(self, now: float, index: int) -> list[do.Command]:
         """End it at once."""
         worker = self.workers[index]
-        worker.kill_at = None
+        self._kills.set(index, None)
         worker.request = 0
         self._enter(now, worker, Phase.LEAVING)
         return [do.Kill(index)]
@@ -230,11 +234,14 @@ class Pool:
     def died(self, index: int) -> Worker | None:
         """It is gone."""
         self._free.pop(index, None)
+        self._joined.pop(index, None)
+        self._kills.set(index, None)
         return self.workers.pop(index, None)
 
     def _enter(self, now: float, worker: Worker, phase: Phase) -> None:
         worker.phase = phase
         worker.since = now
+        self._joined.pop(worker.index, None)
         if phase in (Phase.IDLE, Phase.GENERIC):
             self._free[worker.index] = worker
         else:
@@ -250,11 +257,7 @@ class Pool:
             if start.deadline <= now:
                 out.append(do.AbandonStart(number))
                 self.start_failed(now, number)
-        for worker in self.workers.values():
-            if worker.kill_at is not None and worker.kill_at <= now:
-                worker.kill_at = None
-                out.append(do.Kill(worker.index))
-        return out
+        return [*out, *(do.Kill(index) for index in self._kills.due(now))]
 
     def trim(self, now: float) -> list[do.Command]:
         """End workers that have been of no use for a while, the highest first."""
@@ -272,7 +275,7 @@ class Pool:
 
     def evict(self, now: float) -> list[do.Command]:
         """The table is full and nobody idle agrees: end the worker that has been idle longest."""
-        idle = [w for w in self.workers.values() if w.phase is Phase.IDLE]
+        idle = [w for w in self._free.values() if w.phase is Phase.IDLE]
         if not idle:
             return []
         return self.leave(now, min(idle, key=lambda w: w.since).index)
@@ -284,9 +287,7 @@ class Pool:
     def next_deadline(self) -> float | None:
         """When ``expire`` or ``want`` has something to do."""
         times = [start.deadline for start in self.starts.values()]
-        times += [w.kill_at for w in self.workers.values() if w.kill_at is not None]
-        if self.retry_at is not None:
-            times.append(self.retry_at)
+        times += [at for at in (self._kills.next(), self.retry_at) if at is not None]
         return min(times, default=None)
 
     def validate(self) -> None:
@@ -295,12 +296,16 @@ class Pool:
         assert len(self.workers) + len(self.starts) <= self.limits.workers_most
         free = (Phase.IDLE, Phase.GENERIC)
         assert self._free == {i: w for i, w in self.workers.items() if w.phase in free}
+        joined = {i: w for i, w in self.workers.items() if w.phase is Phase.JOINED}
+        assert self._joined == joined
+        self._kills.validate()
         for index, worker in self.workers.items():
             assert worker.index == index
             assert (worker.request != 0) == (worker.phase is Phase.GENERIC)
             has_binding = worker.phase in (Phase.IDLE, Phase.ATTACHED, Phase.ACTOR)
             assert worker.binding is not None or not has_binding
-            assert worker.kill_at is None or worker.phase in (Phase.LEAVING, Phase.JOINED)
+            waits = worker.phase in (Phase.LEAVING, Phase.JOINED)
+            assert waits or index not in self._kills
         for index, number in self.by_start_index.items():
             assert self.starts[number].index == index
             assert index not in self.workers

@@ -5,7 +5,7 @@ from __future__ import annotations
 from shoal._base.ids import actor_id as make_actor_id
 from shoal._core import causes, resources
 from shoal._core import commands as do
-from shoal._core.actors import Actor, Asking, Constructing, Drain, Ending, Living
+from shoal._core.actors import Actor, Asking, Constructing, Ending, Living
 from shoal._core.answers import Commands, begin_job, job_row, refuse
 from shoal._core.events import Looked, ProcessDied, QueueCreated, Requested, RunningTask
 from shoal._core.resources import parse
@@ -13,8 +13,6 @@ from shoal._core.store import PutRow
 from shoal._core.tables import ActorTicket, NodeTables
 from shoal._core.tasks import end_children, has_retry_left
 from shoal._proto import messages as m
-
-DRAIN_PAUSE_MOST_S = 0.25
 
 
 def actor_row(t: NodeTables, actor: Actor, reply: do.Reply | None = None) -> Commands:
@@ -119,8 +117,8 @@ def label(t: NodeTables, actor: Actor, text: str) -> do.LabelWorker:
 def fail_infeasible(t: NodeTables, now: float) -> Commands:
     """RULES S-13 for actors."""
     out: Commands = []
-    for ask in list(t.scheduler.asks.values()):
-        if ask.is_feasible or now < ask.since + t.limits.infeasible_s:
+    for ask in list(t.scheduler.impossible.values()):
+        if now < ask.since + t.limits.infeasible_s:
             continue
         actor = t.actors.living[ask.actor_id]
         asked = {**actor.spec.place, **actor.spec.hold}
@@ -329,7 +327,7 @@ def on_last_handle(t: NodeTables, now: float, key: int) -> Commands:
     if actor.spec.detached or actor.drain is not None:
         return []
     t.tell(now, actor.actor_id, "last handle gone: ends when its calls are done")
-    actor.drain = Drain(now)
+    t.actors.begin_drain(now, actor)
     return drain_due(t, now)
 
 
@@ -348,14 +346,11 @@ def on_arguments_lost(t: NodeTables, now: float, key: int) -> Commands:
 def drain_due(t: NodeTables, now: float) -> Commands:
     """Look at actors without handles that are due."""
     queues, workers = [], []
-    for actor in t.actors.living.values():
-        if actor.drain is not None and actor.drain.look_at <= now:
-            actor.drain.look_at = now + actor.drain.pause_s
-            actor.drain.pause_s = min(actor.drain.pause_s * 2, DRAIN_PAUSE_MOST_S)
-            if actor.queue:
-                queues.append(actor.queue)
-            if actor.worker >= 0:
-                workers.append(actor.worker)
+    for actor in t.actors.drains_due(now):
+        if actor.queue:
+            queues.append(actor.queue)
+        if actor.worker >= 0:
+            workers.append(actor.worker)
     return [do.Look(tuple(queues), tuple(workers))] if queues else []
 
 

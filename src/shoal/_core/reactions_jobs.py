@@ -92,19 +92,19 @@ def infeasible_deadline(t: NodeTables) -> float | None:
     """When the next request that no node can fulfil is to be failed or warned about."""
     times = [
         queue.entries_since
-        for queue in t.scheduler.held.queues.values()
-        if not queue.is_feasible and not queue.is_warned and queue.entries_since is not None
+        for queue in t.scheduler.held.impossible.values()
+        if not queue.is_warned and queue.entries_since is not None
     ]
-    times += [ask.since for ask in t.scheduler.asks.values() if not ask.is_feasible]
+    times += [ask.since for ask in t.scheduler.impossible.values()]
     return min(times) + t.limits.infeasible_s if times else None
 
 
 def fail_infeasible(t: NodeTables, now: float) -> Commands:
     """RULES S-13: fail them where nobody can join, else warn once and let them wait."""
     out: Commands = []
-    for queue in t.scheduler.held.queues.values():
+    for queue in t.scheduler.held.impossible.values():
         since = queue.entries_since
-        if queue.is_feasible or queue.is_warned or since is None:
+        if queue.is_warned or since is None:
             continue
         if now < since + t.limits.infeasible_s:
             continue
@@ -117,7 +117,7 @@ def fail_infeasible(t: NodeTables, now: float) -> Commands:
                 out.append(do.Notify(job.driver, m.Notice(text)))
             continue
         record = causes.unschedulable(asked, t.config.total, "task")
-        queue.kill(record)
+        t.scheduler.held.kill_queue(queue, record)
         t.tell(now, f"queue {queue.queue}", f"killed: nobody can ever grant {asked}")
         out.append(do.KillQueue(queue.queue, record))
     return out + reactions_actors.fail_infeasible(t, now)
@@ -180,7 +180,7 @@ def end_job(t: NodeTables, now: float, job: Job, reason: str) -> Commands:
     t.tell(now, f"job {job.number}", f"ends: {reason}")
     out: Commands = []
     for number in job.queues.values():
-        t.scheduler.held.queues[number].kill(record)
+        t.scheduler.held.kill_queue(t.scheduler.held.queues[number], record)
         t.doomed.add(number)
         out.append(do.KillQueue(number, record))
     out.append(do.EndJobTasks(job.number, record))

@@ -233,7 +233,7 @@ def keep_house(t: NodeTables, now: float) -> Commands:
             for attachment in queue.attachments.values():
                 is_old = attachment.is_idle and attachment.idle_since <= late
                 if spare > 0 and is_old and not attachment.is_leaving and not queue.entries:
-                    attachment.is_leaving = True
+                    held.ask_back(attachment)
                     out += revoke(t, now, attachment.worker)
                     spare -= 1
     out += _free_queues(t, now)

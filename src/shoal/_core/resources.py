@@ -115,6 +115,8 @@ class Account:
         self.gpus = dict.fromkeys(ids, UNIT)
         """Free units of each id."""
         self.grants: set[Grant] = set()
+        self.lenders = 0
+        """Grants whose CPUs are lent."""
 
     # ---- questions
     def can_ever(self, amounts: Amounts) -> bool:
@@ -171,6 +173,7 @@ class Account:
         if grant.is_over or grant.lent or not units:
             return False
         grant.lent = units
+        self.lenders += 1
         self.free[CPU] += units
         return True
 
@@ -180,6 +183,7 @@ class Account:
             return False
         self.free[CPU] -= grant.lent
         grant.lent = 0
+        self.lenders -= 1
         return True
 
     def _choose_gpus(self, units: int) -> tuple[tuple[str, int], ...] | None:
@@ -199,6 +203,7 @@ class Account:
 
     def validate(self) -> None:
         """Assert the invariants at the top of this module."""
+        assert self.lenders == sum(bool(grant.lent) for grant in self.grants)
         held: dict[str, int] = {}
         shares: dict[str, int] = {}
         for grant in self.grants:

@@ -8,6 +8,10 @@ until nothing fits any more. Who fits but finds no process is reported as missin
 started; what it would hold is kept aside within the pass only, because when the process is there
 somebody else may be first in line.
 
+Actors of one job that ask for the same stand in one *crowd* and are looked at one by one: when one
+does not fit, those behind it do not either; when one that would hold nothing has no process, those
+behind it have none. So a pass costs what it gives, not how many wait.
+
 A full node stays fair (``relieve``): for the first in line that does not fit
 
 * idle attachments of other queues are revoked at once (RULES S-2);
@@ -22,11 +26,13 @@ gets none, else it would stop the node for as long as they live. One at a time.
    (``starving``).
 2. Unblocked workers of tiny classes (< 1/8 CPU) are at most max(32, 8 x cores) at each grant (S-8).
 3. An actor asks or holds, never both.
+4. ``waiting`` names one of each crowd: what makes room for the first does so for all.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import heapq
+from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 from shoal._base.config import Limits
@@ -49,7 +55,7 @@ class Binding(NamedTuple):
 class ActorAsk:
     """An actor (or its next incarnation) waits for a worker and what it will hold."""
 
-    __slots__ = ("actor_id", "amounts", "is_feasible", "job", "since", "ticket")
+    __slots__ = ("actor_id", "amounts", "job", "since", "ticket")
 
     def __init__(
         self, actor_id: str, job: int, amounts: Amounts, since: float, ticket: int
@@ -59,7 +65,45 @@ class ActorAsk:
         self.amounts = amounts
         self.since = since
         self.ticket = ticket
-        self.is_feasible = True
+
+
+Ask = ClassQueue | ActorAsk
+
+Crowd = dict[str, ActorAsk]
+"""Asks of one job for the same, by actor id, the oldest first."""
+
+
+class Turn:
+    """Whose turn it is within one pass: a queue, or one of a crowd, first come, first served."""
+
+    __slots__ = ("_behind", "_crowd", "ask", "has_missed")
+
+    def __init__(self, ask: Ask, crowd: Crowd | None = None) -> None:
+        self.ask: Ask = ask
+        self.has_missed = False
+        """One has found no process; so do those behind it, and nobody leaves the crowd any more."""
+        self._crowd = crowd
+        self._behind: Iterator[ActorAsk] = iter(())
+
+    def miss(self, most: int) -> int:
+        """There is no process for ``ask``; for how many of the crowd one is missing, as it is
+        clear now."""
+        assert self._crowd is not None
+        if not self.ask.amounts:
+            # Nothing is to be kept aside for those behind it.
+            count, self._crowd = min(len(self._crowd), most), None
+            return count
+        if not self.has_missed:
+            self.has_missed = True
+            self._behind = iter(self._crowd.values())
+            next(self._behind)
+        return 1
+
+    def following(self) -> ActorAsk | None:
+        """The next of the crowd, if there is one to be looked at."""
+        if self._crowd is None:
+            return None
+        return next(self._behind if self.has_missed else iter(self._crowd.values()), None)
 
 
 class Placement:
@@ -70,9 +114,12 @@ class Placement:
         self.actors: list[tuple[ActorAsk, ActorHold]] = []
         self.missing: list[Binding] = []
         """Bindings that fit but for which there is no process yet."""
+        self.aside: list[Grant] = []
+        """What those would hold."""
+        self.tiny_aside = 0
 
 
-Ask = ClassQueue | ActorAsk
+Rank = tuple[bool, Order]
 
 RELIEVED_MOST = 64
 """How many waiters one pass makes room for."""
@@ -86,9 +133,12 @@ class Scheduler:
         self.limits = limits
         self.tiny_most = max(limits.tiny_processes_least, limits.tiny_processes_per_core * cores)
         self.asks: dict[str, ActorAsk] = {}
+        self.impossible: Crowd = {}
+        """Asks that this node can never fulfil."""
+        self._crowds: dict[tuple[int, Amounts], Crowd] = {}
         self.reserved: Ask | None = None
         self.waiting: list[Ask] = []
-        """Who did not fit in the last pass, first in line first."""
+        """Who did not fit in the last pass, one of each crowd, first in line first."""
         self.look_at: float | None = None
         self._revoked_at = float("-inf")
         self._poll_s = limits.revoke_poll_s
@@ -96,29 +146,39 @@ class Scheduler:
 
     # ---- who is there
     def add_queue(self, queue: ClassQueue) -> None:
-        """A new queue; whether it can ever be served is known from the start."""
-        queue.is_feasible = self.held.account.can_ever(queue.amounts)
-        self.held.queues[queue.queue] = queue
+        """A new queue."""
+        self.held.add_queue(queue)
 
     def remove_queue(self, queue: int) -> None:
         """A queue without attachments is gone."""
-        gone = self.held.queues.pop(queue)
-        assert not gone.attachments
-        self._forget(gone)
+        self._forget(self.held.remove_queue(queue))
 
     def ask(self, now: float, actor_id: str, job: int, hold: Amounts, place: Amounts) -> None:
         """An actor needs a worker: ``hold`` is what it will hold, ``place`` what the node must own
         (S-18)."""
         self._tickets += 1
         ask = ActorAsk(actor_id, job, hold, now, self._tickets)
-        ask.is_feasible = self.held.account.can_ever(hold) and self.held.account.can_ever(place)
         self.asks[actor_id] = ask
+        if self.held.account.can_ever(hold) and self.held.account.can_ever(place):
+            self._crowds.setdefault((job, hold), {})[actor_id] = ask
+        else:
+            self.impossible[actor_id] = ask
 
     def withdraw(self, actor_id: str) -> None:
         """It does not any more."""
-        gone = self.asks.pop(actor_id, None)
+        gone = self.asks.get(actor_id)
         if gone is not None:
+            self._remove(gone)
             self._forget(gone)
+
+    def _remove(self, ask: ActorAsk) -> None:
+        del self.asks[ask.actor_id]
+        if self.impossible.pop(ask.actor_id, None) is not None:
+            return
+        crowd = self._crowds[ask.job, ask.amounts]
+        del crowd[ask.actor_id]
+        if not crowd:
+            del self._crowds[ask.job, ask.amounts]
 
     def _forget(self, ask: Ask) -> None:
         if self.reserved is ask:
@@ -140,11 +200,10 @@ class Scheduler:
         is_due = self.look_at is not None and self.look_at <= now
         if is_due:
             self.look_at = None
-        queues = [
-            q
-            for q in self.held.queues.values()
-            if (q.recheck_at is not None and q.recheck_at <= now) or (is_due and q.wants)
-        ]
+        queues = self.held.queues_due(now)
+        if is_due:
+            queues += self.held.wanting.values()
+        queues.sort(key=lambda queue: queue.queue)
         if is_due:
             return do.Look(tuple(q.queue for q in queues), tuple(self.held.by_worker))
         if not queues:
@@ -154,10 +213,8 @@ class Scheduler:
 
     def next_deadline(self) -> float | None:
         """When something here wants to be looked at."""
-        times = [q.recheck_at for q in self.held.queues.values() if q.recheck_at is not None]
-        if self.look_at is not None:
-            times.append(self.look_at)
-        return min(times, default=None)
+        times = (self.held.rechecks.next(), self.look_at)
+        return min((at for at in times if at is not None), default=None)
 
     # ---- who gets what
     def place(self, now: float, find: Callable[[Binding], int | None]) -> Placement:
@@ -165,34 +222,44 @@ class Scheduler:
         done = Placement()
         self.waiting = []
         line = self._line(now)
-        aside: list[Grant] = []
-        tiny = self.held.tiny_count()
-        lacking: dict[int, int] = {}
-        for ask in line:
-            holds_nothing = isinstance(ask, ActorAsk) and not ask.amounts
-            if holds_nothing and lacking.get(ask.job, 0) >= 4 * self.limits.starting_most:
-                continue  # more of the same than can be started: they cost and change nothing
-            for _ in range(ask.wants if isinstance(ask, ClassQueue) else 1):
-                if not self._may_take(ask, tiny):
-                    self.waiting.append(ask)
+        heapq.heapify(line)
+        while line:
+            _, turn = heapq.heappop(line)
+            for _ in range(turn.ask.wants if isinstance(turn.ask, ClassQueue) else 1):
+                if not self._may_take(turn.ask, done):
+                    self.waiting.append(turn.ask)
                     break
-                grant = self.held.account.take(ask.amounts)
-                assert grant is not None
-                is_actor = isinstance(ask, ActorAsk)
-                binding = Binding(ask.job, threads_of(ask.amounts), grant.gpu_ids, is_actor)
-                worker = find(binding)
-                tiny += isinstance(ask, ClassQueue) and ask.is_tiny
-                if worker is None:
-                    done.missing.append(binding)
-                    if holds_nothing:
-                        lacking[ask.job] = lacking.get(ask.job, 0) + 1
-                    aside.append(grant)
-                else:
-                    self._grant(now, ask, worker, grant, done)
-        for grant in aside:
+                self._give(now, turn, find, done)
+            else:
+                following = turn.following()
+                if following is not None:
+                    turn.ask = following
+                    heapq.heappush(line, (self._rank(following), turn))
+        for grant in done.aside:
             self.held.account.give(grant)
         self._reserve(now)
         return done
+
+    def _give(
+        self, now: float, turn: Turn, find: Callable[[Binding], int | None], done: Placement
+    ) -> None:
+        """What ``turn.ask`` asks for fits: to a worker that is there, else keep it aside."""
+        ask = turn.ask
+        grant = self.held.account.take(ask.amounts)
+        assert grant is not None
+        is_actor = isinstance(ask, ActorAsk)
+        binding = Binding(ask.job, threads_of(ask.amounts), grant.gpu_ids, is_actor)
+        worker = None if turn.has_missed else find(binding)
+        if worker is not None:
+            self._grant(now, ask, worker, grant, done)
+            return
+        done.aside.append(grant)
+        if isinstance(ask, ClassQueue):
+            done.tiny_aside += ask.is_tiny
+            done.missing.append(binding)
+            return
+        # More of the same than can be started cost and change nothing.
+        done.missing += [binding] * turn.miss(4 * self.limits.starting_most)
 
     def _grant(self, now: float, ask: Ask, worker: int, grant: Grant, done: Placement) -> None:
         if self.reserved is ask:
@@ -200,29 +267,35 @@ class Scheduler:
         if isinstance(ask, ClassQueue):
             done.attached.append((ask, self.held.attach(now, ask, worker, grant)))
         else:
-            del self.asks[ask.actor_id]
-            hold = ActorHold(worker, ask.job, grant, now)
-            self.held.holds[ask.actor_id] = hold
+            self._remove(ask)
+            hold = ActorHold(worker, ask.job, grant)
+            self.held.hold_for_actor(now, ask.actor_id, hold)
             done.actors.append((ask, hold))
 
-    def _line(self, now: float) -> list[Ask]:
-        wanting: list[Ask] = [q for q in self.held.queues.values() if q.wants]
-        wanting += [a for a in self.asks.values() if a.is_feasible]
-        if not wanting:
+    def _line(self, now: float) -> list[tuple[Rank, Turn]]:
+        queues = list(self.held.wanting.values())
+        turns = [Turn(queue) for queue in queues]
+        turns += [Turn(next(iter(crowd.values())), crowd) for crowd in self._crowds.values()]
+        if not turns:
             self.reserved = None
             return []
         self.held.charge_actors(now)
         serving = self.held.serving()
-        self.held.shares.activate({ask.job for ask in wanting} | {q.job for q in serving})
+        self.held.shares.activate({turn.ask.job for turn in turns} | {q.job for q in serving})
         # A class that was idle starts level with the least served active class of its job.
         least: dict[int, float] = {}
         for queue in serving:
             least[queue.job] = min(least.get(queue.job, queue.served_s), queue.served_s)
-        for ask in wanting:
-            if isinstance(ask, ClassQueue) and not ask.attachments and ask.is_new_in_line:
-                ask.served_s = max(ask.served_s, least.get(ask.job, 0.0))
-                ask.is_new_in_line = False
-        return sorted(wanting, key=lambda ask: (ask is not self.reserved, self._order(ask)))
+        for queue in queues:
+            if not queue.attachments and queue.is_new_in_line:
+                queue.served_s = max(queue.served_s, least.get(queue.job, 0.0))
+                queue.is_new_in_line = False
+        return [(self._rank(turn.ask), turn) for turn in turns]
+
+    def _rank(self, ask: Ask) -> Rank:
+        # No two are equal: actors' asks have tickets, queues numbers, and the third of ``Order``
+        # tells one from the other.
+        return (ask is not self.reserved, self._order(ask))
 
     def _order(self, ask: Ask) -> Order:
         if isinstance(ask, ClassQueue):
@@ -230,8 +303,9 @@ class Scheduler:
         # Before the classes of its job: it asks once, they ask for ever.
         return self.held.shares.order(ask.job, -1.0, ask.ticket)
 
-    def _may_take(self, ask: Ask, tiny: int) -> bool:
-        if isinstance(ask, ClassQueue) and ask.is_tiny and tiny >= self.tiny_most:
+    def _may_take(self, ask: Ask, done: Placement) -> bool:
+        is_tiny = isinstance(ask, ClassQueue) and ask.is_tiny
+        if is_tiny and self.held.tiny_count() + done.tiny_aside >= self.tiny_most:
             return False
         kept: Mapping[str, int] | None = None
         if self.reserved is not None and self.reserved is not ask:
@@ -321,7 +395,7 @@ class Scheduler:
                 break
             if _contributes(short, queue, attachment):
                 _subtract(short, attachment)
-                attachment.is_leaving = True
+                self.held.ask_back(attachment)
                 revoked.append(attachment.worker)
         return revoked
 
@@ -331,7 +405,8 @@ class Scheduler:
         if any(a.depth == 0 for a in self.held.leaving()):
             self._due(now + self._poll_s)
             self._poll_s = min(self._poll_s * 2, self.limits.fair_s)
-        elif self.waiting or self.held.leaving() or self.held.has_lent():
+        elif self.waiting or self.held.leaving() or self.held.account.lenders:
+            # Whose CPUs are lent may go on at any moment, unannounced.
             self._due(now + self.limits.fair_s)
         else:
             self.look_at = None
@@ -345,6 +420,13 @@ class Scheduler:
         if self.waiting:
             assert self.look_at is not None
         assert not set(self.asks) & set(self.held.holds)
+        crowds = {actor_id for crowd in self._crowds.values() for actor_id in crowd}
+        assert crowds | set(self.impossible) == set(self.asks)
+        assert not crowds & set(self.impossible) and all(self._crowds.values())
+        for (job, amounts), crowd in self._crowds.items():
+            tickets = [ask.ticket for ask in crowd.values()]
+            assert tickets == sorted(tickets)
+            assert all((ask.job, ask.amounts) == (job, amounts) for ask in crowd.values())
         if self.reserved is not None:
             assert self.reserved in self.waiting
 

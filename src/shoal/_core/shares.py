@@ -25,7 +25,6 @@ class JobShare(msgspec.Struct):
     weight: float
     served_s: float = 0.0
     """CPU-seconds divided by weight."""
-    is_active: bool = False
 
 
 class Shares:
@@ -33,6 +32,8 @@ class Shares:
 
     def __init__(self) -> None:
         self.jobs: dict[int, JobShare] = {}
+        self._active: set[int] = set()
+        """Jobs that had something running or waiting at the last look."""
 
     def add(self, job: int, priority: int, weight: float) -> None:
         """A job begins."""
@@ -41,6 +42,7 @@ class Shares:
     def remove(self, job: int) -> None:
         """A job has ended."""
         self.jobs.pop(job, None)
+        self._active.discard(job)
 
     def charge(self, job: int, cpu_s: float) -> None:
         """``job`` has received ``cpu_s`` CPU-seconds."""
@@ -50,13 +52,14 @@ class Shares:
 
     def activate(self, active: Iterable[int]) -> None:
         """These jobs, and only these, have something running or waiting."""
-        now_active = set(active)
-        before = [s.served_s for j, s in self.jobs.items() if s.is_active and j in now_active]
-        floor = min(before, default=0.0)
-        for job, share in self.jobs.items():
-            if job in now_active and not share.is_active:
-                share.served_s = max(share.served_s, floor)
-            share.is_active = job in now_active
+        now_active = {job for job in active if job in self.jobs}
+        begun = now_active - self._active
+        if begun:
+            stay = [self.jobs[job].served_s for job in now_active & self._active]
+            floor = min(stay, default=0.0)
+            for job in begun:
+                self.jobs[job].served_s = max(self.jobs[job].served_s, floor)
+        self._active = now_active
 
     def order(self, job: int, class_served_s: float, ticket: int) -> Order:
         """Where a request stands in line."""
@@ -67,5 +70,6 @@ class Shares:
 
     def validate(self) -> None:
         """Assert what must hold."""
+        assert self._active <= set(self.jobs)
         for share in self.jobs.values():
             assert share.weight > 0 and share.served_s >= 0

@@ -64,7 +64,9 @@ class NodeMemory:
         self._post(events.QueueFreed(command.queue, is_freed))
 
     def perform_kill_queue(self, command: commands.KillQueue) -> None:
-        self._make_room()
+        if self._memory.queue_state(command.queue)[0]:
+            self._make_room()
+        # A call that comes in between is answered as well, by a record that is cut if need be.
         self._memory.kill_queue(command.queue, command.record)
 
     def perform_set_hungry(self, command: commands.SetHungry) -> None:

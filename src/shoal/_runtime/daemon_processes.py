@@ -92,6 +92,8 @@ class Processes:
         self._by_index: dict[int, Process] = {}
         self._starting: dict[int, Process] = {}
         """By start ticket: those that have not joined."""
+        self._by_pid: dict[int, Process] = {}
+        """Workers, from their fork until they are closed."""
         self._old_logs = OldLogs()
         self._zygote: ZygoteLink | None = None
 
@@ -207,6 +209,7 @@ class Processes:
     def _forked(self, start: int, pid: int, pidfd: int) -> None:
         process = self._starting[start]
         process.pid, process.pidfd = pid, pidfd
+        self._by_pid[pid] = process
         assert process.output is not None
         worker = (process.index, pid)
         process.log = WorkerLog(
@@ -232,13 +235,13 @@ class Processes:
 
     def ended(self, pid: int, status: int) -> None:
         """Process ``pid`` was reaped, by the zygote or (its zygote is gone) by ourselves."""
-        for process in self._by_index.values():
-            if process.pid == pid and process.kind == KIND_WORKER:
-                process.status = status
-                if process.timer is not None:
-                    process.timer.cancel()
-                    self._finish(process)
-                return
+        process = self._by_pid.get(pid)
+        if process is None:
+            return
+        process.status = status
+        if process.timer is not None:
+            process.timer.cancel()
+            self._finish(process)
 
     # ---- deaths
     def connection_closed(self, connection: Connection) -> None:
@@ -293,6 +296,8 @@ class Processes:
         """Nothing of the process is left: give its index back."""
         self._by_index.pop(process.index, None)
         self._starting.pop(process.start, None)
+        if self._by_pid.get(process.pid) is process:
+            del self._by_pid[process.pid]
         for fd in process.output or ():
             os.close(fd)
         if process.connection is not None:
