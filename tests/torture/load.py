@@ -1,6 +1,10 @@
 """One driver of the torture: makes random work, checks every answer, and ends with a clean table.
 
-    python -m tests.torture.load SESSION SEED SECONDS
+    python -m tests.torture.load SESSION SEED SECONDS REPORT MODE
+
+MODE `all` is small and big values, nested tasks, actors and forks (whose children write into the
+file REPORT, see `forks.py`); MODE `full` keeps so many large values that node memory is full again
+and again.
 
 Each value is a function of a number, so that whoever gets it can tell whether it is right. An
 answer is right, or an error that names a loss (`LostError`); anything else (a wrong value, an
@@ -21,9 +25,11 @@ from typing import Any
 
 import shoal
 from shoal._runtime import cluster
-from shoal.errors import LostError, TaskError
+from shoal.errors import LostError, ObjectStoreFullError, TaskError
+from tests.torture import forks
 
 BIG_BYTES = 300_000
+LARGE_BYTES = 6_000_000
 LIVE_MOST = 60
 PATIENCE_S = 20.0
 END_S = 60.0
@@ -44,6 +50,11 @@ def small(number: int) -> bytes:
 @shoal.remote(max_retries=2)
 def big(number: int) -> bytes:
     return value_of(number, big=True)
+
+
+@shoal.remote(max_retries=2)
+def large(number: int) -> bytes:
+    return number.to_bytes(8, "little") * (LARGE_BYTES // 8)
 
 
 @shoal.remote(max_retries=2)
@@ -105,21 +116,30 @@ class Keeper:
     def echo(self, number: int) -> bytes:
         return value_of(number, big=False)
 
+    def fork(self, way: int, number: int, report: str) -> bytes:
+        forks.WAYS[way](number, report)
+        return value_of(number, big=False)
+
 
 class Load:
     """The live refs of this driver, each with the values it may have."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, report: str, mode: str) -> None:
         self.random = random.Random(seed)
+        self.report = report
         self.live: list[tuple[Any, bytes]] = []
         self.keepers: list[Any] = []
         self.counts: Counter[str] = Counter()
+        self.actions = [self.task, self.task, self.chain, self.put, self.nest, self.box]
+        self.actions += [self.handed, self.actor, self.fork, self.check_one, self.check_one]
+        self.actions += [self.wait_some, self.drop]
+        if mode == "full":
+            self.actions = [self.fill, self.fill, self.fill, self.put, self.task, self.nest]
+            self.actions += [self.check_one, self.check_one, self.drop_some]
 
     def step(self) -> None:
         """Do one random thing, then let go of what is too much."""
-        actions = [self.task, self.task, self.chain, self.put, self.nest, self.box, self.handed]
-        actions += [self.actor, self.check_one, self.check_one, self.wait_some, self.drop]
-        action = self.random.choice(actions)
+        action = self.random.choice(self.actions)
         self.counts[action.__name__] += 1
         action()
         while len(self.live) > LIVE_MOST:
@@ -143,7 +163,41 @@ class Load:
 
     def put(self) -> None:
         number, is_big = self.number(), self.random.random() < 0.5
-        self.live.append((shoal.put(value_of(number, is_big)), value_of(number, is_big)))
+        self.keep(value_of(number, is_big))
+
+    def keep(self, value: bytes) -> None:
+        """Store a value; that there is no room is an answer like any other."""
+        try:
+            self.live.append((shoal.put(value), value))
+        except ObjectStoreFullError as error:
+            assert error.asked_bytes >= len(value), error
+            self.counts["full"] += 1
+
+    def fill(self) -> None:
+        number = self.number()
+        value = number.to_bytes(8, "little") * (LARGE_BYTES // 8)
+        if self.random.random() < 0.5:
+            self.keep(value)
+        else:
+            self.live.append((large.remote(number), value))
+
+    def drop_some(self) -> None:
+        """Give back half of what is kept, else memory would stay full for ever."""
+        if self.random.random() < 0.3:
+            del self.live[: len(self.live) // 2]
+
+    def fork(self) -> None:
+        """In a task, in an actor or in this driver itself."""
+        way, number = self.random.randrange(len(forks.WAYS)), self.number()
+        value = value_of(number, big=False)
+        where = self.random.random()
+        if where < 0.5:
+            self.live.append((forks.forking.remote(way, number, self.report), value))
+        elif where < 0.8 and self.keepers:
+            call = self.random.choice(self.keepers).fork.remote(way, number, self.report)
+            self.live.append((call, value))
+        else:
+            forks.WAYS[way](number, self.report)
 
     def nest(self) -> None:
         number = self.number()
@@ -201,12 +255,13 @@ class Load:
             raise
         except LostError as error:
             assert str(error), "an error says what was lost"
-            self.counts["lost"] += 1
+            self.counts["full" if isinstance(error, ObjectStoreFullError) else "lost"] += 1
             return None
         except TaskError as error:
             # A task that got a lost argument, or whose own child was lost, reports that.
             assert isinstance(error, LostError) or isinstance(error.cause, LostError), error
-            self.counts["lost"] += 1
+            is_full = isinstance(error.cause, ObjectStoreFullError)
+            self.counts["full" if is_full else "lost"] += 1
             return None
         self.counts["answered"] += 1
         return value
@@ -218,10 +273,11 @@ class Load:
 
 def main() -> None:
     session, seed, seconds = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
+    report, mode = sys.argv[4:]
     # Whatever hangs shows where, and ends.
     faulthandler.dump_traceback_later(seconds + END_S, exit=True)
     shoal.init(address=session, log_to_driver=False)
-    load = Load(seed)
+    load = Load(seed, report, mode)
     end = time.monotonic() + seconds
     steps = 0
     while time.monotonic() < end:

@@ -8,6 +8,7 @@ driver that started a session is not marked: it is a user's program.
 from __future__ import annotations
 
 import os
+import re
 import signal
 import time
 from collections.abc import Callable
@@ -97,3 +98,35 @@ def cpu_s(pids: set[int]) -> float:
             continue
         ticks += int(fields[11]) + int(fields[12])
     return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def descriptors(pid: int) -> int:
+    """How many descriptors the process has open."""
+    return len(os.listdir(f"/proc/{pid}/fd"))
+
+
+def own_memory_bytes(pid: int) -> int:
+    """Memory of the process that it shares with nobody (node memory is not in it); 0 if gone."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return 0
+    found = re.search(r"RssAnon:\s+(\d+) kB", status)
+    return int(found[1]) * 1024 if found else 0
+
+
+def signal_session_process(pid: int, session: str, number: int) -> bool:
+    """Signal the process if it is still one of the session; a pid that is used again never is."""
+    try:
+        pidfd = os.pidfd_open(pid)
+    except OSError:
+        return False
+    try:
+        if f"SHOAL_SESSION={session}".encode() not in Path(f"/proc/{pid}/environ").read_bytes():
+            return False
+        signal.pidfd_send_signal(pidfd, number)
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(pidfd)

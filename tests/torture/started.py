@@ -88,12 +88,12 @@ def shoal_command(*arguments: str, environment: dict[str, str]) -> str:
 
 
 @contextmanager
-def start_session(folder: Path, num_cpus: int) -> Iterator[Started]:
+def start_session(folder: Path, num_cpus: int, *options: str) -> Iterator[Started]:
     """`shoal start` in a directory of the test's own; stopped at the end, also after a failure."""
     root = folder / "sessions-of-test"
     environment = {**os.environ, "SHOAL_DIR": str(root)}
     before = os.environ.get("SHOAL_DIR")
-    shoal_command("start", "--num-cpus", str(num_cpus), environment=environment)
+    shoal_command("start", "--num-cpus", str(num_cpus), *options, environment=environment)
     try:
         os.environ["SHOAL_DIR"] = str(root)
         (entry,) = (root / "sessions").glob("*.json")

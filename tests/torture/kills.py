@@ -1,0 +1,161 @@
+"""Random work by several drivers while processes of every role are killed, or stopped for a while.
+
+What must hold (rules 1, 2 and 5 of the design):
+
+* every live ref can be got, or names its loss: the drivers check each answer (`load.py`);
+* no driver hangs or sees anything else, except those that were killed themselves;
+* after all refs are dropped, the audit of node memory, which recounts and reads no counter, finds
+  nothing: no bytes, slots, specs, leaked blocks or wrong counts;
+* the daemon has no descriptor more than before, and what daemon, zygote and store need for
+  themselves does not grow without bound;
+* children that user code forked saw the values that they had been forked with;
+* when the session is stopped nothing of it is left, and no file.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from shoal._runtime import cluster
+from tests.torture.drivers import REPORT, Crew
+from tests.torture.faults import Faults
+from tests.torture.forks import read_report
+from tests.torture.processes import descriptors, eventually, own_memory_bytes, session_pids
+from tests.torture.started import Started, start_session
+
+DRIVERS = 3
+WORKERS = 8
+KILLS_PER_S = 16.0
+STOPS_PER_S = 1.0
+SAY_EVERY_S = 5.0
+FINISH_S = 90.0
+DESCRIPTORS_PER_WORKER = 4
+"""pidfd, connection, and the pipes of its stdout and stderr."""
+GROWTH_MOST_BYTES = 24 << 20
+SLOPE_MOST_BYTES_PER_S = 64 << 10
+
+Say = Callable[[str], None]
+
+
+class Growth:
+    """What the processes that live as long as the session need for themselves, over time."""
+
+    def __init__(self, started: Started) -> None:
+        self._started = started
+        self._begun = time.monotonic()
+        self.samples: dict[str, list[tuple[float, int]]] = {}
+
+    def sample(self) -> dict[str, int]:
+        """Look now: bytes by role. A zygote or store that was killed begins a new row."""
+        facts = self._started.facts()
+        found = {}
+        for role, name in (("daemon", "pid"), ("zygote", "zygote_pid"), ("store", "store_pid")):
+            pid = int(str(facts[name]))
+            if size := own_memory_bytes(pid):
+                key = f"{role} {pid}"
+                self.samples.setdefault(key, []).append((time.monotonic() - self._begun, size))
+                found[role] = size
+        return found
+
+    def slope(self) -> float:
+        """Bytes per second of the daemon over the second half, by least squares."""
+        (rows,) = [rows for key, rows in self.samples.items() if key.startswith("daemon")]
+        rows = rows[len(rows) // 2 :]
+        n = len(rows)
+        if n < 2:
+            return 0.0
+        mean_t = sum(t for t, _ in rows) / n
+        mean_b = sum(b for _, b in rows) / n
+        square = sum((t - mean_t) ** 2 for t, _ in rows)
+        return sum((t - mean_t) * (b - mean_b) for t, b in rows) / square if square else 0.0
+
+    def growth(self) -> int:
+        """Bytes that any one process has grown by between its first and last look."""
+        return max(rows[-1][1] - rows[0][1] for rows in self.samples.values())
+
+
+def spare_descriptors(started: Started) -> int:
+    """Descriptors of the daemon beyond what its workers need."""
+    rows = cluster.table("workers")
+    return descriptors(started.daemon()) - DESCRIPTORS_PER_WORKER * len(rows)
+
+
+def wait_for_descriptors(started: Started, before: int) -> None:
+    """Starts that are under way need some for a moment; a leak stays."""
+    eventually(
+        lambda: spare_descriptors(started) <= before,
+        30,
+        f"the daemon has {before} descriptors besides those of its workers, as before",
+    )
+
+
+def torment(
+    started: Started, folder: Path, chance: random.Random, seconds: float, say: Say
+) -> dict[str, Any]:
+    """Kill and stop for `seconds`, then audit; what happened."""
+    before = spare_descriptors(started)
+    crew = Crew(started, folder, "all")
+    faults = Faults(started, crew, chance)
+    growth = Growth(started)
+    begun = time.monotonic()
+    end = begun + seconds
+    next_stop = next_say = begun
+    try:
+        for _ in range(DRIVERS):
+            crew.add(chance.getrandbits(30), seconds)
+        while (now := time.monotonic()) < end:
+            faults.kill_one(end - now)
+            if now >= next_stop:
+                next_stop = now + chance.expovariate(STOPS_PER_S)
+                faults.stop_one()
+            if now >= next_say:
+                next_say = now + SAY_EVERY_S
+                crew.look()
+                sizes = {role: f"{size >> 20} MiB" for role, size in growth.sample().items()}
+                say(f"{now - begun:5.0f} s  {dict(faults.killed)}  {sizes}")
+            time.sleep(chance.uniform(0.0, 2 / KILLS_PER_S))
+        faults.end()
+        done = crew.finish(FINISH_S)
+    finally:
+        faults.end()
+        crew.end()
+    return {
+        "seconds": round(time.monotonic() - begun, 1),
+        "kills": dict(faults.killed),
+        "kills_total": faults.killed.total(),
+        "stops": dict(faults.stopped),
+        **{key: done[key] for key in ("steps", "answered", "lost", "full")},
+        **audit(started, folder, growth, before),
+    }
+
+
+def audit(started: Started, folder: Path, growth: Growth, before: int) -> dict[str, Any]:
+    """What must be true once all drivers have gone."""
+    started.wait_for_empty_memory(20)
+    growth.sample()
+    wait_for_descriptors(started, before)
+    seen = read_report(folder / REPORT)
+    assert seen["wrong parent"] == 0, seen
+    assert growth.growth() < GROWTH_MOST_BYTES, growth.samples
+    slope = growth.slope()
+    return {
+        "children": dict(seen),
+        "daemon_growth_bytes_per_s": round(slope),
+        "growth_most_bytes": growth.growth(),
+        "audit": "zero",
+    }
+
+
+def run(folder: Path, seed: int, seconds: float, say: Say) -> dict[str, Any]:
+    """One session from start to end; figures, or an AssertionError."""
+    chance = random.Random(seed)
+    with start_session(folder, WORKERS) as started:
+        found = torment(started, folder, chance, seconds, say)
+    eventually(lambda: not session_pids(started.session), 3, "nothing of the session is left")
+    left = list((folder / "sessions-of-test").glob("session-*"))
+    assert not left, f"files are left: {left}"
+    return found
