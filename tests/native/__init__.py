@@ -1,0 +1,1 @@
+"""Programs and builds of the native part that no user ever runs."""

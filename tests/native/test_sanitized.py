@@ -1,0 +1,52 @@
+"""The property tests, and a small session, in a build with AddressSanitizer and UBSan."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.native.sanitized import ROOT, sanitized_environment, sanitizer_reports
+
+SESSION = """
+import numpy, shoal
+shoal.init(num_cpus=2, object_store_memory=64 << 20)
+
+@shoal.remote
+def double(x): return x * 2
+
+@shoal.remote
+class Counter:
+    def __init__(self): self.n = 0
+    def add(self, x): self.n += int(x[0]); return self.n
+
+counter = Counter.remote()
+ones = [double.remote(numpy.ones(n)) for n in (1, 100, 100_000, 1_000_000)]
+print(shoal.get([counter.add.remote(x) for x in ones])[-1])
+shoal.shutdown()
+"""
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("folder", ["property"])
+def test_under_sanitizers(folder: str, tmp_path_factory: pytest.TempPathFactory) -> None:
+    environment = sanitized_environment(tmp_path_factory)
+    command = [sys.executable, "-m", "pytest", "-q", str(Path("tests") / folder)]
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+    assert not sanitizer_reports(environment)
+
+
+@pytest.mark.timeout(600)
+def test_session_under_sanitizers(tmp_path_factory: pytest.TempPathFactory) -> None:
+    environment = sanitized_environment(tmp_path_factory)
+    command = [sys.executable, "-c", SESSION]
+    done = subprocess.run(
+        command, env=environment, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.stdout == "8\n", done.stdout + done.stderr[-4000:]
+    assert not sanitizer_reports(environment)
