@@ -445,6 +445,7 @@ void bind_memory(nb::module_& mod) {
           "its queue.")
       .def_prop_ro("running", [](nb::handle self) { return of(self).m->running_top(); });
   bind_daemon(c);
+  bind_drafts(mod, c);
 }
 
 }  // namespace shoal

@@ -1,7 +1,4 @@
 // Values and refs as Python objects: writing, loading, waiting for one.
-#include <poll.h>
-#include <unistd.h>
-
 #include <cstring>
 
 #include "bindings.hpp"
@@ -13,38 +10,6 @@ thread_local Context context;
 PyMemory::~PyMemory() {
   forget_memory(this);
   delete m;
-}
-
-void PyMemory::usable() const {
-  if (m->forked) {
-    PyErr_SetString(
-        forked_error,
-        "this process was forked by user code: its handles are inert; use them in the process that "
-        "made them, or call shoal.init() here");
-    throw nb::python_error();
-  }
-}
-
-bool PyMemory::keep_for_children(u64 number, atom<u64>* record) {
-  for (auto& g : guards)
-    if (number <= g.last_pin) {
-      g.records.emplace_back(number, record);
-      return true;
-    }
-  return false;
-}
-
-// Drop what was kept for children that have gone; what was alive at several forks moves on.
-void PyMemory::release_guards() {
-  for (size_t i = guards.size(); i-- > 0;) {
-    pollfd p{guards[i].pipe, POLLIN, 0};
-    if (poll(&p, 1, 0) == 0) continue;
-    ::close(guards[i].pipe);
-    auto records = std::move(guards[i].records);
-    guards.erase(guards.begin() + i64(i));
-    for (auto [number, record] : records)
-      if (!keep_for_children(number, record) && !m->closed.load()) m->drop(record);
-  }
 }
 
 Ref::~Ref() {
@@ -184,23 +149,25 @@ struct Buffers {  // exported while we copy
 
 void write_parts(PyMemory& pm, u32 s, int format, nb::handle data, nb::handle buffers,
                  nb::handle contained, bool reserve, double timeout_s) {
-  Memory& m = *pm.m;
   if (format < NONE || format > ERROR_RECORD) throw nb::value_error("unknown format");
   Buffers keep;
   keep.views.reserve(1 + nb::len(buffers));
   ValueParts v;
   v.format = u8(format);
   v.data = keep.add(data.ptr());
-  u64 total = v.data.size;
-  for (nb::handle b : buffers) {
-    v.buffers.push_back(keep.add(b.ptr()));
-    total += v.buffers.back().size;
-  }
+  for (nb::handle b : buffers) v.buffers.push_back(keep.add(b.ptr()));
   for (nb::handle r : contained) {
     Ref& ref = nb::cast<Ref&>(r);
     if (ref.mem != &pm) throw nb::value_error("a ref of another session cannot be stored");
     v.contained.push_back(key_slot(ref.key));
   }
+  write_patiently(pm, s, v, reserve, timeout_s);
+}
+
+void write_patiently(PyMemory& pm, u32 s, const ValueParts& v, bool reserve, double timeout_s) {
+  Memory& m = *pm.m;
+  u64 total = v.data.size;
+  for (auto& b : v.buffers) total += b.size;
   const u64 deadline = platform::now_ns() + u64(std::max(0.0, timeout_s) * 1e9);
   for (;;) {
     Status st = m.write_value(s, v, reserve, copy_without_gil);
@@ -231,6 +198,23 @@ void write_parts(PyMemory& pm, u32 s, int format, nb::handle data, nb::handle bu
 
 // ---- loading
 
+nb::object make_pin(nb::handle memory, PyMemory& pm, u32 s, u8* begin, u8* end) {
+  atom<u64>* record;
+  if (!pm.m->hold_key(make_key(s, pm.m->slot(s).gen.load(ACQ)), true, record))
+    throw_status(Status::Gone, 0, *pm.m);
+  nb::object pin = nb::inst_alloc(nb::type<Pin>());
+  Pin* p = new (nb::inst_ptr<Pin>(pin)) Pin;
+  nb::inst_mark_ready(pin);
+  p->mem = &pm;
+  p->owner = memory.inc_ref().ptr();
+  p->record = record;
+  p->number = ++pm.pin_count;
+  p->begin = begin;
+  p->end = end;
+  pm.pins.insert(p);
+  return pin;
+}
+
 static nb::object load_pickle(nb::handle memory, PyMemory& pm, u32 s, Bytes data, ValueHeader* h,
                               u64 block) {
   Memory& m = *pm.m;
@@ -239,17 +223,8 @@ static nb::object load_pickle(nb::handle memory, PyMemory& pm, u32 s, Bytes data
   nb::list views;
   if (h && h->n_buffers) {
     if (!pm.guards.empty()) pm.release_guards();
-    atom<u64>* record;
-    if (!m.hold_key(make_key(s, m.slot(s).gen.load(ACQ)), true, record))
-      throw_status(Status::Gone, 0, m);
-    nb::object pin = nb::inst_alloc(nb::type<Pin>());
-    Pin* p = new (nb::inst_ptr<Pin>(pin)) Pin;
-    nb::inst_mark_ready(pin);
-    p->mem = &pm;
-    p->owner = memory.inc_ref().ptr();
-    p->record = record;
-    p->number = ++pm.pin_count;
-    p->begin = m.ro + block;
+    nb::object pin = make_pin(memory, pm, s, m.ro + block, m.ro + block);
+    Pin* p = nb::inst_ptr<Pin>(pin);
     auto* table =
         reinterpret_cast<const u64*>(reinterpret_cast<const atom<u64>*>(h + 1) + h->n_contained);
     for (u32 i = 0; i < h->n_buffers; i++) {
@@ -262,7 +237,6 @@ static nb::object load_pickle(nb::handle memory, PyMemory& pm, u32 s, Bytes data
       p->end = w->data + w->size;
       views.append(view);
     }
-    pm.pins.insert(p);
   }
   Context before = context;
   context.mem = &pm;

@@ -2,12 +2,45 @@
 #include "bindings.hpp"
 
 #include <fcntl.h>
+#include <poll.h>
 #include <pthread.h>
 #include <unistd.h>
 
 #include <algorithm>
 
 namespace shoal {
+
+void PyMemory::usable() const {
+  if (m->forked) {
+    PyErr_SetString(
+        forked_error,
+        "this process was forked by user code: its handles are inert; use them in the process that "
+        "made them, or call shoal.init() here");
+    throw nb::python_error();
+  }
+}
+
+bool PyMemory::keep_for_children(u64 number, atom<u64>* record) {
+  for (auto& g : guards)
+    if (number <= g.last_pin) {
+      g.records.emplace_back(number, record);
+      return true;
+    }
+  return false;
+}
+
+// Drop what was kept for children that have gone; what was alive at several forks moves on.
+void PyMemory::release_guards() {
+  for (size_t i = guards.size(); i-- > 0;) {
+    pollfd p{guards[i].pipe, POLLIN, 0};
+    if (poll(&p, 1, 0) == 0) continue;
+    ::close(guards[i].pipe);
+    auto records = std::move(guards[i].records);
+    guards.erase(guards.begin() + i64(i));
+    for (auto [number, record] : records)
+      if (!keep_for_children(number, record) && !m->closed.load()) m->drop(record);
+  }
+}
 
 PyObject *session_lost, *forked_error, *full_error, *pending_error;
 

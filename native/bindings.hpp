@@ -98,6 +98,10 @@ nb::object load_slot(nb::handle memory, PyMemory& pm, u32 s);
 bool write_simple(Memory& m, u32 s, PyObject* value);
 void write_parts(PyMemory& pm, u32 s, int format, nb::handle data, nb::handle buffers,
                  nb::handle contained, bool reserve, double timeout_s);
+// Write, waiting for memory and, for timeout_s, for others to free some; throws FullError.
+void write_patiently(PyMemory& pm, u32 s, const ValueParts& v, bool reserve, double timeout_s);
+// Keeps the value of `s` while [begin, end) of it can be seen by Python.
+nb::object make_pin(nb::handle memory, PyMemory& pm, u32 s, u8* begin, u8* end);
 bool wait_sealed(nb::handle memory, PyMemory& pm, u64 key, u64 deadline_ns, bool may_help);
 nb::object make_task(nb::handle memory, PyMemory& pm, u64 key);
 nb::object restore_ref(u32 index);
@@ -109,6 +113,7 @@ bool is_main_thread();
 
 void bind_values(nb::module_& m);
 void bind_memory(nb::module_& m);
+void bind_drafts(nb::module_& m, nb::class_<PyMemory>& memory);
 void bind_daemon(nb::class_<PyMemory>& c);
 PyMemory& of(nb::handle self);  // throws when the memory was closed or the process forked
 extern PyObject *session_lost, *forked_error, *full_error, *pending_error;

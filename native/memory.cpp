@@ -142,15 +142,18 @@ void Memory::let_go(std::vector<std::pair<u64, u64>> keep) {
     else
       ranges.emplace_back(b, e);
   }
-  u64 at = reinterpret_cast<u64>(ro);
-  const u64 end = at + size;
-  for (auto [b, e] : ranges) {
-    if (!platform::make_private(reinterpret_cast<void*>(b), reinterpret_cast<void*>(e))) return;
-    if (b > at) platform::blank(reinterpret_cast<void*>(at), b - at);
-    at = e;
+  // Of both mappings: sealed drafts are seen through the writable one.
+  for (u8* base : {ro, rw}) {
+    u64 at = reinterpret_cast<u64>(base);
+    const u64 end = at + size;
+    for (auto [b, e] : ranges) {
+      if (b < at || e > end) continue;
+      if (!platform::make_private(reinterpret_cast<void*>(b), reinterpret_cast<void*>(e))) return;
+      if (b > at) platform::blank(reinterpret_cast<void*>(at), b - at);
+      at = e;
+    }
+    if (end > at) platform::blank(reinterpret_cast<void*>(at), end - at);
   }
-  if (end > at) platform::blank(reinterpret_cast<void*>(at), end - at);
-  platform::blank(rw, size);
   ::close(fd);
   ::close(bell);
   fd = bell = -1;

@@ -68,7 +68,7 @@ Status Memory::write_value(u32 s, const ValueParts& v, bool reserve,
   x.kind.store(v.format, RLX);
   copier(rw + offset + data_offset, v.data.data, v.data.size);
   for (size_t i = 0; i < places.size(); i++)
-    copier(rw + offset + places[i], v.buffers[i].data, v.buffers[i].size);
+    if (v.buffers[i].data) copier(rw + offset + places[i], v.buffers[i].data, v.buffers[i].size);
   return Status::Ok;
 }
 

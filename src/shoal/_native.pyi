@@ -130,6 +130,17 @@ class Task:
         """Commit every return at once, publish them, drop what the arguments held."""
 
 @final
+class Draft:
+    """A value that is being made in node memory; its buffer is writable until it is sealed."""
+
+    @property
+    def key(self) -> int: ...
+    @property
+    def is_sealed(self) -> bool: ...
+    def seal(self) -> ObjectRef:
+        """Make it an object. Raises ValueError the second time."""
+
+@final
 class Memory:
     """This process's view of its node's memory."""
 
@@ -189,6 +200,9 @@ class Memory:
         contained: Sequence[ObjectRef],
         timeout_s: float = 0.0,
     ) -> ObjectRef: ...
+    def draft(self, pickle: bytes, size_bytes: int, timeout_s: float = 0.0) -> Draft:
+        """A value of this pickle and one out-of-band buffer of ``size_bytes``, which is yet to be
+        filled."""
     def get(self, ref: ObjectRef, timeout_s: float | None = None) -> Any:
         """The value; raises what the ``error`` hook builds; TimeoutError when time is up."""
     def get_many(self, refs: Sequence[ObjectRef], timeout_s: float | None = None) -> list[Any]: ...

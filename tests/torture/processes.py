@@ -43,12 +43,13 @@ def session_pids(session: str) -> set[int]:
     return found
 
 
-def command_line(pid: int) -> str:
-    """What the process was started as; empty once it is gone."""
+def is_worker(pid: int) -> bool:
+    """Whether the process calls itself a worker; a fork of the zygote that has just begun may not
+    yet."""
     try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+        return Path(f"/proc/{pid}/comm").read_text().startswith("shoal-worker")
     except OSError:
-        return ""
+        return False
 
 
 def kill(pid: int) -> None:

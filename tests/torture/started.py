@@ -14,7 +14,7 @@ from pathlib import Path
 
 import shoal
 from shoal._runtime import cluster
-from tests.torture.processes import command_line, is_running, session_pids
+from tests.torture.processes import is_running, is_worker, session_pids
 
 SETTLED_LOOKS = 10
 
@@ -44,12 +44,8 @@ class Started:
         return {pid} if is_running(pid) else set()
 
     def workers(self) -> set[int]:
-        """Everything forked from the zygote."""
-        others = {self.daemon()} | self.stores() | self.zygotes()
-        zygote = {
-            pid for pid in session_pids(self.session) if "_runtime.zygote" in command_line(pid)
-        }
-        return zygote - others
+        """Everything that serves tasks or an actor."""
+        return {pid for pid in session_pids(self.session) if is_worker(pid)}
 
     def pids_of(self, kind: str) -> set[int]:
         """Living processes of one kind: worker, zygote, store or daemon."""
