@@ -50,11 +50,12 @@ static nb::object submit(nb::handle self, const Call& call, nb::handle payload,
   if (!deps.empty()) c.flags |= F_FILLS;
   if (c.n_returns == 0) c.flags |= F_NO_RETURN;
   const bool is_driver = m.proc(m.me).kind.load(RLX) == DRIVER;
-  const u64 patience = platform::now_ns() + 30000000000ull;
+  u64 patience = 0;
   for (;;) {
     if (m.queue(c.queue).gen.load(ACQ) != c.queue_gen) throw_status(Status::Gone, 0, m);
     Status st = m.submit(c, bytes, deps, inner, returns);
     if (st == Status::Ok) break;
+    if (!patience) patience = platform::now_ns() + 30000000000ull;
     if (st == Status::NeedMemory) {
       nb::gil_scoped_release unlocked;
       st = m.wait_memory(std::min<u64>(patience, platform::now_ns() + 2000000000ull));

@@ -12,7 +12,23 @@ PyMemory::~PyMemory() {
   delete m;
 }
 
+Py_ssize_t Ref::place = 0;
+
+// Weak references without the garbage collector: a ref is in no cycle that Python could see, and
+// with nanobind's own support every thousand refs cost 20 % more for being looked at. So the list
+// of weak references is kept here.
+static void allow_weak_references(nb::handle type) {
+  nb::object o = nb::inst_alloc(type);
+  Ref* r = new (nb::inst_ptr<Ref>(o)) Ref;
+  nb::inst_mark_ready(o);
+  Ref::place = reinterpret_cast<char*>(r) - reinterpret_cast<char*>(o.ptr());
+  reinterpret_cast<PyTypeObject*>(type.ptr())->tp_weaklistoffset =
+      Ref::place + Py_ssize_t(offsetof(Ref, weak_list));
+}
+
 Ref::~Ref() {
+  if (weak_list)
+    PyObject_ClearWeakRefs(reinterpret_cast<PyObject*>(reinterpret_cast<char*>(this) - place));
   if (mem && !mem->m->forked && !mem->m->closed.load(RLX) && key) {
     if (record)
       mem->m->drop(record);
@@ -450,7 +466,7 @@ void bind_values(nb::module_& m) {
   nb::class_<Pin>(m, "_Pin");
   nb::class_<View>(m, "_View", nb::type_slots(view_slots));
 
-  nb::class_<Ref>(m, "ObjectRef", nb::is_weak_referenceable(), "A counted handle to one object.")
+  nb::class_<Ref>(m, "ObjectRef", "A counted handle to one object.")
       .def_prop_ro("key", [](Ref& r) { return r.key; })
       .def_prop_ro("memory", [](Ref& r) { return nb::borrow(r.owner); })
       .def("binary",
@@ -493,6 +509,7 @@ void bind_values(nb::module_& m) {
       .def("__repr__", [](nb::object self) {
         return nb::str("ObjectRef(") + self.attr("hex")() + nb::str(")");
       });
+  allow_weak_references(nb::type<Ref>());
 
   nb::class_<PyTask>(m, "Task")
       .def_ro("key", &PyTask::key)

@@ -43,6 +43,8 @@ struct Ref {
   PyObject* owner = nullptr;
   u64 key = 0;
   atom<u64>* record = nullptr;  // nullptr: the owner bit of the slot is what we hold
+  PyObject* weak_list = nullptr;
+  static Py_ssize_t place;  // of a Ref in its Python object
   Ref() = default;
   Ref(const Ref&) = delete;
   ~Ref();

@@ -7,6 +7,7 @@ import gc
 import pickle
 import time
 import warnings
+import weakref
 from typing import Any
 
 import numpy as np
@@ -196,3 +197,13 @@ def test_memory_is_empty_after_the_last_ref() -> None:
     while len([o for o in shoal.state.objects() if o.size_bytes > 10_000]) > 0:
         assert time.monotonic() < deadline, shoal.state.objects()
         time.sleep(0.02)
+
+
+def test_refs_can_be_referred_to_weakly_and_cost_the_collector_nothing() -> None:
+    ref = shoal.put(1)
+    gone: list[object] = []
+    weak = weakref.ref(ref, gone.append)
+    table = weakref.WeakKeyDictionary({ref: "kept"})
+    assert weak() is ref and table[ref] == "kept" and not gc.is_tracked(ref)
+    del ref
+    assert weak() is None and len(table) == 0 and gone == [weak]
