@@ -28,6 +28,8 @@ from shoal._runtime import wire
 from shoal._runtime.daemon_loop import READ, WRITE, Loop
 
 UNSENT_BYTES_MOST = 64 << 20
+_received = memoryview(bytearray(wire.RECEIVE_BYTES))
+"""Where what arrives is put; the decoder keeps a copy. One thread, one message after the other."""
 
 
 class Connection:
@@ -126,18 +128,17 @@ class Connection:
 
     def _read(self) -> None:
         try:
-            data, descriptors = wire.receive_with_descriptors(self._socket)
+            # Nobody sends us descriptors, and the kernel closes those that are not asked for.
+            size = self._socket.recv_into(_received)
         except BlockingIOError:
             return
         except OSError:
-            data, descriptors = b"", []
-        for fd in descriptors:
-            os.close(fd)  # nobody sends us any
-        if not data:
+            size = 0
+        if not size:
             self.close()
             return
         try:
-            for frame in self._decoder.feed(data):
+            for frame in self._decoder.feed(_received[:size]):
                 if not self.is_closed:
                     self._on_frame(self, frame)
         except FrameError as error:
