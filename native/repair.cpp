@@ -117,6 +117,11 @@ void Memory::close_process(u32 p) {
 // brings after we have looked, he announces himself.
 void Memory::ring_all() {
   std::atomic_thread_fence(SEQ);
+  // (If the table of nodes is full, somebody may watch without one.)
+  std::vector<bool> watches(MAX_PROCS, header().chunk_high[2].load() == CHUNKS);
+  auto* nodes = at<atom<u32>>(off.owners) + 2 * CHUNKS;
+  for (u32 c = 0; c < header().chunk_high[2].load(); c++)
+    if (u32 owner = nodes[c].load(ACQ)) watches[owner - 1] = true;
   for (u32 p = 1; p < header().proc_high.load(); p++) {
     Proc& r = proc(p);
     if (r.kind.load(RLX) == NO_PROC) continue;
@@ -129,6 +134,8 @@ void Memory::ring_all() {
       r.door.fetch_add(1, SEQ);
       platform::futex_wake(r.door);
     }
+    // A worker that has never watched an object has no node, and hears of no completion.
+    if (r.kind.load(RLX) == WORKER && !watches[p]) continue;
     r.cdoor.fetch_add(1, SEQ);
     platform::futex_wake(r.cdoor);
   }
