@@ -96,6 +96,10 @@ void bind_daemon(nb::class_<PyMemory>& c) {
             return of(self).m->end_children(parents, bytes_of(record));
           },
           nb::arg("parents"), nb::arg("record"))
+      .def("fail_queued",
+           [](nb::handle self, u32 q, nb::bytes record) {
+             return of(self).m->fail_queued(q, bytes_of(record));
+           })
       .def("end_job", [](nb::handle self, u32 job,
                          nb::bytes record) { return of(self).m->end_job(job, bytes_of(record)); })
       .def("adopt", [](nb::handle self, u64 key) { return of(self).m->adopt(key); })

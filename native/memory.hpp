@@ -228,6 +228,7 @@ class Memory {
   bool requeue(u64 key, bool charged, bool front);
   bool fail(u64 key, Bytes record);
   u32 kill_queue(u32 q, Bytes record);
+  u32 fail_queued(u32 q, Bytes record);
   u32 end_job(u32 job, Bytes record);
   u32 end_children(const std::vector<u64>& parents, Bytes record);
   bool adopt(u64 key);

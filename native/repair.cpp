@@ -249,6 +249,23 @@ u32 Memory::kill_queue(u32 qi, Bytes record) {
   return n;
 }
 
+// As `kill_queue`, but the queue lives on: what comes later is tried. At most what was there at the
+// beginning is failed, so that callers who go on pushing do not keep the daemon here.
+u32 Memory::fail_queued(u32 qi, Bytes record) {
+  u32 n = 0;
+  if (u32 s = queue(qi).redo.exchange(0)) n += fail(make_key(s, slot(s).gen.load()), record);
+  RingView r = ring(qi);
+  u64 h;
+  u32 s;
+  for (u64 left = r.entries(); left > 0 && r.peek(h, s); left--) {
+    u64 c = slot(s).claim.load(ACQ);
+    if (claim_state(c) == QUEUED && slot(s).queue.load(ACQ) == qi)
+      n += fail(make_key(s, claim_gen(c)), record);
+    r.remove(h, s);
+  }
+  return n;
+}
+
 u32 Memory::end_job(u32 job, Bytes record) {
   u32 n = 0, end = header().chunk_high[0].load() * SLOTS_PER_CHUNK;
   for (u32 s = 1; s < end; s++) {

@@ -299,6 +299,8 @@ class Memory:
     def fail(self, key: int, record: bytes) -> bool:
         """Seal the returns of a task that is HELD, QUEUED, or RUNNING by a dead process. False if
         it ended otherwise."""
+    def fail_queued(self, queue: int, record: bytes) -> int:
+        """Fail what is QUEUED in ``queue`` now; how many. What is pushed later stays."""
     def end_job(self, job: int, record: bytes) -> int:
         """Fail every HELD or QUEUED task of ``job``; how many."""
     def end_children(self, parents: Sequence[int], record: bytes) -> int:

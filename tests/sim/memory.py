@@ -129,6 +129,12 @@ class FakeMemory(Clock):
                 queue.entries.remove(task)
                 self.seal(task, "FAILED", command.record)
 
+    def do_failqueued(self, command: do.FailQueued) -> None:
+        queue = self.queues[command.queue]
+        for task in list(queue.entries):
+            queue.entries.remove(task)
+            self.seal(task, "FAILED", command.record)
+
     def do_endjobtasks(self, command: do.EndJobTasks) -> None:
         for queue in self.queues.values():
             for task in [x for x in queue.entries if x.job == command.job]:

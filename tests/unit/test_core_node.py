@@ -179,12 +179,13 @@ def test_workers_that_die_at_once_back_off_and_fail_what_waits() -> None:
     node.tell(seen.QueueCreated(1, 5, 1))
     node.tell(seen.Looked((seen.QueueState(5, 1, 0),)))
     for index in range(2, 6):
-        assert not [c for c in dies_at_once(node, index) if isinstance(c, do.EndJobTasks)]
+        assert not [c for c in dies_at_once(node, index) if isinstance(c, do.FailQueued)]
         if not node.starts:
             assert node.tell(seen.AlarmRang(), after=0.04) is not None and not node.starts
             node.tell(seen.AlarmRang(), after=5.0)
     out = dies_at_once(node, 6)
-    (end,) = [c for c in out if isinstance(c, do.EndJobTasks)]
+    (end,) = [c for c in out if isinstance(c, do.FailQueued)]
+    assert end.queue == 5
     name, fields = records.unpack(end.record)
     assert name == "WorkerCrashedError" and fields["stderr"] == ["no module"]
     assert "cannot start" in fields["reason"]
@@ -200,7 +201,7 @@ def test_a_task_taken_ends_the_row() -> None:
     node.tell(seen.Looked((seen.QueueState(5, 1, 0),)))
     for index in range(2, 12):
         out = dies_at_once(node, index)
-        assert not [c for c in out if isinstance(c, do.EndJobTasks)]
+        assert not [c for c in out if isinstance(c, do.FailQueued)]
         node.tell(seen.Looked((seen.QueueState(5, 0, index),)))
         node.tell(seen.Looked((seen.QueueState(5, 1, index),)))
         if not node.starts:

@@ -70,7 +70,7 @@ def workers_cannot_start(
         signal=signal,
         exit_code=code,
         stderr=list(stderr),
-        reason=f"workers of this job cannot start: {count} in a row ended before they took a task",
+        reason=f"its workers cannot start: {count} in a row ended before they took a task",
     )
 
 

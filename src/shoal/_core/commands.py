@@ -151,6 +151,13 @@ class EndChildren(Command, frozen=True):
     record: bytes
 
 
+class FailQueued(Command, frozen=True):
+    """``fail_queued(queue, record)``: fail what is QUEUED there now; the queue lives on."""
+
+    queue: int
+    record: bytes
+
+
 class EndJobTasks(Command, frozen=True):
     """``end_job(job, record)``: fail what is HELD or QUEUED."""
 
@@ -214,6 +221,7 @@ AnyCommand = Union[
     Requeue,
     Fail,
     EndChildren,
+    FailQueued,
     EndJobTasks,
     Adopt,
     Release,

@@ -5,15 +5,16 @@ for such a death, no task can be blamed, and without a brake one would be replac
 ever, while a ``get`` waits in silence. So they are counted, in a row, for what they have in common:
 
 * the *interpreter* (a string), if they died before they had an assignment;
-* the *job* (its number), if they died after that and had not taken a task.
+* the *scheduling class* (its queue), if they served one and had not taken a task.
 
 Each such death doubles a pause (``FIRST_PAUSE_S`` to ``MOST_PAUSE_S``) in which no fresh worker is
-given to the job or started for the interpreter. After ``HOPELESS`` of them in a row, what waits is
-to be failed (``reactions_workers``); what is submitted later is tried again, with the longest pause
-and one death. Any task taken, or for an interpreter any assignment given, ends the row.
+given to the class or started for the interpreter. After ``HOPELESS`` of them in a row, what waits
+for such a worker is to be failed (``reactions_starts``); what is submitted later is tried again,
+with the longest pause and one death. Any task taken, or for an interpreter any assignment given,
+ends the row.
 
-1. A row exists only after a death; jobs that go on well cost nothing.
-2. Only what begins is paused: workers that the job has already go on.
+1. A row exists only after a death; classes that go on well cost nothing.
+2. Only what begins is paused: workers that are at work go on, and so do other classes and actors.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ MOST_PAUSE_S = 5.0
 HOPELESS = 5
 
 Cause = int | str
-"""A job's number, or an interpreter."""
+"""A queue's number, or an interpreter."""
 
 
 class Row:

@@ -182,6 +182,7 @@ def end_job(t: NodeTables, now: float, job: Job, reason: str) -> Commands:
     for number in job.queues.values():
         t.scheduler.held.kill_queue(t.scheduler.held.queues[number], record)
         t.doomed.add(number)
+        t.crash_loops.ended_well(number)
         out.append(do.KillQueue(number, record))
     out.append(do.EndJobTasks(job.number, record))
     for actor in _actors_of(t, job):
@@ -198,7 +199,6 @@ def end_job(t: NodeTables, now: float, job: Job, reason: str) -> Commands:
         out += t.release(key)
         out += t.drop_row("functions", f"{job.number}/{digest.hex()}")
     t.jobs.end(now, job, reason)
-    t.crash_loops.ended_well(job.number)
     t.scheduler.held.shares.remove(job.number)
     return out + job_row(t, job)
 

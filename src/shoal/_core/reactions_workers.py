@@ -17,7 +17,7 @@ from shoal._core.events import (
 from shoal._core.pool import Phase
 from shoal._core.queues import Attachment, ClassQueue
 from shoal._core.reactions_starts import python_of
-from shoal._core.scheduler import Binding
+from shoal._core.scheduler import Missing
 from shoal._core.tables import NodeTables, RetryTicket
 from shoal._core.tasks import Death
 from shoal._proto import messages as m
@@ -81,7 +81,7 @@ def on_process_died(t: NodeTables, now: float, event: ProcessDied) -> Commands:
         record = causes.job_ended(worker.binding.job, "its driver has ended")
     is_ours = worker.phase is Phase.LEAVING
     if record is None and not is_ours and not event.running:
-        out += reactions_starts.on_idle_death(t, now, worker, event)
+        out += reactions_starts.on_idle_death(t, now, worker, queue, event)
     out += t.crashes.decide(Death(worker.pid, event, is_ours, record))
     out.append(do.CloseProcess(event.index))
     again = {task.queue for task in event.running}
@@ -149,15 +149,15 @@ def give_work(t: NodeTables, now: float) -> Commands:
     """One pass of the scheduler, and what it needs from the pool."""
     requests: dict[int, int] = {}
 
-    def find(binding: Binding) -> int | None:
-        python = python_of(t, binding.job)
-        worker = t.pool.find(binding, python)
+    def find(need: Missing) -> int | None:
+        python = python_of(t, need.binding.job)
+        worker = t.pool.find(need.binding, python)
         if worker is not None and t.pool.workers[worker].phase is Phase.GENERIC:
-            if t.crash_loops.is_paused(now, binding.job):
+            if need.queue and t.crash_loops.is_paused(now, need.queue):
                 return None
             t.crash_loops.ended_well(python)
         if worker is not None:
-            requests[worker] = t.pool.use(now, worker, binding)
+            requests[worker] = t.pool.use(now, worker, need.binding)
         return worker
 
     placed = t.scheduler.place(now, find)
@@ -266,6 +266,7 @@ def _free_queues(t: NodeTables, now: float) -> Commands:
             continue
         job = t.jobs.running[queue.job]
         job.queues = {k: n for k, n in job.queues.items() if n != queue.queue}
+        t.crash_loops.ended_well(queue.queue)
         t.scheduler.remove_queue(queue.queue)
         out.append(do.FreeQueue(queue.queue))
         surplus -= 1

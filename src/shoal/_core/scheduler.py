@@ -52,6 +52,18 @@ class Binding(NamedTuple):
     is_actor: bool
 
 
+class Missing(NamedTuple):
+    """A worker that somebody needs."""
+
+    binding: Binding
+    queue: int
+    """The queue that it is to serve; 0: an actor."""
+
+
+Find = Callable[[Missing], int | None]
+"""Takes a worker for it out of the pool, if there is one."""
+
+
 class ActorAsk:
     """An actor (or its next incarnation) waits for a worker and what it will hold."""
 
@@ -112,8 +124,8 @@ class Placement:
     def __init__(self) -> None:
         self.attached: list[tuple[ClassQueue, Attachment]] = []
         self.actors: list[tuple[ActorAsk, ActorHold]] = []
-        self.missing: list[Binding] = []
-        """Bindings that fit but for which there is no process yet."""
+        self.missing: list[Missing] = []
+        """What fits but has no process yet."""
         self.aside: list[Grant] = []
         """What those would hold."""
         self.tiny_aside = 0
@@ -217,7 +229,7 @@ class Scheduler:
         return min((at for at in times if at is not None), default=None)
 
     # ---- who gets what
-    def place(self, now: float, find: Callable[[Binding], int | None]) -> Placement:
+    def place(self, now: float, find: Find) -> Placement:
         """Give what fits to who is first; see the top of the module."""
         done = Placement()
         self.waiting = []
@@ -240,26 +252,25 @@ class Scheduler:
         self._reserve(now)
         return done
 
-    def _give(
-        self, now: float, turn: Turn, find: Callable[[Binding], int | None], done: Placement
-    ) -> None:
+    def _give(self, now: float, turn: Turn, find: Find, done: Placement) -> None:
         """What ``turn.ask`` asks for fits: to a worker that is there, else keep it aside."""
         ask = turn.ask
         grant = self.held.account.take(ask.amounts)
         assert grant is not None
         is_actor = isinstance(ask, ActorAsk)
         binding = Binding(ask.job, threads_of(ask.amounts), grant.gpu_ids, is_actor)
-        worker = None if turn.has_missed else find(binding)
+        lack = Missing(binding, 0 if isinstance(ask, ActorAsk) else ask.queue)
+        worker = None if turn.has_missed else find(lack)
         if worker is not None:
             self._grant(now, ask, worker, grant, done)
             return
         done.aside.append(grant)
         if isinstance(ask, ClassQueue):
             done.tiny_aside += ask.is_tiny
-            done.missing.append(binding)
+            done.missing.append(lack)
             return
         # More of the same than can be started cost and change nothing.
-        done.missing += [binding] * turn.miss(4 * self.limits.starting_most)
+        done.missing += [lack] * turn.miss(4 * self.limits.starting_most)
 
     def _grant(self, now: float, ask: Ask, worker: int, grant: Grant, done: Placement) -> None:
         if self.reserved is ask:

@@ -107,6 +107,10 @@ class NodeMemory:
             if not self._memory.end_children(command.parents, command.record):
                 return
 
+    def perform_fail_queued(self, command: commands.FailQueued) -> None:
+        self._make_room()
+        self._memory.fail_queued(command.queue, command.record)
+
     def perform_end_job_tasks(self, command: commands.EndJobTasks) -> None:
         self._make_room()
         self._memory.end_job(command.job, command.record)
