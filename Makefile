@@ -70,8 +70,8 @@ lint: $(VENV)/.installed-test ## Only ruff, mypy and the rules of tests/tidy
 bench: $(VENV)/.installed-test ## Benchmarks against Ray and multiprocessing (ARGS=--quick for a short look)
 	$(BIN)/python -m benchmarks core $(ARGS)
 
-torture: $(VENV)/.installed-test ## kill -9 at random for T seconds (default 60), then audit
-	SHOAL_TORTURE_S=$(T) $(BIN)/python -m pytest -s -q tests/torture $(ARGS)
+torture: $(VENV)/.installed-test ## Kill, stop, fill and starve for T seconds (default 60), then audit
+	$(BIN)/python -m tests.torture --seconds $(T) --json build/torture.json $(ARGS)
 
 # ---- sanitizers: builds of their own under build/, beside the installed package
 

@@ -10,20 +10,51 @@ from pathlib import Path
 
 import pytest
 
-from tests.torture import kills
+from tests.torture import full, group, kills, sessions, stopped
 
 SEED = int(os.environ.get("SHOAL_TORTURE_SEED", str(int.from_bytes(os.urandom(4), "little"))))
 KILLS_S = 15.0
+STOPPED_S = 9.0
+FULL_S = 5.0
+GROUP_S = 8.0
+SESSIONS_S = 5.0
 
 
 def say(text: str) -> None:
     print(text, flush=True)
 
 
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    say(f"\nSHOAL_TORTURE_SEED={SEED}")
+
+
 @pytest.mark.timeout(KILLS_S + 180)
 def test_nothing_is_lost_or_left_while_processes_are_killed_and_stopped(tmp_path: Path) -> None:
-    say(f"\nSHOAL_TORTURE_SEED={SEED}")
     found = kills.run(tmp_path, SEED, KILLS_S, say)
     say(str(found))
     assert found["kills_total"] > 50, "next to nobody was killed"
     assert found["answered"] > 50, "the load did next to nothing"
+
+
+def test_nobody_stands_still_while_another_process_is_stopped(tmp_path: Path) -> None:
+    found = stopped.run(tmp_path, SEED, STOPPED_S, say)
+    assert {"nobody", "driver", "zygote", "store", "daemon"} <= set(found)
+
+
+def test_a_store_that_is_full_again_and_again_says_so(tmp_path: Path) -> None:
+    found = full.run(tmp_path, SEED, FULL_S, say)
+    assert found["answered"] > 10, found
+
+
+def test_the_kernel_kills_nobody_in_a_small_cgroup(tmp_path: Path) -> None:
+    found = group.run(tmp_path, SEED, GROUP_S, say)
+    if isinstance(found, str):
+        pytest.skip(found)
+    say(str(found))
+    assert found["answered"] > 10, found
+
+
+def test_sessions_whose_daemon_is_killed_leave_nothing(tmp_path: Path) -> None:
+    found = sessions.run(tmp_path, SEED, SESSIONS_S, say)
+    assert found["gone_s_most"] < sessions.GONE_S
