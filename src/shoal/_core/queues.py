@@ -32,6 +32,7 @@ class Attachment:
 
     __slots__ = (
         "acked_at",
+        "asked_at",
         "charged_at",
         "depth",
         "grant",
@@ -54,6 +55,8 @@ class Attachment:
         """Since when every look has found it without a task."""
         self.is_blocked = False
         self.is_leaving = False
+        self.asked_at = now
+        """When it was asked back; means something only while it is leaving."""
 
     @property
     def is_idle(self) -> bool:

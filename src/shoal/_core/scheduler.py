@@ -133,6 +133,8 @@ class Placement:
 
 Rank = tuple[bool, Order]
 
+LET_GO_S = 0.1
+"""So long a worker that was asked back is counted on."""
 RELIEVED_MOST = 64
 """How many waiters one pass makes room for."""
 
@@ -342,15 +344,15 @@ class Scheduler:
     # ---- making room
     def relieve(self, now: float) -> list[int]:
         """Workers whose attachment is revoked now; also plans the next look."""
-        revoked = self._repay()
+        revoked = self._repay(now)
         may_end_busy = now - self._revoked_at >= self.limits.fair_s
         for ask in self.waiting[:RELIEVED_MOST]:
             if not self.held.could_serve(ask.amounts):
                 continue
-            short = self._shortage(ask)
-            revoked += self._revoke(ask, short, idle=True)
+            short = self._shortage(now, ask)
+            revoked += self._revoke(now, ask, short, idle=True)
             if short and may_end_busy:
-                busy = self._revoke(ask, short, idle=False)
+                busy = self._revoke(now, ask, short, idle=False)
                 if busy:
                     self._revoked_at = now
                     may_end_busy = False
@@ -358,18 +360,18 @@ class Scheduler:
         self._plan_look(now, bool(revoked))
         return revoked
 
-    def _repay(self) -> list[int]:
+    def _repay(self, now: float) -> list[int]:
         """Tasks that were blocked have gone on: if there is too little CPU now, somebody lets
         go."""
         debt = -self.held.account.free.get(CPU, 0)
         if debt <= 0:
             return []
         short = {CPU: debt}
-        for attachment in self.held.leaving():
-            _subtract(short, attachment)
-        return self._revoke(None, short, idle=True) + self._revoke(None, short, idle=False)
+        self._subtract_coming(now, short)
+        idle = self._revoke(now, None, short, idle=True)
+        return idle + self._revoke(now, None, short, idle=False)
 
-    def _shortage(self, ask: Ask) -> dict[str, int]:
+    def _shortage(self, now: float, ask: Ask) -> dict[str, int]:
         """What must be let go for ``ask`` to fit, beyond what is already asked back."""
         account = self.held.account
         short = account.missing(ask.amounts)
@@ -380,11 +382,10 @@ class Scheduler:
                 short = {"": 1}
             elif gpu and not account.fits(ask.amounts):
                 short = {GPU: gpu}
-        for attachment in self.held.leaving():
-            _subtract(short, attachment)
+        self._subtract_coming(now, short)
         return short
 
-    def _revoke(self, ask: Ask | None, short: dict[str, int], idle: bool) -> list[int]:
+    def _revoke(self, now: float, ask: Ask | None, short: dict[str, int], idle: bool) -> list[int]:
         if not short:
             return []
         mine = None if ask is None else self._order(ask)
@@ -407,8 +408,16 @@ class Scheduler:
             if _contributes(short, queue, attachment):
                 _subtract(short, attachment)
                 self.held.ask_back(attachment)
+                attachment.asked_at = now
                 revoked.append(attachment.worker)
         return revoked
+
+    def _subtract_coming(self, now: float, short: dict[str, int]) -> None:
+        """What was asked back and will soon be there. One that is stopped, or in the middle of a
+        long task, is not waited for: somebody else is asked too."""
+        for attachment in self.held.leaving():
+            if now - attachment.asked_at < LET_GO_S:
+                _subtract(short, attachment)
 
     def _plan_look(self, now: float, has_revoked: bool) -> None:
         if has_revoked:
