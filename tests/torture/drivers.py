@@ -46,12 +46,12 @@ class Driver:
             raise AssertionError(f"a driver ended with {code}:\n{text}")
 
     def finish(self, deadline_s: float) -> Counter[str]:
-        """Wait for the end; what it did. A killed one did what it could."""
+        """Wait for the end; what it did. A killed one did what it has told."""
         self.process.wait(deadline_s)
         self.assert_no_failure()
-        if self.was_killed:
-            return Counter()
-        return Counter(json.loads(self.output.read_text().splitlines()[-1]))
+        lines = self.output.read_text().split("\n")[:-1]  # the last one may be cut short
+        assert lines or self.was_killed
+        return Counter(json.loads(lines[-1])) if lines else Counter()
 
 
 class Crew:
@@ -63,6 +63,7 @@ class Crew:
         self._mode = mode
         self.at_work: list[Driver] = []
         self._gone: list[Driver] = []
+        self._done: Counter[str] = Counter()
 
     def add(self, seed: int, seconds: float) -> None:
         self.at_work.append(Driver(self._started, seed, seconds, self._folder, self._mode))
@@ -79,6 +80,7 @@ class Crew:
             driver.assert_no_failure()
         for driver in [each for each in self._gone if each.process.poll() is not None]:
             self._gone.remove(driver)
+            self._done += driver.finish(0)
             driver.errors.unlink()
             driver.output.unlink()
 
@@ -87,11 +89,10 @@ class Crew:
         return [*self.at_work, *self._gone]
 
     def finish(self, deadline_s: float) -> Counter[str]:
-        """What all that lived did together."""
-        total: Counter[str] = Counter()
+        """What all did together."""
         for driver in self.everybody():
-            total += driver.finish(deadline_s)
-        return total
+            self._done += driver.finish(deadline_s)
+        return self._done
 
     def end(self) -> None:
         """Whatever happened, no driver is left."""

@@ -29,7 +29,7 @@ from tests.torture.started import Started, start_session
 
 DRIVERS = 3
 WORKERS = 8
-KILLS_PER_S = 16.0
+KILLS_PER_S = 30.0
 STOPS_PER_S = 1.0
 SAY_EVERY_S = 5.0
 FINISH_S = 90.0

@@ -10,7 +10,8 @@ Each value is a function of a number, so that whoever gets it can tell whether i
 answer is right, or an error that names a loss (`LostError`); anything else (a wrong value, an
 `InternalError`, a wait without end) ends this process with a traceback, and the test with it.
 
-The last line printed is JSON: what was done and how it ended.
+The last line printed is JSON: what was done. One such line comes every second, for those that are
+killed.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ PATIENCE_S = 20.0
 FULL_S = 40.0
 """A task whose result finds no room waits 30 s for some before it fails."""
 SOON_S = 0.5
+TELL_S = 1.0
 END_S = 90.0
 
 
@@ -146,6 +148,7 @@ class Load:
     def step(self) -> None:
         """Do one random thing, then let go of what is too much."""
         action = self.random.choice(self.actions)
+        self.counts["steps"] += 1
         self.counts[action.__name__] += 1
         try:
             action()
@@ -305,14 +308,16 @@ def main() -> None:
     shoal.init(address=session, log_to_driver=False)
     load = Load(seed, report, mode)
     end = time.monotonic() + seconds
-    steps = 0
-    while time.monotonic() < end:
+    told = 0.0
+    while (now := time.monotonic()) < end:
         load.step()
-        steps += 1
+        if now > told + TELL_S:
+            told = now
+            print(json.dumps(load.counts), flush=True)
     load.check_all()
     load.keepers.clear()
     shoal.shutdown()
-    print(json.dumps({"seed": seed, "steps": steps, **load.counts}))
+    print(json.dumps(load.counts))
 
 
 if __name__ == "__main__":
