@@ -29,7 +29,7 @@ from tests.torture.started import Started, start_session
 
 DRIVERS = 3
 WORKERS = 8
-KILLS_PER_S = 30.0
+KILLS_PER_S = 16.0
 STOPS_PER_S = 1.0
 SAY_EVERY_S = 5.0
 FINISH_S = 90.0
@@ -103,12 +103,14 @@ def torment(
     growth = Growth(started)
     begun = time.monotonic()
     end = begun + seconds
-    next_stop = next_say = begun
+    next_kill = next_stop = next_say = begun
     try:
         for _ in range(DRIVERS):
             crew.add(chance.getrandbits(30), seconds)
         while (now := time.monotonic()) < end:
-            faults.kill_one(end - now)
+            if now >= next_kill:
+                next_kill += chance.expovariate(KILLS_PER_S)
+                faults.kill_one(end - now)
             if now >= next_stop:
                 next_stop = now + chance.expovariate(STOPS_PER_S)
                 faults.stop_one()
@@ -117,7 +119,7 @@ def torment(
                 crew.look()
                 sizes = {role: f"{size >> 20} MiB" for role, size in growth.sample().items()}
                 say(f"{now - begun:5.0f} s  {dict(faults.killed)}  {sizes}")
-            time.sleep(chance.uniform(0.0, 2 / KILLS_PER_S))
+            time.sleep(max(0.0, next_kill - time.monotonic()))
         faults.end()
         done = crew.finish(FINISH_S)
     finally:
