@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import resource
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -22,7 +21,7 @@ import numpy as np
 import pytest
 
 import shoal
-from shoal._runtime import cluster
+from shoal._runtime import cluster, wire
 from tests.torture.started import start_session
 
 FEW = 64
@@ -117,7 +116,7 @@ FEW_FOR_ALL = """
 import json, os, resource, sys, time
 resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
 import shoal
-from shoal._runtime import cluster
+from shoal._runtime import cluster, wire
 
 @shoal.remote
 def one():
@@ -214,8 +213,7 @@ def test_connections_that_say_nothing_keep_nobody_out(tmp_path: Path) -> None:
     with start_session(tmp_path, num_cpus=1) as started, ExitStack() as silent:
         path = os.path.join(str(started.facts()["directory"]), "node.sock")
         for _ in range(200):
-            stream = silent.enter_context(socket.socket(socket.AF_UNIX))
-            stream.connect(path)
+            silent.enter_context(wire.connect(path))
         done = subprocess.run(
             [sys.executable, "-c", program.replace("auto", started.session)],
             capture_output=True,
