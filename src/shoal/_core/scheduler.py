@@ -32,7 +32,7 @@ gets none, else it would stop the node for as long as they live. One at a time.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from shoal._base.config import Limits
@@ -367,7 +367,7 @@ class Scheduler:
         if debt <= 0:
             return []
         short = {CPU: debt}
-        self._subtract_coming(now, short)
+        _subtract_coming(self.held.leaving(), now, short)
         idle = self._revoke(now, None, short, idle=True)
         return idle + self._revoke(now, None, short, idle=False)
 
@@ -382,7 +382,7 @@ class Scheduler:
                 short = {"": 1}
             elif gpu and not account.fits(ask.amounts):
                 short = {GPU: gpu}
-        self._subtract_coming(now, short)
+        _subtract_coming(self.held.leaving(), now, short)
         return short
 
     def _revoke(self, now: float, ask: Ask | None, short: dict[str, int], idle: bool) -> list[int]:
@@ -411,13 +411,6 @@ class Scheduler:
                 attachment.asked_at = now
                 revoked.append(attachment.worker)
         return revoked
-
-    def _subtract_coming(self, now: float, short: dict[str, int]) -> None:
-        """What was asked back and will soon be there. One that is stopped, or in the middle of a
-        long task, is not waited for: somebody else is asked too."""
-        for attachment in self.held.leaving():
-            if now - attachment.asked_at < LET_GO_S:
-                _subtract(short, attachment)
 
     def _plan_look(self, now: float, has_revoked: bool) -> None:
         if has_revoked:
@@ -455,6 +448,14 @@ def _contributes(short: Mapping[str, int], queue: ClassQueue, attachment: Attach
     if "" in short:
         return queue.is_tiny
     return any(name in short for name, _ in attachment.grant.amounts)
+
+
+def _subtract_coming(leaving: Iterable[Attachment], now: float, short: dict[str, int]) -> None:
+    """What was asked back and will soon be there. One that is stopped, or in the middle of a
+    long task, is not waited for: somebody else is asked too."""
+    for attachment in leaving:
+        if now - attachment.asked_at < LET_GO_S:
+            _subtract(short, attachment)
 
 
 def _subtract(short: dict[str, int], attachment: Attachment) -> None:
