@@ -11,26 +11,39 @@ namespace shoal {
 
 static Bytes bytes_of(nb::bytes& b) { return {b.c_str(), b.size()}; }
 
+u32 process_index(u32 index) {
+  if (index >= MAX_PROCS) throw nb::index_error("no such process index");
+  return index;
+}
+u32 queue_index(u32 queue) {
+  if (queue >= QUEUES) throw nb::index_error("no such queue");
+  return queue;
+}
+
 void bind_daemon(nb::class_<PyMemory>& c) {
   c.def(
        "new_queue",
        [](nb::handle self, u32 kind, u32 job, u32 help_class) {
          u32 q, gen;
+         if (kind != 1 && kind != 2) throw nb::value_error("no such kind of queue");
          if (!of(self).m->new_queue(kind, job, help_class, q, gen))
            throw std::runtime_error("no queue is left");
          return std::make_tuple(q, gen);
        },
        nb::arg("kind"), nb::arg("job"), nb::arg("help_class") = 0)
-      .def("free_queue", [](nb::handle self, u32 q) { return of(self).m->free_queue(q); })
+      .def("free_queue",
+           [](nb::handle self, u32 q) { return of(self).m->free_queue(queue_index(q)); })
       .def("queue_state",
            [](nb::handle self, u32 q) {
              Memory& m = *of(self).m;
+             queue_index(q);
              return std::make_tuple(m.ring(q).entries() + (m.queue(q).redo.load() != 0),
                                     m.queue(q).ring.head.load(), m.queue(q).dead.load() != 0);
            })
       .def("set_hungry",
            [](nb::handle self, u32 q, bool hungry) {
              Memory& m = *of(self).m;
+             queue_index(q);
              m.queue(q).hungry.store(hungry, SEQ);
              std::atomic_thread_fence(SEQ);
              if (m.queue(q).overflow.load()) m.refill(q);
@@ -42,7 +55,7 @@ void bind_daemon(nb::class_<PyMemory>& c) {
            [](nb::handle self, bool b) { of(self).m->header().starving.store(b, SEQ); })
       .def("kill_queue",
            [](nb::handle self, u32 q, nb::bytes record) {
-             return of(self).m->kill_queue(q, bytes_of(record));
+             return of(self).m->kill_queue(queue_index(q), bytes_of(record));
            })
       .def("drain_dead",
            [](nb::handle self) {
@@ -53,43 +66,54 @@ void bind_daemon(nb::class_<PyMemory>& c) {
              });
              return out;
            })
-      .def("open_process", [](nb::handle self, u32 kind) { return of(self).m->open_process(kind); })
+      .def("open_process",
+           [](nb::handle self, u32 kind) {
+             if (kind != DRIVER && kind != WORKER) throw nb::value_error("no such kind of process");
+             return of(self).m->open_process(kind);
+           })
       .def("assign",
            [](nb::handle self, u32 index, u32 queue) {
              Memory& m = *of(self).m;
-             Proc& r = m.proc(index);
+             Proc& r = m.proc(process_index(index));
              r.assign.store(queue, SEQ);
              r.door.fetch_add(1, SEQ);
              platform::futex_wake(r.door);
            })
       .def("process_state",
            [](nb::handle self, u32 index) {
-             Proc& r = of(self).m->proc(index);
+             Proc& r = of(self).m->proc(process_index(index));
              u32 d = r.depth.load(ACQ);
              return std::make_tuple(r.assign.load(), r.attached.load(), d, r.blocked.load() != 0,
                                     d ? r.running[0].load() : u64(0));
            })
       .def("ring",
            [](nb::handle self, u32 index) {
-             Proc& r = of(self).m->proc(index);
+             Proc& r = of(self).m->proc(process_index(index));
              r.door.fetch_add(1, SEQ);
              platform::futex_wake(r.door);
            })
       .def("repair",
            [](nb::handle self, u32 index) {
              std::vector<RunningTask> tasks;
-             of(self).m->repair(index, tasks);
+             of(self).m->repair(process_index(index), tasks);
              nb::list out;
              for (auto& t : tasks)
                out.append(
                    nb::make_tuple(t.key, t.attempt, t.max_retries, t.charged, t.flags, t.queue));
              return out;
            })
-      .def("close_process", [](nb::handle self, u32 index) { of(self).m->close_process(index); })
-      .def("requeue", [](nb::handle self, u64 key, bool charged,
-                         bool front) { return of(self).m->requeue(key, charged, front); })
-      .def("fail", [](nb::handle self, u64 key,
-                      nb::bytes record) { return of(self).m->fail(key, bytes_of(record)); })
+      .def("close_process",
+           [](nb::handle self, u32 index) { of(self).m->close_process(process_index(index)); })
+      .def("requeue",
+           [](nb::handle self, u64 key, bool charged, bool front) {
+             PyMemory& pm = of(self);
+             return names_slot(key) && pm.m->requeue(key, charged, front);
+           })
+      .def("fail",
+           [](nb::handle self, u64 key, nb::bytes record) {
+             PyMemory& pm = of(self);
+             return names_slot(key) && pm.m->fail(key, bytes_of(record));
+           })
       .def(
           "end_children",
           [](nb::handle self, const std::vector<u64>& parents, nb::bytes record) {
@@ -102,9 +126,21 @@ void bind_daemon(nb::class_<PyMemory>& c) {
            })
       .def("end_job", [](nb::handle self, u32 job,
                          nb::bytes record) { return of(self).m->end_job(job, bytes_of(record)); })
-      .def("adopt", [](nb::handle self, u64 key) { return of(self).m->adopt(key); })
-      .def("release", [](nb::handle self, u64 key) { of(self).m->release(key); })
-      .def("handles", [](nb::handle self, u64 key) { return of(self).m->handles(key); })
+      .def("adopt",
+           [](nb::handle self, u64 key) {
+             PyMemory& pm = of(self);
+             return names_slot(key) && pm.m->adopt(key);
+           })
+      .def("release",
+           [](nb::handle self, u64 key) {
+             PyMemory& pm = of(self);
+             if (names_slot(key)) pm.m->release(key);
+           })
+      .def("handles",
+           [](nb::handle self, u64 key) {
+             PyMemory& pm = of(self);
+             return names_slot(key) ? pm.m->handles(key) : 0;
+           })
       .def("inbox",
            [](nb::handle self) {
              Memory& m = *of(self).m;

@@ -118,9 +118,11 @@ static bool wait_completion(Memory& m, u32 seen, u64 deadline, bool main) {
 
 // Split `refs` into the first `n` that are sealed and the rest, both in input order. Looks again
 // after each completion; a wait that finds enough at once costs one load per ref it has to look at.
-static nb::object wait_many(nb::handle self, nb::list refs, u32 n, std::optional<double> timeout) {
+static nb::object wait_many(nb::handle self, nb::list list, u32 n, std::optional<double> timeout) {
   PyMemory& pm = of(self);
   Memory& m = *pm.m;
+  // A copy: while we sleep, the caller's list may be changed by another thread or a signal.
+  nb::list refs = nb::steal<nb::list>(PyList_GetSlice(list.ptr(), 0, PY_SSIZE_T_MAX));
   const size_t size = nb::len(refs);
   static thread_local std::vector<u32>
       seen_in;  // by slot: the call that saw it last; finds doubles in O(1) each
@@ -256,6 +258,32 @@ static nb::object take(nb::handle self, std::optional<double> timeout) {
   }
 }
 
+// The spec of a task that this process runs. A Task object may outlive its attempt (it was
+// committed, or the daemon has put it back): then its slot may be somebody else's, and nothing is
+// touched.
+Spec* running_spec(PyTask& t) {
+  t.mem->usable();
+  if (t.mem->m->closed.load(RLX)) throw_closed();
+  Memory& m = *t.mem->m;
+  const u64 c = m.slot(key_slot(t.key)).claim.load(ACQ);
+  Spec* s = m.spec(key_slot(t.key));
+  if (claim_state(c) != RUNNING || claim_worker(c) != m.me || claim_gen(c) != key_gen(t.key) ||
+      claim_attempt(c) != t.attempt || !s)
+    throw std::runtime_error("this attempt has ended");
+  return s;
+}
+u32 running_return(PyTask& t, u32 i) {
+  Spec* s = running_spec(t);
+  if (i >= s->n_returns) throw nb::index_error("no such return");
+  return key_slot(s->returns()[i]);
+}
+void commit_task(PyTask& t) {
+  running_spec(t);
+  if (t.mem->m->running_top() != t.key)
+    throw std::runtime_error("a task that runs inside this one has not ended");
+  t.mem->m->commit(t.key);
+}
+
 void bind_memory(nb::module_& mod) {
   nb::class_<Call>(mod, "Template")
       .def(
@@ -276,6 +304,7 @@ void bind_memory(nb::module_& mod) {
        "create",
        [](u64 capacity, u32 cores, nb::bytes node, u32 max_extents) {
          u64 id = 0;
+         if (capacity > 1ull << 46) throw nb::value_error("the capacity is more than 64 TiB");
          std::memcpy(&id, node.c_str(), std::min<size_t>(8, node.size()));
          return wrap(Memory::create(capacity, cores, id, max_extents));
        },
@@ -317,6 +346,7 @@ void bind_memory(nb::module_& mod) {
       .def(
           "capture",
           [](PyMemory&, nb::object into) {
+            if (!into.is_none() && !PyList_Check(into.ptr())) throw nb::type_error("not a list");
             nb::object before = context.capture ? nb::steal(context.capture) : nb::none();
             context.capture = into.is_none() ? nullptr : into.release().ptr();
             return before;
@@ -417,14 +447,14 @@ void bind_memory(nb::module_& mod) {
            [](nb::handle self, u64 key) -> nb::object {
              PyMemory& pm = of(self);
              atom<u64>* record;
-             if (key_slot(key) >= CHUNKS * SLOTS_PER_CHUNK || !pm.m->hold_key(key, false, record))
-               return nb::none();
+             if (!names_slot(key) || !pm.m->hold_key(key, false, record)) return nb::none();
              return make_ref(self, pm, key, record);
            })
       .def("load_key",
            [](nb::handle self, u64 key) {
              PyMemory& pm = of(self);
-             if (key_slot(key) >= CHUNKS * SLOTS_PER_CHUNK || !pm.m->is_live(key))
+             if (!names_slot(key) || !pm.m->is_live(key) ||
+                 pm.m->slot(key_slot(key)).state.load(ACQ) == FREE)
                throw nb::key_error("the object is gone");
              if (!wait_sealed(self, pm, key, 0, false)) throw nb::key_error("the object is gone");
              return load_slot(self, pm, key_slot(key));
@@ -441,7 +471,12 @@ void bind_memory(nb::module_& mod) {
       .def("take", &take, nb::arg("timeout_s") = nb::none())
       .def("set_blocked", [](nb::handle self, bool b) { of(self).m->lend(b); })
       .def(
-          "finished", [](nb::handle self) { of(self).m->running_pop(); },
+          "finished",
+          [](nb::handle self) {
+            Memory& m = *of(self).m;
+            if (!m.running_top()) throw std::runtime_error("no task is running here");
+            m.running_pop();
+          },
           "Forget the innermost running task without sealing it: the daemon has put it back into "
           "its queue.")
       .def_prop_ro("running", [](nb::handle self) { return of(self).m->running_top(); });

@@ -86,6 +86,7 @@ void throw_status(Status st, u64 asked, const Memory& m) {
 }
 u64 deadline_of(const std::optional<double>& timeout_s) {
   if (!timeout_s) return 0;
+  if (*timeout_s != *timeout_s) throw nb::value_error("the timeout is not a number");
   double t = *timeout_s < 0 ? 0 : *timeout_s > 1e8 ? 1e8 : *timeout_s;
   return platform::now_ns() + std::max<u64>(1, u64(t * 1e9));
 }
@@ -165,7 +166,8 @@ struct Buffers {  // exported while we copy
 
 void write_parts(PyMemory& pm, u32 s, int format, nb::handle data, nb::handle buffers,
                  nb::handle contained, bool reserve, double timeout_s) {
-  if (format < NONE || format > ERROR_RECORD) throw nb::value_error("unknown format");
+  // The others are inline by their nature, and their readers rely on it: see write_simple.
+  if (format < BYTES || format > ERROR_RECORD) throw nb::value_error("unknown format");
   Buffers keep;
   keep.views.reserve(1 + nb::len(buffers));
   ValueParts v;
@@ -183,8 +185,11 @@ void write_parts(PyMemory& pm, u32 s, int format, nb::handle data, nb::handle bu
 void write_patiently(PyMemory& pm, u32 s, const ValueParts& v, bool reserve, double timeout_s) {
   Memory& m = *pm.m;
   u64 total = v.data.size;
-  for (auto& b : v.buffers) total += b.size;
-  const u64 deadline = platform::now_ns() + u64(std::max(0.0, timeout_s) * 1e9);
+  for (auto& b : v.buffers) {
+    total += b.size;  // a draft's size is any number: the sum must not wrap
+    if (b.size > m.header().capacity) throw_status(Status::TooBig, b.size, m);
+  }
+  const u64 deadline = platform::now_ns() + u64(std::min(1e8, std::max(0.0, timeout_s)) * 1e9);
   for (;;) {
     Status st = m.write_value(s, v, reserve, copy_without_gil);
     if (st == Status::Ok) return;
@@ -527,26 +532,25 @@ void bind_values(nb::module_& m) {
       .def("payload",
            [](PyTask& t) -> nb::object {
              Memory& mem = *t.mem->m;
-             Spec* s = mem.spec(key_slot(t.key));
-             if (!s || !s->payload_size) return nb::none();
+             Spec* s = running_spec(t);
+             if (!s->payload_size) return nb::none();
              u8* p = mem.ro + (reinterpret_cast<u8*>(s) - mem.rw) + s->payload_offset;
              return nb::steal(PyMemoryView_FromMemory(reinterpret_cast<char*>(p),
                                                       Py_ssize_t(s->payload_size), PyBUF_READ));
            })
       .def("dependency",
            [](PyTask& t, u32 i) {
-             Memory& mem = *t.mem->m;
-             Spec* s = mem.spec(key_slot(t.key));
-             if (!s || i >= s->n_dependencies) throw nb::index_error("no such dependency");
+             Spec* s = running_spec(t);
+             if (i >= s->n_dependencies) throw nb::index_error("no such dependency");
              return load_slot(t.owner, *t.mem, hold_slot(s->holds()[i].load(ACQ)));
            })
       .def("loading",
            [](PyTask& t) {
-             Spec* s = t.mem->m->spec(key_slot(t.key));
+             Spec* s = running_spec(t);
              context.mem = t.mem;
              context.owner = t.owner;
-             context.table = s ? s->holds() + s->n_dependencies : nullptr;
-             context.n = s ? s->n_contained : 0;
+             context.table = s->holds() + s->n_dependencies;
+             context.n = s->n_contained;
            })
       .def("loaded",
            [](PyTask&) {
@@ -557,32 +561,29 @@ void bind_values(nb::module_& m) {
       .def(
           "seal",
           [](PyTask& t, nb::handle v) {
+            running_spec(t);
             if (t.n_returns > 1 || !write_simple(*t.mem->m, key_slot(t.key), v.ptr())) return false;
-            t.mem->m->commit(t.key);
+            commit_task(t);
             return true;
           },
           nb::arg("value").none())
       .def(
           "write_simple",
           [](PyTask& t, u32 i, nb::handle v) {
-            Spec* s = t.mem->m->spec(key_slot(t.key));
-            if (!s || i >= s->n_returns) throw nb::index_error("no such return");
-            return write_simple(*t.mem->m, key_slot(s->returns()[i]), v.ptr());
+            return write_simple(*t.mem->m, running_return(t, i), v.ptr());
           },
           nb::arg("index"), nb::arg("value").none())
       .def(
           "write",
           [](PyTask& t, u32 i, int format, nb::handle data, nb::handle buffers,
              nb::handle contained) {
-            Spec* s = t.mem->m->spec(key_slot(t.key));
-            if (!s || i >= s->n_returns) throw nb::index_error("no such return");
-            u32 r = key_slot(s->returns()[i]);
+            const u32 r = running_return(t, i);
             t.mem->m->discard_value(r);  // a value may be replaced by an error before the commit
             write_parts(*t.mem, r, format, data, buffers, contained, true, 30.0);
           },
           nb::arg("index"), nb::arg("format"), nb::arg("data"), nb::arg("buffers"),
           nb::arg("contained"))
-      .def("commit", [](PyTask& t) { t.mem->m->commit(t.key); });
+      .def("commit", &commit_task);
 }
 
 }  // namespace shoal

@@ -106,12 +106,20 @@ void write_patiently(PyMemory& pm, u32 s, const ValueParts& v, bool reserve, dou
 nb::object make_pin(nb::handle memory, PyMemory& pm, u32 s, u8* begin, u8* end);
 bool wait_sealed(nb::handle memory, PyMemory& pm, u64 key, u64 deadline_ns, bool may_help);
 nb::object make_task(nb::handle memory, PyMemory& pm, u64 key);
+Spec* running_spec(PyTask& t);         // throws unless this process runs this very attempt
+u32 running_return(PyTask& t, u32 i);  // the slot of its return i
+void commit_task(PyTask& t);
 nb::object restore_ref(u32 index);
 u64 deadline_of(const std::optional<double>& timeout_s);
 void check_signals();
 void throw_closed();
 void throw_status(Status st, u64 asked, const Memory& m);
 bool is_main_thread();
+// Arguments from Python that name places in node memory: looked at before they are used. A key that
+// names no slot is the key of something that is gone.
+u32 process_index(u32 index);
+u32 queue_index(u32 queue);
+inline bool names_slot(u64 key) { return key_slot(key) - 1 < SLOTS - 1; }
 
 void bind_values(nb::module_& m);
 void bind_memory(nb::module_& m);

@@ -2,6 +2,7 @@
 #include "memory.hpp"
 
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -93,6 +94,11 @@ Memory* Memory::attach(int fd, int bell, u32 index) {
   if (probe.layout != layout_hash())
     throw std::invalid_argument("node memory has layout " + std::to_string(probe.layout) +
                                 ", this build of shoal has " + std::to_string(layout_hash()));
+  const Offsets expected = make_offsets(probe.n_extents);
+  struct stat file;
+  if (std::memcmp(&expected, &probe.off, sizeof expected) != 0 || fstat(fd, &file) != 0 ||
+      u64(file.st_size) != expected.end)
+    throw std::invalid_argument("the header of node memory is damaged");
   if (index >= MAX_PROCS) throw std::invalid_argument("process index out of range");
   auto* m = new Memory;
   m->size = probe.off.end;

@@ -302,13 +302,15 @@ u32 Memory::end_children(const std::vector<u64>& parents, Bytes record) {
 // use otherwise.
 bool Memory::adopt(u64 key) {
   u32 s = key_slot(key);
-  if (s == 0 || !is_live(key)) return false;
+  if (s == 0 || !is_live(key) || slot(s).state.load(ACQ) == FREE) return false;
+  if (claim_state(slot(s).claim.load(ACQ)) != NO_CLAIM)
+    return false;  // a task needs its bit itself
   slot(s).flags.fetch_or(ADOPTED);
   slot(s).life.fetch_or(TASK, SEQ);
   return true;
 }
 void Memory::release(u64 key) {
-  if (!has_task(key)) return;
+  if (!has_task(key) || !(slot(key_slot(key)).flags.load(ACQ) & ADOPTED)) return;
   slot(key_slot(key)).flags.fetch_and(u8(~ADOPTED));
   clear_bits(key_slot(key), TASK);
 }

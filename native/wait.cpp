@@ -98,7 +98,8 @@ Memory::Wait Memory::wait_slot(u32 s, u32 gen, u64 deadline_ns, u64 slice_ns) {
   Slot& x = slot(s);
   u32 v = x.state.load(ACQ);
   for (;;) {
-    if (x.gen.load(ACQ) != gen || (v & ~WAITERS) == SEALED) return Wait::Sealed;
+    // Also of a FREE slot, whose next key somebody guessed: its state must stay FREE.
+    if (x.gen.load(ACQ) != gen || (v & ~WAITERS) != PENDING) return Wait::Sealed;
     if ((v & WAITERS) || x.state.compare_exchange_weak(v, v | WAITERS, SEQ)) break;
   }
   return sleep_on(x.state, PENDING | WAITERS, deadline_ns, slice_ns);
