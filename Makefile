@@ -67,8 +67,8 @@ lint: $(VENV)/.installed-test ## Only ruff, mypy and the rules of tests/tidy
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q tests/tidy
 
-bench: $(VENV)/.installed-test ## Benchmarks against Ray and multiprocessing (ARGS=--quick for a short look)
-	$(BIN)/python -m benchmarks core $(ARGS)
+bench: $(VENV)/.installed-test ## All benchmarks against all peers, 25 minutes (ARGS=--quick: a short look)
+	$(BIN)/python -m benchmarks core classic $(ARGS)
 
 torture: $(VENV)/.installed-test ## Kill, stop, fill and starve for T seconds (default 60), then audit
 	$(BIN)/python -m tests.torture --seconds $(T) --json build/torture.json $(ARGS)

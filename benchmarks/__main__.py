@@ -1,11 +1,11 @@
-"""`python -m benchmarks SUITE`: run a suite, write Markdown and JSON, print the table.
+"""`python -m benchmarks SUITE ...`: run suites, write Markdown and JSON, print the tables.
 
-python -m benchmarks core               everything, about ten minutes on two cores
+python -m benchmarks core classic       everything, about 25 minutes on two cores
 python -m benchmarks core --quick       a short look: one round of short windows
-python -m benchmarks core --only C11,C12 --no-peers
-python -m benchmarks classic            program 13: three comparisons with multiprocessing
+python -m benchmarks core --only C11,C12 --no-peers --no-competitors
+python -m benchmarks classic            four whole programs, each written four times
 python -m benchmarks limits             only what the machine can do
-python -m benchmarks publish            put the last results into the README and docs/benchmarks.md
+python -m benchmarks publish            put the last results into the README and docs/
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.cases import SUITES, suite
@@ -24,22 +25,30 @@ from benchmarks.report import markdown
 RESULTS = Path(__file__).with_name("results")
 
 
-def run_suite(options: argparse.Namespace) -> None:
-    cases = suite(options.what)
+def is_meant(case_id: str, begin: str) -> bool:
+    """`C15` means C15 and C15-1MiB, `C1` does not mean them, `A` means every A."""
+    rest = case_id.removeprefix(begin)
+    return case_id.startswith(begin) and not (begin[-1].isdigit() and rest[:1].isdigit())
+
+
+def run_suite(name: str, options: argparse.Namespace) -> bool:
+    """Run one suite and write what it measured; whether ours answered everywhere."""
+    cases = suite(name)
     if options.only:
         wanted = options.only.split(",")
-        cases = [case for case in cases if any(case.id.startswith(prefix) for prefix in wanted)]
+        cases = [case for case in cases if any(is_meant(case.id, begin) for begin in wanted)]
+    if not cases:
+        return True
     plan = QUICK if options.quick else Plan()
-    if options.no_peers:
-        plan = Plan(**{**vars(plan), "peers": False})
+    plan = replace(plan, peers=options.peers, competitors=options.competitors)
     results = run_cases(cases, plan, options.peers_python)
     RESULTS.mkdir(exist_ok=True)
     table = markdown(cases, results)
-    (RESULTS / f"{options.what}.json").write_text(json.dumps(results, indent=1) + "\n")
-    (RESULTS / f"{options.what}.md").write_text(table)
+    (RESULTS / f"{name}.json").write_text(json.dumps(results, indent=1) + "\n")
+    (RESULTS / f"{name}.md").write_text(table)
     print(table)
-    if any("shoal" in measured["failures"] for measured in results["cases"]):  # type: ignore
-        sys.exit("a case of ours failed")
+    ours = ("shoal", "need", "neighbours")
+    return not any(side in measured["failures"] for measured in results["cases"] for side in ours)
 
 
 def main() -> None:
@@ -48,21 +57,32 @@ def main() -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("what", choices=[*SUITES, "limits", "publish"])
+    flag = argparse.BooleanOptionalAction
+    parser.add_argument("what", nargs="+", choices=[*SUITES, "limits", "publish"])
     parser.add_argument("--quick", action="store_true", help="one round of short windows")
     parser.add_argument("--only", metavar="IDS", help="cases whose ids begin so, with commas")
-    parser.add_argument("--no-peers", action="store_true", help="only our own side")
+    parser.add_argument("--peers", action=flag, default=True, help="measure the peers too")
+    parser.add_argument(
+        "--competitors",
+        action=flag,
+        default=True,
+        help="measure ours also with a busy process per core",
+    )
     parser.add_argument(
         "--peers-python", type=Path, metavar="PATH", help="an environment that has the peers"
     )
     options = parser.parse_args()
-    if options.what == "limits":
-        for name, (value, unit) in all_limits().items():
-            print(f"{name:20} {value:10.4g} {unit}")
-    elif options.what == "publish":
-        publish(RESULTS)
-    else:
-        run_suite(options)
+    answered = []
+    for what in options.what:
+        if what == "limits":
+            for name, (value, unit) in all_limits().items():
+                print(f"{name:20} {value:10.4g} {unit}")
+        elif what == "publish":
+            publish(RESULTS)
+        else:
+            answered.append(run_suite(what, options))
+    if not all(answered):
+        sys.exit("a case of ours failed")
 
 
 if __name__ == "__main__":

@@ -15,6 +15,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+
 
 def compiled() -> dict[str, tuple[float, str]]:
     """What `limits.c` prints: name -> (value, unit)."""
@@ -48,6 +50,21 @@ def python_start() -> None:
     subprocess.run([sys.executable, "-c", "pass"], check=True)
 
 
+def shrinking_list(length: int = 1000) -> None:
+    """What a thousand `wait(not_ready)` must do at least: make each of the shorter lists."""
+    waiting: list[object] = [None] * length
+    while waiting:
+        waiting = waiting[1:]
+
+
+def load_arrays(count: int = 10) -> Callable[[], object]:
+    """Loading a dict of arrays whose bytes stay where they are."""
+    value = {str(i): np.zeros(1000) for i in range(count)}
+    buffers: list[pickle.PickleBuffer] = []
+    stream = pickle.dumps(value, 5, buffer_callback=buffers.append)
+    return lambda: pickle.loads(stream, buffers=buffers)
+
+
 def all_limits() -> dict[str, tuple[float, str]]:
     """Name -> (value, unit), as printed in the report."""
     found = compiled()
@@ -56,16 +73,39 @@ def all_limits() -> dict[str, tuple[float, str]]:
         best_us(lambda: pickle.loads(pickle.dumps(((1, "a"), {}), 5)), 100_000),
         "us",
     )
+    found["load_10_arrays"] = (best_us(load_arrays(), 20_000), "us")
+    found["shrinking_list"] = (best_us(shrinking_list, 20), "us")
     found["python_start"] = (best_us(python_start, 3), "us")
     return found
 
 
-def rates(limits: dict[str, tuple[float, str]]) -> dict[str, float]:
-    """The limits as rates that cases name: operations or GB per second."""
+def rates(limits: dict[str, tuple[float, str]], cores: int) -> dict[str, float]:
+    """The limits as rates that cases name: operations or GB per second.
+
+    Besides the measured ones, those that follow from them.
+    """
     found = {name: 1e6 / value if unit == "us" else value for name, (value, unit) in limits.items()}
     for kind in ("zero", "random"):
         copies = [found.get(f"{how}_{kind}", 0.0) for how in ("memcpy", "movsb")]
         found[f"copy_{kind}"] = max(copies)
+    # Fresh memory: written at once, or populated first, or made of huge pages first.
+    ways = [found["first_touch"], one_after_another(found["fallocate"], found["first_copy"])]
+    if "collapse" in found:
+        ways.append(one_after_another(found["collapse"], found["collapsed_copy"]))
+    found["fresh_copy"] = max(ways)
     for n in (20, 1000):
         found[f"fork_{n}"] = found["fork"] / n
+    found["python_call_per_core"] = found["python_call"] * cores
+    found["four_python_calls"] = found["python_call"] / 4
+    if "spin" in found:
+        pickled = one_after_another(found["spin"], found["pickle_round_trip"])
+        for n_bytes in (1 << 10, 64 << 10, 1 << 20):
+            copy = found["copy_1mib"] * 1e9 / n_bytes
+            name = f"echo_{n_bytes >> 10}_kib"
+            found[name] = one_after_another(pickled, copy, copy)
     return found
+
+
+def one_after_another(*parts: float) -> float:
+    """The rate of doing things in turn that have these rates."""
+    return 1.0 / sum(1.0 / part for part in parts)

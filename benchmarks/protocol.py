@@ -2,30 +2,36 @@
 
 Two rounds of A-B-A-B..., so that a machine that changes its mood in the middle changes it for all.
 Each process warms up and then measures windows; with two rounds of three that is six windows per
-side, of which the median and the 10th and 90th percentile are kept.
+side, of which the median and the 10th and 90th percentile are kept. Ours has two turns in every
+round: alone, and with one busy process per core beside it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
+import signal
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+import uuid
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
 from benchmarks.case import Case
 from benchmarks.limits import all_limits
+from benchmarks.neighbours import busy_neighbours
 from benchmarks.peers import environment
+from benchmarks.side import MARK, OURS, marked_pids
 
 ROOT = Path(__file__).resolve().parents[1]
-# These need nothing but the standard library, but are run where the other peers are.
-OURS = "shoal"
+CORES = len(os.sched_getaffinity(0))
+SHOAL = "shoal"
 
 
 @dataclass(frozen=True)
@@ -36,15 +42,31 @@ class Plan:
     windows: int = 3
     window_s: float = 1.0
     warmup_s: float = 1.0
-    deadline_s: float = 240.0
+    deadline_s: float = 150.0
+    peer_deadline_s: float = 60.0
+    """A peer that takes minutes is not waited for."""
     peers: bool = True
+    competitors: bool = True
 
 
 QUICK = Plan(rounds=1, windows=2, window_s=0.3, warmup_s=0.3)
 
 
+def end_all(mark: str) -> None:
+    """End whatever a side left behind, by the mark that its processes were started with."""
+    for pid in marked_pids(mark):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
 def run_side(case: Case, side: str, python: Path, plan: Plan) -> dict[str, object] | str:
     """One fresh process; its result, or why there is none."""
+    mark = uuid.uuid4().hex
+    # Peers are compared as processes, not as threads of a BLAS.
+    environment = {**os.environ, MARK: mark, "OMP_NUM_THREADS": "1"}
+    if side in OURS:
+        environment["PYTHONFAULTHANDLER"] = "1"  # a crash of ours says where
+    deadline_s = plan.deadline_s if side in OURS else plan.peer_deadline_s
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "result.json"
         command = [str(python), "-m", "benchmarks.side", case.id, side, str(output)]
@@ -53,16 +75,23 @@ def run_side(case: Case, side: str, python: Path, plan: Plan) -> dict[str, objec
         errors = Path(folder) / "stderr"
         with errors.open("wb") as stderr:
             process = subprocess.Popen(
-                command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=stderr, start_new_session=True
+                command,
+                cwd=ROOT,
+                env=environment,
+                stdout=subprocess.DEVNULL,
+                stderr=stderr,
+                start_new_session=True,
             )
             try:
-                code = process.wait(plan.deadline_s)
+                code = process.wait(deadline_s)
             except subprocess.TimeoutExpired:
-                os.killpg(process.pid, 9)
+                return f"no result within {deadline_s:.0f} s"
+            finally:
+                end_all(mark)
                 process.wait()
-                return f"no result within {plan.deadline_s:.0f} s"
         if code != 0 or not output.exists():
             lines = errors.read_text(errors="replace").strip().splitlines()
+            print(*lines[-30:], sep="\n", file=sys.stderr)
             return f"ended with {code}: {lines[-1] if lines else ''}"
         result: dict[str, object] = json.loads(output.read_text())
         return result
@@ -70,15 +99,18 @@ def run_side(case: Case, side: str, python: Path, plan: Plan) -> dict[str, objec
 
 def summary(runs: list[dict[str, object]]) -> dict[str, object]:
     """One side of one case over all rounds."""
-    rates = sorted(rate for run in runs for rate in run["rates"])  # type: ignore[attr-defined]
+    values = sorted(value for run in runs for value in run["values"])  # type: ignore[attr-defined]
     cpu = [float(str(run["cpu_s_per_operation"])) for run in runs if run["cpu_s_per_operation"]]
-    tenths = statistics.quantiles(rates, n=10) if len(rates) > 1 else [rates[0]] * 9
+    tenths = statistics.quantiles(values, n=10) if len(values) > 1 else [values[0]] * 9
     found: dict[str, object] = {
-        "median": statistics.median(rates),
-        "p10": max(rates[0], tenths[0]),
-        "p90": min(rates[-1], tenths[-1]),
-        "windows": len(rates),
+        "median": statistics.median(values),
+        "p10": max(values[0], tenths[0]),
+        "p90": min(values[-1], tenths[-1]),
+        "windows": len(values),
         "cpu_s_per_operation": statistics.median(cpu) if cpu else None,
+        "caller_s_per_operation": statistics.median(
+            float(str(run["caller_s_per_operation"])) for run in runs
+        ),
         "pss_bytes": max(int(str(run["pss_bytes"])) for run in runs),
     }
     if runs[0]["latencies_s"]:
@@ -88,38 +120,71 @@ def summary(runs: list[dict[str, object]]) -> dict[str, object]:
     return found
 
 
+@dataclass(frozen=True)
+class Turn:
+    """One side's turn in a round: ours twice, alone and with neighbours."""
+
+    name: str
+    side: str
+    neighbours: int = 0
+
+
+def turns(case: Case, plan: Plan) -> list[Turn]:
+    """In the order in which they alternate; ours with neighbours is called `neighbours`."""
+    found = [Turn(side, side) for side in case.sides if plan.peers or side == SHOAL]
+    if plan.competitors and case.has_neighbours:
+        found.insert(1, Turn("neighbours", SHOAL, CORES))
+    if (
+        case.need is not None
+        and case.need.side
+        and not any(turn.side == case.need.side for turn in found)
+    ):
+        found.append(Turn(case.need.side, case.need.side))
+    return found
+
+
 def run_case(case: Case, label: str, plan: Plan, python: Path) -> dict[str, object]:
     """All rounds of one case. A side that failed is tried again in the next round."""
-    sides = [side for side in case.sides if plan.peers or side == OURS]
-    runs: dict[str, list[dict[str, object]]] = {side: [] for side in sides}
+    runs: dict[str, list[dict[str, object]]] = {}
     failures: dict[str, str] = {}
     for _ in range(plan.rounds):
-        for side in sides:
+        for turn in turns(case, plan):
             started = time.monotonic()
-            own = Path(sys.executable) if side == OURS else python
-            result = run_side(case, side, own, plan)
+            own = Path(sys.executable) if turn.side in OURS else python
+            with busy_neighbours(turn.neighbours):
+                result = run_side(case, turn.side, own, plan)
             took_s = time.monotonic() - started
-            print(f"{label} {case.id} {side}: {took_s:.1f} s", file=sys.stderr)
+            print(f"{label} {case.id} {turn.name}: {took_s:.1f} s", file=sys.stderr)
             if isinstance(result, str):
-                failures[side] = result
+                failures[turn.name] = result
                 print(f"    {result}", file=sys.stderr)
             else:
-                runs[side].append(result)
-    measured = {side: summary(found) for side, found in runs.items() if found}
+                runs.setdefault(turn.name, []).append(result)
+    measured = {name: summary(found) for name, found in runs.items()}
     return {"id": case.id, "sides": measured, "failures": failures}
+
+
+def limits_with(neighbours: int) -> dict[str, object]:
+    """The limits of the machine while so many processes are busy beside them."""
+    with busy_neighbours(neighbours):
+        return {name: list(value) for name, value in all_limits().items()}
 
 
 def run_cases(cases: list[Case], plan: Plan, peers_python: Path | None) -> dict[str, object]:
     """Everything: cases, limits, versions; what `report` renders and JSON keeps."""
     python = peers_python or (environment.interpreter() if plan.peers else Path(sys.executable))
     load_before = os.getloadavg()
+    started = time.monotonic()
+    limits = {"alone": limits_with(0)}
+    if plan.competitors:
+        limits["neighbours"] = limits_with(CORES)
     rows = [
         run_case(case, f"[{number}/{len(cases)}]", plan, python)
         for number, case in enumerate(cases, 1)
     ]
     return {
         "cases": rows,
-        "limits": {name: list(value) for name, value in all_limits().items()},
+        "limits": limits,
         "machine": machine(),
         "load": {"before": load_before, "after": os.getloadavg()},
         "versions": {
@@ -128,6 +193,7 @@ def run_cases(cases: list[Case], plan: Plan, peers_python: Path | None) -> dict[
             **(environment.versions(python) if plan.peers else {}),
         },
         "plan": vars(plan),
+        "took_s": round(time.monotonic() - started),
         "date": time.strftime("%Y-%m-%d"),
     }
 

@@ -1,22 +1,34 @@
-"""Puts measured tables where readers look: between markers in the README and in docs/benchmarks.md.
+"""Puts measured tables and plots where readers look: the README and docs/.
 
-The JSON is kept beside them as `docs/benchmarks.json`; a test renders it again and compares, so
-that nobody edits a figure by hand.
+Tables stand between markers; what is written around them is written by hand and stays. The JSON is
+kept beside them as `docs/benchmarks.json`; a test renders everything again and compares, so that
+nobody edits a figure by hand.
 """
 
 from __future__ import annotations
 
+import ast
+import importlib
+import inspect
 import json
+import pkgutil
 import re
+import textwrap
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from benchmarks import classic, report
 from benchmarks.cases import suite
-from benchmarks.report import markdown, short_markdown
+from benchmarks.plots import Bar, Group, bar_chart
+from benchmarks.protocol import SHOAL
+from benchmarks.report import NAMES
 
 ROOT = Path(__file__).resolve().parents[1]
-KEPT = ROOT / "docs" / "benchmarks.json"
+DOCS = ROOT / "docs"
+KEPT = DOCS / "benchmarks.json"
 MARKED = r"(<!-- {name}: made by `python -m benchmarks publish` -->\n)(.*?)(<!-- end -->)"
+CLASSIC_BARS = (SHOAL, "ray", "multiprocessing", "processes", "pool-naive", "serial")
 
 
 def between_markers(text: str, name: str, table: str) -> str:
@@ -26,22 +38,99 @@ def between_markers(text: str, name: str, table: str) -> str:
     return pattern.sub(lambda match: match.group(1) + table + match.group(3), text)
 
 
+def code_lines(program: tuple[Callable[..., Any], ...]) -> int:
+    """Lines of the functions and classes, without blank ones and docstrings."""
+    total = 0
+    for part in program:
+        tree = ast.parse(textwrap.dedent(inspect.getsource(part)))
+        for node in ast.walk(tree):
+            body = getattr(node, "body", None)
+            is_definition = isinstance(node, ast.FunctionDef | ast.ClassDef)
+            if is_definition and body and ast.get_docstring(node) is not None:
+                node.body = body[1:] or [ast.Pass()]
+        total += len(ast.unparse(tree).replace("\n\n", "\n").strip().splitlines())
+    return total
+
+
+def sizes_markdown() -> str:
+    """How many lines each of the classic programs takes on each side."""
+    rows, sides = [], []
+    modules = sorted(module.name for module in pkgutil.iter_modules(classic.__path__))
+    for name in modules:
+        programs = importlib.import_module(f"benchmarks.classic.{name}").PROGRAMS
+        sides += [side for side in programs if side not in sides]
+        sizes = {side: str(code_lines(program)) for side, program in programs.items()}
+        rows.append({"program": f"[{name}](../benchmarks/classic/{name}.py)", **sizes})
+    return "\n".join(report.table(("program", *sides), rows)) + "\n"
+
+
+def classic_plot(results: dict[str, Any]) -> str:
+    """Each whole program: how many times faster than Ray, and everybody else's bars."""
+    groups = []
+    for row in report.run_of(suite("classic"), results).rows():
+        base = row.median("serial")
+        # Of A4 the serial program moves nothing between processes: the pipes are the base there.
+        if row.case.id.startswith("A4"):
+            base = row.median("processes")
+        bars = []
+        for side in CLASSIC_BARS:
+            value = row.median(side)
+            if value is not None and base and not (row.case.id[:2] == "A4" and side == "serial"):
+                label = NAMES.get(side, side)
+                bars.append(Bar(label, value / base, f"{label} {value / base:.2g} x"))
+        groups.append(Group(row.case.id, bars))
+    title = "Whole programs: times as fast as the simple one"
+    axis = "A1-A3: serial program = 1; A4: processes with pipes = 1 (logarithmic)"
+    return bar_chart(title, axis, groups, is_log=True, line=1.0)
+
+
+def floors_plot(results: dict[str, Any]) -> str:
+    """Each case of the core: how many times its floor, alone and with neighbours."""
+    groups = []
+    for row in report.run_of(suite("core"), results).rows():
+        bars = []
+        for place, name in (("alone", "Shoal"), ("neighbours", "Shoal with neighbours")):
+            times = row.of_floor(place)
+            if times is not None:
+                beside = " with neighbours" if place == "neighbours" else ""
+                bars.append(Bar(name, times, f"{times:.2g} x{beside}"))
+        if bars:
+            groups.append(Group(row.case.id, bars))
+    title = "The engine's operations: times the floor"
+    axis = "floor = 1 (logarithmic); the lower bar of a pair: with a busy process per core"
+    return bar_chart(title, axis, groups, is_log=True, line=1.0)
+
+
 def rendered(results: dict[str, Any]) -> dict[Path, str]:
     """The documents as they should read for these results."""
-    core, classic = suite("core"), suite("classic")
-    readme, page = ROOT / "README.md", ROOT / "docs" / "benchmarks.md"
-    text = page.read_text()
-    text = between_markers(text, "core", markdown(core, results["core"]))
+    found: dict[Path, str] = {}
+    if "core" in results:
+        cases, measured = suite("core"), results["core"]
+        readme, page = ROOT / "README.md", DOCS / "benchmarks.md"
+        text = page.read_text()
+        text = between_markers(text, "core", report.markdown(cases, measured))
+        text = between_markers(text, "least", report.least_markdown(cases, measured))
+        text = between_markers(text, "needs", report.needs_markdown(cases, measured))
+        text = between_markers(text, "peers", report.peers_markdown(cases, measured))
+        found[page] = text
+        short = report.short_markdown(cases, measured)
+        found[readme] = between_markers(readme.read_text(), "core", short)
+        found[DOCS / "benchmarks.svg"] = floors_plot(measured)
     if "classic" in results:
-        text = between_markers(text, "classic", markdown(classic, results["classic"]))
-    short = short_markdown(core, results["core"])
-    return {readme: between_markers(readme.read_text(), "core", short), page: text}
+        cases, measured = suite("classic"), results["classic"]
+        page = DOCS / "classic.md"
+        text = page.read_text()
+        text = between_markers(text, "classic", report.markdown(cases, measured))
+        text = between_markers(text, "peers", report.peers_markdown(cases, measured))
+        found[page] = between_markers(text, "sizes", sizes_markdown())
+        found[DOCS / "classic.svg"] = classic_plot(measured)
+    return found
 
 
 def publish(folder: Path) -> None:
     """Take the last results of each suite from `folder`."""
     results = json.loads(KEPT.read_text()) if KEPT.exists() else {}
-    for path in folder.glob("*.json"):
+    for path in sorted(folder.glob("*.json")):
         results[path.stem] = json.loads(path.read_text())
     KEPT.write_text(json.dumps(results, indent=1) + "\n")
     for path, text in rendered(results).items():

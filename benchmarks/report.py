@@ -7,13 +7,20 @@ from __future__ import annotations
 
 from typing import Any
 
-from benchmarks.case import Case
-from benchmarks.limits import rates
-from benchmarks.protocol import OURS
+from benchmarks.case import Case, Share
+from benchmarks.protocol import SHOAL
+from benchmarks.verdict import CPU_LIMIT, Row, Run
 
-NAMES = {"shoal": "Shoal", "ray": "Ray", "multiprocessing": "mp.Pool", "executor": "Executor"}
+NAMES = {
+    "shoal": "Shoal",
+    "ray": "Ray",
+    "multiprocessing": "mp.Pool",
+    "executor": "Executor",
+    "dask": "Dask",
+}
 PREFIXES = ((1e9, "G"), (1e6, "M"), (1e3, "k"))
 TIMES = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"))
+PLACES = ("alone", "neighbours")
 
 
 def rate(value: float) -> str:
@@ -34,99 +41,223 @@ def duration(seconds: float | None) -> str:
     return f"{seconds * 1e9:.3g} ns"
 
 
+def size(n_bytes: float) -> str:
+    """12345678 -> `12.3 MB`."""
+    return f"{rate(n_bytes)}B" if n_bytes >= 1e3 else f"{n_bytes:.3g} B"
+
+
+def figure(case: Case, value: float | None) -> str:
+    """A value of the case, with the unit of its quantity."""
+    if value is None:
+        return "–"
+    return {"rate": rate, "time": duration, "bytes": size}[case.quantity](value)
+
+
 def ratio(value: float | None) -> str:
     if value is None:
         return "–"
     return f"{value:,.0f} x" if value >= 10 else f"{value:.2g} x"
 
 
-def row(case: Case, measured: dict[str, Any], limit_rates: dict[str, float]) -> list[str]:
-    sides, failures = measured["sides"], measured["failures"]
-    question = f"{case.question} ({case.unit}/s)"
-    ours = sides.get(OURS)
+def question(case: Case) -> str:
+    return f"{case.question} ({case.unit}/s)" if case.quantity == "rate" else case.question
+
+
+def spread(case: Case, found: dict[str, Any]) -> str:
+    low, high = figure(case, found["p10"]), figure(case, found["p90"])
+    return f"{figure(case, found['median'])} ({low}–{high})"
+
+
+def against_need(row: Row, place: str) -> str:
+    """CPU as a multiple of the need; in bold where it is over the limit."""
+    found = row.of_need(place)
+    if found is None:
+        return "–"
+    return f"**{found:.2g}**" if found > CPU_LIMIT else f"{found:.2g}"
+
+
+def mark(case: Case, wanted: float | Share | None) -> str:
+    """A floor or an aim as it was asked for."""
+    if not isinstance(wanted, Share):
+        return figure(case, wanted)
+    cores = " x cores" if wanted.per_core else ""
+    return f"{wanted.factor:.2g} x {wanted.limit or NAMES.get(wanted.side, wanted.side)}{cores}"
+
+
+def cells(row: Row) -> dict[str, str]:
+    """Every column of one row, by its heading."""
+    case, ours, beside = row.case, row.side(SHOAL), row.side("neighbours")
     if ours is None:
-        return [case.id, question, f"failed: {failures.get(OURS, '')}", *["–"] * 8]
-    peers = {side: found["median"] for side, found in sides.items() if side != OURS}
-    best = max(peers, key=lambda side: peers[side]) if peers else None
-    limit = limit_rates.get(case.limit) if case.limit else None
-    ray = peers.get("ray")
-    spread = f"{rate(ours['median'])} ({rate(ours['p10'])}–{rate(ours['p90'])})"
+        failed = f"failed: {row.measured['failures'].get(SHOAL, '')}"
+        return {"id": case.id, "work (unit counted)": question(case), "Shoal": failed}
+    best = row.best_peer()
+    peers = row.peers()
+    ray = row.side("ray")
+    cpu = [duration(found["cpu_s_per_operation"]) for found in (ours, ray) if found]
+    pss = [f"{found['pss_bytes'] / 1e6:.0f}" for found in (ours, ray) if found]
     latency = f"{duration(ours['p50_s'])} / {duration(ours['p99_s'])}" if "p50_s" in ours else "–"
-    cpu = [duration(sides[s]["cpu_s_per_operation"]) for s in (OURS, "ray") if s in sides]
-    verdict = "–"
-    if case.floor is not None:
-        reached = [
-            name for name in ("floor", "aim") if ours["median"] >= (getattr(case, name) or 0)
-        ]
-        verdict = reached[-1] if reached else f"below the floor ({rate(case.floor)})"
-    return [
-        case.id,
-        question,
-        spread,
-        latency,
-        ratio(ours["median"] / ray if ray else None),
-        f"{NAMES.get(best, best)} {rate(peers[best])}" if best else "–",
-        ratio(ours["median"] / peers[best] if best else None),
-        f"{case.limit} {ratio(ours['median'] / limit)}" if limit else "–",
-        " / ".join(cpu),
-        " / ".join(f"{sides[s]['pss_bytes'] / 1e6:.0f}" for s in (OURS, "ray") if s in sides),
-        verdict,
-    ]
+    against_limit = ratio(row.better(ours["median"], row.limit()))
+    return {
+        "id": case.id,
+        "work (unit counted)": question(case),
+        "Shoal": figure(case, ours["median"]),
+        "Shoal, median (p10–p90)": spread(case, ours),
+        "p50 / p99": latency,
+        "with neighbours": figure(case, beside["median"]) if beside else "–",
+        "floor; aim": f"{mark(case, case.floor)}; {mark(case, case.aim)}" if case.floor else "–",
+        "reached": " / ".join(row.reached(place) for place in PLACES),
+        "ours / Ray": ratio(row.better(ours["median"], peers.get("ray"))),
+        "best peer": f"{NAMES.get(best, best)} {figure(case, peers[best])}" if best else "–",
+        "ours / best peer": ratio(row.better(ours["median"], peers[best]) if best else None),
+        "ours / limit": against_limit,
+        "CPU per operation, ours / Ray": " / ".join(cpu),
+        "CPU / need": " / ".join(against_need(row, place) for place in PLACES),
+        "PSS in MB, ours / Ray": " / ".join(pss),
+    }
 
 
-HEADINGS = [
+WHOLE = (
     "id",
     "work (unit counted)",
     "Shoal, median (p10–p90)",
     "p50 / p99",
+    "with neighbours",
+    "floor; aim",
+    "reached",
     "ours / Ray",
     "best peer",
     "ours / best peer",
     "ours / limit",
     "CPU per operation, ours / Ray",
+    "CPU / need",
     "PSS in MB, ours / Ray",
+)
+SHORT = (
+    "work (unit counted)",
+    "Shoal",
+    "with neighbours",
     "reached",
-]
+    "ours / Ray",
+    "ours / best peer",
+    "ours / limit",
+    "CPU / need",
+)
+
+
+def table(headings: tuple[str, ...], rows: list[dict[str, str]]) -> list[str]:
+    lines = ["| " + " | ".join(headings) + " |", "|" + "---|" * len(headings)]
+    for row in rows:
+        lines.append("| " + " | ".join(row.get(heading, "–") for heading in headings) + " |")
+    return lines
+
+
+def circumstances(results: dict[str, Any]) -> str:
+    """Date, machine, versions and limits: what is needed to read the table."""
+    machine, versions, plan = results["machine"], results["versions"], results["plan"]
+    installed = ", ".join(f"{name} {number}" for name, number in versions.items())
+    load = results["load"]
+    return (
+        f"Measured {results['date']} on {machine['cores']} cores ({machine['cpu']}), "
+        f"{machine['memory_gb']} GB, Linux {machine['kernel']}; {installed}; "
+        f"{plan['rounds']} rounds of {plan['windows']} windows of {plan['window_s']} s; "
+        f"load average {load['before'][0]:.1f} before, {load['after'][0]:.1f} after; "
+        f"all of it took {results['took_s'] / 60:.0f} minutes."
+    )
+
+
+def limits_table(results: dict[str, Any]) -> list[str]:
+    """What the machine could do at best in the same run."""
+    alone, beside = (results["limits"].get(place, {}) for place in PLACES)
+    rows = []
+    for name, (value, unit) in alone.items():
+        other = beside.get(name)
+        rows.append(
+            {
+                "limit": name,
+                "alone": f"{value:.3g} {unit}",
+                "with neighbours": f"{other[0]:.3g} {other[1]}" if other else "–",
+            }
+        )
+    return table(("limit", "alone", "with neighbours"), rows)
+
+
+def run_of(cases: list[Case], results: dict[str, Any]) -> Run:
+    return Run({case.id: case for case in cases}, results)
+
+
+def failures(run: Run) -> list[str]:
+    lines = []
+    for row in run.rows():
+        for side, why in row.measured["failures"].items():
+            lines += ["", f"{row.case.id}: a run of {NAMES.get(side, side)} failed ({why})."]
+    return lines
 
 
 def markdown(cases: list[Case], results: dict[str, Any]) -> str:
     """The whole table with what is needed to read it."""
-    by_id = {case.id: case for case in cases}
-    limit_rates = rates({name: (value, unit) for name, (value, unit) in results["limits"].items()})
-    lines = ["| " + " | ".join(HEADINGS) + " |", "|" + "---|" * len(HEADINGS)]
-    for measured in results["cases"]:
-        if measured["id"] in by_id:
-            cells = row(by_id[measured["id"]], measured, limit_rates)
-            lines.append("| " + " | ".join(cells) + " |")
-    for measured in results["cases"]:
-        for side, why in measured["failures"].items():
-            lines += ["", f"{measured['id']}: a run of {side} failed ({why})."]
-    machine, versions, plan = results["machine"], results["versions"], results["plan"]
-    limits = ", ".join(f"{name} {v:.3g} {unit}" for name, (v, unit) in results["limits"].items())
-    installed = ", ".join(f"{name} {number}" for name, number in versions.items())
-    load = results["load"]
-    lines += [
-        "",
-        f"Measured {results['date']} on {machine['cores']} cores ({machine['cpu']}), "
-        f"{machine['memory_gb']} GB, Linux {machine['kernel']}; {installed}; "
-        f"{plan['rounds']} rounds of {plan['windows']} windows of {plan['window_s']} s; "
-        f"load average {load['before'][0]:.1f} before, {load['after'][0]:.1f} after. "
-        f"Limits of the machine in the same run: {limits}.",
-    ]
+    run = run_of(cases, results)
+    lines = table(WHOLE, [cells(row) for row in run.rows()])
+    lines += [*failures(run), "", circumstances(results), "", *limits_table(results)]
     return "\n".join(lines) + "\n"
 
 
 def short_markdown(cases: list[Case], results: dict[str, Any]) -> str:
-    """The few columns that the README shows."""
-    chosen = (0, 1, 2, 3, 4, 6)
-    by_id = {case.id: case for case in cases}
-    limit_rates = rates({name: (value, unit) for name, (value, unit) in results["limits"].items()})
-    lines = [
-        "| " + " | ".join(HEADINGS[i] for i in chosen[1:]) + " |",
-        "|" + "---|" * (len(chosen) - 1),
-    ]
-    for measured in results["cases"]:
-        if measured["id"] in by_id:
-            cells = row(by_id[measured["id"]], measured, limit_rates)
-            lines.append("| " + " | ".join(cells[i] for i in chosen[1:]) + " |")
-    return "\n".join(lines) + "\n"
+    """Every case in the few columns that the README shows."""
+    return "\n".join(table(SHORT, [cells(row) for row in run_of(cases, results).rows()])) + "\n"
+
+
+def least_markdown(cases: list[Case], results: dict[str, Any]) -> str:
+    """What the hardware must do at least for each case, and how far ours is from it."""
+    rows = []
+    for row in run_of(cases, results).rows():
+        if row.case.least:
+            ours = row.median(SHOAL)
+            rows.append(
+                {
+                    "id": row.case.id,
+                    "at least": f"{row.case.least} (`{row.case.limit}`)",
+                    "limit": per_operation(row.case, row.limit()),
+                    "Shoal": per_operation(row.case, ours),
+                    "ours / limit": ratio(row.better(ours, row.limit())),
+                }
+            )
+    return "\n".join(table(("id", "at least", "limit", "Shoal", "ours / limit"), rows)) + "\n"
+
+
+def per_operation(case: Case, value: float | None) -> str:
+    """As a time where a rate of single operations says little."""
+    if value is None or case.quantity != "rate":
+        return figure(case, value)
+    return f"{figure(case, value)} GB/s" if case.unit == "GB" else duration(1.0 / value)
+
+
+def needs_markdown(cases: list[Case], results: dict[str, Any]) -> str:
+    """What is taken for the CPU time that each case's calls need."""
+    rows = []
+    for row in run_of(cases, results).rows():
+        if row.case.need is not None:
+            used = row.side(SHOAL)
+            rows.append(
+                {
+                    "id": row.case.id,
+                    "the need is that of": row.case.need.why,
+                    "need": duration(row.need_s()),
+                    "used alone": duration(used["cpu_s_per_operation"] if used else None),
+                    "CPU / need, alone / with neighbours": cells(row).get("CPU / need", "–"),
+                }
+            )
+    headings = tuple(rows[0]) if rows else ()
+    return "\n".join(table(headings, rows)) + "\n"
+
+
+def peers_markdown(cases: list[Case], results: dict[str, Any]) -> str:
+    """Every side of every case that has peers."""
+    rows, sides = [], ["shoal"]
+    for row in run_of(cases, results).rows():
+        peers = row.peers()
+        if peers:
+            sides += [side for side in peers if side not in sides]
+            shown = {NAMES.get(side, side): figure(row.case, peers[side]) for side in peers}
+            shown["Shoal"] = figure(row.case, row.median(SHOAL))
+            rows.append({"id": row.case.id, **shown})
+    return "\n".join(table(("id", *(NAMES.get(side, side) for side in sides)), rows)) + "\n"

@@ -18,14 +18,15 @@ from dataclasses import dataclass
 from typing import Any
 
 CLUSTERS = ("shoal", "ray")
-POOLS = ("multiprocessing", "executor", "loky")
+POOLS = ("multiprocessing", "executor", "loky", "dask")
 CORES = len(os.sched_getaffinity(0))
 STORE_BYTES = 4 << 30
 
 
 @contextmanager
 def cluster(side: str, num_cpus: int = CORES) -> Iterator[Any]:
-    """A session of Shoal or Ray; yields its module."""
+    """A session of Shoal or Ray; yields its module. `need` is Shoal, asked otherwise."""
+    side = "shoal" if side == "need" else side
     api = importlib.import_module(side)
     options: dict[str, Any] = {"num_cpus": num_cpus, "object_store_memory": STORE_BYTES}
     if side == "ray":
@@ -48,6 +49,18 @@ class Pool:
 
 
 @contextmanager
+def dask_client(processes: int = CORES) -> Iterator[Any]:
+    """A client of Dask distributed on this machine, one process per core, without a dashboard."""
+    distributed = importlib.import_module("distributed")
+    with distributed.LocalCluster(
+        n_workers=processes, threads_per_worker=1, dashboard_address=None, silence_logs=50
+    ) as local:
+        with distributed.Client(local) as client:
+            client.gather(client.map(abs, range(100), pure=False))
+            yield client
+
+
+@contextmanager
 def pool(side: str, processes: int = CORES) -> Iterator[Pool]:
     """One of POOLS, warm: each process has run something."""
     if side == "multiprocessing":
@@ -57,6 +70,14 @@ def pool(side: str, processes: int = CORES) -> Iterator[Pool]:
                 lambda f, *args: workers.apply(f, args),
                 lambda f, *args: workers.apply_async(f, args),
                 lambda results: [result.get() for result in results],
+            )
+        return
+    if side == "dask":
+        with dask_client(processes) as client:
+            yield Pool(
+                lambda f, *args: client.submit(f, *args, pure=False).result(),
+                lambda f, *args: client.submit(f, *args, pure=False),
+                client.gather,
             )
         return
     if side == "executor":

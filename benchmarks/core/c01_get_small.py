@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from benchmarks.case import Case, Step, preparation
+from benchmarks.case import Case, Need, Step, preparation
 from benchmarks.sides import CLUSTERS, cluster
 
 
@@ -32,5 +32,7 @@ CASES = [
         floor=300e3,
         aim=800e3,
         limit="python_call",
+        least="one call from Python",
+        need=Need("nobody but the calling thread has anything to do: its CPU time", caller=True),
     )
 ]

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from benchmarks.case import Case, Step, preparation
+from benchmarks.case import Case, Need, Share, Step, preparation
 from benchmarks.sides import CLUSTERS, cluster
 
 COUNT = 100 * 2**20
@@ -48,6 +48,8 @@ CASES = [
         floor=16.0,
         aim=40.0,
         limit="copy_zero",
+        least="one copy to warm pages, from a source that stays in the cache",
+        need=Need("nobody but the calling thread has anything to do: its CPU time", caller=True),
         warmup_steps=8,
     ),
     Case(
@@ -56,7 +58,11 @@ CASES = [
         unit="GB",
         sides=CLUSTERS,
         prepare=prepare_random,
+        floor=Share(0.75, limit="memcpy_random"),
+        aim=Share(0.95, limit="copy_random"),
         limit="copy_random",
+        least="one copy to warm pages",
+        need=Need("nobody but the calling thread has anything to do: its CPU time", caller=True),
         warmup_steps=8,
     ),
 ]

@@ -6,9 +6,11 @@ One round submits 1000 no-op tasks and then takes one ready ref at a time with `
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
-from benchmarks.case import Case, Step, preparation
-from benchmarks.sides import CLUSTERS, cluster
+from benchmarks.case import Case, Need, Step, preparation
+from benchmarks.phases import Gates, hold_until_closed, in_phases
+from benchmarks.sides import CLUSTERS, CORES, cluster
 
 TASKS = 1000
 
@@ -21,16 +23,26 @@ def prepare(side: str) -> Iterator[Step]:
         def noop() -> bytes:
             return b"ok"
 
-        api.get([noop.remote() for _ in range(100)])
+        def submit() -> list[Any]:
+            return [noop.remote() for _ in range(TASKS)]
 
-        def step() -> int:
-            not_ready = [noop.remote() for _ in range(TASKS)]
+        def wait_for_each(not_ready: list[Any]) -> None:
             for _ in range(TASKS):
                 _, not_ready = api.wait(not_ready)
             assert not not_ready
+
+        def step() -> int:
+            wait_for_each(submit())
             return 1
 
-        yield step
+        gates = Gates([api.remote(hold_until_closed).remote] * CORES)
+
+        def phases() -> int:
+            in_phases(api, gates, submit, wait_for_each)
+            return 1
+
+        api.get(submit())
+        yield phases if side == "need" else step
 
 
 CASES = [
@@ -42,5 +54,8 @@ CASES = [
         prepare=prepare,
         floor=30.0,
         aim=70.0,
+        limit="shrinking_list",
+        least="making each of the thousand shorter lists",
+        need=Need("submitting, running and waiting one after another", side="need"),
     )
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from benchmarks.case import Case, Step, preparation
+from benchmarks.case import Case, Need, Step, preparation
 from benchmarks.sides import CLUSTERS, POOLS, cluster, pool
 
 
@@ -46,6 +46,8 @@ CASES = [
         floor=40e3,
         aim=150e3,
         limit="spin",
+        least="two hand-overs between cores",
+        need=Need("the task's need when it is one of a thousand", case="C12"),
         is_latency=True,
     )
 ]

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
-from benchmarks.case import Case, Step, preparation
-from benchmarks.sides import CLUSTERS, POOLS, cluster, pool
+from benchmarks.case import Case, Need, Step, preparation
+from benchmarks.phases import Gates, hold_until_closed, in_phases
+from benchmarks.sides import CLUSTERS, CORES, POOLS, cluster, pool
 
 TASKS = 1000
+TOGETHER = 10_000
+"""When taken apart (see `phases.py`): what that costs is little for each."""
 
 
 def noop_in_pool() -> None:
@@ -31,11 +35,20 @@ def prepare(side: str) -> Iterator[Step]:
         def noop() -> None:
             return None
 
+        def submit(n: int) -> list[Any]:
+            return [noop.remote() for _ in range(n)]
+
         def step() -> int:
-            api.get([noop.remote() for _ in range(TASKS)])
+            api.get(submit(TASKS))
             return TASKS
 
-        yield step
+        gates = Gates([api.remote(hold_until_closed).remote] * CORES)
+        api.get(submit(TASKS))
+
+        def phases() -> int:
+            return in_phases(api, gates, lambda: submit(TOGETHER), api.get)
+
+        yield phases if side == "need" else step
 
 
 CASES = [
@@ -47,6 +60,9 @@ CASES = [
         prepare=prepare,
         floor=100e3,
         aim=400e3,
+        aim_of_best=5.0,
         limit="python_call",
+        least="one call from Python; the workers run at the same time",
+        need=Need("submitting, running and collecting one after another", side="need"),
     )
 ]

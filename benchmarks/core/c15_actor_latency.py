@@ -9,9 +9,14 @@ import multiprocessing
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from multiprocessing.connection import Connection
+from typing import Any
 
-from benchmarks.case import Case, Preparation, Step, preparation
-from benchmarks.sides import CLUSTERS, cluster
+from benchmarks.case import Case, Need, Preparation, Step, preparation
+from benchmarks.phases import Gates, hold_until_closed, in_phases
+from benchmarks.sides import CLUSTERS, cluster, dask_client
+
+BATCH = 50
+"""Calls that are taken apart together (see `phases.py`); few, so that their memory stays warm."""
 
 
 def serve(end: Connection) -> None:
@@ -35,6 +40,23 @@ def through_pipe(payload: bytes | None) -> Iterator[Step]:
     process.join()
 
 
+class DaskEcho:
+    def echo(self, value: bytes | None) -> bytes | None:
+        return value
+
+
+@preparation
+def through_dask(payload: bytes | None) -> Iterator[Step]:
+    with dask_client() as client:
+        actor = client.submit(DaskEcho, actor=True).result()
+
+        def step() -> int:
+            actor.echo(payload).result()
+            return 1
+
+        yield step
+
+
 @preparation
 def through_actor(side: str, payload: bytes | None) -> Iterator[Step]:
     with cluster(side) as api:
@@ -47,6 +69,9 @@ def through_actor(side: str, payload: bytes | None) -> Iterator[Step]:
             def echo(self, value: bytes) -> bytes:
                 return value
 
+            def hold(self, path: str) -> None:
+                hold_until_closed(path)
+
         actor = Echo.remote()
         api.get(actor.nothing.remote())
 
@@ -58,28 +83,48 @@ def through_actor(side: str, payload: bytes | None) -> Iterator[Step]:
             api.get(actor.echo.remote(payload))
             return 1
 
-        yield call if payload is None else echo
+        def submit() -> list[Any]:
+            return [actor.echo.remote(payload) for _ in range(BATCH)]
+
+        def collect(refs: list[Any]) -> None:
+            while refs:
+                api.get(refs.pop())
+
+        if side == "need":
+            gates = Gates([actor.hold.remote])
+            yield lambda: in_phases(api, gates, submit, collect)
+        else:
+            yield call if payload is None else echo
 
 
 def preparation_for(size: int | None) -> Preparation:
     payload = None if size is None else bytes(size)
 
     def prepare(side: str) -> AbstractContextManager[Step]:
-        return through_pipe(payload) if side == "pipe" else through_actor(side, payload)
+        if side == "pipe":
+            return through_pipe(payload)
+        return through_dask(payload) if side == "dask" else through_actor(side, payload)
 
     return prepare
 
 
 def case(name: str, size: int | None, floor: float | None, aim: float | None) -> Case:
+    is_plain = size is None
     return Case(
         id=f"C15{name}",
-        question="one actor call" if size is None else f"actor call, echo of {size >> 10} KiB",
+        question="one actor call" if is_plain else f"actor call, echo of {size >> 10} KiB",
         unit="call",
-        sides=(*CLUSTERS, "pipe"),
+        sides=(*CLUSTERS, "pipe", "dask"),
         prepare=preparation_for(size),
         floor=floor,
         aim=aim,
-        limit="spin" if size is None else None,
+        limit="spin" if is_plain else f"echo_{size >> 10}_kib",
+        least="two hand-overs between cores"
+        if is_plain
+        else "two hand-overs, a pickle round trip and two copies within the caches",
+        need=Need("the call's need when it is one of a thousand", case="C16")
+        if is_plain
+        else Need("calls of this size: submitting, running, collecting in turn", side="need"),
         is_latency=True,
     )
 

@@ -3,15 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from typing import Any
 
-from benchmarks.case import Case, Step, preparation
-from benchmarks.sides import CLUSTERS, cluster
+from benchmarks.case import Case, Need, Step, preparation
+from benchmarks.phases import Gates, hold_until_closed, in_phases
+from benchmarks.sides import CLUSTERS, cluster, dask_client
 
 CALLS = 1000
+TOGETHER = 10_000
+"""When taken apart (see `phases.py`): what that costs is little for each."""
 
 
 @preparation
-def prepare(side: str) -> Iterator[Step]:
+def with_dask() -> Iterator[Step]:
+    with dask_client() as client:
+        target = client.submit(DaskTarget, actor=True).result()
+
+        def step() -> int:
+            for call in [target.nothing() for _ in range(CALLS)]:
+                call.result()
+            return CALLS
+
+        yield step
+
+
+class DaskTarget:
+    def nothing(self) -> None:
+        return None
+
+
+@preparation
+def with_cluster(side: str) -> Iterator[Step]:
     with cluster(side) as api:
 
         @api.remote
@@ -19,14 +42,29 @@ def prepare(side: str) -> Iterator[Step]:
             def nothing(self) -> None:
                 return None
 
+            def hold(self, path: str) -> None:
+                hold_until_closed(path)
+
         actor = Target.remote()
         api.get(actor.nothing.remote())
 
+        def submit(n: int) -> list[Any]:
+            return [actor.nothing.remote() for _ in range(n)]
+
         def step() -> int:
-            api.get([actor.nothing.remote() for _ in range(CALLS)])
+            api.get(submit(CALLS))
             return CALLS
 
-        yield step
+        gates = Gates([actor.hold.remote])
+
+        def phases() -> int:
+            return in_phases(api, gates, lambda: submit(TOGETHER), api.get)
+
+        yield phases if side == "need" else step
+
+
+def prepare(side: str) -> AbstractContextManager[Step]:
+    return with_dask() if side == "dask" else with_cluster(side)
 
 
 CASES = [
@@ -34,10 +72,12 @@ CASES = [
         id="C16",
         question="1000 actor calls, then one `get`",
         unit="call",
-        sides=CLUSTERS,
+        sides=(*CLUSTERS, "dask"),
         prepare=prepare,
         floor=120e3,
         aim=300e3,
         limit="python_call",
+        least="one call from Python; the actor runs at the same time",
+        need=Need("submitting, running and collecting one after another", side="need"),
     )
 ]

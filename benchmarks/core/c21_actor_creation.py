@@ -6,11 +6,13 @@ Ending them again is not part of the question, but the next round starts only wh
 
 from __future__ import annotations
 
+import importlib
+import os
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 
-from benchmarks.case import Case, Preparation, Sample, Step, preparation
+from benchmarks.case import Case, Need, Preparation, Sample, Step, preparation
 from benchmarks.sides import CLUSTERS, cluster
 
 ENDING_S = 60.0
@@ -41,13 +43,45 @@ def create(side: str, n: int) -> Iterator[Step]:
         yield step
 
 
+@preparation
+def fork(n: int) -> Iterator[Step]:
+    """What `n` processes need: forked from a Python that has the engine loaded, one answer each."""
+    importlib.import_module("shoal._runtime.execute")
+
+    def step() -> int:
+        answers, answer = os.pipe()
+        gate, ending = os.pipe()
+        children = []
+        for _ in range(n):
+            child = os.fork()
+            if child == 0:
+                os.close(ending)
+                os.write(answer, b"1")
+                os.read(gate, 1)
+                os._exit(0)
+            children.append(child)
+        answered = 0
+        while answered < n:
+            answered += len(os.read(answers, n))
+        for end in (answers, answer, gate, ending):
+            os.close(end)
+        for child in children:
+            os.waitpid(child, 0)
+        return 1
+
+    yield step
+
+
 def preparation_for(n: int) -> Preparation:
     def prepare(side: str) -> AbstractContextManager[Step]:
-        return create(side, n)
+        return fork(n) if side == "need" else create(side, n)
 
     return prepare
 
 
+NEED = Need(
+    "as many forks of a Python that has the engine loaded, with one answer each", side="need"
+)
 CASES = [
     Case(
         id="C21-20",
@@ -55,9 +89,12 @@ CASES = [
         unit="round",
         sides=CLUSTERS,
         prepare=preparation_for(20),
-        floor=1 / 0.100,
-        aim=1 / 0.040,
+        quantity="time",
+        floor=0.100,
+        aim=0.040,
         limit="fork_20",
+        least="so many forks of a small process",
+        need=NEED,
         is_latency=True,
         max_windows=3,
     ),
@@ -67,10 +104,14 @@ CASES = [
         unit="round",
         sides=("shoal",),
         prepare=preparation_for(1000),
-        floor=1 / 6.0,
-        aim=1 / 3.0,
+        quantity="time",
+        floor=6.0,
+        aim=3.0,
         limit="fork_1000",
+        least="so many forks of a small process",
+        need=NEED,
         is_latency=True,
+        is_cold=True,
         max_windows=1,
     ),
 ]

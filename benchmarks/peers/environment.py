@@ -29,7 +29,7 @@ def versions(python: Path) -> dict[str, str]:
     """Version of each peer, as installed."""
     program = (
         "import importlib.metadata as m\n"
-        "for name in ('ray', 'loky', 'numpy'): print(name, m.version(name))"
+        "for name in ('ray', 'loky', 'distributed', 'numpy'): print(name, m.version(name))"
     )
     output = subprocess.run([python, "-c", program], check=True, capture_output=True, text=True)
     return dict(line.split() for line in output.stdout.splitlines())
