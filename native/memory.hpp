@@ -300,6 +300,7 @@ class Memory {
   bool refill_slots();
   void sweep_chunks(u32 p);
   void sweep_ledger(u32 p);
+  void tell_if_last(u32 s);
 };
 
 u32 size_class(u64 bytes);

@@ -99,6 +99,8 @@ void Memory::sweep_chunks(u32 p) {
         clear_bits(s, OWNER);
       else if ((w & COUNTS) == 0)
         claim_free(s);
+      else
+        tell_if_last(s);  // it may have cleared the owner bit, and died before it told us
     }
     if (proc(me).freeing.load(RLX)) work_freeing();
     owners[c].store(0, REL);

@@ -226,6 +226,15 @@ bool Memory::refill_slots() {
 
 // ---- repair's half
 
+// An adopted slot that has only the daemon's own hold left: say so (again; the daemon looks).
+void Memory::tell_if_last(u32 s) {
+  Slot& x = slot(s);
+  const u64 left = x.life.load(ACQ) & COUNTS;
+  if (left != TASK || !(x.flags.load(ACQ) & ADOPTED)) return;
+  if (!inbox().push(s)) header().inbox_full = 1;
+  ring_daemon();
+}
+
 // The dead process's hold or free, finished. The daemon alone runs this, and only for the dead.
 void Memory::finish_op(u32 p) {
   Proc& r = proc(p);
@@ -244,6 +253,7 @@ void Memory::finish_op(u32 p) {
         (life_who(w) == p && life_seq(w) == (op >> 32 & 0xfff)) || (r.op.load(ACQ) & OP_DONE);
     at<atom<u64>>(rec >> 8)->store(plus == done ? (u64(s) + 1) | (pin ? HOLD_PIN : 0) : 0, REL);
     if (x.state.load(ACQ) != FREE && (x.life.load(ACQ) & COUNTS) == 0) claim_free(s);
+    if (!plus) tell_if_last(s);
   } else if (kind == OP_FREE) {
     if (x.life.load(ACQ) == freeing(p) && x.state.load(ACQ) != FREE) {
       bool linked = false;
