@@ -66,6 +66,7 @@ inline constexpr u32 NODES_PER_CHUNK = 256;
 inline constexpr u32 EVENTS_PER_PROC = 4096;
 inline constexpr u32 RUNNING_MAX = 80;  // helping stops at 16 deep; the rest is reserve
 inline constexpr u64 EXTENT = 2ull << 20;
+inline constexpr u32 WARM_RESERVE = 512;  // extents kept warm at most while nobody asks: 1 GiB
 inline constexpr u32 MIN_BLOCK = 128;
 inline constexpr u32 HOLDERS_PER_EXTENT = EXTENT / MIN_BLOCK;
 inline constexpr u32 INLINE_BYTES = 64;
