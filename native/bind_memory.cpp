@@ -73,7 +73,7 @@ static nb::object submit(nb::handle self, const Call& call, nb::handle payload,
       if (m.closed.load()) throw_closed();
       continue;
     }
-    throw_status(st, bytes.size, m);
+    throw_status(st, sizeof(Spec) + bytes.size, m);
   }
   auto key = [&](u32 s) { return make_key(s, m.slot(s).gen.load(RLX)); };
   if (c.n_returns == 1) return make_ref(self, pm, key(returns[0]), nullptr);
