@@ -102,6 +102,12 @@ void bind_daemon(nb::class_<PyMemory>& c) {
                    nb::make_tuple(t.key, t.attempt, t.max_retries, t.charged, t.flags, t.queue));
              return out;
            })
+      .def("has_forked",
+           [](nb::handle self, u32 index) {
+             return of(self).m->proc(process_index(index)).forked.load(ACQ) != 0;
+           })
+      .def("release_pins",
+           [](nb::handle self, u32 index) { of(self).m->release_pins(process_index(index)); })
       .def("close_process",
            [](nb::handle self, u32 index) { of(self).m->close_process(process_index(index)); })
       .def("requeue",

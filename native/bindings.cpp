@@ -55,13 +55,18 @@ void forget_memory(PyMemory* p) { std::erase(memories, p); }
 static void before_fork() {
   for (PyMemory* p : memories)
     if (!p->m->forked && !p->m->closed.load() && !p->pins.empty()) {
+      // Before there is a child: whoever repairs us must know of it.
+      if (p->m->me != 0) p->m->proc(p->m->me).forked.store(1, SEQ);
+      p->is_forking = true;
       if (pipe2(p->fork_pipe, O_CLOEXEC) != 0) p->fork_pipe[0] = p->fork_pipe[1] = -1;
     }
 }
 static void after_fork_parent() {
   for (PyMemory* p : memories) {
-    if (p->fork_pipe[0] < 0) continue;
-    ::close(p->fork_pipe[1]);
+    if (!p->is_forking) continue;
+    p->is_forking = false;
+    // Without a pipe nobody says when the child has gone: the guard stays (poll ignores -1).
+    if (p->fork_pipe[1] >= 0) ::close(p->fork_pipe[1]);
     p->guards.push_back({p->fork_pipe[0], p->pin_count, {}});
     p->fork_pipe[0] = p->fork_pipe[1] = -1;
   }

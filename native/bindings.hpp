@@ -30,6 +30,7 @@ struct PyMemory {
   std::vector<ForkGuard> guards;
   u64 pin_count = 0;
   int fork_pipe[2] = {-1, -1};
+  bool is_forking = false;
   bool poked = false;
 
   ~PyMemory();

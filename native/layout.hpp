@@ -190,6 +190,7 @@ struct alignas(128) Proc {
   atom<u64>
       lane_hold;  // hold on the ordered call that is being pushed, until its successor is known
   atom<u32> kind, epoch;
+  atom<u32> forked;              // user code has forked here while values were looked at
   alignas(128) atom<u32> door;   // futex of take
   alignas(128) atom<u32> cdoor;  // futex of wait and completions
   atom<u32> rescan;              // completion ring was full: look at every watched slot

@@ -254,6 +254,7 @@ i64 Memory::open_process(u32 kind) {
     r.task_op = 0;
     r.freeing = r.freeing_next = r.cascade = 0;
     r.depth = 0;
+    r.forked = 0;
     r.assign = r.attached = r.blocked = r.sleeping = r.rescan = 0;
     RingView c = completions(p);
     u32 v;

@@ -224,6 +224,7 @@ class Memory {
 
   // ---- the daemon (repair.cpp)
   void repair(u32 p, std::vector<RunningTask>& running);
+  void release_pins(u32 p);
   void close_process(u32 p);
   bool requeue(u64 key, bool charged, bool front);
   bool fail(u64 key, Bytes record);
@@ -299,7 +300,7 @@ class Memory {
   u64 begin_op(u32 slot, u64 kind, u64 address, int d, bool pin, u64 life);
   bool refill_slots();
   void sweep_chunks(u32 p);
-  void sweep_ledger(u32 p);
+  void sweep_ledger(u32 p, bool keep_pins);
   void tell_if_last(u32 s);
 };
 

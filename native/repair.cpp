@@ -48,7 +48,8 @@ void Memory::repair(u32 p, std::vector<RunningTask>& running) {
   }
   r.depth.store(0, REL);
   work_cascade();
-  sweep_ledger(p);
+  // Children of the dead may still look at what it looked at: that stays until `release_pins`.
+  sweep_ledger(p, r.forked.load(ACQ) != 0);
   sweep_chunks(p);
   if (proc(me).freeing.load(RLX)) work_freeing();
   Header& h = header();
@@ -69,14 +70,26 @@ void Memory::repair(u32 p, std::vector<RunningTask>& running) {
   ring_all();
 }
 
-void Memory::sweep_ledger(u32 p) {
+void Memory::release_pins(u32 p) {
+  proc(p).forked.store(0, REL);
+  sweep_ledger(p, false);
+  if (proc(me).freeing.load(RLX)) work_freeing();
+}
+
+void Memory::sweep_ledger(u32 p, bool keep_pins) {
   auto* owners = at<atom<u32>>(off.owners) + CHUNKS;
   for (u32 c = 0; c < header().chunk_high[1].load(); c++) {
     if (owners[c].load(ACQ) != p + 1) continue;
     auto* e = at<atom<u64>>(off.ledger) + u64(c) * LEDGER_PER_CHUNK;
-    for (u32 i = 0; i < LEDGER_PER_CHUNK; i++)
-      if (u64 v = e[i].load(ACQ)) hold(hold_slot(v), -1, v & HOLD_PIN, &e[i]);
-    owners[c].store(0, REL);
+    bool kept = false;
+    for (u32 i = 0; i < LEDGER_PER_CHUNK; i++) {
+      u64 v = e[i].load(ACQ);
+      if (v && keep_pins && (v & HOLD_PIN))
+        kept = true;
+      else if (v)
+        hold(hold_slot(v), -1, v & HOLD_PIN, &e[i]);
+    }
+    if (!kept) owners[c].store(0, REL);
   }
   auto* nodes = at<atom<u32>>(off.owners) + 2 * CHUNKS;
   for (u32 c = 0; c < header().chunk_high[2].load(); c++) {

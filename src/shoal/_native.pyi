@@ -290,6 +290,11 @@ class Memory:
         Call only after its pidfd says dead. Returns its running tasks, innermost first:
         (key, attempt, max_retries, times charged, flags, queue); each must be answered with
         ``requeue`` or ``fail``."""
+    def has_forked(self, index: int) -> bool:
+        """Whether user code forked there while it looked at values: its children may look at them
+        still, so ``repair`` leaves them until ``release_pins``."""
+    def release_pins(self, index: int) -> None:
+        """Let go of what ``repair`` has left: no child of ``index`` is there any more."""
     def close_process(self, index: int) -> None:
         """Give the index back, after every task that ``repair`` returned is answered."""
     def requeue(self, key: int, charged: bool, front: bool) -> bool:

@@ -11,8 +11,13 @@ import gc
 import json
 import multiprocessing
 import os
+import signal
+import subprocess
+import sys
+import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +25,7 @@ import pytest
 
 import shoal
 from shoal import errors, lowlevel
+from tests.torture.started import start_session
 
 N = 200_000
 """Numbers in an array: 1.6 MB, far above what is stored inline."""
@@ -274,3 +280,87 @@ def test_a_fork_after_many_sessions() -> None:
     if pid == 0:
         os._exit(0)
     assert os.waitpid(pid, 0)[1] == 0
+
+
+DIES = """
+import os, signal, sys, time
+import numpy as np
+import shoal
+
+shoal.init(**{options})
+array = shoal.get(shoal.put(np.arange(200_000)))
+parent = os.getpid()
+if os.fork() == 0:
+    while os.getppid() == parent:
+        time.sleep(0.01)
+    sums = set()
+    for _ in range(100):
+        sums.add(int(array.sum()))
+        time.sleep(0.01)
+    print(sorted(sums), flush=True)
+    os._exit(0)
+del array
+if {way!r} == "killed":
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+"""A driver that ends while its child looks at a value."""
+
+
+def what_the_child_saw(way: str, options: dict[str, Any]) -> str:
+    program = DIES.format(way=way, options=options)
+    done = subprocess.run([sys.executable, "-c", program], stdout=subprocess.PIPE, timeout=60)
+    return done.stdout.decode().strip()
+
+
+@pytest.mark.parametrize("way", ["killed", "ended"])
+def test_the_child_of_a_driver_that_is_gone_keeps_its_values(way: str) -> None:
+    assert what_the_child_saw(way, {"num_cpus": 1}) == EXPECTED
+
+
+@pytest.mark.parametrize("way", ["killed", "ended"])
+def test_the_child_of_a_driver_keeps_its_values_in_a_session_that_goes_on(
+    way: str, tmp_path: Path
+) -> None:
+    with start_session(tmp_path, num_cpus=1) as started:
+        seen: list[str] = []
+        reader = threading.Thread(
+            target=lambda: seen.append(what_the_child_saw(way, {"address": started.session}))
+        )
+        reader.start()
+        while reader.is_alive():
+            overwrite(N)
+        assert seen == [EXPECTED]
+        started.wait_for_empty_memory(20)
+
+
+@pytest.mark.parametrize("way", ["killed", "ended"])
+def test_the_child_of_a_worker_that_is_gone_keeps_its_values(way: str, tmp_path: Path) -> None:
+    shoal.init(num_cpus=1)
+    told = tmp_path / "seen"
+
+    @shoal.remote(max_retries=0)
+    def fork_and_go() -> None:
+        array = shoal.get(shoal.put(np.arange(N)))
+        parent = os.getpid()
+        if os.fork() == 0:
+            while os.getppid() == parent:
+                time.sleep(0.01)
+            sums = set()
+            for _ in range(100):
+                sums.add(int(array.sum()))
+                time.sleep(0.01)
+            (tmp_path / "new").write_text(repr(sorted(sums)))
+            (tmp_path / "new").rename(told)
+            os._exit(0)
+        if way == "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        os._exit(3)
+
+    with pytest.raises(errors.WorkerCrashedError):
+        shoal.get(fork_and_go.remote(), timeout=20)
+    deadline = time.monotonic() + 30
+    while not told.exists():
+        assert time.monotonic() < deadline, "the child lives as long as it wants"
+        overwrite(N)
+    assert told.read_text() == EXPECTED
+    no_leak()

@@ -41,9 +41,8 @@ def array_of(number: int) -> Any:
     return np.full(N, number)
 
 
-def look(array: Any, number: int, report: str, seconds: float) -> None:
-    """What a child does: every look must find the same."""
-    parent = os.getppid()
+def look(array: Any, number: int, report: str, seconds: float, parent: int) -> None:
+    """What a child of process `parent` does: every look must find the same."""
     end = time.monotonic() + seconds
     is_right = True
     while is_right and time.monotonic() < end:
@@ -58,10 +57,11 @@ def look(array: Any, number: int, report: str, seconds: float) -> None:
 
 
 def fork_to_look(array: Any, number: int, report: str, seconds: float) -> int:
+    parent = os.getpid()
     pid = os.fork()
     if pid == 0:
         try:
-            look(array, number, report, seconds)
+            look(array, number, report, seconds, parent)
         finally:
             os._exit(0)
     return pid
@@ -109,7 +109,8 @@ def fork_and_kill(number: int, report: str) -> None:
 def fork_by_multiprocessing(number: int, report: str) -> None:
     array = shoal.get(shoal.put(array_of(number)))
     context = multiprocessing.get_context("fork")
-    process = context.Process(target=look, args=(array, number, report, 0.03))
+    arguments = (array, number, report, 0.03, os.getpid())
+    process = context.Process(target=look, args=arguments)
     process.start()
     del array
     overwrite()

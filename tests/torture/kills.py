@@ -29,7 +29,7 @@ from tests.torture.started import Started, start_session
 
 DRIVERS = 3
 WORKERS = 8
-KILLS_PER_S = 16.0
+KILLS_PER_S = 22.0
 STOPS_PER_S = 1.0
 SAY_EVERY_S = 5.0
 FINISH_S = 90.0
@@ -141,7 +141,7 @@ def audit(started: Started, folder: Path, growth: Growth, before: int) -> dict[s
     growth.sample()
     wait_for_descriptors(started, before)
     seen = read_report(folder / REPORT)
-    assert seen["wrong parent"] == 0, seen
+    assert not any(line.startswith("wrong") for line in seen), seen
     assert growth.growth() < GROWTH_MOST_BYTES, growth.samples
     slope = growth.slope()
     return {

@@ -33,6 +33,7 @@ from shoal._proto.messages import LogLines
 from shoal._runtime.daemon_connections import Connection
 from shoal._runtime.daemon_loop import Loop, Timer
 from shoal._runtime.daemon_zygote import Listeners, ZygoteLink
+from shoal._runtime.lookers import Lookers
 from shoal._runtime.worker_logs import OldLogs, WorkerLog
 
 KIND_DRIVER = 1
@@ -95,6 +96,7 @@ class Processes:
         self._by_pid: dict[int, Process] = {}
         """Workers, from their fork until they are closed."""
         self._old_logs = OldLogs()
+        self._lookers = Lookers(loop, memory, self.pids)
         self._zygote: ZygoteLink | None = None
 
     def pids(self) -> frozenset[int]:
@@ -306,7 +308,11 @@ class Processes:
         if process.log is not None:
             process.log.let_go()
             self._old_logs.add(process.log.paths())
-        self._memory.close_process(process.index)
+        self._lookers.close_process(process.index)
+
+    def is_looked_at(self) -> bool:
+        """Whether children of those that have ended may still look at values."""
+        return self._lookers.is_anybody_left(self._by_index)
 
     def kill_all(self) -> None:
         """End every worker at once (the session is over)."""

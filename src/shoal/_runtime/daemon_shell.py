@@ -262,8 +262,9 @@ class Daemon:
         directory = self._settings.directory
         registry.unregister(os.path.dirname(directory), self._settings.session)
         session_dir.remove(directory)
-        if not any(session_dir.is_alive(*driver) for driver in self._door.drivers):
-            # A driver that lives may look at arrays that it has; its own end gives them back.
+        is_driven = any(session_dir.is_alive(*driver) for driver in self._door.drivers)
+        if not is_driven and not self._processes.is_looked_at():
+            # Who lives may look at arrays that it has; its own end gives them back.
             self._memory.punch()
         # Last, so that it would have done all this, had we been killed on the way.
         with contextlib.suppress(ProcessLookupError, ChildProcessError):
