@@ -96,7 +96,7 @@ class Processes:
         self._by_pid: dict[int, Process] = {}
         """Workers, from their fork until they are closed."""
         self._old_logs = OldLogs()
-        self._lookers = Lookers(loop, memory, self.pids)
+        self.lookers = Lookers(loop, memory, self.pids)
         self._zygote: ZygoteLink | None = None
 
     def pids(self) -> frozenset[int]:
@@ -308,11 +308,7 @@ class Processes:
         if process.log is not None:
             process.log.let_go()
             self._old_logs.add(process.log.paths())
-        self._lookers.close_process(process.index)
-
-    def is_looked_at(self) -> bool:
-        """Whether children of those that have ended may still look at values."""
-        return self._lookers.is_anybody_left(self._by_index)
+        self.lookers.close_process(process.index)
 
     def kill_all(self) -> None:
         """End every worker at once (the session is over)."""

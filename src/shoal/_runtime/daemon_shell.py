@@ -263,7 +263,8 @@ class Daemon:
         registry.unregister(os.path.dirname(directory), self._settings.session)
         session_dir.remove(directory)
         is_driven = any(session_dir.is_alive(*driver) for driver in self._door.drivers)
-        if not is_driven and not self._processes.is_looked_at():
+        indexes = [process.index for process in self._processes]
+        if not is_driven and not self._processes.lookers.is_anybody_left(indexes):
             # Who lives may look at arrays that it has; its own end gives them back.
             self._memory.punch()
         # Last, so that it would have done all this, had we been killed on the way.
