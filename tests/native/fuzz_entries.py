@@ -277,7 +277,7 @@ class Fuzz:
     def _is_forbidden(self, name: str, args: list[Any], target: Any) -> bool:
         """Would this call, by what it is for, take from the bystander or from a running task?"""
         first = args[0] if args and isinstance(args[0], int) else None
-        if name in ("repair", "close_process"):
+        if name in ("repair", "release_pins", "close_process"):
             return first in self.forbidden
         if name in ("kill_queue", "free_queue"):
             return self._names_bystander(first)
