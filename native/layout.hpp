@@ -33,6 +33,10 @@
 #include <cstddef>
 #include <cstdint>
 
+#ifdef SHOAL_COUNT
+#include "test/counted.hpp"
+#endif
+
 namespace shoal {
 
 using u8 = std::uint8_t;
@@ -40,8 +44,13 @@ using u16 = std::uint16_t;
 using u32 = std::uint32_t;
 using u64 = std::uint64_t;
 using i64 = std::int64_t;
+#ifdef SHOAL_COUNT  // test/scale.cpp counts what processes change in common
+template <class T>
+using atom = Counted<T>;
+#else
 template <class T>
 using atom = std::atomic<T>;
+#endif
 static_assert(atom<u64>::is_always_lock_free && atom<u32>::is_always_lock_free);
 
 inline constexpr auto ACQ = std::memory_order_acquire;

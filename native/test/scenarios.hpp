@@ -1,0 +1,279 @@
+// What victims do while they are killed: every operation of node memory in every role. `prepare` is
+// done by another process that lives on until the victim has been repaired. `ask_daemon` stops the
+// victim while the daemon does something for it (whose own death would end the session, and is no
+// scenario). `every` looks after each so many instructions only, where one loop makes most of them.
+#pragma once
+#include <csignal>
+
+#include "worlds.hpp"
+
+namespace shoal {
+
+using Body = void (*)(Actor&);
+struct Scenario {
+  const char* name;
+  Body prepare;
+  Body body;
+  void (*daemon)(World&, u64 running) = nullptr;
+  int every = 1;
+};
+
+inline void nothing(Actor&) {}
+inline void ask_daemon() { raise(SIGUSR1); }
+
+inline const Scenario scenarios[] = {
+    // ---- a driver and its worker in one
+    {"submit, take, finish", nothing, [](Actor& a) { a.submit(), a.run(); }},
+    {"drop before, between, after", nothing,
+     [](Actor& a) {
+       a.drop(a.submit());
+       a.run();
+       u32 s = a.submit();
+       a.run();
+       a.drop(s);
+     }},
+    {"several returns, some dropped", nothing,
+     [](Actor& a) {
+       a.submit({}, 3);
+       a.drop(a.refs[1]);
+       a.run();
+       a.drop(a.refs[0]);
+     }},
+    {"dependency, held then fired", nothing,
+     [](Actor& a) {
+       u32 x = a.submit();
+       a.submit({x});
+       a.run();
+       a.run();
+     }},
+    {"dependency that is there", nothing,
+     [](Actor& a) {
+       u32 x = a.put(8);
+       a.submit({x, x});
+       a.run();
+     }},
+    {"two dependencies, two dependents", nothing,
+     [](Actor& a) {
+       u32 x = a.submit(), y = a.submit();
+       a.submit({x, y});
+       a.submit({y, x});
+       for (int i = 0; i < 4; i++) a.run();
+     }},
+    {"error cascade", nothing,
+     [](Actor& a) {
+       u32 x = a.submit();
+       u32 y = a.submit({x});
+       a.submit({y}, 2);
+       a.submit({x});
+       a.run(false, true);
+       a.submit({x});  // failed already
+     }},
+    // ---- values
+    {"nested values freed", nothing,
+     [](Actor& a) {
+       u32 x = a.put(100), y = a.put(200, {x}), z = a.put(300, {x, y});
+       a.drop(x);
+       a.drop(y);
+       a.drop(z);
+     }},
+    {"a result is replaced by an error", nothing,
+     [](Actor& a) {
+       u32 x = a.put(100);
+       a.submit();
+       u64 key;
+       a.m.take(a.w.queue, key);
+       a.value(key_slot(key), 500, {x, x});
+       a.m.discard_value(key_slot(key));
+       a.m.seal_error(key_slot(key), {FULL_RECORD, sizeof FULL_RECORD});
+       a.m.commit(key);
+     }},
+    {"refs inside arguments", nothing,
+     [](Actor& a) {
+       u32 x = a.put(100);
+       u32 t = a.submit({x}, 1, false, {x});
+       a.drop(x);
+       a.run();
+       a.drop(t);
+     }},
+    {"runs of extents", nothing,
+     [](Actor& a) {
+       u32 x = a.large();
+       a.drop(x);
+       a.large();
+     }},
+    {"a full store", nothing,
+     [](Actor& a) {
+       std::vector<u32> all;
+       u64 offset;
+       for (int i = 0; i < 3; i++) {
+         u32 s = a.m.new_slot(OWNER);
+         if (a.m.new_block(5 << 20, s, false, false, offset) != Status::Ok) {
+           a.m.wait_memory(1);
+           a.drop(s);
+           continue;
+         }
+         *a.m.at<ValueHeader>(offset) = {0, 0, sizeof(ValueHeader), 0};
+         a.m.seal_mine(s);
+         all.push_back(s);
+       }
+       for (u32 s : all) a.drop(s);
+     },
+     nullptr, 37},
+    {"holds in the ledger", nothing,
+     [](Actor& a) {
+       u32 x = a.put(100);
+       atom<u64>* e;
+       a.m.hold_key(a.key_of(x), true, e);
+       a.drop(x);
+       a.m.drop(e);
+     }},
+    // ---- ordered calls
+    {"ordered calls", nothing,
+     [](Actor& a) {
+       u32 x = a.submit();
+       a.submit({x}, 1, true);
+       a.submit({}, 1, true);
+       a.submit({}, 1, true);
+       a.run();
+       for (int i = 0; i < 3; i++) a.run(true);
+     }},
+    {"ordered calls behind a failure", nothing,
+     [](Actor& a) {
+       u32 x = a.submit();
+       a.submit({x}, 1, true);
+       a.drop(a.submit({}, 1, true));
+       a.run(false, true);
+       a.run(true);
+       a.submit({}, 1, true);
+     }},
+    {"calls at a dead actor",
+     [](Actor& a) {
+       a.submit({}, 1, true);
+       a.w.daemon->kill_queue(a.w.actor_queue, {FULL_RECORD, sizeof FULL_RECORD});
+     },
+     [](Actor& a) {
+       a.submit({}, 1, true);
+       a.submit({}, 1, true);
+     }},
+    {"the last handle of an actor", [](Actor& a) { a.w.daemon->adopt(a.key_of(a.put(100))); },
+     [](Actor& a) {
+       a.w.adopted = a.key_of(a.put(100));
+       atom<u64>* e;
+       a.m.hold_key(a.w.adopted, false, e);
+       a.m.running_push(a.w.adopted);  // tells the daemon which
+       ask_daemon();
+       a.m.running_pop();
+       a.drop(key_slot(a.w.adopted));
+       a.m.drop(e);
+       a.w.adopted = a.key_of(a.put(8));
+       a.m.running_push(a.w.adopted);
+       ask_daemon();
+       a.m.running_pop();
+       a.drop(key_slot(a.w.adopted));
+     },
+     [](World& w, u64 key) { w.daemon->adopt(key); }},
+    // ---- a worker of somebody else's tasks
+    {"a worker", [](Actor& a) { a.submit({a.submit()}, 2), a.submit(); },
+     [](Actor& a) { a.run(), a.run(), a.run(); }},
+    {"a worker puts, submits and returns refs", [](Actor& a) { a.submit(); },
+     [](Actor& a) {
+       u64 key;
+       if (!a.m.take(a.w.queue, key)) return;
+       u32 inner = a.submit();
+       a.value(key_slot(key), 300, {inner, a.put(10)});
+       a.m.commit(key);
+       a.run();
+     }},
+    {"a worker that waits, and helps", [](Actor& a) { a.submit({a.submit()}); },
+     [](Actor& a) {
+       u64 key;
+       if (!a.m.take(a.w.queue, key)) return;
+       a.m.proc(a.m.me).attached.store(a.w.queue);
+       u32 x = a.submit(), y = a.submit({x});
+       if (u32 t = a.m.helpable(y); t && a.m.claim(a.key_of(t))) {
+         a.write(a.m.running_top());
+         a.m.commit(a.m.running_top());
+       }
+       a.m.lend(true);
+       a.m.wait_slot(y, a.m.slot(y).gen.load(), platform::now_ns() + 1000, 0);
+       a.m.lend(false);
+       a.write(key);
+       a.m.commit(key);
+     }},
+    {"a worker runs out of work", nothing,
+     [](Actor& a) {  // as `take` of the binding does it
+       u64 key, until = 0;
+       Proc& r = a.m.proc(a.m.me);
+       Queue& q = a.m.queue(a.w.queue);
+       q.hungry.store(1);
+       a.m.promise(a.w.queue, until);
+       int token = a.m.take_token();
+       a.m.spin([&] { return a.m.take(a.w.queue, key); }, 1000);
+       a.m.give_token(token);
+       a.m.end_promise(a.w.queue, until);
+       a.m.spin_on(a.m.for_task, [&] { return a.m.take(a.w.queue, key); });
+       const u32 seen = r.door.load();
+       q.idle[a.m.me / 64].fetch_or(1ull << (a.m.me % 64));
+       r.sleeping.store(1);
+       a.m.sleep_on(r.door, seen, platform::now_ns() + 1000, 0);
+       a.submit();
+       r.sleeping.store(0);
+       q.idle[a.m.me / 64].fetch_and(~(1ull << (a.m.me % 64)));
+       a.run();
+     }},
+    {"waiting for many", [](Actor& a) { a.submit(), a.submit(); },
+     [](Actor& a) {
+       u32 x = a.submit(), y = a.submit();
+       a.m.watch(a.key_of(x), 1);
+       a.m.watch(a.key_of(y), 2);
+       a.m.watch(a.key_of(y), 3);
+       while (a.run()) {
+       }
+       a.m.drain_completions();
+       a.drop(x);
+     }},
+    {"an exception is retried", [](Actor& a) { a.submit({}, 2); },
+     [](Actor& a) {
+       u64 key;
+       if (!a.m.take(a.w.queue, key)) return;
+       a.value(key_slot(key), 300);
+       ask_daemon();
+       a.m.running_pop();
+       a.run();
+     },
+     [](World& w, u64 key) { w.daemon->requeue(key, true, false); }},
+    {"an actor's interrupted call",
+     [](Actor& a) {
+       a.submit({}, 1, true);
+       a.submit({}, 1, true);
+     },
+     [](Actor& a) {
+       u64 key;
+       if (!a.m.take(a.w.actor_queue, key)) return;
+       ask_daemon();
+       a.m.running_pop();
+       a.run(true);
+       a.run(true);
+     },
+     [](World& w, u64 key) { w.daemon->requeue(key, true, true); }},
+    {"a stale entry and an overflow", [](Actor& a) { a.submit(), a.submit(); },
+     [](Actor& a) {
+       u32 x = a.submit();
+       if (a.m.claim(a.key_of(x))) {  // its entry stays in the ring
+         a.write(a.key_of(x));
+         a.m.commit(a.key_of(x));
+       }
+       a.m.queue(a.w.queue).overflow.store(1);
+       ask_daemon();
+       while (a.run()) {
+       }
+     },
+     [](World& w, u64) { w.daemon->refill(w.queue); }},
+    {"leaving the session", [](Actor& a) { a.submit(); },
+     [](Actor& a) {
+       a.submit({a.put(100)});
+       a.m.close();
+     }},
+};
+
+}  // namespace shoal
