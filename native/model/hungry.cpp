@@ -4,13 +4,15 @@
 //                  swaps it to 0 and rings the daemon
 //     starving     some queue waits for a CPU: a worker that goes idle or blocks swaps it to 0 and
 //                  rings the daemon
+//     searching[q] a worker promises to look at q: pushes wake nobody and ring nobody meanwhile. Made
+//                  before it looks, ended before it sleeps; who leaves q looks once more
 //     assign[w]    the queue that the daemon wants w to serve
 //     attached[w]  the one it serves, written by w; also by w: idle, blocked
 //
 // The daemon sleeps on an eventfd and is level-triggered: a ring says "look", never "what". It
 // looks at every queue, then sets hungry or starving, and *looks once more*; the other side writes
 // its own word (the entry, the idle bit, `blocked`) first and looks at hungry or starving second.
-// So one of the two sees the other. A worker that leaves a queue tells the daemon, since a push may
+// So one of the two sees the other. A worker that leaves a queue looks at it once more, since a push may
 // just have rung it for the queue that it leaves. A worker that blocks also looks at assign: if the
 // daemon has moved it meanwhile (it was idle for a moment), the daemon counts on a worker that will
 // not come.
@@ -33,7 +35,8 @@ namespace {
 
 enum Broken {
     right, no_hungry_recheck, no_starving_recheck, idle_silently, block_silently,
-    leave_silently, look_before_idle, no_look_on_death, no_chain, assign_not_looked_at
+    leave_silently, look_before_idle, no_look_on_death, no_chain, assign_not_looked_at,
+    keeps_promise
 };
 struct Config {
     Broken broken = right;
@@ -52,7 +55,7 @@ enum Claim : uint8_t { NONE, QUEUED, RUNNING, DONE };
 
 struct Worker {
     uint8_t assign, attached, idle, blocked, rung, asleep,
-        task;  // assign, attached, idle: queue + 1
+        task, promised;  // assign, attached, idle, promised: queue + 1
 };
 struct Frame {
     uint8_t pc, q, w, t, flag;
@@ -62,7 +65,7 @@ struct Model {
     static constexpr int actors = processes;
     uint8_t claim[tasks], by[tasks];
     Worker worker[workers];
-    uint8_t hungry[queues], starving, bell;
+    uint8_t hungry[queues], searching[queues], starving, bell;
     Frame main_[processes], sub_[processes];
     uint8_t finished[processes], dead[processes], deaths, died;
 
@@ -85,6 +88,8 @@ struct Model {
     // After a push, and after a take that leaves work behind.
     Ran wake(Frame& f, int q) {
         MC_BEGIN(f)
+        MC_STEP("wake: does somebody promise to look?")
+        if (searching[q]) MC_RETURN;
         for (;;) {
             MC_STEP("wake: load the idle bits") f.w = idle_worker(q);
             if (f.w == workers) break;
@@ -130,8 +135,19 @@ struct Model {
         for (;;) {
             MC_STEP("load assign") f.q = mine.assign;
             if (f.q != mine.attached) {
-                MC_STEP("attached = assign") f.flag = mine.attached != 0, mine.attached = f.q;
-                if (f.flag && !is(leave_silently)) {
+                if (mine.promised) {
+                    MC_STEP("leaving: end the promise")
+                    if (searching[mine.promised - 1] == me + 1) searching[mine.promised - 1] = 0;
+                    mine.promised = 0;
+                }
+                if (mine.attached && !is(leave_silently)) {
+                    MC_STEP("leaving: has something come, and nobody been told?")
+                    f.flag = has_work(mine.attached - 1);
+                    if (f.flag) MC_CALL(wake(sub_[me], mine.attached - 1));
+                }
+                MC_STEP("attached = assign") mine.attached = f.q;
+                MC_STEP("left for nothing, or does somebody starve?") f.flag = !f.q || starving;
+                if (f.flag) {
                     MC_STEP("left a queue: ring the daemon") bell = 1;
                 }
             }
@@ -139,6 +155,7 @@ struct Model {
                 MC_STEP("take: claim the first task (running names it)") f.t = first_task(f.q);
                 if (f.t < tasks) {
                     claim[f.t] = RUNNING, by[f.t] = me, mine.task = f.t + 1;
+                    MC_STEP("take: nobody searches now") searching[f.q - 1] = 0, mine.promised = 0;
                     if (!is(no_chain)) {
                         MC_STEP("take: is there more?") f.flag = has_work(f.q - 1);
                         if (f.flag) MC_CALL(wake(sub_[me], f.q - 1));
@@ -156,6 +173,25 @@ struct Model {
                 }
             }
             f.t = 0;
+            if (f.q) {
+                if (!mine.promised) {
+                    MC_STEP("search: nobody promises? then I do") f.flag = !searching[f.q - 1];
+                    if (f.flag) searching[f.q - 1] = me + 1, mine.promised = f.q;
+                }
+                if (mine.promised) {
+                    MC_STEP("search: look at the queue, and at assign")
+                    f.flag = has_work(f.q - 1) || mine.assign != f.q;
+                    if (f.flag) {
+                        f.q = f.flag = 0;
+                        continue;
+                    }
+                    if (!is(keeps_promise)) {
+                        MC_STEP("search: end the promise")
+                        if (searching[f.q - 1] == me + 1) searching[f.q - 1] = 0;
+                    }
+                    mine.promised = 0;
+                }
+            }
             if (is(look_before_idle)) MC_CALL(tell_if_starving(sub_[me], mine));
             MC_STEP("idle: note the door") mine.rung = 0;  // rung: the door is not what was noted
             MC_STEP("idle: set the idle bit") mine.idle = f.q;
@@ -218,6 +254,7 @@ struct Model {
                     if (worker[f.w].task && claim[worker[f.w].task - 1] == RUNNING)
                         claim[worker[f.w].task - 1] = QUEUED;
                     worker[f.w] = {};
+                    searching[0] = searching[1] = 0;
                 }
                 for (f.w = 0; f.w < workers; f.w++) {
                     MC_STEP("repair: ring every door") ring(f.w);
@@ -319,5 +356,6 @@ int main(int argc, char** argv) {
     run("a worker leaves a queue silently", leave_silently, 1);
     run("a worker looks at starving before it sets its idle bit", look_before_idle, 1);
     run("the daemon does not look after a death", no_look_on_death);
+    run("a promise is not ended before sleeping", keeps_promise);
     return report.exit_status();
 }

@@ -5,7 +5,8 @@
 //     claim   HELD -> QUEUED(attempt) -> RUNNING(worker)      per task, the only thing that counts
 //     idle    one bit per worker
 //     door    a counter that a sleeping worker waits on (futex); here: has it changed since noted?
-//     searching   a worker promises to look, so that a push need not wake anybody
+//     searching   a worker promises to look, so that a push need not wake anybody; the promise is made
+//             before it looks at all, and ended by it before it sleeps or by whoever takes a task
 //
 //     submit:  op = PUSH(task); claim = QUEUED; push; wake; op = 0
 //     take:    entry at the head; running = task; swap the claim QUEUED -> RUNNING; remove the
@@ -29,7 +30,9 @@ using mc::Ran;
 
 namespace {
 
-enum Broken { right, no_intent, no_bells, no_chain, pop_first, no_second_look, no_requeue_intent };
+enum Broken {
+    right, no_intent, no_bells, no_chain, pop_first, no_second_look, no_requeue_intent, keeps_promise
+};
 struct Config {
     Broken broken = right;
     int deaths = 1;
@@ -190,8 +193,7 @@ struct Model {
                 f.head = f.task = 0;
                 if (!f.attempt) continue;
                 f.attempt = 0;
-                MC_STEP("take: stop searching")
-                if (searching == me + 1) searching = 0;
+                MC_STEP("take: nobody searches now, whoever promised") searching = 0;
                 if (is(no_chain)) MC_RETURN;
                 MC_CALL(peek(me, peek_[me]));
                 f.i = found[me], found[me] = found_at[me] = 0;
@@ -204,8 +206,10 @@ struct Model {
                 MC_CALL(peek(me, peek_[me]));
                 f.i = found[me], found[me] = found_at[me] = 0;
                 if (f.i) continue;
-                MC_STEP("idle: stop searching")
-                if (searching == me + 1) searching = 0;
+                if (!is(keeps_promise)) {
+                    MC_STEP("idle: stop searching")
+                    if (searching == me + 1) searching = 0;
+                }
             }
             MC_STEP("idle: note the door") rung[me] = 0;
             MC_STEP("idle: set the idle bit") idle |= 1 << me;
@@ -322,6 +326,7 @@ int main(int argc, char** argv) {
     run("a take does not wake the next worker", no_chain);
     run("the entry is removed before the claim", pop_first);
     run("running is written after the claim", no_requeue_intent);
+    run("a promise is not ended before sleeping", keeps_promise);
     run("no second look after the idle bit is set", no_second_look);
     return report.exit_status();
 }
