@@ -226,7 +226,11 @@ static nb::object take(nb::handle self, std::optional<double> timeout) {
     const u32 a = r.assign.load(SEQ);
     const bool has = a != 0 && a < QUEUES;
     if (const u32 before = r.attached.load(RLX); a != before) {
-      if (promised && m.end_promise(before, promised)) m.wake(before);
+      // Whoever pushed to the queue that is left may have counted on us: a promise, an idle bit.
+      m.end_promise(before, promised);
+      u64 h;
+      u32 v;
+      if (before != 0 && before < QUEUES && m.ring(before).peek(h, v)) m.wake(before);
       r.attached.store(a, SEQ);
       if (a == 0 || m.header().starving.load(SEQ)) m.ring_daemon();
       return nb::int_(a);
