@@ -79,6 +79,17 @@ def all_limits() -> dict[str, tuple[float, str]]:
     return found
 
 
+IN_TURN = {
+    "populated_copy": ("fallocate", "first_copy"),
+    "collapse_and_copy": ("collapse", "collapsed_copy"),
+    **{
+        f"echo_{kib}_kib": ("spin", "pickle_round_trip", *[f"copy_{kib}_kib"] * 2)
+        for kib in (1, 64, 1024)
+    },
+}
+"""Limits that are made of several things done one after another."""
+
+
 def rates(limits: dict[str, tuple[float, str]], cores: int) -> dict[str, float]:
     """The limits as rates that cases name: operations or GB per second.
 
@@ -88,21 +99,18 @@ def rates(limits: dict[str, tuple[float, str]], cores: int) -> dict[str, float]:
     for kind in ("zero", "random"):
         copies = [found.get(f"{how}_{kind}", 0.0) for how in ("memcpy", "movsb")]
         found[f"copy_{kind}"] = max(copies)
+    for n_bytes in (1 << 10, 64 << 10, 1 << 20):
+        found[f"copy_{n_bytes >> 10}_kib"] = found.get("copy_1mib", 0.0) * 1e9 / n_bytes
+    for name, parts in IN_TURN.items():
+        if all(found.get(part) for part in parts):
+            found[name] = one_after_another(*(found[part] for part in parts))
     # Fresh memory: written at once, or populated first, or made of huge pages first.
-    ways = [found["first_touch"], one_after_another(found["fallocate"], found["first_copy"])]
-    if "collapse" in found:
-        ways.append(one_after_another(found["collapse"], found["collapsed_copy"]))
-    found["fresh_copy"] = max(ways)
+    ways = ("first_touch", "populated_copy", "collapse_and_copy")
+    found["fresh_copy"] = max(found.get(way, 0.0) for way in ways)
     for n in (20, 1000):
         found[f"fork_{n}"] = found["fork"] / n
     found["python_call_per_core"] = found["python_call"] * cores
     found["four_python_calls"] = found["python_call"] / 4
-    if "spin" in found:
-        pickled = one_after_another(found["spin"], found["pickle_round_trip"])
-        for n_bytes in (1 << 10, 64 << 10, 1 << 20):
-            copy = found["copy_1mib"] * 1e9 / n_bytes
-            name = f"echo_{n_bytes >> 10}_kib"
-            found[name] = one_after_another(pickled, copy, copy)
     return found
 
 

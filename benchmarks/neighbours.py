@@ -23,12 +23,12 @@ while os.getppid() == parent and time.monotonic() < end:
 
 
 @contextmanager
-def busy_neighbours(count: int) -> Iterator[None]:
+def busy_neighbours(count: int) -> Iterator[list[subprocess.Popen[bytes]]]:
     """Keep `count` processes busy for as long as the block runs."""
     command = [sys.executable, "-S", "-c", BUSY, str(os.getpid()), str(LONGEST_S)]
     children = [subprocess.Popen(command) for _ in range(count)]
     try:
-        yield
+        yield children
     finally:
         for child in children:
             child.kill()

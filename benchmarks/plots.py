@@ -71,10 +71,10 @@ class Scale:
         return [step * i for i in range(int(self.high / step) + 1)]
 
 
-def scale_for(groups: list[Group], is_log: bool) -> Scale:
+def scale_for(groups: list[Group], is_log: bool, line: float) -> Scale:
     values = [bar.value for group in groups for bar in group.bars if bar.value > 0] or [1.0]
     if not is_log:
-        return Scale(0.0, max(values) * 1.02, False)
+        return Scale(0.0, max(*values, line) * 1.02, False)
     low = 10.0 ** math.floor(math.log10(min(*values, 0.5)))
     return Scale(low, 10.0 ** math.ceil(math.log10(max(*values, 2.0))), True)
 
@@ -85,7 +85,7 @@ def number(value: float) -> str:
 
 def bar_chart(title: str, axis: str, groups: list[Group], *, is_log: bool, line: float) -> str:
     """Horizontal bars in groups, with a dashed line at `line`."""
-    scale = scale_for(groups, is_log)
+    scale = scale_for(groups, is_log, line)
     n_bars = sum(len(group.bars) for group in groups)
     bottom = HEAD_PX + n_bars * ROW_PX + len(groups) * GAP_PX
     width, height = LABEL_PX + BAR_PX + VALUE_PX, bottom + 40

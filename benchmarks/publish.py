@@ -23,12 +23,14 @@ from benchmarks.cases import suite
 from benchmarks.plots import Bar, Group, bar_chart
 from benchmarks.protocol import SHOAL
 from benchmarks.report import NAMES
+from benchmarks.verdict import Row
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
 KEPT = DOCS / "benchmarks.json"
 MARKED = r"(<!-- {name}: made by `python -m benchmarks publish` -->\n)(.*?)(<!-- end -->)"
-CLASSIC_BARS = (SHOAL, "ray", "multiprocessing", "processes", "pool-naive", "serial")
+NOT_SERIAL = (SHOAL, "ray", "multiprocessing", "processes", "pool-naive")
+ALL_SIDES = (*NOT_SERIAL, "serial")
 
 
 def between_markers(text: str, name: str, table: str) -> str:
@@ -64,24 +66,38 @@ def sizes_markdown() -> str:
     return "\n".join(report.table(("program", *sides), rows)) + "\n"
 
 
-def classic_plot(results: dict[str, Any]) -> str:
-    """Each whole program: how many times faster than Ray, and everybody else's bars."""
-    groups = []
-    for row in report.run_of(suite("classic"), results).rows():
-        base = row.median("serial")
-        # Of A4 the serial program moves nothing between processes: the pipes are the base there.
-        if row.case.id.startswith("A4"):
-            base = row.median("processes")
-        bars = []
-        for side in CLASSIC_BARS:
-            value = row.median(side)
-            if value is not None and base and not (row.case.id[:2] == "A4" and side == "serial"):
-                label = NAMES.get(side, side)
-                bars.append(Bar(label, value / base, f"{label} {value / base:.2g} x"))
-        groups.append(Group(row.case.id, bars))
-    title = "Whole programs: times as fast as the simple one"
-    axis = "A1-A3: serial program = 1; A4: processes with pipes = 1 (logarithmic)"
-    return bar_chart(title, axis, groups, is_log=True, line=1.0)
+def side_bars(row: Row, base: str, sides: tuple[str, ...]) -> Group:
+    """The sides' speeds, as multiples of that of `base`."""
+    bars = []
+    for side in sides:
+        times = row.better(row.median(side), row.median(base))
+        if times is not None:
+            label = NAMES.get(side, side)
+            bars.append(Bar(label, times, f"{label} {times:.2g} x"))
+    return Group(row.case.id, bars)
+
+
+def classic_plots(results: dict[str, Any]) -> dict[Path, str]:
+    """A1 to A3 against the serial program, A4 against processes with pipes."""
+    run = report.run_of(suite("classic"), results)
+    rows = run.rows()
+    whole = [side_bars(row, "serial", ALL_SIDES) for row in rows if row.case.id < "A4"]
+    moving = [side_bars(row, "processes", NOT_SERIAL) for row in rows if row.case.id > "A4"]
+    first = bar_chart(
+        "Whole programs: times as fast as the serial one",
+        f"serial program = 1; dashed: every one of {run.cores} cores does as much",
+        whole,
+        is_log=False,
+        line=float(run.cores),
+    )
+    second = bar_chart(
+        "Parameter server: times as fast as processes with pipes",
+        "processes with pipes = 1 (logarithmic)",
+        moving,
+        is_log=True,
+        line=1.0,
+    )
+    return {DOCS / "classic.svg": first, DOCS / "parameter-server.svg": second}
 
 
 def floors_plot(results: dict[str, Any]) -> str:
@@ -123,7 +139,7 @@ def rendered(results: dict[str, Any]) -> dict[Path, str]:
         text = between_markers(text, "classic", report.markdown(cases, measured))
         text = between_markers(text, "peers", report.peers_markdown(cases, measured))
         found[page] = between_markers(text, "sizes", sizes_markdown())
-        found[DOCS / "classic.svg"] = classic_plot(measured)
+        found |= classic_plots(measured)
     return found
 
 

@@ -89,7 +89,12 @@ def cells(row: Row) -> dict[str, str]:
     case, ours, beside = row.case, row.side(SHOAL), row.side("neighbours")
     if ours is None:
         failed = f"failed: {row.measured['failures'].get(SHOAL, '')}"
-        return {"id": case.id, "work (unit counted)": question(case), "Shoal": failed}
+        return {
+            "id": case.id,
+            "work (unit counted)": question(case),
+            "Shoal": failed,
+            "Shoal, median (p10–p90)": failed,
+        }
     best = row.best_peer()
     peers = row.peers()
     ray = row.side("ray")
@@ -160,9 +165,12 @@ def circumstances(results: dict[str, Any]) -> str:
         f"Measured {results['date']} on {machine['cores']} cores ({machine['cpu']}), "
         f"{machine['memory_gb']} GB, Linux {machine['kernel']}; {installed}; "
         f"{plan['rounds']} rounds of {plan['windows']} windows of {plan['window_s']} s; "
-        f"load average {load['before'][0]:.1f} before, {load['after'][0]:.1f} after; "
-        f"all of it took {results['took_s'] / 60:.0f} minutes."
+        f"load average {load['before'][0]:.1f} before, {load['after'][0]:.1f} after."
     )
+
+
+def limit_figure(value: float, unit: str) -> str:
+    return duration(value / 1e6) if unit == "us" else f"{value:.3g} {unit}"
 
 
 def limits_table(results: dict[str, Any]) -> list[str]:
@@ -174,8 +182,8 @@ def limits_table(results: dict[str, Any]) -> list[str]:
         rows.append(
             {
                 "limit": name,
-                "alone": f"{value:.3g} {unit}",
-                "with neighbours": f"{other[0]:.3g} {other[1]}" if other else "–",
+                "alone": limit_figure(value, unit),
+                "with neighbours": limit_figure(*other) if other else "–",
             }
         )
     return table(("limit", "alone", "with neighbours"), rows)
@@ -197,13 +205,17 @@ def markdown(cases: list[Case], results: dict[str, Any]) -> str:
     """The whole table with what is needed to read it."""
     run = run_of(cases, results)
     lines = table(WHOLE, [cells(row) for row in run.rows()])
+    missing = [case.id for case in cases if run.row(case.id) is None]
+    if missing:
+        lines += ["", f"Not measured in this run: {', '.join(missing)}."]
     lines += [*failures(run), "", circumstances(results), "", *limits_table(results)]
     return "\n".join(lines) + "\n"
 
 
 def short_markdown(cases: list[Case], results: dict[str, Any]) -> str:
     """Every case in the few columns that the README shows."""
-    return "\n".join(table(SHORT, [cells(row) for row in run_of(cases, results).rows()])) + "\n"
+    lines = table(SHORT, [cells(row) for row in run_of(cases, results).rows()])
+    return "\n".join([*lines, "", circumstances(results)]) + "\n"
 
 
 def least_markdown(cases: list[Case], results: dict[str, Any]) -> str:

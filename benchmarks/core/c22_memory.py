@@ -39,7 +39,7 @@ def worker_pids(api: Any) -> set[int]:
 def control_plane(api: Any) -> Callable[[], Amount]:
     """Those that are neither workers (busy or spare) nor this program."""
     others = worker_pids(api) | {os.getpid()}
-    if hasattr(api, "state"):
+    if api.__name__ == "shoal":
         others |= {worker.pid for worker in api.state.workers()}
 
     def step() -> Amount:
