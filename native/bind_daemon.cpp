@@ -167,6 +167,8 @@ void bind_daemon(nb::class_<PyMemory>& c) {
              of(self).m->populate(budget, headroom, done, more);
              return std::make_tuple(done, more);
            })
+      .def_prop_ro("is_asked_for_memory",
+                   [](nb::handle self) { return of(self).m->header().want.load(SEQ) != 0; })
       .def("collapse", [](nb::handle self, u32 budget) { return of(self).m->collapse(budget); })
       .def("punch",
            [](nb::handle self) {

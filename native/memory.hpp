@@ -160,6 +160,8 @@ class Memory {
   Status wait_memory(u64 deadline_ns);  // sleeps until the daemon gave or refused; without intents
   void finish_alloc(u32 p, u64 op, u64 record);
   void populate(u64 budget, u64 headroom, u64& done, bool& more);
+  u8 back(u32 first, u32 n);
+  bool makes_huge_pages = true;  // until the kernel says that it cannot
   bool collapse(u32 budget);
   void count_extents(u64& used_bytes, u64& populated);
 

@@ -325,6 +325,9 @@ class Memory:
         """Back up to ``budget_bytes`` of the extents that are asked for, or of the reserve, with
         memory, while
         ``headroom_bytes`` allows. (bytes populated, whether more is wanted)."""
+    @property
+    def is_asked_for_memory(self) -> bool:
+        """Whether a process waits until ``populate`` has answered it."""
     def collapse(self, budget_extents: int) -> bool:
         """Turn populated free extents into huge pages; True if more could be done."""
     def punch(self) -> None:

@@ -3,12 +3,12 @@
 ``NodeMemory`` performs the machine's commands about queues, tasks and objects; each is one or a few
 native calls that return at once, and their outcome is an event.
 
-``Warming`` backs memory with pages in idle moments and turns free extents into huge pages. Only the
-daemon does that, in steps of ``STEP_BYTES``, each after a look at the headroom
+``Warming`` backs memory, with huge pages where the kernel has them: what is asked for at once, a
+reserve in idle moments. Only the daemon does that, in steps, each after a look at the headroom
 (``machine_facts``): a full memfd is not an error but the kernel's OOM killer. It sleeps when
 nothing is wanted; the bell (a process has asked for extents) wakes it. Between two steps
-everything else that is ready goes first, and huge pages are made for at most ``COLLAPSE_SHARE``
-of a core.
+everything else that is ready goes first, and what nobody waits for takes at most ``SHARE`` of
+a core.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ from shoal._runtime.daemon_loop import Loop
 from shoal._runtime.machine_facts import Headroom
 
 STEP_BYTES = 16 << 20
+LARGE_STEP_BYTES = 128 << 20
+"""Where there is four times as much: each step waits for a bit of work on every core."""
 RESERVE_BYTES = 128 << 20
 """Never populated into: room for the processes themselves."""
 WARM_UP_S = 0.5
@@ -31,7 +33,7 @@ COLLAPSE_AFTER_S = 1.0
 """Huge pages are not made while the session is still starting."""
 RETRY_S = 1.0
 """After a step for which there was no headroom."""
-COLLAPSE_SHARE = 0.25
+SHARE = 0.25
 CHAIN_PASSES = 8
 _KINDS = {commands.QUEUE_CLASS: QUEUE_CLASS, commands.QUEUE_ACTOR: QUEUE_ACTOR}
 
@@ -131,12 +133,13 @@ class Warming:
         self._memory = memory
         self._headroom = headroom
         self._is_scheduled = False
+        self._is_pausing = False
         self._collapse_at = clock.now() + COLLAPSE_AFTER_S
 
     def start(self) -> None:
         """Back the first extent in the first idle moment; the rest is for after the start-up."""
         self._loop.call_when_idle(self._first_step)
-        self._wake_later(WARM_UP_S)
+        self._pause(WARM_UP_S)
 
     def _first_step(self) -> None:
         self._memory.populate(STEP_BYTES, STEP_BYTES)
@@ -149,14 +152,19 @@ class Warming:
 
     def step(self) -> None:
         """Make one step now: a process that waits for memory has rung the bell, maybe."""
-        free = self._headroom.bytes_free() - RESERVE_BYTES
-        populated, is_wanted = self._memory.populate(STEP_BYTES, max(0, free))
+        begun = clock.now()
+        free = max(0, self._headroom.bytes_free() - RESERVE_BYTES)
+        budget = max(STEP_BYTES, min(LARGE_STEP_BYTES, free // 4))
+        populated, is_wanted = self._memory.populate(budget, free)
         if is_wanted and populated:
-            self.wake()
+            if self._memory.is_asked_for_memory:
+                self.wake()
+            else:
+                self._pause_after(begun)
         elif is_wanted:
-            self._wake_later(RETRY_S)
+            self._pause(RETRY_S)
         elif (pause_s := self._collapse_at - clock.now()) > 0:
-            self._wake_later(pause_s)
+            self._pause(pause_s)
         else:
             self._collapse()
 
@@ -171,15 +179,19 @@ class Warming:
     def _collapse(self) -> None:
         begun = clock.now()
         if self._memory.collapse(1):
-            pause_s = (clock.now() - begun) * (1 / COLLAPSE_SHARE - 1)
-            self._collapse_at = clock.now() + pause_s
-            self._wake_later(pause_s)
+            self._collapse_at = self._pause_after(begun)
 
-    def _wake_later(self, delay_s: float) -> None:
-        if not self._is_scheduled:
-            self._is_scheduled = True
-            self._loop.call_later(delay_s, self._retry)
+    def _pause_after(self, begun: float) -> float:
+        """What nobody waits for takes ``SHARE`` of a core; when the next step may be."""
+        pause_s = (clock.now() - begun) * (1 / SHARE - 1)
+        self._pause(pause_s)
+        return clock.now() + pause_s
 
-    def _retry(self) -> None:
-        self._is_scheduled = False
+    def _pause(self, delay_s: float) -> None:
+        if not self._is_pausing:
+            self._is_pausing = True
+            self._loop.call_later(delay_s, self._go_on)
+
+    def _go_on(self) -> None:
+        self._is_pausing = False
         self.wake()
