@@ -12,8 +12,8 @@
 // The daemon sleeps on an eventfd and is level-triggered: a ring says "look", never "what". It
 // looks at every queue, then sets hungry or starving, and *looks once more*; the other side writes
 // its own word (the entry, the idle bit, `blocked`) first and looks at hungry or starving second.
-// So one of the two sees the other. A worker that leaves a queue looks at it once more, since a push may
-// just have rung it for the queue that it leaves. A worker that blocks also looks at assign: if the
+// So one of the two sees the other. A worker that leaves a queue looks at it once more, since a push
+// may just have rung it for the queue that it leaves. A worker that blocks also looks at assign: if the
 // daemon has moved it meanwhile (it was idle for a moment), the daemon counts on a worker that will
 // not come.
 //
