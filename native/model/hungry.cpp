@@ -4,18 +4,18 @@
 //                  swaps it to 0 and rings the daemon
 //     starving     some queue waits for a CPU: a worker that goes idle or blocks swaps it to 0 and
 //                  rings the daemon
-//     searching[q] a worker promises to look at q: pushes wake nobody and ring nobody meanwhile. Made
-//                  before it looks, ended before it sleeps; who leaves q looks once more
+//     searching[q] a worker promises to look at q: pushes wake and ring nobody meanwhile. It is
+//                  made before looking, and ended before sleeping
 //     assign[w]    the queue that the daemon wants w to serve
 //     attached[w]  the one it serves, written by w; also by w: idle, blocked
 //
 // The daemon sleeps on an eventfd and is level-triggered: a ring says "look", never "what". It
 // looks at every queue, then sets hungry or starving, and *looks once more*; the other side writes
 // its own word (the entry, the idle bit, `blocked`) first and looks at hungry or starving second.
-// So one of the two sees the other. A worker that leaves a queue looks at it once more, since a push
-// may just have rung it for the queue that it leaves. A worker that blocks also looks at assign: if the
-// daemon has moved it meanwhile (it was idle for a moment), the daemon counts on a worker that will
-// not come.
+// So one of the two sees the other. A worker that leaves a queue looks at it once more, since a
+// push may just have rung it for the queue that it leaves. A worker that blocks also looks at
+// assign: if the daemon has moved it meanwhile (it was idle for a moment), the daemon counts on a
+// worker that will not come.
 //
 //     one CPU per worker that is attached and not blocked; a blocked one lends its CPU
 //

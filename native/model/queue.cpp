@@ -5,8 +5,8 @@
 //     claim   HELD -> QUEUED(attempt) -> RUNNING(worker)      per task, the only thing that counts
 //     idle    one bit per worker
 //     door    a counter that a sleeping worker waits on (futex); here: has it changed since noted?
-//     searching   a worker promises to look, so that a push need not wake anybody; the promise is made
-//             before it looks at all, and ended by it before it sleeps or by whoever takes a task
+//     searching   a worker promises to look, so that a push need not wake anybody; the promise is
+//             made before it looks at all, and ended before it sleeps or by whoever takes a task
 //
 //     submit:  op = PUSH(task); claim = QUEUED; push; wake; op = 0
 //     take:    entry at the head; running = task; swap the claim QUEUED -> RUNNING; remove the
@@ -31,7 +31,8 @@ using mc::Ran;
 namespace {
 
 enum Broken {
-    right, no_intent, no_bells, no_chain, pop_first, no_second_look, no_requeue_intent, keeps_promise
+    right, no_intent, no_bells, no_chain, pop_first, no_second_look, no_requeue_intent,
+    keeps_promise
 };
 struct Config {
     Broken broken = right;
