@@ -164,7 +164,7 @@ def circumstances(results: dict[str, Any]) -> str:
     return (
         f"Measured {results['date']} on {machine['cores']} cores ({machine['cpu']}), "
         f"{machine['memory_gb']} GB, Linux {machine['kernel']}; {installed}; "
-        f"{plan['rounds']} rounds of {plan['windows']} windows of {plan['window_s']} s; "
+        f"{plan['rounds']} turns of {plan['windows']} windows of {plan['window_s']} s; "
         f"load average {load['before'][0]:.1f} before, {load['after'][0]:.1f} after."
     )
 
