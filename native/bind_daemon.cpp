@@ -128,7 +128,7 @@ void bind_daemon(nb::class_<PyMemory>& c) {
           nb::arg("parents"), nb::arg("record"))
       .def("fail_queued",
            [](nb::handle self, u32 q, nb::bytes record) {
-             return of(self).m->fail_queued(q, bytes_of(record));
+             return of(self).m->fail_queued(queue_index(q), bytes_of(record));
            })
       .def("end_job", [](nb::handle self, u32 job,
                          nb::bytes record) { return of(self).m->end_job(job, bytes_of(record)); })
