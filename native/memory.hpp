@@ -76,7 +76,9 @@ struct Patience {
   u64 window(u64 now) {  // ns to spin; 0: sleep at once
     begun = now;
     const bool other = ++count % TRY == 0;
-    is_spinning = (spun + spun / 4 < slept) != other;
+    // When both are short, both sides looking is what makes them shorter.
+    const bool pays = spun < 30000 ? spun < slept + 2000 : spun + spun / 4 < slept;
+    is_spinning = pays != other;
     return !is_spinning ? 0 : other ? LONGEST : std::min(LONGEST, 2 * spun + 10000);
   }
   void ended(u64 now) {

@@ -8,7 +8,7 @@ reserve in idle moments. Only the daemon does that, in steps, each after a look 
 (``machine_facts``): a full memfd is not an error but the kernel's OOM killer. It sleeps when
 nothing is wanted; the bell (a process has asked for extents) wakes it. Between two steps
 everything else that is ready goes first, and what nobody waits for takes at most ``SHARE`` of
-a core.
+a core, and only one that nobody else wants.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from shoal._core import commands, events
 from shoal._core.events import AnyEvent, QueueState, WorkerState
 from shoal._native import QUEUE_ACTOR, QUEUE_CLASS, Memory
 from shoal._runtime.daemon_loop import Loop
-from shoal._runtime.machine_facts import Headroom
+from shoal._runtime.machine_facts import Headroom, is_a_core_free
 
 STEP_BYTES = 16 << 20
 LARGE_STEP_BYTES = 128 << 20
@@ -34,6 +34,11 @@ COLLAPSE_AFTER_S = 1.0
 RETRY_S = 1.0
 """After a step for which there was no headroom."""
 SHARE = 0.25
+QUIET_S = 0.25
+"""Nobody has rung for so long: tasks of milliseconds are not being handed out."""
+BUSY_S = 0.1
+BUSY_MOST_S = 5.0
+"""Until the next look whether it is quiet and a core is free, doubling."""
 CHAIN_PASSES = 8
 _KINDS = {commands.QUEUE_CLASS: QUEUE_CLASS, commands.QUEUE_ACTOR: QUEUE_ACTOR}
 
@@ -134,6 +139,8 @@ class Warming:
         self._headroom = headroom
         self._is_scheduled = False
         self._is_pausing = False
+        self._busy_s = BUSY_S
+        self._rung_at = 0.0
         self._collapse_at = clock.now() + COLLAPSE_AFTER_S
 
     def start(self) -> None:
@@ -150,14 +157,25 @@ class Warming:
             self._is_scheduled = True
             self._loop.call_when_idle(self._idle_step)
 
-    def step(self) -> None:
-        """Make one step now: a process that waits for memory has rung the bell, maybe."""
+    def bell_rang(self) -> None:
+        """A process that waits for memory has rung, maybe; in any case, somebody is at work."""
+        self._rung_at = clock.now()
+        if self._memory.is_asked_for_memory:
+            self._step()
+
+    def _step(self) -> None:
         begun = clock.now()
+        is_asked = self._memory.is_asked_for_memory
+        if not is_asked and (begun < self._rung_at + QUIET_S or not is_a_core_free()):
+            self._pause(self._busy_s)
+            self._busy_s = min(2 * self._busy_s, BUSY_MOST_S)
+            return
+        self._busy_s = BUSY_S
         free = max(0, self._headroom.bytes_free() - RESERVE_BYTES)
         budget = max(STEP_BYTES, min(LARGE_STEP_BYTES, free // 4))
         populated, is_wanted = self._memory.populate(budget, free)
         if is_wanted and populated:
-            if self._memory.is_asked_for_memory:
+            if is_asked:
                 self.wake()
             else:
                 self._pause_after(begun)
@@ -174,7 +192,7 @@ class Warming:
 
     def _idle_step(self) -> None:
         self._is_scheduled = False
-        self.step()
+        self._step()
 
     def _collapse(self) -> None:
         begun = clock.now()

@@ -190,7 +190,7 @@ class Daemon:
         except BlockingIOError:
             return
         self._node_memory.bell_rang()
-        self._warming.step()
+        self._warming.bell_rang()
 
     def _signalled(self, numbers: bytes) -> None:
         if signal.SIGTERM in numbers:

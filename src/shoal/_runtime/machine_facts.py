@@ -116,6 +116,13 @@ def _meminfo(field: str) -> int:
     return _NO_LIMIT
 
 
+def is_a_core_free() -> bool:
+    """Whether fewer threads want to run than this process may use cores, the caller not counted."""
+    with open("/proc/loadavg", "rb") as file:
+        runnable = int(file.read().split()[3].partition(b"/")[0])
+    return runnable - 1 < usable_cores()
+
+
 class Headroom:
     """How much memory may be taken now; cheap enough to ask before every step."""
 
