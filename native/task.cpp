@@ -343,7 +343,7 @@ bool Memory::take(u32 qi, u64& key) {
       key = make_key(s, claim_gen(c));
       if (claim(key)) {
         r.remove(h, s);
-        q.searching.store(0, RLX);
+        if (q.searching.load(RLX)) q.searching.store(0, RLX);
         if (q.overflow.load(RLX) && r.entries() < r.size() / 2) ring_daemon();
         // A take that leaves work behind wakes the next; without it workers sleep beside queued
         // tasks.
