@@ -460,3 +460,13 @@ def test_a_session_that_is_not_wanted_after_all_leaves_nothing(tmp_path: pathlib
     done = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=30)
     assert done.stdout.split("\n")[:2] == ["refused", "no child"], done.stderr
     wait_until(lambda: os.listdir(tmp_path / "sessions") == [])
+
+
+def test_a_session_that_does_not_answer_is_given_up_wholly(tmp_path: pathlib.Path) -> None:
+    launched = launch.launch(str(tmp_path), environment.inherited_variables(), started=True)
+    with Observer(launched.socket_path) as observer:
+        observer.resources()
+    os.kill(launched.pid, signal.SIGSTOP)
+    launch.give_up(launched)
+    wait_until(lambda: not processes_of(launched.settings.session))
+    wait_until(lambda: [path.name for path in tmp_path.rglob("*")] == ["sessions"])

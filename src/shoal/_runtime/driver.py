@@ -26,7 +26,7 @@ from typing import Any, NamedTuple, TypedDict
 from shoal import _native, errors
 from shoal._base import environment
 from shoal._proto import messages
-from shoal._runtime import hooks, launch, logs, node_spawn, options, registry, session_dir, wire
+from shoal._runtime import hooks, launch, logs, node_spawn, options, registry, wire
 from shoal._runtime import session as sessions
 from shoal._runtime.client import Connection
 from shoal._runtime.session import Session
@@ -229,8 +229,7 @@ def _join(path: str, given: Mapping[str, Any], launched: launch.Launched | None)
         said = launch.startup_failure(launched.settings) if launched else ""
         if launched:
             # It may have ended before there was anybody who cleans up.
-            _reap(launched.pid)
-            session_dir.remove(launched.settings.directory)
+            launch.give_up(launched)
         tail = f"\nIts log says:\n{said}" if said else ""
         what = "could not be started" if launched else f"at {path} does not answer"
         raise ConnectionError(f"the session {what}: {error}{tail}") from None

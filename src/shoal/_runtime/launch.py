@@ -7,6 +7,7 @@ log why not (``startup_failure``).
 from __future__ import annotations
 
 import os
+import signal
 from typing import Any
 
 import msgspec
@@ -92,3 +93,13 @@ def startup_failure(settings: NodeSettings) -> str:
             return file.read().decode(errors="replace").strip()
     except OSError:
         return ""
+
+
+def give_up(launched: Launched) -> None:
+    """End a daemon that does not answer, with what it has begun; its zygote ends the rest."""
+    try:
+        os.kill(launched.pid, signal.SIGKILL)
+        os.waitpid(launched.pid, 0)
+    except (ProcessLookupError, ChildProcessError):
+        pass  # it had ended by itself, and somebody else has waited for it
+    session_dir.remove(launched.settings.directory)

@@ -95,6 +95,7 @@ def start(
             total = observer.resources().total
     except OSError as error:
         last = launch.startup_failure(launched.settings)
+        launch.give_up(launched)
         raise CommandError(f"the session did not start ({error})\n{last}".rstrip()) from None
     print(f"Session {launched.settings.session} has started: {report.amounts(total)}.")
     print("Programs join it with shoal.init(); `shoal status` shows it, `shoal stop` ends it.")
