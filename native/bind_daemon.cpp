@@ -106,6 +106,8 @@ void bind_daemon(nb::class_<PyMemory>& c) {
            [](nb::handle self, u32 index) {
              return of(self).m->proc(process_index(index)).forked.load(ACQ) != 0;
            })
+      .def("fork_mark",
+           [](nb::handle self, u32 index) { return of(self).m->fork_mark(process_index(index)); })
       .def("release_pins",
            [](nb::handle self, u32 index) { of(self).m->release_pins(process_index(index)); })
       .def("close_process",

@@ -55,8 +55,7 @@ void forget_memory(PyMemory* p) { std::erase(memories, p); }
 static void before_fork() {
   for (PyMemory* p : memories)
     if (!p->m->forked && !p->m->closed.load() && !p->pins.empty()) {
-      // Before there is a child: whoever repairs us must know of it.
-      if (p->m->me != 0) p->m->proc(p->m->me).forked.store(1, SEQ);
+      p->m->begin_fork();
       p->is_forking = true;
       if (pipe2(p->fork_pipe, O_CLOEXEC) != 0) p->fork_pipe[0] = p->fork_pipe[1] = -1;
     }

@@ -129,6 +129,7 @@ Memory* Memory::share(const Memory& other, u32 index) {
 Memory::~Memory() {
   if (!owns_mapping) return;
   if (rw && !forked) platform::unmap(rw, size);
+  if (mark) platform::unmap(mark, platform::MARK_BYTES);
   if (ro) platform::unmap(ro, size);
 }
 
@@ -138,6 +139,8 @@ Memory::~Memory() {
 // become private copies.
 void Memory::let_go(std::vector<std::pair<u64, u64>> keep) {
   const u64 page = 4096;
+  if (mark) platform::unmap(mark, platform::MARK_BYTES);  // later children see nothing of ours
+  mark = nullptr;
   std::vector<std::pair<u64, u64>> ranges;
   std::sort(keep.begin(), keep.end());
   for (auto [b, e] : keep) {
@@ -176,6 +179,12 @@ RingView Memory::inbox() { return {header().inbox, at<atom<u64>>(off.inbox), INB
 RingView Memory::completions(u32 p) {
   return {proc(p).completions, at<atom<u64>>(off.comps + (u64(p) * 8 << COMPLETION_LOG)),
           COMPLETION_LOG};
+}
+
+void Memory::begin_fork() {
+  if (me == 0) return;
+  if (!mark) mark = platform::map_mark(fd, fork_mark(me));
+  proc(me).forked.store(1, SEQ);
 }
 
 // A chunk of slots (0), ledger entries (1) or watch nodes (2) for me. The owner word is the whole

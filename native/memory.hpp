@@ -123,6 +123,7 @@ class Memory {
   Queue* queues = nullptr;
   bool owns_mapping = true;
   bool forked = false;
+  void* mark = nullptr;  // mapped at the first such fork: children inherit it, and whose they are
   std::atomic<bool> closed{false};
 
   // ---- queues and processes (memory.cpp)
@@ -135,6 +136,11 @@ class Memory {
         if (queue(q).used.load(RLX)) f(q);
   }
   i64 open_process(u32 kind);
+  // User code is about to fork while it looks at values. Said before there is a child, so that
+  // whoever repairs us knows of it, and finds it by its mark.
+  void begin_fork();
+  // Where the mark of process p stands in the file: its completion ring, a place of its own.
+  u64 fork_mark(u32 p) { return off.comps + (u64(p) * 8 << COMPLETION_LOG); }
   void event(u32 kind, u64 key);
   void ring_daemon() { platform::ring_bell(bell); }
 

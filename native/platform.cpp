@@ -76,6 +76,10 @@ void* map_file(int fd, u64 size, bool write) {
   return p;
 }
 void keep_from_children(void* base, u64 size) { madvise(base, size, MADV_DONTFORK); }
+void* map_mark(int fd, u64 offset) {
+  void* p = mmap(nullptr, MARK_BYTES, PROT_NONE, MAP_SHARED, fd, off_t(offset));
+  return p == MAP_FAILED ? nullptr : p;
+}
 void unmap(void* base, u64 size) { munmap(base, size); }
 
 bool make_private(void* begin, void* end) {

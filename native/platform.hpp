@@ -24,6 +24,10 @@ void futex_wake(atom<u32>& word, int n = 0x7fffffff);
 int make_memory_file(u64 size);  // sealed against shrinking and growing; throws std::runtime_error
 void* map_file(int fd, u64 size, bool write);  // 2 MiB aligned, not dumped; throws
 void keep_from_children(void* base, u64 size);
+// One page of the file that nobody can touch: seen in /proc/PID/maps, inherited by forks. Null if
+// the kernel refuses.
+inline constexpr u64 MARK_BYTES = 4096;
+void* map_mark(int fd, u64 offset);
 void unmap(void* base, u64 size);
 // Replace the pages [begin, end) of a shared mapping by a private copy of their present bytes.
 bool make_private(void* begin, void* end);

@@ -293,6 +293,9 @@ class Memory:
     def has_forked(self, index: int) -> bool:
         """Whether user code forked there while it looked at values: its children may look at them
         still, so ``repair`` leaves them until ``release_pins``."""
+    def fork_mark(self, index: int) -> int:
+        """Offset of the page, in the file of node memory, that those children have mapped without
+        any access: /proc/PID/maps tells by it whose child a process is."""
     def release_pins(self, index: int) -> None:
         """Let go of what ``repair`` has left: no child of ``index`` is there any more."""
     def close_process(self, index: int) -> None:
