@@ -30,7 +30,7 @@ class Watcher:
         self.failures = 0
         self.closed: list[int] = []
         self.loop = Loop()
-        monkeypatch.setattr(Marks, "of", self._marks_of)
+        monkeypatch.setattr(Marks, "of", lambda _, pid: self._marks_of(pid))
         monkeypatch.setattr(lookers, "AGAIN_S", 0.02)
         watcher = self
 
@@ -51,7 +51,7 @@ class Watcher:
 
         self.lookers = Lookers(self.loop, Told(), frozenset)  # type: ignore[arg-type]
 
-    def _marks_of(self, _: Marks, pid: int) -> set[int]:
+    def _marks_of(self, pid: int) -> set[int]:
         self.reads += 1
         if self.failures:
             self.failures -= 1
@@ -59,17 +59,12 @@ class Watcher:
         return {self.mark} if pid in self.marked else {self.memory.fork_mark(INDEX + 1)}
 
     def run(self, until: Callable[[], bool]) -> None:
+        """Let the loop go on until it is so."""
         deadline = time.monotonic() + 10
-
-        def look() -> None:
-            if until() or time.monotonic() > deadline:
-                self.loop.stop()
-            else:
-                self.loop.call_later(0.005, look)
-
-        self.loop.call_later(0.0, look)
-        self.loop.run()
-        assert until()
+        while not until():
+            assert time.monotonic() < deadline
+            self.loop.call_later(0.005, lambda: None)
+            self.loop._run_once()
 
 
 @pytest.fixture

@@ -183,7 +183,8 @@ class Lookers:
         self._timer = None
         with contextlib.suppress(OSError):  # no descriptor is left: next time
             for pid in list(self._pidfds):
-                if not self._marks.of(pid):
+                looks_at = {self._memory.fork_mark(i) for i, c in self._children.items() if pid in c}
+                if self._marks.of(pid).isdisjoint(looks_at):
                     self._gone(pid)
         if self._pidfds:
             self._pause_s = min(2 * self._pause_s, AGAIN_MOST_S)
