@@ -183,7 +183,8 @@ class Lookers:
         self._timer = None
         with contextlib.suppress(OSError):  # no descriptor is left: next time
             for pid in list(self._pidfds):
-                looks_at = {self._memory.fork_mark(i) for i, c in self._children.items() if pid in c}
+                of = (index for index, pids in self._children.items() if pid in pids)
+                looks_at = {self._memory.fork_mark(index) for index in of}
                 if self._marks.of(pid).isdisjoint(looks_at):
                     self._gone(pid)
         if self._pidfds:
