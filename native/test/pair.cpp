@@ -158,6 +158,7 @@ static const char* sample(const Pair& p, long m, long n, bool victim_first) {
 int main(int argc, char** argv) {
   const int samples = argc > 1 ? atoi(argv[1]) : 40, seed = argc > 2 ? atoi(argv[2]) : 1;
   int bad = 0, total = 0;
+  stay_on_one_core(seed);
   for (auto& p : pairs) {
     if (argc > 3 && !strstr(p.name, argv[3])) continue;
     std::mt19937_64 random(u64(seed) * 1000 + u64(&p - pairs));

@@ -85,6 +85,7 @@ static int run(const Scenario& scenario, int stride, bool warm) {
 int main(int argc, char** argv) {
   int stride = argc > 1 ? std::max(1, atoi(argv[1])) : 1, bad = 0, part = 0, parts = 1, i = 0;
   if (argc > 2) sscanf(argv[2], "%d/%d", &part, &parts);
+  stay_on_one_core(part);
   for (auto& scenario : scenarios)
     if ((argc <= 3 && i++ % parts == part) || (argc > 3 && strstr(scenario.name, argv[3])))
       bad += run(scenario, stride, true);

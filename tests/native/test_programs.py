@@ -43,11 +43,11 @@ DAEMON = "the daemon's own: its death ends the session"
 NOT_KILLED = {
     **dict.fromkeys(
         (
-            "adopt", "audit", "close_process", "collapse", "count_extents", "create",
+            "adopt", "audit", "back", "close_process", "collapse", "count_extents", "create",
             "end_children", "end_job", "fail", "fail_queued", "finish_alloc", "finish_freeing",
             "finish_op", "finish_task_op", "free_queue", "handles", "kill_queue", "list_events",
             "list_objects", "list_tasks", "new_queue", "open_process", "populate", "refill",
-            "release", "repair", "requeue", "ring_all", "settle", "each_queue",
+            "release", "release_pins", "repair", "requeue", "ring_all", "settle", "each_queue",
         ),
         DAEMON,
     ),
@@ -57,6 +57,8 @@ NOT_KILLED = {
         "inline: counted where they are used",
     ),
     "block_bytes": "a question, asked by tests only",
+    "fork_mark": "a number, from an index",
+    "begin_fork": "maps a page of its own, and sets a word that only keeps pins longer",
 }  # fmt: skip
 
 
