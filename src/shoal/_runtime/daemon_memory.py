@@ -33,7 +33,7 @@ COLLAPSE_AFTER_S = 1.0
 """Huge pages are not made while the session is still starting."""
 RETRY_S = 1.0
 """After a step for which there was no headroom."""
-SHARE = 0.25
+SHARE = 0.5
 QUIET_S = 0.25
 """Nobody has rung for so long: tasks of milliseconds are not being handed out."""
 BUSY_S = 0.1
