@@ -15,6 +15,7 @@ import json
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from benchmarks.cases import SUITES, suite
 from benchmarks.limits import all_limits
@@ -43,12 +44,33 @@ def run_suite(name: str, options: argparse.Namespace) -> bool:
     plan = replace(plan, peers=options.peers, competitors=options.competitors)
     results = run_cases(cases, plan, options.peers_python)
     RESULTS.mkdir(exist_ok=True)
+    failures = [measured["failures"] for measured in results["cases"]]
+    if options.update:
+        results = updated(json.loads((RESULTS / f"{name}.json").read_text()), results)
+        cases = suite(name)
     table = markdown(cases, results)
     (RESULTS / f"{name}.json").write_text(json.dumps(results, indent=1) + "\n")
     (RESULTS / f"{name}.md").write_text(table)
     print(table)
     ours = ("shoal", "need", "neighbours")
-    return not any(side in measured["failures"] for measured in results["cases"] for side in ours)
+    return not any(side in failed for failed in failures for side in ours)
+
+
+def updated(last: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
+    """The last run's results with the sides that were measured again; it says which."""
+    rows = {measured["id"]: measured for measured in last["cases"]}
+    for measured in found["cases"]:
+        row = rows.setdefault(measured["id"], {"id": measured["id"], "sides": {}, "failures": {}})
+        row["sides"].update(measured["sides"])
+        for side in measured["sides"]:
+            row["failures"].pop(side, None)
+        row["failures"].update(measured["failures"])
+    again = {
+        "cases": [measured["id"] for measured in found["cases"]],
+        "sides": sorted({side for measured in found["cases"] for side in measured["sides"]}),
+        "load": found["load"],
+    }
+    return {**last, "cases": list(rows.values()), "again": [*last.get("again", []), again]}
 
 
 def main() -> None:
@@ -58,6 +80,9 @@ def main() -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     flag = argparse.BooleanOptionalAction
+    parser.add_argument(
+        "--update", action="store_true", help="into the last run's results, which keep the rest"
+    )
     parser.add_argument("what", nargs="+", choices=[*SUITES, "limits", "publish"])
     parser.add_argument("--quick", action="store_true", help="one round of short windows")
     parser.add_argument("--only", metavar="IDS", help="cases whose ids begin so, with commas")

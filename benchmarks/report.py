@@ -166,6 +166,12 @@ def circumstances(results: dict[str, Any]) -> str:
         f"{machine['memory_gb']} GB, Linux {machine['kernel']}; {installed}; "
         f"{plan['rounds']} turns of {plan['windows']} windows of {plan['window_s']} s; "
         f"load average {load['before'][0]:.1f} before, {load['after'][0]:.1f} after."
+        + "".join(
+            f" Measured again afterwards ({', '.join(again['sides'])}):"
+            f" {', '.join(again['cases'])}; load average {again['load']['before'][0]:.1f} before,"
+            f" {again['load']['after'][0]:.1f} after."
+            for again in results.get("again", [])
+        )
     )
 
 

@@ -343,10 +343,10 @@ void Memory::count_extents(u64& used_bytes, u64& populated) {
   populated = h.populated.load() * EXTENT;
 }
 
-// Populate what is asked for (a run of `want` extents), or keep a reserve of free warm extents: an
-// eighth of the store, of what is free on the machine, at most 1 GiB, so that a first large value
-// meets memory that is there. Free extents elsewhere are given back when the budget is used up by
-// fragments.
+// Populate what is asked for (a run of `want` extents), or keep a reserve of free warm extents: a
+// quarter of the store, an eighth of what is free on the machine, at most 1 GiB, so that a first
+// large value meets memory that is there. Free extents elsewhere are given back when the budget is
+// used up by fragments.
 void Memory::populate(u64 budget, u64 headroom, u64& done, bool& more) {
   Header& h = header();
   auto* words = at<atom<u64>>(off.extents);
@@ -371,7 +371,7 @@ void Memory::populate(u64 budget, u64 headroom, u64& done, bool& more) {
     answer(false);
     want = 0;
   }
-  const u64 most = std::max<u64>(2, std::min(cap / 8, headroom / (8 * EXTENT)));
+  const u64 most = std::max<u64>(2, std::min(cap / 4, headroom / (8 * EXTENT)));
   const u32 reserve = u32(std::min<u64>(WARM_RESERVE, most));
   more = false;
   if (!want && (free_warm >= reserve || h.populated.load() >= cap)) return;

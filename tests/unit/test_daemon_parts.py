@@ -131,3 +131,19 @@ def test_what_this_process_may_use_is_within_what_there_is() -> None:
     assert 0 < machine_facts.usable_memory_bytes() <= in_all
     assert 0 < machine_facts.Headroom().bytes_free() <= in_all
     assert machine_facts.gpu_count("") == 0
+
+
+def test_a_core_is_free_if_it_was_idle_of_late(tmp_path: pathlib.Path) -> None:
+    stat = tmp_path / "stat"
+
+    def idle(ticks: int) -> None:
+        stat.write_text(f"cpu  1 2 3 {ticks} 5 6\ncpu0 1 2 3 4\n")
+
+    idle(1000)
+    cores = machine_facts.IdleCores(10.0, str(stat))
+    assert not cores.is_one_free(10.1), "too early to know"
+    idle(1200)
+    assert cores.is_one_free(11.0)
+    idle(1201)
+    assert cores.is_one_free(11.1), "the last answer holds for a while"
+    assert not cores.is_one_free(12.0)

@@ -20,7 +20,7 @@ from shoal._core import commands, events
 from shoal._core.events import AnyEvent, QueueState, WorkerState
 from shoal._native import QUEUE_ACTOR, QUEUE_CLASS, Memory
 from shoal._runtime.daemon_loop import Loop
-from shoal._runtime.machine_facts import Headroom, is_a_core_free
+from shoal._runtime.machine_facts import Headroom, IdleCores
 
 STEP_BYTES = 16 << 20
 LARGE_STEP_BYTES = 128 << 20
@@ -35,7 +35,7 @@ RETRY_S = 1.0
 """After a step for which there was no headroom."""
 SHARE = 0.5
 QUIET_S = 0.25
-"""Nobody has rung for so long: tasks of milliseconds are not being handed out."""
+"""The daemon has had nothing else to do for so long."""
 BUSY_S = 0.1
 BUSY_MOST_S = 5.0
 """Until the next look whether it is quiet and a core is free, doubling."""
@@ -140,7 +140,8 @@ class Warming:
         self._is_scheduled = False
         self._is_pausing = False
         self._busy_s = BUSY_S
-        self._rung_at = 0.0
+        self._worked_at = 0.0
+        self._cores = IdleCores(clock.now())
         self._collapse_at = clock.now() + COLLAPSE_AFTER_S
 
     def start(self) -> None:
@@ -157,16 +158,21 @@ class Warming:
             self._is_scheduled = True
             self._loop.call_when_idle(self._idle_step)
 
+    def work_was_done(self) -> None:
+        """The daemon has something else to do: what nobody waits for can wait."""
+        self._worked_at = clock.now()
+
     def bell_rang(self) -> None:
-        """A process that waits for memory has rung, maybe; in any case, somebody is at work."""
-        self._rung_at = clock.now()
+        """A process that waits for memory has rung, maybe."""
         if self._memory.is_asked_for_memory:
             self._step()
 
     def _step(self) -> None:
         begun = clock.now()
         is_asked = self._memory.is_asked_for_memory
-        if not is_asked and (begun < self._rung_at + QUIET_S or not is_a_core_free()):
+        if not is_asked and (
+            begun < self._worked_at + QUIET_S or not self._cores.is_one_free(begun)
+        ):
             self._pause(self._busy_s)
             self._busy_s = min(2 * self._busy_s, BUSY_MOST_S)
             return

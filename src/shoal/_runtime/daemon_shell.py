@@ -157,6 +157,7 @@ class Daemon:
         self._is_stepping = False
 
     def _step(self, event: AnyEvent) -> None:
+        self._warming.work_was_done()
         for command in self._machine.step(clock.now(), event):
             self._loop.guard(self._perform[type(command)], command)
 

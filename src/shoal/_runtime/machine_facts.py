@@ -18,6 +18,7 @@ import re
 import msgspec
 
 _NO_LIMIT = 1 << 60
+_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 
 class Group(msgspec.Struct, frozen=True):
@@ -116,11 +117,31 @@ def _meminfo(field: str) -> int:
     return _NO_LIMIT
 
 
-def is_a_core_free() -> bool:
-    """Whether fewer threads want to run than this process may use cores, the caller not counted."""
-    with open("/proc/loadavg", "rb") as file:
-        runnable = int(file.read().split()[3].partition(b"/")[0])
-    return runnable - 1 < usable_cores()
+class IdleCores:
+    """Whether a core has had nothing to do of late: from the kernel's count of idle time, since
+    what wants to run at one moment says little about programs that wait and work in turn."""
+
+    LEAST_S = 0.2
+    """Between two looks; the kernel counts in hundredths of a second."""
+
+    def __init__(self, now: float, path: str = "/proc/stat") -> None:
+        self._path = path
+        self._seen = (now, self._idle_s())
+        self._wanted = min(0.9, 0.4 * usable_cores())
+        self._is_free = False
+
+    def is_one_free(self, now: float) -> bool:
+        """The answer for the time since the last look, if that is long enough ago."""
+        before, idle_before_s = self._seen
+        if now - before >= self.LEAST_S:
+            idle_s = self._idle_s()
+            self._seen = (now, idle_s)
+            self._is_free = (idle_s - idle_before_s) / (now - before) >= self._wanted
+        return self._is_free
+
+    def _idle_s(self) -> float:
+        with open(self._path, "rb") as file:
+            return int(file.readline().split()[4]) / _TICKS_PER_S
 
 
 class Headroom:
