@@ -23,7 +23,7 @@ from shoal import errors
 from shoal._base import environment
 from shoal._native import LAYOUT_HASH
 from shoal._proto import frames, messages
-from shoal._runtime import descendants, launch, session_dir, wire
+from shoal._runtime import descendants, launch, node_spawn, session_dir, wire
 from shoal._runtime.control import STORE_MESSAGES
 from shoal._runtime.launch import Launched
 from shoal.cli.observer import Observer
@@ -470,3 +470,20 @@ def test_a_session_that_does_not_answer_is_given_up_wholly(tmp_path: pathlib.Pat
     launch.give_up(launched)
     wait_until(lambda: not processes_of(launched.settings.session))
     wait_until(lambda: [path.name for path in tmp_path.rglob("*")] == ["sessions"])
+
+
+def test_a_fork_that_keeps_the_settings_pipe_stops_nobody(tmp_path: pathlib.Path) -> None:
+    begun = node_spawn.begin(str(tmp_path))
+    kept = os.dup(begun._settings_fd)  # what the child of another thread's fork would have
+    launched = launch.settle(begun, started=False, num_cpus=1)
+    with Observer(launched.socket_path) as observer:
+        observer.stop()
+    os.waitpid(launched.pid, 0)
+    os.close(kept)
+
+
+def test_settings_that_cannot_be_sent_leave_nothing(tmp_path: pathlib.Path) -> None:
+    begun = node_spawn.begin(str(tmp_path))
+    with pytest.raises(TypeError):
+        launch.settle(begun, started=False, resources={"odd": object()})  # type: ignore[dict-item]
+    wait_until(lambda: not processes_of(begun.session) and not list(tmp_path.iterdir()))

@@ -68,18 +68,24 @@ def settle(
     object_store_memory: int | None = None,
 ) -> Launched:
     """Tell a daemon that has begun to start what it is to be."""
-    settings = NodeSettings(
-        session=begun.session,
-        directory=begun.directory,
-        started=started,
-        owner_pid=0 if started else os.getpid(),
-        owner_start_time=0 if started else session_dir.process_start_time(os.getpid()) or 0,
-        num_cpus=num_cpus,
-        num_gpus=num_gpus,
-        resources=dict(resources or {}),
-        object_store_memory=object_store_memory,
-    )
-    begun.settle(msgspec.json.encode(settings))
+    encoded = b""
+    try:
+        settings = NodeSettings(
+            session=begun.session,
+            directory=begun.directory,
+            started=started,
+            owner_pid=0 if started else os.getpid(),
+            owner_start_time=0 if started else session_dir.process_start_time(os.getpid()) or 0,
+            num_cpus=num_cpus,
+            num_gpus=num_gpus,
+            resources=dict(resources or {}),
+            object_store_memory=object_store_memory,
+        )
+        encoded = msgspec.json.encode(settings)
+    finally:
+        if not encoded:  # something in it is of a kind that cannot be sent
+            node_spawn.abandon(begun)
+    begun.settle(encoded)
     return Launched(begun.pid, settings)
 
 

@@ -59,9 +59,13 @@ def main(arguments: list[str]) -> NoReturn:
 
 
 def _receive_settings(directory: str) -> bytes:
-    """Read the settings to the end of the pipe, and keep them in the session's directory."""
+    """Read the settings, one line, and keep them in the session's directory; empty: there are none.
+
+    The end of the line counts, not of the pipe: another thread of the program that began us may
+    have forked meanwhile, and its child keeps the pipe open.
+    """
     settings = b""
-    while part := os.read(SETTINGS_FD, 1 << 16):
+    while not settings.endswith(b"\n") and (part := os.read(SETTINGS_FD, 1 << 16)):
         settings += part
     os.close(SETTINGS_FD)
     if settings:

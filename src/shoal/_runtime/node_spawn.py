@@ -49,7 +49,7 @@ class Begun:
         """Send the settings; empty ones end the daemon."""
         try:
             if settings:
-                os.write(self._settings_fd, settings)
+                os.write(self._settings_fd, settings + b"\n")
         except BrokenPipeError:
             pass  # it has ended: the socket tells, and its log says why
         finally:
