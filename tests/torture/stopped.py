@@ -9,8 +9,8 @@ of its actors, the zygote, the store and the node daemon get SIGSTOP for `STOP_S
 own workers are left alone: what a stopped process runs waits for it, of course.
 
 A stall as long as the stop would mean that somebody waits for a lock, or for an answer, of the
-stopped process. (The daemon answers what changes who is there, such as a new worker; the bystander
-needs none of that while it works.)
+stopped process. (The daemon decides who holds the CPUs: on a full node it takes an idle worker's
+and gives them back. So the bystander's tasks ask for none, and it needs no decision while it works.)
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ ROLES = ("nobody", "driver", "worker", "actor", "zygote", "store", "daemon")
 READY_S = 20.0
 
 
-@shoal.remote
+@shoal.remote(num_cpus=0)
 def add_one(number: int) -> int:
     return number + 1
 
