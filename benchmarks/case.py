@@ -48,8 +48,6 @@ class Share:
     """Of this limit of the machine (see `limits.py`), or ..."""
     side: str = ""
     """... of what this side reached in the same case."""
-    per_core: bool = False
-    """And times the number of cores."""
 
 
 @dataclass(frozen=True)

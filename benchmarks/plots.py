@@ -23,6 +23,7 @@ COLOURS = {
     "processes": "#4d4d4d",
     "pool-naive": "#b0b0b0",
     "serial": "#c9c9c9",
+    "serial at once": "#dddddd",
 }
 STYLE = (
     "text{font:12px sans-serif;fill:#222}.small{font-size:10px;fill:#666}"

@@ -23,6 +23,7 @@ from benchmarks.cases import suite
 from benchmarks.plots import Bar, Group, bar_chart
 from benchmarks.protocol import SHOAL
 from benchmarks.report import NAMES
+from benchmarks.sides import AT_ONCE
 from benchmarks.verdict import Row
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -30,7 +31,7 @@ DOCS = ROOT / "docs"
 KEPT = DOCS / "benchmarks.json"
 MARKED = r"(<!-- {name}: made by `python -m benchmarks publish` -->\n)(.*?)(<!-- end -->)"
 NOT_SERIAL = (SHOAL, "ray", "multiprocessing", "processes", "pool-naive")
-ALL_SIDES = (*NOT_SERIAL, "serial")
+ALL_SIDES = (*NOT_SERIAL, "serial", AT_ONCE)
 
 
 def between_markers(text: str, name: str, table: str) -> str:

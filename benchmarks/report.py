@@ -80,8 +80,7 @@ def mark(case: Case, wanted: float | Share | None) -> str:
     """A floor or an aim as it was asked for."""
     if not isinstance(wanted, Share):
         return figure(case, wanted)
-    cores = " x cores" if wanted.per_core else ""
-    return f"{wanted.factor:.2g} x {wanted.limit or NAMES.get(wanted.side, wanted.side)}{cores}"
+    return f"{wanted.factor:.2g} x {wanted.limit or NAMES.get(wanted.side, wanted.side)}"
 
 
 def cells(row: Row) -> dict[str, str]:

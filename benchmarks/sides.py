@@ -15,9 +15,12 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from typing import Any
 
 CLUSTERS = ("shoal", "ray")
+AT_ONCE = "serial at once"
+"""One serial program per core, all at the same time: what the cores can give to such work."""
 POOLS = ("multiprocessing", "executor", "loky", "dask")
 CORES = len(os.sched_getaffinity(0))
 STORE_BYTES = 4 << 30
@@ -91,3 +94,32 @@ def pool(side: str, processes: int = CORES) -> Iterator[Pool]:
             workers.submit,
             lambda results: [result.result() for result in results],
         )
+
+
+@contextmanager
+def at_once(step: Callable[[], Any]) -> Iterator[Callable[[], int]]:
+    """Forks one process per core; yields what has all of them do `step` and says how many did."""
+    processes, ends = [], []
+    for _ in range(CORES):
+        ours, theirs = multiprocessing.Pipe()
+        process = multiprocessing.Process(target=_obey, args=(theirs, step))
+        process.start()
+        processes.append(process)
+        ends.append(ours)
+
+    def together() -> int:
+        for end in ends:
+            end.send(True)
+        return len([end.recv() for end in ends])
+
+    yield together
+    for end in ends:
+        end.send(False)
+    for process in processes:
+        process.join()
+
+
+def _obey(orders: Connection, step: Callable[[], Any]) -> None:
+    while orders.recv():
+        step()
+        orders.send(None)

@@ -12,8 +12,9 @@ from typing import Any
 from benchmarks.case import Case, Mark, Share
 from benchmarks.limits import rates
 from benchmarks.protocol import SHOAL
+from benchmarks.sides import AT_ONCE
 
-NO_PEERS = (SHOAL, "need", "neighbours", "serial")
+NO_PEERS = (SHOAL, "need", "neighbours", "serial", AT_ONCE)
 POOLS = ("multiprocessing", "executor", "loky", "dask")
 CPU_LIMIT = 2.0
 
@@ -102,7 +103,7 @@ class Row:
             whole = self.median(mark.side) if place == "alone" else None
         if whole is None:
             return None
-        return whole * mark.factor * (self.run.cores if mark.per_core else 1)
+        return whole * mark.factor
 
     def aim(self, place: str) -> float | None:
         found = self.resolved(self.case.aim, place)

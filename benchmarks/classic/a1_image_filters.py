@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.case import Case, Need, Share, Step, preparation
-from benchmarks.sides import CLUSTERS, CORES, POOLS, cluster, pool
+from benchmarks.sides import AT_ONCE, CLUSTERS, CORES, POOLS, at_once, cluster, pool
 
 SIZE = 2000
 KERNELS = [np.random.default_rng(i).normal(size=(4, 4)) for i in range(2 * CORES)]
@@ -66,6 +66,9 @@ def prepare(side: str) -> Iterator[Step]:
 
     if side == "serial":
         yield lambda: checked(serially(image))
+    elif side == AT_ONCE:
+        with at_once(lambda: checked(serially(image))) as together:
+            yield together
     elif side in POOLS:
         with pool(side) as workers:
             yield lambda: checked(with_pool(workers, image))
@@ -79,11 +82,11 @@ CASES = [
         id="A1",
         question=f"{len(KERNELS)} filters over one image of {SIZE * SIZE * 8 // 10**6} MB",
         unit="job",
-        sides=(*CLUSTERS, "multiprocessing", "serial"),
+        sides=(*CLUSTERS, "multiprocessing", "serial", AT_ONCE),
         prepare=prepare,
-        floor=Share(1 / 1.15, side="serial", per_core=True),
-        aim=Share(1 / 1.05, side="serial", per_core=True),
-        need=Need("the serial program", side="serial"),
+        floor=Share(1 / 1.15, side=AT_ONCE),
+        aim=Share(1 / 1.05, side=AT_ONCE),
+        need=Need("the serial programs at once", side=AT_ONCE),
         has_neighbours=False,
     )
 ]

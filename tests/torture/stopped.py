@@ -10,7 +10,7 @@ own workers are left alone: what a stopped process runs waits for it, of course.
 
 A stall as long as the stop would mean that somebody waits for a lock, or for an answer, of the
 stopped process. (The daemon decides who holds the CPUs: on a full node it takes an idle worker's
-and gives them back. So the bystander's tasks ask for none, and it needs no decision while it works.)
+and gives them back later. The bystander's tasks ask for none, so that it needs no such decision.)
 """
 
 from __future__ import annotations

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import time
 from contextlib import nullcontext
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +19,7 @@ from benchmarks.neighbours import busy_neighbours
 from benchmarks.plots import Bar, Group, bar_chart
 from benchmarks.publish import code_lines
 from benchmarks.report import WHOLE, cells, markdown
+from benchmarks.sides import AT_ONCE, CORES, at_once
 from benchmarks.verdict import Row, Run
 
 LIMITS = {
@@ -81,12 +85,22 @@ def test_a_share_of_a_limit_is_of_the_limit_in_the_same_place() -> None:
     assert row.of_floor("neighbours") == 3.0 / 3.75
 
 
-def test_a_share_of_a_side_counts_the_cores() -> None:
-    case = replace(CASE, floor=Share(0.5, side="serial", per_core=True))
-    row = row_of(case, {"shoal": side(8.0), "serial": side(9.0)})
+def test_a_share_of_a_side_is_of_what_that_side_reached() -> None:
+    case = replace(CASE, floor=Share(0.5, side=AT_ONCE))
+    row = row_of(case, {"shoal": side(8.0), AT_ONCE: side(18.0), "serial": side(9.0)})
     assert row.resolved(case.floor, "alone") == 9.0
     assert row.reached() == "**below**"
     assert row.best_peer() is None, "code without parallelism is no peer"
+
+
+def test_serial_programs_at_once_all_do_the_work_each_time(tmp_path: Path) -> None:
+    def work() -> None:
+        (tmp_path / f"{os.getpid()}-{time.monotonic_ns()}").touch()
+
+    with at_once(work) as together:
+        assert together() == together() == CORES
+    pids = [path.name.partition("-")[0] for path in tmp_path.iterdir()]
+    assert sorted(map(pids.count, set(pids))) == [2] * CORES
 
 
 def test_the_aim_may_be_raised_by_the_best_pool() -> None:
