@@ -218,7 +218,7 @@ def test_a_crash_with_restarts() -> None:
     counter = Counter.options(max_restarts=1).remote(5)
     pid = shoal.get(counter.pid.remote())
     assert shoal.get(counter.add.remote()) == 6
-    with pytest.raises(errors.ActorDiedError):
+    with pytest.raises(errors.ActorUnavailableError, match="may have taken effect"):
         shoal.get(counter.crash.remote())
     assert shoal.get(counter.add.remote()) == 6
     assert shoal.get(counter.pid.remote()) != pid

@@ -78,7 +78,7 @@ def test_modules_and_public_definitions_have_docstrings() -> None:
             if not ast.get_docstring(file.tree):
                 yield Violation(file.path, "has no module docstring")
         for file in python_files(
-            PUBLIC, "src/shoal/errors.py", "src/shoal/state.py", "src/shoal/lowlevel"
+            PUBLIC, "src/shoal/errors/", "src/shoal/state.py", "src/shoal/lowlevel"
         ):
             for name, node, in_class in functions(file.tree):
                 hidden = any(part.startswith("_") for part in name.split("."))

@@ -18,12 +18,17 @@ EXAMPLES: list[errors.ShoalError] = [
     errors.ActorDiedError(actor_id="a", class_name="C", name="n", reason="killed"),
     errors.ActorDiedError(actor_id="a", class_name="C", reason="crashed", exit_code=3, pid=4),
     errors.ActorDiedError(reason="constructor", text="ValueError: x"),
-    errors.ActorDiedError(reason="restarting", may_have_run=True),
+    errors.ActorUnavailableError(reason="restarting", may_have_run=True, signal=9, pid=7),
     errors.ObjectLostError(object_id="o", reason="its node is gone"),
     errors.ObjectStoreFullError(asked_bytes=10, capacity_bytes=5),
     errors.ObjectStoreFullError(asked_bytes=4, capacity_bytes=5),
     errors.GetTimeoutError(timeout_s=1.5, pending=2),
     errors.JobEndedError(job=3, reason="its driver ended"),
+    errors.GroupRemovedError(group_id="g", name="n", what="task f"),
+    errors.RuntimeEnvSetupError(step="pip", output=["no such package"]),
+    errors.TaskCancelledError(task="f", stage="queued"),
+    errors.DeadlineExceededError(task="f", timeout_s=2.0, stages_s={"queued": 1.5, "running": 0.5}),
+    errors.PendingCallsLimitError(limit=3, class_name="C"),
     errors.UnschedulableError(asked={"CPU": 9.0}, total={"CPU": 2.0}, what="task"),
     errors.SessionLostError(session="s"),
     errors.UsageError(text="a request that makes no sense"),
@@ -44,13 +49,10 @@ EXAMPLES: list[errors.ShoalError] = [
 
 @pytest.mark.parametrize("error", EXAMPLES, ids=lambda e: type(e).__name__)
 def test_every_error_travels_as_record_and_as_pickle(error: errors.ShoalError) -> None:
-    for again in (
-        errors.from_record(errors.to_record(error)),
-        pickle.loads(pickle.dumps(error)),
-    ):
-        assert type(again) is type(error)
-        assert str(again) == str(error) and again.facts == error.facts
-        assert str(again)
+    for copy in (again(error), pickle.loads(pickle.dumps(error))):
+        assert type(copy) is type(error)
+        assert str(copy) == str(error) and copy.facts == error.facts
+        assert str(copy)
 
 
 def test_the_examples_cover_the_tree() -> None:
@@ -78,9 +80,43 @@ def test_builtin_classes_by_which_people_catch() -> None:
         (errors.SessionExistsError, RuntimeError),
         (errors.ForkedProcessError, RuntimeError),
         (errors.PendingTasksLimitError, RuntimeError),
+        (errors.PendingCallsLimitError, RuntimeError),
+        (errors.DeadlineExceededError, TimeoutError),
         (errors.NotSupportedError, NotImplementedError),
     ):
         assert issubclass(cls, builtin)
+
+
+def again(error: errors.ShoalError) -> errors.ShoalError:
+    return errors.from_record(errors.to_record(error))
+
+
+def test_what_ends_work_says_why() -> None:
+    removed = again(errors.GroupRemovedError(group_id="0a", name="n", what="task f"))
+    assert isinstance(removed, errors.GroupRemovedError) and isinstance(removed, errors.LostError)
+    assert "placement group 'n' (0a) of task f was removed" in str(removed)
+    setup = again(errors.RuntimeEnvSetupError(step="pip", output=["no such package"]))
+    assert isinstance(setup, errors.RuntimeEnvSetupError) and "\n    no such package" in str(setup)
+    full = again(errors.PendingCallsLimitError(limit=3, class_name="C"))
+    assert isinstance(full, errors.PendingCallsLimitError) and "has 3 waiting calls" in str(full)
+    late = again(errors.DeadlineExceededError(task="f", timeout_s=2, stages_s={"queued": 1.5}))
+    assert isinstance(late, errors.DeadlineExceededError)
+    assert "f was not done within 2 s (1.5 s in the queue)" in str(late)
+    cancelled = again(errors.TaskCancelledError(task="f", stage="held"))
+    assert isinstance(cancelled, errors.TaskCancelledError)
+    assert "f was cancelled while it waited for its arguments" in str(cancelled)
+    away = again(errors.ActorUnavailableError(reason="restarting", signal=9, may_have_run=True))
+    assert isinstance(away, errors.ActorUnavailableError)
+    assert not isinstance(away, errors.ActorDiedError)
+    assert "SIGKILL" in str(away) and "may have taken effect" in str(away)
+
+
+def test_names_of_ray() -> None:
+    table = errors.of_ray()
+    assert table["RayError"] is errors.ShoalError and table["RayTaskError"] is errors.TaskError
+    assert issubclass(table["ActorDiedError"], table["RayActorError"])
+    assert table["ObjectFreedError"] is table["ObjectLostError"]
+    assert all(cls.__module__ == "shoal.errors" for cls in table.values())
 
 
 def test_messages_say_what_happened_and_what_to_do() -> None:
@@ -89,7 +125,6 @@ def test_messages_say_what_happened_and_what_to_do() -> None:
     assert "    a\n    b" in text and "What to do: " in text
     assert "larger than the whole" in str(errors.ObjectStoreFullError(asked_bytes=2))
     assert "kill()" in str(errors.ActorDiedError(reason="killed"))
-    assert "may have taken effect" in str(EXAMPLES[7])
 
 
 def test_records_of_another_version() -> None:

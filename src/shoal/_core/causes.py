@@ -9,6 +9,7 @@ sentences are made where it is read. Fields of all of them (a field that is not 
 WorkerCrashedError          pid, signal, exit_code, stderr (list of lines), attempt, max_retries,
                             reason
 PoisonTaskError             pid, signal, exit_code, stderr, attempt, pids (list)
+ActorUnavailableError       as ActorDiedError: its reason "restarting"
 ActorDiedError              actor_id, class_name, name, reason, incarnation, pid, signal,
                             exit_code, stderr, may_have_run, error (bytes: pickled exception of
                             the constructor), text
@@ -104,7 +105,8 @@ def actor_died(
         "error": b"",
         "text": "",
     }
-    return records.pack("ActorDiedError", **{**fields, **actor, **more})
+    name = "ActorUnavailableError" if reason == "restarting" else "ActorDiedError"
+    return records.pack(name, **{**fields, **actor, **more})
 
 
 def unschedulable(asked: Mapping[str, float], total: Mapping[str, float], what: str) -> bytes:

@@ -1,0 +1,265 @@
+"""The world: something died, is gone, is full or is late. Nobody's code is wrong."""
+
+from __future__ import annotations
+
+from shoal.errors._base import ShoalError, exit_text, tail
+
+
+class LostError(ShoalError):
+    """Something that was needed is gone, full or late; nobody's code is wrong."""
+
+
+class WorkerCrashedError(LostError):
+    """The process that ran a task died."""
+
+    ray = ("WorkerCrashedError", "OutOfMemoryError")
+    advice = (
+        "read the last lines above and the worker's log; if such deaths are expected, give the task"
+        " max_retries."
+    )
+    task: str = ""
+    task_id: str = ""
+    attempt: int = 1
+    max_retries: int = 0
+    pid: int = 0
+    node: str = ""
+    exit_code: int | None = None
+    signal: int | None = None
+    pids: list[int] = []
+    reason: str = ""
+    stderr: list[str] = []
+
+    def describe(self) -> str:
+        """Return what happened, from the facts."""
+        what = f"the worker that ran {self.task or 'a task'} (attempt {self.attempt}) "
+        where = f" (pid {self.pid}{', node ' + self.node if self.node else ''})" if self.pid else ""
+        why = f": {self.reason}" if self.reason else ""
+        return what + exit_text(self.exit_code, self.signal) + where + why + tail(self.stderr)
+
+
+class PoisonTaskError(WorkerCrashedError):
+    """One task killed its process in several places; it is not tried again."""
+
+    advice = "find out with the lines above why this task kills its process."
+
+
+_REASONS = {
+    "crashed": "its process died and no restart was left",
+    "killed": "it was killed with kill()",
+    "exit_actor": "it called exit_actor()",
+    "no_handle": "the last handle to it is gone",
+    "job_ended": "the program that made it has ended",
+    "unschedulable": "no node has what it asks for",
+    "arguments_lost": "the arguments of its constructor are gone",
+    "restarting": "its process died while this call was running",
+}
+
+
+class ActorError(LostError):
+    """A call can not reach its actor."""
+
+    ray = ("RayActorError",)
+    actor_id: str = ""
+    class_name: str = ""
+    name: str | None = None
+    incarnation: int = 0
+    reason: str = ""
+    pid: int = 0
+    node: str = ""
+    exit_code: int | None = None
+    signal: int | None = None
+    stderr: list[str] = []
+    may_have_run: bool = False
+    """The call was running when the process died."""
+    error: bytes = b""
+    """The constructor's exception, pickled; ``cause`` once it was loaded."""
+    text: str = ""
+
+    cause: BaseException | None = None
+
+    @property
+    def _who(self) -> str:
+        name = f" {self.name!r}" if self.name else ""
+        return f"actor {self.class_name or ''}{name} ({self.actor_id})".replace("  ", " ")
+
+    @property
+    def _end(self) -> str:
+        where = f" (pid {self.pid})" if self.pid else ""
+        return exit_text(self.exit_code, self.signal) + where
+
+
+class ActorDiedError(ActorError):
+    """The actor is dead and will not come back."""
+
+    ray = ("ActorDiedError",)
+    advice = "create the actor again; max_restarts lets it come back after a crash by itself."
+
+    def describe(self) -> str:
+        """Return what happened, from the facts."""
+        if self.reason == "constructor":
+            return f"the constructor of {self._who} raised:\n{self.text or self.cause}"
+        text = f"{self._who} is dead: {_REASONS.get(self.reason, self.reason) or 'it has ended'}"
+        if self.reason == "crashed":
+            text += f"; the process {self._end}"
+        if self.may_have_run:
+            text += "; this call was running then and may have taken effect"
+        return text + tail(self.stderr)
+
+
+class ActorUnavailableError(ActorError):
+    """The actor is away for now: its process died and it is being started again."""
+
+    ray = ("ActorUnavailableError",)
+    advice = "call again; max_task_retries does so by itself for calls that may run twice."
+
+    def describe(self) -> str:
+        """Return what happened, from the facts."""
+        text = f"{self._who} is being started again: {_REASONS.get(self.reason, self.reason)}"
+        text += f"; the process {self._end}"
+        if self.may_have_run:
+            text += "; this call was running then and may have taken effect"
+        return text + tail(self.stderr)
+
+
+class ObjectLostError(LostError):
+    """A value is gone although a ref to it lives."""
+
+    ray = (
+        "ObjectLostError",
+        "ObjectFreedError",
+        "OwnerDiedError",
+        "ObjectFetchTimedOutError",
+        "ObjectReconstructionFailedError",
+        "ObjectReconstructionFailedMaxAttemptsExceededError",
+        "ObjectReconstructionFailedLineageEvictedError",
+        "ReferenceCountingAssertionError",
+    )
+    advice = "make the value again; keep a ref to a value for as long as it is needed."
+    object_id: str = ""
+    reason: str = ""
+
+    def describe(self) -> str:
+        """Return what happened, from the facts."""
+        return f"the value of {self.object_id or 'an object'} is lost: {self.reason}"
+
+
+class ObjectStoreFullError(LostError, MemoryError):
+    """Node memory has no room for a value."""
+
+    ray = ("ObjectStoreFullError", "OutOfDiskError")
+    advice = (
+        "drop refs to values that are not needed any more, use smaller values, or give"
+        " init(object_store_memory=) more bytes."
+    )
+    asked_bytes: int = 0
+    capacity_bytes: int = 0
+
+    def describe(self) -> str:
+        """Return what happened, from the facts."""
+        larger = self.asked_bytes > self.capacity_bytes
+        room = (
+            "is larger than the whole object store"
+            if larger
+            else "finds no room in the object store"
+        )
+        return f"a value of {self.asked_bytes:,} bytes {room} of {self.capacity_bytes:,} bytes"
+
+
+class GetTimeoutError(LostError, TimeoutError):
+    """What was asked for was not there in time; it still goes on."""
+
+    ray = ("GetTimeoutError",)
+    advice = "wait longer, or look at shoal.state.tasks() for what it waits for."
+    timeout_s: float = 0.0
+    pending: int = 1
+    what: str = ""
+
+    def describe(self) -> str:
+        """Return what happened, from the facts."""
+        return (
+            self._message
+            or f"{self.what or f'{self.pending} ref(s)'}: not ready after {self.timeout_s} s"
+        )
+
+
+class JobEndedError(LostError):
+    """The program that asked for this result has ended."""
+
+    job: int = 0
+    reason: str = ""
+
+    def describe(self) -> str:
+        """Return what happened, from the facts."""
+        return f"job {self.job} has ended{': ' + self.reason if self.reason else ''}"
+
+
+class UnschedulableError(LostError):
+    """No node can ever run this."""
+
+    ray = ("TaskUnschedulableError", "ActorUnschedulableError")
+    advice = "ask for less, or declare more in init(num_cpus=, num_gpus=, resources=)."
+    what: str = ""
+    asked: dict[str, float] = {}
+    total: dict[str, float] = {}
+
+    def describe(self) -> str:
+        """Return what happened, from the facts."""
+        total = {name: self.total.get(name, 0) for name in self.asked}
+        return (
+            f"{self.what or 'this'} asks for {_amounts(self.asked)}, and nothing here has more than"
+            f" {_amounts(total)}"
+        )
+
+
+def _amounts(resources: dict[str, float]) -> str:
+    return (
+        ", ".join(f"{name} {amount:,.10g}" for name, amount in sorted(resources.items()))
+        or "nothing"
+    )
+
+
+class GroupRemovedError(LostError):
+    """The placement group in which this ran, or was to run, was removed."""
+
+    ray = ("TaskPlacementGroupRemoved", "ActorPlacementGroupRemoved")
+    advice = "make the group again, or remove it only when nothing needs it any more."
+    group_id: str = ""
+    name: str = ""
+    what: str = ""
+
+    def describe(self) -> str:
+        """Return what happened, from the facts."""
+        name = f" {self.name!r}" if self.name else ""
+        of = f" of {self.what}" if self.what else ""
+        return self._message or f"the placement group{name} ({self.group_id}){of} was removed"
+
+
+class RuntimeEnvSetupError(LostError):
+    """A runtime environment could not be made; what was to run in it did not start."""
+
+    ray = ("RuntimeEnvSetupError",)
+    advice = "correct the runtime_env with the lines above."
+    step: str = ""
+    """What failed, such as ``"pip"`` or ``"working_dir"``."""
+    output: list[str] = []
+    """The last lines of the tool that failed."""
+
+    def describe(self) -> str:
+        """Return what happened, from the facts."""
+        step = f" ({self.step})" if self.step else ""
+        text = self._message or f"the runtime environment could not be made{step}"
+        return text + "".join("\n    " + line for line in self.output)
+
+
+class SessionLostError(LostError, ConnectionError):
+    """The node daemon died, and the session with it."""
+
+    ray = ("RaySystemError", "LocalRayletDiedError", "NodeDiedError", "RpcError")
+    advice = "call shoal.init() to start a new session; values of the lost one are gone."
+    session: str = ""
+    reason: str = ""
+
+    def describe(self) -> str:
+        """Return what happened, from the facts."""
+        name = f" {self.session}" if self.session else ""
+        return f"session{name} is lost: {self.reason or 'its node daemon has died'}"

@@ -1,0 +1,134 @@
+"""Misuse: the API was used in a way that can not work. Each is also the builtin class that fits."""
+
+from __future__ import annotations
+
+from shoal.errors._base import ShoalError
+
+
+class UsageError(ShoalError):
+    """The API was used in a way that can not work."""
+
+    text: str = ""
+
+    def describe(self) -> str:
+        """Return what happened, from the facts."""
+        return self._message or self.text
+
+
+class OptionError(UsageError, ValueError):
+    """An option or argument is unknown, of the wrong type or out of range."""
+
+    option: str = ""
+    valid: list[str] = []
+
+
+class NotARefError(UsageError, TypeError):
+    """Something that is no ref was given to ``get``, ``wait`` and the like."""
+
+
+class SerializationError(UsageError, TypeError):
+    """A value can not travel to another process."""
+
+    ray = ("UnserializableException", "OufOfBandObjectRefSerializationException")
+    path: str = ""
+    """Where in the value the culprit is, such as ``args[0].session._lock``."""
+    culprit: str = ""
+
+
+class ActorAlreadyExistsError(UsageError, ValueError):
+    """An actor of that name lives already."""
+
+    ray = ("ActorAlreadyExistsError",)
+    advice = "choose another name, or pass get_if_exists=True to get the living one."
+    name: str = ""
+    namespace: str = ""
+
+    def describe(self) -> str:
+        """Return what happened, from the facts."""
+        return f"an actor named {self.name!r} lives already in namespace {self.namespace!r}"
+
+
+class ActorNotFoundError(UsageError, ValueError):
+    """No living actor has that name."""
+
+    advice = "look at shoal.state.actors(); a name is known only in the namespace it was given in."
+    name: str = ""
+    namespace: str = ""
+    actor_id: str = ""
+
+    def describe(self) -> str:
+        """Return what happened, from the facts."""
+        if not self.name:
+            return f"there is no actor {self.actor_id}"
+        return f"there is no living actor named {self.name!r} in namespace {self.namespace!r}"
+
+
+class SessionEndedError(UsageError, RuntimeError):
+    """A handle of a session that has been shut down was used."""
+
+    ray = ("ActorHandleNotFoundError",)
+    advice = "refs and handles live as long as their session; make them again in the present one."
+    session: str = ""
+    now: str = ""
+
+    def describe(self) -> str:
+        """Return what happened, from the facts."""
+        now = f"the present session is {self.now}" if self.now else "there is no session now"
+        return self._message or f"this belongs to session {self.session}, which has ended; {now}"
+
+
+class SessionExistsError(UsageError, RuntimeError):
+    """``init`` was called twice."""
+
+    advice = "call shoal.shutdown() first, or pass ignore_reinit_error=True."
+    session: str = ""
+
+    def describe(self) -> str:
+        """Return what happened, from the facts."""
+        return f"this process already has a session ({self.session})"
+
+
+class ForkedProcessError(UsageError, RuntimeError):
+    """A handle was used in a child that user code forked."""
+
+    advice = (
+        "use Shoal in the parent, or start the child with the 'spawn' method and call init() in it."
+    )
+
+    def describe(self) -> str:
+        """Return what happened, from the facts."""
+        return (
+            self._message
+            or "this process was forked from one that uses Shoal; handles do not work here"
+        )
+
+
+class NotSupportedError(UsageError, NotImplementedError):
+    """Something that is not there yet."""
+
+
+class PendingCallsLimitError(UsageError, RuntimeError):
+    """An actor has as many waiting calls as its ``max_pending_calls`` allows."""
+
+    ray = ("PendingCallsLimitExceeded",)
+    advice = "wait for some results before calling more, or raise max_pending_calls."
+    limit: int = 0
+    class_name: str = ""
+
+    def describe(self) -> str:
+        """Return what happened, from the facts."""
+        who = f"actor {self.class_name}" if self.class_name else "the actor"
+        return self._message or f"{who} has {self.limit} waiting calls, which is its limit"
+
+
+class PendingTasksLimitError(UsageError, RuntimeError):
+    """A task may not submit more: too many tasks of its job are unfinished."""
+
+    advice = (
+        "wait for some results before submitting more, or give each task more to do (shoal.map)."
+    )
+    limit: int = 0
+
+    def describe(self) -> str:
+        """Return what happened, from the facts."""
+        return self._message or "too many unfinished tasks in this job"
