@@ -6,10 +6,12 @@ import os
 import pathlib
 import subprocess
 import sys
+from collections.abc import Callable
 
 import pytest
 
-from shoal._runtime import machine_facts, registry, session_dir, worker_logs
+from shoal._base import clock
+from shoal._runtime import daemon_memory, machine_facts, registry, session_dir, worker_logs
 from shoal._runtime.registry import Entry
 from shoal._runtime.worker_logs import LogFile, Stream
 
@@ -147,3 +149,72 @@ def test_a_core_is_free_if_it_was_idle_of_late(tmp_path: pathlib.Path) -> None:
     idle(1201)
     assert cores.is_one_free(11.1), "the last answer holds for a while"
     assert not cores.is_one_free(12.0)
+
+
+# ---- warm memory
+class WarmedInSteps:
+    """Loop, node memory, headroom and cores in one: what `Warming` asks for, on a clock of ours."""
+
+    STEP_CPU_S = 0.01
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, is_core_free: bool) -> None:
+        self.now = self.cpu = 0.0
+        self.later: list[tuple[float, Callable[[], None]]] = []
+        self.budgets: list[int] = []
+        self.is_core_free = is_core_free
+        self.is_asked_for_memory = False
+        monkeypatch.setattr(clock, "now", lambda: self.now)
+        monkeypatch.setattr(clock, "cpu", lambda: self.cpu)
+        monkeypatch.setattr(daemon_memory, "IdleCores", lambda now: self)
+
+    def is_one_free(self, now: float) -> bool:
+        return self.is_core_free
+
+    def bytes_free(self) -> int:
+        return 8 << 30
+
+    def populate(self, budget_bytes: int, headroom_bytes: int) -> tuple[int, bool]:
+        self.budgets.append(budget_bytes)
+        self.cpu += self.STEP_CPU_S
+        self.now += self.STEP_CPU_S
+        return budget_bytes, True
+
+    def call_when_idle(self, call: Callable[[], None]) -> None:
+        self.call_later(0.0, call)
+
+    def call_later(self, delay_s: float, call: Callable[[], None]) -> None:
+        self.later.append((self.now + delay_s, call))
+
+    def go_on_until(self, end: float) -> None:
+        while due := [entry for entry in self.later if entry[0] <= end]:
+            entry = min(due, key=lambda entry: entry[0])
+            self.later.remove(entry)
+            self.now = max(self.now, entry[0])
+            entry[1]()
+        self.now = max(self.now, end)
+
+
+@pytest.mark.parametrize(("is_core_free", "share"), [(True, 0.5), (False, 0.05)])
+def test_what_nobody_waits_for_takes_little_of_a_core(
+    monkeypatch: pytest.MonkeyPatch, is_core_free: bool, share: float
+) -> None:
+    machine = WarmedInSteps(monkeypatch, is_core_free)
+    warming = daemon_memory.Warming(machine, machine, machine)  # type: ignore[arg-type]
+    warming.start()
+    machine.go_on_until(10.0)
+    assert machine.cpu == pytest.approx(10.0 * share, rel=0.1)
+    small = daemon_memory.BUSY_STEP_BYTES
+    assert all(budget <= small for budget in machine.budgets) != is_core_free
+
+
+def test_nothing_is_warmed_while_the_daemon_works(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = WarmedInSteps(monkeypatch, is_core_free=True)
+    warming = daemon_memory.Warming(machine, machine, machine)  # type: ignore[arg-type]
+    warming.start()
+    for tenth in range(1, 100):
+        warming.work_was_done()
+        machine.go_on_until(tenth / 10)
+    assert machine.budgets == [daemon_memory.STEP_BYTES], "only the first step of the start"
+    machine.is_asked_for_memory = True
+    warming.bell_rang()
+    assert len(machine.budgets) == 2, "who asks is served at once"

@@ -2,6 +2,7 @@
 
 ``now`` never goes back and goes on while the machine sleeps (CLOCK_BOOTTIME): leases, timers and
 events use it, also those written by native code. ``wall`` is for people: log lines and tables.
+``cpu`` is what work costs, however often others were served in between.
 """
 
 from __future__ import annotations
@@ -22,3 +23,8 @@ def now_ns() -> int:
 def wall() -> float:
     """Seconds since 1970, for people."""
     return time.time()
+
+
+def cpu() -> float:
+    """CPU seconds of the calling thread."""
+    return time.thread_time()
