@@ -31,14 +31,14 @@ command              answered by                    when
 One task from start to end (driver 1, worker 2; ``->`` is a command, ``<-`` an event)::
 
     <- DriverJoined(index=1, request=1, ...)         -> Reply(1, 1, Welcome), StartWorker(1)
-    <- WorkerForked(start=1, index=2, pid)            <- WorkerJoined(2, request=1, pid)
-                                                     -> Reply(2, 1, Welcome)
-    <- Requested(2, 2, GetAssignment)                 (idle and generic: the answer waits)
+    <- WorkerForked(start=1, index=2, pid)            <- WorkerJoined(2, request=0, pid)
+                                                      (an exec'd one says Hello: Reply Welcome)
+    <- Requested(2, 1, GetAssignment)                 (idle and generic: the answer waits)
     <- Requested(1, 2, OpenQueue({"CPU": 1}))        -> NewQueue(ticket=1, ...)
     <- QueueCreated(ticket=1, queue=5, generation=1) -> SetHungry(5, True), Reply(1, 2, ..)
        (the driver submits; its push rings the bell)
     <- BellRang()                                    -> Look(queues=(5,), workers=())
-    <- Looked(queues=(QueueState(5, 1, 0),))         -> Reply(2, 2, Assignment) -> Assign(2, 5)
+    <- Looked(queues=(QueueState(5, 1, 0),))         -> Reply(2, 1, Assignment) -> Assign(2, 5)
                                                      -> SetHungry(5, True) if another would fit
        (the worker takes, runs and seals; nobody tells the daemon)
 
@@ -48,7 +48,7 @@ One actor (its calls wait in its queue from the first moment)::
     <- QueueCreated(2, queue=6, generation=1)        -> Reply(1, 3, ActorInfo PENDING)
                                                      -> Reply(worker, n, Assignment(actor=...))
                                                      -> Assign(worker, 6) -> LabelWorker
-    <- Requested(worker, 3, ActorStarted)            -> Reply(Done): now ALIVE
+    <- Requested(worker, 0, ActorStarted)             (told, no answer: now ALIVE)
     <- ProcessDied(worker, signal=9, running=...)    -> Fail or Requeue each -> CloseProcess
                                                      restarts left: RESTARTING, a new worker later
     <- BellRang(gone=(spec.arguments,))               (last handle gone)  -> Leave(worker)
@@ -146,7 +146,7 @@ class WorkerStartFailed(Event, frozen=True):
 
 
 class WorkerJoined(Event, frozen=True):
-    """A worker said Hello."""
+    """A worker was forked with a connection (``request`` 0), or it was exec'd and said Hello."""
 
     index: int
     request: int

@@ -125,7 +125,7 @@ class Pool:
 
     def can_start(self) -> bool:
         """Whether one more may be started now."""
-        count = len(self.starts)
+        count = len(self.starts) + len(self._joined)
         most = self.limits.starting_most if not self.failures else 1
         return count < most and not self.is_full()
 

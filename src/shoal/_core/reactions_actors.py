@@ -143,14 +143,15 @@ def _own(t: NodeTables, event: Requested, actor_id: str) -> Actor | None:
 
 
 def on_started(t: NodeTables, now: float, event: Requested, body: m.ActorStarted) -> Commands:
-    """Edge 3."""
-    done = do.Reply(event.index, event.request, m.Done())
+    """Edge 3. A worker tells it (request 0) and serves; it does not wait for an answer."""
+    out: Commands = []
+    if event.request:
+        out.append(do.Reply(event.index, event.request, m.Done()))
     actor = _own(t, event, body.actor_id)
     if actor is None or not isinstance(actor.phase, Constructing):
-        return [done]
+        return out
     t.actors.started(now, actor)
     t.tell(now, actor.actor_id, "alive")
-    out: Commands = [done]
     if body.label:
         out.append(label(t, actor, body.label))
     return out + actor_row(t, actor)

@@ -45,9 +45,11 @@ def on_start_failed(t: NodeTables, now: float, event: WorkerStartFailed) -> Comm
 
 
 def on_worker_joined(t: NodeTables, now: float, event: WorkerJoined) -> Commands:
-    """It said Hello."""
+    """It is connected: forked with a connection, or it said Hello."""
     if t.pool.joined(now, event.index, event.pid) is None:
         return [do.Kill(event.index)]
+    if not event.request:
+        return []
     return [welcome(t, event.index, event.request, None)]
 
 

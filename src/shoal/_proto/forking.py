@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import msgspec
 
-from shoal._proto.messages import Message
+from shoal._proto.messages import Message, Welcome
 
 MAX_PACKET_BYTES = 64 << 10
 
@@ -18,10 +18,13 @@ class Setup(Message, frozen=True):
     """Daemon to zygote; beside it node memory and the daemon's bell, for all forks to come."""
 
     socket_path: str
+    welcome: Welcome
+    """What every worker would be told; its own index takes the place of the one in here."""
 
 
 class Fork(Message, frozen=True):
-    """Daemon to zygote; beside it the write ends of the worker's stdout and stderr."""
+    """Daemon to zygote; beside it the write ends of the worker's stdout and stderr, and its end of
+    a connection to the daemon, unless it is exec'd: then it connects by itself."""
 
     start: int
     index: int

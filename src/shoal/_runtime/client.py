@@ -17,6 +17,7 @@ Invariants:
 
 from __future__ import annotations
 
+import _thread
 import itertools
 import os
 import socket
@@ -55,6 +56,8 @@ class Connection:
         self._ids = itertools.count(1)
         self._pending: dict[int, _Pending] = {}
         self._is_open = True
+        self._early: list[messages.Frame] = []
+        """Came before there was a session thread."""
         self._pid = os.getpid()
         self._news: Callable[[messages.Message], None] = lambda body: None
         self._lost: Callable[[], None] = lambda: None
@@ -75,7 +78,19 @@ class Connection:
             ShoalError: the daemon refused.
             ConnectionError: it went away.
         """
-        self._socket.sendall(frames.encode(next(self._ids), body))
+        return self.ask(body, messages.Welcome, meanwhile)
+
+    def ask(
+        self, body: messages.Body, expect: type[T], meanwhile: Callable[[], None] = lambda: None
+    ) -> tuple[T, list[int]]:
+        """Send ``body`` and return its answer and descriptors, before there is a session thread.
+
+        Raises:
+            ShoalError: the daemon refused.
+            ConnectionError: it went away.
+        """
+        number = next(self._ids)
+        self._socket.sendall(frames.encode(number, body))
         meanwhile()
         descriptors: list[int] = []
         while True:
@@ -83,19 +98,34 @@ class Connection:
             if received is None:
                 raise ConnectionError("the node daemon closed the connection")
             descriptors += received[1]
+            answer = None
             for frame in received[0]:
-                if isinstance(frame.body, messages.Welcome):
-                    return frame.body, descriptors
-                if isinstance(frame.body, messages.Failure):
-                    raise errors.from_record(frame.body.record)
+                if frame.id == number:
+                    answer = frame.body
+                else:
+                    self._early.append(frame)
+            if isinstance(answer, expect):
+                return answer, descriptors
+            if isinstance(answer, messages.Failure):
+                raise errors.from_record(answer.record)
 
-    def start(
-        self, news: Callable[[messages.Message], None], lost: Callable[[], None], name: str
-    ) -> None:
-        """Begin to read in the session thread."""
+    def start(self, news: Callable[[messages.Message], None], lost: Callable[[], None]) -> None:
+        """Begin to read in the session thread.
+
+        Not a ``threading.Thread``: nobody joins it, and waiting until it runs would cost every
+        start of a worker two thread switches.
+        """
         self._news = news
         self._lost = lost
-        threading.Thread(target=self._read, name=name, daemon=True).start()
+        _thread.start_new_thread(self._read, ())
+
+    def tell(self, body: messages.Body) -> None:
+        """Send ``body``, which has no answer.
+
+        Raises:
+            SessionLostError: the daemon has ended.
+        """
+        self._send(frames.encode(0, body))
 
     def request(self, body: messages.Body, expect: type[T], undo: messages.Body | None = None) -> T:
         """Send ``body`` and return its answer, an ``expect``.
@@ -149,6 +179,8 @@ class Connection:
 
     def _read(self) -> None:
         try:
+            for frame in self._early:
+                self._deliver(frame)
             while (received := wire.receive_frames(self._socket, self._decoder)) is not None:
                 for descriptor in received[1]:
                     os.close(descriptor)

@@ -126,17 +126,23 @@ class Connection:
         if events & ~WRITE:
             self._read()
 
-    def _read(self) -> None:
+    def read_rest(self) -> None:
+        """Take in what a peer that has ended said last."""
+        while not self.is_closed and self._read():
+            pass
+
+    def _read(self) -> bool:
+        """Take in one piece; False if nothing was there."""
         try:
             # Nobody sends us descriptors, and the kernel closes those that are not asked for.
             size = self._socket.recv_into(_received)
         except BlockingIOError:
-            return
+            return False
         except OSError:
             size = 0
         if not size:
             self.close()
-            return
+            return False
         try:
             for frame in self._decoder.feed(_received[:size]):
                 if not self.is_closed:
@@ -144,6 +150,7 @@ class Connection:
         except FrameError as error:
             print(f"process {self.pid} is cut off: {error}", file=sys.stderr)
             self.close()
+        return True
 
 
 class Listener:
@@ -153,7 +160,7 @@ class Listener:
         self,
         loop: Loop,
         listening: socket.socket,
-        on_connected: Callable[[socket.socket, int], None],
+        on_connected: Callable[[socket.socket, int], object],
     ) -> None:
         self._loop = loop
         self._socket = listening

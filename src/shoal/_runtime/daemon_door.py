@@ -59,7 +59,7 @@ class Door:
         self._observer_numbers = itertools.count(FIRST_OBSERVER, -1)
         self.drivers: list[tuple[int, int]] = []
         """(pid, start time) of those that joined and were alive when the last one did."""
-        self._listener = Listener(loop, listening, self._connected)
+        self._listener = Listener(loop, listening, self.let_in)
 
     def add_table(self, name: str, row: Callable[[], dict[str, object]]) -> None:
         """Answer ``GetTable(name)`` with one row, made by the shell."""
@@ -84,8 +84,9 @@ class Door:
         """Let nobody in any more."""
         self._listener.close()
 
-    def _connected(self, connected: socket.socket, pid: int) -> None:
-        Connection(self._loop, connected, pid, self._framed, self._closed)
+    def let_in(self, connected: socket.socket, pid: int) -> Connection:
+        """Serve a connection whose other end process ``pid`` has."""
+        return Connection(self._loop, connected, pid, self._framed, self._closed)
 
     def _framed(self, connection: Connection, frame: messages.Frame) -> None:
         body = frame.body

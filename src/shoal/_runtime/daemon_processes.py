@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 from collections.abc import Callable, Iterator
 
 import msgspec
@@ -55,6 +56,8 @@ class Process(msgspec.Struct):
     python: str = ""
     output: tuple[int, int] | None = None
     """Read ends of its pipes until it has a log."""
+    link: socket.socket | None = None
+    """Our end of its connection until it has been forked; None: it connects by itself."""
     log: WorkerLog | None = None
     connection: Connection | None = None
     has_joined: bool = False
@@ -63,6 +66,29 @@ class Process(msgspec.Struct):
     status: int | None = None
     """As ``os.waitpid`` gives it."""
     timer: Timer | None = None
+
+
+def _open_ends(process: Process) -> tuple[int, ...]:
+    """Open the pipes for what it prints, and its connection if it is to be forked; keeps our ends
+    in ``process`` and returns the worker's.
+
+    Raises:
+        OSError: there are no descriptors left.
+    """
+    opened: list[int] = []
+    try:
+        for _ in range(2):
+            opened += os.pipe2(os.O_CLOEXEC)
+        if not process.python:
+            process.link, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+            opened.append(theirs.detach())
+    except OSError:
+        for fd in opened:
+            os.close(fd)
+        raise
+    stdout, stdout_write, stderr, stderr_write, *link = opened
+    process.output = (stdout, stderr)
+    return stdout_write, stderr_write, *link
 
 
 def exit_of(status: int | None) -> tuple[int | None, int | None]:
@@ -98,6 +124,7 @@ class Processes:
         self._old_logs = OldLogs()
         self.lookers = Lookers(loop, memory, self.pids)
         self._zygote: ZygoteLink | None = None
+        self._let_in: Callable[[socket.socket, int], Connection] | None = None
 
     def pids(self) -> frozenset[int]:
         """Of all drivers and workers."""
@@ -116,9 +143,10 @@ class Processes:
             known_pids=known_pids,
         )
 
-    def use_zygote(self, zygote: ZygoteLink) -> None:
-        """Fork workers from now on through ``zygote``."""
+    def use(self, zygote: ZygoteLink, let_in: Callable[[socket.socket, int], Connection]) -> None:
+        """Fork workers from now on through ``zygote``, and have their connections served."""
         self._zygote = zygote
+        self._let_in = let_in
 
     def __iter__(self) -> Iterator[Process]:
         return iter(list(self._by_index.values()))
@@ -152,7 +180,7 @@ class Processes:
         return process is not None and process.kind == KIND_WORKER and process.pid == 0
 
     def join_worker(self, index: int, connection: Connection) -> bool:
-        """A worker said Hello; False if it is not the process that was started as ``index``."""
+        """A worker is connected; False if it is not the process that was started as ``index``."""
         process = self._by_index.get(index)
         if process is None or process.has_joined or process.pid != connection.pid:
             return False
@@ -171,17 +199,15 @@ class Processes:
         if index < 0:
             self._post(events.WorkerStartFailed(command.start, "the table of processes is full"))
             return
+        process = Process(index, KIND_WORKER, start=command.start, python=command.python)
         try:
-            stdout, stdout_write = os.pipe2(os.O_CLOEXEC)
-            stderr, stderr_write = os.pipe2(os.O_CLOEXEC)
+            ends = _open_ends(process)
         except OSError as error:
             self._memory.close_process(index)
             self._post(events.WorkerStartFailed(command.start, f"no pipes: {error.strerror}"))
             return
-        process = Process(index, KIND_WORKER, start=command.start, python=command.python)
-        process.output = (stdout, stderr)
         self._by_index[index] = self._starting[command.start] = process
-        self._zygote.fork(command.start, index, command.python, (stdout_write, stderr_write))
+        self._zygote.fork(command.start, index, command.python, ends)
 
     def perform_abandon_start(self, command: commands.AbandonStart) -> None:
         process = self._starting.get(command.start)
@@ -221,8 +247,13 @@ class Processes:
         self._loop.watch(pidfd, lambda _: self._pidfd_ready(process))
         if process.is_abandoned:
             self._kill(process)
-        else:
-            self._post(events.WorkerForked(start, process.index, pid))
+            return
+        self._post(events.WorkerForked(start, process.index, pid))
+        if process.link is not None and not process.is_abandoned:
+            assert self._let_in is not None
+            link, process.link = process.link, None
+            if self.join_worker(process.index, self._let_in(link, pid)):
+                self._post(events.WorkerJoined(process.index, 0, pid))
 
     def _fork_failed(self, start: int, reason: str) -> None:
         process = self._starting[start]
@@ -281,6 +312,8 @@ class Processes:
 
     def _finish(self, process: Process) -> None:
         process.timer = None
+        if process.connection is not None:
+            process.connection.read_rest()
         stderr = process.log.last_stderr() if process.log is not None else ()
         running = tuple(RunningTask(*row) for row in self._memory.repair(process.index))
         code, signal_number = exit_of(process.status)
@@ -302,6 +335,8 @@ class Processes:
             del self._by_pid[process.pid]
         for fd in process.output or ():
             os.close(fd)
+        if process.link is not None:
+            process.link.close()
         if process.connection is not None:
             process.connection.index = None
             process.connection.close()

@@ -38,7 +38,7 @@ from shoal._core import commands, events
 from shoal._core.events import AnyEvent
 from shoal._core.node import NodeMachine
 from shoal._native import Memory
-from shoal._proto import frames, messages
+from shoal._proto import forking, frames, messages
 from shoal._runtime import descendants, launch, machine_facts, registry, session_dir
 from shoal._runtime.daemon_door import Door
 from shoal._runtime.daemon_loop import Loop, Timer
@@ -101,14 +101,20 @@ class Daemon:
         self._zygote = ZygoteLink(
             self._loop, place, zygote, self._processes.listeners(self._no_zygote, self._known_pids)
         )
-        self._processes.use_zygote(self._zygote)
-        self._zygote.set_up(
-            os.path.join(settings.directory, session_dir.SOCKET_NAME), memory.fd, memory.eventfd
-        )
+        self._zygote.set_up(self._zygote_setup(), memory.fd, memory.eventfd)
         self._door = Door(self._loop, listening, self._node, self._processes, self.post)
+        self._processes.use(self._zygote, self._door.let_in)
         self._door.add_table("session", self._session_row)
         self._watch()
         self.post(events.Began())
+
+    def _zygote_setup(self) -> forking.Setup:
+        node = self._node
+        socket_path = os.path.join(node.directory, session_dir.SOCKET_NAME)
+        welcome = messages.Welcome(
+            node.session, node.directory, node.node_id, -1, 0, "", dict(node.total)
+        )
+        return forking.Setup(socket_path, welcome)
 
     def _watch(self) -> None:
         os.set_blocking(self._memory.eventfd, False)

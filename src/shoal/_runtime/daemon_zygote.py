@@ -71,15 +71,15 @@ class ZygoteLink:
         channel.setblocking(False)
         self._loop.watch(channel.fileno(), self._ready)
 
-    def set_up(self, socket_path: str, memory_fd: int, eventfd: int) -> None:
+    def set_up(self, setup: forking.Setup, memory_fd: int, eventfd: int) -> None:
         """Hand over what all workers get; repeated for each new zygote."""
-        self._setup = (forking.encode(forking.Setup(socket_path)), (memory_fd, eventfd))
+        self._setup = (forking.encode(setup), (memory_fd, eventfd))
         self._send(*self._setup)
 
-    def fork(self, start: int, index: int, python: str, pipes: tuple[int, int]) -> None:
-        """Ask for a worker; takes the ``pipes`` (write ends) over and closes them once they are
-        sent."""
-        self._send(forking.encode(forking.Fork(start, index, python)), pipes)
+    def fork(self, start: int, index: int, python: str, ends: tuple[int, ...]) -> None:
+        """Ask for a worker; takes ``ends`` (the worker's, of pipes and connection) over and closes
+        them once they are sent."""
+        self._send(forking.encode(forking.Fork(start, index, python)), ends)
 
     def ended(self) -> None:
         """The zygote's pid has been reaped: take in what it said last and exec another."""
@@ -89,7 +89,7 @@ class ZygoteLink:
         self._close_channel()
         self._channel.close()
         for _, fds in self._unsent:
-            self._close_pipes(fds)
+            self._close_ends(fds)
         self._unsent.clear()
         print("the zygote has ended: starting another", file=sys.stderr, flush=True)
         self._kill_unknown_children()
@@ -131,9 +131,9 @@ class ZygoteLink:
                 self._close_channel()  # it is dead; ``ended`` follows
                 return
             self._unsent.pop(0)
-            self._close_pipes(fds)
+            self._close_ends(fds)
 
-    def _close_pipes(self, fds: Sequence[int]) -> None:
+    def _close_ends(self, fds: Sequence[int]) -> None:
         if self._setup is None or fds is not self._setup[1]:
             for fd in fds:
                 os.close(fd)

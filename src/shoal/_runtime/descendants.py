@@ -40,18 +40,25 @@ def become_subreaper() -> None:
 
 def set_process_name(name: str) -> None:
     """Set what ``ps`` and ``top`` show for this process (at most 15 characters)."""
-    with open("/proc/self/comm", "wb") as file:
-        file.write(name.encode()[:15])
+    _write("/proc/self/comm", name.encode()[:15])
 
 
 def set_oom_score(adjustment: int) -> None:
     """Tell the kernel whom to end first when memory is gone (higher: earlier); lowering may not
     be allowed."""
     try:
-        with open("/proc/self/oom_score_adj", "wb", buffering=0) as file:
-            file.write(str(adjustment).encode())
+        _write("/proc/self/oom_score_adj", b"%d" % adjustment)
     except OSError:
         pass
+
+
+def _write(path: str, data: bytes) -> None:
+    """Without a file object: each worker does this as it starts."""
+    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(fd, data)
+    finally:
+        os.close(fd)
 
 
 def list_processes() -> list[Seen]:

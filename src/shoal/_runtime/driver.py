@@ -252,7 +252,7 @@ def _join(path: str, given: Mapping[str, Any], launched: launch.Launched | None)
     def lost() -> None:
         session.end("ended" if session.is_leaving else "lost", session.reason)
 
-    connection.start(news, lost, "shoal-session")
+    connection.start(news, lost)
     sessions.install(session)
     _at_exit_once()
     return session

@@ -205,7 +205,7 @@ class Executor:
             text = f"{type(error).__name__}: {error}\n{failure.remote_traceback}"
             session.request(messages.ActorFailed(info.actor_id, packed, text), messages.Done)
             return False
-        session.request(messages.ActorStarted(info.actor_id, label), messages.Done)
+        session.tell(messages.ActorStarted(info.actor_id, label))
         return True
 
     def _construct(self, info: messages.ActorInfo) -> Any:

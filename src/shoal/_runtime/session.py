@@ -86,6 +86,13 @@ class Session:
         except errors.SessionLostError:
             raise self.gone() from None
 
+    def tell(self, body: messages.Body) -> None:
+        """Tell the daemon something that has no answer."""
+        try:
+            self.connection.tell(body)
+        except errors.SessionLostError:
+            raise self.gone() from None
+
     def queue(self, resources: dict[str, float], strategy: str = "DEFAULT") -> messages.QueueOpened:
         """The queue of a scheduling class, opened at its first use."""
         key = (strategy, *sorted(resources.items()))

@@ -3,7 +3,8 @@ leave.
 
 ::
 
-    fork or exec -> Hello -> Welcome -> GetAssignment ... Assignment -> job context -> [actor] ->
+    fork with a connection ---------+
+    exec -> connect, Hello, Welcome +-> GetAssignment ... Assignment -> job context -> [actor] ->
     serve -> end
 
 Order matters: threads and GPUs of libraries are set before anything of the user's is imported, and
@@ -22,6 +23,8 @@ import os
 import sys
 import threading
 from typing import NoReturn
+
+import msgspec
 
 from shoal import _native
 from shoal._base import environment
@@ -44,10 +47,28 @@ _THREAD_VARIABLES = (
     "NUMEXPR_NUM_THREADS",
     "VECLIB_MAXIMUM_THREADS",
 )
+_GPUS = "CUDA_VISIBLE_DEVICES"
 
 
-def main(memory_fd: int, eventfd: int, index: int, socket_path: str) -> NoReturn:
-    """Run a worker from beginning to end. ``memory_fd`` -1: the daemon sends the descriptors."""
+class Prepared(msgspec.Struct):
+    """What is equal for all workers of a session; made once by the zygote, before it forks."""
+
+    variables: frozenset[str] = frozenset()
+    """Of ``_THREAD_VARIABLES``, those that are set to one thread already."""
+    has_no_gpus: bool = False
+    """``CUDA_VISIBLE_DEVICES`` is empty already."""
+
+
+def prepare(socket_path: str) -> Prepared:
+    """Set the variables of a worker with one thread and no GPUs, as most have, in this process."""
+    own = frozenset(set(_THREAD_VARIABLES) - set(environment.inherited_variables()))
+    environment.change(dict.fromkeys(own, "1"))
+    environment.change({_GPUS: "", environment.SOCKET_VARIABLE: socket_path})
+    return Prepared(own, has_no_gpus=True)
+
+
+def main(index: int, socket_path: str) -> NoReturn:
+    """Run a worker that was exec'd: it connects, says Hello and is sent its descriptors."""
     connection = Connection(wire.connect(socket_path))
     hello = messages.Hello(
         role="worker",
@@ -57,21 +78,32 @@ def main(memory_fd: int, eventfd: int, index: int, socket_path: str) -> NoReturn
         python=f"{sys.version_info[0]}.{sys.version_info[1]}",
         index=index,
     )
-    welcome, descriptors = connection.hello(hello)
-    if memory_fd < 0:
-        memory_fd, eventfd = descriptors
-    else:
-        for descriptor in descriptors:
-            os.close(descriptor)
-    memory = _native.Memory.attach(memory_fd, eventfd, welcome.index)
+    welcome, (memory_fd, eventfd) = connection.hello(hello)
+    environment.change({environment.SOCKET_VARIABLE: socket_path})
+    begin(connection, welcome, (memory_fd, eventfd), Prepared())
+
+
+def begin(
+    connection: Connection,
+    welcome: messages.Welcome,
+    descriptors: tuple[int, int],
+    prepared: Prepared,
+) -> NoReturn:
+    """Run a worker that is connected; ``descriptors`` are node memory and the daemon's bell.
+
+    The session thread begins when it is known what the worker is for: until then there is nothing
+    that the main one would not hear by itself.
+    """
+    memory = _native.Memory.attach(*descriptors, welcome.index)
     session = Session(memory, connection, welcome, "worker")
     sessions.install(session)
     context.process.is_worker = True
-    connection.start(lambda body: None, lambda: os._exit(1), "shoal-session")
-    # A program that user code starts joins this session by itself (RULES E-8).
-    environment.change({environment.SOCKET_VARIABLE: socket_path})
-    assignment = session.request(messages.GetAssignment(), messages.Assignment)
-    _take_over(assignment, session)
+    try:
+        assignment, _ = connection.ask(messages.GetAssignment(), messages.Assignment)
+    except OSError:  # the session has ended
+        os._exit(1)
+    _take_over(assignment, session, prepared)
+    connection.start(lambda body: None, lambda: os._exit(1))
     executor = Executor(session)
     if assignment.actor is None:
         worker_output.install()
@@ -99,7 +131,7 @@ def _end(executor: Executor) -> NoReturn:
     os._exit(0)
 
 
-def _take_over(assignment: messages.Assignment, session: Session) -> None:
+def _take_over(assignment: messages.Assignment, session: Session, prepared: Prepared) -> None:
     """Apply grants and job context, before any user code is loaded."""
     process = context.process
     process.gpu_ids = tuple(assignment.gpu_ids)
@@ -107,10 +139,13 @@ def _take_over(assignment: messages.Assignment, session: Session) -> None:
     session.job = assignment.job
     job = assignment.config
     session.namespace = job.namespace or session.namespace
-    threads = str(max(1, assignment.threads))
-    environment.change(dict.fromkeys(_THREAD_VARIABLES, threads), keep=True)
+    if assignment.threads > 1 or not prepared.variables:
+        threads = str(max(1, assignment.threads))
+        environment.change(dict.fromkeys(prepared.variables, threads))
+        environment.change(dict.fromkeys(_THREAD_VARIABLES, threads), keep=True)
     environment.change(job.env_vars)
-    environment.change({"CUDA_VISIBLE_DEVICES": ",".join(assignment.gpu_ids)})
+    if assignment.gpu_ids or not prepared.has_no_gpus or _GPUS in job.env_vars:
+        environment.change({_GPUS: ",".join(assignment.gpu_ids)})
     known = set(job.sys_path)
     sys.path[:] = [*job.sys_path, *(path for path in sys.path if path not in known)]
     if job.cwd:
@@ -132,4 +167,4 @@ def _serve_actor(executor: Executor, session: Session, info: messages.ActorInfo)
 
 
 if __name__ == "__main__":
-    main(-1, -1, int(sys.argv[1]), sys.argv[2])
+    main(int(sys.argv[1]), sys.argv[2])

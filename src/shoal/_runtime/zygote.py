@@ -35,8 +35,10 @@ from typing import NoReturn, TextIO
 
 import msgspec
 
+from shoal._base import environment
 from shoal._proto import forking
 from shoal._runtime import descendants, registry, session_dir, wire, worker
+from shoal._runtime.client import Connection
 
 _CLEAN_UP_S = 2.5
 _WORKER_OOM_SCORE = 300
@@ -45,24 +47,66 @@ _WORKER_OOM_SCORE = 300
 class Place(msgspec.Struct, frozen=True):
     """Where a process that has just been forked is to begin."""
 
+    setup: forking.Setup
     memory_fd: int
     eventfd: int
     index: int
     python: str
-    socket_path: str
     stdout_fd: int
     stderr_fd: int
+    link_fd: int = -1
+    """Its end of the connection to the daemon; an exec'd worker connects by itself."""
+
+
+class Template:
+    """What all workers have in common, made once before they are forked."""
+
+    def __init__(self) -> None:
+        self.main = types.ModuleType("__main__")
+        """What is pickled by reference to __main__ means the user's program, never this file."""
+        self.stdout, self.stderr = _text_streams()
+        self.variables = environment.inherited_variables()
+        """Before ``prepare``: those of exec'd workers."""
+        self.prepared = worker.Prepared()
+
+    def prepare(self, setup: forking.Setup) -> None:
+        """Do what can be done as soon as the session is known."""
+        self.prepared = worker.prepare(setup.socket_path)
+
+
+def _text_streams() -> tuple[TextIO, TextIO]:
+    """Streams over 1 and 2 for workers, opened while both are pipes: a stream remembers of what
+    kind its descriptor was."""
+    kept = [os.dup(1), os.dup(2)]
+    pipe = os.pipe2(os.O_CLOEXEC)
+    for fd in (1, 2):
+        os.dup2(pipe[1], fd)
+    streams = _text_stream(1, "strict"), _text_stream(2, "backslashreplace")
+    for fd, former in zip((1, 2), kept, strict=True):
+        os.dup2(former, fd)
+    for fd in (*kept, *pipe):
+        os.close(fd)
+    return streams
+
+
+def _text_stream(fd: int, errors: str) -> TextIO:
+    return open(fd, "w", buffering=1, encoding="utf-8", errors=errors, closefd=False)
 
 
 class Zygote:
     """State of the zygote's one loop. ``serve`` returns only in a forked child."""
 
     def __init__(
-        self, channel: socket.socket, daemon_pid: int, session: str, directory: str
+        self,
+        channel: socket.socket,
+        daemon_pid: int,
+        place: tuple[str, str],
+        template: Template,
     ) -> None:
+        """``place`` is (session, directory)."""
         self._channel = channel
-        self._session = session
-        self._directory = directory
+        self._template = template
+        self._session, self._directory = place
         try:
             self._daemon = os.pidfd_open(daemon_pid)
         except ProcessLookupError:
@@ -71,7 +115,7 @@ class Zygote:
             self._end_session()
         self._memory_fd = -1
         self._eventfd = -1
-        self._socket_path = ""
+        self._setup: forking.Setup | None = None
         self._waker, self._wakee = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
 
     def serve(self) -> Place:
@@ -113,12 +157,13 @@ class Zygote:
         message = forking.decode(packet)
         if isinstance(message, forking.Setup):
             self._memory_fd, self._eventfd = descriptors
-            self._socket_path = message.socket_path
+            self._setup = message
+            self._template.prepare(message)
         elif isinstance(message, forking.Fork):
             return self._fork(message, descriptors)
         return None
 
-    def _fork(self, request: forking.Fork, pipes: list[int]) -> Place | None:
+    def _fork(self, request: forking.Fork, ends: list[int]) -> Place | None:
         try:
             pid = os.fork()
         except OSError as error:
@@ -127,18 +172,13 @@ class Zygote:
         else:
             if pid == 0:
                 self._forget()
-                return Place(
-                    self._memory_fd,
-                    self._eventfd,
-                    request.index,
-                    request.python,
-                    self._socket_path,
-                    *pipes,
-                )
+                assert self._setup is not None
+                memory = (self._memory_fd, self._eventfd)
+                return Place(self._setup, *memory, request.index, request.python, *ends)
             pidfd = os.pidfd_open(pid)
             self._send(forking.Forked(request.start, pid), pidfd)
             os.close(pidfd)
-        for fd in pipes:
+        for fd in ends:
             os.close(fd)
         return None
 
@@ -146,7 +186,7 @@ class Zygote:
         """In a child: leave no trace of the zygote's own loop."""
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        self._channel.close()
+        self._channel.detach()  # closed with all others
 
     def _report_ended(self) -> None:
         for pid, status in descendants.reap().items():
@@ -168,37 +208,31 @@ class Zygote:
         os._exit(0)
 
 
-def begin_worker(place: Place) -> NoReturn:
+def begin_worker(place: Place, template: Template) -> NoReturn:
     """Turn a freshly forked child into worker ``place.index`` and run it to its end."""
     os.setsid()
     os.dup2(place.stdout_fd, 1)
     os.dup2(place.stderr_fd, 2)
-    kept = sorted((place.memory_fd, place.eventfd))
     low = 3
-    for fd in kept:
-        os.closerange(low, fd)
-        low = fd + 1
+    for fd in sorted((place.memory_fd, place.eventfd, place.link_fd)):
+        if fd >= 0:
+            os.closerange(low, fd)
+            low = fd + 1
     os.closerange(low, 1 << 20)
     descendants.set_oom_score(_WORKER_OOM_SCORE)
+    setup = place.setup
     if place.python:
-        arguments = ["-P", "-m", "shoal._runtime.worker", str(place.index), place.socket_path]
-        os.execv(place.python, [place.python, *arguments])
+        arguments = ["-P", "-m", "shoal._runtime.worker", str(place.index), setup.socket_path]
+        os.execve(place.python, [place.python, *arguments], template.variables)
     descendants.set_process_name(f"shoal-worker-{place.index}")
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    # What is pickled by reference to __main__ means the user's program, never this file.
-    sys.modules["__main__"] = types.ModuleType("__main__")
-    sys.stdout = sys.__stdout__ = _text_stream(1, "strict")  # type: ignore[misc,assignment]
-    errors = _text_stream(2, "backslashreplace")
-    sys.stderr = sys.__stderr__ = errors  # type: ignore[misc,assignment]
+    sys.modules["__main__"] = template.main
+    sys.stdout = sys.__stdout__ = template.stdout  # type: ignore[misc,assignment]
+    sys.stderr = sys.__stderr__ = template.stderr  # type: ignore[misc,assignment]
     _reseed()
     gc.enable()
-    worker.main(place.memory_fd, place.eventfd, place.index, place.socket_path)
-
-
-def _text_stream(fd: int, errors: str) -> TextIO:
-    """A stream over ``fd`` as it is now: the zygote's own was opened on a file, and remembers
-    that."""
-    return open(fd, "w", buffering=1, encoding="utf-8", errors=errors, closefd=False)
+    link = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, place.link_fd)
+    welcome = msgspec.structs.replace(setup.welcome, index=place.index)
+    worker.begin(Connection(link), welcome, (place.memory_fd, place.eventfd), template.prepared)
 
 
 def _reseed() -> None:
@@ -219,9 +253,12 @@ def main(arguments: list[str]) -> NoReturn:
     descendants.become_subreaper()
     channel = socket.socket(fileno=int(channel_fd))
     channel.set_inheritable(False)
-    zygote = Zygote(channel, int(daemon_pid), session, directory)
+    # Nobody sends one to the zygote; workers have what Python has by itself.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    template = Template()
+    zygote = Zygote(channel, int(daemon_pid), (session, directory), template)
     # What was imported stays for ever; frozen objects are never visited by a collection, so that
     # the pages that hold them stay shared with the workers. (Collecting first would take 5 ms and
     # leave holes, in which workers would write.)
     gc.freeze()
-    begin_worker(zygote.serve())
+    begin_worker(zygote.serve(), template)
