@@ -49,7 +49,7 @@ def test_ids_differ() -> None:
 
 def test_environment() -> None:
     seen = environment.read({"SHOAL_ADDRESS": "auto", "SHOAL_SESSION": "s"})
-    assert seen.address == "auto" and seen.session == "s" and seen.ray_address == ""
+    assert seen.address == "auto" and seen.session == "s" and not seen.as_ray
     assert seen.root.startswith("/tmp/shoal-")
     assert environment.read({"SHOAL_DIR": "/x"}).root == "/x"
 

@@ -8,6 +8,7 @@ variable              meaning
 ====================  =====================================================================
 ``SHOAL_ADDRESS``     session that ``init()`` joins: ``local``, ``auto``, or a session id
 ``RAY_ADDRESS``       the same for programs that run with the Ray names (``as_ray``)
+``SHOAL_AS_RAY``      set where ``import ray`` means Shoal: workers of its jobs get the layer too
 ``SHOAL_DIR``         where session directories live, instead of ``/tmp/shoal-<uid>``
 ``SHOAL_SESSION``     set in every process of a session: its id
 ``SHOAL_SOCKET``      set in every worker: the socket of its daemon
@@ -21,16 +22,20 @@ from collections.abc import Mapping
 
 SESSION_VARIABLE = "SHOAL_SESSION"
 SOCKET_VARIABLE = "SHOAL_SOCKET"
+AS_RAY_VARIABLE = "SHOAL_AS_RAY"
 
 
 class Environment:
     """What the environment says about Shoal."""
 
-    __slots__ = ("address", "ray_address", "root", "session", "socket")
+    __slots__ = ("address", "as_ray", "root", "session", "socket")
 
     def __init__(self, seen: Mapping[str, str]) -> None:
+        self.as_ray = bool(seen.get(AS_RAY_VARIABLE))
+        """Whether this process uses Shoal under Ray's names."""
         self.address = seen.get("SHOAL_ADDRESS", "")
-        self.ray_address = seen.get("RAY_ADDRESS", "")
+        if self.as_ray:
+            self.address = self.address or seen.get("RAY_ADDRESS", "")
         self.root = seen.get("SHOAL_DIR", "") or f"/tmp/shoal-{os.getuid()}"
         """Directory of this user's sessions."""
         self.session = seen.get(SESSION_VARIABLE, "")

@@ -16,6 +16,7 @@ Invariants:
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import SimpleNamespace
 from typing import Any, Generic, TypeVar
 
 import msgspec
@@ -163,6 +164,10 @@ class ActorHandle:
     def _actor_id(self) -> str:
         return self._facts.actor_id
 
+    @property
+    def _ray_actor_id(self) -> str:
+        return self._facts.actor_id
+
     def __dir__(self) -> list[str]:
         return [row.name for row in self._facts.methods]
 
@@ -225,6 +230,11 @@ class ActorClass(Generic[C]):
 
     def __mro_entries__(self, bases: tuple[Any, ...]) -> tuple[type, ...]:
         return (self._cls,)
+
+    @property
+    def __ray_metadata__(self) -> SimpleNamespace:
+        """The plain class, where programs written for Ray look for it (RULES T5)."""
+        return SimpleNamespace(modified_class=self._cls, class_name=self.__name__)
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") or "_cls" not in self.__dict__:

@@ -276,6 +276,7 @@ def _job_config(given: Mapping[str, Any]) -> messages.JobConfig:
         python=sys.executable,
         entrypoint=" ".join(sys.argv),
         log_to_driver=given.get("log_to_driver") is not False,
+        as_ray=environment.read().as_ray,
         priority=given.get("priority") or 0,
         weight=given.get("weight") or 1.0,
     )

@@ -62,6 +62,12 @@ class RemoteFunction(Submitting, Generic[P, R]):
         result: R = self._definition.value(*args, **kwargs)
         return result
 
+    @property
+    def _function(self) -> Callable[P, R]:
+        """The plain function, where programs written for Ray look for it (RULES T5)."""
+        function: Callable[P, R] = self._definition.value
+        return function
+
     def options(self, **given: Any) -> RemoteFunction[P, R]:
         """Return the same function with other options; those not named stay as they are."""
         checked = options.check("t", given, in_options=True)

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import importlib
 import os
 import sys
 import threading
@@ -36,6 +37,10 @@ from shoal._runtime.client import Connection
 from shoal._runtime.driver import VERSION
 from shoal._runtime.execute import Executor
 from shoal._runtime.session import Session
+
+AS_RAY_LAYER = "shoal.compat.ray"
+"""A layer above this one, so it stands here as a name: jobs that use Ray's names need it
+(RULES E-7)."""
 
 # What tasks need is loaded here, so that a forked worker finds it in the zygote's memory.
 hooks.preload()
@@ -153,6 +158,8 @@ def _take_over(assignment: messages.Assignment, session: Session, prepared: Prep
             os.chdir(job.cwd)
         except OSError as error:
             print(f"shoal: cannot change to {job.cwd}: {error.strerror}", file=sys.stderr)
+    if job.as_ray:
+        importlib.import_module(AS_RAY_LAYER).install()
 
 
 def _serve_actor(executor: Executor, session: Session, info: messages.ActorInfo) -> None:

@@ -10,15 +10,17 @@ from __future__ import annotations
 import os
 import sys
 
+from shoal import compat
 from shoal._base import environment
 
 USAGE = """\
-usage: shoal run [--address ADDRESS] script.py [arguments of the script]
-       shoal run [--address ADDRESS] -m module [arguments of the module]
+usage: shoal run [--address ADDRESS] [--as-ray] script.py [arguments of the script]
+       shoal run [--address ADDRESS] [--as-ray] -m module [arguments of the module]
 
 Run a Python program; the first use of Shoal in it starts a session on this machine.
 
   --address ADDRESS   join a session that `shoal start` started: `auto` or its id
+  --as-ray            `import ray` in the program means Shoal: it runs unchanged
 """
 
 
@@ -31,6 +33,9 @@ def run(words: list[str]) -> int:
         if option == "--help":
             print(USAGE, end="")
             return 0
+        if option == "--as-ray" and not equals:
+            _use_names_of_ray(variables)
+            continue
         if option != "--address" or not (value or (words and not equals)):
             return _complain(f"unknown option or missing value: {option}")
         variables["SHOAL_ADDRESS"] = value or words.pop(0)
@@ -43,6 +48,14 @@ def run(words: list[str]) -> int:
         return _complain(f"there is no file {words[0]}")
     sys.stdout.flush()
     os.execve(sys.executable, [sys.executable, *words], variables)
+
+
+def _use_names_of_ray(variables: dict[str, str]) -> None:
+    """Put the folder in which ``import ray`` finds the layer before what is installed."""
+    folder = os.path.join(os.path.dirname(compat.__file__), "as_ray")
+    former = variables.get("PYTHONPATH")
+    variables["PYTHONPATH"] = f"{folder}{os.pathsep}{former}" if former else folder
+    variables[environment.AS_RAY_VARIABLE] = "1"
 
 
 def _complain(text: str) -> int:

@@ -1,0 +1,225 @@
+"""Which module of Ray has which names, and where each one lives here: tables.
+
+``MODULES`` is the whole layer. A module's names stand under the module of ours that has them, by
+the same name; where ours is called otherwise, a module of this package gives it Ray's name. A name
+that is in no table raises with the hint that fits best: the longest prefix in ``HINTS``.
+
+Checklist to add a name: a row here; a user story in ``tests/parity`` if it behaves; if it is not
+public in Ray, ``private.py`` instead, with who uses it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+VERSION = "2.60.0"
+"""The version of Ray whose published API this is."""
+
+_API = "shoal.compat.ray.api"
+_ERRORS = "shoal.compat.ray.exceptions"
+_PRIVATE = "shoal.compat.ray.private"
+_RECORDS = "shoal.compat.ray.records"
+_STATES = "shoal.compat.ray.states"
+
+_EXCEPTIONS = """
+    ActorAlreadyExistsError ActorDiedError ActorHandleNotFoundError ActorPlacementGroupRemoved
+    ActorUnavailableError ActorUnschedulableError AsyncioActorExit AuthenticationError
+    CrossLanguageError GetTimeoutError LocalRayletDiedError NodeDiedError ObjectFetchTimedOutError
+    ObjectFreedError ObjectLostError ObjectReconstructionFailedError
+    ObjectRefStreamEndOfStreamError ObjectStoreFullError OufOfBandObjectRefSerializationException
+    OutOfDiskError OutOfMemoryError OwnerDiedError PendingCallsLimitExceeded
+    PlasmaObjectNotAvailable RayActorError RayCgraphCapacityExceeded RayChannelError
+    RayChannelTimeoutError RayError RaySystemError RayTaskError ReferenceCountingAssertionError
+    RpcError RuntimeEnvSetupError TaskCancelledError TaskPlacementGroupRemoved
+    TaskUnschedulableError UnserializableException UserCodeException WorkerCrashedError
+"""
+_IDS = """
+    ActorClassID ActorID FunctionID JobID NodeID ObjectID PlacementGroupID TaskID UniqueID WorkerID
+"""
+_GROUPS = """
+    PlacementGroup get_current_placement_group get_placement_group placement_group
+    placement_group_table remove_placement_group
+"""
+
+MODULES: dict[str, dict[str, str]] = {
+    "ray": {
+        "shoal": """ObjectRef ObjectRefGenerator available_resources cancel cluster_resources get
+            get_actor get_gpu_ids get_runtime_context is_initialized kill method nodes remote
+            timeline wait""",
+        _API: "init put shutdown",
+        _RECORDS: "Language LoggingConfig logger",
+        "shoal.ids": _IDS,
+    },
+    "ray.actor": {
+        "shoal": "ActorClass ActorHandle exit_actor method",
+        "shoal._runtime.actor": "ActorMethod",
+    },
+    "ray.exceptions": {_ERRORS: _EXCEPTIONS},
+    "ray.job_config": {_RECORDS: "JobConfig"},
+    "ray.remote_function": {"shoal": "RemoteFunction"},
+    "ray.runtime_context": {"shoal": "RuntimeContext get_runtime_context"},
+    "ray.runtime_env": {"shoal.runtime_env": "RuntimeEnv RuntimeEnvConfig"},
+    "ray.types": {"shoal": "ObjectRef"},
+    "ray.cloudpickle": {},
+    "ray.util": {
+        "shoal.util": "inspect_serializability list_named_actors register_serializer "
+        "deregister_serializer ActorPool",
+        "shoal.util.placement_group": _GROUPS.replace("PlacementGroup", ""),
+        _API: """as_completed get_node_instance_id get_node_ip_address log_once
+            map_unordered disable_log_once_globally enable_periodic_logging""",
+    },
+    "ray.util.actor_pool": {"shoal.util": "ActorPool"},
+    "ray.util.annotations": {
+        _RECORDS: "Deprecated DeveloperAPI PublicAPI RayDeprecationWarning",
+    },
+    "ray.util.placement_group": {"shoal.util.placement_group": _GROUPS},
+    "ray.util.queue": {"shoal.util.queue": "Empty Full Queue"},
+    "ray.util.scheduling_strategies": {
+        "shoal.util.scheduling_strategies": """DoesNotExist Exists In NotIn
+            NodeAffinitySchedulingStrategy NodeLabelSchedulingStrategy
+            PlacementGroupSchedulingStrategy""",
+    },
+    "ray.util.state": {
+        _STATES: """get_actor get_job get_node get_placement_group get_task get_worker
+            list_actors list_jobs list_nodes list_objects list_placement_groups list_tasks
+            list_workers summarize_actors summarize_tasks""",
+    },
+    # ---- never public, used all the same: see private.py
+    "ray._private": {},
+    "ray._private.services": {_PRIVATE: "get_node_ip_address"},
+    "ray._private.state": {
+        _PRIVATE: "actors available_resources_per_node total_resources_per_node node_ids",
+        "shoal": "available_resources cluster_resources nodes timeline",
+    },
+    "ray._private.test_utils": {_PRIVATE: "wait_for_condition"},
+    "ray._private.worker": {
+        _PRIVATE: "global_worker",
+        _API: "init put shutdown RayContext",
+        "shoal": "get get_actor get_gpu_ids is_initialized kill remote wait",
+    },
+    "ray._raylet": {"shoal": "ObjectRef ObjectRefGenerator", "shoal.ids": _IDS},
+    "ray.experimental": {},
+    "ray.experimental.internal_kv": {
+        _PRIVATE: """_internal_kv_del _internal_kv_exists _internal_kv_get
+            _internal_kv_initialized _internal_kv_list _internal_kv_put""",
+    },
+    "ray.state": {
+        _PRIVATE: "actors available_resources_per_node total_resources_per_node node_ids",
+        "shoal": "available_resources cluster_resources nodes timeline",
+    },
+    "ray.worker": {
+        _PRIVATE: "global_worker",
+        _API: "init put shutdown",
+        "shoal": "get get_gpu_ids is_initialized remote wait",
+    },
+}
+
+LATER: dict[str, str] = {
+    module: " ".join(text.split())
+    for module, text in {
+        "ray": f"ObjectRefGenerator cancel timeline {_IDS}",
+        "ray._private.state": "timeline",
+        "ray._raylet": f"ObjectRefGenerator {_IDS}",
+        "ray.runtime_env": "RuntimeEnv RuntimeEnvConfig",
+        "ray.state": "timeline",
+        "ray.util": f"""ActorPool deregister_serializer inspect_serializability list_named_actors
+            register_serializer {_GROUPS.replace("PlacementGroup", "")}""",
+        "ray.util.actor_pool": "ActorPool",
+        "ray.util.placement_group": _GROUPS,
+        "ray.util.queue": "Empty Full Queue",
+        "ray.util.scheduling_strategies": """DoesNotExist Exists In NotIn
+            NodeAffinitySchedulingStrategy NodeLabelSchedulingStrategy
+            PlacementGroupSchedulingStrategy""",
+        "ray.util.state": "get_placement_group list_placement_groups",
+    }.items()
+}
+"""Rows whose home does not exist yet: they raise with their hint, and no ``*`` brings them."""
+
+DELEGATES = {"ray.cloudpickle": "cloudpickle"}
+"""Modules that are another one under a name of Ray's."""
+
+_MODES = {"SCRIPT_MODE": 0, "WORKER_MODE": 1, "LOCAL_MODE": 2}
+CONSTANTS: dict[str, dict[str, Any]] = {
+    "ray": {**_MODES, "__version__": VERSION, "__commit__": "shoal"},
+    "ray._private.worker": _MODES,
+    "ray.worker": _MODES,
+}
+
+_LIBRARIES = "the libraries (data, train, tune, serve, rl) are not there yet"
+_CLIENT = "there is no client mode; run the program on the machine of the session"
+HINTS: dict[str, str] = {
+    "ray": "see docs/from-ray.md for what there is",
+    "ray.air": _LIBRARIES,
+    "ray.ClientBuilder": _CLIENT,
+    "ray.client": _CLIENT,
+    "ray.util.client": _CLIENT,
+    "ray.util.connect": _CLIENT,
+    "ray.autoscaler": "there is no autoscaling: one machine is all there is",
+    "ray.cluster_utils": "one machine is all there is; start sessions with shoal.init('local')",
+    "ray.cross_language": "Shoal runs Python only",
+    "ray.cpp_function": "Shoal runs Python only",
+    "ray.java_actor_class": "Shoal runs Python only",
+    "ray.java_function": "Shoal runs Python only",
+    "ray.dag": "compiled graphs are not there yet; chain calls by passing refs",
+    "ray.dashboard": "there is no dashboard; use shoal.state, `shoal status` and `shoal list`",
+    "ray.data": _LIBRARIES + "; use shoal.map for parallel work over items",
+    "ray.experimental": "there are no experimental names",
+    "ray.job_submission": "there is no job server; run the program with `shoal run`",
+    "ray.llm": _LIBRARIES,
+    "ray.rllib": _LIBRARIES,
+    "ray.serve": _LIBRARIES,
+    "ray.train": _LIBRARIES,
+    "ray.tune": _LIBRARIES,
+    "ray.workflow": "workflows were taken out of Ray too; chain tasks by passing refs",
+    "ray.util.ActorPool": "use shoal.as_completed over calls of several actors, or shoal.map",
+    "ray.util.actor_pool": "use shoal.as_completed over calls of several actors, or shoal.map",
+    "ray.util.accelerators": "ask shoal.get_gpu_ids(); types of accelerators have no names here",
+    "ray.util.collective": "collective operations are not there yet",
+    "ray.util.dask": "the Dask scheduler is not there yet",
+    "ray.util.debugpy": "use a debugger of your own in the worker's process",
+    "ray.util.iter": "use streaming generators (num_returns='streaming')",
+    "ray.util.joblib": "the joblib backend is not there yet; use shoal.map",
+    "ray.util.metrics": "metrics of one's own are not there yet",
+    "ray.util.multiprocessing": "Pool is not there yet; use shoal.map",
+    "ray.util.pdb": "use a debugger of your own in the worker's process",
+    "ray.util.queue": "the queue is not there yet; use an actor that holds a collections.deque",
+    "ray.util.rpdb": "use a debugger of your own in the worker's process",
+    "ray.util.spark": "Spark is not there yet",
+    "ray.util.state": "use shoal.state",
+    "ray.util.tracing": "use shoal.timeline()",
+    "ray._private": "it is private in Ray; docs/from-ray.md lists the private names that are there",
+    "ray._private.worker.global_worker": "it has what docs/from-ray.md lists",
+    "ray._raylet": "it is private in Ray; docs/from-ray.md lists the private names that are there",
+    "ray.core": "it is private in Ray; docs/from-ray.md lists the private names that are there",
+    "ray.widgets": "it draws Ray's own tables; the context that init returns draws itself",
+}
+
+
+def _rows() -> dict[str, dict[str, str]]:
+    return {
+        module: {name: home for home, text in homes.items() for name in text.split()}
+        for module, homes in MODULES.items()
+    }
+
+
+_homes = _rows()
+
+
+def home_of(module: str, name: str) -> str | None:
+    """The module of ours in which a name of Ray's lives, None if the table has no such name."""
+    return _homes.get(module, {}).get(name)
+
+
+def public_names(module: str) -> list[str]:
+    """What ``from module import *`` brings."""
+    constants = [name for name in CONSTANTS.get(module, {}) if not name.startswith("__")]
+    later = LATER.get(module, "").split()
+    return sorted(name for name in (*_homes[module], *constants) if name not in later)
+
+
+def missing(name: str) -> str:
+    """The text for a name that is not there: what it was, and what to do instead."""
+    prefix = name
+    while prefix not in HINTS:
+        prefix = prefix.rpartition(".")[0]
+    return f"{name} does not exist in Shoal's layer for Ray: {HINTS[prefix]}"

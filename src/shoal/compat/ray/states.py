@@ -1,0 +1,213 @@
+"""``ray.util.state``: the tables of ``shoal.state``, as rows with the fields that people read.
+
+A row is a dict whose fields are attributes too, as Ray's are. Fields that Ray has and that nothing
+here knows are None. Tasks that have ended are in no table: ``list_tasks`` has those that have not.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import shoal
+from shoal import errors, state
+from shoal.compat.ray.api import get_node_ip_address
+
+Filter = tuple[str, str, Any]
+
+
+class Row(dict[str, Any]):
+    """One row; ``row.state`` and ``row["state"]`` are the same."""
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self[name]
+        except KeyError:
+            raise AttributeError(
+                f"a row of this table has no field {name!r}; its fields: {', '.join(self)}"
+            ) from None
+
+    def asdict(self) -> dict[str, Any]:
+        """A plain dict of it."""
+        return dict(self)
+
+
+def _chosen(rows: Iterable[Row], filters: Sequence[Filter] | None, limit: int) -> list[Row]:
+    """The rows that pass all filters ``(field, "=" or "!=", value)``."""
+    for name, operator, _ in filters or ():
+        if operator not in ("=", "!="):
+            raise ValueError(f"the filter of {name} must use '=' or '!=', not {operator!r}")
+    found = []
+    for row in rows:
+        if all(_passes(row, *one) for one in filters or ()):
+            found.append(row)
+        if len(found) >= limit:
+            break
+    return found
+
+
+def _passes(row: Row, name: str, operator: str, value: Any) -> bool:
+    if name not in row:
+        valid = ", ".join(row)
+        raise errors.OptionError(f"rows have no field {name!r}. Valid: {valid}", option=name)
+    same = str(row[name]).lower() == str(value).lower()
+    return same if operator == "=" else not same
+
+
+def _only(rows: Iterable[Row], field: str, wanted: str) -> Row | None:
+    return next((row for row in rows if row[field] == wanted), None)
+
+
+def _job_id(job: int) -> str:
+    return f"{job:08x}"
+
+
+def _node_id() -> str:
+    return str(shoal.get_runtime_context().get_node_id())
+
+
+def _actor(row: state.Actor) -> Row:
+    return Row(
+        actor_id=row.actor_id,
+        class_name=row.class_name,
+        state="PENDING_CREATION" if row.state == "PENDING" else row.state,
+        job_id=_job_id(row.job),
+        name=row.name or "",
+        node_id=_node_id(),
+        pid=row.pid,
+        ray_namespace=row.namespace,
+        death_cause=row.cause or None,
+        is_detached=row.detached,
+        num_restarts=row.restarts,
+    )
+
+
+def _task(row: state.Task) -> Row:
+    states = {"HELD": "PENDING_ARGS_AVAIL", "QUEUED": "PENDING_NODE_ASSIGNMENT"}
+    return Row(
+        task_id=row.task_id,
+        attempt_number=row.attempt - 1,
+        name=row.name,
+        func_or_class_name=row.name,
+        state=states.get(row.state, row.state),
+        job_id=_job_id(row.job),
+        parent_task_id=row.parent or None,
+        node_id=_node_id(),
+        worker_id=str(row.worker),
+        language="PYTHON",
+    )
+
+
+def _node(row: state.Node) -> Row:
+    return Row(
+        node_id=row.node_id,
+        node_ip=get_node_ip_address(),
+        is_head_node=True,
+        state=row.state or "ALIVE",
+        node_name=row.name,
+        resources_total=row.total,
+    )
+
+
+def _worker(row: state.Worker) -> Row:
+    return Row(
+        worker_id=str(row.worker),
+        is_alive=True,
+        worker_type="WORKER",
+        node_id=_node_id(),
+        ip=get_node_ip_address(),
+        pid=row.pid,
+    )
+
+
+def _object(row: state.Object) -> Row:
+    return Row(
+        object_id=row.object_id,
+        object_size=row.size_bytes,
+        task_status="PENDING" if row.state == "PENDING" else "FINISHED",
+        reference_type="LOCAL_REFERENCE",
+        ip=get_node_ip_address(),
+    )
+
+
+def _job(row: state.Job) -> Row:
+    return Row(
+        job_id=_job_id(row.job),
+        type="DRIVER",
+        status="RUNNING" if row.state in ("", "RUNNING") else "SUCCEEDED",
+        entrypoint=row.entrypoint,
+        message=row.reason,
+    )
+
+
+def _table(
+    read: Callable[[], Sequence[Any]], row: Callable[[Any], Row]
+) -> Callable[..., list[Row]]:
+    def list_rows(
+        address: str | None = None,
+        filters: Sequence[Filter] | None = None,
+        limit: int = 100,
+        **_ignored: Any,
+    ) -> list[Row]:
+        """Rows that pass all filters ``(field, "=" or "!=", value)``, at most ``limit``.
+
+        ``timeout``, ``detail`` and the like are taken and mean nothing: the answer is always whole
+        and at once.
+        """
+        return _chosen(map(row, read()), filters, limit)
+
+    return list_rows
+
+
+list_actors = _table(state.actors, _actor)
+list_jobs = _table(state.jobs, _job)
+list_nodes = _table(state.nodes, _node)
+list_objects = _table(state.objects, _object)
+list_tasks = _table(state.tasks, _task)
+list_workers = _table(state.workers, _worker)
+
+
+def get_actor(id: str, address: str | None = None, **_ignored: Any) -> Row | None:
+    """The row of one actor, None if there is none."""
+    return _only(map(_actor, state.actors()), "actor_id", id)
+
+
+def get_job(id: str, address: str | None = None, **_ignored: Any) -> Row | None:
+    """The row of one job, None if there is none."""
+    return _only(map(_job, state.jobs()), "job_id", id)
+
+
+def get_node(id: str, address: str | None = None, **_ignored: Any) -> Row | None:
+    """The row of one node, None if there is none."""
+    return _only(map(_node, state.nodes()), "node_id", id)
+
+
+def get_task(id: str, address: str | None = None, **_ignored: Any) -> Row | None:
+    """The row of one task that has not ended, None if there is none."""
+    return _only(map(_task, state.tasks()), "task_id", id)
+
+
+def get_worker(id: str, address: str | None = None, **_ignored: Any) -> Row | None:
+    """The row of one worker, None if there is none."""
+    return _only(map(_worker, state.workers()), "worker_id", id)
+
+
+def _summary(rows: Iterable[Row], by: str) -> dict[str, Any]:
+    counts: dict[str, Counter[str]] = {}
+    for row in rows:
+        counts.setdefault(row[by], Counter())[row["state"]] += 1
+    summary: Mapping[str, Any] = {
+        name: {by: name, "state_counts": dict(states)} for name, states in counts.items()
+    }
+    return {"cluster": {"summary": dict(summary)}}
+
+
+def summarize_actors(address: str | None = None, **_ignored: Any) -> dict[str, Any]:
+    """How many actors of each class are in which state."""
+    return _summary(map(_actor, state.actors()), "class_name")
+
+
+def summarize_tasks(address: str | None = None, **_ignored: Any) -> dict[str, Any]:
+    """How many tasks of each function are in which state."""
+    return _summary(map(_task, state.tasks()), "func_or_class_name")
