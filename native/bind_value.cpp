@@ -471,7 +471,7 @@ void bind_values(nb::module_& m) {
   nb::class_<Pin>(m, "_Pin");
   nb::class_<View>(m, "_View", nb::type_slots(view_slots));
 
-  nb::class_<Ref>(m, "ObjectRef", "A counted handle to one object.")
+  nb::class_<Ref>(m, "ObjectRef", nb::is_generic(), "A counted handle to one object.")
       .def_prop_ro("key", [](Ref& r) { return r.key; })
       .def_prop_ro("memory", [](Ref& r) { return nb::borrow(r.owner); })
       .def("binary",

@@ -34,7 +34,8 @@ node daemon execs its zygote before it has imported anything large."""
 if TYPE_CHECKING:
     from shoal import errors, lowlevel, state
     from shoal._native import ObjectRef
-    from shoal._runtime.actor import ActorClass, ActorHandle, get_actor, kill, method
+    from shoal._runtime.actor import ActorHandle, get_actor, kill, method
+    from shoal._runtime.actor_base import Actor
     from shoal._runtime.cluster import available_resources, cluster_resources, nodes
     from shoal._runtime.completion import as_completed
     from shoal._runtime.context import RuntimeContext, get_gpu_ids, get_runtime_context
@@ -45,10 +46,12 @@ if TYPE_CHECKING:
     from shoal._runtime.mapping import map
     from shoal._runtime.objects import get, put, wait
     from shoal._runtime.remote import RemoteFunction, remote
+    from shoal._runtime.typed import ActorClass
 
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Actor": "_runtime.actor_base",
     "ActorClass": "_runtime.actor",
     "ActorHandle": "_runtime.actor",
     "Lock": "_runtime.locks",
@@ -79,6 +82,7 @@ _HOMES = {
 _MODULES = ("errors", "lowlevel", "state")
 
 __all__ = [
+    "Actor",
     "ActorClass",
     "ActorHandle",
     "Lock",

@@ -11,8 +11,11 @@ Every blocking call releases the GIL, ends on signals (the handler runs, then th
 the handler's exception comes out), and raises ``SessionLostError`` once ``close()`` was called.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Any, final
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import Future
+from typing import Any, Generic, TypeVar, final
+
+T_co = TypeVar("T_co", covariant=True)
 
 LAYOUT_HASH: int
 """Hash of every size and offset of node memory; two builds may share memory only if it is equal."""
@@ -52,7 +55,7 @@ class PendingError(RuntimeError):
     """A worker may not queue more tasks: the ring of its job is full."""
 
 @final
-class ObjectRef:
+class ObjectRef(Generic[T_co]):
     """A counted handle to one object. Dropping the last handle frees the object."""
 
     @property
@@ -63,8 +66,8 @@ class ObjectRef:
         """16 bytes, the same in every process: node id, generation, slot."""
     def hex(self) -> str: ...
     def is_sealed(self) -> bool: ...
-    def __await__(self) -> Any: ...
-    def future(self) -> Any:
+    def __await__(self) -> Generator[Any, None, T_co]: ...
+    def future(self) -> Future[T_co]:
         """A ``concurrent.futures.Future`` of the value (built by the ``future`` hook)."""
     def __reduce__(self) -> Any: ...
     def __hash__(self) -> int: ...

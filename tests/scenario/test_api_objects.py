@@ -99,7 +99,7 @@ def slow_put() -> Any:
 
 def test_get_of_lists_and_timeouts() -> None:
     assert shoal.get([]) == []
-    assert shoal.get((shoal.put(1), shoal.put(2))) == [1, 2]
+    assert shoal.get((shoal.put(1), shoal.put(2))) == (1, 2)
     ref = after.remote(0.2, "late")
     with pytest.raises(errors.GetTimeoutError, match="not ready after 0") as caught:
         shoal.get(ref, timeout=0)

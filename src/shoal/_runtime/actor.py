@@ -15,9 +15,18 @@ Invariants:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from types import SimpleNamespace
-from typing import Any, Generic, TypeVar
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Concatenate,
+    Generic,
+    ParamSpec,
+    TypeVar,
+    Unpack,
+    overload,
+)
 
 import msgspec
 
@@ -28,6 +37,13 @@ from shoal._runtime import session as sessions
 from shoal._runtime.functions import Definition
 from shoal._runtime.submitting import Submitting
 
+if TYPE_CHECKING:
+    from shoal._runtime import typed
+    from shoal._runtime.actor_base import Actor
+
+P = ParamSpec("P")
+R = TypeVar("R")
+S = TypeVar("S")
 C = TypeVar("C")
 
 READY = "__ray_ready__"
@@ -134,7 +150,7 @@ class ActorMethod(Submitting):
         return f"<method {self._facts.class_name}.{self._facts.method_name(self._index)}>"
 
 
-class ActorHandle:
+class ActorHandle(Generic[C]):
     """A reference to an actor; passes through calls and objects like any value."""
 
     _facts: ActorFacts
@@ -144,7 +160,7 @@ class ActorHandle:
         self.__dict__["_facts"] = facts
         self.__dict__["_lifetime"] = lifetime
 
-    def __getattr__(self, name: str) -> ActorMethod:
+    def __getattr__(self, name: str) -> Any:
         facts = self.__dict__.get("_facts")
         if facts is not None:
             for index, row in enumerate(facts.methods):
@@ -205,7 +221,7 @@ _facts_decoder = msgspec.msgpack.Decoder(ActorFacts)
 _rows_decoder = msgspec.msgpack.Decoder(tuple[MethodRow, ...])
 
 
-def _restore_handle(facts: bytes, lifetime: _native.ObjectRef | None) -> ActorHandle:
+def _restore_handle(facts: bytes, lifetime: _native.ObjectRef | None) -> ActorHandle[Any]:
     return ActorHandle(_facts_decoder.decode(facts), lifetime)
 
 
@@ -213,7 +229,7 @@ class ActorClass(Generic[C]):
     """A class whose instances may live in processes of their own."""
 
     def __init__(
-        self, cls: type[C], given: Mapping[str, Any], definition: Definition | None = None
+        self, cls: Any, given: Mapping[str, Any], definition: Definition | None = None
     ) -> None:
         self._cls = cls
         self._given = dict(given)
@@ -224,7 +240,7 @@ class ActorClass(Generic[C]):
         self.__doc__ = cls.__doc__
         self.__module__ = cls.__module__
 
-    def __call__(self, *args: Any, **kwargs: Any) -> C:
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Make a plain instance here."""
         return self._cls(*args, **kwargs)
 
@@ -246,7 +262,7 @@ class ActorClass(Generic[C]):
         checked = options.check("a", given, in_options=True)
         return ActorClass(self._cls, self._given | checked, self._definition)
 
-    def remote(self, *args: Any, **kwargs: Any) -> ActorHandle:
+    def remote(self, *args: Any, **kwargs: Any) -> ActorHandle[Any]:
         """Start an actor and return a handle at once; its constructor runs there.
 
         Raises:
@@ -262,11 +278,11 @@ class ActorClass(Generic[C]):
         args: tuple[Any, ...] | list[Any] | None = None,
         kwargs: dict[str, Any] | None = None,
         **given: Any,
-    ) -> ActorHandle:
+    ) -> ActorHandle[Any]:
         chosen = self.options(**given) if given else self
         return chosen.remote(*(args or ()), **(kwargs or {}))
 
-    def _create(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ActorHandle:
+    def _create(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ActorHandle[Any]:
         given = self._given
         session = sessions.current()
         memory = session.memory
@@ -337,7 +353,7 @@ class _LazyActorClass(ActorClass[Any]):
 
 def handle_of(
     info: messages.ActorInfo, session: str, lifetime: _native.ObjectRef | None
-) -> ActorHandle:
+) -> ActorHandle[Any]:
     """A handle of the actor that ``info`` describes."""
     spec = info.spec
     facts = ActorFacts(
@@ -363,6 +379,8 @@ def method_rows(cls: type) -> tuple[MethodRow, ...]:
         member = getattr(cls, name, None)
         if not callable(member) or isinstance(member, type):
             continue
+        if getattr(member, "__shoal_local__", False):  # of shoal.Actor
+            continue
         if name == "__call__" and not any("__call__" in vars(base) for base in cls.__mro__):
             continue
         given = getattr(member, "__shoal_method__", {})
@@ -378,12 +396,35 @@ def method_rows(cls: type) -> tuple[MethodRow, ...]:
     return tuple(rows)
 
 
+@overload
+def method(
+    function: Callable[Concatenate[S, P], Coroutine[Any, Any, R]], /
+) -> typed.TypedMethod[S, P, R]: ...
+@overload
+def method(function: Callable[Concatenate[S, P], R], /) -> typed.TypedMethod[S, P, R]: ...
+@overload
+def method(**given: Unpack[typed.MethodOptions]) -> typed.MethodDecorator: ...
+@overload
+def method(*, num_returns: int, **given: Unpack[typed.MethodOptions]) -> Callable[[Any], Any]: ...
 def method(*args: Any, **given: Any) -> Any:
     """Give a method of an actor class options: ``@method(num_returns=2)``.
 
+    ``@method`` alone changes nothing; type checkers then know ``handle.method.remote`` of classes
+    that derive from ``shoal.Actor``.
+
     Raises:
-        OptionError: an option is unknown or wrong, or there is none.
+        OptionError: an option is unknown or wrong.
+
+    Example:
+        >>> class Pair(shoal.Actor):
+        ...     @shoal.method(num_returns=2)
+        ...     def both(self):
+        ...         return 1, 2
+        >>> shoal.get(Pair.remote().both.remote())
+        [1, 2]
     """
+    if len(args) == 1 and not given and callable(args[0]):
+        return args[0]
     if args or not given:
         raise errors.OptionError(
             "method takes options by name: @method(num_returns=2)."
@@ -398,7 +439,7 @@ def method(*args: Any, **given: Any) -> Any:
     return mark
 
 
-def get_actor(name: str, namespace: str | None = None) -> ActorHandle:
+def get_actor(name: str, namespace: str | None = None) -> ActorHandle[Any]:
     """Return a handle of the living actor called ``name``; it does not keep the actor alive.
 
     Raises:
@@ -411,7 +452,7 @@ def get_actor(name: str, namespace: str | None = None) -> ActorHandle:
     return handle_of(session.request(body, messages.ActorInfo), session.id, None)
 
 
-def kill(actor: ActorHandle, *, no_restart: bool = True) -> None:
+def kill(actor: ActorHandle[Any] | Actor, *, no_restart: bool = True) -> None:
     """End an actor at once, without running any of its code.
 
     Args:

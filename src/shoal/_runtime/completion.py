@@ -23,7 +23,7 @@ import threading
 import weakref
 from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Future, InvalidStateError
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from shoal import errors
 from shoal._base import clock
@@ -31,6 +31,8 @@ from shoal._native import Memory, ObjectRef
 from shoal._runtime import objects
 from shoal._runtime import session as sessions
 from shoal._runtime.session import NATIVE_ERRORS
+
+R = TypeVar("R")
 
 
 class Sink(Protocol):
@@ -221,7 +223,9 @@ class QueueSink:
         self.ready.put(items)
 
 
-def as_completed(refs: Iterable[ObjectRef], *, timeout: float | None = None) -> Iterator[ObjectRef]:
+def as_completed(
+    refs: Iterable[ObjectRef[R]], *, timeout: float | None = None
+) -> Iterator[ObjectRef[R]]:
     """Yield refs in the order in which they become ready, at the same cost for any number.
 
     Args:
@@ -243,7 +247,7 @@ def as_completed(refs: Iterable[ObjectRef], *, timeout: float | None = None) -> 
     return _as_completed(refs, timeout)
 
 
-def _as_completed(refs: list[ObjectRef], timeout: float | None) -> Iterator[ObjectRef]:
+def _as_completed(refs: list[ObjectRef[R]], timeout: float | None) -> Iterator[ObjectRef[R]]:
     if not refs:
         return
     deadline = None if timeout is None else clock.now() + timeout

@@ -7,13 +7,15 @@ On a running event loop both work, warn once and never help (RULES A-9): a helpe
 the loop's stack. Native code helps only in a ``get`` without a timeout, so there ``get`` asks with
 one that is never over. Who has not imported asyncio pays one look into a dict, 10 ns.
 """
+# A tuple is an iterable too: the first overload of ``get`` that fits is meant.
+# mypy: disable-error-code="overload-overlap"
 
 from __future__ import annotations
 
 import sys
 import warnings
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, TypeVar, overload
 
 from shoal import errors
 from shoal._native import ObjectRef
@@ -27,17 +29,45 @@ PUT_WAIT_S = 2.0
 NEVER_OVER_S = 1e9
 """A timeout that is none: 32 years."""
 
+R = TypeVar("R")
+A1 = TypeVar("A1")
+A2 = TypeVar("A2")
+A3 = TypeVar("A3")
+A4 = TypeVar("A4")
+
 _modules = sys.modules
 _has_warned = False
 
 
+@overload
+def get(refs: ObjectRef[R], *, timeout: float | None = None) -> R: ...
+@overload
+def get(refs: tuple[ObjectRef[A1]], *, timeout: float | None = None) -> tuple[A1]: ...
+@overload
+def get(
+    refs: tuple[ObjectRef[A1], ObjectRef[A2]], *, timeout: float | None = None
+) -> tuple[A1, A2]: ...
+@overload
+def get(
+    refs: tuple[ObjectRef[A1], ObjectRef[A2], ObjectRef[A3]], *, timeout: float | None = None
+) -> tuple[A1, A2, A3]: ...
+@overload
+def get(
+    refs: tuple[ObjectRef[A1], ObjectRef[A2], ObjectRef[A3], ObjectRef[A4]],
+    *,
+    timeout: float | None = None,
+) -> tuple[A1, A2, A3, A4]: ...
+@overload
+def get(refs: tuple[ObjectRef[R], ...], *, timeout: float | None = None) -> tuple[R, ...]: ...
+@overload
+def get(refs: Iterable[ObjectRef[R]], *, timeout: float | None = None) -> list[R]: ...
 def get(refs: Any, *, timeout: float | None = None) -> Any:
-    """Return the value of a ref, or the list of values of a list of refs.
+    """Return the value of a ref, or the values of a list (as a list) or tuple (as a tuple) of refs.
 
     Arrays in values are read-only and shared by all processes of the node; copy to change one.
 
     Args:
-        refs: A ref, or a list of refs.
+        refs: A ref, or a list or tuple of refs.
         timeout: Seconds to wait at most; None waits for ever, 0 only looks.
 
     Raises:
@@ -56,6 +86,8 @@ def get(refs: Any, *, timeout: float | None = None) -> Any:
         if type(refs) is ObjectRef:
             return refs.memory.get(refs, timeout)
         if type(refs) is not list:
+            if type(refs) is tuple:
+                return tuple(get(list(refs), timeout=timeout))
             refs = _as_list(refs, "get")
         if not refs:
             return []
@@ -132,7 +164,7 @@ def _as_list(refs: Any, what: str) -> list[Any]:
     return list(refs)
 
 
-def put(value: Any) -> ObjectRef:
+def put(value: R) -> ObjectRef[R]:
     """Store a value once and return a ref to it.
 
     Raises:
@@ -155,12 +187,12 @@ def put(value: Any) -> ObjectRef:
 
 
 def wait(
-    refs: Iterable[ObjectRef],
+    refs: Iterable[ObjectRef[R]],
     *,
     num_returns: int = 1,
     timeout: float | None = None,
     fetch_local: bool = True,
-) -> tuple[list[ObjectRef], list[ObjectRef]]:
+) -> tuple[list[ObjectRef[R]], list[ObjectRef[R]]]:
     """Wait until ``num_returns`` refs are ready, and split the list.
 
     Args:

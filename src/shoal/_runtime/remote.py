@@ -8,8 +8,8 @@ once.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
-from typing import Any, Generic, ParamSpec, TypeVar, overload
+from collections.abc import Callable, Coroutine, Mapping
+from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, TypeVar, Unpack, overload
 
 from shoal import _native, errors
 from shoal._proto import messages
@@ -19,9 +19,15 @@ from shoal._runtime.actor import ActorClass
 from shoal._runtime.functions import Definition
 from shoal._runtime.submitting import Submitting
 
+if TYPE_CHECKING:
+    from shoal._runtime import typed
+    from shoal._runtime.typed import Calls
+else:
+    Calls = Generic
+
 P = ParamSpec("P")
 R = TypeVar("R")
-C = TypeVar("C")
+K = TypeVar("K", bound=type)
 
 
 class Retryable:
@@ -36,7 +42,7 @@ class Retryable:
         return self.function(*args, **kwargs)
 
 
-class RemoteFunction(Submitting, Generic[P, R]):
+class RemoteFunction(Calls[P, R], Submitting):
     """A function whose calls may run in other processes."""
 
     def __init__(
@@ -68,7 +74,15 @@ class RemoteFunction(Submitting, Generic[P, R]):
         function: Callable[P, R] = self._definition.value
         return function
 
-    def options(self, **given: Any) -> RemoteFunction[P, R]:
+    @overload
+    def options(  # type: ignore[overload-overlap]
+        self, *, num_returns: Literal[1] = 1, **given: Unpack[typed.TaskOptions]
+    ) -> RemoteFunction[P, R]: ...
+    @overload
+    def options(
+        self, *, num_returns: int, **given: Unpack[typed.TaskOptions]
+    ) -> typed.SeveralFunction[P]: ...
+    def options(self, **given: Any) -> Any:
         """Return the same function with other options; those not named stay as they are."""
         checked = options.check("t", given, in_options=True)
         variant: RemoteFunction[P, R] = RemoteFunction(
@@ -144,11 +158,19 @@ def _restore(definition: Definition, given: dict[str, Any]) -> RemoteFunction[..
 
 
 @overload
-def remote(target: type[C], /) -> ActorClass[C]: ...  # type: ignore[overload-overlap]
+def remote(target: K, /) -> typed.ActorClass[K]: ...  # type: ignore[overload-overlap]
+@overload
+def remote(  # type: ignore[overload-overlap]
+    target: Callable[P, Coroutine[Any, Any, R]], /
+) -> RemoteFunction[P, R]: ...
 @overload
 def remote(target: Callable[P, R], /) -> RemoteFunction[P, R]: ...
 @overload
-def remote(**given: Any) -> Callable[[Any], Any]: ...
+def remote(  # type: ignore[overload-overlap]
+    *, num_returns: Literal[1] = 1, **given: Unpack[typed.AnyOptions]
+) -> typed.Decorator: ...
+@overload
+def remote(*, num_returns: int, **given: Unpack[typed.AnyOptions]) -> typed.SeveralDecorator: ...
 def remote(target: Any = None, /, *rest: Any, **given: Any) -> Any:
     """Make a function or a class remote.
 
