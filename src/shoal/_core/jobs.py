@@ -87,8 +87,8 @@ class JobTable:
         job.driver, job.pid = index, pid
         self.by_driver[index] = job
 
-    def end(self, now: float, job: Job, reason: str) -> None:
-        """It is over."""
+    def end(self, now: float, job: Job, reason: str) -> list[int]:
+        """It is over; numbers of ended jobs that are forgotten for it."""
         job.ended_at = now
         job.end_reason = reason
         del self.running[job.number]
@@ -97,8 +97,10 @@ class JobTable:
         job.functions.clear()
         job.queues.clear()
         self.ended[job.number] = job
+        forgotten = []
         while len(self.ended) > self._ended_most:
-            self.ended.popitem(last=False)
+            forgotten.append(self.ended.popitem(last=False)[0])
+        return forgotten
 
     def validate(self) -> None:
         """Assert the invariants."""

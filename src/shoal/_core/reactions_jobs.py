@@ -198,7 +198,8 @@ def end_job(t: NodeTables, now: float, job: Job, reason: str) -> Commands:
     for digest, (key, _, _) in job.functions.items():
         out += t.release(key)
         out += t.drop_row("functions", f"{job.number}/{digest.hex()}")
-    t.jobs.end(now, job, reason)
+    for forgotten in t.jobs.end(now, job, reason):
+        out += t.drop_row("jobs", str(forgotten))
     t.scheduler.held.shares.remove(job.number)
     return out + job_row(t, job)
 
