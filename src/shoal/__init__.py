@@ -32,7 +32,7 @@ TYPE_CHECKING = False
 node daemon execs its zygote before it has imported anything large."""
 
 if TYPE_CHECKING:
-    from shoal import errors, lowlevel, state
+    from shoal import errors, lowlevel, runtime_env, state
     from shoal._native import ObjectRef
     from shoal._runtime.actor import ActorHandle, get_actor, kill, method
     from shoal._runtime.actor_base import Actor
@@ -79,7 +79,7 @@ _HOMES = {
     "shutdown": "_runtime.driver",
     "wait": "_runtime.objects",
 }
-_MODULES = ("errors", "lowlevel", "state")
+_MODULES = ("errors", "lowlevel", "runtime_env", "state")
 
 __all__ = [
     "Actor",
@@ -109,6 +109,7 @@ __all__ = [
     "nodes",
     "put",
     "remote",
+    "runtime_env",
     "shutdown",
     "state",
     "wait",

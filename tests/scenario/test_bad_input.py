@@ -96,8 +96,8 @@ def test_what_is_not_there_yet_says_so() -> None:
         echo.options(num_returns="streaming")
     with pytest.raises(errors.NotSupportedError, match="max_concurrency"):
         Actor.options(max_concurrency=2)
-    with pytest.raises(errors.NotSupportedError, match="runtime_env"):
-        echo.options(runtime_env={"pip": ["x"]})
+    with pytest.raises(errors.OptionError, match="runtime_env is not there: containers"):
+        echo.options(runtime_env={"image_uri": "x"})
 
 
 def test_remote_of_something_remote_or_not_callable() -> None:
@@ -350,8 +350,8 @@ def test_wrong_arguments_of_init() -> None:
             shoal.init(**given)  # type: ignore[arg-type]
     with pytest.raises(ConnectionError, match="no session 'nowhere'"):
         shoal.init("nowhere")
-    with pytest.raises(errors.NotSupportedError, match="runtime_env"):
-        shoal.init(runtime_env={"pip": ["x"]})
+    with pytest.raises(errors.OptionError, match=r"has no field 'pips'.*Valid: conda"):
+        shoal.init(runtime_env={"pips": ["x"]})
     assert not shoal.is_initialized()
 
 

@@ -20,6 +20,7 @@ LAYERS = {
     "errors": 3,
     "_native": 3,
     "_runtime": 4,
+    "runtime_env": 5,
     "state": 5,
     "lowlevel": 5,
     "": 6,  # shoal/__init__.py itself

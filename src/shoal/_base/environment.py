@@ -10,6 +10,9 @@ variable              meaning
 ``RAY_ADDRESS``       the same for programs that run with the Ray names (``as_ray``)
 ``SHOAL_AS_RAY``      set where ``import ray`` means Shoal: workers of its jobs get the layer too
 ``SHOAL_DIR``         where session directories live, instead of ``/tmp/shoal-<uid>``
+``SHOAL_CACHE``       where made runtime environments are kept, instead of ``~/.cache/shoal``
+``SHOAL_CACHE_BYTES`` how large that may grow before what is unused goes; default 10 GiB
+``SHOAL_PACKAGE_BYTES``  the most that one working_dir or module may have; default 512 MiB
 ``SHOAL_SESSION``     set in every process of a session: its id
 ``SHOAL_SOCKET``      set in every worker: the socket of its daemon
 ====================  =====================================================================
@@ -28,7 +31,16 @@ AS_RAY_VARIABLE = "SHOAL_AS_RAY"
 class Environment:
     """What the environment says about Shoal."""
 
-    __slots__ = ("address", "as_ray", "root", "session", "socket")
+    __slots__ = (
+        "address",
+        "as_ray",
+        "cache",
+        "cache_bytes",
+        "package_bytes",
+        "root",
+        "session",
+        "socket",
+    )
 
     def __init__(self, seen: Mapping[str, str]) -> None:
         self.as_ray = bool(seen.get(AS_RAY_VARIABLE))
@@ -38,8 +50,17 @@ class Environment:
             self.address = self.address or seen.get("RAY_ADDRESS", "")
         self.root = seen.get("SHOAL_DIR", "") or f"/tmp/shoal-{os.getuid()}"
         """Directory of this user's sessions."""
+        home = seen.get("XDG_CACHE_HOME", "") or os.path.join(seen.get("HOME", self.root), ".cache")
+        self.cache = seen.get("SHOAL_CACHE", "") or os.path.join(home, "shoal")
+        """Directory of what this user's sessions share."""
+        self.cache_bytes = _bytes(seen.get("SHOAL_CACHE_BYTES", ""), 10 << 30)
+        self.package_bytes = _bytes(seen.get("SHOAL_PACKAGE_BYTES", ""), 512 << 20)
         self.session = seen.get(SESSION_VARIABLE, "")
         self.socket = seen.get(SOCKET_VARIABLE, "")
+
+
+def _bytes(text: str, default: int) -> int:
+    return int(text) if text.isdecimal() else default
 
 
 def read(variables: Mapping[str, str] | None = None) -> Environment:

@@ -97,6 +97,7 @@ class Actor:
         "crashes",
         "created_at",
         "drain",
+        "env",
         "generation",
         "has_handles",
         "incarnation",
@@ -116,6 +117,8 @@ class Actor:
         self.spec = spec
         self.job = job
         self.namespace = namespace
+        self.env = ""
+        """Key of its runtime environment."""
         self.queue = 0
         self.generation = 0
         self.created_at = now

@@ -10,6 +10,7 @@ from shoal._core.jobs import Job
 from shoal._core.store import PutRow
 from shoal._core.tables import NodeTables
 from shoal._proto import messages as m
+from shoal._proto.environments import Environment
 
 Commands = list[do.Command]
 
@@ -40,6 +41,20 @@ def begin_job(t: NodeTables, now: float, config: m.JobConfig) -> Job:
     job.config = msgspec.structs.replace(config, namespace=job.namespace)
     t.scheduler.held.shares.add(job.number, config.priority, config.weight)
     return job
+
+
+def want_environment(
+    t: NodeTables, now: float, job: Job, asked: Environment | None
+) -> tuple[str, Commands]:
+    """The key of the environment that is asked for (None: the job's own), and what is done to get
+    it."""
+    environment = asked or job.config.environment
+    if environment is None or not environment.key:
+        return "", []
+    out = t.environments.want(now, job.number, environment)
+    if out:
+        t.tell(now, f"environment {environment.key}", "is being made")
+    return environment.key, out
 
 
 def job_row(t: NodeTables, job: Job, reply: do.Reply | None = None) -> Commands:

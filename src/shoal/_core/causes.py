@@ -17,6 +17,7 @@ UnschedulableError          asked (dict), total (dict), what (such as "task" or 
 JobEndedError               job, reason
 ActorAlreadyExistsError     name, namespace
 ActorNotFoundError          name, namespace, actor_id
+RuntimeEnvSetupError        step (a field of the environment), message, output (last lines)
 UsageError                  text (a request that makes no sense; a ValueError)
 ==========================  ================================================================
 
@@ -112,6 +113,12 @@ def actor_died(
 def unschedulable(asked: Mapping[str, float], total: Mapping[str, float], what: str) -> bytes:
     """No node can ever run this."""
     return records.pack("UnschedulableError", asked=dict(asked), total=dict(total), what=what)
+
+
+def environment_failed(step: str, text: str, output: Sequence[str]) -> bytes:
+    """The runtime environment could not be made: which of its fields, and the last lines said."""
+    message = f"the runtime environment could not be made ({step}): {text}"
+    return records.pack("RuntimeEnvSetupError", step=step, message=message, output=list(output))
 
 
 def job_ended(job: int, reason: str) -> bytes:

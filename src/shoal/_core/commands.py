@@ -15,6 +15,7 @@ from typing import Union
 import msgspec
 
 from shoal._proto import messages
+from shoal._proto.environments import Environment
 
 QUEUE_CLASS = 1
 """Kinds of ``NewQueue``; the shell maps them to the constants of the native module."""
@@ -190,6 +191,19 @@ class WriteStore(Command, frozen=True):
     write: messages.Message
 
 
+class BuildEnvironment(Command, frozen=True):
+    """Make ``environment`` and keep hold of it; ``EnvironmentBuilt`` or ``EnvironmentFailed``
+    follows."""
+
+    environment: Environment
+
+
+class DropEnvironment(Command, frozen=True):
+    """Stop making it, or let go of it; no event follows."""
+
+    key: str
+
+
 class Warn(Command, frozen=True):
     """One line for the daemon's log."""
 
@@ -227,6 +241,8 @@ AnyCommand = Union[
     Release,
     SetAlarm,
     WriteStore,
+    BuildEnvironment,
+    DropEnvironment,
     Warn,
     EndSession,
 ]

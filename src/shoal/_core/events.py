@@ -26,6 +26,8 @@ command              answered by                    when
                      ``WorkerStartFailed``          ``WorkerJoined`` when its Hello has come
 ``SetAlarm``         ``AlarmRang``                  when that time has come
 ``WriteStore``       ``StoreWritten``               when the store has answered
+``BuildEnvironment`` ``EnvironmentBuilt`` or        when it is there, or could not be made
+                     ``EnvironmentFailed``
 ===================  =============================  ==========================================
 
 One task from start to end (driver 1, worker 2; ``->`` is a command, ``<-`` an event)::
@@ -216,6 +218,21 @@ class StoreConnected(Event, frozen=True):
     """A (new) store process serves: it must be told everything again."""
 
 
+class EnvironmentBuilt(Event, frozen=True):
+    """What ``BuildEnvironment`` asked for is there, and stays until ``DropEnvironment``."""
+
+    key: str
+
+
+class EnvironmentFailed(Event, frozen=True):
+    """It could not be made: which of its fields, and the last lines that the tool wrote."""
+
+    key: str
+    step: str
+    text: str
+    output: tuple[str, ...] = ()
+
+
 class Began(Event, frozen=True):
     """The first event: memory exists and the zygote has been asked for. Workers are started
     ahead."""
@@ -243,6 +260,8 @@ AnyEvent = Union[
     AlarmRang,
     StoreWritten,
     StoreConnected,
+    EnvironmentBuilt,
+    EnvironmentFailed,
     Began,
     StopAsked,
 ]

@@ -21,6 +21,7 @@ from shoal._core import commands as do
 from shoal._core import events as seen
 from shoal._core import (
     reactions_actors,
+    reactions_environments,
     reactions_jobs,
     reactions_tables,
     reactions_workers,
@@ -43,6 +44,7 @@ _REQUESTS: dict[type, Callable[[NodeTables, float, seen.Requested, Any], Command
     m.ActorExits: reactions_actors.on_exits,
     m.KillActor: reactions_actors.on_kill,
     m.DescribeActor: reactions_actors.on_describe,
+    m.SetupFailed: reactions_environments.on_setup_failed,
     m.AcquireLock: reactions_tables.on_acquire,
     m.ReleaseLock: reactions_tables.on_release,
     m.IsLocked: reactions_tables.on_is_locked,
@@ -103,6 +105,8 @@ class NodeMachine:
             seen.WorkerForked: self._with(reactions_workers.on_worker_forked),
             seen.WorkerStartFailed: self._with(reactions_workers.on_start_failed),
             seen.WorkerJoined: self._with(reactions_workers.on_worker_joined),
+            seen.EnvironmentBuilt: self._with(reactions_environments.on_built),
+            seen.EnvironmentFailed: self._with(reactions_environments.on_failed),
             seen.Requeued: self._with(reactions_workers.on_requeued),
             seen.AdoptFailed: self._on_adopt_failed,
             seen.StoreWritten: self._on_store_written,

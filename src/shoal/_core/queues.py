@@ -77,6 +77,7 @@ class ClassQueue:
         "dead_record",
         "entries",
         "entries_since",
+        "env",
         "generation",
         "idle_since",
         "is_armed",
@@ -102,6 +103,8 @@ class ClassQueue:
         self.generation = generation
         self.job = job
         self.amounts = amounts
+        self.env = ""
+        """Key of the runtime environment that its workers have."""
         self.limits = limits
         self.threads = threads_of(amounts)
         self.is_tiny = units_of(amounts, CPU) < UNIT // 8

@@ -6,7 +6,7 @@ from shoal._base.ids import actor_id as make_actor_id
 from shoal._core import causes, resources
 from shoal._core import commands as do
 from shoal._core.actors import Actor, Asking, Constructing, Ending, Living
-from shoal._core.answers import Commands, begin_job, job_row, refuse
+from shoal._core.answers import Commands, begin_job, job_row, refuse, want_environment
 from shoal._core.events import Looked, ProcessDied, QueueCreated, Requested, RunningTask
 from shoal._core.resources import parse
 from shoal._core.store import PutRow
@@ -51,6 +51,8 @@ def on_create_actor(t: NodeTables, now: float, event: Requested, body: m.CreateA
         job.root_actor = actor_id
         out += job_row(t, job)
     actor = Actor(actor_id, spec, job.number, namespace, now)
+    actor.env, making = want_environment(t, now, job, body.environment)
+    out += making
     t.actors.add(actor)
     t.tell(now, actor_id, f"created by process {event.index} as {spec.class_name}")
     out += t.adopt(spec.arguments)
@@ -73,14 +75,16 @@ def on_actor_queue(t: NodeTables, now: float, ticket: ActorTicket, event: QueueC
     out = actor_row(t, actor, reply)
     if actor.is_dead:
         return out + [do.KillQueue(event.queue, actor.cause)]
-    ask_worker(t, now, actor)
-    return out
+    return out + ask_worker(t, now, actor)
 
 
-def ask_worker(t: NodeTables, now: float, actor: Actor) -> None:
-    """Put it in the scheduler's line."""
+def ask_worker(t: NodeTables, now: float, actor: Actor) -> Commands:
+    """Put it in the scheduler's line; it ends if its environment has failed."""
+    if failure := t.environments.failure(actor.env):
+        return end_with(t, now, actor, failure, is_gentle=False)
     hold, place = parse(actor.spec.hold), parse(actor.spec.place)
-    t.scheduler.ask(now, actor.actor_id, actor.job, hold, place)
+    t.scheduler.ask(now, actor.actor_id, actor.job, hold, place, actor.env)
+    return []
 
 
 def assign(t: NodeTables, now: float, actor_id: str, worker: int, request: int) -> Commands:
@@ -97,6 +101,7 @@ def assign(t: NodeTables, now: float, actor_id: str, worker: int, request: int) 
         threads=process.binding.threads,
         gpu_ids=list(process.binding.gpu_ids),
         resources=dict(actor.spec.hold),
+        environment=t.environments.get(actor.env),
         actor=actor.describe(),
     )
     out: Commands = [
@@ -311,9 +316,10 @@ def forget_queue(t: NodeTables, now: float, actor: Actor) -> Commands:
 
 def on_restarts_due(t: NodeTables, now: float) -> Commands:
     """Edge 4."""
+    out: Commands = []
     for actor in t.actors.due(now):
-        ask_worker(t, now, actor)
-    return []
+        out += ask_worker(t, now, actor)
+    return out
 
 
 # ---- the last handle

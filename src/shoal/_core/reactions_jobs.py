@@ -7,7 +7,7 @@ import msgspec
 from shoal._core import causes, reactions_actors, resources
 from shoal._core import commands as do
 from shoal._core.actors import Actor
-from shoal._core.answers import begin_job, job_row, refuse, welcome
+from shoal._core.answers import begin_job, job_row, refuse, want_environment, welcome
 from shoal._core.events import DriverJoined, QueueCreated, Requested
 from shoal._core.jobs import Job
 from shoal._core.pool import Phase
@@ -29,7 +29,11 @@ def on_driver_joined(t: NodeTables, now: float, event: DriverJoined) -> Commands
     if not t.config.started and t.owner < 0:
         t.owner = event.index
     t.tell(now, f"job {job.number}", f"driver {event.index} (pid {event.pid}) joined")
-    return [*job_row(t, job), welcome(t, event.index, event.request, job)]
+    out = [*job_row(t, job), welcome(t, event.index, event.request, job)]
+    environment = event.config.environment
+    if environment is not None and environment.is_eager:
+        out += want_environment(t, now, job, None)[1]
+    return out
 
 
 # ---- queues of scheduling classes
@@ -42,25 +46,28 @@ def on_open_queue(t: NodeTables, now: float, event: Requested, body: m.OpenQueue
         amounts = resources.parse(body.resources)
     except resources.AmountError as error:
         return refuse(event, causes.usage(str(error)))
-    scheduling_class = (amounts, body.strategy)
+    env, out = want_environment(t, now, job, body.environment)
+    if failure := t.environments.failure(env):
+        return refuse(event, failure)
+    scheduling_class = (amounts, body.strategy, env)
     known = job.queues.get(scheduling_class)
     if known is not None:
         queue = t.scheduler.held.queues[known]
         if queue.dead_record is not None:
             return refuse(event, queue.dead_record)
-        return [do.Reply(event.index, event.request, m.QueueOpened(known, queue.generation))]
+        return [*out, do.Reply(event.index, event.request, m.QueueOpened(known, queue.generation))]
     for ticket, other in t.tickets.items():
         if not isinstance(other, ClassTicket):
             continue
         if (other.job, other.scheduling_class) == (job.number, scheduling_class):
             asked = (*other.asked, (event.index, event.request))
             t.tickets[ticket] = msgspec.structs.replace(other, asked=asked)
-            return []
+            return out
     ticket = t.new_ticket()
     asked = ((event.index, event.request),)
     t.tickets[ticket] = ClassTicket(job.number, scheduling_class, asked)
     help_class = resources.help_class(amounts)
-    return [do.NewQueue(ticket, do.QUEUE_CLASS, job.number, help_class)]
+    return [*out, do.NewQueue(ticket, do.QUEUE_CLASS, job.number, help_class)]
 
 
 def on_queue_created(t: NodeTables, now: float, event: QueueCreated) -> Commands:
@@ -78,6 +85,7 @@ def on_queue_created(t: NodeTables, now: float, event: QueueCreated) -> Commands
     assert isinstance(ticket.scheduling_class, tuple)
     amounts = ticket.scheduling_class[0]
     queue = ClassQueue(event.queue, event.generation, job.number, amounts, now, t.limits)
+    queue.env = ticket.scheduling_class[2]
     queue.is_armed = True
     t.scheduler.add_queue(queue)
     job.queues[ticket.scheduling_class] = event.queue
@@ -198,6 +206,7 @@ def end_job(t: NodeTables, now: float, job: Job, reason: str) -> Commands:
     for digest, (key, _, _) in job.functions.items():
         out += t.release(key)
         out += t.drop_row("functions", f"{job.number}/{digest.hex()}")
+    out += t.environments.end_job(job.number)
     for forgotten in t.jobs.end(now, job, reason):
         out += t.drop_row("jobs", str(forgotten))
     t.scheduler.held.shares.remove(job.number)

@@ -12,13 +12,18 @@ from shoal._core.events import ProcessDied, QueueState
 from shoal._core.jobs import Job
 from shoal._core.pool import Worker
 from shoal._core.queues import ClassQueue
-from shoal._core.scheduler import Missing
+from shoal._core.scheduler import Binding, Missing
 from shoal._core.tables import NodeTables
 from shoal._proto import messages as m
 
 
-def python_of(t: NodeTables, job: int) -> str:
-    """Interpreter for workers of ``job``; empty: what the zygote runs."""
+def python_of(t: NodeTables, binding: Binding) -> str:
+    """Interpreter for such workers; empty: what the zygote runs."""
+    return t.environments.python(binding.env) or python_of_job(t, binding.job)
+
+
+def python_of_job(t: NodeTables, job: int) -> str:
+    """Interpreter of ``job`` where the environment has none of its own."""
     wanted = t.jobs.running[job].config.python
     return "" if wanted == t.config.python else wanted
 
@@ -27,7 +32,7 @@ def may_start(t: NodeTables, now: float, missing: Sequence[Missing]) -> list[str
     """Interpreters of the workers that are missing and may be started now."""
     loops = t.crash_loops
     pythons = [
-        python_of(t, need.binding.job)
+        python_of(t, need.binding)
         for need in missing
         if not (need.queue and loops.is_paused(now, need.queue))
     ]
@@ -71,7 +76,7 @@ def on_idle_death(
 
 
 def _jobs_of(t: NodeTables, python: str) -> list[Job]:
-    return [job for job in t.jobs.running.values() if python_of(t, job.number) == python]
+    return [job for job in t.jobs.running.values() if python_of_job(t, job.number) == python]
 
 
 def _fail_queued(t: NodeTables, now: float, queue: ClassQueue, record: bytes) -> do.Command:

@@ -152,7 +152,7 @@ def give_work(t: NodeTables, now: float) -> Commands:
     requests: dict[int, int] = {}
 
     def find(need: Missing) -> int | None:
-        python = python_of(t, need.binding.job)
+        python = python_of(t, need.binding)
         worker = t.pool.find(need.binding, python)
         if worker is not None and t.pool.workers[worker].phase is Phase.GENERIC:
             if need.queue and t.crash_loops.is_paused(now, need.queue):
@@ -210,6 +210,7 @@ def _attach(
             threads=worker.binding.threads,
             gpu_ids=list(worker.binding.gpu_ids),
             resources=resources.plain(queue.amounts),
+            environment=t.environments.get(queue.env),
         )
         out += [
             do.LabelWorker(index, job.number, driver, ""),

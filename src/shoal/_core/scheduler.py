@@ -50,6 +50,8 @@ class Binding(NamedTuple):
     threads: int
     gpu_ids: tuple[str, ...]
     is_actor: bool
+    env: str = ""
+    """Key of its runtime environment."""
 
 
 class Missing(NamedTuple):
@@ -67,12 +69,13 @@ Find = Callable[[Missing], int | None]
 class ActorAsk:
     """An actor (or its next incarnation) waits for a worker and what it will hold."""
 
-    __slots__ = ("actor_id", "amounts", "job", "since", "ticket")
+    __slots__ = ("actor_id", "amounts", "env", "job", "since", "ticket")
 
     def __init__(
-        self, actor_id: str, job: int, amounts: Amounts, since: float, ticket: int
+        self, actor_id: str, job: int, amounts: Amounts, since: float, ticket: int, env: str = ""
     ) -> None:
         self.actor_id = actor_id
+        self.env = env
         self.job = job
         self.amounts = amounts
         self.since = since
@@ -142,14 +145,23 @@ RELIEVED_MOST = 64
 class Scheduler:
     """The line of one node, and how it is served."""
 
-    def __init__(self, account: Account, cores: int, limits: Limits) -> None:
+    def __init__(
+        self,
+        account: Account,
+        cores: int,
+        limits: Limits,
+        is_ready: Callable[[str], bool] = lambda env: True,
+    ) -> None:
+        """``is_ready``: whether workers with that runtime environment may be had now; who wants
+        another is not in the line, and keeps nothing from those who are."""
         self.held = Holdings(account)
+        self._is_ready = is_ready
         self.limits = limits
         self.tiny_most = max(limits.tiny_processes_least, limits.tiny_processes_per_core * cores)
         self.asks: dict[str, ActorAsk] = {}
         self.impossible: Crowd = {}
         """Asks that this node can never fulfil."""
-        self._crowds: dict[tuple[int, Amounts], Crowd] = {}
+        self._crowds: dict[tuple[int, Amounts, str], Crowd] = {}
         self.reserved: Ask | None = None
         self.waiting: list[Ask] = []
         """Who did not fit in the last pass, one of each crowd, first in line first."""
@@ -167,14 +179,16 @@ class Scheduler:
         """A queue without attachments is gone."""
         self._forget(self.held.remove_queue(queue))
 
-    def ask(self, now: float, actor_id: str, job: int, hold: Amounts, place: Amounts) -> None:
+    def ask(
+        self, now: float, actor_id: str, job: int, hold: Amounts, place: Amounts, env: str = ""
+    ) -> None:
         """An actor needs a worker: ``hold`` is what it will hold, ``place`` what the node must own
         (S-18)."""
         self._tickets += 1
-        ask = ActorAsk(actor_id, job, hold, now, self._tickets)
+        ask = ActorAsk(actor_id, job, hold, now, self._tickets, env)
         self.asks[actor_id] = ask
         if self.held.account.can_ever(hold) and self.held.account.can_ever(place):
-            self._crowds.setdefault((job, hold), {})[actor_id] = ask
+            self._crowds.setdefault((job, hold, env), {})[actor_id] = ask
         else:
             self.impossible[actor_id] = ask
 
@@ -189,10 +203,10 @@ class Scheduler:
         del self.asks[ask.actor_id]
         if self.impossible.pop(ask.actor_id, None) is not None:
             return
-        crowd = self._crowds[ask.job, ask.amounts]
+        crowd = self._crowds[ask.job, ask.amounts, ask.env]
         del crowd[ask.actor_id]
         if not crowd:
-            del self._crowds[ask.job, ask.amounts]
+            del self._crowds[ask.job, ask.amounts, ask.env]
 
     def _forget(self, ask: Ask) -> None:
         if self.reserved is ask:
@@ -260,7 +274,7 @@ class Scheduler:
         grant = self.held.account.take(ask.amounts)
         assert grant is not None
         is_actor = isinstance(ask, ActorAsk)
-        binding = Binding(ask.job, threads_of(ask.amounts), grant.gpu_ids, is_actor)
+        binding = Binding(ask.job, threads_of(ask.amounts), grant.gpu_ids, is_actor, ask.env)
         lack = Missing(binding, 0 if isinstance(ask, ActorAsk) else ask.queue)
         worker = None if turn.has_missed else find(lack)
         if worker is not None:
@@ -286,9 +300,10 @@ class Scheduler:
             done.actors.append((ask, hold))
 
     def _line(self, now: float) -> list[tuple[Rank, Turn]]:
-        queues = list(self.held.wanting.values())
+        queues = [queue for queue in self.held.wanting.values() if self._is_ready(queue.env)]
         turns = [Turn(queue) for queue in queues]
-        turns += [Turn(next(iter(crowd.values())), crowd) for crowd in self._crowds.values()]
+        crowds = [crowd for key, crowd in self._crowds.items() if self._is_ready(key[2])]
+        turns += [Turn(next(iter(crowd.values())), crowd) for crowd in crowds]
         if not turns:
             self.reserved = None
             return []
@@ -436,10 +451,11 @@ class Scheduler:
         crowds = {actor_id for crowd in self._crowds.values() for actor_id in crowd}
         assert crowds | set(self.impossible) == set(self.asks)
         assert not crowds & set(self.impossible) and all(self._crowds.values())
-        for (job, amounts), crowd in self._crowds.items():
+        for (job, amounts, env), crowd in self._crowds.items():
             tickets = [ask.ticket for ask in crowd.values()]
             assert tickets == sorted(tickets)
-            assert all((ask.job, ask.amounts) == (job, amounts) for ask in crowd.values())
+            of_all = {(ask.job, ask.amounts, ask.env) for ask in crowd.values()}
+            assert of_all == {(job, amounts, env)}
         if self.reserved is not None:
             assert self.reserved in self.waiting
 

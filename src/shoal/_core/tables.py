@@ -13,6 +13,7 @@ from shoal._base.config import NodeConfig
 from shoal._core import commands as do
 from shoal._core.actors import ActorTable
 from shoal._core.crash_loops import CrashLoops
+from shoal._core.environments import Environments
 from shoal._core.events import Requested
 from shoal._core.jobs import Job, JobTable
 from shoal._core.locks import LockTable
@@ -67,7 +68,8 @@ class NodeTables:
         limits = config.limits
         self.limits = limits
         self.account = Account(config.total, config.gpu_ids)
-        self.scheduler = Scheduler(self.account, config.cores, limits)
+        self.environments = Environments()
+        self.scheduler = Scheduler(self.account, config.cores, limits, self.environments.is_ready)
         cpus = -(-self.account.total.get(CPU, 0) // UNIT)
         self.pool = Pool(limits, min(cpus, limits.prestart_most))
         self.actors = ActorTable(limits)
@@ -188,6 +190,7 @@ class NodeTables:
         self.crashes.validate()
         self.crash_loops.validate()
         self.jobs.validate()
+        self.environments.validate()
         self.locks.validate()
         self.store.validate()
         assert all(count > 0 for count in self._adopted.values())

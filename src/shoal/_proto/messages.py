@@ -12,6 +12,8 @@ from typing import Union
 
 import msgspec
 
+from shoal._proto.environments import Environment
+
 
 class Message(msgspec.Struct, frozen=True, array_like=True, tag=True):
     """Base of all rows."""
@@ -30,6 +32,8 @@ class JobConfig(msgspec.Struct, frozen=True):
     as_ray: bool = False
     priority: int = 0
     weight: float = 1.0
+    environment: Environment | None = None
+    """What its workers have if nothing else is asked for."""
 
 
 class ActorSpec(msgspec.Struct, frozen=True):
@@ -118,6 +122,7 @@ class Assignment(Message, frozen=True):
     gpu_ids: list[str]
     resources: dict[str, float]
     actor: ActorInfo | None = None
+    environment: Environment | None = None
 
 
 # ---- tasks
@@ -126,6 +131,8 @@ class OpenQueue(Message, frozen=True):
 
     resources: dict[str, float]
     strategy: str = "DEFAULT"
+    environment: Environment | None = None
+    """None: the job's own."""
 
 
 class QueueOpened(Message, frozen=True):
@@ -146,6 +153,14 @@ class FunctionExported(Message, frozen=True):
     key: int
 
 
+class SetupFailed(Message, frozen=True):
+    """A worker cannot take over its runtime environment, and ends."""
+
+    step: str
+    text: str
+    output: list[str]
+
+
 class RetryTask(Message, frozen=True):
     """A worker says that attempt ``attempt`` raised what may be retried; it still runs it."""
 
@@ -160,6 +175,8 @@ class RetryDecision(Message, frozen=True):
 # ---- actors
 class CreateActor(Message, frozen=True):
     spec: ActorSpec
+    environment: Environment | None = None
+    """None: the job's own."""
 
 
 class GetActor(Message, frozen=True):
@@ -298,7 +315,7 @@ class SessionEnds(Message, frozen=True):
 
 Body = Union[
     Failure, Done, Hello, Welcome, GetAssignment, Assignment, OpenQueue, QueueOpened,
-    ExportFunction, FunctionExported, RetryTask, RetryDecision, CreateActor, GetActor,
+    ExportFunction, FunctionExported, SetupFailed, RetryTask, RetryDecision, CreateActor, GetActor,
     ActorInfo, ActorStarted, ActorFailed, ActorExits, KillActor, DescribeActor, AcquireLock,
     LockAnswer, ReleaseLock, IsLocked, KvPut, KvGet, KvDelete, KvKeys, KvAnswer, GetResources,
     Resources, GetTable, Table, StopSession, LeaveJob, LogLines, Notice, SessionEnds,

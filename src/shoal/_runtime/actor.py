@@ -34,6 +34,7 @@ from shoal import _native, errors
 from shoal._proto import messages
 from shoal._runtime import options, serialize, unpicklable
 from shoal._runtime import session as sessions
+from shoal._runtime.environments import inheriting
 from shoal._runtime.functions import Definition
 from shoal._runtime.submitting import Submitting
 
@@ -308,7 +309,9 @@ class ActorClass(Generic[C]):
             max_restarts=int(options.get(given, "max_restarts")),
             max_task_retries=int(options.get(given, "max_task_retries")),
         )
-        info = session.request(messages.CreateActor(spec), messages.ActorInfo)
+        environment = inheriting.asked(session, given.get("runtime_env"))
+        body = messages.CreateActor(spec, environment)
+        info = session.request(body, messages.ActorInfo)
         return handle_of(info, session.id, lifetime if info.created else None)
 
     def __reduce__(self) -> Any:

@@ -41,6 +41,7 @@ from shoal._native import Memory
 from shoal._proto import forking, frames, messages
 from shoal._runtime import descendants, launch, machine_facts, registry, session_dir
 from shoal._runtime.daemon_door import Door
+from shoal._runtime.daemon_environments import EnvironmentPlaces
 from shoal._runtime.daemon_loop import Loop, Timer
 from shoal._runtime.daemon_memory import NodeMemory, Warming
 from shoal._runtime.daemon_processes import Processes
@@ -93,10 +94,12 @@ class Daemon:
         )
         self._warming = Warming(self._loop, memory, machine_facts.Headroom())
         self._node_memory = NodeMemory(memory, self.post, self._warming.make_room)
+        self._environments = EnvironmentPlaces(self._loop, settings.directory, self.post)
         self._store: StoreLink | None = None
         if settings.started:
             self._store = StoreLink(self._loop, settings.directory, self.post)
-        self._perform = performers(self, self._processes, self._node_memory)
+        parts = (self, self._processes, self._node_memory, self._environments)
+        self._perform = performers(*parts)
         place = (settings.session, settings.directory)
         self._zygote = ZygoteLink(
             self._loop, place, zygote, self._processes.listeners(self._no_zygote, self._known_pids)
@@ -209,12 +212,12 @@ class Daemon:
             elif self._store is not None and pid == self._store.pid:
                 if not self._is_ending:
                     self._store.ended()
-            else:
+            elif not self._environments.ended(pid):
                 self._processes.ended(pid, status)
 
     def _known_pids(self) -> frozenset[int]:
         store = {self._store.pid} if self._store is not None else set()
-        return self._processes.pids() | store
+        return self._processes.pids() | self._environments.pids() | store
 
     def _no_zygote(self) -> None:
         last = launch.startup_failure(self._settings)

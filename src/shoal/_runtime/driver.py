@@ -23,12 +23,15 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple, TypedDict
 
+import msgspec
+
 from shoal import _native, errors
 from shoal._base import environment
 from shoal._proto import messages
 from shoal._runtime import hooks, launch, logs, node_spawn, options, registry, wire
 from shoal._runtime import session as sessions
 from shoal._runtime.client import Connection
+from shoal._runtime.environments import given as given_env
 from shoal._runtime.session import Session
 
 VERSION = "0.1.0"
@@ -75,7 +78,7 @@ _TABLE: dict[str, _Row] = {
     "priority": _Row("an integer", lambda v: type(v) is int),
     "weight": _Row("a number > 0", lambda v: options.TABLE["num_cpus"].check(v) and v > 0),
     "labels": _Row("a dict of texts", lambda v: isinstance(v, Mapping), not_yet=True),
-    "runtime_env": _Row("a dict", lambda v: isinstance(v, Mapping), not_yet=True),
+    "runtime_env": _Row("a dict", lambda v: isinstance(v, Mapping)),
     "logging_level": _Row(
         "a level of logging (there is no log yet)", lambda v: isinstance(v, int | str)
     ),
@@ -171,6 +174,8 @@ def _check(address: Any, given: Mapping[str, Any]) -> None:
         if not row.check(value):
             text = f"option {name} of init must be {row.expected}, not {value!r}"
             raise errors.OptionError(f"{text}. Valid: {', '.join(valid)}", option=name, valid=valid)
+        if name == "runtime_env":
+            given_env.check(value)
         if row.not_yet and value:
             raise errors.NotSupportedError(f"option {name} of init is not there yet")
 
@@ -213,7 +218,11 @@ def _start(begun: node_spawn.Begun, given: Mapping[str, Any]) -> Session:
 
 
 def _join(path: str, given: Mapping[str, Any], launched: launch.Launched | None) -> Session:
+    config = _job_config(given)
     try:
+        if given.get("runtime_env"):
+            # Its files are copied while the daemon starts.
+            config = _with_environment(config, given["runtime_env"], os.path.dirname(path))
         stream = wire.connect(path)
         connection = Connection(stream)
         hello = messages.Hello(
@@ -222,9 +231,13 @@ def _join(path: str, given: Mapping[str, Any], launched: launch.Launched | None)
             version=VERSION,
             layout=_native.LAYOUT_HASH,
             python=f"{sys.version_info[0]}.{sys.version_info[1]}",
-            job=_job_config(given),
+            job=config,
         )
         welcome, descriptors = connection.hello(hello, _preload)
+    except errors.OptionError:
+        if launched:
+            launch.give_up(launched)
+        raise
     except OSError as error:
         said = launch.startup_failure(launched.settings) if launched else ""
         if launched:
@@ -237,6 +250,7 @@ def _join(path: str, given: Mapping[str, Any], launched: launch.Launched | None)
     hooks.install(memory)
     session = Session(memory, connection, welcome, "driver")
     session.daemon_pid = launched.pid if launched else 0
+    session.environment = session.job_environment = config.environment
     printer = logs.LogPrinter()
 
     def news(body: messages.Message) -> None:
@@ -280,6 +294,15 @@ def _job_config(given: Mapping[str, Any]) -> messages.JobConfig:
         priority=given.get("priority") or 0,
         weight=given.get("weight") or 1.0,
     )
+
+
+def _with_environment(
+    config: messages.JobConfig, given: Mapping[str, Any], directory: str
+) -> messages.JobConfig:
+    from shoal._runtime.environments import resolving
+
+    environment = resolving.resolve(given, None, directory)
+    return msgspec.structs.replace(config, environment=environment)
 
 
 _at_exit: list[int] = []

@@ -31,6 +31,7 @@ def init(address: str | None = None, **given: Unpack[InitOptions]) -> SessionCon
         resources: Other resources by name.
         object_store_memory: Bytes for values. Default: 30 % of memory.
         namespace: Where names of actors live. Default: one of this program's own.
+        runtime_env: What stands around the code of its tasks; see ``shoal.runtime_env``.
         ignore_reinit_error: Return the present session instead of an error.
         log_to_driver: Show what workers print.
         priority: Jobs of higher priority are served first.

@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from shoal import errors
+from shoal._runtime.environments import given as given_env
 
 RESOURCE_STEP = 0.0001
 """Resources are counted in steps of this size."""
@@ -120,7 +121,7 @@ TABLE: dict[str, Option] = {
     "concurrency_group": Option("a text", _text, "m", None, not_yet=True),
     # ---- both
     "name": Option("a text that is not empty", _text, "tam"),
-    "runtime_env": Option("a dict", _mapping, "ta", None, not_yet=True),
+    "runtime_env": Option("a dict", _mapping, "ta"),
     "scheduling_strategy": Option("'DEFAULT' or 'SPREAD'", _one_of("DEFAULT", "SPREAD"), "ta"),
     "label_selector": Option("a dict", _mapping, "ta", None, not_yet=True),
 }
@@ -156,6 +157,8 @@ def check(where: str, given: Mapping[str, Any], in_options: bool = False) -> dic
                 option=name,
                 valid=valid_names(where),
             )
+        if name == "runtime_env":
+            given_env.check(value)
         if option.not_yet and value != option.default:
             raise errors.NotSupportedError(f"option {name} is not there yet")
     if given.get("num_returns", 1) in ("streaming", "dynamic", None):

@@ -16,6 +16,7 @@ from shoal._proto import messages
 from shoal._runtime import options
 from shoal._runtime import session as sessions
 from shoal._runtime.actor import ActorClass
+from shoal._runtime.environments import inheriting
 from shoal._runtime.functions import Definition
 from shoal._runtime.submitting import Submitting
 
@@ -117,7 +118,9 @@ class RemoteFunction(Calls[P, R], Submitting):
                 self._retryable = Definition(value, definition.name)
             definition = self._retryable
         amounts = options.amounts(given, 1.0)
-        queue = session.queue(amounts, given.get("scheduling_strategy") or "DEFAULT")
+        strategy = given.get("scheduling_strategy") or "DEFAULT"
+        environment = inheriting.asked(session, given.get("runtime_env"))
+        queue = session.queue(amounts, strategy, environment)
         self._queue = queue
         flags = _native.FLAG_RETRY_EXCEPTIONS if retry else 0
         if options.get(given, "help") and set(amounts) <= {"CPU"}:
@@ -189,6 +192,8 @@ def remote(target: Any = None, /, *rest: Any, **given: Any) -> Any:
         namespace: Where the actor's name is known.
         lifetime: ``"detached"`` for an actor that outlives this program.
         get_if_exists: Give the living actor of that name instead of an error.
+        runtime_env: What stands around its code (see ``shoal.runtime_env``), on top of what the
+            caller has.
         scheduling_strategy: ``"DEFAULT"`` or ``"SPREAD"``.
 
     Returns:

@@ -29,6 +29,7 @@ from typing import Any, Protocol, TypeVar
 
 from shoal import _native, errors
 from shoal._proto import messages
+from shoal._proto.environments import Environment
 from shoal._runtime.client import Connection
 
 T = TypeVar("T")
@@ -65,6 +66,9 @@ class Session:
         self.job = welcome.job
         self.namespace = welcome.namespace
         self.total = welcome.total
+        self.environment: Environment | None = None
+        """The runtime environment of this process: what its calls inherit."""
+        self.job_environment: Environment | None = None
         self.is_owner = welcome.owner
         self.state = "open"
         self.reason = ""
@@ -93,12 +97,19 @@ class Session:
         except errors.SessionLostError:
             raise self.gone() from None
 
-    def queue(self, resources: dict[str, float], strategy: str = "DEFAULT") -> messages.QueueOpened:
-        """The queue of a scheduling class, opened at its first use."""
-        key = (strategy, *sorted(resources.items()))
+    def queue(
+        self,
+        resources: dict[str, float],
+        strategy: str = "DEFAULT",
+        environment: Environment | None = None,
+    ) -> messages.QueueOpened:
+        """The queue of a scheduling class, opened at its first use; the environment is the job's
+        own if there is none given."""
+        env = None if environment is None else environment.key
+        key = (strategy, env, *sorted(resources.items()))
         found = self._queues.get(key)
         if found is None or self.memory.is_queue_dead(found.queue, found.generation):
-            body = messages.OpenQueue(resources, strategy)
+            body = messages.OpenQueue(resources, strategy, environment)
             found = self.request(body, messages.QueueOpened)
             self._queues[key] = found
         return found

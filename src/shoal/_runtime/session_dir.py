@@ -112,7 +112,8 @@ def remove(path: str) -> None:
         for name in files:
             _ignore_gone(os.unlink, os.path.join(directory, name))
         for name in directories:
-            _ignore_gone(os.rmdir, os.path.join(directory, name))
+            below = os.path.join(directory, name)
+            _ignore_gone(os.unlink if os.path.islink(below) else os.rmdir, below)
     _ignore_gone(os.rmdir, path)
 
 

@@ -54,7 +54,7 @@ class Submitting:
         if template is None:
             try:
                 template = self._prepare()
-            except errors.UnschedulableError as error:
+            except (errors.UnschedulableError, errors.RuntimeEnvSetupError) as error:
                 return self._failed(errors.to_record(error))
             except NATIVE_ERRORS as error:
                 raise sessions.translate(error) from None
@@ -97,7 +97,7 @@ class Submitting:
         self.reset()
         try:
             template = self._prepare()
-        except errors.UnschedulableError as error:
+        except (errors.UnschedulableError, errors.RuntimeEnvSetupError) as error:
             return self._failed(errors.to_record(error))
         assert self._memory is not None
         try:

@@ -30,6 +30,7 @@ import msgspec
 from shoal import _native
 from shoal._base import environment
 from shoal._proto import messages
+from shoal._proto.environments import Environment
 from shoal._runtime import context, hooks, wire, worker_output
 from shoal._runtime import session as sessions
 from shoal._runtime.actor import handle_of
@@ -109,6 +110,8 @@ def begin(
         os._exit(1)
     _take_over(assignment, session, prepared)
     connection.start(lambda body: None, lambda: os._exit(1))
+    if assignment.environment is not None:
+        _take_environment_over(assignment.environment, session)
     executor = Executor(session)
     if assignment.actor is None:
         worker_output.install()
@@ -144,6 +147,7 @@ def _take_over(assignment: messages.Assignment, session: Session, prepared: Prep
     session.job = assignment.job
     job = assignment.config
     session.namespace = job.namespace or session.namespace
+    session.job_environment = job.environment
     if assignment.threads > 1 or not prepared.variables:
         threads = str(max(1, assignment.threads))
         environment.change(dict.fromkeys(prepared.variables, threads))
@@ -160,6 +164,20 @@ def _take_over(assignment: messages.Assignment, session: Session, prepared: Prep
             print(f"shoal: cannot change to {job.cwd}: {error.strerror}", file=sys.stderr)
     if job.as_ray:
         importlib.import_module(AS_RAY_LAYER).install()
+
+
+def _take_environment_over(environment: Environment, session: Session) -> None:
+    """Become a worker with that environment, or say why not and end."""
+    from shoal._runtime.environments import SetupFailure, applying
+
+    session.environment = environment
+    try:
+        applying.take_over(environment, session.directory)
+    except SetupFailure as failure:
+        print(failure.text, *failure.output, sep="\n", file=sys.stderr, flush=True)
+        body = messages.SetupFailed(failure.step, failure.text, failure.output)
+        session.request(body, messages.Done)
+        os._exit(1)
 
 
 def _serve_actor(executor: Executor, session: Session, info: messages.ActorInfo) -> None:

@@ -120,7 +120,6 @@ LATER: dict[str, str] = {
         "ray": f"ObjectRefGenerator cancel timeline {_IDS}",
         "ray._private.state": "timeline",
         "ray._raylet": f"ObjectRefGenerator {_IDS}",
-        "ray.runtime_env": "RuntimeEnv RuntimeEnvConfig",
         "ray.state": "timeline",
         "ray.util": f"""ActorPool deregister_serializer inspect_serializability list_named_actors
             register_serializer {_GROUPS.replace("PlacementGroup", "")}""",
