@@ -90,7 +90,7 @@ u32 Memory::advance_one(u32 t) {
         // An ordered call with a failed argument goes through the queue all the same: its place in
         // the order is what its successor waits for, and the worker finds the error when it loads
         // the argument.
-        if (is_error(y.kind.load(RLX)) && !(sp->flags & F_ACTOR)) {
+        if (is_error(y.kind.load(RLX)) && (!(sp->flags & F_ACTOR) || (sp->flags & F_UNORDERED))) {
           if (seal_like(t, d)) return 0;
           continue;
         }
@@ -180,10 +180,10 @@ void Memory::work_cascade() {
   Proc& r = proc(me);
   while (u32 t = r.cascade.load(RLX)) {
     const u64 key = make_key(t, slot(t).gen.load(RLX));
-    running_push(key);  // names it while it is on no list
+    const u32 place = running_push(key);  // names it while it is on no list
     r.cascade.store(slot(t).queue.load(RLX), REL);
     publish(key, false);
-    running_pop();
+    running_pop(place);
   }
   cascading = false;
 }

@@ -81,10 +81,15 @@ void bind_daemon(nb::class_<PyMemory>& c) {
            })
       .def("process_state",
            [](nb::handle self, u32 index) {
-             Proc& r = of(self).m->proc(process_index(index));
+             Memory& m = *of(self).m;
+             Proc& r = m.proc(process_index(index));
+             // The outermost; of calls that run side by side, any.
+             auto* table = m.running_of(index);
              u32 d = r.depth.load(ACQ);
+             u64 key = d ? table[0].load() : 0;
+             if (d && !key) key = table[d - 1].load();
              return std::make_tuple(r.assign.load(), r.attached.load(), d, r.blocked.load() != 0,
-                                    d ? r.running[0].load() : u64(0));
+                                    key);
            })
       .def("ring",
            [](nb::handle self, u32 index) {

@@ -1,4 +1,5 @@
 // The Memory class in Python: submitting, taking, waiting for many, and what the daemon does.
+#include <nanobind/stl/pair.h>
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
@@ -36,6 +37,14 @@ static void slots_of(PyMemory& pm, nb::handle refs, std::vector<u32>& out) {
   }
 }
 
+// Key of the task that this thread or coroutine runs; 0: the actor itself, on a thread of its own.
+static u64 current_task(PyMemory& pm) {
+  PyObject* value = nullptr;
+  if (PyContextVar_Get(pm.current.ptr(), nullptr, &value) != 0) throw nb::python_error();
+  nb::object keep = nb::steal(value);
+  return keep.is_valid() && nb::isinstance<PyTask>(keep) ? nb::inst_ptr<PyTask>(keep)->key : 0;
+}
+
 static nb::object submit(nb::handle self, const Call& call, nb::handle payload,
                          nb::handle dependencies, nb::handle contained) {
   PyMemory& pm = of(self);
@@ -49,6 +58,7 @@ static nb::object submit(nb::handle self, const Call& call, nb::handle payload,
   Call c = call;
   if (!deps.empty()) c.flags |= F_FILLS;
   if (c.n_returns == 0) c.flags |= F_NO_RETURN;
+  if (m.side_by_side) c.parent = current_task(pm);
   const bool is_driver = m.proc(m.me).kind.load(RLX) == DRIVER;
   u64 patience = 0;
   for (;;) {
@@ -262,6 +272,58 @@ static nb::object take(nb::handle self, std::optional<double> timeout) {
   }
 }
 
+// For processes that run several calls side by side: calls out of the `queues` (pairs of a queue
+// and how many more of it may run), as soon as there are any; [] when the doorbell is no longer
+// `seen`, or time is up. Who makes room rings that bell, so `seen` must be read before the room is
+// counted.
+static nb::object take_many(nb::handle self, nb::list queues, u32 seen,
+                            std::optional<double> timeout) {
+  PyMemory& pm = of(self);
+  Memory& m = *pm.m;
+  Proc& r = m.proc(m.me);
+  std::vector<std::pair<u32, u32>> open;
+  for (nb::handle pair : queues) {
+    const auto [q, room] = nb::cast<std::pair<u32, u32>>(pair);
+    if (room) open.emplace_back(queue_index(q), room);
+  }
+  const u64 deadline = deadline_of(timeout);
+  const u32 a = r.assign.load(SEQ);
+  if (a != r.attached.load(RLX)) {
+    r.attached.store(a, SEQ);
+    if (a == 0 || m.header().starving.load(SEQ)) m.ring_daemon();
+    return nb::int_(a);
+  }
+  nb::list out;
+  u64 key;
+  for (auto [q, room] : open)
+    for (u32 i = 0; i < room && m.take(q, key); i++) out.append(make_task(self, pm, key));
+  if (nb::len(out)) return out;
+  u64 h;
+  u32 v;
+  auto work = [&] {
+    if (r.door.load(ACQ) != seen || r.assign.load(ACQ) != a || m.closed.load(RLX)) return true;
+    for (auto [q, room] : open)
+      if (m.ring(q).peek(h, v) || m.queue(q).redo.load(ACQ)) return true;
+    return false;
+  };
+  if (!pm.guards.empty()) pm.release_guards();
+  {
+    nb::gil_scoped_release unlocked;
+    const u32 word = m.me / 64;
+    const u64 bit = 1ull << (m.me % 64);
+    if (!m.spin(work, 3000)) {
+      for (auto [q, room] : open) m.queue(q).idle[word].fetch_or(bit, SEQ);
+      r.sleeping.store(1, SEQ);
+      if (!work()) m.sleep_on(r.door, seen, deadline, 0);
+      r.sleeping.store(0, SEQ);
+      for (auto [q, room] : open) m.queue(q).idle[word].fetch_and(~bit, SEQ);
+    }
+  }
+  if (m.closed.load(RLX)) throw_closed();
+  check_signals();
+  return out;
+}
+
 // The spec of a task that this process runs. A Task object may outlive its attempt (it was
 // committed, or the daemon has put it back): then its slot may be somebody else's, and nothing is
 // touched.
@@ -283,9 +345,23 @@ u32 running_return(PyTask& t, u32 i) {
 }
 void commit_task(PyTask& t) {
   running_spec(t);
-  if (t.mem->m->running_top() != t.key)
+  Memory& m = *t.mem->m;
+  if (m.mine[t.place].load(RLX) != t.key) throw std::runtime_error("this attempt has ended");
+  if (!m.side_by_side && t.place + 1 != m.proc(m.me).depth.load(RLX))
     throw std::runtime_error("a task that runs inside this one has not ended");
-  t.mem->m->commit(t.key);
+  m.commit(t.key, t.place);
+}
+// The daemon has put the task back into its queue: it is no longer ours, perhaps even taken again.
+void forget_task(PyTask& t) {
+  t.mem->usable();
+  if (t.mem->m->closed.load(RLX)) throw_closed();
+  Memory& m = *t.mem->m;
+  if (t.place >= m.proc(m.me).depth.load(RLX) || m.mine[t.place].load(RLX) != t.key)
+    throw std::runtime_error("this attempt does not run here");
+  const u64 c = m.slot(key_slot(t.key)).claim.load(ACQ);
+  if (c == make_claim(key_gen(t.key), t.attempt, RUNNING, m.me))
+    throw std::runtime_error("this attempt runs still");
+  m.running_pop(t.place);
 }
 
 void bind_memory(nb::module_& mod) {
@@ -473,16 +549,24 @@ void bind_memory(nb::module_& mod) {
              return m.queue(q).gen.load() != gen || m.queue(q).dead.load() != 0;
            })
       .def("take", &take, nb::arg("timeout_s") = nb::none())
-      .def("set_blocked", [](nb::handle self, bool b) { of(self).m->lend(b); })
       .def(
-          "finished",
-          [](nb::handle self) {
-            Memory& m = *of(self).m;
-            if (!m.running_top()) throw std::runtime_error("no task is running here");
-            m.running_pop();
+          "run_side_by_side",
+          [](nb::handle self, nb::object current) {
+            PyMemory& pm = of(self);
+            if (!PyContextVar_CheckExact(current.ptr())) throw nb::type_error("no ContextVar");
+            pm.current = current;
+            pm.m->left_places.reserve(RUNNING_MAX);
+            pm.m->side_by_side = true;
           },
-          "Forget the innermost running task without sealing it: the daemon has put it back into "
-          "its queue.")
+          nb::arg("current"))
+      .def_prop_ro("door",
+                   [](nb::handle self) {
+                     PyMemory& pm = of(self);
+                     return pm.m->proc(pm.m->me).door.load(SEQ);
+                   })
+      .def("take_many", &take_many, nb::arg("queues"), nb::arg("seen"),
+           nb::arg("timeout_s") = nb::none())
+      .def("set_blocked", [](nb::handle self, bool b) { of(self).m->lend(b); })
       .def_prop_ro("running", [](nb::handle self) { return of(self).m->running_top(); });
   bind_daemon(c);
   bind_drafts(mod, c);

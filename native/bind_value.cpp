@@ -430,6 +430,7 @@ nb::object make_task(nb::handle memory, PyMemory& pm, u64 key) {
   x->job = t->job;
   x->queue = t->queue;
   x->n_dependencies = t->n_dependencies;
+  x->place = m.claimed_place;
   x->max_retries = t->max_retries;
   return o;
 }
@@ -583,6 +584,7 @@ void bind_values(nb::module_& m) {
           },
           nb::arg("index"), nb::arg("format"), nb::arg("data"), nb::arg("buffers"),
           nb::arg("contained"))
+      .def("forget", &forget_task)
       .def("commit", &commit_task);
 }
 

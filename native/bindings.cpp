@@ -103,6 +103,7 @@ NB_MODULE(_native, m) {
   m.attr("FORMAT_ERROR_RECORD") = int(ERROR_RECORD);
   m.attr("FLAG_HELP") = int(F_HELP);
   m.attr("FLAG_ACTOR") = int(F_ACTOR);
+  m.attr("FLAG_UNORDERED") = int(F_UNORDERED);
   m.attr("FLAG_RETRY_EXCEPTIONS") = int(F_RETRY);
   m.attr("FLAG_FILLS") = int(F_FILLS);
   m.attr("QUEUE_CLASS") = 1;

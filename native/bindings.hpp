@@ -26,6 +26,7 @@ struct ForkGuard {
 struct PyMemory {
   Memory* m = nullptr;
   nb::object loads, error, help, future, wait, escaped;
+  nb::object current;  // the context variable of the running task, where several run side by side
   std::unordered_set<Pin*> pins;
   std::vector<ForkGuard> guards;
   u64 pin_count = 0;
@@ -76,6 +77,7 @@ struct PyTask {
   PyObject* owner = nullptr;
   u64 key = 0, function = 0, actor = 0, parent = 0;
   u32 method = 0, attempt = 0, n_returns = 1, flags = 0, job = 0, queue = 0, n_dependencies = 0;
+  u32 place = 0;  // in the table of running tasks
   i64 max_retries = 0;
   PyTask() = default;
   PyTask(const PyTask&) = delete;
@@ -110,6 +112,7 @@ nb::object make_task(nb::handle memory, PyMemory& pm, u64 key);
 Spec* running_spec(PyTask& t);         // throws unless this process runs this very attempt
 u32 running_return(PyTask& t, u32 i);  // the slot of its return i
 void commit_task(PyTask& t);
+void forget_task(PyTask& t);
 nb::object restore_ref(u32 index);
 u64 deadline_of(const std::optional<double>& timeout_s);
 void check_signals();
@@ -133,8 +136,12 @@ extern PyObject *session_lost, *forked_error, *full_error, *pending_error;
 // GIL.
 struct SleepingOn {
   Memory& m;
-  explicit SleepingOn(Memory& mem, atom<u32>& word) : m(mem) { m.sleeping_on.push_back(&word); }
-  ~SleepingOn() { m.sleeping_on.pop_back(); }
+  atom<u32>& word;
+  SleepingOn(Memory& mem, atom<u32>& w) : m(mem), word(w) { m.sleeping_on.push_back(&w); }
+  ~SleepingOn() {  // threads that sleep side by side wake in any order
+    auto& all = m.sleeping_on;
+    all.erase(std::find(all.begin(), all.end(), &word));
+  }
 };
 
 }  // namespace shoal

@@ -1,7 +1,8 @@
 // Layout of node memory: what every byte of the shared file means.
 //
 //   0        Header (one per node)            words that belong to nobody in particular
-//   procs    Proc    x 4096                   intents, doorbell, stack of running tasks
+//   procs    Proc    x 4096                   intents, doorbell
+//   running  u64 x 16384 per process          what it runs: keys
 //   queues   Queue   x 9216                   1024 class queues, then 8192 actor queues
 //   rings    u64 cells                        2^20 per class queue, 2^16 per actor queue
 //   inbox    u64 cells x 2^16                 adopted objects that lost their last handle
@@ -73,7 +74,7 @@ inline constexpr u32 SLOTS = CHUNKS * SLOTS_PER_CHUNK;
 inline constexpr u32 LEDGER_PER_CHUNK = 512;
 inline constexpr u32 NODES_PER_CHUNK = 256;
 inline constexpr u32 EVENTS_PER_PROC = 4096;
-inline constexpr u32 RUNNING_MAX = 80;  // helping stops at 16 deep; the rest is reserve
+inline constexpr u32 RUNNING_MAX = 16384;  // the last four are reserve for what needs no claim
 inline constexpr u64 EXTENT = 2ull << 20;
 inline constexpr u32 WARM_RESERVE = 512;  // extents kept warm at most while nobody asks: 1 GiB
 inline constexpr u32 MIN_BLOCK = 128;
@@ -195,7 +196,7 @@ struct alignas(128) Proc {
   atom<u32> freeing;    // stack of slots this process is freeing, linked through succ
   atom<u32> freeing_next;
   atom<u32> cascade;  // list of slots DONE by this process and not yet published
-  atom<u32> depth;    // of `running`
+  atom<u32> depth;    // entries of its table of running tasks up to the last that is not 0
   atom<u64>
       lane_hold;  // hold on the ordered call that is being pushed, until its successor is known
   atom<u32> kind, epoch;
@@ -206,7 +207,6 @@ struct alignas(128) Proc {
   atom<u32> assign, attached, blocked, sleeping;
   Ring completions;
   atom<u64> event_seq;
-  atom<u64> running[RUNNING_MAX];  // keys, outermost first
 };
 
 struct Node {
@@ -253,7 +253,8 @@ enum SpecFlag : u32 {
   F_RETRY = 4,
   F_FILLS = 8,
   F_LANE = 16,
-  F_NO_RETURN = 32
+  F_NO_RETURN = 32,
+  F_UNORDERED = 64
 };
 struct Spec {
   u64 function, actor, parent;
@@ -274,8 +275,8 @@ struct Spec {
 
 // ---- header ------------------------------------------------------------------------------------
 struct Offsets {
-  u64 procs, queues, rings, inbox, comps, owners, slots, ledger, nodes, events, extents, warm,
-      hints, holders, data, end;
+  u64 procs, running, queues, rings, inbox, comps, owners, slots, ledger, nodes, events, extents,
+      warm, hints, holders, data, end;
 };
 
 struct Header {
@@ -314,7 +315,7 @@ constexpr u64 layout_hash() {
                 u64(sizeof(ValueHeader)),
                 u64(offsetof(Proc, door)),
                 u64(offsetof(Proc, completions)),
-                u64(offsetof(Proc, running)),
+                u64(RUNNING_MAX),
                 u64(offsetof(Queue, searching)),
                 u64(offsetof(Queue, idle)),
                 u64(offsetof(Slot, watch)),

@@ -22,6 +22,7 @@ static Offsets make_offsets(u32 extents) {
     return r;
   };
   o.procs = take(sizeof(Proc) * u64(MAX_PROCS));
+  o.running = take(u64(MAX_PROCS) * RUNNING_MAX * 8);
   o.queues = take(sizeof(Queue) * u64(QUEUES));
   o.rings = take((u64(CLASS_QUEUES) << CLASS_CELLS_LOG | 0) * 8 +
                  (u64(ACTOR_QUEUES) << ACTOR_CELLS_LOG) * 8);
@@ -48,6 +49,7 @@ void Memory::map_tables() {
   slots = at<Slot>(off.slots);
   procs = at<Proc>(off.procs);
   queues = at<Queue>(off.queues);
+  mine = running_of(me);
   reset_hints();
 }
 
@@ -57,6 +59,7 @@ void Memory::reset_hints() {
   for (auto& c : classes) c.freed.reserve(64);
   free_slots.reserve(SLOTS_PER_CHUNK * 4);
   free_ledger.reserve(LEDGER_PER_CHUNK * 4);
+  if (side_by_side) left_places.reserve(RUNNING_MAX);
   listed.clear();
 }
 

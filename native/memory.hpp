@@ -51,6 +51,7 @@ struct Call {  // the fixed part of a task
   u64 function = 0, actor = 0;
   u32 queue = 0, queue_gen = 0, job = 0, method = 0, n_returns = 1, flags = 0;
   i64 max_retries = 0;
+  u64 parent = 0;  // who submits, where several tasks run side by side
 };
 
 struct RunningTask {
@@ -121,6 +122,7 @@ class Memory {
   Slot* slots = nullptr;
   Proc* procs = nullptr;
   Queue* queues = nullptr;
+  atom<u64>* mine = nullptr;  // my running tasks
   bool owns_mapping = true;
   bool forked = false;
   void* mark = nullptr;  // mapped at the first such fork: children inherit it, and whose they are
@@ -186,7 +188,8 @@ class Memory {
                 const std::vector<u32>& contained, std::vector<u32>& returns);
   bool take(u32 q, u64& key);
   bool claim(u64 key);  // QUEUED -> RUNNING by me, for helping
-  void commit(u64 key);
+  void commit(u64 key, u32 place);
+  void commit(u64 key) { commit(key, proc(me).depth.load(RLX) - 1); }  // the innermost
   void publish(u64 key, bool unconditional);
   void cleanup(u64 key);   // drop what a task holds, clear its task bits
   bool has_task(u64 key);  // is the task bit of this very generation still set?
@@ -195,9 +198,13 @@ class Memory {
   Spec* spec(u32 s);  // nullptr when it is freed
   u32 room_needed(u32 q);
   void refill(u32 q);
+  // What this process runs. Plain tasks lie above each other (who waits may help); calls of one
+  // actor may run side by side and end in any order: then a place that is left says 0 and is
+  // taken again.
+  atom<u64>* running_of(u32 p) { return at<atom<u64>>(off.running) + u64(p) * RUNNING_MAX; }
   u64 running_top();
-  void running_push(u64 key);
-  void running_pop();
+  u32 running_push(u64 key);  // its place
+  void running_pop(u32 place);
 
   // ---- dependencies (advance.cpp)
   void fire(u32 s);
@@ -241,7 +248,7 @@ class Memory {
   u32 kill_queue(u32 q, Bytes record);
   u32 fail_queued(u32 q, Bytes record);
   u32 end_job(u32 job, Bytes record);
-  u32 end_children(const std::vector<u64>& parents, Bytes record);
+  u32 end_children(std::vector<u64> parents, Bytes record);
   bool adopt(u64 key);
   void release(u64 key);
   u32 handles(u64 key);
@@ -287,6 +294,9 @@ class Memory {
   std::unordered_map<u32, atom<u64>*> lanes;  // actor queue -> my hold on my last unpushed call
   std::vector<atom<u32>*> sleeping_on;        // words that threads of this process sleep on
   Patience for_value, for_completion, for_task;
+  std::vector<u32> left_places;  // of `mine`, below depth; may be stale
+  u32 claimed_place = 0;         // of the last task that was claimed
+  bool side_by_side = false;     // several tasks run at once: each submit names its parent
   u64 op_number = 0;
   u32 scan_chunk = 0, extent_hint = 0;
   bool working = false, cascading = false;

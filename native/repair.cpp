@@ -4,6 +4,7 @@
 // idempotent and looks only at words that belong to the dead; the daemon's own operations inside it
 // carry the daemon's own intents. (If the daemon itself dies, the session ends.)
 #include <algorithm>
+#include <unordered_set>
 #include <vector>
 
 #include "memory.hpp"
@@ -25,10 +26,12 @@ void Memory::repair(u32 p, std::vector<RunningTask>& running) {
   r.cascade.store(0, REL);
   finish_task_op(p);
   for (u64 key : sealed) publish(key, true);
+  auto* table = running_of(p);
+  std::unordered_set<u64> seen;
   for (u32 i = r.depth.load(ACQ) + 1;
        i-- > 0;) {  // one beyond: the push of `running` may have been cut short
     if (i >= RUNNING_MAX) continue;
-    u64 key = r.running[i].load(ACQ);
+    u64 key = table[i].load(ACQ);
     if (!key) continue;
     Slot& x = slot(key_slot(key));
     u64 c = x.claim.load(ACQ);
@@ -37,14 +40,13 @@ void Memory::repair(u32 p, std::vector<RunningTask>& running) {
     if (claim_state(c) == RUNNING) {
       Spec* t = spec(key_slot(key));
       if (!t) continue;
-      bool known = false;
-      for (auto& k : running) known = known || k.key == key;
-      if (known) continue;
+      // Twice in the table: it was put back after an exception, and taken again.
+      if (!seen.insert(key).second) continue;
       for (u32 k = 0; k < t->n_returns; k++) discard_value(key_slot(t->returns()[k]));
       running.push_back(
           {key, claim_attempt(c), t->max_retries, t->charged.load(), t->flags, t->queue});
     }
-    r.running[i].store(0, REL);
+    table[i].store(0, REL);
   }
   r.depth.store(0, REL);
   work_cascade();
@@ -296,15 +298,15 @@ u32 Memory::end_job(u32 job, Bytes record) {
 
 // Tasks that a dead attempt had submitted and nobody else can ever ask for (RULES S-20). Called
 // after repair(p), which has dropped the dead's own refs.
-u32 Memory::end_children(const std::vector<u64>& parents, Bytes record) {
+u32 Memory::end_children(std::vector<u64> parents, Bytes record) {
+  std::sort(parents.begin(), parents.end());
   u32 n = 0, end = header().chunk_high[0].load() * SLOTS_PER_CHUNK;
   for (u32 s = 1; s < end; s++) {
     u64 c = slot(s).claim.load(ACQ);
     if (claim_state(c) != HELD && claim_state(c) != QUEUED) continue;
     const u64 key = make_key(s, claim_gen(c));
     Spec* t = spec(s);
-    if (!t || !has_task(key) ||
-        std::find(parents.begin(), parents.end(), t->parent) == parents.end())
+    if (!t || !has_task(key) || !std::binary_search(parents.begin(), parents.end(), t->parent))
       continue;
     bool wanted = false;
     for (u32 i = 0; i < t->n_returns; i++) wanted = wanted || handles(t->returns()[i]) != 0;

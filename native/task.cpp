@@ -158,7 +158,7 @@ Status Memory::submit(const Call& c, Bytes payload, const std::vector<u32>& depe
   auto* t = at<Spec>(offset);
   t->function = c.function;
   t->actor = c.actor;
-  t->parent = running_top();
+  t->parent = side_by_side ? c.parent : running_top();
   t->queue = c.queue;
   t->job = c.job;
   t->method = c.method;
@@ -187,7 +187,12 @@ Status Memory::submit(const Call& c, Bytes payload, const std::vector<u32>& depe
   for (u32 d : dependencies) ok = ok && hold(d, 1, false, &hs[k++]);
   for (u32 d : contained) ok = ok && hold(d, 1, false, &hs[k++]);
   bool lane = false;
-  if (c.flags & F_ACTOR) {
+  if (c.flags & F_UNORDERED) {
+    bool open = false;
+    for (u32 d : dependencies) open = open || slot(d).state.load(ACQ) != SEALED;
+    if (open && c.actor && is_live(c.actor))
+      ok = ok && hold(key_slot(c.actor), 1, false, &hs[k + 1]);
+  } else if (c.flags & F_ACTOR) {
     auto it = lanes.find(c.queue);
     if (it != lanes.end()) {
       u32 last = hold_slot(it->second->load(RLX));
@@ -297,17 +302,34 @@ void Memory::refill(u32 q) {
 
 u64 Memory::running_top() {
   u32 d = proc(me).depth.load(RLX);
-  return d ? proc(me).running[d - 1].load(RLX) : 0;
+  return d ? mine[d - 1].load(RLX) : 0;
 }
-void Memory::running_push(u64 key) {
+u32 Memory::running_push(u64 key) {
+  Proc& r = proc(me);
+  const u32 d = r.depth.load(RLX);
+  while (!left_places.empty()) {
+    const u32 i = left_places.back();
+    left_places.pop_back();
+    if (i >= d || mine[i].load(RLX)) continue;
+    mine[i].store(key, REL);
+    return i;
+  }
+  mine[d].store(key, REL);
+  r.depth.store(d + 1, REL);
+  return d;
+}
+// Each push drops what is stale from `left_places` first, so it never has more than RUNNING_MAX.
+void Memory::running_pop(u32 place) {
   Proc& r = proc(me);
   u32 d = r.depth.load(RLX);
-  r.running[d].store(key, REL);
-  r.depth.store(d + 1, REL);
-}
-void Memory::running_pop() {
-  Proc& r = proc(me);
-  r.depth.store(r.depth.load(RLX) - 1, REL);
+  if (place + 1 != d) {
+    mine[place].store(0, REL);
+    left_places.push_back(place);
+    return;
+  }
+  do d--;
+  while (d && !mine[d - 1].load(RLX));
+  r.depth.store(d, REL);
 }
 
 bool Memory::claim(u64 key) {
@@ -316,13 +338,14 @@ bool Memory::claim(u64 key) {
   if (claim_state(c) != QUEUED || claim_gen(c) != key_gen(key) ||
       proc(me).depth.load(RLX) >= RUNNING_MAX - 4)
     return false;
-  running_push(key);
+  const u32 place = running_push(key);
   if (x.claim.compare_exchange_strong(c, make_claim(claim_gen(c), claim_attempt(c), RUNNING, me),
                                       SEQ)) {
     event(EV_TAKE, key);
+    claimed_place = place;
     return true;
   }
-  running_pop();
+  running_pop(place);
   return false;
 }
 
@@ -356,7 +379,7 @@ bool Memory::take(u32 qi, u64& key) {
   return false;
 }
 
-void Memory::commit(u64 key) {
+void Memory::commit(u64 key, u32 place) {
   u32 s = key_slot(key);
   Slot& x = slot(s);
   u64 c = x.claim.load(RLX);
@@ -365,7 +388,7 @@ void Memory::commit(u64 key) {
   x.claim.store(make_claim(claim_gen(c), claim_attempt(c), DONE, me), REL);
   event(EV_SEAL, key);
   publish(key, false);
-  running_pop();
+  running_pop(place);
   work_cascade();
 }
 

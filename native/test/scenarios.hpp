@@ -160,15 +160,15 @@ inline const Scenario scenarios[] = {
        a.w.adopted = a.key_of(a.put(100));
        atom<u64>* e;
        a.m.hold_key(a.w.adopted, false, e);
-       a.m.running_push(a.w.adopted);  // tells the daemon which
+       u32 place = a.m.running_push(a.w.adopted);  // tells the daemon which
        ask_daemon();
-       a.m.running_pop();
+       a.m.running_pop(place);
        a.drop(key_slot(a.w.adopted));
        a.m.drop(e);
        a.w.adopted = a.key_of(a.put(8));
-       a.m.running_push(a.w.adopted);
+       place = a.m.running_push(a.w.adopted);
        ask_daemon();
-       a.m.running_pop();
+       a.m.running_pop(place);
        a.drop(key_slot(a.w.adopted));
      },
      [](World& w, u64 key) { w.daemon->adopt(key); }},
@@ -238,7 +238,7 @@ inline const Scenario scenarios[] = {
        if (!a.m.take(a.w.queue, key)) return;
        a.value(key_slot(key), 300);
        ask_daemon();
-       a.m.running_pop();
+       a.m.running_pop(0);
        a.run();
      },
      [](World& w, u64 key) { w.daemon->requeue(key, true, false); }},
@@ -251,11 +251,32 @@ inline const Scenario scenarios[] = {
        u64 key;
        if (!a.m.take(a.w.actor_queue, key)) return;
        ask_daemon();
-       a.m.running_pop();
+       a.m.running_pop(0);
        a.run(true);
        a.run(true);
      },
      [](World& w, u64 key) { w.daemon->requeue(key, true, true); }},
+    {"calls side by side, ended in another order",
+     [](Actor& a) {
+       for (int i = 0; i < 3; i++) a.submit({}, 1, true);
+     },
+     [](Actor& a) {
+       a.m.side_by_side = true;
+       u64 key[3];
+       u32 place[3];
+       auto begin = [&](int i) {
+         if (!a.m.take(a.w.actor_queue, key[i])) _exit(9);
+         place[i] = a.m.claimed_place;
+       };
+       auto end = [&](int i) {
+         a.write(key[i]);
+         a.m.commit(key[i], place[i]);
+       };
+       begin(0), begin(1);
+       end(0);    // leaves a place below the other
+       begin(2);  // which is taken again
+       end(1), end(2);
+     }},
     {"a stale entry and an overflow", [](Actor& a) { a.submit(), a.submit(); },
      [](Actor& a) {
        u32 x = a.submit();

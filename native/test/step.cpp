@@ -54,7 +54,7 @@ static int run(const Scenario& scenario, int stride, bool warm) {
     if (WSTOPSIG(status) == SIGSTOP) break;
     if (WSTOPSIG(status) == SIGUSR1) {
       Proc& r = w.daemon->proc(w.victim);
-      scenario.daemon(w, r.running[std::max(1u, r.depth.load()) - 1].load());
+      scenario.daemon(w, w.daemon->running_of(w.victim)[std::max(1u, r.depth.load()) - 1].load());
       continue;
     }
     steps++;

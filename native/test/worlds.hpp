@@ -128,6 +128,7 @@ struct Judge {
       m->slots = m->at<Slot>(m->off.slots);
       m->procs = m->at<Proc>(m->off.procs);
       m->queues = m->at<Queue>(m->off.queues);
+      m->mine = m->running_of(m->me);
       view->reset(m);
     }
   }

@@ -13,6 +13,7 @@ the handler's exception comes out), and raises ``SessionLostError`` once ``close
 
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future
+from contextvars import ContextVar
 from typing import Any, Generic, TypeVar, final
 
 T_co = TypeVar("T_co", covariant=True)
@@ -31,6 +32,8 @@ FLAG_HELP: int
 """A worker that waits for this task may run it (RULES S-6)."""
 FLAG_ACTOR: int
 """A call of an actor: goes to an actor's queue, ordered per caller."""
+FLAG_UNORDERED: int
+"""The actor runs several calls side by side: one whose arguments are there waits for no other."""
 FLAG_RETRY_EXCEPTIONS: int
 FLAG_FILLS: int
 """The payload names places that the values of the dependencies fill."""
@@ -129,6 +132,9 @@ class Task:
     ) -> None:
         """Write return ``index``. Raises FullError; an error of <= 4 KiB always fits."""
     def write_simple(self, index: int, value: Any) -> bool: ...
+    def forget(self) -> None:
+        """Let go of an attempt without sealing it: the daemon has put the task back into its
+        queue."""
     def commit(self) -> None:
         """Commit every return at once, publish them, drop what the arguments held."""
 
@@ -250,9 +256,18 @@ class Memory:
         """The next task of the assigned queue. An int when the assignment changed: the new queue
         (0:
         none), or WORKER_EXIT. None on timeout."""
-    def finished(self) -> None:
-        """Forget the innermost running task without sealing it: the daemon has put it back into its
-        queue."""
+    def run_side_by_side(self, current: ContextVar[Task | None]) -> None:
+        """From now on tasks of this process end in any order, and what a thread or coroutine
+        submits has the task in ``current`` as its parent."""
+    @property
+    def door(self) -> int:
+        """Count of rings of this process's doorbell, for ``take_many``."""
+    def take_many(
+        self, queues: list[tuple[int, int]], seen: int, timeout_s: float | None = None
+    ) -> list[Task] | int:
+        """The next tasks of ``queues`` (each with how many of it may be taken), as soon as there
+        are any. [] when the doorbell has been rung since it was ``seen``, or on timeout; an int
+        when the assignment changed, as from ``take``."""
     def set_blocked(self, blocked: bool) -> None:
         """Lend (take back) the CPU of this worker's task; ``get`` and ``wait`` do it themselves."""
     @property

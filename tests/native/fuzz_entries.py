@@ -287,8 +287,6 @@ class Fuzz:
             slot = first & 0xFFFFFFFF
             is_task = name in ("fail", "requeue")
             return slot in self.bystander.slots or (is_task and slot in self.running)
-        if name == "finished":  # after `requeue` only
-            return bool(self.subject.running)
         if name == "submit":  # the daemon submits nothing: its lanes would outlive this program
             return target is self.daemon
         return name == "assign" and (

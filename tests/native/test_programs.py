@@ -53,7 +53,7 @@ NOT_KILLED = {
     ),
     **dict.fromkeys(("attach", "share", "let_go", "reset_hints"), "private to the process"),
     **dict.fromkeys(
-        ("header", "slot", "proc", "queue", "at", "is_live", "ring_daemon"),
+        ("header", "slot", "proc", "queue", "at", "is_live", "ring_daemon", "running_of"),
         "inline: counted where they are used",
     ),
     "block_bytes": "a question, asked by tests only",

@@ -13,6 +13,7 @@ import os
 import pickle
 import select
 import threading
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,6 +25,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from shoal import _native
 
 PROCESSES = 3
+SIDE_BY_SIDE = {1}
+"""Processes whose tasks end in any order."""
+RUNNING: ContextVar[Any] = ContextVar("running", default=None)
 ERROR = b"\x92\xa5Error\x80"
 
 
@@ -77,7 +81,7 @@ class NodeMemory(RuleBasedStateMachine):
         self.populator.start()
         self.queue = self.daemon.new_queue(_native.QUEUE_CLASS, 1)
         self.actor = self.daemon.new_queue(_native.QUEUE_ACTOR, 1)
-        self.memories: list[Any] = [self._attach() for _ in range(PROCESSES)]
+        self.memories: list[Any] = [self._attach(i) for i in range(PROCESSES)]
         self.refs: list[dict[int, Any]] = [{} for _ in range(PROCESSES)]
         self.things: dict[int, Thing] = {}
         self.jobs: dict[int, Job] = {}
@@ -93,12 +97,14 @@ class NodeMemory(RuleBasedStateMachine):
             with contextlib.suppress(BlockingIOError):
                 os.eventfd_read(self.daemon.eventfd)
 
-    def _attach(self) -> Any:
+    def _attach(self, number: int) -> Any:
         index = self.daemon.open_process(2)
         memory = _native.Memory.attach(
             os.dup(self.daemon.fd), os.dup(self.daemon.eventfd), index
         )
         _hooks(memory)
+        if number in SIDE_BY_SIDE:
+            memory.run_side_by_side(RUNNING)
         return memory
 
     def teardown(self) -> None:
@@ -232,18 +238,24 @@ class NodeMemory(RuleBasedStateMachine):
         self.running[process].append(task)
 
     @precondition(lambda self: any(self.running))
-    @rule(pick=st.integers(0, PROCESSES - 1), error=st.booleans(), retry=st.booleans())
-    def finish(self, pick: int, error: bool, retry: bool) -> None:
+    @rule(
+        pick=st.integers(0, PROCESSES - 1),
+        which=st.integers(0, 3),
+        error=st.booleans(),
+        retry=st.booleans(),
+    )
+    def finish(self, pick: int, which: int, error: bool, retry: bool) -> None:
         process = next(
             (pick + i) % PROCESSES
             for i in range(PROCESSES)
             if self.running[(pick + i) % PROCESSES]
         )
-        task = self.running[process].pop()
+        running = self.running[process]
+        task = running.pop(which % len(running) if process in SIDE_BY_SIDE else -1)
         job = self.jobs[task.key]
         if retry and not job.ordered:
             assert self.daemon.requeue(task.key, True, False)
-            self.memories[process].finished()
+            task.forget()
             job.runner = -1
             return
         for i in range(len(job.returns)):
@@ -270,7 +282,7 @@ class NodeMemory(RuleBasedStateMachine):
             job.runner = -1
             assert self.daemon.requeue(key, True, job.ordered)
         self.daemon.close_process(memory.index)
-        self.memories[process] = self._attach()
+        self.memories[process] = self._attach(process)
         # Its calls keep their order among themselves, but a new process begins a new lane.
         self.order[process] = []
 

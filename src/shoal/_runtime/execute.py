@@ -154,7 +154,7 @@ class Executor:
         if self._may_retry(task, error):
             body = messages.RetryTask(task.key, task.attempt)
             if self._session.request(body, messages.RetryDecision).granted:
-                self._memory.finished()
+                task.forget()
                 return
         failure = describe(task, error, self._session)
         if task.n_returns == 0:
