@@ -463,6 +463,7 @@ def kill(actor: ActorHandle[Any] | Actor, *, no_restart: bool = True) -> None:
         no_restart: False lets it come back if it has restarts left.
     """
     if not isinstance(actor, ActorHandle):
-        raise TypeError(f"kill needs an actor's handle, not a {type(actor).__name__}")
+        text = f"kill needs an actor's handle, not a {type(actor).__name__}"
+        raise errors.NotARefError(text)
     session = sessions.owner(actor._facts.session)
     session.request(messages.KillActor(actor._facts.actor_id, no_restart), messages.Done)

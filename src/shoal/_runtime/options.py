@@ -21,6 +21,9 @@ from shoal._runtime.environments import given as given_env
 RESOURCE_STEP = 0.0001
 """Resources are counted in steps of this size."""
 
+ACCELERATOR_SHARE = 0.001
+"""What a task asks of the resource that says which accelerators a node has."""
+
 MOST_RETURNS = 10_000
 INFINITE = -1
 
@@ -123,6 +126,9 @@ TABLE: dict[str, Option] = {
     "name": Option("a text that is not empty", _text, "tam"),
     "runtime_env": Option("a dict", _mapping, "ta"),
     "scheduling_strategy": Option("'DEFAULT' or 'SPREAD'", _one_of("DEFAULT", "SPREAD"), "ta"),
+    "accelerator_type": Option("a text that is not empty", _text, "ta"),
+    "enable_task_events": Option("True or False", _is_bool, "ta", True),
+    "fallback_strategy": Option("a list", lambda v: isinstance(v, list), "ta", None, not_yet=True),
     "label_selector": Option("a dict", _mapping, "ta", None, not_yet=True),
 }
 
@@ -193,6 +199,8 @@ def amounts(given: Mapping[str, Any], default_cpus: float) -> dict[str, float]:
     wanted["CPU"] = default_cpus if cpus is None else cpus
     wanted["GPU"] = given.get("num_gpus") or 0
     wanted["memory"] = given.get("memory") or 0
+    if given.get("accelerator_type"):
+        wanted[f"accelerator_type:{given['accelerator_type']}"] = ACCELERATOR_SHARE
     if wanted["GPU"] > 1 and wanted["GPU"] != int(wanted["GPU"]):
         text = f"option num_gpus must be a whole number above 1, not {wanted['GPU']!r}"
         raise errors.OptionError(text, option="num_gpus")
@@ -202,7 +210,7 @@ def amounts(given: Mapping[str, Any], default_cpus: float) -> dict[str, float]:
 
 def actor_amounts(given: Mapping[str, Any]) -> tuple[dict[str, float], dict[str, float]]:
     """(what a node must own, what is held) of an actor: RULES S-18."""
-    names = ("num_cpus", "num_gpus", "memory", "resources")
+    names = ("num_cpus", "num_gpus", "memory", "resources", "accelerator_type")
     if all(given.get(name) is None for name in names):
         return {"CPU": 1.0}, {}
     held = amounts(given, 1.0)

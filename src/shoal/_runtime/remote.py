@@ -182,6 +182,8 @@ def remote(target: Any = None, /, *rest: Any, **given: Any) -> Any:
         num_gpus: GPUs that it needs; above 1 only whole numbers.
         memory: Bytes that it needs.
         resources: Other resources by name.
+        accelerator_type: Only nodes that declare the resource ``accelerator_type:<this>``.
+        enable_task_events: Taken for programs that give it; events cost too little to turn off.
         num_returns: How many values it returns (default 1).
         max_retries: How often a task is run again if its process dies (default 3).
         retry_exceptions: Whether, or after which exceptions, it is run again too.

@@ -22,7 +22,7 @@
     |   `-- SessionLostError       the node daemon died                      (ConnectionError)
     |-- UsageError             misuse; each is also the builtin class that fits
     |   |-- OptionError            an option or argument is wrong            (ValueError)
-    |   |-- NotARefError           get or wait of something that is no ref   (TypeError)
+    |   |-- NotARefError           get or wait of something that is no ref   (Type-, ValueError)
     |   |-- SerializationError     a value can not travel                    (TypeError)
     |   |-- ActorAlreadyExistsError  the name belongs to another actor       (ValueError)
     |   |-- ActorNotFoundError     no living actor has that name             (ValueError)

@@ -22,8 +22,11 @@ class OptionError(UsageError, ValueError):
     valid: list[str] = []
 
 
-class NotARefError(UsageError, TypeError):
-    """Something that is no ref was given to ``get``, ``wait`` and the like."""
+class NotARefError(UsageError, TypeError, ValueError):
+    """Something that is no ref or handle was given to ``get``, ``wait``, ``kill`` and the like.
+
+    Programs written for Ray catch it as ``ValueError`` in some places, as ``TypeError`` in others.
+    """
 
 
 class SerializationError(UsageError, TypeError):

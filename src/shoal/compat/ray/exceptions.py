@@ -16,6 +16,10 @@ class NeverRaisedError(errors.ShoalError):
     """Base of the classes that only stand in ``except`` clauses."""
 
 
+class ActorClassInheritanceException(NeverRaisedError):
+    """A class may come from a remote one: it comes from the plain class behind it."""
+
+
 class AsyncioActorExit(NeverRaisedError):
     """``exit_actor`` in a coroutine ends it without an exception that users see."""
 
@@ -46,6 +50,14 @@ class RayChannelTimeoutError(RayChannelError, TimeoutError):
 
 class RayCgraphCapacityExceeded(NeverRaisedError):
     """There are no compiled graphs yet."""
+
+
+class RayDirectTransportError(NeverRaisedError):
+    """Tensors travel through node memory."""
+
+
+class StreamingGeneratorReplayInconsistentError(NeverRaisedError):
+    """A retried generator continues behind the items that are there."""
 
 
 _names = errors.of_ray()

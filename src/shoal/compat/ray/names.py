@@ -29,8 +29,9 @@ _EXCEPTIONS = """
     ObjectRefStreamEndOfStreamError ObjectStoreFullError OufOfBandObjectRefSerializationException
     OutOfDiskError OutOfMemoryError OwnerDiedError PendingCallsLimitExceeded
     PlasmaObjectNotAvailable RayActorError RayCgraphCapacityExceeded RayChannelError
-    RayChannelTimeoutError RayError RaySystemError RayTaskError ReferenceCountingAssertionError
-    RpcError RuntimeEnvSetupError TaskCancelledError TaskPlacementGroupRemoved
+    RayChannelTimeoutError RayDirectTransportError RayError RaySystemError RayTaskError
+    ReferenceCountingAssertionError RpcError RuntimeEnvSetupError
+    StreamingGeneratorReplayInconsistentError TaskCancelledError TaskPlacementGroupRemoved
     TaskUnschedulableError UnserializableException UserCodeException WorkerCrashedError
 """
 _IDS = """
@@ -51,13 +52,18 @@ MODULES: dict[str, dict[str, str]] = {
         "shoal.ids": _IDS,
     },
     "ray.actor": {
-        "shoal": "ActorClass ActorHandle exit_actor method",
+        "shoal": "ActorClass ActorHandle ObjectRefGenerator exit_actor method",
         "shoal._runtime.actor": "ActorMethod",
+        "shoal.util.scheduling_strategies": "PlacementGroupSchedulingStrategy",
+        _ERRORS: "ActorAlreadyExistsError ActorClassInheritanceException AsyncioActorExit",
     },
     "ray.exceptions": {_ERRORS: _EXCEPTIONS},
     "ray.job_config": {_RECORDS: "JobConfig"},
     "ray.remote_function": {"shoal": "RemoteFunction"},
-    "ray.runtime_context": {"shoal": "RuntimeContext get_runtime_context"},
+    "ray.runtime_context": {
+        "shoal": "RuntimeContext get_runtime_context",
+        "shoal.runtime_env": "RuntimeEnv",
+    },
     "ray.runtime_env": {"shoal.runtime_env": "RuntimeEnv RuntimeEnvConfig"},
     "ray.types": {"shoal": "ObjectRef"},
     "ray.cloudpickle": {},
@@ -82,7 +88,7 @@ MODULES: dict[str, dict[str, str]] = {
     "ray.util.state": {
         _STATES: """get_actor get_job get_node get_placement_group get_task get_worker
             list_actors list_jobs list_nodes list_objects list_placement_groups list_tasks
-            list_workers summarize_actors summarize_tasks""",
+            list_workers summarize_actors summarize_objects summarize_tasks""",
     },
     # ---- never public, used all the same: see private.py
     "ray._private": {},
@@ -118,6 +124,8 @@ LATER: dict[str, str] = {
     module: " ".join(text.split())
     for module, text in {
         "ray": f"ObjectRefGenerator cancel timeline {_IDS}",
+        "ray.actor": "ObjectRefGenerator PlacementGroupSchedulingStrategy",
+        "ray.runtime_context": "RuntimeEnv",
         "ray._private.state": "timeline",
         "ray._raylet": f"ObjectRefGenerator {_IDS}",
         "ray.state": "timeline",
@@ -145,6 +153,7 @@ CONSTANTS: dict[str, dict[str, Any]] = {
 }
 
 _LIBRARIES = "the libraries (data, train, tune, serve, rl) are not there yet"
+_LOG_FILES = "logs are files in the session's directory, init()['session_dir']"
 _CLIENT = "there is no client mode; run the program on the machine of the session"
 HINTS: dict[str, str] = {
     "ray": "see docs/from-ray.md for what there is",
@@ -159,6 +168,7 @@ HINTS: dict[str, str] = {
     "ray.cpp_function": "Shoal runs Python only",
     "ray.java_actor_class": "Shoal runs Python only",
     "ray.java_function": "Shoal runs Python only",
+    "ray.DynamicObjectRefGenerator": "num_returns='dynamic' gives an ObjectRefGenerator",
     "ray.dag": "compiled graphs are not there yet; chain calls by passing refs",
     "ray.dashboard": "there is no dashboard; use shoal.state, `shoal status` and `shoal list`",
     "ray.data": _LIBRARIES + "; use shoal.map for parallel work over items",
@@ -175,7 +185,8 @@ HINTS: dict[str, str] = {
     "ray.util.accelerators": "ask shoal.get_gpu_ids(); types of accelerators have no names here",
     "ray.util.collective": "collective operations are not there yet",
     "ray.util.dask": "the Dask scheduler is not there yet",
-    "ray.util.debugpy": "use a debugger of your own in the worker's process",
+    "ray.util.disconnect": _CLIENT,
+    "ray.util.ray_debugpy": "use a debugger of your own in the worker's process",
     "ray.util.iter": "use streaming generators (num_returns='streaming')",
     "ray.util.joblib": "the joblib backend is not there yet; use shoal.map",
     "ray.util.metrics": "metrics of one's own are not there yet",
@@ -185,6 +196,12 @@ HINTS: dict[str, str] = {
     "ray.util.rpdb": "use a debugger of your own in the worker's process",
     "ray.util.spark": "Spark is not there yet",
     "ray.util.state": "use shoal.state",
+    "ray.util.state.StateApiClient": "there is no server to ask; use list_actors and the like",
+    "ray.util.state.get_log": _LOG_FILES,
+    "ray.util.state.get_objects": "use list_objects(filters=[('object_id', '=', ...)])",
+    "ray.util.state.list_cluster_events": "use shoal.state.events()",
+    "ray.util.state.list_logs": _LOG_FILES,
+    "ray.util.state.list_runtime_envs": "environments are shown with the tasks that wait for them",
     "ray.util.tracing": "use shoal.timeline()",
     "ray._private": "it is private in Ray; docs/from-ray.md lists the private names that are there",
     "ray._private.worker.global_worker": "it has what docs/from-ray.md lists",

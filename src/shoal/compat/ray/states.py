@@ -211,3 +211,11 @@ def summarize_actors(address: str | None = None, **_ignored: Any) -> dict[str, A
 def summarize_tasks(address: str | None = None, **_ignored: Any) -> dict[str, Any]:
     """How many tasks of each function are in which state."""
     return _summary(map(_task, state.tasks()), "func_or_class_name")
+
+
+def summarize_objects(address: str | None = None, **_ignored: Any) -> dict[str, Any]:
+    """How many values there are in each state, and how many bytes they have."""
+    rows = state.objects()
+    counts = Counter("PENDING" if row.state == "PENDING" else "FINISHED" for row in rows)
+    total = sum(row.size_bytes for row in rows)
+    return {"cluster": {"total_objects": len(rows), "total_size_bytes": total, **counts}}

@@ -1,0 +1,108 @@
+"""Every public name, argument and option of Ray's core is there, or is told what to use instead."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from typing import Any
+
+import pytest
+
+from shoal._runtime import options
+from shoal._runtime.context import RuntimeContext
+from shoal.compat.ray import api, modules, names
+from tests.parity.record import HERE
+
+FACTS: dict[str, Any] = json.loads((HERE / "facts.json").read_text())
+
+PRIVATE = {"ray": {"_config", "internal"}}
+"""Listed by Ray itself and of no use to programs."""
+
+OPTIONS_LEFT_OUT = {
+    "_labels": "labels belong to nodes: init(labels=...)",
+    "_num_objects_per_yield": "each yield makes one ref",
+    "object_store_memory": "Ray itself refuses it for tasks and actors",
+    "enable_tensor_transport": "tensors travel through node memory",
+    "placement_group": "scheduling_strategy=PlacementGroupSchedulingStrategy(...)",
+    "placement_group_bundle_index": "scheduling_strategy=PlacementGroupSchedulingStrategy(...)",
+    "placement_group_capture_child_tasks": "scheduling_strategy=PlacementGroupSchedulingStrategy()",
+}
+"""Options that are refused here as unknown; docs/from-ray.md says what to use."""
+
+WAITING_OPTIONS = {
+    "_actor_generator_backpressure_num_objects",
+    "_generator_backpressure_num_objects",
+    "allow_out_of_order_execution",
+}
+"""They come with generators and with actors of several calls at a time."""
+
+CONTEXT_WAITS = {
+    "actor_id",
+    "current_placement_group_id",
+    "get_node_labels",
+    "get_placement_group_id",
+    "get_resource_ids",
+    "get_runtime_env_string",
+    "get_session_name",
+    "get_task_function_name",
+    "get_temp_dir",
+    "is_canceled",
+    "job_id",
+    "node_id",
+    "runtime_env",
+    "should_capture_child_tasks_in_placement_group",
+    "task_id",
+}
+"""Questions to the context that it does not answer yet."""
+
+ALIASES = {"ray.wait": {"ray_waitables": "refs"}, "ray.get": {"object_refs": "refs"}}
+"""Arguments that are given by position, never by name."""
+
+
+@pytest.mark.parametrize("module", FACTS["names"])
+def test_names(module: str) -> None:
+    unknown = [
+        name
+        for name in FACTS["names"][module]
+        if names.home_of(module, name) is None
+        and name not in names.CONSTANTS.get(module, {})
+        and f"{module}.{name}" not in names.MODULES
+        and f"{module}.{name}" not in names.HINTS
+        and name not in PRIVATE.get(module, set())
+    ]
+    assert not unknown
+
+
+@pytest.mark.parametrize("path", FACTS["arguments"])
+def test_arguments(path: str) -> None:
+    """Each argument that Ray takes by name is taken here by that name."""
+    module, _, name = path.rpartition(".")
+    if name in names.LATER.get(module, "").split():
+        return
+    parameters = inspect.signature(modules._look_up(module, name)).parameters
+    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()) and path != "ray.init":
+        return
+    given = [
+        name
+        for name in FACTS["arguments"][path]
+        if name not in ALIASES.get(path, {}) and not name.startswith("_")
+    ]
+    known = {*parameters, *api._PASSED, *api.IGNORED} if path == "ray.init" else set(parameters)
+    assert [name for name in given if name not in known] == []
+
+
+def test_options() -> None:
+    for kind, letter in (("task", "t"), ("actor", "a")):
+        ours = set(options.valid_names(letter))
+        theirs = set(FACTS["options"][kind]) - set(OPTIONS_LEFT_OUT) - WAITING_OPTIONS
+        assert theirs <= ours, kind
+
+
+def test_context() -> None:
+    missing = {name for name in FACTS["context"] if not hasattr(RuntimeContext, name)}
+    assert missing == CONTEXT_WAITS
+
+
+def test_options_left_out_are_told() -> None:
+    text = (HERE.parents[1] / "docs" / "from-ray.md").read_text()
+    assert [name for name in OPTIONS_LEFT_OUT if f"`{name}`" not in text] == []
