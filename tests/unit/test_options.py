@@ -32,6 +32,9 @@ GOOD: dict[str, Any] = {
     "runtime_env": None,
     "scheduling_strategy": "SPREAD",
     "label_selector": None,
+    "accelerator_type": "A100",
+    "enable_task_events": False,
+    "fallback_strategy": None,
 }
 BAD: dict[str, Any] = {
     "num_cpus": "1",
@@ -56,6 +59,9 @@ BAD: dict[str, Any] = {
     "runtime_env": "env",
     "scheduling_strategy": 1,
     "label_selector": [],
+    "accelerator_type": "",
+    "enable_task_events": 1,
+    "fallback_strategy": {},
 }
 
 
@@ -90,3 +96,10 @@ def test_amounts_of_actors() -> None:
     assert options.actor_amounts({}) == ({"CPU": 1.0}, {})
     assert options.actor_amounts({"num_cpus": 0}) == ({}, {})
     assert options.actor_amounts({"num_gpus": 1}) == ({"CPU": 1, "GPU": 1},) * 2
+
+
+def test_type_of_accelerator_is_a_share_of_a_resource() -> None:
+    given = {"accelerator_type": "A100"}
+    asked = options.amounts(given, 1.0)
+    assert asked == {"CPU": 1.0, "accelerator_type:A100": options.ACCELERATOR_SHARE}
+    assert options.actor_amounts(given) == (asked, asked)
