@@ -104,7 +104,7 @@ static u32 fresh_slot(Memory& m) {
 
 // Spin, then sleep on my completion word until it moves. With the GIL around it. False when time is
 // up.
-static bool wait_completion(Memory& m, u32 seen, u64 deadline, bool main) {
+static bool wait_completion(Memory& m, u32 seen, u64 deadline, bool main, Doubt& doubt) {
   Proc& r = m.proc(m.me);
   auto moved = [&] { return r.cdoor.load(ACQ) != seen; };
   if (m.spin(moved, 3000)) return true;
@@ -115,7 +115,9 @@ static bool wait_completion(Memory& m, u32 seen, u64 deadline, bool main) {
     const bool hit = m.spin_on(m.for_completion, moved);
     if (!hit) {
       m.lend(true);
-      w = m.sleep_on(r.cdoor, seen, deadline, main ? 500000000ull : 0);
+      const u64 slice = main ? 500000000ull : 0;
+      w = m.watched.empty() ? m.sleep_on(r.cdoor, seen, deadline, slice)
+                            : m.doubt_on(r.cdoor, seen, deadline, slice, doubt);
       m.lend(false);
     }
     m.for_completion.ended(platform::now_ns());
@@ -162,6 +164,7 @@ static nb::object wait_many(nb::handle self, nb::list list, u32 n, std::optional
   const bool main = is_main_thread();
   n = std::min<u32>(n, u32(size));
   bool watching = false;
+  Doubt doubt;
   for (;;) {
     const u32 seen = m.proc(m.me).cdoor.load(SEQ);
     u32 k = 0;
@@ -173,7 +176,7 @@ static nb::object wait_many(nb::handle self, nb::list list, u32 n, std::optional
       watching = true;
       continue;  // something may have been sealed before its watch was linked
     }
-    wait_completion(m, seen, deadline, main);
+    wait_completion(m, seen, deadline, main, doubt);
     m.drain_completions();
   }
   nb::list ready, rest;
@@ -194,6 +197,7 @@ static nb::object completions(nb::handle self, std::optional<double> timeout) {
   PyMemory& pm = of(self);
   Memory& m = *pm.m;
   const u64 deadline = deadline_of(timeout);
+  Doubt doubt;
   for (;;) {
     const u32 seen = m.proc(m.me).cdoor.load(SEQ);
     m.drain_completions();
@@ -204,7 +208,7 @@ static nb::object completions(nb::handle self, std::optional<double> timeout) {
       m.ready.clear();
       return out;
     }
-    wait_completion(m, seen, deadline, is_main_thread());
+    wait_completion(m, seen, deadline, is_main_thread(), doubt);
   }
 }
 

@@ -359,6 +359,7 @@ bool wait_sealed(nb::handle memory, PyMemory& pm, u64 key, u64 deadline, bool ma
   const bool main = is_main_thread();
   const bool helps = may_help && main && !deadline && pm.help.is_valid() && !pm.help.is_none();
   bool spun = false, lent = false;
+  Doubt doubt;
   auto finish = [&](bool r) {
     if (lent) m.lend(false);
     if (spun) m.for_value.ended(platform::now_ns());
@@ -366,8 +367,7 @@ bool wait_sealed(nb::handle memory, PyMemory& pm, u64 key, u64 deadline, bool ma
   };
   for (;;) {
     if (helps) {
-      if (u32 t = m.helpable(s)) {
-        u64 k = make_key(t, m.slot(t).gen.load(ACQ));
+      if (u64 k = m.helpable(s)) {
         if (m.claim(k)) {
           if (lent) m.lend(false);
           lent = false;
@@ -389,12 +389,12 @@ bool wait_sealed(nb::handle memory, PyMemory& pm, u64 key, u64 deadline, bool ma
       // The first millisecond is not worth a grant; after it the CPU is lent.
       u64 slice = lent ? (main ? 500000000ull : 0) : 1000000ull;
       if (m.proc(m.me).depth.load(RLX) == 0) slice = main ? 500000000ull : 0;
-      r = m.wait_slot(s, gen, deadline, slice);
+      r = m.wait_slot(s, gen, deadline, slice, doubt);
     }
     if (sealed()) return finish(true);
     if (r == Memory::Wait::Closed) throw_closed();
     if (r == Memory::Wait::Timeout) return finish(false);
-    if (!lent && m.proc(m.me).depth.load(RLX)) {
+    if (!lent && r != Memory::Wait::Doubted && m.proc(m.me).depth.load(RLX)) {
       lent = true;
       m.lend(true);
     }

@@ -90,6 +90,15 @@ struct Patience {
   }
 };
 
+// When a waiter next looks whether a task stands beside workers who sleep. The first time is past
+// the end of every promise that was made before the wait; the growth bounds the looks of a long
+// wait by its logarithm.
+struct Doubt {
+  static constexpr u64 FIRST = 300000, GROWTH = 8;
+  static_assert(FIRST > Patience::LONGEST + 5000);
+  u64 after_ns = FIRST;
+};
+
 class Memory {
  public:
   static Memory* create(u64 capacity, u32 cores, u64 node_id, u32 max_extents);
@@ -220,7 +229,7 @@ class Memory {
   void finish_task_op(u32 p);
 
   // ---- waiting (wait.cpp)
-  enum class Wait { Sealed, Timeout, Interrupted, Closed, Help };
+  enum class Wait { Sealed, Timeout, Interrupted, Closed, Doubted };
   bool spin(const std::function<bool()>& done, u64 ns);
   int take_token();  // -1: all are taken
   void give_token(int token);
@@ -230,14 +239,17 @@ class Memory {
   bool end_promise(u32 q, u64& until);
   // Sleep until `s` is sealed, at most until deadline (0: for ever), in slices of slice_ns (0:
   // none).
-  Wait wait_slot(u32 s, u32 gen, u64 deadline_ns, u64 slice_ns);
+  // Doubted: neither sealed nor at the end of the slice, but a look around was due.
+  Wait wait_slot(u32 s, u32 gen, u64 deadline_ns, u64 slice_ns, Doubt& doubt);
+  Wait doubt_on(atom<u32>& word, u32 value, u64 deadline_ns, u64 slice_ns, Doubt& doubt);
+  void wake_forgotten();
   Wait sleep_on(atom<u32>& word, u32 value, u64 deadline_ns, u64 slice_ns);
   void lend(bool blocked);
   bool watch(u64 key, u64 token);
   void drain_completions();
   void close();
   void let_go(std::vector<std::pair<u64, u64>> keep);  // after close: unmap all but these bytes
-  u32 helpable(u32 s);  // the task to run instead of waiting for `s`: its slot, or 0
+  u64 helpable(u32 s);  // the task to run instead of waiting for `s`: its key, or 0
 
   // ---- the daemon (repair.cpp)
   void repair(u32 p, std::vector<RunningTask>& running);

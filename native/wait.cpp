@@ -6,6 +6,11 @@
 // holder, so that repair can take it back. Sleepers on a slot set its WAITERS bit; workers sleep on
 // their own doorbell.
 //
+// A push wakes nobody while somebody promises to look, and else one sleeper. Should just that
+// worker be stopped, by SIGSTOP or because its core is taken away, the task would stand in the ring
+// beside workers who sleep. So whoever waits doubts: it looks for such queues after 0.3 ms, when
+// each promise that was made before has passed, and then after ever longer times (`Doubt`).
+//
 // These functions run without the GIL and touch only atomic words; what is private to the process
 // (the watched map) is touched by drain_completions and watch alone, which their callers call with
 // it.
@@ -94,7 +99,40 @@ Memory::Wait Memory::sleep_on(atom<u32>& word, u32 value, u64 deadline_ns, u64 s
   return Wait::Interrupted;  // look again: woken, a signal, or the end of a slice
 }
 
-Memory::Wait Memory::wait_slot(u32 s, u32 gen, u64 deadline_ns, u64 slice_ns) {
+// Wake somebody for each class queue that has work, and everybody who sleeps there without an idle
+// bit: some waker chose it, and may have been stopped before it rang the door. (An actor's queue
+// has one worker: if that one is stopped there is nobody else to wake.)
+void Memory::wake_forgotten() {
+#ifndef SHOAL_BREAK_DOUBT  // test/stopped.cpp must see what is then left in the ring
+  u64 h;
+  u32 v;
+  for (u32 q = 1, n = header().queue_high[0].load(RLX); q < n; q++) {
+    if (!queue(q).used.load(RLX) || !ring(q).peek(h, v)) continue;
+    wake(q);
+    for (u32 p = 1, high = header().proc_high.load(RLX); p < high; p++) {
+      Proc& r = proc(p);
+      if (!r.sleeping.load(SEQ) || r.attached.load(RLX) != q) continue;
+      if (queue(q).idle[p / 64].load(SEQ) >> (p % 64) & 1) continue;
+      r.door.fetch_add(1, SEQ);
+      platform::futex_wake(r.door);
+    }
+  }
+#endif
+}
+
+// Sleep as `sleep_on` does, and look around when the doubt comes first.
+Memory::Wait Memory::doubt_on(atom<u32>& word, u32 value, u64 deadline_ns, u64 slice_ns,
+                              Doubt& doubt) {
+  const bool first = !slice_ns || doubt.after_ns < slice_ns;
+  const Wait w = sleep_on(word, value, deadline_ns, first ? doubt.after_ns : slice_ns);
+  if (w != Wait::Interrupted || word.load(ACQ) != value) return w;
+  wake_forgotten();
+  if (!first) return w;
+  doubt.after_ns *= Doubt::GROWTH;
+  return Wait::Doubted;
+}
+
+Memory::Wait Memory::wait_slot(u32 s, u32 gen, u64 deadline_ns, u64 slice_ns, Doubt& doubt) {
   Slot& x = slot(s);
   u32 v = x.state.load(ACQ);
   for (;;) {
@@ -102,7 +140,10 @@ Memory::Wait Memory::wait_slot(u32 s, u32 gen, u64 deadline_ns, u64 slice_ns) {
     if (x.gen.load(ACQ) != gen || (v & ~WAITERS) != PENDING) return Wait::Sealed;
     if ((v & WAITERS) || x.state.compare_exchange_weak(v, v | WAITERS, SEQ)) break;
   }
-  return sleep_on(x.state, PENDING | WAITERS, deadline_ns, slice_ns);
+  // What runs already needs nobody to be woken.
+  if (const u64 st = claim_state(x.claim.load(ACQ)); st != HELD && st != QUEUED)
+    return sleep_on(x.state, PENDING | WAITERS, deadline_ns, slice_ns);
+  return doubt_on(x.state, PENDING | WAITERS, deadline_ns, slice_ns, doubt);
 }
 
 // The task in this worker waits (or goes on): its CPU may be used by others meanwhile.
@@ -116,8 +157,9 @@ void Memory::lend(bool blocked) {
 }
 
 // Which task would a waiter for `s` have to run? QUEUED: itself. HELD: its first unsealed
-// dependency, and so on.
-u32 Memory::helpable(u32 s) {
+// dependency, and so on. Nobody keeps these specs for us: what was read of one counts only if the
+// claim has not moved since.
+u64 Memory::helpable(u32 s) {
   Proc& r = proc(me);
   const u32 q = r.attached.load(RLX);
   if (r.depth.load(RLX) == 0 || r.depth.load(RLX) > 16) return 0;
@@ -125,16 +167,23 @@ u32 Memory::helpable(u32 s) {
   Spec* waiting = spec(key_slot(running_top()));
   if (!waiting || waiting->max_retries == 0 || !(waiting->flags & F_HELP)) return 0;
   for (int k = 0; k < 64; k++) {
-    u64 c = slot(s).claim.load(ACQ);
+    Slot& x = slot(s);
+    const u64 c = x.claim.load(ACQ);
+    auto stands = [&] {
+      std::atomic_thread_fence(ACQ);
+      return x.claim.load(RLX) == c;
+    };
     Spec* t = spec(s);
     if (!t) return 0;
-    if (claim_state(c) == QUEUED)
-      return slot(s).queue.load(ACQ) == q && (t->flags & F_HELP) ? s : 0;
+    if (claim_state(c) == QUEUED) {
+      const bool mine = x.queue.load(ACQ) == q && (t->flags & F_HELP);
+      return mine && stands() ? make_key(s, claim_gen(c)) : 0;
+    }
     if (claim_state(c) != HELD) return 0;
-    u32 i = t->next.load(ACQ);
-    if (i >= t->n_dependencies) return 0;
-    u64 e = t->holds()[i].load(ACQ);
-    if (!e) return 0;
+    const u32 i = t->next.load(ACQ), n = t->n_dependencies;
+    if (i >= n || !stands()) return 0;
+    const u64 e = t->holds()[i].load(ACQ);
+    if (!e || !stands()) return 0;
     s = hold_slot(e);
   }
   return 0;

@@ -57,7 +57,8 @@ static void watches(Actor& a) {
   if (!a.m.hold_key(a.w.adopted, false, e)) _exit(8);
   a.m.watch(a.w.adopted, 1);
   a.submit({key_slot(a.w.adopted)});
-  a.m.wait_slot(key_slot(a.w.adopted), key_gen(a.w.adopted), platform::now_ns() + 1000, 0);
+  Doubt doubt{1};
+  a.m.wait_slot(key_slot(a.w.adopted), key_gen(a.w.adopted), platform::now_ns() + 1000, 0, doubt);
   a.m.drain_completions();
   a.m.drop(e);
 }

@@ -190,12 +190,13 @@ inline const Scenario scenarios[] = {
        if (!a.m.take(a.w.queue, key)) return;
        a.m.proc(a.m.me).attached.store(a.w.queue);
        u32 x = a.submit(), y = a.submit({x});
-       if (u32 t = a.m.helpable(y); t && a.m.claim(a.key_of(t))) {
+       if (u64 t = a.m.helpable(y); t && a.m.claim(t)) {
          a.write(a.m.running_top());
          a.m.commit(a.m.running_top());
        }
        a.m.lend(true);
-       a.m.wait_slot(y, a.m.slot(y).gen.load(), platform::now_ns() + 1000, 0);
+       Doubt doubt{1};
+       a.m.wait_slot(y, a.m.slot(y).gen.load(), platform::now_ns() + 1000, 0, doubt);
        a.m.lend(false);
        a.write(key);
        a.m.commit(key);

@@ -125,6 +125,24 @@ def test_races_in_one_mapping(tmp_path: Path, sanitizer: str) -> None:
     assert "left: slots 0 specs 0 bytes 0 leaked 0 wrong 0" in done.stdout
 
 
+STOPPED = re.compile(r"^(\w+): (\d+) pushes woke .*?, (\d+) tasks were left$", re.MULTILINE)
+
+
+@pytest.mark.timeout(400)
+def test_a_stopped_worker_holds_nothing_up(tmp_path: Path) -> None:
+    """Whoever waits wakes another worker, and without that the tasks would stay."""
+    rows = {}
+    for flags in ((), ("-DSHOAL_BREAK_DOUBT",)):
+        program = _build("stopped", tmp_path, "-O1", *flags)
+        done = subprocess.run([program, "50"], capture_output=True, text=True, timeout=100)
+        rows[flags] = {name: (int(a), int(b)) for name, a, b in STOPPED.findall(done.stdout)}
+        print(done.stdout)
+        assert set(rows[flags]) == {"promised", "chosen", "choosing"}
+        assert done.returncode == bool(flags)
+    assert all(silent >= 25 and left == 0 for silent, left in rows[()].values())
+    assert all(left >= 3 for _, left in rows[("-DSHOAL_BREAK_DOUBT",)].values())
+
+
 def test_shared_words_per_task(tmp_path: Path) -> None:
     """What a task changes in common with others may not grow: it is the serial part of a node."""
     program = _build("scale", tmp_path, "-O1", "-DSHOAL_COUNT")

@@ -36,6 +36,7 @@ EXPECTED = {
     "hungry": (5_000_000, 10),
     "queue": (800_000, 7),
     "seal": (1_500, 4),
+    "stopped": (4_000_000, 4),
 }
 
 LINE = re.compile(
