@@ -2,6 +2,8 @@
 #include "bindings.hpp"
 
 #include <fcntl.h>
+#include <nanobind/stl/pair.h>
+#include <nanobind/stl/vector.h>
 #include <poll.h>
 #include <pthread.h>
 #include <unistd.h>
@@ -109,6 +111,21 @@ NB_MODULE(_native, m) {
   m.attr("QUEUE_CLASS") = 1;
   m.attr("QUEUE_ACTOR") = 2;
   m.attr("WORKER_EXIT") = 0xffffffffu;
+  // What os.fork does more is about other threads: locks that one of them may hold, the table of
+  // threads, hooks. In a process without others it is 150 page faults of each child for nothing.
+  m.def(
+      "fork_worker",
+      [](std::pair<int, int> output, std::vector<int> kept, const std::string& name, int score) {
+        int out[2] = {output.first, output.second};
+        int pid = platform::fork_worker(out, kept.data(), int(kept.size()), name.c_str(), score);
+        if (pid < 0) {
+          PyErr_SetFromErrno(PyExc_OSError);
+          throw nb::python_error();
+        }
+        if (pid == 0) PyThreadState_Get()->native_thread_id = PyThread_get_thread_native_id();
+        return pid;
+      },
+      nb::arg("output"), nb::arg("kept"), nb::arg("name"), nb::arg("oom_score"));
   bind_values(m);
   bind_memory(m);
   pthread_atfork(before_fork, after_fork_parent, after_fork_child);

@@ -5,12 +5,15 @@
 #include <linux/futex.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <climits>
+#include <cstdio>
 #include <cstring>
 #include <stdexcept>
 
@@ -41,6 +44,36 @@ bool futex_wait(atom<u32>& word, u32 value, u64 timeout_ns) {
 }
 void futex_wake(atom<u32>& word, int n) {
   syscall(SYS_futex, &word, FUTEX_WAKE, n, nullptr, nullptr, 0);
+}
+
+static void close_between(int low, int high) {
+  if (high < low || syscall(SYS_close_range, unsigned(low), unsigned(high), 0u) == 0) return;
+  int last = int(std::min<long>(high, sysconf(_SC_OPEN_MAX) - 1));
+  for (int fd = low; fd <= last; ++fd) ::close(fd);
+}
+
+int fork_worker(const int (&output)[2], const int* kept, int n, const char* name, int oom_score) {
+  int pid = ::fork();
+  if (pid != 0) return pid;
+  setsid();
+  dup2(output[0], 1);
+  dup2(output[1], 2);
+  int low = 3;
+  for (int i = 0; i < n; ++i) {
+    close_between(low, kept[i] - 1);
+    low = kept[i] + 1;
+  }
+  close_between(low, INT_MAX);
+  prctl(PR_SET_NAME, name);
+  char text[16];
+  int size = std::snprintf(text, sizeof text, "%d", oom_score);
+  int fd = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
+  if (fd >= 0) {
+    // Refused where somebody has set it lower: then it stays as it is.
+    [[maybe_unused]] auto ignored = write(fd, text, size_t(size));
+    ::close(fd);
+  }
+  return 0;
 }
 
 int make_memory_file(u64 size) {

@@ -44,6 +44,18 @@ QUEUE_ACTOR: int
 WORKER_EXIT: int
 """Value for ``Memory.assign``: leave the loop and end the process."""
 
+def fork_worker(output: tuple[int, int], kept: list[int], name: str, oom_score: int) -> int:
+    """Fork a process that has one thread; the child is a worker as far as the kernel knows it.
+
+    It has a session of its own, the descriptors ``output`` as 1 and 2, of all others only ``kept``
+    (sorted), a name, and how readily the kernel ends it. Python's precautions are left out: no hook
+    of ``os.register_at_fork`` is run, and ``threading`` knows the main thread by the parent's
+    native id.
+
+    Raises:
+        OSError: there is no room for another process.
+    """
+
 class SessionLostError(Exception):
     """Raised by any wait after ``Memory.close``; ``shoal.errors`` turns it into the public
     class."""

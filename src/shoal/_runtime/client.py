@@ -161,6 +161,10 @@ class Connection:
             raise errors.SessionLostError
         raise errors.InternalError(f"{type(body).__name__} was answered with {answer!r}")
 
+    def end(self) -> None:
+        """Close a connection that was never started."""
+        self._socket.close()
+
     def close(self) -> None:
         """End the stream; the session thread ends, ``lost`` is called."""
         try:

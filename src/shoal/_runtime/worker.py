@@ -86,44 +86,67 @@ def main(index: int, socket_path: str) -> NoReturn:
     )
     welcome, (memory_fd, eventfd) = connection.hello(hello)
     environment.change({environment.SOCKET_VARIABLE: socket_path})
-    begin(connection, welcome, (memory_fd, eventfd), Prepared())
+    memory = _native.Memory.attach(memory_fd, eventfd, welcome.index)
+    begin(memory, connection, welcome, Prepared())
 
 
 def begin(
+    memory: _native.Memory,
     connection: Connection,
     welcome: messages.Welcome,
-    descriptors: tuple[int, int],
     prepared: Prepared,
 ) -> NoReturn:
-    """Run a worker that is connected; ``descriptors`` are node memory and the daemon's bell.
+    """Run a worker that is connected.
 
     The session thread begins when it is known what the worker is for: until then there is nothing
     that the main one would not hear by itself.
     """
-    memory = _native.Memory.attach(*descriptors, welcome.index)
-    session = Session(memory, connection, welcome, "worker")
-    sessions.install(session)
     context.process.is_worker = True
     try:
-        assignment, _ = connection.ask(messages.GetAssignment(), messages.Assignment)
+        session, assignment = join(memory, connection, welcome, prepared)
     except OSError:  # the session has ended
         os._exit(1)
-    _take_over(assignment, session, prepared)
+    sessions.install(session)
     connection.start(lambda body: None, lambda: os._exit(1))
+    if assignment.config.as_ray:
+        importlib.import_module(AS_RAY_LAYER).install()
     if assignment.environment is not None:
         _take_environment_over(assignment.environment, session)
-    executor = Executor(session)
-    if assignment.actor is None:
-        worker_output.install()
-        hooks.install(memory, help=executor.help)
+    executor = become(session, assignment)
+    if executor is not None:
         executor.serve()
-    else:
-        hooks.install(memory)
-        _serve_actor(executor, session, assignment.actor)
     _end(executor)
 
 
-def _end(executor: Executor) -> NoReturn:
+def join(
+    memory: _native.Memory,
+    connection: Connection,
+    welcome: messages.Welcome,
+    prepared: Prepared,
+) -> tuple[Session, messages.Assignment]:
+    """Wait until the worker is needed, and take over what it is needed for.
+
+    Raises:
+        ConnectionError: the session has ended.
+    """
+    session = Session(memory, connection, welcome, "worker")
+    assignment, _ = connection.ask(messages.GetAssignment(), messages.Assignment)
+    _take_over(assignment, session, prepared)
+    return session, assignment
+
+
+def become(session: Session, assignment: messages.Assignment) -> Executor | None:
+    """Make what serves; None if it was an actor whose constructor raised."""
+    executor = Executor(session)
+    if assignment.actor is None:
+        worker_output.install()
+        hooks.install(session.memory, help=executor.help)
+        return executor
+    hooks.install(session.memory)
+    return executor if _become_actor(executor, session, assignment.actor) else None
+
+
+def _end(executor: Executor | None) -> NoReturn:
     """End as an interpreter does (user threads, atexit, the actor's ``__del__``), but leave
     its memory to the kernel.
 
@@ -132,7 +155,8 @@ def _end(executor: Executor) -> NoReturn:
     """
     threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()
-    executor.methods.clear()
+    if executor is not None:
+        executor.methods.clear()
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):
             stream.flush()
@@ -162,8 +186,6 @@ def _take_over(assignment: messages.Assignment, session: Session, prepared: Prep
             os.chdir(job.cwd)
         except OSError as error:
             print(f"shoal: cannot change to {job.cwd}: {error.strerror}", file=sys.stderr)
-    if job.as_ray:
-        importlib.import_module(AS_RAY_LAYER).install()
 
 
 def _take_environment_over(environment: Environment, session: Session) -> None:
@@ -180,15 +202,14 @@ def _take_environment_over(environment: Environment, session: Session) -> None:
         os._exit(1)
 
 
-def _serve_actor(executor: Executor, session: Session, info: messages.ActorInfo) -> None:
+def _become_actor(executor: Executor, session: Session, info: messages.ActorInfo) -> bool:
     process = context.process
     process.actor_id = info.actor_id
     process.actor_name = info.spec.name
     process.class_name = info.spec.class_name
     process.incarnation = info.incarnation
     process.actor = handle_of(info, session.id, None)
-    if executor.become_actor(info):
-        executor.serve()
+    return executor.become_actor(info)
 
 
 if __name__ == "__main__":
