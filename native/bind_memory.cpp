@@ -59,6 +59,8 @@ static nb::object submit(nb::handle self, const Call& call, nb::handle payload,
   if (!deps.empty()) c.flags |= F_FILLS;
   if (c.n_returns == 0) c.flags |= F_NO_RETURN;
   if (m.side_by_side) c.parent = current_task(pm);
+  if ((c.flags & F_STREAM) && (inner.size() < 2 || c.n_returns != 1))
+    throw nb::value_error("a stream has one return, and its first cell twice among its refs");
   const bool is_driver = m.proc(m.me).kind.load(RLX) == DRIVER;
   u64 patience = 0;
   for (;;) {
@@ -368,20 +370,21 @@ void forget_task(PyTask& t) {
   m.running_pop(t.place);
 }
 
-void bind_memory(nb::module_& mod) {
+void bind_memory(nb::module_& mod, nb::class_<PyTask>& task) {
   nb::class_<Call>(mod, "Template")
       .def(
           "__init__",
           [](Call* c, u64 function, u32 queue, u32 queue_generation, u32 job, u32 method,
-             u32 n_returns, i64 max_retries, u32 flags, u64 actor) {
+             u32 n_returns, i64 max_retries, u32 flags, u64 actor, u32 limit) {
             if (queue == 0 || queue >= QUEUES) throw nb::value_error("no such queue");
             if (n_returns > 65535) throw nb::value_error("num_returns must be at most 65535");
-            new (c) Call{function, actor,     queue, queue_generation, job,
-                         method,   n_returns, flags, max_retries};
+            new (c) Call{function,    actor, queue, queue_generation, job, method, n_returns, flags,
+                         max_retries, 0,     limit};
           },
           nb::kw_only(), nb::arg("function"), nb::arg("queue"), nb::arg("queue_generation"),
           nb::arg("job"), nb::arg("method") = 0, nb::arg("n_returns") = 1,
-          nb::arg("max_retries") = 0, nb::arg("flags") = 0, nb::arg("actor") = 0);
+          nb::arg("max_retries") = 0, nb::arg("flags") = 0, nb::arg("actor") = 0,
+          nb::arg("limit") = 0);
 
   nb::class_<PyMemory> c(mod, "Memory");
   c.def_static(
@@ -574,6 +577,7 @@ void bind_memory(nb::module_& mod) {
       .def_prop_ro("running", [](nb::handle self) { return of(self).m->running_top(); });
   bind_daemon(c);
   bind_drafts(mod, c);
+  bind_pending(c, task);
 }
 
 }  // namespace shoal

@@ -431,6 +431,7 @@ nb::object make_task(nb::handle memory, PyMemory& pm, u64 key) {
   x->queue = t->queue;
   x->n_dependencies = t->n_dependencies;
   x->place = m.claimed_place;
+  x->limit = t->limit;
   x->max_retries = t->max_retries;
   return o;
 }
@@ -465,7 +466,7 @@ static void node_and_key(Ref& r, u8* out) {
   std::memcpy(out + 8, &r.key, 8);
 }
 
-void bind_values(nb::module_& m) {
+nb::class_<PyTask> bind_values(nb::module_& m) {
   reduce_restore =
       PyCFunction_NewEx(&restore_def, nullptr, nb::str("shoal._native").release().ptr());
   m.attr("_restore_ref") = nb::borrow(reduce_restore);
@@ -517,8 +518,8 @@ void bind_values(nb::module_& m) {
       });
   allow_weak_references(nb::type<Ref>());
 
-  nb::class_<PyTask>(m, "Task")
-      .def_ro("key", &PyTask::key)
+  nb::class_<PyTask> task(m, "Task");
+  task.def_ro("key", &PyTask::key)
       .def_ro("function", &PyTask::function)
       .def_ro("method", &PyTask::method)
       .def_ro("attempt", &PyTask::attempt)
@@ -530,6 +531,7 @@ void bind_values(nb::module_& m) {
       .def_ro("actor", &PyTask::actor)
       .def_ro("parent", &PyTask::parent)
       .def_ro("n_dependencies", &PyTask::n_dependencies)
+      .def_ro("limit", &PyTask::limit)
       .def("payload",
            [](PyTask& t) -> nb::object {
              Memory& mem = *t.mem->m;
@@ -563,7 +565,9 @@ void bind_values(nb::module_& m) {
           "seal",
           [](PyTask& t, nb::handle v) {
             running_spec(t);
-            if (t.n_returns > 1 || !write_simple(*t.mem->m, key_slot(t.key), v.ptr())) return false;
+            if (t.n_returns > 1 || (t.flags & (F_STREAM | F_DYNAMIC)) ||
+                !write_simple(*t.mem->m, key_slot(t.key), v.ptr()))
+              return false;
             commit_task(t);
             return true;
           },
@@ -586,6 +590,7 @@ void bind_values(nb::module_& m) {
           nb::arg("contained"))
       .def("forget", &forget_task)
       .def("commit", &commit_task);
+  return task;
 }
 
 }  // namespace shoal

@@ -108,9 +108,13 @@ NB_MODULE(_native, m) {
   m.attr("FLAG_UNORDERED") = int(F_UNORDERED);
   m.attr("FLAG_RETRY_EXCEPTIONS") = int(F_RETRY);
   m.attr("FLAG_FILLS") = int(F_FILLS);
+  m.attr("FLAG_STREAM") = int(F_STREAM);
+  m.attr("FLAG_DYNAMIC") = int(F_DYNAMIC);
   m.attr("QUEUE_CLASS") = 1;
   m.attr("QUEUE_ACTOR") = 2;
   m.attr("WORKER_EXIT") = 0xffffffffu;
+  nb::class_<PyTask> task = bind_values(m);
+  bind_memory(m, task);
   // What os.fork does more is about other threads: locks that one of them may hold, the table of
   // threads, hooks. In a process without others it is 150 page faults of each child for nothing.
   m.def(
@@ -126,7 +130,5 @@ NB_MODULE(_native, m) {
         return pid;
       },
       nb::arg("output"), nb::arg("kept"), nb::arg("name"), nb::arg("oom_score"));
-  bind_values(m);
-  bind_memory(m);
   pthread_atfork(before_fork, after_fork_parent, after_fork_child);
 }

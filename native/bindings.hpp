@@ -78,6 +78,7 @@ struct PyTask {
   u64 key = 0, function = 0, actor = 0, parent = 0;
   u32 method = 0, attempt = 0, n_returns = 1, flags = 0, job = 0, queue = 0, n_dependencies = 0;
   u32 place = 0;  // in the table of running tasks
+  u32 limit = 0;
   i64 max_retries = 0;
   PyTask() = default;
   PyTask(const PyTask&) = delete;
@@ -125,9 +126,10 @@ u32 process_index(u32 index);
 u32 queue_index(u32 queue);
 inline bool names_slot(u64 key) { return key_slot(key) - 1 < SLOTS - 1; }
 
-void bind_values(nb::module_& m);
-void bind_memory(nb::module_& m);
+nb::class_<PyTask> bind_values(nb::module_& m);
+void bind_memory(nb::module_& m, nb::class_<PyTask>& task);
 void bind_drafts(nb::module_& m, nb::class_<PyMemory>& memory);
+void bind_pending(nb::class_<PyMemory>& memory, nb::class_<PyTask>& task);
 void bind_daemon(nb::class_<PyMemory>& c);
 PyMemory& of(nb::handle self);  // throws when the memory was closed or the process forked
 extern PyObject *session_lost, *forked_error, *full_error, *pending_error;

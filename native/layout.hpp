@@ -132,7 +132,11 @@ inline bool is_turn(u64 size) { return size >> 63; }
 inline constexpr u8 FULL_RECORD[] = {0x92, 0xb4, 'O', 'b', 'j', 'e', 'c', 't', 'S', 't', 'o', 'r',
                                      'e',  'F',  'u', 'l', 'l', 'E', 'r', 'r', 'o', 'r', 0x80};
 
-enum SlotFlag : u8 { ADOPTED = 1, HAS_TABLE = 2 };  // told to the daemon when only its hold is left
+enum SlotFlag : u8 {
+  ADOPTED = 1,  // the daemon is told when only its hold (or the task's) is left
+  HAS_TABLE = 2,
+  IS_CELL = 4,  // a pending slot, see pending.cpp
+};
 
 struct alignas(128) Slot {
   atom<u32> state;
@@ -254,7 +258,9 @@ enum SpecFlag : u32 {
   F_FILLS = 8,
   F_LANE = 16,
   F_NO_RETURN = 32,
-  F_UNORDERED = 64
+  F_UNORDERED = 64,
+  F_STREAM = 128,  // its last two contained refs are where its chain of cells stands
+  F_DYNAMIC = 256
 };
 struct Spec {
   u64 function, actor, parent;
@@ -265,7 +271,7 @@ struct Spec {
   atom<u32> next;         // index of the dependency being watched
   atom<u32> link;         // list of the watched slot
   atom<u32> predecessor;  // slot of the caller's previous call, while it is not pushed
-  u32 pad;
+  u32 limit;              // of a stream: unseen items at most, 0: any number
   u64 payload_offset, payload_size;
   // atom<u64> holds[n_dependencies + n_contained + 2]; u64 returns[n_returns] (keys); payload
   atom<u64>* holds() { return reinterpret_cast<atom<u64>*>(this + 1); }

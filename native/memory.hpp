@@ -11,6 +11,7 @@
 //   slot.cpp     making and freeing slots, holds
 //   block.cpp    blocks and extents, populating
 //   task.cpp     build, submit, take, finish, publish
+//   pending.cpp  slots that are sealed without a task, chains of a stream
 //   advance.cpp  dependencies: watch, fire, advance, the error cascade
 //   wait.cpp     doorbells, spinning, waiting, completions
 //   repair.cpp   what the daemon does for the dead, for actors' queues and for jobs
@@ -52,6 +53,7 @@ struct Call {  // the fixed part of a task
   u32 queue = 0, queue_gen = 0, job = 0, method = 0, n_returns = 1, flags = 0;
   i64 max_retries = 0;
   u64 parent = 0;  // who submits, where several tasks run side by side
+  u32 limit = 0;
 };
 
 struct RunningTask {
@@ -214,6 +216,14 @@ class Memory {
   u64 running_top();
   u32 running_push(u64 key);  // its place
   void running_pop(u32 place);
+
+  // ---- pending slots (pending.cpp)
+  u32 new_pending(u32 number);  // 0 when there is none
+  bool is_pending(u64 key);
+  void seal_pending(u64 key);
+  atom<u64>* stream_places(u32 s);
+  bool advance_stream(u32 s, u32 cell);
+  u32 stream_place(u32 s);
 
   // ---- dependencies (advance.cpp)
   void fire(u32 s);

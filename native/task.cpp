@@ -171,6 +171,7 @@ Status Memory::submit(const Call& c, Bytes payload, const std::vector<u32>& depe
   t->next.store(0, RLX);
   t->link.store(0, RLX);
   t->predecessor.store(0, RLX);
+  t->limit = c.limit;
   t->payload_offset = payload_at;
   t->payload_size = payload.size;
   auto* hs = t->holds();
@@ -214,6 +215,8 @@ Status Memory::submit(const Call& c, Bytes payload, const std::vector<u32>& depe
       if (c.actor && is_live(c.actor)) ok = ok && hold(key_slot(c.actor), 1, false, &hs[k + 1]);
     }
   }
+  // A stream whose refs are all gone is nobody's any more: the daemon cancels it.
+  if (c.flags & F_STREAM) x.flags.store(ADOPTED, RLX);
   for (u32 y : returns) {
     slot(y).n_returns.store(u16(std::min(n, 65535u)), RLX);
     slot(y).life.fetch_or(TASK, std::memory_order_acq_rel);

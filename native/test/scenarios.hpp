@@ -233,6 +233,28 @@ inline const Scenario scenarios[] = {
        a.m.drain_completions();
        a.drop(x);
      }},
+    // ---- streams
+    {"a stream, consumed by its producer", nothing,
+     [](Actor& a) {
+       const u32 cell = a.stream(), end = a.refs[0];
+       a.produce(2);
+       a.drop(cell);
+       a.drop(end);
+     }},
+    {"a producer whose consumer waits",
+     [](Actor& a) {
+       const u32 cell = a.stream();
+       a.m.watch(a.key_of(cell), 1);
+       a.m.watch(a.key_of(a.refs[0]), 2);
+       a.submit({cell});
+     },
+     [](Actor& a) { a.produce(2), a.run(); }},
+    {"a consumer that goes", [](Actor& a) { a.submit(); },
+     [](Actor& a) {
+       const u32 cell = a.stream();
+       a.drop(a.refs[0]);
+       a.drop(cell);
+     }},
     {"an exception is retried", [](Actor& a) { a.submit({}, 2); },
      [](Actor& a) {
        u64 key;

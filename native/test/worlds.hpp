@@ -79,6 +79,37 @@ struct Actor {  // what the scenarios are written in
     if (m.submit(c, {"payload", 8}, deps, contained, refs) != Status::Ok) _exit(9);
     return refs[0];
   }
+  u32 stream() {  // a task that seals a chain; its first cell, refs[0] is its end
+    const u32 cell = m.new_pending(0);
+    Call c;
+    c.queue = w.queue;
+    c.queue_gen = w.queue_gen;
+    c.job = 1;
+    c.max_retries = 3;
+    c.flags = F_STREAM;
+    if (m.submit(c, {"payload", 8}, {}, {cell, cell}, refs) != Status::Ok) _exit(9);
+    return cell;
+  }
+  void produce(u32 items) {  // what a producer does, as in `streams.py`
+    u64 key;
+    if (!m.take(w.queue, key)) return;
+    u32 cell = m.stream_place(key_slot(key));
+    for (u32 i = 1; i <= items; i++) {
+      const u32 next = m.new_pending(i), item = put(8);
+      if (m.is_pending(key_of(cell))) {
+        m.discard_value(cell);
+        value(cell, 100, {item, next});
+        m.seal_pending(key_of(cell));
+      }
+      if (!m.advance_stream(key_slot(key), next)) _exit(9);
+      if (i > 1) drop(cell);
+      drop(item);
+      cell = next;
+    }
+    drop(cell);
+    write(key);
+    m.commit(key);
+  }
   void write(u64 key, bool error = false) {
     Spec* t = m.spec(key_slot(key));
     for (u32 i = 0; i < t->n_returns; i++)
@@ -141,6 +172,17 @@ struct Judge {
     daemon->close_process(p);
     return nullptr;
   }
+  // The next attempt goes on at the first cell that is not sealed.
+  void end_stream(Memory& o, u32 cell) {
+    u64 key;
+    while (!o.is_pending(key = make_key(cell, o.slot(cell).gen.load()))) {
+      auto* table = reinterpret_cast<atom<u64>*>(o.at<ValueHeader>(o.slot(cell).block.load()) + 1);
+      cell = hold_slot(table[1].load());
+    }
+    o.discard_value(cell);
+    o.write_inline(cell, INT, "resultAB", 8);
+    o.seal_pending(key);
+  }
   // Somebody else finishes the work: no attempt runs twice, nothing that a task holds is gone, and
   // in the end every slot that is left has a value.
   const char* drain() {
@@ -155,6 +197,7 @@ struct Judge {
       for (u32 i = 0; i < t->n_holds(); i++)
         if (u64 e = t->holds()[i].load(); e && o.slot(hold_slot(e)).state.load() == FREE)
           return "an argument was freed early";
+      if (u32 cell = o.stream_place(key_slot(key))) end_stream(o, cell);
       for (u32 i = 0; i < t->n_returns; i++)
         o.write_inline(key_slot(t->returns()[i]), INT, "resultAB", 8);
       o.commit(key);
@@ -163,7 +206,8 @@ struct Judge {
     const u32 end = o.header().chunk_high[0].load() * SLOTS_PER_CHUNK;
     for (u32 s = 1; s < end; s++) {
       const u32 state = o.slot(s).state.load();
-      if (state != FREE && (state & ~WAITERS) != SEALED) return "a result that never comes";
+      if (state != FREE && (state & ~WAITERS) != SEALED && !(o.slot(s).flags.load() & IS_CELL))
+        return "a result that never comes";
     }
     return nullptr;
   }

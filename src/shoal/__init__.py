@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from shoal._runtime.mapping import map
     from shoal._runtime.objects import get, put, wait
     from shoal._runtime.remote import RemoteFunction, remote
+    from shoal._runtime.streams import DynamicObjectRefGenerator, ObjectRefGenerator
     from shoal._runtime.typed import ActorClass
 
 __version__ = "0.1.0"
@@ -55,7 +56,9 @@ _HOMES = {
     "ActorClass": "_runtime.actor",
     "ActorHandle": "_runtime.actor",
     "Lock": "_runtime.locks",
+    "DynamicObjectRefGenerator": "_runtime.streams",
     "ObjectRef": "_native",
+    "ObjectRefGenerator": "_runtime.streams",
     "RemoteFunction": "_runtime.remote",
     "RuntimeContext": "_runtime.context",
     "SessionContext": "_runtime.driver",
@@ -85,8 +88,10 @@ __all__ = [
     "Actor",
     "ActorClass",
     "ActorHandle",
+    "DynamicObjectRefGenerator",
     "Lock",
     "ObjectRef",
+    "ObjectRefGenerator",
     "RemoteFunction",
     "RuntimeContext",
     "SessionContext",

@@ -35,6 +35,10 @@ FLAG_ACTOR: int
 FLAG_UNORDERED: int
 """The actor runs several calls side by side: one whose arguments are there waits for no other."""
 FLAG_RETRY_EXCEPTIONS: int
+FLAG_STREAM: int
+"""The task seals a chain of cells: its last two contained refs are the first cell."""
+FLAG_DYNAMIC: int
+"""The task's generator is run to its end, and its value is the list of refs."""
 FLAG_FILLS: int
 """The payload names places that the values of the dependencies fill."""
 
@@ -104,6 +108,7 @@ class Template:
         max_retries: int = 0,
         flags: int = 0,
         actor: int = 0,
+        limit: int = 0,
     ) -> None:
         """``actor`` is the key of the actor's lifetime slot, 0 for plain functions."""
 
@@ -123,6 +128,12 @@ class Task:
     actor: int
     parent: int
     n_dependencies: int
+    limit: int
+    """Of a stream: how many items may be unseen; 0: any number."""
+    def stream(self) -> ObjectRef | None:
+        """A cell of this task's stream from which the first unsealed one is reached."""
+    def advance_stream(self, cell: ObjectRef) -> None:
+        """The stream has come to ``cell``; what is before it is let go."""
     def payload(self) -> memoryview | None:
         """The pickled arguments, read-only; None for a call without arguments."""
     def dependency(self, index: int) -> Any:
@@ -239,6 +250,18 @@ class Memory:
             TypeError: an item is no ref; the text is its index.
             IndexError: an item stands twice; the text is its index.
         """
+    def new_pending(self, number: int = 0) -> ObjectRef:
+        """An object that has no value yet. One process may seal it, once."""
+    def seal_pending(
+        self,
+        ref: ObjectRef,
+        format: int = 0,
+        data: Any = None,
+        contained: Sequence[ObjectRef] = (),
+    ) -> bool:
+        """Give a pending object its value (None without ``data``); False if it has one."""
+    def pending_number(self, ref: ObjectRef) -> int:
+        """The number that ``new_pending`` got."""
     def watch(self, ref: ObjectRef, token: int) -> bool:
         """False if sealed already; else ``token`` comes out of ``completions`` once it is."""
     def completions(self, timeout_s: float | None) -> list[int]:

@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 
 NATIVE = Path(__file__).parents[2] / "native"
-CORE = ("platform", "memory", "slot", "block", "task", "advance", "wait", "repair", "audit")
+CORE = (
+    "platform", "memory", "slot", "block", "task", "pending", "advance", "wait", "repair", "audit",
+)  # fmt: skip
 COMPILER = os.environ.get("CXX", "g++")
 
 
@@ -92,7 +94,7 @@ def test_killed_at_every_instruction(stepped: Path) -> None:
         output = "".join(pool.map(run, range(2)))
     print(output)
     rows = re.findall(r"killed at +(\d+), violations (\d+)", output)
-    assert len(rows) >= 27
+    assert len(rows) >= 29
     assert all(int(violations) == 0 for _, violations in rows)
     assert sum(int(instructions) for instructions, _ in rows) > 200_000
     covered = set(re.findall(r"^operation (\w+)", output, re.MULTILINE))

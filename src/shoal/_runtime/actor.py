@@ -15,6 +15,7 @@ Invariants:
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Coroutine, Mapping
 from types import SimpleNamespace
 from typing import (
@@ -32,7 +33,7 @@ import msgspec
 
 from shoal import _native, errors
 from shoal._proto import messages
-from shoal._runtime import options, serialize, unpicklable
+from shoal._runtime import options, serialize, streams, unpicklable
 from shoal._runtime import session as sessions
 from shoal._runtime.environments import inheriting
 from shoal._runtime.functions import Definition
@@ -60,6 +61,8 @@ class MethodRow(msgspec.Struct, frozen=True, array_like=True):
     n_returns: int = 1
     retry_exceptions: bool = False
     max_task_retries: int | None = None
+    limit: int = 0
+    """Items of its stream that may be unseen; 0: any number."""
 
 
 class ActorFacts(msgspec.Struct, frozen=True, array_like=True):
@@ -114,7 +117,8 @@ class ActorMethod(Submitting):
         retries = facts.max_task_retries
         if row.max_task_retries is not None:
             retries = row.max_task_retries
-        flags = _native.FLAG_ACTOR
+        n_returns = self._n_returns()
+        flags = _native.FLAG_ACTOR | streams.flags_of(n_returns)
         if given.get("retry_exceptions", row.retry_exceptions):
             flags |= _native.FLAG_RETRY_EXCEPTIONS
         template = _native.Template(
@@ -123,10 +127,11 @@ class ActorMethod(Submitting):
             queue_generation=facts.generation,
             job=session.job,
             method=self._index,
-            n_returns=self._n_returns(),
+            n_returns=max(n_returns, 1) if flags & streams.ANY else n_returns,
             max_retries=int(given.get("max_task_retries", retries)),
             flags=flags,
             actor=facts.key,
+            limit=streams.limit_of(given) or row.limit,
         )
         return self._ready(session, template)
 
@@ -141,7 +146,7 @@ class ActorMethod(Submitting):
 
     def _n_returns(self) -> int:
         row = self._facts.methods[self._index]
-        return int(self._given.get("num_returns", row.n_returns))
+        return streams.returns_number(self._given.get("num_returns", row.n_returns))
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         name = self._facts.method_name(self._index)
@@ -387,12 +392,15 @@ def method_rows(cls: type) -> tuple[MethodRow, ...]:
         if name == "__call__" and not any("__call__" in vars(base) for base in cls.__mro__):
             continue
         given = getattr(member, "__shoal_method__", {})
+        is_generator = inspect.isgeneratorfunction(member) or inspect.isasyncgenfunction(member)
+        usual = "streaming" if is_generator else 1
         rows.append(
             MethodRow(
                 name,
-                int(given.get("num_returns", 1)),
+                streams.returns_number(given.get("num_returns", usual)),
                 bool(given.get("retry_exceptions", False)),
                 given.get("max_task_retries"),
+                streams.limit_of(given),
             )
         )
     rows += [MethodRow(name) for name in BUILTIN_METHODS]

@@ -183,6 +183,25 @@ def wait_hook(ref: ObjectRef) -> Generator[Any, None, Any]:
     return objects.get(ref, timeout=0)
 
 
+class SealedSink(LoopSink):
+    """One event loop that is told that something is there, whatever it is."""
+
+    @staticmethod
+    def _resolve(items: list[Any]) -> None:
+        for future in items:
+            if not future.done():
+                future.set_result(None)
+
+
+def sealed(ref: ObjectRef) -> asyncio.Future[None]:
+    """A future of the running loop that is done, without a value, once ``ref`` has one."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[None] = loop.create_future()
+    if not _watch(ref, SealedSink(loop), future):
+        future.set_result(None)
+    return future
+
+
 # ---- futures ------------------------------------------------------------------------------------
 
 

@@ -8,7 +8,7 @@ What an attempt may end in::
 
     value            seal at once (None, numbers, short text and bytes), else pickled and written
     coroutine        run to its end on this process's event loop, then as above
-    generator        TypeError of the task: streaming is not there yet
+    generator        each item is a ref of its own (``streams``); with a number of returns, one each
     exception        tried again if the task asks for it and the daemon grants it, else a TaskError
     sys.exit         a TaskError with cause SystemExit; the worker lives on
     exit_actor       ActorDiedError for this call; the actor ends
@@ -27,7 +27,7 @@ from typing import Any
 
 from shoal import _native, errors
 from shoal._proto import messages
-from shoal._runtime import arguments, context, functions, serialize
+from shoal._runtime import arguments, context, functions, serialize, streams
 from shoal._runtime.actor import BUILTIN_METHODS, CALL, READY, TERMINATE
 from shoal._runtime.session import Session, store_full
 
@@ -110,18 +110,67 @@ class Executor:
         """Write what ``seal`` did not take."""
         if inspect.iscoroutine(value):
             value = self._run_coroutine(value)
-        if inspect.isgenerator(value) or inspect.isasyncgen(value):
-            raise TypeError(
-                f"{context.task_name(task)} returned a generator, and streaming of results is not"
-                " there yet. What to do: return a list"
-            )
         n = task.n_returns
-        if n == 1:
-            self._write(task, 0, value)
+        if task.flags & streams.ANY:
+            self._write(task, 0, self._drain(task, value))
+        elif n > 1 and inspect.isgenerator(value):
+            self._write_yielded(task, value)
         elif n > 1:
             for index, item in enumerate(_items(value, n)):
                 self._write(task, index, item)
+        elif inspect.isgenerator(value) or inspect.isasyncgen(value):
+            raise TypeError(
+                f"{context.task_name(task)} returned a generator, and it has one return."
+                ' What to do: num_returns="streaming", or return a list'
+            )
+        elif n == 1:
+            self._write(task, 0, value)
         task.commit()
+
+    def _drain(self, task: _native.Task, value: Any) -> Any:
+        """Run a generator; what its task's own return becomes."""
+        if inspect.isasyncgen(value):
+            if task.flags & _native.FLAG_STREAM:
+                return self._run_coroutine(streams.produce_async(self._memory, task, value))
+            value = self._run_coroutine(_list_of(value))
+        elif not inspect.isgenerator(value):
+            raise TypeError(
+                f"{context.task_name(task)} was called with num_returns as for a generator, and"
+                f" returned a {type(value).__name__}. What to do: yield in it, or leave the option"
+                " out"
+            )
+        if task.flags & _native.FLAG_STREAM:
+            return streams.produce(self._memory, task, value)
+
+        def fail(error: BaseException) -> _native.ObjectRef:
+            pickled = serialize.pack_error(self._memory, describe(task, error, self._session))
+            return self._memory.put(_native.FORMAT_ERROR_PICKLE, *pickled)
+
+        return streams.collect(self._memory, iter(value), fail)
+
+    def _write_yielded(self, task: _native.Task, items: Iterator[Any]) -> None:
+        """One return for each item; an error takes the place of those that are still to come."""
+        index = 0
+        n = task.n_returns
+        try:
+            for item in items:
+                if index == n:
+                    break
+                self._write(task, index, item)
+                index += 1
+            else:
+                if index < n:
+                    raise ValueError(f"num_returns={n}, but the task yielded {index} values")
+                return
+        except Exception as error:  # whatever user code raises belongs into the result
+            if self._may_retry(task, error):
+                raise
+            failure = describe(task, error, self._session)
+            pickled = serialize.pack_error(self._memory, failure)
+            for left in range(index, n):
+                task.write(left, _native.FORMAT_ERROR_PICKLE, *pickled)
+            return
+        raise ValueError(f"num_returns={n}, but the task yielded more values")
 
     def _write(self, task: _native.Task, index: int, value: Any) -> None:
         if task.write_simple(index, value):
@@ -271,6 +320,10 @@ def _label(instance: Any) -> str:
     if "__repr__" not in {name for base in type(instance).__mro__[:-1] for name in vars(base)}:
         return ""
     return repr(instance)[:80]
+
+
+async def _list_of(items: Any) -> Any:
+    return (item for item in [item async for item in items])
 
 
 def _items(value: Any, n: int) -> list[Any]:

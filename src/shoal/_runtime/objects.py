@@ -19,7 +19,7 @@ from typing import Any, TypeVar, overload
 
 from shoal import errors
 from shoal._native import ObjectRef
-from shoal._runtime import serialize
+from shoal._runtime import serialize, streams
 from shoal._runtime import session as sessions
 from shoal._runtime.session import NATIVE_ERRORS
 
@@ -86,6 +86,8 @@ def get(refs: Any, *, timeout: float | None = None) -> Any:
         if type(refs) is ObjectRef:
             return refs.memory.get(refs, timeout)
         if type(refs) is not list:
+            if streams.is_generator(refs):
+                return refs
             if type(refs) is tuple:
                 return tuple(get(list(refs), timeout=timeout))
             refs = _as_list(refs, "get")
@@ -157,7 +159,8 @@ def not_a_ref(what: str, value: Any, where: str = "the argument") -> errors.NotA
 
 
 def _as_list(refs: Any, what: str) -> list[Any]:
-    if isinstance(refs, str | bytes | dict) or not isinstance(refs, Iterable):
+    is_one = isinstance(refs, str | bytes | dict | streams.ObjectRefGenerator)
+    if is_one or not isinstance(refs, Iterable):
         raise not_a_ref(what, refs)
     if not isinstance(refs, Sequence | set | frozenset) and not hasattr(refs, "__next__"):
         raise not_a_ref(what, refs)
@@ -218,22 +221,37 @@ def wait(
         return [], []
     _check_wait(n, num_returns, timeout)
     if type(refs[0]) is not ObjectRef:
-        raise _wrong_refs(refs)
+        return _wait_mixed(refs, num_returns, timeout)
     memory = refs[0].memory
     try:
         if "asyncio" in _modules and _runs_on_a_loop():
             _beside_a_loop("wait", refs, timeout)
         return memory.wait(refs, num_returns, timeout)
-    except (TypeError, IndexError):
+    except TypeError:
+        return _wait_mixed(refs, num_returns, timeout)
+    except IndexError:
         raise _wrong_refs(refs) from None
     except NATIVE_ERRORS as error:
         raise sessions.translate(error, memory) from None
 
 
+def _wait_mixed(
+    refs: list[Any], num_returns: int, timeout: float | None
+) -> tuple[list[Any], list[Any]]:
+    """``wait`` where not everything is a ref: generators may stand among them."""
+    is_right = all(type(ref) is ObjectRef or streams.is_generator(ref) for ref in refs)
+    if not is_right or len({id(ref) for ref in refs}) < len(refs):
+        raise _wrong_refs(refs)
+    try:
+        return streams.wait_mixed(refs, num_returns, timeout)
+    except NATIVE_ERRORS as error:
+        raise sessions.translate(error) from None
+
+
 def _wrong_refs(refs: list[Any]) -> Exception:
     """What is wrong with a list that native ``wait`` refused."""
     for i, ref in enumerate(refs):
-        if type(ref) is not ObjectRef:
+        if type(ref) is not ObjectRef and not streams.is_generator(ref):
             return not_a_ref("wait", ref, f"item {i} of the list")
     return errors.OptionError("wait needs each ref once; some stand twice in the list")
 

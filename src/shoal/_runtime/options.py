@@ -12,6 +12,7 @@ from __future__ import annotations
 import difflib
 import math
 import numbers
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -101,10 +102,15 @@ TABLE: dict[str, Option] = {
     ),
     # ---- tasks
     "num_returns": Option(
-        f"an integer from 0 to {MOST_RETURNS} (or 'streaming', not there yet)",
+        f"an integer from 0 to {MOST_RETURNS}, 'streaming' or 'dynamic'",
         lambda v: _integer(0, MOST_RETURNS)(v) or v in ("streaming", "dynamic"),
         "tm",
         1,
+    ),
+    "_generator_backpressure_num_objects": Option(
+        "an integer >= 1, or -1 for no limit",
+        lambda v: v == -1 or _integer(1)(v),
+        "tm",
     ),
     "max_retries": Option("an integer >= -1 (-1: without end)", _integer(-1), "t", 3),
     "retry_exceptions": Option(
@@ -154,7 +160,7 @@ def check(where: str, given: Mapping[str, Any], in_options: bool = False) -> dic
         if in_options and option.decorator_only:
             text = f"option {name} belongs into @shoal.remote(...), not into .options()"
             raise errors.OptionError(text, option=name)
-        if value is None and name not in ("num_returns", "max_retries"):
+        if value is None and name != "max_retries":
             continue
         if value is not None and not option.check(value):
             raise errors.OptionError(
@@ -167,12 +173,15 @@ def check(where: str, given: Mapping[str, Any], in_options: bool = False) -> dic
             given_env.check(value)
         if option.not_yet and value != option.default:
             raise errors.NotSupportedError(f"option {name} is not there yet")
-    if given.get("num_returns", 1) in ("streaming", "dynamic", None):
-        raise errors.NotSupportedError(
-            "num_returns must be an integer: streaming of results is not there yet."
-            " What to do: return a list, or yield from an actor's method call by call."
+    if given.get("num_returns") == "dynamic":
+        warnings.warn(
+            'num_returns="dynamic" waits for the whole generator: use num_returns="streaming",'
+            " which gives each ref as soon as it is there",
+            DeprecationWarning,
+            stacklevel=4,
         )
-    return dict(given)
+    # None means what is usual for the function: leave it out.
+    return {k: v for k, v in given.items() if k != "num_returns" or v is not None}
 
 
 def _unknown(where: str, name: str) -> errors.OptionError:

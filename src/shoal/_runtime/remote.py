@@ -8,12 +8,13 @@ once.
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Callable, Coroutine, Mapping
 from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, TypeVar, Unpack, overload
 
 from shoal import _native, errors
 from shoal._proto import messages
-from shoal._runtime import options
+from shoal._runtime import options, streams
 from shoal._runtime import session as sessions
 from shoal._runtime.actor import ActorClass
 from shoal._runtime.environments import inheriting
@@ -122,7 +123,10 @@ class RemoteFunction(Calls[P, R], Submitting):
         environment = inheriting.asked(session, given.get("runtime_env"))
         queue = session.queue(amounts, strategy, environment)
         self._queue = queue
-        flags = _native.FLAG_RETRY_EXCEPTIONS if retry else 0
+        n_returns = self._n_returns()
+        flags = streams.flags_of(n_returns)
+        if retry:
+            flags |= _native.FLAG_RETRY_EXCEPTIONS
         if options.get(given, "help") and set(amounts) <= {"CPU"}:
             flags |= _native.FLAG_HELP
         template = _native.Template(
@@ -130,14 +134,15 @@ class RemoteFunction(Calls[P, R], Submitting):
             queue=queue.queue,
             queue_generation=queue.generation,
             job=session.job,
-            n_returns=self._n_returns(),
+            n_returns=max(n_returns, 1) if flags & streams.ANY else n_returns,
             max_retries=int(options.get(given, "max_retries")),
             flags=flags,
+            limit=streams.limit_of(given),
         )
         return self._ready(session, template)
 
     def _n_returns(self) -> int:
-        return int(options.get(self._given, "num_returns"))
+        return streams.returns_number(options.get(self._given, "num_returns"))
 
     def _is_queue_gone(self) -> bool:
         assert self._memory is not None and self._queue is not None
@@ -184,7 +189,11 @@ def remote(target: Any = None, /, *rest: Any, **given: Any) -> Any:
         resources: Other resources by name.
         accelerator_type: Only nodes that declare the resource ``accelerator_type:<this>``.
         enable_task_events: Taken for programs that give it; events cost too little to turn off.
-        num_returns: How many values it returns (default 1).
+        num_returns: How many values it returns (default 1). ``"streaming"``, the default of
+            generator functions: each yielded value is a ref, as soon as it is there.
+            ``"dynamic"``: one ref to the list of those refs, at the end.
+        _generator_backpressure_num_objects: How many yielded values may wait to be taken; the
+            generator pauses meanwhile (default: any number).
         max_retries: How often a task is run again if its process dies (default 3).
         retry_exceptions: Whether, or after which exceptions, it is run again too.
         help: Whether a worker that waits for this task may run it meanwhile (default True).
@@ -232,5 +241,8 @@ def _decorate(target: Any, given: Mapping[str, Any]) -> Any:
     if isinstance(target, type):
         return ActorClass(target, options.check("a", given))
     if callable(target) and not isinstance(target, staticmethod | classmethod):
-        return RemoteFunction(target, options.check("t", given))
+        checked = options.check("t", given)
+        if inspect.isgeneratorfunction(target) or inspect.isasyncgenfunction(target):
+            checked.setdefault("num_returns", "streaming")
+        return RemoteFunction(target, checked)
     raise TypeError(f"remote needs a function or a class, not a {type(target).__name__}")

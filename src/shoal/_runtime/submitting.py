@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import Any
 
 from shoal import _native, errors
-from shoal._runtime import arguments
+from shoal._runtime import arguments, streams
 from shoal._runtime import session as sessions
 from shoal._runtime.arguments import PLAIN, STORED_BYTES, TEXT, TEXT_BYTES
 from shoal._runtime.session import NATIVE_ERRORS
@@ -39,6 +39,8 @@ class Submitting:
         """Keep what each call needs, until the session ends."""
         self._memory = session.memory
         self._submit = session.memory.submit
+        if self._n_returns() == streams.STREAMING:
+            self._submit = streams.submitter(session.memory)
         self._template = template
         session.on_end(self)
         return template
@@ -85,6 +87,9 @@ class Submitting:
         """What a call returns that can never run: refs that hold the reason."""
         memory = sessions.current().memory
         n_returns = self._n_returns()
+        if n_returns == streams.STREAMING:
+            return streams.failed(memory, record)
+        n_returns = 1 if n_returns == streams.DYNAMIC else n_returns
         refs = [memory.put(_native.FORMAT_ERROR_RECORD, record, (), ()) for _ in range(n_returns)]
         return refs[0] if n_returns == 1 else refs or None
 

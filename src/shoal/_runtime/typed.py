@@ -90,6 +90,7 @@ class TaskOptions(Shared, total=False):
     retry_exceptions: bool | list[type[BaseException]] | tuple[type[BaseException], ...]
     help: bool
     max_calls: int
+    _generator_backpressure_num_objects: int | None
 
 
 class ActorOptions(Shared, total=False):
@@ -112,6 +113,7 @@ class MethodOptions(TypedDict, total=False):
     retry_exceptions: bool | list[type[BaseException]] | tuple[type[BaseException], ...]
     max_task_retries: int
     concurrency_group: str
+    _generator_backpressure_num_objects: int | None
 
 
 class AnyOptions(TaskOptions, ActorOptions, total=False):

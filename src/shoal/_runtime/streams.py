@@ -1,0 +1,359 @@
+"""Streams: the results of a generator, one ref after the other, while it still runs.
+
+A streaming task has one return, its *completion*, and a chain of *cells*. A cell is a pending
+object (``native/pending.cpp``); the producer gives it a value once an item is there::
+
+    cell 0 -> (item 0, cell 1[, ack 0])      cell 1 -> (item 1, cell 2[, ack 1])     cell 2: pending
+    completion -> number of items, or the error that ended the generator
+
+The consumer holds one cell and waits for it or for the completion; having read a cell it holds the
+next one, so what it has seen and dropped is freed by the counts. The submitter makes cell 0.
+
+1. Items come in order; after the last one the consumer finds the completion sealed and its cell
+   not. An error in the generator is one more ref, the completion itself: ``get`` of it raises.
+2. A retry goes on at the first unsealed cell: the generator runs from its beginning, and the items
+   that the consumer has already been given are not sent again.
+3. With a limit the producer sleeps until the consumer has taken the item that is ``limit`` before
+   the last one; taking is sealing its *ack*, a pending object that came with the cell.
+4. When no ref to the completion is left (the consumer has dropped the generator, or died), the
+   daemon cancels the task; items that nobody has seen are freed with the cells.
+5. A generator of refs stays in its process: it cannot be pickled (RULES O-10).
+"""
+
+from __future__ import annotations
+
+import collections
+import pickle
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from shoal import _native, errors
+from shoal._base import clock
+from shoal._native import ObjectRef
+from shoal._runtime import serialize
+from shoal._runtime import session as sessions
+from shoal._runtime.session import NATIVE_ERRORS
+
+if TYPE_CHECKING:
+    import asyncio
+
+STREAMING = -1
+"""``n_returns`` of what returns a stream."""
+DYNAMIC = -2
+"""``n_returns`` of what returns one ref to the list of its refs."""
+
+_FLAGS = {STREAMING: _native.FLAG_STREAM, DYNAMIC: _native.FLAG_DYNAMIC}
+ANY = _native.FLAG_STREAM | _native.FLAG_DYNAMIC
+
+
+def returns_number(num_returns: Any) -> int:
+    """How an option ``num_returns`` travels: a count, ``STREAMING`` or ``DYNAMIC``."""
+    if num_returns == "streaming":
+        return STREAMING
+    return DYNAMIC if num_returns == "dynamic" else int(num_returns)
+
+
+def flags_of(n_returns: int) -> int:
+    """Flags of a call that returns so."""
+    return _FLAGS.get(n_returns, 0)
+
+
+def limit_of(given: Mapping[str, Any]) -> int:
+    """How many items may be unseen; 0: any number."""
+    return max(0, given.get("_generator_backpressure_num_objects") or 0)
+
+
+# ---- the consumer -------------------------------------------------------------------------------
+
+
+class ObjectRefGenerator:
+    """Refs to what a generator yields, in order, each as soon as it is there.
+
+    Iterate over it with ``for`` or ``async for``. A ref to an item that could not be made (the
+    generator raised, its process died) raises when it is asked for, and is the last one. Who drops
+    the generator before its end cancels the task.
+
+    Example:
+        >>> @shoal.remote
+        ... def count(n):
+        ...     for i in range(n):
+        ...         yield i
+        >>> [shoal.get(ref) for ref in count.remote(3)]
+        [0, 1, 2]
+    """
+
+    def __init__(self, cell: ObjectRef, completion: ObjectRef) -> None:
+        self._cell = cell
+        self._completion = completion
+        self._is_over = False
+        self._ended: asyncio.Future[None] | None = None
+
+    # ---- sync
+    def __iter__(self) -> Iterator[ObjectRef]:
+        return self
+
+    def __next__(self) -> ObjectRef:
+        return self._next_sync()
+
+    def _next_sync(self, timeout_s: float | None = None) -> ObjectRef:
+        """The next ref; a nil ``GetTimeoutError`` when it is not there in time."""
+        if self._is_over:
+            raise StopIteration
+        memory = self._cell.memory
+        try:
+            if not self._cell.is_sealed():
+                pair = [self._cell, self._completion]
+                if not memory.wait(pair, 1, timeout_s)[0]:
+                    raise errors.GetTimeoutError(timeout_s=timeout_s or 0.0)
+            item = self._take()
+        except NATIVE_ERRORS as error:
+            raise sessions.translate(error, memory) from None
+        if item is None:
+            raise StopIteration
+        return item
+
+    def _take(self) -> ObjectRef | None:
+        """Something is sealed: the next item, the completion if it is an error, None at the end."""
+        memory = self._cell.memory
+        # The completion is sealed after every cell: who sees it looks at the cell again.
+        if self._cell.is_sealed():
+            item, self._cell, *acks = memory.get(self._cell)
+            for ack in acks:
+                memory.seal_pending(ack)
+            return item  # type: ignore[no-any-return]
+        self._is_over = True
+        return None if memory.peek(self._completion) is None else self._completion
+
+    # ---- async
+    def __aiter__(self) -> AsyncIterator[ObjectRef]:
+        return self
+
+    async def __anext__(self) -> ObjectRef:
+        if self._is_over:
+            raise StopAsyncIteration
+        memory = self._cell.memory
+        try:
+            if not self._cell.is_sealed() and not self._completion.is_sealed():
+                await self._either()
+            item = self._take()
+        except NATIVE_ERRORS as error:
+            raise sessions.translate(error, memory) from None
+        if item is None:
+            raise StopAsyncIteration
+        return item
+
+    async def _either(self) -> None:
+        """Sleep until the cell or the completion is sealed."""
+        # Whoever runs a coroutine has loaded asyncio.
+        asyncio = sys.modules["asyncio"]
+        from shoal._runtime import completion
+
+        loop = asyncio.get_running_loop()
+        if self._ended is None or self._ended.get_loop() is not loop:
+            self._ended = completion.sealed(self._completion)
+        await asyncio.wait(
+            [completion.sealed(self._cell), self._ended], return_when=asyncio.FIRST_COMPLETED
+        )
+
+    # ---- looking
+    def completed(self) -> ObjectRef:
+        """A ref that is ready when the task has ended; ``get`` of it raises what ended it."""
+        return self._completion
+
+    def next_ready(self) -> bool:
+        """Whether ``next`` would return at once: an item is there, or the end."""
+        return self._is_over or self._cell.is_sealed() or self._completion.is_sealed()
+
+    def is_finished(self) -> bool:
+        """Whether every item has been taken and the task has ended."""
+        return self._is_over or (self._completion.is_sealed() and not self._cell.is_sealed())
+
+    @property
+    def task_completion(self) -> ObjectRef:
+        """As ``completed()``."""
+        return self._completion
+
+    def __reduce__(self) -> Any:
+        raise TypeError(
+            "a generator of refs belongs to the process that has called the task: it can not be"
+            " passed on. What to do: pass the refs that it yields, or a list of them"
+        )
+
+    def __repr__(self) -> str:
+        return f"<ObjectRefGenerator of {self._completion.hex()}>"
+
+
+class DynamicObjectRefGenerator:
+    """The refs that a task with ``num_returns="dynamic"`` has made; iterating takes them out."""
+
+    def __init__(self, refs: Sequence[ObjectRef]) -> None:
+        self._refs = collections.deque(refs)
+
+    def __iter__(self) -> Iterator[ObjectRef]:
+        while self._refs:
+            yield self._refs.popleft()
+
+    def __len__(self) -> int:
+        return len(self._refs)
+
+
+def submitter(memory: _native.Memory) -> Callable[..., ObjectRefGenerator]:
+    """What takes the place of ``memory.submit`` for streaming calls."""
+
+    def submit(
+        template: _native.Template,
+        payload: bytes | None,
+        dependencies: Sequence[ObjectRef] | None = None,
+        contained: Sequence[ObjectRef] | None = None,
+    ) -> ObjectRefGenerator:
+        cell = memory.new_pending()
+        refs = [*(contained or ()), cell, cell]
+        completion = memory.submit(template, payload, dependencies, refs)
+        assert isinstance(completion, ObjectRef)
+        return ObjectRefGenerator(cell, completion)
+
+    return submit
+
+
+def failed(memory: _native.Memory, record: bytes) -> ObjectRefGenerator:
+    """The stream of a call that can never run: its first ref raises the reason."""
+    completion = memory.put(_native.FORMAT_ERROR_RECORD, record, (), ())
+    return ObjectRefGenerator(memory.new_pending(), completion)
+
+
+def is_generator(value: Any) -> bool:
+    """Whether ``value`` is a generator of refs (asked where a ref is expected)."""
+    return type(value) is ObjectRefGenerator
+
+
+def wait_mixed(
+    items: list[Any], num_returns: int, timeout: float | None
+) -> tuple[list[Any], list[Any]]:
+    """``wait`` for refs and generators; a generator is ready when its next ref is."""
+    memory = next(i.memory if type(i) is ObjectRef else i._cell.memory for i in items)
+    deadline = None if timeout is None else clock.now() + timeout
+    while True:
+        is_ready = [i.is_sealed() if type(i) is ObjectRef else i.next_ready() for i in items]
+        left = None if deadline is None else max(0.0, deadline - clock.now())
+        if sum(is_ready) >= num_returns or left == 0.0:
+            break
+        waited: dict[ObjectRef, None] = {}
+        for item, ready in zip(items, is_ready):
+            if not ready:
+                refs = [item] if type(item) is ObjectRef else [item._cell, item._completion]
+                waited.update(dict.fromkeys(refs))
+        memory.wait(list(waited), 1, left)
+    ready = [i for i, good in zip(items, is_ready) if good][:num_returns]
+    chosen = {id(item) for item in ready}
+    return ready, [item for item in items if id(item) not in chosen]
+
+
+# ---- the producer -------------------------------------------------------------------------------
+
+_templates: dict[int, bytes] = {}
+"""Pickles of a tuple of so many refs: they name the refs by their places, so all are the same."""
+
+
+def _cell_value(memory: _native.Memory, refs: tuple[ObjectRef, ...]) -> bytes:
+    data = _templates.get(len(refs))
+    if data is None:
+        former = memory.capture([])
+        try:
+            data = pickle.dumps(refs, serialize.PROTOCOL)
+        finally:
+            memory.capture(former)
+        _templates[len(refs)] = data
+    return data
+
+
+class Producer:
+    """The end of a stream that gives: who runs the task has one per attempt."""
+
+    def __init__(self, memory: _native.Memory, task: _native.Task) -> None:
+        self._memory = memory
+        self._task = task
+        self._limit = task.limit
+        self._acks: collections.deque[ObjectRef] = collections.deque()
+        cell = task.stream()
+        assert cell is not None
+        while cell.is_sealed():
+            cell = memory.get(cell)[1]
+        self._cell = cell
+        self.given = memory.pending_number(cell)
+        """Items that the consumer has, or can have."""
+        self.seen = 0
+        """Items that this attempt's generator has yielded."""
+
+    def give(self, item: Any) -> None:
+        """Seal the next cell with ``item``, unless a former attempt has given it."""
+        self.seen += 1
+        if self.seen <= self.given:
+            return
+        memory = self._memory
+        following = memory.new_pending(self.given + 1)
+        refs = [self._put(item), following]
+        if self._limit:
+            refs.append(memory.new_pending())
+            self._acks.append(refs[2])
+        data = _cell_value(memory, tuple(refs))
+        memory.seal_pending(self._cell, _native.FORMAT_PICKLE, data, refs)
+        self._task.advance_stream(following)
+        self._cell = following
+        self.given += 1
+
+    def _put(self, item: Any) -> ObjectRef:
+        if type(item) is ObjectRef:
+            # An item is what the ref that comes out stands for; a ref would be a ref to a ref.
+            return self._memory.put(
+                _native.FORMAT_PICKLE, *serialize.dumps(self._memory, item, "the yielded value")
+            )
+        return serialize.put(self._memory, item, PUT_WAIT_S)
+
+    def awaited(self) -> ObjectRef | None:
+        """The ack to wait for before the next item is made; None if there is room."""
+        acks = self._acks
+        while acks and acks[0].is_sealed():
+            acks.popleft()
+        return acks[0] if self._limit and len(acks) >= self._limit else None
+
+
+PUT_WAIT_S = 30.0
+"""An item that finds no room waits for others to be freed, as a result does."""
+
+
+def produce(memory: _native.Memory, task: _native.Task, items: Iterator[Any]) -> int:
+    """Give everything that ``items`` yields; the number of items. Runs on any thread."""
+    producer = Producer(memory, task)
+    for item in items:
+        producer.give(item)
+        del item
+        while (ack := producer.awaited()) is not None:
+            memory.wait([ack], 1, None)
+    return producer.seen
+
+
+async def produce_async(
+    memory: _native.Memory, task: _native.Task, items: AsyncIterator[Any]
+) -> int:
+    """The same for an asynchronous generator; waits for room without stopping the loop."""
+    producer = Producer(memory, task)
+    async for item in items:
+        producer.give(item)
+        del item
+        while (ack := producer.awaited()) is not None:
+            await ack
+    return producer.seen
+
+
+def collect(
+    memory: _native.Memory, items: Iterator[Any], fail: Callable[[BaseException], ObjectRef]
+) -> DynamicObjectRefGenerator:
+    """Run a generator to its end (``num_returns="dynamic"``); an error is one more ref."""
+    refs = []
+    try:
+        for item in items:
+            refs.append(serialize.put(memory, item, PUT_WAIT_S))
+    except Exception as error:  # whatever user code raises is the last item
+        refs.append(fail(error))
+    return DynamicObjectRefGenerator(refs)
