@@ -1,9 +1,9 @@
 """What is going on: read-only tables of the session, as lists of small typed records.
 
 Each function takes ``limit`` (how many rows at most) and filters by field:
-``tasks(state="RUNNING")``. Tables of the control store (nodes, jobs, actors, functions, workers)
-are asked from the daemon; tasks, objects and events are read straight from node memory, without
-disturbing anybody.
+``tasks(state="RUNNING")``. Tables of the control store (nodes, jobs, actors, groups, functions,
+workers) are asked from the daemon; tasks, objects and events are read straight from node memory,
+without disturbing anybody.
 
 Example:
     >>> shoal.state.actors(state="ALIVE")
@@ -33,6 +33,7 @@ class Node(msgspec.Struct, frozen=True):
     state: str = ""
     total: dict[str, float] = {}
     cores: int = 0
+    labels: dict[str, str] = {}
 
 
 class Job(msgspec.Struct, frozen=True):
@@ -75,6 +76,22 @@ class Actor(msgspec.Struct, frozen=True):
     detached: bool = False
     cause: str = ""
     """Why it is dead."""
+
+
+class Group(msgspec.Struct, frozen=True):
+    """A placement group, also a removed one that is still known."""
+
+    group_id: str
+    name: str = ""
+    namespace: str = ""
+    state: str = ""
+    """PENDING, CREATED or REMOVED."""
+    strategy: str = ""
+    bundles: list[dict[str, float]] = []
+    job: int = 0
+    detached: bool = False
+    reason: str = ""
+    """Why it is gone, or can not be."""
 
 
 class Function(msgspec.Struct, frozen=True):
@@ -142,6 +159,11 @@ def jobs(*, limit: int = DEFAULT_LIMIT, **filters: Any) -> list[Job]:
 def workers(*, limit: int = DEFAULT_LIMIT, **filters: Any) -> list[Worker]:
     """Return the worker processes."""
     return _asked("workers", Worker, limit, filters)
+
+
+def groups(*, limit: int = DEFAULT_LIMIT, **filters: Any) -> list[Group]:
+    """Return the placement groups."""
+    return _asked("groups", Group, limit, filters)
 
 
 def functions(*, limit: int = DEFAULT_LIMIT, **filters: Any) -> list[Function]:

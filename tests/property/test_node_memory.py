@@ -99,9 +99,7 @@ class NodeMemory(RuleBasedStateMachine):
 
     def _attach(self, number: int) -> Any:
         index = self.daemon.open_process(2)
-        memory = _native.Memory.attach(
-            os.dup(self.daemon.fd), os.dup(self.daemon.eventfd), index
-        )
+        memory = _native.Memory.attach(os.dup(self.daemon.fd), os.dup(self.daemon.eventfd), index)
         _hooks(memory)
         if number in SIDE_BY_SIDE:
             memory.run_side_by_side(RUNNING)
@@ -112,7 +110,11 @@ class NodeMemory(RuleBasedStateMachine):
             self.kill(process)
         self.drain()
         assert self.daemon.audit() == {
-            "bytes": 0, "slots": 0, "specs": 0, "leaked_blocks": 0, "wrong_counts": 0,
+            "bytes": 0,
+            "slots": 0,
+            "specs": 0,
+            "leaked_blocks": 0,
+            "wrong_counts": 0,
         }
         self.is_over = True
         os.eventfd_write(self.daemon.eventfd, 1)
@@ -246,9 +248,7 @@ class NodeMemory(RuleBasedStateMachine):
     )
     def finish(self, pick: int, which: int, error: bool, retry: bool) -> None:
         process = next(
-            (pick + i) % PROCESSES
-            for i in range(PROCESSES)
-            if self.running[(pick + i) % PROCESSES]
+            (pick + i) % PROCESSES for i in range(PROCESSES) if self.running[(pick + i) % PROCESSES]
         )
         running = self.running[process]
         task = running.pop(which % len(running) if process in SIDE_BY_SIDE else -1)
@@ -306,7 +306,8 @@ class NodeMemory(RuleBasedStateMachine):
         for lane in self.order.values():
             if job.key in lane:
                 assert not [
-                    k for k in lane[: lane.index(job.key)]
+                    k
+                    for k in lane[: lane.index(job.key)]
                     if k in self.jobs and self.jobs[k].runner == -1 and not self.jobs[k].attempts
                 ], "a later call of the same caller overtook an earlier one"
         job.runner = process

@@ -71,7 +71,7 @@ def hungry_is_set_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def nobody_makes_room(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Scheduler, "_revoke", lambda self, now, ask, short, idle: [])
+    monkeypatch.setattr(Scheduler, "_revoke", lambda self, *asked, idle: [])
 
 
 def blocked_tasks_keep_their_cpu(monkeypatch: pytest.MonkeyPatch) -> None:

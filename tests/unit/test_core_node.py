@@ -136,7 +136,7 @@ def test_same_class_same_queue() -> None:
     node.tell(seen.QueueCreated(1, 5, 1))
     out = node.ask(DRIVER, m.OpenQueue({"CPU": 1.0, "GPU": 0.0}))
     assert kinds(out) == ["Reply"] and reply(out, m.QueueOpened).queue == 5
-    assert kinds(node.ask(DRIVER, m.OpenQueue({"CPU": 1.0}, "SPREAD"))) == ["NewQueue"]
+    assert kinds(node.ask(DRIVER, m.OpenQueue({"CPU": 2.0}, m.Spread()))) == ["NewQueue"]
     assert refusal(node.ask(DRIVER, m.OpenQueue({"CPU": -1.0}))) == "UsageError"
 
 

@@ -7,15 +7,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shoal._base.config import Limits
-from shoal._core.events import QueueState
+from shoal._core.events import QueueCreated, QueueState
 from shoal._core.queues import Attachment, ClassQueue
-from shoal._core.resources import Account, parse
+from shoal._core.resources import Account, Room, Target, parse
 
 LIMITS = Limits()
 
 
 def make() -> tuple[ClassQueue, Account]:
-    return ClassQueue(5, 1, 1, parse({"CPU": 1}), 0.0, LIMITS), Account({"CPU": 64})
+    account = Account({"CPU": 64})
+    target = Target(Room.of_node(account))
+    return ClassQueue(QueueCreated(0, 5, 1), 1, parse({"CPU": 1}), target, 0.0, LIMITS), account
 
 
 def attach(queue: ClassQueue, account: Account, worker: int, now: float) -> Attachment:

@@ -32,10 +32,13 @@ GOOD: dict[str, Any] = {
     "name": "n",
     "runtime_env": None,
     "scheduling_strategy": "SPREAD",
-    "label_selector": None,
     "accelerator_type": "A100",
     "enable_task_events": False,
-    "fallback_strategy": None,
+    "label_selector": {"zone": "in(a, b)", "shoal.io/node-id": "!x"},
+    "fallback_strategy": [{"label_selector": {"zone": "c"}}],
+    "placement_group": "default",
+    "placement_group_bundle_index": 2,
+    "placement_group_capture_child_tasks": True,
 }
 BAD: dict[str, Any] = {
     "num_cpus": "1",
@@ -60,10 +63,13 @@ BAD: dict[str, Any] = {
     "name": b"n",
     "runtime_env": "env",
     "scheduling_strategy": 1,
-    "label_selector": [],
     "accelerator_type": "",
     "enable_task_events": 1,
-    "fallback_strategy": {},
+    "label_selector": {"zone": 1},
+    "fallback_strategy": [{"zone": "c"}],
+    "placement_group": "mine",
+    "placement_group_bundle_index": -2,
+    "placement_group_capture_child_tasks": 1,
 }
 
 

@@ -49,6 +49,7 @@ class Limits(msgspec.Struct, frozen=True):
     restart_quiet_s: float = 60.0
     """An incarnation that lived this long starts the back-off anew."""
     tombstones_most: int = 10_000
+    group_tombstones_most: int = 1000
     # ---- crashes (RULES L-4)
     poison_workers: int = 3
     crash_memory_most: int = 10_000
@@ -76,4 +77,6 @@ class NodeConfig(msgspec.Struct, frozen=True):
     python: str = ""
     """Interpreter that the zygote runs; jobs with another get exec'd workers."""
     node_name: str = ""
+    labels: dict[str, str] = {}
+    """What ``init(labels=)`` says about this node."""
     limits: Limits = Limits()

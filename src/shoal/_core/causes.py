@@ -13,11 +13,16 @@ ActorUnavailableError       as ActorDiedError: its reason "restarting"
 ActorDiedError              actor_id, class_name, name, reason, incarnation, pid, signal,
                             exit_code, stderr, may_have_run, error (bytes: pickled exception of
                             the constructor), text
-UnschedulableError          asked (dict), total (dict), what (such as "task" or "actor Counter")
+ActorGroupRemovedError      as ActorDiedError, and group_id
+GroupRemovedError           group_id, name, reason
+UnschedulableError          asked (dict), total (dict), what (such as "task" or "actor Counter"),
+                            reason (what else it needs, a sentence)
 JobEndedError               job, reason
 ActorAlreadyExistsError     name, namespace
 ActorNotFoundError          name, namespace, actor_id
 RuntimeEnvSetupError        step (a field of the environment), message, output (last lines)
+GroupAlreadyExistsError     name, namespace
+GroupNotFoundError          name, namespace, group_id
 UsageError                  text (a request that makes no sense; a ValueError)
 ==========================  ================================================================
 
@@ -39,7 +44,14 @@ REASONS = {
     "job_ended": "the job that made it has ended",
     "unschedulable": "no node has what it asks for",
     "arguments_lost": "the arguments of its constructor are gone",
+    "group_removed": "the placement group that it ran in is gone",
     "restarting": "its process died while this call was running",
+}
+
+
+_ACTOR_ERRORS = {
+    "restarting": "ActorUnavailableError",
+    "group_removed": "ActorGroupRemovedError",
 }
 
 
@@ -106,13 +118,32 @@ def actor_died(
         "error": b"",
         "text": "",
     }
-    name = "ActorUnavailableError" if reason == "restarting" else "ActorDiedError"
+    name = _ACTOR_ERRORS.get(reason, "ActorDiedError")
     return records.pack(name, **{**fields, **actor, **more})
 
 
-def unschedulable(asked: Mapping[str, float], total: Mapping[str, float], what: str) -> bytes:
+def unschedulable(
+    asked: Mapping[str, float], total: Mapping[str, float], what: str, reason: str = ""
+) -> bytes:
     """No node can ever run this."""
-    return records.pack("UnschedulableError", asked=dict(asked), total=dict(total), what=what)
+    return records.pack(
+        "UnschedulableError", asked=dict(asked), total=dict(total), what=what, reason=reason
+    )
+
+
+def group_removed(group: str, name: str, reason: str) -> bytes:
+    """The placement group is gone, and what was to run in it with it."""
+    return records.pack("GroupRemovedError", group_id=group, name=name, reason=reason)
+
+
+def group_name_taken(name: str, namespace: str) -> bytes:
+    """Another placement group has that name."""
+    return records.pack("GroupAlreadyExistsError", name=name, namespace=namespace)
+
+
+def group_not_found(name: str, namespace: str, group: str) -> bytes:
+    """No such placement group."""
+    return records.pack("GroupNotFoundError", name=name, namespace=namespace, group_id=group)
 
 
 def environment_failed(step: str, text: str, output: Sequence[str]) -> bytes:

@@ -1,13 +1,14 @@
-"""Who holds what of the node: attachments of workers to class queues, and actors' holds.
+"""Who holds what of the node: attachments of workers to class queues, actors' holds, and bundles.
 
-1. The account's open grants are exactly those of attachments and of holds.
+1. The open grants of the node's account are exactly those of attachments, holds and bundles in it;
+   those of a bundle's account are of attachments and holds.
 2. A worker is in at most one attachment, or holds for one actor.
 3. An attachment ends when the worker has acknowledged it, or when its process has gone; one that
    holds GPU ids only ends with the process, which got its ids for life (RULES S-9).
 4. While a task is blocked its CPUs are lent, and nothing else (S-7); actors lend nothing.
-5. Sums and short lists (``wanting``, ``rechecks``, ``_serving``, ``_leaving``, ``_tiny``,
-   ``_actors``) are kept as things change: a pass of the scheduler costs what waits and what was
-   seen, not how many queues, workers and actors there are.
+5. Sums and short lists (``wanting``, ``rechecks``, ``_serving``, ``_leaving``,
+   ``_tiny``, what accounts have pinned) are kept as things change: a pass of the scheduler costs
+   what waits and what was seen, not how many queues, workers, actors and groups there are.
 
 What a job has received is charged whenever one of its workers is looked at: CPU x time in which a
 task was running and not blocked. Actors are charged for what they hold.
@@ -19,10 +20,11 @@ from collections.abc import Iterable
 from itertools import chain
 
 from shoal._core import commands as do
+from shoal._core.accounts import Accounts
 from shoal._core.deadlines import Deadlines
 from shoal._core.events import QueueState, WorkerState
 from shoal._core.queues import Attachment, ClassQueue
-from shoal._core.resources import CPU, UNIT, Account, Amounts, Grant, units_of
+from shoal._core.resources import CPU, UNIT, Account, Grant, units_of
 from shoal._core.shares import Shares
 
 
@@ -52,6 +54,7 @@ class Holdings:
 
     def __init__(self, account: Account) -> None:
         self.account = account
+        self.accounts = Accounts(account)
         self.shares = Shares()
         self.queues: dict[int, ClassQueue] = {}
         self.by_worker: dict[int, ClassQueue] = {}
@@ -67,15 +70,13 @@ class Holdings:
         self._leaving: dict[int, Attachment] = {}
         """Attachments that are asked back and not yet given back, by worker."""
         self._tiny = 0
-        self._actors: dict[str, int] = {}
-        """Units of each resource that actors hold."""
         self._actor_cpus: dict[int, ActorCpus] = {}
         """By job."""
 
     # ---- queues
     def add_queue(self, queue: ClassQueue) -> None:
         """A new queue; whether it can ever be served is known from the start."""
-        queue.is_feasible = self.account.can_ever(queue.amounts)
+        queue.is_feasible = queue.target.room.can_ever(queue.amounts)
         self.queues[queue.queue] = queue
         if not queue.is_feasible:
             self.impossible[queue.queue] = queue
@@ -146,9 +147,9 @@ class Holdings:
                 self._detach(queue, attachment)
                 freed.append(state.index)
             elif attachment.is_blocked:
-                self.account.lend(attachment.grant)
+                self.accounts.lend(attachment.grant)
             else:
-                self.account.resume(attachment.grant)
+                self.accounts.resume(attachment.grant)
         return freed
 
     # ---- what is given and given back
@@ -185,11 +186,10 @@ class Holdings:
         hold = self.holds.pop(actor_id, None)
         if hold is not None:
             self._count_hold(now, hold, -1)
-            self.account.give(hold.grant)
+            self.accounts.give(hold.grant)
 
     def _count_hold(self, now: float, hold: ActorHold, sign: int) -> None:
-        for name, units in hold.grant.amounts:
-            self._actors[name] = self._actors.get(name, 0) + sign * units
+        hold.grant.account.pin(hold.grant.amounts, sign)
         if cpu := units_of(hold.grant.amounts, CPU):
             cpus = self._actor_cpus.setdefault(hold.job, ActorCpus(now))
             self._charge_actors_of(now, hold.job, cpus)
@@ -198,7 +198,7 @@ class Holdings:
                 del self._actor_cpus[hold.job]
 
     def _detach(self, queue: ClassQueue, attachment: Attachment) -> None:
-        self.account.give(attachment.grant)
+        self.accounts.give(attachment.grant)
         self._tiny -= queue.is_tiny and not attachment.is_blocked
         self._leaving.pop(attachment.worker, None)
         del queue.attachments[attachment.worker]
@@ -237,24 +237,18 @@ class Holdings:
         """Unblocked workers of classes that are limited by processes (RULES S-8)."""
         return self._tiny
 
-    def could_serve(self, amounts: Amounts) -> bool:
-        """Whether ``amounts`` would fit if every attachment let go."""
-        total, held = self.account.total, self._actors
-        return all(units <= total.get(name, 0) - held.get(name, 0) for name, units in amounts)
-
     def available(self) -> dict[str, int]:
-        """Free units, idle attachments counted as free (RULES S-2)."""
+        """Free units outside bundles, idle attachments counted as free (RULES S-2)."""
         free = dict(self.account.free)
         for queue in self.serving():
             for attachment in queue.attachments.values():
-                if attachment.is_idle:
+                if attachment.is_idle and attachment.grant.account is self.account:
                     for name, units in attachment.grant.amounts:
                         free[name] += units
         return {name: max(0, units) for name, units in free.items()}
 
     def validate(self) -> None:
         """Assert the invariants."""
-        self.account.validate()
         self.shares.validate()
         grants = [hold.grant for hold in self.holds.values()]
         workers = [hold.worker for hold in self.holds.values()]
@@ -266,7 +260,7 @@ class Holdings:
                 grants.append(attachment.grant)
                 workers.append(worker)
         assert len(set(workers)) == len(workers)
-        assert set(grants) == self.account.grants and len(grants) == len(self.account.grants)
+        self.accounts.validate(grants)
         assert set(self.by_worker) == {w for q in self.queues.values() for w in q.attachments}
         self._validate_sums()
 
@@ -282,10 +276,15 @@ class Holdings:
         self.rechecks.validate()
         assert all(self.rechecks.at(q.queue) == q.recheck_at for q in queues)
         assert len(self.rechecks) <= len(self.queues)
-        held = dict.fromkeys(self._actors, 0)
-        for name, units in chain.from_iterable(h.grant.amounts for h in self.holds.values()):
-            held[name] += units
-        assert held == self._actors
+        bundles = self.accounts.bundles
+        held: dict[tuple[Account, str], int] = {}
+        for grant in chain((hold.grant for hold in self.holds.values()), bundles.values()):
+            for name, units in grant.amounts:
+                held[grant.account, name] = held.get((grant.account, name), 0) + units
+        for account in (self.account, *bundles):
+            for name, units in account.pinned.items():
+                assert units == held.pop((account, name), 0)
+        assert not any(held.values())
         cpus = {job: 0 for job in self._actor_cpus}
         for hold in self.holds.values():
             if units := units_of(hold.grant.amounts, CPU):

@@ -22,6 +22,7 @@ from shoal._core import events as seen
 from shoal._core import (
     reactions_actors,
     reactions_environments,
+    reactions_groups,
     reactions_jobs,
     reactions_tables,
     reactions_workers,
@@ -45,6 +46,10 @@ _REQUESTS: dict[type, Callable[[NodeTables, float, seen.Requested, Any], Command
     m.KillActor: reactions_actors.on_kill,
     m.DescribeActor: reactions_actors.on_describe,
     m.SetupFailed: reactions_environments.on_setup_failed,
+    m.CreateGroup: reactions_groups.on_create,
+    m.WaitGroup: reactions_groups.on_wait,
+    m.GetGroup: reactions_groups.on_get,
+    m.RemoveGroup: reactions_groups.on_remove,
     m.AcquireLock: reactions_tables.on_acquire,
     m.ReleaseLock: reactions_tables.on_release,
     m.IsLocked: reactions_tables.on_is_locked,
@@ -67,6 +72,8 @@ _NO_WORK = frozenset(
         m.KvKeys,
         m.KvDelete,
         m.GetActor,
+        m.WaitGroup,
+        m.GetGroup,
         m.DescribeActor,
         m.ExportFunction,
         m.OpenQueue,
@@ -144,6 +151,8 @@ class NodeMachine:
             job = t.ended_roots.pop()
             out += reactions_jobs.end_job(t, now, job, "its root actor is dead")
         out += reactions_workers.free_doomed(t, now)
+        if t.groups.ending:
+            out += reactions_groups.bury_due(t)
         out += reactions_workers.give_work(t, now)
         if t.housekeeping_at is None and reactions_workers.needs_house(t):
             t.housekeeping_at = now + t.limits.housekeeping_s
@@ -160,6 +169,7 @@ class NodeMachine:
             t.crash_loops.next_deadline(now),
             t.actors.next_deadline(),
             t.locks.next_deadline(),
+            t.groups.deadlines.next(),
             t.housekeeping_at,
             reactions_jobs.infeasible_deadline(t),
             min(t.freeing.values(), default=None),
@@ -179,6 +189,7 @@ class NodeMachine:
         out += reactions_actors.on_restarts_due(t, now)
         out += reactions_actors.drain_due(t, now)
         out += reactions_tables.expire_locks(t, now)
+        out += reactions_groups.expire_waits(t, now)
         out += reactions_jobs.fail_infeasible(t, now)
         if t.housekeeping_at is not None and t.housekeeping_at <= now:
             out += reactions_workers.keep_house(t, now)

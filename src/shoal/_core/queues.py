@@ -23,8 +23,8 @@ they are. So a queue says what it wants from what is seen of it (PROTOCOL W3)::
 from __future__ import annotations
 
 from shoal._base.config import Limits
-from shoal._core.events import QueueState
-from shoal._core.resources import CPU, UNIT, Amounts, Grant, threads_of, units_of
+from shoal._core.events import QueueCreated, QueueState
+from shoal._core.resources import CPU, UNIT, Amounts, Grant, Target, threads_of, units_of
 
 
 class Attachment:
@@ -91,20 +91,28 @@ class ClassQueue:
         "recheck_at",
         "served_s",
         "takes",
+        "target",
         "threads",
         "wants",
         "wants_since",
     )
 
     def __init__(
-        self, queue: int, generation: int, job: int, amounts: Amounts, now: float, limits: Limits
+        self,
+        created: QueueCreated,
+        job: int,
+        amounts: Amounts,
+        target: Target,
+        now: float,
+        limits: Limits,
     ) -> None:
-        self.queue = queue
-        self.generation = generation
+        self.queue = created.queue
+        self.generation = created.generation
         self.job = job
         self.amounts = amounts
         self.env = ""
         """Key of the runtime environment that its workers have."""
+        self.target = target
         self.limits = limits
         self.threads = threads_of(amounts)
         self.is_tiny = units_of(amounts, CPU) < UNIT // 8

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from shoal._base.ids import actor_id as make_actor_id
-from shoal._core import causes, resources
+from shoal._core import causes, placement, resources
 from shoal._core import commands as do
 from shoal._core.actors import Actor, Asking, Constructing, Ending, Living
 from shoal._core.answers import Commands, begin_job, job_row, refuse, want_environment
+from shoal._core.asks import ActorAsk
 from shoal._core.events import Looked, ProcessDied, QueueCreated, Requested, RunningTask
-from shoal._core.resources import parse
+from shoal._core.resources import Target, parse
 from shoal._core.store import PutRow
 from shoal._core.tables import ActorTicket, NodeTables
 from shoal._core.tasks import end_children, has_retry_left
@@ -31,6 +32,9 @@ def on_create_actor(t: NodeTables, now: float, event: Requested, body: m.CreateA
         parse(spec.place), parse(spec.hold)
     except resources.AmountError as error:
         return refuse(event, causes.usage(str(error)))
+    target = placement.resolve(t, spec.strategy)
+    if isinstance(target, bytes):
+        return refuse(event, target)
     namespace = spec.namespace or job.namespace
     if spec.name:
         other = t.actors.named(namespace, spec.name)
@@ -83,7 +87,10 @@ def ask_worker(t: NodeTables, now: float, actor: Actor) -> Commands:
     if failure := t.environments.failure(actor.env):
         return end_with(t, now, actor, failure, is_gentle=False)
     hold, place = parse(actor.spec.hold), parse(actor.spec.place)
-    t.scheduler.ask(now, actor.actor_id, actor.job, hold, place, actor.env)
+    target = placement.resolve(t, actor.spec.strategy)
+    assert isinstance(target, Target), "an actor ends with its group"
+    ask = ActorAsk(actor.actor_id, actor.job, hold, target, actor.env)
+    t.scheduler.asks.add_actor(now, ask, place)
     return []
 
 
@@ -103,6 +110,8 @@ def assign(t: NodeTables, now: float, actor_id: str, worker: int, request: int) 
         resources=dict(actor.spec.hold),
         environment=t.environments.get(actor.env),
         actor=actor.describe(),
+        group=process.binding.group,
+        captures=process.binding.captures,
     )
     out: Commands = [
         label(t, actor, actor.spec.class_name),
@@ -122,8 +131,8 @@ def label(t: NodeTables, actor: Actor, text: str) -> do.LabelWorker:
 def fail_infeasible(t: NodeTables, now: float) -> Commands:
     """RULES S-13 for actors."""
     out: Commands = []
-    for ask in list(t.scheduler.impossible.values()):
-        if now < ask.since + t.limits.infeasible_s:
+    for ask in list(t.scheduler.asks.impossible.values()):
+        if not isinstance(ask, ActorAsk) or now < ask.since + t.limits.infeasible_s:
             continue
         actor = t.actors.living[ask.actor_id]
         asked = {**actor.spec.place, **actor.spec.hold}
@@ -132,11 +141,15 @@ def fail_infeasible(t: NodeTables, now: float) -> Commands:
             # Asked again with a new wait: one warning in a minute.
             ask.since = now + 60.0
             job = t.jobs.running[actor.job]
-            text = f"{what} waits: no node has {asked} (total {t.config.total})"
+            why = ask.target.why or f"no node has {asked} (total {t.config.total})"
+            text = f"{what} waits: {why}"
             if job.driver >= 0:
                 out.append(do.Notify(job.driver, m.Notice(text)))
             continue
-        record = causes.unschedulable(asked, t.config.total, what)
+        why = ask.target.why
+        if ask.target.group:
+            why = "no bundle of its placement group has that much"
+        record = causes.unschedulable(asked, t.config.total, what, why)
         out += end_with(t, now, actor, record, is_gentle=False)
     return out
 

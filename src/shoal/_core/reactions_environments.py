@@ -5,6 +5,7 @@ from __future__ import annotations
 from shoal._core import causes, reactions_actors
 from shoal._core import commands as do
 from shoal._core.answers import Commands
+from shoal._core.asks import ActorAsk
 from shoal._core.environments import Entry
 from shoal._core.events import EnvironmentBuilt, EnvironmentFailed, Requested
 from shoal._core.tables import NodeTables
@@ -28,6 +29,7 @@ def on_failed(t: NodeTables, now: float, event: EnvironmentFailed) -> Commands:
     out: Commands = [do.Warn(f"a runtime environment could not be made: {event.text}")]
     out += _kill_queues(t, entry, record)
     for ask in [a for a in t.scheduler.asks.values() if a.env == event.key]:
+        assert isinstance(ask, ActorAsk), "groups have no environment"
         actor = t.actors.living[ask.actor_id]
         out += reactions_actors.end_with(t, now, actor, record, is_gentle=False)
     return out

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from shoal._core import causes, reactions_actors, resources
+from shoal._core import causes, placement, reactions_actors, reactions_groups, resources
 from shoal._core import commands as do
 from shoal._core.actors import Actor
 from shoal._core.answers import begin_job, job_row, refuse, want_environment, welcome
@@ -46,10 +46,13 @@ def on_open_queue(t: NodeTables, now: float, event: Requested, body: m.OpenQueue
         amounts = resources.parse(body.resources)
     except resources.AmountError as error:
         return refuse(event, causes.usage(str(error)))
+    target = placement.resolve(t, body.strategy)
+    if isinstance(target, bytes):
+        return refuse(event, target)
     env, out = want_environment(t, now, job, body.environment)
     if failure := t.environments.failure(env):
         return refuse(event, failure)
-    scheduling_class = (amounts, body.strategy, env)
+    scheduling_class = (amounts, target, env)
     known = job.queues.get(scheduling_class)
     if known is not None:
         queue = t.scheduler.held.queues[known]
@@ -66,7 +69,8 @@ def on_open_queue(t: NodeTables, now: float, event: Requested, body: m.OpenQueue
     ticket = t.new_ticket()
     asked = ((event.index, event.request),)
     t.tickets[ticket] = ClassTicket(job.number, scheduling_class, asked)
-    help_class = resources.help_class(amounts)
+    # In a group nobody helps: what a process submits, and where it ends, is its group's.
+    help_class = 0 if target.group else resources.help_class(amounts)
     return [*out, do.NewQueue(ticket, do.QUEUE_CLASS, job.number, help_class)]
 
 
@@ -83,9 +87,13 @@ def on_queue_created(t: NodeTables, now: float, event: QueueCreated) -> Commands
         record = causes.job_ended(ticket.job, "its driver has gone")
         return [do.Reply(i, r, m.Failure(record)) for i, r in ticket.asked]
     assert isinstance(ticket.scheduling_class, tuple)
-    amounts = ticket.scheduling_class[0]
-    queue = ClassQueue(event.queue, event.generation, job.number, amounts, now, t.limits)
-    queue.env = ticket.scheduling_class[2]
+    amounts, target, env = ticket.scheduling_class
+    gone = reactions_groups.record_of(t, target.group)
+    if gone is not None:
+        t.freeing[event.queue] = now
+        return [do.Reply(i, r, m.Failure(gone)) for i, r in ticket.asked]
+    queue = ClassQueue(event, job.number, amounts, target, now, t.limits)
+    queue.env = env
     queue.is_armed = True
     t.scheduler.add_queue(queue)
     job.queues[ticket.scheduling_class] = event.queue
@@ -103,7 +111,7 @@ def infeasible_deadline(t: NodeTables) -> float | None:
         for queue in t.scheduler.held.impossible.values()
         if not queue.is_warned and queue.entries_since is not None
     ]
-    times += [ask.since for ask in t.scheduler.impossible.values()]
+    times += [ask.since for ask in t.scheduler.asks.impossible.values()]
     return min(times) + t.limits.infeasible_s if times else None
 
 
@@ -117,18 +125,27 @@ def fail_infeasible(t: NodeTables, now: float) -> Commands:
         if now < since + t.limits.infeasible_s:
             continue
         queue.is_warned = True
-        asked = resources.plain(queue.amounts)
+        asked, why = resources.plain(queue.amounts), _why_never(queue)
         if t.config.started:
             job = t.jobs.running.get(queue.job)
-            text = f"tasks that ask for {asked} wait: no node has that (total {t.config.total})"
+            what = why or f"no node has that (total {t.config.total})"
+            text = f"tasks that ask for {asked} wait: {what}"
             if job is not None and job.driver >= 0:
                 out.append(do.Notify(job.driver, m.Notice(text)))
             continue
-        record = causes.unschedulable(asked, t.config.total, "task")
+        record = causes.unschedulable(asked, t.config.total, "task", why)
         t.scheduler.held.kill_queue(queue, record)
         t.tell(now, f"queue {queue.queue}", f"killed: nobody can ever grant {asked}")
         out.append(do.KillQueue(queue.queue, record))
-    return out + reactions_actors.fail_infeasible(t, now)
+    out += reactions_actors.fail_infeasible(t, now)
+    return out + reactions_groups.fail_infeasible(t, now)
+
+
+def _why_never(queue: ClassQueue) -> str:
+    """What it needs besides enough of each resource."""
+    if queue.target.group and not queue.target.why:
+        return "no bundle of its placement group has that much"
+    return queue.target.why
 
 
 # ---- functions
@@ -195,6 +212,7 @@ def end_job(t: NodeTables, now: float, job: Job, reason: str) -> Commands:
     out.append(do.EndJobTasks(job.number, record))
     for actor in _actors_of(t, job):
         out += reactions_actors.end_actor(t, now, actor, "job_ended", is_gentle=False)
+    out += reactions_groups.end_job(t, now, job.number)
     for worker in list(t.pool.workers.values()):
         binding = worker.binding
         if binding is None or binding.job != job.number or binding.is_actor:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from shoal._core import causes, reactions_actors
 from shoal._core import commands as do
 from shoal._core.answers import Commands
+from shoal._core.asks import ActorAsk
 from shoal._core.crash_loops import HOPELESS
 from shoal._core.events import ProcessDied, QueueState
 from shoal._core.jobs import Job
@@ -90,7 +91,9 @@ def _fail_waiting(t: NodeTables, now: float, job: Job, record: bytes) -> Command
     queues = [t.scheduler.held.queues[number] for number in job.queues.values()]
     alone = [q for q in queues if q.entries and not q.attachments and q.dead_record is None]
     out: Commands = [_fail_queued(t, now, queue, record) for queue in alone]
-    for ask in [a for a in t.scheduler.asks.values() if a.job == job.number]:
+    for ask in list(t.scheduler.asks.values()):
+        if ask.job != job.number or not isinstance(ask, ActorAsk):
+            continue
         actor = t.actors.living[ask.actor_id]
         out += reactions_actors.end_with(t, now, actor, record, is_gentle=False)
     if alone:

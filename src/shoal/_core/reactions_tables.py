@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from shoal._core import causes, resources
+from shoal._core import causes, placement, resources
 from shoal._core import commands as do
 from shoal._core.answers import Commands, refuse
 from shoal._core.events import Requested
@@ -114,6 +114,7 @@ def _nodes(t: NodeTables) -> list[Row]:
             "state": "ALIVE",
             "total": dict(t.config.total),
             "cores": t.config.cores,
+            "labels": placement.labels_of(t),
         }
     ]
 
@@ -177,6 +178,7 @@ _TABLES = {
     "nodes": _nodes,
     "jobs": lambda t: _stored("jobs", t),
     "actors": lambda t: _stored("actors", t),
+    "groups": lambda t: _stored("groups", t),
     "functions": lambda t: _stored("functions", t),
     "workers": _workers,
     "queues": _queues,

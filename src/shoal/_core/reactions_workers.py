@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from shoal._core import causes, reactions_actors, reactions_starts, resources
+from shoal._core import (
+    causes,
+    reactions_actors,
+    reactions_groups,
+    reactions_starts,
+    resources,
+)
 from shoal._core import commands as do
 from shoal._core.answers import Commands, refuse, welcome
 from shoal._core.events import (
@@ -17,7 +23,7 @@ from shoal._core.events import (
 from shoal._core.pool import Phase
 from shoal._core.queues import Attachment, ClassQueue
 from shoal._core.reactions_starts import python_of
-from shoal._core.scheduler import Missing
+from shoal._core.scheduler import Missing, Placement
 from shoal._core.tables import NodeTables, RetryTicket
 from shoal._core.tasks import Death
 from shoal._proto import messages as m
@@ -64,6 +70,7 @@ def on_get_assignment(t: NodeTables, now: float, event: Requested) -> Commands:
 def on_process_died(t: NodeTables, now: float, event: ProcessDied) -> Commands:
     """A worker: answer for everything that it ran, give back what it held."""
     out = end_locks(t, now, event.index)
+    t.groups.end_process(event.index)
     worker = t.pool.died(event.index)
     if worker is None:
         start = t.pool.by_start_index.get(event.index)
@@ -79,8 +86,10 @@ def on_process_died(t: NodeTables, now: float, event: ProcessDied) -> Commands:
         out += reactions_actors.on_worker_died(t, now, actor, event)
         return [*out, do.CloseProcess(event.index)]
     record = None
-    if worker.binding is not None and worker.binding.job not in t.jobs.running:
-        record = causes.job_ended(worker.binding.job, "its driver has ended")
+    if worker.binding is not None:
+        record = reactions_groups.record_of(t, worker.binding.group)
+        if worker.binding.job not in t.jobs.running:
+            record = causes.job_ended(worker.binding.job, "its driver has ended")
     is_ours = worker.phase is Phase.LEAVING
     if record is None and not is_ours and not event.running:
         out += reactions_starts.on_idle_death(t, now, worker, queue, event)
@@ -162,13 +171,16 @@ def give_work(t: NodeTables, now: float) -> Commands:
             requests[worker] = t.pool.use(now, worker, need.binding)
         return worker
 
-    placed = t.scheduler.place(now, find)
     out: Commands = []
-    for queue, attachment in placed.attached:
-        out += _attach(t, now, queue, attachment, requests[attachment.worker])
-    for ask, hold in placed.actors:
-        request = requests[hold.worker]
-        out += reactions_actors.assign(t, now, ask.actor_id, hold.worker, request)
+    placed = t.scheduler.place(now, find)
+    while placed.groups:
+        # Who waits in them is in line from now on. Nothing else of this pass is lost: a worker that
+        # it took was attached, and who was missing one is missing it in the next pass too.
+        for ask, grants in placed.groups:
+            out += reactions_groups.place(t, now, ask, grants)
+        out += _give_placed(t, now, placed, requests)
+        placed = t.scheduler.place(now, find)
+    out += _give_placed(t, now, placed, requests)
     if placed.missing:
         pythons = reactions_starts.may_start(t, now, placed.missing)
         if pythons and t.pool.is_full():
@@ -183,6 +195,19 @@ def give_work(t: NodeTables, now: float) -> Commands:
         if is_starving:
             # Set, then look: what happened before the workers knew is seen now.
             out.append(do.Look(workers=tuple(t.scheduler.held.by_worker)))
+    return out
+
+
+def _give_placed(
+    t: NodeTables, now: float, placed: Placement, requests: dict[int, int]
+) -> Commands:
+    """Tell workers what they are for."""
+    out: Commands = []
+    for queue, attachment in placed.attached:
+        out += _attach(t, now, queue, attachment, requests[attachment.worker])
+    for ask, hold in placed.actors:
+        request = requests[hold.worker]
+        out += reactions_actors.assign(t, now, ask.actor_id, hold.worker, request)
     return out
 
 
@@ -211,6 +236,8 @@ def _attach(
             gpu_ids=list(worker.binding.gpu_ids),
             resources=resources.plain(queue.amounts),
             environment=t.environments.get(queue.env),
+            group=worker.binding.group,
+            captures=worker.binding.captures,
         )
         out += [
             do.LabelWorker(index, job.number, driver, ""),

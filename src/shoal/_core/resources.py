@@ -12,14 +12,20 @@ Invariants, asserted by ``Account.validate``:
 2. For every GPU id: 0 <= free <= UNIT, and free + held shares == UNIT; the sum of the ids is the
    free GPU.
 3. A grant is given back exactly once.
+4. ``pinned`` is what holders have that no waiting for a task's end gives back: actors, bundles.
 
-The account does not know who holds a grant or why; that is the scheduler's.
+A bundle of a placement group is an account of its own, made of a grant of the node's: its GPU ids
+may be shares. The account does not know who holds a grant or why; that is the scheduler's.
+
+A ``Room`` is where one request may draw from: the node's account, one bundle, or any bundle of a
+group. It has no accounts while its group has no place (and again when it is removed).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 UNIT = 10_000
 CPU = "CPU"
@@ -66,6 +72,15 @@ def units_of(amounts: Amounts, name: str) -> int:
     return 0
 
 
+def sum_of(bundles: Iterable[Amounts]) -> Amounts:
+    """All of them together."""
+    total: dict[str, int] = {}
+    for amounts in bundles:
+        for name, units in amounts:
+            total[name] = total.get(name, 0) + units
+    return tuple(sorted(total.items()))
+
+
 def threads_of(amounts: Amounts) -> int:
     """Threads a library may use in a worker that holds ``amounts``: its whole CPUs, at least
     one."""
@@ -86,9 +101,13 @@ def help_class(amounts: Amounts) -> int:
 class Grant:
     """What one attachment or actor holds."""
 
-    __slots__ = ("amounts", "gpus", "is_over", "lent")
+    __slots__ = ("account", "amounts", "gpus", "is_over", "lent")
 
-    def __init__(self, amounts: Amounts, gpus: tuple[tuple[str, int], ...]) -> None:
+    def __init__(
+        self, account: Account, amounts: Amounts, gpus: tuple[tuple[str, int], ...]
+    ) -> None:
+        self.account = account
+        """Of which it is a part."""
         self.amounts = amounts
         self.gpus = gpus
         """(id, units) shares."""
@@ -114,9 +133,22 @@ class Account:
             raise AmountError(f"GPU={self.total.get(GPU, 0) / UNIT} does not match ids {ids}")
         self.gpus = dict.fromkeys(ids, UNIT)
         """Free units of each id."""
+        self.gpu_shares = dict(self.gpus)
+        """How much of each id this account has: a bundle may have half of one."""
         self.grants: set[Grant] = set()
         self.lenders = 0
         """Grants whose CPUs are lent."""
+        self.pinned: dict[str, int] = {}
+
+    @classmethod
+    def of_bundle(cls, grant: Grant) -> Account:
+        """The account of a bundle, which has what ``grant`` gives."""
+        account = cls({})
+        account.total = dict(grant.amounts)
+        account.free = dict(grant.amounts)
+        account.gpus = dict(grant.gpus)
+        account.gpu_shares = dict(grant.gpus)
+        return account
 
     # ---- questions
     def can_ever(self, amounts: Amounts) -> bool:
@@ -132,6 +164,11 @@ class Account:
             if free < units:
                 return False
         return self._choose_gpus(units_of(amounts, GPU)) is not None
+
+    def could_serve(self, amounts: Amounts) -> bool:
+        """Whether ``amounts`` would fit if every task ended."""
+        total, pinned = self.total, self.pinned
+        return all(units <= total.get(name, 0) - pinned.get(name, 0) for name, units in amounts)
 
     def missing(self, amounts: Amounts) -> dict[str, int]:
         """By how much each resource falls short of ``amounts``."""
@@ -152,9 +189,28 @@ class Account:
             self.free[name] -= units
         for gpu, units in gpus:
             self.gpus[gpu] -= units
-        grant = Grant(amounts, gpus)
+        grant = Grant(self, amounts, gpus)
         self.grants.add(grant)
         return grant
+
+    def take_all(
+        self, bundles: Iterable[Amounts], kept: Mapping[str, int] | None = None
+    ) -> list[Grant] | None:
+        """A grant for each of ``bundles``, or None and no change if they do not fit together."""
+        grants: list[Grant] = []
+        for amounts in bundles:
+            grant = self.take(amounts) if self.fits(amounts, kept) else None
+            if grant is None:
+                for taken in grants:
+                    self.give(taken)
+                return None
+            grants.append(grant)
+        return grants
+
+    def pin(self, amounts: Amounts, sign: int = 1) -> None:
+        """Count what stays until its holder ends; ``sign`` -1: it has ended."""
+        for name, units in amounts:
+            self.pinned[name] = self.pinned.get(name, 0) + sign * units
 
     def give(self, grant: Grant) -> None:
         """Take ``grant`` back."""
@@ -219,5 +275,50 @@ class Account:
             assert self.free[name] + held.get(name, 0) == units, name
             assert self.free[name] >= 0 or name == CPU, name
         for gpu, free in self.gpus.items():
-            assert 0 <= free <= UNIT and free + shares.get(gpu, 0) == UNIT, gpu
+            share = self.gpu_shares[gpu]
+            assert 0 <= free <= share <= UNIT and free + shares.get(gpu, 0) == share, gpu
         assert sum(self.gpus.values()) == self.free.get(GPU, 0)
+
+
+class Room:
+    """Where a request may draw from."""
+
+    __slots__ = ("accounts", "sizes")
+
+    def __init__(self, sizes: Sequence[Amounts], accounts: Sequence[Account] = ()) -> None:
+        self.sizes = tuple(sizes)
+        """What each of its accounts has or will have."""
+        self.accounts = list(accounts)
+
+    @classmethod
+    def of_node(cls, account: Account) -> Room:
+        """The room of whatever has no place of its own."""
+        return cls([tuple(sorted(account.total.items()))], [account])
+
+    def can_ever(self, amounts: Amounts) -> bool:
+        """Whether one of its accounts could grant ``amounts`` if it were empty."""
+        sizes = [dict(size) for size in self.sizes]
+        return any(all(u <= size.get(name, 0) for name, u in amounts) for size in sizes)
+
+    def could_serve(self, amounts: Amounts) -> bool:
+        """Whether ``amounts`` would fit somewhere if every task ended."""
+        return any(account.could_serve(amounts) for account in self.accounts)
+
+    def nearest(self, amounts: Amounts) -> Account | None:
+        """The account that could serve ``amounts`` and falls least short of it."""
+        able = [account for account in self.accounts if account.could_serve(amounts)]
+        return min(able, key=lambda a: sum(a.missing(amounts).values()), default=None)
+
+
+class Target(NamedTuple):
+    """Where an ask is to run: what its strategy means on this node."""
+
+    room: Room
+    group: str = ""
+    """Id of the placement group."""
+    captures: bool = False
+    """What it submits goes into the group too."""
+    binds: bool = True
+    """Its process belongs to the group for life, and ends with it."""
+    why: str = ""
+    """Why it can run nowhere."""

@@ -8,9 +8,13 @@ until nothing fits any more. Who fits but finds no process is reported as missin
 started; what it would hold is kept aside within the pass only, because when the process is there
 somebody else may be first in line.
 
-Actors of one job that ask for the same stand in one *crowd* and are looked at one by one: when one
-does not fit, those behind it do not either; when one that would hold nothing has no process, those
-behind it have none. So a pass costs what it gives, not how many wait.
+Actors of one job that ask for the same stand in one *crowd* (``asks``) and are looked at one by
+one: when one does not fit, those behind it do not either; when one that would hold nothing has no
+process, those behind it have none. So a pass costs what it gives, not how many wait. Placement
+groups stand in crowds too; they need no process, and get all their bundles or none.
+
+Who asks draws from its *room*: the node's account, a bundle, or any bundle of a group. Who asks in
+a group that has no place yet is not in line: its room is closed.
 
 A full node stays fair (``relieve``): for the first in line that does not fit
 
@@ -20,7 +24,7 @@ A full node stays fair (``relieve``): for the first in line that does not fit
 
 Reservation (S-3): who has nothing and has waited 1 s for more than is free gets one: what is free
 is kept for it, others may use only what it leaves. A request that what actors hold makes impossible
-gets none, else it would stop the node for as long as they live. One at a time.
+gets none, else it would stop the node for as long as they live. One at a time of each account.
 
 1. Somebody waits => a next look is due within ``fair_s``, and node memory is told to ring
    (``starving``).
@@ -37,9 +41,19 @@ from typing import NamedTuple
 
 from shoal._base.config import Limits
 from shoal._core import commands as do
+from shoal._core.asks import ActorAsk, Asked, Asks, Crowd, GroupAsk
 from shoal._core.holdings import ActorHold, Holdings
 from shoal._core.queues import Attachment, ClassQueue
-from shoal._core.resources import CPU, GPU, Account, Amounts, Grant, threads_of, units_of
+from shoal._core.resources import (
+    CPU,
+    GPU,
+    Account,
+    Grant,
+    Room,
+    Target,
+    threads_of,
+    units_of,
+)
 from shoal._core.shares import Order
 
 
@@ -52,6 +66,8 @@ class Binding(NamedTuple):
     is_actor: bool
     env: str = ""
     """Key of its runtime environment."""
+    group: str = ""
+    captures: bool = False
 
 
 class Missing(NamedTuple):
@@ -66,26 +82,7 @@ Find = Callable[[Missing], int | None]
 """Takes a worker for it out of the pool, if there is one."""
 
 
-class ActorAsk:
-    """An actor (or its next incarnation) waits for a worker and what it will hold."""
-
-    __slots__ = ("actor_id", "amounts", "env", "job", "since", "ticket")
-
-    def __init__(
-        self, actor_id: str, job: int, amounts: Amounts, since: float, ticket: int, env: str = ""
-    ) -> None:
-        self.actor_id = actor_id
-        self.env = env
-        self.job = job
-        self.amounts = amounts
-        self.since = since
-        self.ticket = ticket
-
-
-Ask = ClassQueue | ActorAsk
-
-Crowd = dict[str, ActorAsk]
-"""Asks of one job for the same, by actor id, the oldest first."""
+Ask = ClassQueue | Asked
 
 
 class Turn:
@@ -98,7 +95,7 @@ class Turn:
         self.has_missed = False
         """One has found no process; so do those behind it, and nobody leaves the crowd any more."""
         self._crowd = crowd
-        self._behind: Iterator[ActorAsk] = iter(())
+        self._behind: Iterator[Asked] = iter(())
 
     def miss(self, most: int) -> int:
         """There is no process for ``ask``; for how many of the crowd one is missing, as it is
@@ -114,7 +111,7 @@ class Turn:
             next(self._behind)
         return 1
 
-    def following(self) -> ActorAsk | None:
+    def following(self) -> Asked | None:
         """The next of the crowd, if there is one to be looked at."""
         if self._crowd is None:
             return None
@@ -127,6 +124,8 @@ class Placement:
     def __init__(self) -> None:
         self.attached: list[tuple[ClassQueue, Attachment]] = []
         self.actors: list[tuple[ActorAsk, ActorHold]] = []
+        self.groups: list[tuple[GroupAsk, list[Grant]]] = []
+        """What the bundles of groups get."""
         self.missing: list[Missing] = []
         """What fits but has no process yet."""
         self.aside: list[Grant] = []
@@ -156,19 +155,17 @@ class Scheduler:
         another is not in the line, and keeps nothing from those who are."""
         self.held = Holdings(account)
         self._is_ready = is_ready
+        self.node = Target(Room.of_node(account))
+        """Where everything runs that has no place of its own."""
         self.limits = limits
         self.tiny_most = max(limits.tiny_processes_least, limits.tiny_processes_per_core * cores)
-        self.asks: dict[str, ActorAsk] = {}
-        self.impossible: Crowd = {}
-        """Asks that this node can never fulfil."""
-        self._crowds: dict[tuple[int, Amounts, str], Crowd] = {}
-        self.reserved: Ask | None = None
+        self.asks = Asks(account)
+        self.reserved: dict[Account, Ask] = {}
         self.waiting: list[Ask] = []
         """Who did not fit in the last pass, one of each crowd, first in line first."""
         self.look_at: float | None = None
         self._revoked_at = float("-inf")
         self._poll_s = limits.revoke_poll_s
-        self._tickets = 0
 
     # ---- who is there
     def add_queue(self, queue: ClassQueue) -> None:
@@ -179,39 +176,22 @@ class Scheduler:
         """A queue without attachments is gone."""
         self._forget(self.held.remove_queue(queue))
 
-    def ask(
-        self, now: float, actor_id: str, job: int, hold: Amounts, place: Amounts, env: str = ""
-    ) -> None:
-        """An actor needs a worker: ``hold`` is what it will hold, ``place`` what the node must own
-        (S-18)."""
-        self._tickets += 1
-        ask = ActorAsk(actor_id, job, hold, now, self._tickets, env)
-        self.asks[actor_id] = ask
-        if self.held.account.can_ever(hold) and self.held.account.can_ever(place):
-            self._crowds.setdefault((job, hold, env), {})[actor_id] = ask
-        else:
-            self.impossible[actor_id] = ask
-
-    def withdraw(self, actor_id: str) -> None:
-        """It does not any more."""
-        gone = self.asks.get(actor_id)
+    def withdraw(self, who: str) -> None:
+        """An actor or group does not ask any more."""
+        gone = self.asks.by_who.get(who)
         if gone is not None:
-            self._remove(gone)
+            self.asks.remove(gone)
             self._forget(gone)
 
-    def _remove(self, ask: ActorAsk) -> None:
-        del self.asks[ask.actor_id]
-        if self.impossible.pop(ask.actor_id, None) is not None:
-            return
-        crowd = self._crowds[ask.job, ask.amounts, ask.env]
-        del crowd[ask.actor_id]
-        if not crowd:
-            del self._crowds[ask.job, ask.amounts, ask.env]
-
     def _forget(self, ask: Ask) -> None:
-        if self.reserved is ask:
-            self.reserved = None
+        self._unreserve(ask)
         self.waiting = [other for other in self.waiting if other is not ask]
+
+    def _unreserve(self, ask: Ask) -> None:
+        for account, other in self.reserved.items():
+            if other is ask:
+                del self.reserved[account]
+                return
 
     # ---- where to look
     def look_list(self) -> do.Look:
@@ -254,28 +234,53 @@ class Scheduler:
         while line:
             _, turn = heapq.heappop(line)
             for _ in range(turn.ask.wants if isinstance(turn.ask, ClassQueue) else 1):
-                if not self._may_take(turn.ask, done):
+                grants = self._take(turn.ask, done)
+                if grants is None:
                     self.waiting.append(turn.ask)
                     break
-                self._give(now, turn, find, done)
+                self._give(now, turn, grants, find, done)
             else:
                 following = turn.following()
                 if following is not None:
                     turn.ask = following
                     heapq.heappush(line, (self._rank(following), turn))
         for grant in done.aside:
-            self.held.account.give(grant)
+            grant.account.give(grant)
         self._reserve(now)
         return done
 
-    def _give(self, now: float, turn: Turn, find: Find, done: Placement) -> None:
-        """What ``turn.ask`` asks for fits: to a worker that is there, else keep it aside."""
+    def _take(self, ask: Ask, done: Placement) -> list[Grant] | None:
+        """What ``ask`` asks for, once (a group: for each bundle), if it fits somewhere."""
+        is_tiny = isinstance(ask, ClassQueue) and ask.is_tiny
+        if is_tiny and self.held.tiny_count() + done.tiny_aside >= self.tiny_most:
+            return None
+        for account in ask.target.room.accounts:
+            reserved = self.reserved.get(account)
+            kept = None if reserved is None or reserved is ask else dict(reserved.amounts)
+            bundles = ask.bundles if isinstance(ask, GroupAsk) else (ask.amounts,)
+            grants = account.take_all(bundles, kept)
+            if grants is not None:
+                return grants
+        return None
+
+    def _give(
+        self, now: float, turn: Turn, grants: list[Grant], find: Find, done: Placement
+    ) -> None:
+        """``turn.ask`` gets what was taken for it: its worker that is there, else keep it aside."""
         ask = turn.ask
-        grant = self.held.account.take(ask.amounts)
-        assert grant is not None
+        if isinstance(ask, GroupAsk):
+            self._unreserve(ask)
+            self.asks.remove(ask)
+            done.groups.append((ask, grants))
+            return
+        (grant,) = grants
         is_actor = isinstance(ask, ActorAsk)
-        binding = Binding(ask.job, threads_of(ask.amounts), grant.gpu_ids, is_actor, ask.env)
-        lack = Missing(binding, 0 if isinstance(ask, ActorAsk) else ask.queue)
+        target, threads = ask.target, threads_of(ask.amounts)
+        group = target.group if target.binds else ""
+        binding = Binding(
+            ask.job, threads, grant.gpu_ids, is_actor, ask.env, group, target.captures
+        )
+        lack = Missing(binding, ask.queue if isinstance(ask, ClassQueue) else 0)
         worker = None if turn.has_missed else find(lack)
         if worker is not None:
             self._grant(now, ask, worker, grant, done)
@@ -289,23 +294,24 @@ class Scheduler:
         done.missing += [lack] * turn.miss(4 * self.limits.starting_most)
 
     def _grant(self, now: float, ask: Ask, worker: int, grant: Grant, done: Placement) -> None:
-        if self.reserved is ask:
-            self.reserved = None
+        self._unreserve(ask)
         if isinstance(ask, ClassQueue):
             done.attached.append((ask, self.held.attach(now, ask, worker, grant)))
-        else:
-            self._remove(ask)
+        elif isinstance(ask, ActorAsk):
+            self.asks.remove(ask)
             hold = ActorHold(worker, ask.job, grant)
             self.held.hold_for_actor(now, ask.actor_id, hold)
             done.actors.append((ask, hold))
 
     def _line(self, now: float) -> list[tuple[Rank, Turn]]:
-        queues = [queue for queue in self.held.wanting.values() if self._is_ready(queue.env)]
+        queues = [queue for queue in self.held.wanting.values() if self._may_stand(queue)]
         turns = [Turn(queue) for queue in queues]
-        crowds = [crowd for key, crowd in self._crowds.items() if self._is_ready(key[2])]
-        turns += [Turn(next(iter(crowd.values())), crowd) for crowd in crowds]
+        for crowd in self.asks.crowds.values():
+            first = next(iter(crowd.values()))
+            if self._may_stand(first):
+                turns.append(Turn(first, crowd))
         if not turns:
-            self.reserved = None
+            self.reserved = {}
             return []
         self.held.charge_actors(now)
         serving = self.held.serving()
@@ -320,10 +326,14 @@ class Scheduler:
                 queue.is_new_in_line = False
         return [(self._rank(turn.ask), turn) for turn in turns]
 
+    def _may_stand(self, ask: Ask) -> bool:
+        """Whether its group has a place and its environment is there: else it is not in line."""
+        return bool(ask.target.room.accounts) and self._is_ready(ask.env)
+
     def _rank(self, ask: Ask) -> Rank:
         # No two are equal: actors' asks have tickets, queues numbers, and the third of ``Order``
         # tells one from the other.
-        return (ask is not self.reserved, self._order(ask))
+        return (not any(other is ask for other in self.reserved.values()), self._order(ask))
 
     def _order(self, ask: Ask) -> Order:
         if isinstance(ask, ClassQueue):
@@ -331,30 +341,25 @@ class Scheduler:
         # Before the classes of its job: it asks once, they ask for ever.
         return self.held.shares.order(ask.job, -1.0, ask.ticket)
 
-    def _may_take(self, ask: Ask, done: Placement) -> bool:
-        is_tiny = isinstance(ask, ClassQueue) and ask.is_tiny
-        if is_tiny and self.held.tiny_count() + done.tiny_aside >= self.tiny_most:
-            return False
-        kept: Mapping[str, int] | None = None
-        if self.reserved is not None and self.reserved is not ask:
-            kept = dict(self.reserved.amounts)
-        return self.held.account.fits(ask.amounts, kept)
-
     def _reserve(self, now: float) -> None:
-        if self.reserved is not None:
-            if self.reserved in self.waiting and self.held.could_serve(self.reserved.amounts):
-                return
-            self.reserved = None
+        for account, ask in list(self.reserved.items()):
+            is_open = account in ask.target.room.accounts
+            if not (is_open and ask in self.waiting and account.could_serve(ask.amounts)):
+                del self.reserved[account]
+        served = list(self.reserved.values())
         for ask in self.waiting:
             if isinstance(ask, ClassQueue):
                 since = ask.wants_since if not ask.attachments else None
             else:
                 since = ask.since
-            if since is None or now - since < self.limits.reserve_s:
+            if since is None or now - since < self.limits.reserve_s or ask in served:
                 continue
-            if self.held.account.missing(ask.amounts) and self.held.could_serve(ask.amounts):
-                self.reserved = ask
-                return
+            if all(account in self.reserved for account in ask.target.room.accounts):
+                continue
+            nearest = ask.target.room.nearest(ask.amounts)
+            if nearest is None or nearest in self.reserved or not nearest.missing(ask.amounts):
+                continue
+            self.reserved[nearest] = ask
 
     # ---- making room
     def relieve(self, now: float) -> list[int]:
@@ -362,12 +367,13 @@ class Scheduler:
         revoked = self._repay(now)
         may_end_busy = now - self._revoked_at >= self.limits.fair_s
         for ask in self.waiting[:RELIEVED_MOST]:
-            if not self.held.could_serve(ask.amounts):
+            account = ask.target.room.nearest(ask.amounts)
+            if account is None:
                 continue
-            short = self._shortage(now, ask)
-            revoked += self._revoke(now, ask, short, idle=True)
+            short = self._shortage(now, ask, account)
+            revoked += self._revoke(now, ask, account, short, idle=True)
             if short and may_end_busy:
-                busy = self._revoke(now, ask, short, idle=False)
+                busy = self._revoke(now, ask, account, short, idle=False)
                 if busy:
                     self._revoked_at = now
                     may_end_busy = False
@@ -378,29 +384,34 @@ class Scheduler:
     def _repay(self, now: float) -> list[int]:
         """Tasks that were blocked have gone on: if there is too little CPU now, somebody lets
         go."""
-        debt = -self.held.account.free.get(CPU, 0)
-        if debt <= 0:
-            return []
-        short = {CPU: debt}
-        _subtract_coming(self.held.leaving(), now, short)
-        idle = self._revoke(now, None, short, idle=True)
-        return idle + self._revoke(now, None, short, idle=False)
+        revoked: list[int] = []
+        for account in self.held.accounts.strained:
+            debt = -account.free.get(CPU, 0)
+            if debt <= 0:
+                continue
+            short = {CPU: debt}
+            _subtract_coming(self.held.leaving(), now, account, short)
+            revoked += self._revoke(now, None, account, short, idle=True)
+            revoked += self._revoke(now, None, account, short, idle=False)
+        return revoked
 
-    def _shortage(self, now: float, ask: Ask) -> dict[str, int]:
+    def _shortage(self, now: float, ask: Ask, account: Account) -> dict[str, int]:
         """What must be let go for ``ask`` to fit, beyond what is already asked back."""
-        account = self.held.account
         short = account.missing(ask.amounts)
         if not short:
             gpu = units_of(ask.amounts, GPU)
             is_tiny = isinstance(ask, ClassQueue) and ask.is_tiny
             if is_tiny and self.held.tiny_count() >= self.tiny_most:
                 short = {"": 1}
-            elif gpu and not account.fits(ask.amounts):
+            elif gpu and (isinstance(ask, GroupAsk) or not account.fits(ask.amounts)):
+                # Enough in all, but in pieces of several ids.
                 short = {GPU: gpu}
-        _subtract_coming(self.held.leaving(), now, short)
+        _subtract_coming(self.held.leaving(), now, account, short)
         return short
 
-    def _revoke(self, now: float, ask: Ask | None, short: dict[str, int], idle: bool) -> list[int]:
+    def _revoke(
+        self, now: float, ask: Ask | None, account: Account, short: dict[str, int], idle: bool
+    ) -> list[int]:
         if not short:
             return []
         mine = None if ask is None else self._order(ask)
@@ -420,7 +431,7 @@ class Scheduler:
         for _, queue, attachment in found:
             if not short:
                 break
-            if _contributes(short, queue, attachment):
+            if _contributes(short, account, queue, attachment):
                 _subtract(short, attachment)
                 self.held.ask_back(attachment)
                 attachment.asked_at = now
@@ -433,7 +444,11 @@ class Scheduler:
         if any(a.depth == 0 for a in self.held.leaving()):
             self._due(now + self._poll_s)
             self._poll_s = min(self._poll_s * 2, self.limits.fair_s)
-        elif self.waiting or self.held.leaving() or self.held.account.lenders:
+        elif (
+            self.waiting
+            or self.held.leaving()
+            or any(a.lenders for a in self.held.accounts.strained)
+        ):
             # Whose CPUs are lent may go on at any moment, unannounced.
             self._due(now + self.limits.fair_s)
         else:
@@ -447,30 +462,29 @@ class Scheduler:
         self.held.validate()
         if self.waiting:
             assert self.look_at is not None
-        assert not set(self.asks) & set(self.held.holds)
-        crowds = {actor_id for crowd in self._crowds.values() for actor_id in crowd}
-        assert crowds | set(self.impossible) == set(self.asks)
-        assert not crowds & set(self.impossible) and all(self._crowds.values())
-        for (job, amounts, env), crowd in self._crowds.items():
-            tickets = [ask.ticket for ask in crowd.values()]
-            assert tickets == sorted(tickets)
-            of_all = {(ask.job, ask.amounts, ask.env) for ask in crowd.values()}
-            assert of_all == {(job, amounts, env)}
-        if self.reserved is not None:
-            assert self.reserved in self.waiting
+        self.asks.validate()
+        assert not set(self.asks.by_who) & set(self.held.holds)
+        for account, reserver in self.reserved.items():
+            assert reserver in self.waiting and account in reserver.target.room.accounts
 
 
-def _contributes(short: Mapping[str, int], queue: ClassQueue, attachment: Attachment) -> bool:
+def _contributes(
+    short: Mapping[str, int], account: Account, queue: ClassQueue, attachment: Attachment
+) -> bool:
     if "" in short:
         return queue.is_tiny
-    return any(name in short for name, _ in attachment.grant.amounts)
+    grant = attachment.grant
+    return grant.account is account and any(name in short for name, _ in grant.amounts)
 
 
-def _subtract_coming(leaving: Iterable[Attachment], now: float, short: dict[str, int]) -> None:
+def _subtract_coming(
+    leaving: Iterable[Attachment], now: float, account: Account, short: dict[str, int]
+) -> None:
     """What was asked back and will soon be there. One that is stopped, or in the middle of a
     long task, is not waited for: somebody else is asked too."""
     for attachment in leaving:
-        if now - attachment.asked_at < LET_GO_S:
+        is_near = "" in short or attachment.grant.account is account
+        if is_near and now - attachment.asked_at < LET_GO_S:
             _subtract(short, attachment)
 
 

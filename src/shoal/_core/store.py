@@ -1,11 +1,11 @@
 """The control store's tables as one machine.
 
-It is the authority for cluster-wide facts: nodes, jobs, actors and their names, functions, and a
-key-value table. In a session that ``init()`` started the node's machine holds the tables itself; in
-one that ``shoal start`` started they live in a process of their own, and the node keeps a mirror:
-it reads from the mirror, sends every change as a *write* and answers who asked for it only when the
-store has it. When the store's process dies and a new one serves, the mirror is reported whole
-(``Report``) and every unanswered write is sent again.
+It is the authority for cluster-wide facts: nodes, jobs, actors and their names, groups, functions,
+and a key-value table. In a session that ``init()`` started the node's machine holds the tables
+itself; in one that ``shoal start`` started they live in a process of their own, and the node keeps
+a mirror: it reads from the mirror, sends every change as a *write* and answers who asked for it
+only when the store has it. When the store's process dies and a new one serves, the mirror is
+reported whole (``Report``) and every unanswered write is sent again.
 
 1. Repeating a write is harmless: the tables are the same afterwards.
 2. A write never depends on who sends it; so a mirror that applies the same writes is equal to the
@@ -21,7 +21,7 @@ import msgspec
 
 from shoal._proto.messages import Done, KvAnswer, KvDelete, KvGet, KvKeys, KvPut, Message
 
-TABLES = ("nodes", "jobs", "actors", "functions")
+TABLES = ("nodes", "jobs", "actors", "groups", "functions")
 
 
 class PutRow(Message, frozen=True):

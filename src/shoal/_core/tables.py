@@ -12,9 +12,11 @@ import msgspec
 from shoal._base.config import NodeConfig
 from shoal._core import commands as do
 from shoal._core.actors import ActorTable
+from shoal._core.asks import GroupAsk
 from shoal._core.crash_loops import CrashLoops
 from shoal._core.environments import Environments
 from shoal._core.events import Requested
+from shoal._core.groups import GroupTable
 from shoal._core.jobs import Job, JobTable
 from shoal._core.locks import LockTable
 from shoal._core.pool import Pool
@@ -77,6 +79,7 @@ class NodeTables:
         self.crash_loops = CrashLoops()
         self.jobs = JobTable(config.session, limits.jobs_ended_most)
         self.locks = LockTable()
+        self.groups = GroupTable(limits)
         self.store = StoreMachine()
         """The tables, or their mirror in a started session."""
         self.stories = Stories(limits.story_most)
@@ -192,6 +195,7 @@ class NodeTables:
         self.jobs.validate()
         self.environments.validate()
         self.locks.validate()
+        self._validate_groups()
         self.store.validate()
         assert all(count > 0 for count in self._adopted.values())
         self._validate_workers()
@@ -199,6 +203,19 @@ class NodeTables:
             assert queue not in self.scheduler.held.queues
             actor = self.actors.find(actor_id)
             assert actor is not None and actor.queue == queue
+
+    def _validate_groups(self) -> None:
+        """Groups and scheduler agree on what is asked for and what is held."""
+        self.groups.validate()
+        groups = [*self.groups.living.values(), *self.groups.ending.values()]
+        accounts = {account for group in groups for account in group.accounts}
+        assert accounts == set(self.scheduler.held.accounts.bundles)
+        pending = {g.group_id for g in self.groups.living.values() if not g.accounts}
+        assert pending == {
+            ask.who for ask in self.scheduler.asks.values() if isinstance(ask, GroupAsk)
+        }
+        for group in self.groups.ending.values():
+            assert any(account.grants for account in group.accounts), "to be buried"
 
     def _validate_workers(self) -> None:
         """Pool, scheduler and actors agree on what every worker does."""

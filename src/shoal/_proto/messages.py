@@ -19,6 +19,57 @@ class Message(msgspec.Struct, frozen=True, array_like=True, tag=True):
     """Base of all rows."""
 
 
+# ---- where work may run: plain data that a daemon can read (RULES Z-3)
+class Default(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """Wherever there is room."""
+
+
+class Spread(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """On as many nodes as there are."""
+
+
+class NodeAffinity(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """On that node; ``soft``: else anywhere."""
+
+    node_id: str
+    soft: bool = False
+
+
+class LabelRule(msgspec.Struct, frozen=True, array_like=True):
+    """What one label of a node must be."""
+
+    key: str
+    operator: str
+    """in, not_in, exists or does_not_exist."""
+    values: tuple[str, ...] = ()
+
+
+class NodeLabels(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """On a node that agrees with all rules of one of ``hard``; of those, where all of ``soft`` hold
+    if there is one."""
+
+    hard: tuple[tuple[LabelRule, ...], ...] = ()
+    soft: tuple[LabelRule, ...] = ()
+
+
+class InGroup(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """In a bundle of a placement group; -1: in any."""
+
+    group_id: str
+    bundle: int = -1
+    captures: bool = False
+    """What runs there submits into the group too, unless it says otherwise."""
+
+
+class GroupReady(msgspec.Struct, frozen=True, array_like=True, tag=True):
+    """Anywhere, as soon as the group has its place."""
+
+    group_id: str
+
+
+Strategy = Union[Default, Spread, NodeAffinity, NodeLabels, InGroup, GroupReady]
+
+
 class JobConfig(msgspec.Struct, frozen=True):
     """What a worker must take over before it loads any user code of a job (RULES E-6)."""
 
@@ -55,6 +106,7 @@ class ActorSpec(msgspec.Struct, frozen=True):
     hold: dict[str, float] = {}
     max_restarts: int = 0
     max_task_retries: int = 0
+    strategy: Strategy = Default()
 
 
 class ActorInfo(Message, frozen=True):
@@ -123,6 +175,9 @@ class Assignment(Message, frozen=True):
     resources: dict[str, float]
     actor: ActorInfo | None = None
     environment: Environment | None = None
+    group: str = ""
+    """The placement group that this worker runs in."""
+    captures: bool = False
 
 
 # ---- tasks
@@ -130,7 +185,7 @@ class OpenQueue(Message, frozen=True):
     """The queue of one scheduling class in the caller's job."""
 
     resources: dict[str, float]
-    strategy: str = "DEFAULT"
+    strategy: Strategy = Default()
     environment: Environment | None = None
     """None: the job's own."""
 
@@ -213,6 +268,50 @@ class DescribeActor(Message, frozen=True):
     actor_id: str
 
 
+# ---- placement groups
+class CreateGroup(Message, frozen=True):
+    """Reserve all bundles or none. Answered by ``Done`` once the group is known."""
+
+    group_id: str
+    """Chosen by the caller."""
+    bundles: list[dict[str, float]]
+    strategy: str
+    name: str = ""
+    namespace: str = ""
+    detached: bool = False
+    labels: list[tuple[LabelRule, ...]] = []
+    """For each bundle what its node must be like; empty: anything."""
+
+
+class WaitGroup(Message, frozen=True):
+    """Answered when the group has its place, has none any more, or time is up."""
+
+    group_id: str
+    timeout_s: float | None
+    """None waits for ever."""
+
+
+class GroupAnswer(Message, frozen=True):
+    is_ready: bool
+
+
+class GetGroup(Message, frozen=True):
+    """By id, else by name."""
+
+    group_id: str = ""
+    name: str = ""
+    namespace: str = ""
+
+
+class GroupFacts(Message, frozen=True):
+    group_id: str
+    bundles: list[dict[str, float]]
+
+
+class RemoveGroup(Message, frozen=True):
+    group_id: str
+
+
 # ---- locks (FIFO, given back when the holder's process ends)
 class AcquireLock(Message, frozen=True):
     name: str
@@ -274,7 +373,7 @@ class Resources(Message, frozen=True):
 
 
 class GetTable(Message, frozen=True):
-    """nodes, jobs, actors, functions, workers, queues, session."""
+    """nodes, jobs, actors, groups, functions, workers, queues, session."""
 
     table: str
     limit: int = 10_000
@@ -316,7 +415,8 @@ class SessionEnds(Message, frozen=True):
 Body = Union[
     Failure, Done, Hello, Welcome, GetAssignment, Assignment, OpenQueue, QueueOpened,
     ExportFunction, FunctionExported, SetupFailed, RetryTask, RetryDecision, CreateActor, GetActor,
-    ActorInfo, ActorStarted, ActorFailed, ActorExits, KillActor, DescribeActor, AcquireLock,
+    ActorInfo, ActorStarted, ActorFailed, ActorExits, KillActor, DescribeActor, CreateGroup,
+    WaitGroup, GroupAnswer, GetGroup, GroupFacts, RemoveGroup, AcquireLock,
     LockAnswer, ReleaseLock, IsLocked, KvPut, KvGet, KvDelete, KvKeys, KvAnswer, GetResources,
     Resources, GetTable, Table, StopSession, LeaveJob, LogLines, Notice, SessionEnds,
 ]

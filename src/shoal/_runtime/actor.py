@@ -33,7 +33,7 @@ import msgspec
 
 from shoal import _native, errors
 from shoal._proto import messages
-from shoal._runtime import options, serialize, streams, unpicklable
+from shoal._runtime import options, serialize, strategies, streams, unpicklable
 from shoal._runtime import session as sessions
 from shoal._runtime.environments import inheriting
 from shoal._runtime.functions import Definition
@@ -300,6 +300,7 @@ class ActorClass(Generic[C]):
             memory, serialize.dumps(memory, value, unpicklable.ARGUMENTS)
         )
         place, hold = options.actor_amounts(given)
+        strategy = strategies.resolve(given, place, f"actor {self._cls.__qualname__}")
         spec = messages.ActorSpec(
             function=key,
             arguments=lifetime.key,
@@ -313,6 +314,7 @@ class ActorClass(Generic[C]):
             hold=hold,
             max_restarts=int(options.get(given, "max_restarts")),
             max_task_retries=int(options.get(given, "max_task_retries")),
+            strategy=strategy,
         )
         environment = inheriting.asked(session, given.get("runtime_env"))
         body = messages.CreateActor(spec, environment)

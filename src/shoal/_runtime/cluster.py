@@ -28,6 +28,7 @@ def nodes() -> list[dict[str, Any]]:
                 "Alive": row.get("state", "ALIVE") == "ALIVE",
                 "NodeName": row.get("name"),
                 "Resources": row.get("total", {}),
+                "Labels": row.get("labels", {}),
                 **row,
             }
         )

@@ -17,6 +17,7 @@ from shoal._runtime import session as sessions
 
 if TYPE_CHECKING:
     from shoal._runtime.actor import ActorHandle
+    from shoal._runtime.groups import PlacementGroup
 
 running: ContextVar[_native.Task | None] = ContextVar("shoal_task", default=None)
 """The attempt that this thread or coroutine runs."""
@@ -32,6 +33,10 @@ class Process:
     actor_name: str | None = None
     class_name = ""
     incarnation = 0
+    group: PlacementGroup | None = None
+    """The placement group that this worker runs in, for life."""
+    captures = False
+    """What it submits goes into the group too."""
     actor: ActorHandle | None = None
     """A handle of the actor that lives here, which does not keep it alive (RULES A-5)."""
 
@@ -123,6 +128,10 @@ class RuntimeContext:
     def get_actor_name(self) -> str | None:
         """Name of the actor that runs this."""
         return process.actor_name
+
+    def get_placement_group_id(self) -> str | None:
+        """Id of the placement group that this runs in, None elsewhere."""
+        return process.group.id.hex() if process.group is not None else None
 
     def get_assigned_resources(self) -> dict[str, float]:
         """What this worker was granted."""

@@ -309,6 +309,7 @@ def node_config(settings: launch.NodeSettings, memory: Memory) -> config.NodeCon
         started=settings.started,
         python=sys.executable,
         node_name=os.uname().nodename,
+        labels=settings.labels,
     )
 
 

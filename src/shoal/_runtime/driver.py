@@ -28,7 +28,7 @@ import msgspec
 from shoal import _native, errors
 from shoal._base import environment
 from shoal._proto import messages
-from shoal._runtime import hooks, launch, logs, node_spawn, options, registry, wire
+from shoal._runtime import hooks, launch, logs, node_spawn, options, registry, strategies, wire
 from shoal._runtime import session as sessions
 from shoal._runtime.client import Connection
 from shoal._runtime.environments import given as given_env
@@ -63,6 +63,14 @@ class _Row(NamedTuple):
     not_yet: bool = False
 
 
+def _is_labels(value: Any) -> bool:
+    good = strategies.is_selector
+    return isinstance(value, Mapping) and all(
+        isinstance(text, str) and (good({key: text}) if text else good({key: "x"}))
+        for key, text in value.items()
+    )
+
+
 def _is_bytes(value: Any) -> bool:
     return type(value) is int and value >= _LEAST_STORE_BYTES
 
@@ -77,7 +85,7 @@ _TABLE: dict[str, _Row] = {
     "log_to_driver": _Row("True or False", lambda v: isinstance(v, bool)),
     "priority": _Row("an integer", lambda v: type(v) is int),
     "weight": _Row("a number > 0", lambda v: options.TABLE["num_cpus"].check(v) and v > 0),
-    "labels": _Row("a dict of texts", lambda v: isinstance(v, Mapping), not_yet=True),
+    "labels": _Row("a dict of names (letters, digits, ./_-) to texts", _is_labels),
     "runtime_env": _Row("a dict", lambda v: isinstance(v, Mapping)),
     "logging_level": _Row(
         "a level of logging (there is no log yet)", lambda v: isinstance(v, int | str)
@@ -212,6 +220,7 @@ def _start(begun: node_spawn.Begun, given: Mapping[str, Any]) -> Session:
         num_cpus=given.get("num_cpus"),
         num_gpus=given.get("num_gpus"),
         resources=dict(given.get("resources") or {}),
+        labels=dict(given.get("labels") or {}),
         object_store_memory=given.get("object_store_memory"),
     )
     return _join(launched.socket_path, given, launched)

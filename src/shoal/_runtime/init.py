@@ -34,6 +34,7 @@ def init(address: str | None = None, **given: Unpack[InitOptions]) -> SessionCon
         runtime_env: What stands around the code of its tasks; see ``shoal.runtime_env``.
         ignore_reinit_error: Return the present session instead of an error.
         log_to_driver: Show what workers print.
+        labels: Of this machine, for ``label_selector``: ``{"zone": "a"}``.
         priority: Jobs of higher priority are served first.
         weight: Share of this job among those of its priority.
 

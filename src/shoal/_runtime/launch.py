@@ -65,6 +65,7 @@ def settle(
     num_cpus: float | None = None,
     num_gpus: float | None = None,
     resources: dict[str, float] | None = None,
+    labels: dict[str, str] | None = None,
     object_store_memory: int | None = None,
 ) -> Launched:
     """Tell a daemon that has begun to start what it is to be."""
@@ -79,6 +80,7 @@ def settle(
             num_cpus=num_cpus,
             num_gpus=num_gpus,
             resources=dict(resources or {}),
+            labels=dict(labels or {}),
             object_store_memory=object_store_memory,
         )
         encoded = msgspec.json.encode(settings)

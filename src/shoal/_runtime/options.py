@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from shoal import errors
+from shoal._runtime import strategies
 from shoal._runtime.environments import given as given_env
 
 RESOURCE_STEP = 0.0001
@@ -131,11 +132,18 @@ TABLE: dict[str, Option] = {
     # ---- both
     "name": Option("a text that is not empty", _text, "tam"),
     "runtime_env": Option("a dict", _mapping, "ta"),
-    "scheduling_strategy": Option("'DEFAULT' or 'SPREAD'", _one_of("DEFAULT", "SPREAD"), "ta"),
     "accelerator_type": Option("a text that is not empty", _text, "ta"),
     "enable_task_events": Option("True or False", _is_bool, "ta", True),
-    "fallback_strategy": Option("a list", lambda v: isinstance(v, list), "ta", None, not_yet=True),
-    "label_selector": Option("a dict", _mapping, "ta", None, not_yet=True),
+    "scheduling_strategy": Option(strategies.EXPECTED, strategies.is_strategy, "ta"),
+    "label_selector": Option(
+        "a dict of labels to 'x', '!x', 'in(x, y)' or '!in(x, y)'", strategies.is_selector, "ta"
+    ),
+    "fallback_strategy": Option(
+        "a list of dicts with a label_selector each", strategies.is_fallback, "ta"
+    ),
+    "placement_group": Option("a placement group or 'default'", strategies.is_group, "ta"),
+    "placement_group_bundle_index": Option("an integer >= -1", _integer(-1), "ta", -1),
+    "placement_group_capture_child_tasks": Option("True or False", _is_bool, "ta"),
 }
 
 _KINDS = {"t": "tasks", "a": "actors", "m": "methods"}
@@ -210,11 +218,26 @@ def amounts(given: Mapping[str, Any], default_cpus: float) -> dict[str, float]:
     wanted["memory"] = given.get("memory") or 0
     if given.get("accelerator_type"):
         wanted[f"accelerator_type:{given['accelerator_type']}"] = ACCELERATOR_SHARE
-    if wanted["GPU"] > 1 and wanted["GPU"] != int(wanted["GPU"]):
-        text = f"option num_gpus must be a whole number above 1, not {wanted['GPU']!r}"
+    return rounded(wanted)
+
+
+def is_amount(value: Any) -> bool:
+    """Whether ``value`` may say how much of something is asked for."""
+    return _number(0)(value)
+
+
+def rounded(wanted: Mapping[str, float]) -> dict[str, float]:
+    """Amounts of ``wanted`` in steps, without zeros.
+
+    Raises:
+        OptionError: more than one GPU, and no whole number.
+    """
+    gpus = wanted.get("GPU", 0)
+    if gpus > 1 and gpus != int(gpus):
+        text = f"option num_gpus must be a whole number above 1, not {gpus!r}"
         raise errors.OptionError(text, option="num_gpus")
-    rounded = {name: round(float(amount), 4) for name, amount in wanted.items()}
-    return {name: amount for name, amount in rounded.items() if amount > 0}
+    steps = {name: round(float(amount), 4) for name, amount in wanted.items()}
+    return {name: amount for name, amount in steps.items() if amount > 0}
 
 
 def actor_amounts(given: Mapping[str, Any]) -> tuple[dict[str, float], dict[str, float]]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, TypeVar, Unp
 
 from shoal import _native, errors
 from shoal._proto import messages
-from shoal._runtime import options, streams
+from shoal._runtime import options, strategies, streams
 from shoal._runtime import session as sessions
 from shoal._runtime.actor import ActorClass
 from shoal._runtime.environments import inheriting
@@ -119,7 +119,7 @@ class RemoteFunction(Calls[P, R], Submitting):
                 self._retryable = Definition(value, definition.name)
             definition = self._retryable
         amounts = options.amounts(given, 1.0)
-        strategy = given.get("scheduling_strategy") or "DEFAULT"
+        strategy = strategies.resolve(given, amounts, f"task {definition.name}")
         environment = inheriting.asked(session, given.get("runtime_env"))
         queue = session.queue(amounts, strategy, environment)
         self._queue = queue
@@ -205,7 +205,12 @@ def remote(target: Any = None, /, *rest: Any, **given: Any) -> Any:
         get_if_exists: Give the living actor of that name instead of an error.
         runtime_env: What stands around its code (see ``shoal.runtime_env``), on top of what the
             caller has.
-        scheduling_strategy: ``"DEFAULT"`` or ``"SPREAD"``.
+        scheduling_strategy: ``"DEFAULT"``, ``"SPREAD"``, or one of the classes of
+            ``shoal.util.scheduling_strategies``: a placement group, a node, labels.
+        label_selector: Labels of the node: ``{"zone": "a"}``, or ``"!a"``, ``"in(a, b)"``.
+        fallback_strategy: Other selectors, if no node agrees with that one.
+        placement_group: A group, as ``scheduling_strategy`` says it too; with
+            ``placement_group_bundle_index`` and ``placement_group_capture_child_tasks``.
 
     Returns:
         A ``RemoteFunction`` or an ``ActorClass``; both can still be called as before.

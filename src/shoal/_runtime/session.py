@@ -43,6 +43,9 @@ NATIVE_ERRORS = (
 """What ``translate`` knows."""
 
 
+_ANYWHERE = messages.Default()
+
+
 class Resettable(Protocol):
     """Something that keeps what is only valid in one session."""
 
@@ -100,7 +103,7 @@ class Session:
     def queue(
         self,
         resources: dict[str, float],
-        strategy: str = "DEFAULT",
+        strategy: messages.Strategy = _ANYWHERE,
         environment: Environment | None = None,
     ) -> messages.QueueOpened:
         """The queue of a scheduling class, opened at its first use; the environment is the job's

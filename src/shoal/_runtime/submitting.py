@@ -24,6 +24,10 @@ from shoal._runtime.session import NATIVE_ERRORS
 _dumps = pickle.dumps
 
 
+NEVER_RUNS = (errors.UnschedulableError, errors.GroupRemovedError, errors.RuntimeEnvSetupError)
+"""Why a call fails at ``get`` and not where it is made: nothing is wrong with the call."""
+
+
 class Submitting:
     """Something with ``.remote()``."""
 
@@ -56,7 +60,7 @@ class Submitting:
         if template is None:
             try:
                 template = self._prepare()
-            except (errors.UnschedulableError, errors.RuntimeEnvSetupError) as error:
+            except NEVER_RUNS as error:
                 return self._failed(errors.to_record(error))
             except NATIVE_ERRORS as error:
                 raise sessions.translate(error) from None
@@ -102,7 +106,7 @@ class Submitting:
         self.reset()
         try:
             template = self._prepare()
-        except (errors.UnschedulableError, errors.RuntimeEnvSetupError) as error:
+        except NEVER_RUNS as error:
             return self._failed(errors.to_record(error))
         assert self._memory is not None
         try:

@@ -37,6 +37,7 @@ from shoal._runtime.actor import handle_of
 from shoal._runtime.client import Connection
 from shoal._runtime.driver import VERSION
 from shoal._runtime.execute import Executor
+from shoal._runtime.groups import PlacementGroup, PlacementGroupID
 from shoal._runtime.session import Session
 
 AS_RAY_LAYER = "shoal.compat.ray"
@@ -168,6 +169,9 @@ def _take_over(assignment: messages.Assignment, session: Session, prepared: Prep
     process = context.process
     process.gpu_ids = tuple(assignment.gpu_ids)
     process.resources = assignment.resources
+    if assignment.group:
+        process.group = PlacementGroup(PlacementGroupID.from_hex(assignment.group))
+        process.captures = assignment.captures
     session.job = assignment.job
     job = assignment.config
     session.namespace = job.namespace or session.namespace

@@ -11,6 +11,7 @@
     |   |   `-- PoisonTaskError        ... in the same task, again and again
     |   |-- ActorError             a call can not reach its actor
     |   |   |-- ActorDiedError         ... ever again
+    |   |   |   `-- ActorGroupRemovedError  ... its placement group was removed
     |   |   `-- ActorUnavailableError  ... now: it is being started again
     |   |-- ObjectLostError        a value is gone
     |   |-- ObjectStoreFullError   there is no room for a value              (MemoryError)
@@ -26,6 +27,8 @@
     |   |-- SerializationError     a value can not travel                    (TypeError)
     |   |-- ActorAlreadyExistsError  the name belongs to another actor       (ValueError)
     |   |-- ActorNotFoundError     no living actor has that name             (ValueError)
+    |   |-- GroupAlreadyExistsError  the name belongs to another group       (ValueError)
+    |   |-- GroupNotFoundError     there is no such placement group          (ValueError)
     |   |-- SessionEndedError      after shutdown                            (RuntimeError)
     |   |-- SessionExistsError     a second init                             (RuntimeError)
     |   |-- ForkedProcessError     a handle used in a forked child           (RuntimeError)
@@ -55,6 +58,7 @@ from shoal.errors._base import InternalError, ShoalError, from_record, of_ray, t
 from shoal.errors._lost import (
     ActorDiedError,
     ActorError,
+    ActorGroupRemovedError,
     ActorUnavailableError,
     GetTimeoutError,
     GroupRemovedError,
@@ -73,6 +77,8 @@ from shoal.errors._usage import (
     ActorAlreadyExistsError,
     ActorNotFoundError,
     ForkedProcessError,
+    GroupAlreadyExistsError,
+    GroupNotFoundError,
     NotARefError,
     NotSupportedError,
     OptionError,
@@ -88,11 +94,14 @@ __all__ = [
     "ActorAlreadyExistsError",
     "ActorDiedError",
     "ActorError",
+    "ActorGroupRemovedError",
     "ActorNotFoundError",
     "ActorUnavailableError",
     "DeadlineExceededError",
     "ForkedProcessError",
     "GetTimeoutError",
+    "GroupAlreadyExistsError",
+    "GroupNotFoundError",
     "GroupRemovedError",
     "InternalError",
     "JobEndedError",

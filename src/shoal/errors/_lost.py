@@ -51,6 +51,7 @@ _REASONS = {
     "job_ended": "the program that made it has ended",
     "unschedulable": "no node has what it asks for",
     "arguments_lost": "the arguments of its constructor are gone",
+    "group_removed": "the placement group that it ran in is gone",
     "restarting": "its process died while this call was running",
 }
 
@@ -201,9 +202,14 @@ class UnschedulableError(LostError):
     what: str = ""
     asked: dict[str, float] = {}
     total: dict[str, float] = {}
+    reason: str = ""
+    """What else it needs that is not here."""
 
     def describe(self) -> str:
         """Return what happened, from the facts."""
+        if self.reason:
+            asked = f" asks for {_amounts(self.asked)} and" if self.asked else ""
+            return f"{self.what or 'this'}{asked} can run nowhere: {self.reason}"
         total = {name: self.total.get(name, 0) for name in self.asked}
         return (
             f"{self.what or 'this'} asks for {_amounts(self.asked)}, and nothing here has more than"
@@ -221,17 +227,26 @@ def _amounts(resources: dict[str, float]) -> str:
 class GroupRemovedError(LostError):
     """The placement group in which this ran, or was to run, was removed."""
 
-    ray = ("TaskPlacementGroupRemoved", "ActorPlacementGroupRemoved")
+    ray = ("TaskPlacementGroupRemoved",)
     advice = "make the group again, or remove it only when nothing needs it any more."
     group_id: str = ""
-    name: str = ""
+    name: str | None = None
     what: str = ""
+    reason: str = ""
 
     def describe(self) -> str:
         """Return what happened, from the facts."""
         name = f" {self.name!r}" if self.name else ""
         of = f" of {self.what}" if self.what else ""
-        return self._message or f"the placement group{name} ({self.group_id}){of} was removed"
+        why = f": {self.reason}" if self.reason else ""
+        return self._message or f"the placement group{name} ({self.group_id}){of} was removed{why}"
+
+
+class ActorGroupRemovedError(ActorDiedError, GroupRemovedError):
+    """The actor is dead because its placement group was removed."""
+
+    ray = ("ActorPlacementGroupRemoved",)
+    advice = "make the group and the actor again; remove a group only when nothing needs it."
 
 
 class RuntimeEnvSetupError(LostError):

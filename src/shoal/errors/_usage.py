@@ -66,6 +66,33 @@ class ActorNotFoundError(UsageError, ValueError):
         return f"there is no living actor named {self.name!r} in namespace {self.namespace!r}"
 
 
+class GroupAlreadyExistsError(UsageError, ValueError):
+    """A placement group of that name exists already."""
+
+    advice = "choose another name, or get the group that has it with get_placement_group(name)."
+    name: str = ""
+    namespace: str = ""
+
+    def describe(self) -> str:
+        """Return what happened, from the facts."""
+        return f"a placement group named {self.name!r} exists in namespace {self.namespace!r}"
+
+
+class GroupNotFoundError(UsageError, ValueError):
+    """There is no such placement group."""
+
+    advice = "look at shoal.state.groups(); a name is known only in the namespace it was given in."
+    name: str = ""
+    namespace: str = ""
+    group_id: str = ""
+
+    def describe(self) -> str:
+        """Return what happened, from the facts."""
+        if not self.name:
+            return f"there is no placement group {self.group_id}"
+        return f"there is no placement group named {self.name!r} in namespace {self.namespace!r}"
+
+
 class SessionEndedError(UsageError, RuntimeError):
     """A handle of a session that has been shut down was used."""
 

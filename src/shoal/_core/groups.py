@@ -1,0 +1,259 @@
+"""Placement groups: resources reserved together, all or nothing.
+
+::
+
+    1 CreateGroup -> PENDING ---- 2 all bundles granted ----> CREATED
+                        |                                        |
+                        +-------- 3 ----------> (ending) <-- 3 --+
+                                                   | 4 its last process has been reaped
+                                                   v
+                                                REMOVED (tombstone)
+
+1. The name is taken in the same step. A group that no node can ever have fails after a while
+   (RULES S-13) and goes along 3.
+2. The scheduler has granted all bundles in one step: each is an account of its own from now on,
+   with its own GPU ids, and the rooms of the group are open.
+3. ``RemoveGroup``, the end of the job that made it (unless it is detached), or it is infeasible.
+   For everybody else it is REMOVED from this moment on: its name is free, its queues are dead, what
+   runs in it is killed.
+4. Only now do its bundles go back to the node: nobody may use twice what a process still has.
+
+Invariants:
+
+* A group has a place, or is asked for in the scheduler, or has a record that says why it is gone.
+* Its rooms have accounts exactly while it has a place and is not gone; they are shared by all that
+  asks in it.
+* Only living groups have names; tombstones are the last ``tombstones_most``.
+* Who waits for a group stands in ``waits``; when the group has its place or is gone, nobody does.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+import msgspec
+
+from shoal._base.config import Limits
+from shoal._core.deadlines import Deadlines
+from shoal._core.resources import Account, Amounts, Room, Target
+from shoal._proto.messages import CreateGroup, GroupFacts
+
+STRATEGIES = ("PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD")
+ANY_BUNDLE = -1
+
+
+class Group:
+    """One placement group."""
+
+    __slots__ = (
+        "accounts",
+        "amounts",
+        "any_room",
+        "created_at",
+        "gate",
+        "is_warned",
+        "job",
+        "name",
+        "namespace",
+        "reason",
+        "record",
+        "rooms",
+        "spec",
+        "was_used",
+        "why",
+    )
+
+    def __init__(
+        self, spec: CreateGroup, amounts: tuple[Amounts, ...], job: int, namespace: str, now: float
+    ) -> None:
+        self.spec = spec
+        self.amounts = amounts
+        self.job = job
+        self.name = spec.name
+        self.namespace = namespace
+        self.created_at = now
+        self.why = ""
+        """Why it can have no place here, whatever is free."""
+        self.rooms = [Room([size]) for size in amounts]
+        self.any_room = self.rooms[0] if len(amounts) == 1 else Room(amounts)
+        self.gate: Room | None = None
+        """The node's room, open from when the group has its place: for ``ready()``."""
+        self.accounts: list[Account] = []
+        self.record: bytes | None = None
+        """Why it is gone."""
+        self.reason = ""
+        self.was_used = False
+        """Somebody has asked for a queue or an actor in it."""
+        self.is_warned = False
+
+    @property
+    def group_id(self) -> str:
+        """Its name in messages."""
+        return self.spec.group_id
+
+    @property
+    def is_placed(self) -> bool:
+        """Whether it has its bundles, and is not gone."""
+        return self.record is None and bool(self.accounts)
+
+    @property
+    def state(self) -> str:
+        """The state as people know it."""
+        if self.record is not None:
+            return "REMOVED"
+        return "CREATED" if self.accounts else "PENDING"
+
+    def target(self, bundle: int, captures: bool) -> Target:
+        """What "in this bundle" means."""
+        room = self.any_room if bundle == ANY_BUNDLE else self.rooms[bundle]
+        return Target(room, self.group_id, captures)
+
+    def gated(self, node: Room) -> Target:
+        """Anywhere on the node, once the group has its place."""
+        if self.gate is None:
+            self.gate = Room(node.sizes, node.accounts if self.is_placed else ())
+        return Target(self.gate, self.group_id, binds=False)
+
+    def open(self, accounts: list[Account], node: Room) -> None:
+        """Edge 2."""
+        assert self.record is None and not self.accounts and len(accounts) == len(self.rooms)
+        self.accounts = accounts
+        self.any_room.accounts = list(accounts)
+        for room, account in zip(self.rooms, accounts):
+            room.accounts = [account]
+        if self.gate is not None:
+            self.gate.accounts = list(node.accounts)
+
+    def close(self, record: bytes, reason: str) -> None:
+        """Edge 3."""
+        assert self.record is None
+        self.record, self.reason = record, reason
+        for room in (*self.rooms, self.any_room, *([] if self.gate is None else [self.gate])):
+            room.accounts = []
+
+    def facts(self) -> GroupFacts:
+        """What handles know."""
+        return GroupFacts(self.group_id, self.spec.bundles)
+
+    def row(self) -> dict[str, object]:
+        """The row of the group table."""
+        return {
+            "group_id": self.group_id,
+            "name": self.name,
+            "namespace": self.namespace,
+            "state": self.state,
+            "strategy": self.spec.strategy,
+            "bundles": self.spec.bundles,
+            "job": self.job,
+            "detached": self.spec.detached,
+            "reason": self.reason or self.why,
+        }
+
+
+class GroupWait(msgspec.Struct, frozen=True):
+    """Process ``index`` waits for the answer to ``request``."""
+
+    index: int
+    request: int
+    group_id: str
+
+
+class GroupTable:
+    """All placement groups of a session."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self.living: dict[str, Group] = {}
+        """PENDING or CREATED."""
+        self.ending: dict[str, Group] = {}
+        """REMOVED, but their bundles have not been given back."""
+        self.tombstones: OrderedDict[str, Group] = OrderedDict()
+        self.by_name: dict[tuple[str, str], Group] = {}
+        self.waits: dict[int, GroupWait] = {}
+        self._of_group: dict[str, dict[int, None]] = {}
+        """Numbers of waits by group."""
+        self.deadlines: Deadlines[int] = Deadlines()
+        self._number = 0
+
+    def add(self, group: Group) -> None:
+        """Edge 1."""
+        self.living[group.group_id] = group
+        if group.name:
+            self.by_name[group.namespace, group.name] = group
+
+    def find(self, group_id: str) -> Group | None:
+        """The group, also a removed one that is still known."""
+        found = self.living.get(group_id) or self.ending.get(group_id)
+        return found or self.tombstones.get(group_id)
+
+    def end(self, group: Group, record: bytes, reason: str) -> None:
+        """Edge 3."""
+        group.close(record, reason)
+        del self.living[group.group_id]
+        if group.name:
+            del self.by_name[group.namespace, group.name]
+        self.ending[group.group_id] = group
+
+    def bury(self, group: Group) -> list[Group]:
+        """Edge 4: its bundles are given back. Tombstones that are too many, and now forgotten."""
+        group.accounts = []
+        del self.ending[group.group_id]
+        self.tombstones[group.group_id] = group
+        forgotten = []
+        while len(self.tombstones) > self._limits.group_tombstones_most:
+            forgotten.append(self.tombstones.popitem(last=False)[1])
+        return forgotten
+
+    def of_job(self, job: int) -> list[Group]:
+        """Those that end with the job."""
+        return [g for g in self.living.values() if g.job == job and not g.spec.detached]
+
+    # ---- who waits
+    def wait(self, wait: GroupWait, deadline: float | None) -> None:
+        """It is to be told when the group has its place, or is gone."""
+        self._number += 1
+        self.waits[self._number] = wait
+        self._of_group.setdefault(wait.group_id, {})[self._number] = None
+        self.deadlines.set(self._number, deadline)
+
+    def answered(self, group_id: str) -> list[GroupWait]:
+        """Everybody who waits for the group; they do not any more."""
+        return [self._take(number) for number in list(self._of_group.get(group_id, ()))]
+
+    def expire(self, now: float) -> list[GroupWait]:
+        """Whose time is up."""
+        return [self._take(number) for number in self.deadlines.due(now)]
+
+    def end_process(self, index: int) -> None:
+        """It waits for nothing any more."""
+        for number in [n for n, wait in self.waits.items() if wait.index == index]:
+            self._take(number)
+
+    def _take(self, number: int) -> GroupWait:
+        wait = self.waits.pop(number)
+        self.deadlines.set(number, None)
+        numbers = self._of_group[wait.group_id]
+        del numbers[number]
+        if not numbers:
+            del self._of_group[wait.group_id]
+        return wait
+
+    def validate(self) -> None:
+        """Assert the invariants."""
+        for group_id, group in self.living.items():
+            assert group.group_id == group_id and group.record is None
+            for room, account in zip(group.rooms, group.accounts):
+                assert room.accounts == [account]
+            assert group.any_room.accounts == group.accounts
+        for group in (*self.ending.values(), *self.tombstones.values()):
+            assert group.record is not None and not group.any_room.accounts
+            assert not any(room.accounts for room in group.rooms)
+        assert not any(group.accounts for group in self.tombstones.values())
+        named = {(g.namespace, g.name): g for g in self.living.values() if g.name}
+        assert named == self.by_name
+        for wait in self.waits.values():
+            assert self.living[wait.group_id].state == "PENDING"
+        numbers = {number for numbers in self._of_group.values() for number in numbers}
+        assert numbers == set(self.waits) and len(self.deadlines) <= len(self.waits)
+        assert len(self.tombstones) <= self._limits.group_tombstones_most
+        self.deadlines.validate()

@@ -1,0 +1,323 @@
+"""Placement groups as their users see them: resources reserved together.
+
+A ``PlacementGroup`` is a name of a group, nothing more: it may be pickled, and the group does not
+end with it. What it reserves, who waits for it and what ends with it is decided by the daemon
+(``_core.groups``).
+
+``ready()`` is a call of a function that returns the group, put into a queue that the daemon opens
+when the group has its place: so the value is made where the ref was made, the daemon never
+unpickles or pickles anything (RULES Z-2), and a group that is removed or can never be makes the ref
+an error like any other.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from shoal import _native, errors
+from shoal._proto import messages
+from shoal._runtime import cluster, context, options, strategies
+from shoal._runtime import session as sessions
+from shoal._runtime.functions import Definition
+from shoal._runtime.remote import RemoteFunction
+
+_ID_BYTES = 14
+STRATEGIES = ("PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD")
+WAIT_S = 30.0
+
+
+class PlacementGroupID(bytes):
+    """The id of a placement group: 14 random bytes, and 4 of the job that made it."""
+
+    def binary(self) -> bytes:
+        """The bytes."""
+        return bytes(self)
+
+    @classmethod
+    def from_hex(cls, text: str) -> PlacementGroupID:
+        """The id that ``hex()`` gave."""
+        return cls(bytes.fromhex(text))
+
+    def is_nil(self) -> bool:
+        """Whether it names no group."""
+        return not self
+
+    def __repr__(self) -> str:
+        return f"PlacementGroupID({self.hex()})"
+
+    __str__ = __repr__
+
+
+class PlacementGroup:
+    """A handle of a placement group; made by ``placement_group``."""
+
+    def __init__(
+        self, id: PlacementGroupID, bundle_cache: list[dict[str, float]] | None = None
+    ) -> None:
+        self.id = id
+        self._bundles = bundle_cache
+        self._ready: RemoteFunction[..., Any] | None = None
+
+    @staticmethod
+    def empty() -> PlacementGroup:
+        """A handle of no group: to run in it is to run in none."""
+        return PlacementGroup(PlacementGroupID(), [])
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether it names no group."""
+        return self.id.is_nil()
+
+    @property
+    def bundle_specs(self) -> list[dict[str, float]]:
+        """What each bundle reserves."""
+        if self._bundles is None:
+            body = messages.GetGroup(group_id=self.id.hex())
+            self._bundles = sessions.current().request(body, messages.GroupFacts).bundles
+        return [dict(bundle) for bundle in self._bundles]
+
+    @property
+    def bundle_count(self) -> int:
+        """How many bundles it has."""
+        return len(self.bundle_specs)
+
+    def ready(self) -> _native.ObjectRef:
+        """Return a ref to this group that is ready once everything is reserved.
+
+        The ref fails with ``GroupRemovedError`` if the group is removed before, and with
+        ``UnschedulableError`` if no node can ever have it.
+
+        Example:
+            >>> shoal.get(group.ready(), timeout=10)
+        """
+        if self._ready is None:
+            strategy = messages.GroupReady(self.id.hex())
+            given = {"num_cpus": 0, "scheduling_strategy": strategy, "max_retries": -1}
+            self._ready = RemoteFunction(None, given, _ITSELF)
+        ref: _native.ObjectRef = self._ready.remote(self)
+        return ref
+
+    def wait(self, timeout_seconds: float | None = WAIT_S) -> bool:
+        """Wait until everything is reserved; False if it is not after ``timeout_seconds``.
+
+        Raises:
+            GroupRemovedError: it was removed.
+            UnschedulableError: no node can ever have it.
+        """
+        if timeout_seconds is not None and not options.is_amount(timeout_seconds):
+            text = f"timeout_seconds must be None or seconds >= 0, not {timeout_seconds!r}"
+            raise errors.OptionError(text, option="timeout_seconds")
+        session = sessions.current()
+        memory = session.memory
+        body = messages.WaitGroup(self.id.hex(), timeout_seconds)
+        lends = memory.running != 0
+        if lends:
+            memory.set_blocked(True)
+        try:
+            return session.request(body, messages.GroupAnswer).is_ready
+        finally:
+            if lends:
+                memory.set_blocked(False)
+
+    def check_fits(self, index: int, asked: Mapping[str, float], what: str) -> None:
+        """Raise ``OptionError`` unless bundle ``index`` (-1: some bundle) could hold ``asked``."""
+        bundles = self.bundle_specs
+        check_placement_group_index(self, index)
+        tried = bundles if index == -1 else [bundles[index]]
+        if any(all(u <= bundle.get(n, 0) for n, u in asked.items()) for bundle in tried):
+            return
+        which = "no bundle" if index == -1 else f"bundle {index} does not have as much"
+        text = f"{what} asks for {dict(asked)}, and {which} of its placement group"
+        raise errors.OptionError(
+            f"{text}{' has as much' if index == -1 else ''}: {tried}", option="scheduling_strategy"
+        )
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, PlacementGroup):
+            return NotImplemented
+        return self.id == other.id
+
+    def __hash__(self) -> int:
+        return hash(self.id)
+
+    def __reduce__(self) -> Any:
+        return _restore, (bytes(self.id), self._bundles)
+
+    def __repr__(self) -> str:
+        return f"<placement group {self.id.hex()}>"
+
+
+def _restore(id: bytes, bundles: list[dict[str, float]] | None) -> PlacementGroup:
+    return PlacementGroup(PlacementGroupID(id), bundles)
+
+
+def _itself(group: PlacementGroup) -> PlacementGroup:
+    return group
+
+
+_ITSELF = Definition(_itself, "placement_group.ready")
+
+
+def placement_group(
+    bundles: Sequence[Mapping[str, float]],
+    strategy: str = "PACK",
+    name: str = "",
+    lifetime: str | None = None,
+    _soft_target_node_id: str | None = None,
+    bundle_label_selector: Sequence[Mapping[str, str]] | None = None,
+) -> PlacementGroup:
+    """Reserve several bundles of resources, all or none; returns at once.
+
+    Args:
+        bundles: What each bundle is to have: ``[{"CPU": 2, "GPU": 1}, {"CPU": 2}]``.
+        strategy: ``"PACK"``, ``"SPREAD"``, ``"STRICT_PACK"`` (all on one node) or
+            ``"STRICT_SPREAD"`` (each on another node).
+        name: How ``get_placement_group`` finds it, within the namespace.
+        lifetime: ``"detached"`` for a group that outlives this program.
+        bundle_label_selector: For each bundle what labels its node must have.
+
+    Returns:
+        A handle. The group lasts until ``remove_placement_group``, or the end of the program.
+
+    Raises:
+        OptionError: something is wrong with it (a ``ValueError``).
+        GroupAlreadyExistsError: the name is taken (a ``ValueError``).
+
+    Example:
+        >>> group = placement_group([{"CPU": 1}, {"CPU": 1}])
+        >>> group.wait(timeout_seconds=10)
+        True
+    """
+    checked = _check_bundles(bundles)
+    if strategy not in STRATEGIES:
+        text = f"strategy must be one of {', '.join(STRATEGIES)}, not {strategy!r}"
+        raise errors.OptionError(text, option="strategy", valid=list(STRATEGIES))
+    if lifetime not in (None, "detached"):
+        text = f"lifetime must be None or 'detached', not {lifetime!r}"
+        raise errors.OptionError(text, option="lifetime")
+    if not isinstance(name, str):
+        raise errors.OptionError(f"name must be a text, not {name!r}", option="name")
+    if _soft_target_node_id is not None and strategy != "STRICT_PACK":
+        text = "_soft_target_node_id goes together with strategy='STRICT_PACK' only"
+        raise errors.OptionError(text, option="_soft_target_node_id")
+    session = sessions.current()
+    group_id = PlacementGroupID(os.urandom(_ID_BYTES) + session.job.to_bytes(4, "little"))
+    body = messages.CreateGroup(
+        group_id.hex(),
+        checked,
+        strategy,
+        name=name,
+        namespace=session.namespace,
+        detached=lifetime == "detached",
+        labels=_label_rules(bundle_label_selector, len(checked)),
+    )
+    session.request(body, messages.Done)
+    return PlacementGroup(group_id, checked)
+
+
+def _check_bundles(bundles: Any) -> list[dict[str, float]]:
+    if not isinstance(bundles, Sequence) or isinstance(bundles, str) or not bundles:
+        text = f"bundles must be a list of dicts that is not empty, not {bundles!r}"
+        raise errors.OptionError(text, option="bundles")
+    checked = []
+    for bundle in bundles:
+        good = isinstance(bundle, Mapping) and all(
+            isinstance(name, str) and name and options.is_amount(amount)
+            for name, amount in bundle.items()
+        )
+        if not good or not any(bundle.values()):
+            text = f"a bundle must name resources and how much of each (> 0 of one), not {bundle!r}"
+            raise errors.OptionError(text, option="bundles")
+        checked.append(options.rounded(bundle))
+    return checked
+
+
+def _label_rules(selectors: Any, count: int) -> list[tuple[messages.LabelRule, ...]]:
+    if not selectors:
+        return []
+    if len(selectors) not in (1, count) or not all(map(strategies.is_selector, selectors)):
+        text = f"bundle_label_selector must be a dict of labels for each of the {count} bundles"
+        raise errors.OptionError(f"{text}, not {selectors!r}", option="bundle_label_selector")
+    rules = [strategies.selector_rules(selector) for selector in selectors]
+    return rules * count if len(rules) == 1 else rules
+
+
+def remove_placement_group(placement_group: PlacementGroup) -> None:
+    """Give back what the group reserves, and end what runs in it; may be repeated.
+
+    Tasks and actors in it fail with ``GroupRemovedError``.
+    """
+    _check_group(placement_group)
+    body = messages.RemoveGroup(placement_group.id.hex())
+    sessions.current().request(body, messages.Done)
+
+
+def get_placement_group(placement_group_name: str) -> PlacementGroup:
+    """Return the group of that name in this program's namespace.
+
+    Raises:
+        GroupNotFoundError: there is none (a ``ValueError``).
+    """
+    if not isinstance(placement_group_name, str) or not placement_group_name:
+        text = f"the name of a placement group is a text, not {placement_group_name!r}"
+        raise errors.OptionError(text)
+    session = sessions.current()
+    body = messages.GetGroup(name=placement_group_name, namespace=session.namespace)
+    facts = session.request(body, messages.GroupFacts)
+    return PlacementGroup(PlacementGroupID.from_hex(facts.group_id), facts.bundles)
+
+
+def get_current_placement_group() -> PlacementGroup | None:
+    """Return the group that this task or actor runs in, None elsewhere.
+
+    Example:
+        >>> group = get_current_placement_group()
+    """
+    return context.process.group
+
+
+def placement_group_table(placement_group: PlacementGroup | None = None) -> dict[str, Any]:
+    """Return what is known of all groups by their ids, or of one: state, bundles, strategy.
+
+    Example:
+        >>> placement_group_table(group)["state"]
+        'CREATED'
+    """
+    if placement_group is not None:
+        _check_group(placement_group)
+    node = sessions.current().node_id.hex()
+    rows = {row["group_id"]: _shown(row, node) for row in cluster.table("groups")}
+    if placement_group is None:
+        return rows
+    return rows.get(placement_group.id.hex(), {})
+
+
+def _shown(row: Mapping[str, Any], node: str) -> dict[str, Any]:
+    is_placed = row["state"] == "CREATED"
+    bundles = dict(enumerate(row["bundles"]))
+    return {
+        "placement_group_id": row["group_id"],
+        "name": row["name"],
+        "bundles": bundles,
+        "bundles_to_node_id": {index: node if is_placed else "" for index in bundles},
+        "strategy": row["strategy"],
+        "state": row["state"],
+        "is_detached": row["detached"],
+        "stats": {"scheduling_state": "FINISHED" if is_placed else row["reason"] or row["state"]},
+    }
+
+
+def check_placement_group_index(placement_group: PlacementGroup, bundle_index: int) -> None:
+    """Raise ``OptionError`` (a ``ValueError``) if the group has no bundle of that index."""
+    count = placement_group.bundle_count
+    is_integer = isinstance(bundle_index, int) and not isinstance(bundle_index, bool)
+    if not is_integer or not -1 <= bundle_index < count:
+        text = f"the placement group has no bundle {bundle_index!r}: it has {count}"
+        raise errors.OptionError(f"{text}, numbered from 0 (-1: any)")
+
+
+def _check_group(group: Any) -> None:
+    if not isinstance(group, PlacementGroup):
+        raise TypeError(f"this needs a PlacementGroup, not a {type(group).__name__}")
