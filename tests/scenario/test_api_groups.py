@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import pickle
 import time
@@ -123,7 +124,7 @@ def test_a_bundle_is_no_larger_than_itself_and_leaves_the_rest_alone() -> None:
     refs = [busy.options(**inside(group)).remote() for _ in range(4)]
     assert shoal.get(where.remote(), timeout=10)[1] is None
     times = sorted(shoal.get(refs, timeout=20))
-    assert all(end <= begin for (_, end), (begin, _) in zip(times, times[1:]))
+    assert all(end <= begin for (_, end), (begin, _) in itertools.pairwise(times))
 
 
 def test_children_are_captured_if_asked_for() -> None:

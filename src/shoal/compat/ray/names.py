@@ -129,14 +129,10 @@ LATER: dict[str, str] = {
         "ray._private.state": "timeline",
         "ray._raylet": f"ObjectRefGenerator {_IDS}",
         "ray.state": "timeline",
-        "ray.util": f"""ActorPool deregister_serializer inspect_serializability list_named_actors
-            register_serializer {_GROUPS.replace("PlacementGroup", "")}""",
+        "ray.util": """ActorPool deregister_serializer inspect_serializability list_named_actors
+            register_serializer""",
         "ray.util.actor_pool": "ActorPool",
-        "ray.util.placement_group": _GROUPS,
         "ray.util.queue": "Empty Full Queue",
-        "ray.util.scheduling_strategies": """DoesNotExist Exists In NotIn
-            NodeAffinitySchedulingStrategy NodeLabelSchedulingStrategy
-            PlacementGroupSchedulingStrategy""",
         "ray.util.state": "get_placement_group list_placement_groups",
     }.items()
 }
