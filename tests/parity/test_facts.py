@@ -40,7 +40,6 @@ CONTEXT_WAITS = {
     "actor_id",
     "current_placement_group_id",
     "get_node_labels",
-    "get_placement_group_id",
     "get_resource_ids",
     "get_runtime_env_string",
     "get_session_name",

@@ -263,6 +263,8 @@ def test_mistakes_are_told_where_they_are_made() -> None:
     for given in wrong:
         with pytest.raises(errors.OptionError):
             placement_group([{"CPU": 1}], **given)
+    with pytest.raises(errors.NotSupportedError):
+        placement_group([{"CPU": 1}], topology_strategy=[{}])
     group = placement_group([{"CPU": 1}, {"CPU": 1}])
     for index in (2, -2, True, "0"):
         with pytest.raises(errors.OptionError, match="no bundle"):

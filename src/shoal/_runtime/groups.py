@@ -167,6 +167,7 @@ def placement_group(
     lifetime: str | None = None,
     _soft_target_node_id: str | None = None,
     bundle_label_selector: Sequence[Mapping[str, str]] | None = None,
+    topology_strategy: Any = None,
 ) -> PlacementGroup:
     """Reserve several bundles of resources, all or none; returns at once.
 
@@ -177,6 +178,7 @@ def placement_group(
         name: How ``get_placement_group`` finds it, within the namespace.
         lifetime: ``"detached"`` for a group that outlives this program.
         bundle_label_selector: For each bundle what labels its node must have.
+        topology_strategy: Not there: one node has no topology.
 
     Returns:
         A handle. The group lasts until ``remove_placement_group``, or the end of the program.
@@ -184,6 +186,7 @@ def placement_group(
     Raises:
         OptionError: something is wrong with it (a ``ValueError``).
         GroupAlreadyExistsError: the name is taken (a ``ValueError``).
+        NotSupportedError: a ``topology_strategy`` is given.
 
     Example:
         >>> group = placement_group([{"CPU": 1}, {"CPU": 1}])
@@ -202,6 +205,8 @@ def placement_group(
     if _soft_target_node_id is not None and strategy != "STRICT_PACK":
         text = "_soft_target_node_id goes together with strategy='STRICT_PACK' only"
         raise errors.OptionError(text, option="_soft_target_node_id")
+    if topology_strategy:
+        raise errors.NotSupportedError("topology_strategy is not there yet: there is one node")
     session = sessions.current()
     group_id = PlacementGroupID(os.urandom(_ID_BYTES) + session.job.to_bytes(4, "little"))
     body = messages.CreateGroup(
