@@ -6,6 +6,7 @@ The checkers read the fakes (what processes really do), never the machine's own 
   and go on (RULES S-7).
 * No GPU id is given twice: shares of the processes that are alive.
 * A worker takes only from queues of the job it is bound to (S-10).
+* A worker takes only from queues that want the environment it has, and only while that is there.
 * A task is run by one process at a time, an actor has one process at a time.
 * At the end every task has ended, and everything has been given back.
 """
@@ -122,6 +123,12 @@ def check_take(world: World, process: FakeProcess, queue: FakeQueue, task: FakeT
         raise Violation("an actor takes a plain task")
     if queue.dead_record is not None:
         raise Violation("a task of a dead queue is taken")
+    environment = process.assignment.environment
+    if queue.env != ("" if environment is None else environment.key):
+        raise Violation(f"a task for environment {queue.env!r} is taken in {environment}")
+    is_made = environment is not None and environment.has_to_be_made()
+    if is_made and queue.env not in world.environments:
+        raise Violation(f"{environment} is used and not there")
 
 
 def check_all_over(world: World) -> None:
@@ -176,6 +183,8 @@ def check_given_back(world: World) -> None:
         "freeing": t.freeing,
         "doomed": t.doomed,
         "tickets": t.tickets,
+        "environments": t.environments.entries,
+        "environments in use": world.environments,
     }
     for what, things in left.items():
         if things:

@@ -66,6 +66,8 @@ class FakeQueue:
     kind: int
     job: int
     amounts: Amounts = ()
+    env: str = ""
+    """Key of the environment that its tasks were to have."""
     actor_id: str = ""
     entries: deque[FakeTask] = field(default_factory=deque)
     takes: int = 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from shoal._core import resources
 from shoal._proto import messages as m
+from shoal._proto.environments import Environment, Packages
 from tests.sim.fakes import FakeProcess, FakeTask, Script
 from tests.sim.world import World
 
@@ -18,6 +19,21 @@ CLASSES: tuple[dict[str, float], ...] = (
     {"GPU": 0.25},
     {"CPU": 1.0, "disk": 1.0},
 )
+
+
+ENVIRONMENTS: tuple[Environment | None, ...] = (
+    None,
+    None,
+    None,
+    Environment(key="plain", env_vars={"A": "1"}),
+    Environment(key="built", packages=Packages("built")),
+    Environment(key="broken", packages=Packages("broken")),
+)
+
+
+def key_of(environment: Environment | None) -> str:
+    """What a worker must have."""
+    return "" if environment is None else environment.key
 
 
 class Program:
@@ -80,6 +96,7 @@ class Program:
         amounts = random.choice(CLASSES)
         if random.random() < self.chaos * 0.03:
             amounts = {"CPU": 1e6}
+        environment = random.choice(ENVIRONMENTS)
 
         def opened(body: m.Message) -> None:
             if not isinstance(body, m.QueueOpened):
@@ -87,13 +104,15 @@ class Program:
             queue = self.world.queues.get(body.queue)
             if queue is not None:
                 queue.amounts = resources.parse(amounts)
+                queue.env = key_of(environment)
             for _ in range(random.choice((1, 3, 30))):
                 retries = random.choice((0, 3, -1))
                 self.tasks.append(
                     self.world.submit(body.queue, self.process.job, self.script(), retries)
                 )
 
-        self.world.request(self.process, m.OpenQueue(amounts), opened)
+        body = m.OpenQueue(amounts, environment=environment)
+        self.world.request(self.process, body, opened)
 
     # ---- actors
     def create_actor(self) -> None:
@@ -117,14 +136,17 @@ class Program:
             max_restarts=random.choice((0, 0, 2)),
         )
 
+        environment = random.choice(ENVIRONMENTS)
+
         def created(body: m.Message) -> None:
             if isinstance(body, m.ActorInfo) and body.queue in world.queues:
                 world.queues[body.queue].actor_id = body.actor_id
                 if body.created:
+                    world.queues[body.queue].env = key_of(environment)
                     self.actors.append(body)
                 self.call(body)
 
-        world.request(self.process, m.CreateActor(spec), created)
+        world.request(self.process, m.CreateActor(spec, environment), created)
 
     def call(self, actor: m.ActorInfo) -> None:
         """Some calls."""

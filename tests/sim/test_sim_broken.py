@@ -10,12 +10,14 @@ from collections.abc import Callable
 
 import pytest
 
+from shoal._core import commands as do
 from shoal._core.actors import ActorTable
+from shoal._core.environments import Environments
 from shoal._core.holdings import Holdings
 from shoal._core.pool import Pool
 from shoal._core.queues import ClassQueue
 from shoal._core.resources import UNIT, Account
-from shoal._core.scheduler import Scheduler
+from shoal._core.scheduler import Binding, Scheduler
 from shoal._core.tables import NodeTables
 from shoal._core.tasks import Crashes
 from tests.sim.test_sim_node import live
@@ -90,7 +92,37 @@ def running_tasks_of_the_dead_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(Crashes, "decide", lambda self, death: [])
 
 
+def worker_of_any_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    original = Pool.find
+
+    def find(self: Pool, binding: Binding, python: str) -> int | None:
+        for worker in self.workers.values():
+            known = worker.binding if worker.phase.value == "idle" else None
+            if known is not None and known._replace(env=binding.env) == binding:
+                return worker.index
+        return original(self, binding, python)
+
+    monkeypatch.setattr(Pool, "find", find)
+
+
+def nobody_waits_for_environments(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Environments, "is_ready", lambda self, key: True)
+
+
+def environments_are_dropped_too_early(monkeypatch: pytest.MonkeyPatch) -> None:
+    original = Environments.end_job
+
+    def end_job(self: Environments, job: int) -> list[do.Command]:
+        out = original(self, job)
+        return out or [do.DropEnvironment(key) for key in self.entries]
+
+    monkeypatch.setattr(Environments, "end_job", end_job)
+
+
 VARIANTS = [
+    worker_of_any_environment,
+    nobody_waits_for_environments,
+    environments_are_dropped_too_early,
     anything_fits,
     always_the_first_gpu,
     gpu_given_back_before_the_process_ends,

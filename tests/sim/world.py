@@ -34,6 +34,10 @@ class World(FakeWorkers):
         self.notices: list[tuple[int, m.Message]] = []
         self.start_failure_rate = 0.0
         self.is_store_up = True
+        self.environments: set[str] = set()
+        """Those that have been made and are still held."""
+        self._making: dict[str, int] = {}
+        self._builds = 0
         self.overused_since: float | None = None
         self.alarms_now = 0
         self._is_stepping = False
@@ -77,7 +81,8 @@ class World(FakeWorkers):
         self.notices.append((command.index, command.body))
 
     def do_labelworker(self, command: do.LabelWorker) -> None:
-        assert command.index in self.processes
+        # The process may have ended, and the daemon not heard of it.
+        assert command.index > 0 and command.job in self.machine.tables.jobs.running
 
     def do_startworker(self, command: do.StartWorker) -> None:
         if self.random.random() < self.start_failure_rate:
@@ -155,6 +160,29 @@ class World(FakeWorkers):
             self.after(
                 self.delay(0.001), lambda: self.feed(seen.StoreWritten(command.ticket, answer))
             )
+
+    def do_buildenvironment(self, command: do.BuildEnvironment) -> None:
+        key = command.environment.key
+        assert command.environment.has_to_be_made() and key not in self._making
+        assert key not in self.environments, "it is there already"
+        self._builds += 1
+        number = self._making[key] = self._builds
+
+        def over() -> None:
+            if self._making.get(key) != number:
+                return  # it was dropped meanwhile
+            del self._making[key]
+            if key == "broken" or self.random.random() < self.start_failure_rate:
+                self.feed(seen.EnvironmentFailed(key, "pip", "simulated", ("last words",)))
+            else:
+                self.environments.add(key)
+                self.feed(seen.EnvironmentBuilt(key))
+
+        self.after(self.random.choice((0.0, 0.05, 1.0)), over)
+
+    def do_dropenvironment(self, command: do.DropEnvironment) -> None:
+        self._making.pop(command.key, None)
+        self.environments.discard(command.key)
 
     def do_warn(self, command: do.Warn) -> None:
         assert command.text

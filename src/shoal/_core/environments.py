@@ -24,7 +24,7 @@ from __future__ import annotations
 import enum
 
 from shoal._core import commands as do
-from shoal._proto.environments import Environment
+from shoal._proto.environments import CONDA, Environment
 
 FAILED_KEPT_S = 10.0
 
@@ -136,7 +136,3 @@ class Environments:
             assert entry.environment.key == key and entry.jobs
             assert bool(entry.record) == (entry.phase is Phase.FAILED)
             assert entry.phase is Phase.READY or entry.environment.has_to_be_made()
-
-
-CONDA = "conda:"
-"""Begins the name of an interpreter that the shell knows the path of."""

@@ -13,6 +13,8 @@ from collections.abc import Iterator
 import msgspec
 
 DEFAULT_SETUP_TIMEOUT_S = 600.0
+CONDA = "conda:"
+"""Begins the name of an interpreter that an environment brings; the digest or its path follows."""
 
 
 class Tree(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from shoal import _native, errors
 from shoal._runtime import session as sessions
+from shoal._runtime.environments.runtime_env import RuntimeEnv, of_environment
 
 if TYPE_CHECKING:
     from shoal._runtime.actor import ActorHandle
@@ -77,6 +78,11 @@ class RuntimeContext:
     def namespace(self) -> str:
         """Where names of actors are looked up."""
         return sessions.current().namespace
+
+    @property
+    def runtime_env(self) -> RuntimeEnv:
+        """The runtime environment of this process: what its calls inherit."""
+        return of_environment(sessions.current().environment)
 
     @property
     def session(self) -> str:

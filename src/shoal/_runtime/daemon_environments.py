@@ -24,9 +24,8 @@ import msgspec
 
 from shoal._base import environment as variables
 from shoal._core import commands, events
-from shoal._core.environments import CONDA
 from shoal._core.events import AnyEvent
-from shoal._proto.environments import Environment
+from shoal._proto.environments import CONDA, Environment
 from shoal._runtime.daemon_loop import Loop, Timer
 from shoal._runtime.environments import places
 from shoal._runtime.environments.request import Answer, Request
@@ -61,8 +60,9 @@ class EnvironmentPlaces:
         return frozenset(self._by_pid)
 
     def interpreter(self, python: str) -> str:
-        """The path of an interpreter that an environment brings; others are paths already."""
-        return self._pythons.get(python, python)
+        """``python`` with the path of the one that an environment brings; others are paths."""
+        path = self._pythons.get(python)
+        return python if path is None else CONDA + path
 
     def perform_build_environment(self, command: commands.BuildEnvironment) -> None:
         self._look(Making(command.environment))

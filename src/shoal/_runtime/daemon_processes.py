@@ -124,6 +124,8 @@ class Processes:
         self._old_logs = OldLogs()
         self.lookers = Lookers(loop, memory, self.pids)
         self._zygote: ZygoteLink | None = None
+        self.interpreter: Callable[[str], str] = lambda python: python
+        """What to exec for a name of an interpreter."""
         self._let_in: Callable[[socket.socket, int], Connection] | None = None
 
     def pids(self) -> frozenset[int]:
@@ -207,7 +209,8 @@ class Processes:
             self._post(events.WorkerStartFailed(command.start, f"no pipes: {error.strerror}"))
             return
         self._by_index[index] = self._starting[command.start] = process
-        self._zygote.fork(command.start, index, command.python, ends)
+        python = self.interpreter(command.python)
+        self._zygote.fork(command.start, index, python, ends)
 
     def perform_abandon_start(self, command: commands.AbandonStart) -> None:
         process = self._starting.get(command.start)

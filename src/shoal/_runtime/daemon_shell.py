@@ -95,6 +95,7 @@ class Daemon:
         self._warming = Warming(self._loop, memory, machine_facts.Headroom())
         self._node_memory = NodeMemory(memory, self.post, self._warming.make_room)
         self._environments = EnvironmentPlaces(self._loop, settings.directory, self.post)
+        self._processes.interpreter = self._environments.interpreter
         self._store: StoreLink | None = None
         if settings.started:
             self._store = StoreLink(self._loop, settings.directory, self.post)

@@ -36,6 +36,7 @@ import msgspec
 from shoal._base import environment
 from shoal._native import Memory
 from shoal._proto import forking, frames, messages
+from shoal._proto.environments import CONDA
 from shoal._runtime import context, worker
 from shoal._runtime.actor import method_rows
 from shoal._runtime.client import Connection
@@ -72,7 +73,11 @@ class Template:
 
     def execute(self, index: int, python: str) -> NoReturn:
         """The same for a worker that has another interpreter."""
-        arguments = ["-P", "-m", "shoal._runtime.worker", str(index), self.setup.socket_path]
+        program = ["-m", "shoal._runtime.worker"]
+        if python.startswith(CONDA):
+            program = ["-c", _borrowing()]
+            python = python.removeprefix(CONDA)
+        arguments = ["-P", *program, str(index), self.setup.socket_path]
         os.execve(python, [python, *arguments], self.variables)
 
     def _take_place(self, index: int, link_fd: int) -> tuple[Connection, messages.Welcome]:
@@ -128,6 +133,19 @@ def _text_streams() -> tuple[TextIO, TextIO]:
 
 def _text_stream(fd: int, errors: str) -> TextIO:
     return open(fd, "w", buffering=1, encoding="utf-8", errors=errors, closefd=False)
+
+
+def _borrowing() -> str:
+    """A program for an interpreter that has no Shoal, or another one (RULES E-2): ours and what it
+    needs are imported from where they are, and nothing else is."""
+    modules = ("msgspec", "cloudpickle", "shoal")
+    files = [sys.modules[name].__file__ or "" for name in modules]
+    roots = {os.path.dirname(os.path.dirname(file)) for file in files}
+    return (
+        f"import sys; sys.path[:0] = {sorted(roots)!r}; import {', '.join(modules)};"
+        f" del sys.path[:{len(roots)}]; from shoal._runtime.worker import main;"
+        " main(int(sys.argv[1]), sys.argv[2])"
+    )
 
 
 def _reseed() -> None:

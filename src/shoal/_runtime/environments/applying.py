@@ -24,6 +24,7 @@ from shoal._base import environment as variables
 from shoal._proto.environments import Environment
 from shoal._runtime.environments import SetupFailure, places
 
+_LIBRARY = os.path.dirname(os.__file__)
 _VARIABLE = re.compile(r"\$\{(\w+)\}")
 
 
@@ -34,6 +35,8 @@ def take_over(environment: Environment, session_directory: str) -> None:
         SetupFailure: its files are gone, or its hook raised.
     """
     _change_variables(environment.env_vars)
+    if environment.conda is not None:
+        _prefer_own_interpreter()
     cache = places.cache_root() if environment.has_to_be_made() else ""
     front = _add_packages(environment, cache, session_directory)
     trees = [places.of_tree(session_directory, t).path for t in environment.trees() if not t.wheel]
@@ -60,6 +63,18 @@ def _change_variables(given: dict[str, str]) -> None:
         time.tzset()
     if python_path := changed.get("PYTHONPATH"):
         sys.path[:0] = [part for part in python_path.split(os.pathsep) if part]
+
+
+def _prefer_own_interpreter() -> None:
+    """We run another Python than the driver: what stands in its ``sys.path`` for it alone is not
+    for us."""
+    endings = ("site-packages", "dist-packages", "lib-dynload", ".zip", os.path.basename(_LIBRARY))
+    own = (sys.prefix, sys.base_prefix)
+    sys.path[:] = [p for p in sys.path if p.startswith(own) or not p.endswith(endings)]
+    commands = variables.inherited_variables().get("PATH", os.defpath)
+    own_commands = os.path.join(sys.prefix, "bin")
+    path = f"{own_commands}{os.pathsep}{commands}"
+    variables.change({"PATH": path, "CONDA_PREFIX": sys.prefix})
 
 
 def _add_packages(environment: Environment, cache: str, session_directory: str) -> list[str]:
