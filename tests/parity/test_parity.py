@@ -25,7 +25,7 @@ STORIES = [
     f"{file}.{name}"
     for file, outcomes in RECORDED.items()
     for name in outcomes
-    if f"{file}.{name}" not in WAITING
+    if f"{file}.{name}" not in WAITING and f"{file}.*" not in WAITING
 ]
 
 
@@ -77,4 +77,4 @@ def test_stories_that_wait_have_a_reason() -> None:
     """They exist, and the reason says what they wait for."""
     for story, reason in WAITING.items():
         file, _, name = story.partition(".")
-        assert name in RECORDED[file] and len(reason) > 10, story
+        assert name in (*RECORDED[file], "*") and len(reason) > 10, story

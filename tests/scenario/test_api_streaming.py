@@ -223,7 +223,7 @@ def test_methods_of_actors_stream() -> None:
     store = Store.remote()
     assert shoal.get(list(store.items.remote(4))) == [0, 1, 4, 9]
     assert shoal.get(list(store.made.remote())) == [0]
-    with pytest.raises(TypeError, match="as for a generator"):
+    with pytest.raises(ValueError, match="as for a generator"):
         shoal.get(list(store.__ray_ready__.options(num_returns="streaming").remote()))
 
 

@@ -134,7 +134,7 @@ class Executor:
                 return self._run_coroutine(streams.produce_async(self._memory, task, value))
             value = self._run_coroutine(_list_of(value))
         elif not inspect.isgenerator(value):
-            raise TypeError(
+            raise ValueError(
                 f"{context.task_name(task)} was called with num_returns as for a generator, and"
                 f" returned a {type(value).__name__}. What to do: yield in it, or leave the option"
                 " out"

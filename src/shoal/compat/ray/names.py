@@ -123,11 +123,11 @@ MODULES: dict[str, dict[str, str]] = {
 LATER: dict[str, str] = {
     module: " ".join(text.split())
     for module, text in {
-        "ray": f"ObjectRefGenerator cancel timeline {_IDS}",
-        "ray.actor": "ObjectRefGenerator PlacementGroupSchedulingStrategy",
+        "ray": f"cancel timeline {_IDS}",
+        "ray.actor": "PlacementGroupSchedulingStrategy",
         "ray.runtime_context": "RuntimeEnv",
         "ray._private.state": "timeline",
-        "ray._raylet": f"ObjectRefGenerator {_IDS}",
+        "ray._raylet": _IDS,
         "ray.state": "timeline",
         "ray.util": """ActorPool deregister_serializer inspect_serializability list_named_actors
             register_serializer""",

@@ -1,7 +1,7 @@
 """What ``import ray`` finds under ``shoal run --as-ray``: the door to the layer, nothing else.
 
 The folder above stands in PYTHONPATH, so the program and every Python that it starts finds this
-file before a real Ray. It installs the layer, which takes its place; the folder beside it answers
+file before a real Ray. It installs the layer, which takes its place; the file beside it answers
 ``importlib.metadata.version("ray")`` for programs that ask before they import.
 """
 
