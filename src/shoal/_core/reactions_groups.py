@@ -33,6 +33,8 @@ def on_create(t: NodeTables, now: float, event: Requested, body: m.CreateGroup) 
         return refuse(event, causes.usage(str(error)))
     done = do.Reply(event.index, event.request, m.Done())
     if t.groups.find(body.group_id) is not None:
+        if body.waits:
+            return on_wait(t, now, event, m.WaitGroup(body.group_id, None))
         return [done]
     namespace = body.namespace or job.namespace
     if body.name and (namespace, body.name) in t.groups.by_name:
@@ -46,6 +48,9 @@ def on_create(t: NodeTables, now: float, event: Requested, body: m.CreateGroup) 
     t.scheduler.asks.add_group(now, ask)
     if group.group_id in t.scheduler.asks.impossible and not group.why:
         group.why = "no node has that much"
+    if body.waits:
+        t.groups.wait(GroupWait(event.index, event.request, body.group_id), None)
+        return _row(t, group)
     return _row(t, group, done)
 
 
@@ -117,10 +122,7 @@ def on_get(t: NodeTables, now: float, event: Requested, body: m.GetGroup) -> Com
 def on_remove(t: NodeTables, now: float, event: Requested, body: m.RemoveGroup) -> Commands:
     """Edge 3; to repeat it is harmless."""
     group = t.groups.living.get(body.group_id)
-    done = do.Reply(event.index, event.request, m.Done())
-    if group is None:
-        return [done]
-    return [*remove(t, now, group, ""), done]
+    return [] if group is None else remove(t, now, group, "")
 
 
 # ---- the end

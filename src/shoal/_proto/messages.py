@@ -270,7 +270,8 @@ class DescribeActor(Message, frozen=True):
 
 # ---- placement groups
 class CreateGroup(Message, frozen=True):
-    """Reserve all bundles or none. Answered by ``Done`` once the group is known."""
+    """Reserve all bundles or none. Answered by ``Done`` once the group is known, or as
+    ``WaitGroup`` if ``waits``."""
 
     group_id: str
     """Chosen by the caller."""
@@ -281,6 +282,7 @@ class CreateGroup(Message, frozen=True):
     detached: bool = False
     labels: list[tuple[LabelRule, ...]] = []
     """For each bundle what its node must be like; empty: anything."""
+    waits: bool = False
 
 
 class WaitGroup(Message, frozen=True):
@@ -309,6 +311,8 @@ class GroupFacts(Message, frozen=True):
 
 
 class RemoveGroup(Message, frozen=True):
+    """Has no answer."""
+
     group_id: str
 
 

@@ -36,14 +36,36 @@ T = TypeVar("T")
 class _Pending:
     """One request on its way."""
 
-    __slots__ = ("answer", "done", "undo")
+    __slots__ = ("answer", "done", "is_kept", "undo")
 
     def __init__(self) -> None:
+        self.is_kept = True
+        """Whoever asked takes it out of the table; else its answer does."""
         self.undo: messages.Body | None = None
         """Nobody waits any more: to be sent if the answer says that something was granted."""
         self.answer: messages.Message | None = None
         self.done = threading.Lock()
         self.done.acquire()
+
+
+class Coming:
+    """An answer that is on its way, for who may want to wait for it later, or never."""
+
+    def __init__(self, pending: _Pending, question: messages.Body) -> None:
+        self._pending = pending
+        self._question = question
+
+    def wait(self, timeout_s: float | None) -> bool:
+        """Whether it is there within ``timeout_s`` (None: wait for ever)."""
+        done = self._pending.done
+        if not done.acquire(timeout=-1 if timeout_s is None else timeout_s):
+            return False
+        done.release()
+        return True
+
+    def result(self, expect: type[T]) -> T:
+        """The answer, which is there; raises as ``Connection.request`` does."""
+        return _result(self._pending.answer, self._question, expect)
 
 
 class Connection:
@@ -152,14 +174,20 @@ class Connection:
         finally:
             if pending.undo is None:
                 self._pending.pop(number, None)
-        answer = pending.answer
-        if isinstance(answer, expect):
-            return answer
-        if isinstance(answer, messages.Failure):
-            raise errors.from_record(answer.record)
-        if answer is None:
-            raise errors.SessionLostError
-        raise errors.InternalError(f"{type(body).__name__} was answered with {answer!r}")
+        return _result(pending.answer, body, expect)
+
+    def begin(self, body: messages.Body) -> Coming:
+        """Send ``body`` and do not wait for its answer.
+
+        Raises:
+            SessionLostError: the daemon has ended.
+        """
+        pending = _Pending()
+        pending.is_kept = False
+        number = next(self._ids)
+        self._pending[number] = pending
+        self._send(frames.encode(number, body))
+        return Coming(pending, body)
 
     def end(self) -> None:
         """Close a connection that was never started."""
@@ -211,10 +239,22 @@ class Connection:
             return
         pending.answer = frame.body
         _release(pending)
+        if not pending.is_kept:
+            del self._pending[frame.id]
         if pending.undo is not None:
             del self._pending[frame.id]
             if isinstance(frame.body, messages.LockAnswer) and frame.body.held:
                 self._send(frames.encode(next(self._ids), pending.undo))
+
+
+def _result(answer: messages.Message | None, question: messages.Body, expect: type[T]) -> T:
+    if isinstance(answer, expect):
+        return answer
+    if isinstance(answer, messages.Failure):
+        raise errors.from_record(answer.record)
+    if answer is None:
+        raise errors.SessionLostError
+    raise errors.InternalError(f"{type(question).__name__} was answered with {answer!r}")
 
 
 def _release(pending: _Pending) -> None:

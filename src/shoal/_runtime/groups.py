@@ -20,6 +20,7 @@ from shoal import _native, errors
 from shoal._proto import messages
 from shoal._runtime import cluster, context, options, strategies
 from shoal._runtime import session as sessions
+from shoal._runtime.client import Coming
 from shoal._runtime.functions import Definition
 from shoal._runtime.remote import RemoteFunction
 
@@ -59,6 +60,8 @@ class PlacementGroup:
         self.id = id
         self._bundles = bundle_cache
         self._ready: RemoteFunction[..., Any] | None = None
+        self._coming: Coming | None = None
+        """The answer to who made it: that it has its place."""
 
     @staticmethod
     def empty() -> PlacementGroup:
@@ -111,15 +114,24 @@ class PlacementGroup:
             raise errors.OptionError(text, option="timeout_seconds")
         session = sessions.current()
         memory = session.memory
-        body = messages.WaitGroup(self.id.hex(), timeout_seconds)
         lends = memory.running != 0
         if lends:
             memory.set_blocked(True)
         try:
-            return session.request(body, messages.GroupAnswer).is_ready
+            return self._wait(session, timeout_seconds)
         finally:
             if lends:
                 memory.set_blocked(False)
+
+    def _wait(self, session: sessions.Session, timeout_s: float | None) -> bool:
+        coming = self._coming
+        if coming is None:
+            body = messages.WaitGroup(self.id.hex(), timeout_s)
+            return session.request(body, messages.GroupAnswer).is_ready
+        if not coming.wait(timeout_s):
+            return False
+        self._coming = None
+        return session.result(coming, messages.GroupAnswer).is_ready
 
     def check_fits(self, index: int, asked: Mapping[str, float], what: str) -> None:
         """Raise ``OptionError`` unless bundle ``index`` (-1: some bundle) could hold ``asked``."""
@@ -217,9 +229,15 @@ def placement_group(
         namespace=session.namespace,
         detached=lifetime == "detached",
         labels=_label_rules(bundle_label_selector, len(checked)),
+        waits=not name and lifetime is None,
     )
-    session.request(body, messages.Done)
-    return PlacementGroup(group_id, checked)
+    group = PlacementGroup(group_id, checked)
+    if body.waits:
+        # Nobody can refuse it, so nobody waits for an answer before it has its place.
+        group._coming = session.begin(body)
+    else:
+        session.request(body, messages.Done)
+    return group
 
 
 def _check_bundles(bundles: Any) -> list[dict[str, float]]:
@@ -255,8 +273,8 @@ def remove_placement_group(placement_group: PlacementGroup) -> None:
     Tasks and actors in it fail with ``GroupRemovedError``.
     """
     _check_group(placement_group)
-    body = messages.RemoveGroup(placement_group.id.hex())
-    sessions.current().request(body, messages.Done)
+    placement_group._coming = None
+    sessions.current().tell(messages.RemoveGroup(placement_group.id.hex()))
 
 
 def get_placement_group(placement_group_name: str) -> PlacementGroup:

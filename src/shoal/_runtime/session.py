@@ -30,7 +30,7 @@ from typing import Any, Protocol, TypeVar
 from shoal import _native, errors
 from shoal._proto import messages
 from shoal._proto.environments import Environment
-from shoal._runtime.client import Connection
+from shoal._runtime.client import Coming, Connection
 
 T = TypeVar("T")
 
@@ -90,6 +90,20 @@ class Session:
         """Ask the daemon; see ``Connection.request``."""
         try:
             return self.connection.request(body, expect, undo)
+        except errors.SessionLostError:
+            raise self.gone() from None
+
+    def begin(self, body: messages.Body) -> Coming:
+        """Ask the daemon and do not wait; see ``Connection.begin``."""
+        try:
+            return self.connection.begin(body)
+        except errors.SessionLostError:
+            raise self.gone() from None
+
+    def result(self, coming: Coming, expect: type[T]) -> T:
+        """The answer that has come."""
+        try:
+            return coming.result(expect)
         except errors.SessionLostError:
             raise self.gone() from None
 
