@@ -556,6 +556,16 @@ void bind_memory(nb::module_& mod, nb::class_<PyTask>& task) {
              return m.queue(q).gen.load() != gen || m.queue(q).dead.load() != 0;
            })
       .def("take", &take, nb::arg("timeout_s") = nb::none())
+      .def("unsealed",
+           [](nb::handle self, const std::vector<u64>& keys) {
+             Memory& m = *of(self).m;
+             nb::list out;
+             for (u64 key : keys)
+               if (names_slot(key) && m.is_live(key) &&
+                   (m.slot(key_slot(key)).state.load(ACQ) & ~WAITERS) == PENDING)
+                 out.append(key);
+             return out;
+           })
       .def(
           "run_side_by_side",
           [](nb::handle self, nb::object current) {

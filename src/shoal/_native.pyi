@@ -284,6 +284,8 @@ class Memory:
         contained: Sequence[ObjectRef] | None = None,
     ) -> ObjectRef | list[ObjectRef] | None:
         """One ref for n_returns 1, None for 0, else a list. Raises FullError, PendingError."""
+    def unsealed(self, keys: list[int]) -> list[int]:
+        """Those of ``keys`` whose objects have no value yet."""
     def is_queue_dead(self, queue: int, generation: int) -> bool: ...
 
     # ---- workers

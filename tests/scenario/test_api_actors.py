@@ -119,7 +119,8 @@ def test_unknown_and_private_methods() -> None:
     with pytest.raises(AttributeError, match="its methods: add, both, crash"):
         _ = counter.subtract
     with pytest.raises(AttributeError, match="private"):
-        _ = counter._private
+        _ = counter.__nothing__
+    assert shoal.get(counter._private.remote()) is None
     with pytest.raises(TypeError, match=r"handle.add.remote"):
         counter.add()
 

@@ -94,7 +94,7 @@ def kinds(commands: list[do.Command]) -> list[str]:
 def without_children(commands: list[do.Command], *parents: int) -> list[do.Command]:
     """The commands besides those that end the children of ``parents``, in this order."""
     ends = [c for c in commands if isinstance(c, do.EndChildren)]
-    assert [c.parents for c in ends] == [(parent,) for parent in parents]
+    assert [parent for c in ends for parent in c.parents] == list(parents)
     return [c for c in commands if not isinstance(c, do.EndChildren)]
 
 

@@ -94,11 +94,13 @@ class Actor:
 
     __slots__ = (
         "actor_id",
+        "checkpoint",
         "crashes",
         "created_at",
         "drain",
         "env",
         "generation",
+        "group_queues",
         "has_handles",
         "incarnation",
         "job",
@@ -121,6 +123,10 @@ class Actor:
         """Key of its runtime environment."""
         self.queue = 0
         self.generation = 0
+        self.group_queues: list[tuple[int, int]] = []
+        """(queue, generation) of each concurrency group, in the order of ``spec.groups``."""
+        self.checkpoint = 0
+        """Key of the state for its next life, held by the daemon."""
         self.created_at = now
         self.incarnation = 0
         self.restarts = 0
@@ -132,6 +138,11 @@ class Actor:
         self.drain: Drain | None = None
         """Its last handle is gone: it ends when its calls are done."""
         self.phase: ActorPhase = Asking(now)
+
+    @property
+    def queues(self) -> list[int]:
+        """Every queue that it has, its own first."""
+        return [self.queue, *(queue for queue, _ in self.group_queues)] if self.queue else []
 
     @property
     def worker(self) -> int:
@@ -180,6 +191,8 @@ class Actor:
             cause=self.cause,
             job=self.job,
             created=created,
+            group_queues=self.group_queues,
+            checkpoint=self.checkpoint,
         )
 
     def row(self) -> dict[str, object]:

@@ -43,6 +43,7 @@ _REQUESTS: dict[type, Callable[[NodeTables, float, seen.Requested, Any], Command
     m.ActorStarted: reactions_actors.on_started,
     m.ActorFailed: reactions_actors.on_failed,
     m.ActorExits: reactions_actors.on_exits,
+    m.KeepCheckpoint: reactions_actors.on_checkpoint,
     m.KillActor: reactions_actors.on_kill,
     m.DescribeActor: reactions_actors.on_describe,
     m.SetupFailed: reactions_environments.on_setup_failed,

@@ -12,7 +12,7 @@ from shoal._core.events import Looked, ProcessDied, QueueCreated, Requested, Run
 from shoal._core.resources import Target, parse
 from shoal._core.store import PutRow
 from shoal._core.tables import ActorTicket, NodeTables
-from shoal._core.tasks import end_children, has_retry_left
+from shoal._core.tasks import has_retry_left
 from shoal._proto import messages as m
 
 
@@ -62,23 +62,29 @@ def on_create_actor(t: NodeTables, now: float, event: Requested, body: m.CreateA
     out += t.adopt(spec.arguments)
     if spec.detached:
         out += t.adopt(spec.function)
-    ticket = t.new_ticket()
-    t.tickets[ticket] = ActorTicket(actor_id, event.index, event.request)
-    out.append(do.NewQueue(ticket, do.QUEUE_ACTOR, job.number, 0))
+    for _ in ("", *spec.groups):
+        ticket = t.new_ticket()
+        t.tickets[ticket] = ActorTicket(actor_id, event.index, event.request)
+        out.append(do.NewQueue(ticket, do.QUEUE_ACTOR, job.number, 0))
     return out
 
 
 def on_actor_queue(t: NodeTables, now: float, ticket: ActorTicket, event: QueueCreated) -> Commands:
-    """Its queue exists, from now on calls may wait there."""
+    """A queue of it exists; with the last one, calls may wait there from now on."""
     actor = t.actors.find(ticket.actor_id)
     if actor is None:
         return [do.FreeQueue(event.queue)]
-    actor.queue, actor.generation = event.queue, event.generation
+    if not actor.queue:
+        actor.queue, actor.generation = event.queue, event.generation
+    else:
+        actor.group_queues.append((event.queue, event.generation))
     t.actor_queues[event.queue] = actor.actor_id
+    if len(actor.group_queues) < len(actor.spec.groups):
+        return []
     reply = do.Reply(ticket.index, ticket.request, actor.describe())
     out = actor_row(t, actor, reply)
     if actor.is_dead:
-        return out + [do.KillQueue(event.queue, actor.cause)]
+        return out + _kill_queues(actor, actor.cause)
     return out + ask_worker(t, now, actor)
 
 
@@ -194,6 +200,19 @@ def on_exits(t: NodeTables, now: float, event: Requested, body: m.ActorExits) ->
     return [done, *end_actor(t, now, actor, "exit_actor", is_gentle=True)]
 
 
+def on_checkpoint(t: NodeTables, now: float, event: Requested, body: m.KeepCheckpoint) -> Commands:
+    """State for its next life (A-18): held here, instead of what was kept before."""
+    done = do.Reply(event.index, event.request, m.Done())
+    actor = _own(t, event, body.actor_id)
+    if actor is None or actor.is_dead:
+        return [done]
+    before, actor.checkpoint = actor.checkpoint, body.key
+    out = t.adopt(body.key)
+    if before:
+        out += t.release(before)
+    return [*out, done]
+
+
 # ---- what others ask
 def on_get_actor(t: NodeTables, now: float, event: Requested, body: m.GetActor) -> Commands:
     """By name; one that is ending is not found (A-11)."""
@@ -250,8 +269,7 @@ def end_with(
     t.scheduler.withdraw(actor.actor_id)
     t.tell(now, actor.actor_id, "ends")
     out: Commands = []
-    if actor.queue:
-        out.append(do.KillQueue(actor.queue, record))
+    out += _kill_queues(actor, record)
     if worker >= 0:
         out += t.pool.leave(now, worker) if is_gentle else t.pool.kill(now, worker)
     out += actor_row(t, actor, reply)
@@ -266,9 +284,13 @@ def on_worker_died(t: NodeTables, now: float, actor: Actor, event: ProcessDied) 
     may_restart = t.actors.can_restart(actor)
     facts = actor.facts()
     out: Commands = []
-    for task in event.running:
-        out.append(end_children(actor.pid, event, task))
-        out.append(_running_call(actor, facts, task, event, may_restart))
+    if event.running:
+        record = causes.worker_crashed(actor.pid, event.code, event.signal, event.stderr, 0, 0)
+        out.append(do.EndChildren(tuple(task.key for task in event.running), record))
+        reason = "restarting" if may_restart else "crashed"
+        record = causes.actor_died(facts, reason, event, may_have_run=True)
+        for task in event.running:
+            out.append(_running_call(actor, task, record, may_restart))
     how = f"signal {event.signal}" if event.signal else f"exit code {event.code}"
     t.tell(now, actor.actor_id, f"process {actor.pid} ended: {how}")
     if may_restart:
@@ -277,25 +299,21 @@ def on_worker_died(t: NodeTables, now: float, actor: Actor, event: ProcessDied) 
     if not actor.is_dead:
         record = causes.actor_died(facts, "crashed", event)
         t.actors.end(actor, record)
-        if actor.queue:
-            out.append(do.KillQueue(actor.queue, record))
+        out += _kill_queues(actor, record)
     t.actors.bury(actor, actor.cause)
     return out + actor_row(t, actor) + _buried(t, now, actor)
 
 
 def _running_call(
-    actor: Actor,
-    facts: dict[str, object],
-    task: RunningTask,
-    event: ProcessDied,
-    may_restart: bool,
+    actor: Actor, task: RunningTask, record: bytes, may_restart: bool
 ) -> do.Command:
     if may_restart and has_retry_left(task):
         return do.Requeue(0, task.key, charged=True, front=True)
-    if actor.is_dead:
-        return do.Fail(task.key, actor.cause)
-    reason = "restarting" if may_restart else "crashed"
-    return do.Fail(task.key, causes.actor_died(facts, reason, event, may_have_run=True))
+    return do.Fail(task.key, actor.cause if actor.is_dead else record)
+
+
+def _kill_queues(actor: Actor, record: bytes) -> Commands:
+    return [do.KillQueue(queue, record) for queue in actor.queues]
 
 
 def _buried(t: NodeTables, now: float, actor: Actor) -> Commands:
@@ -303,6 +321,9 @@ def _buried(t: NodeTables, now: float, actor: Actor) -> Commands:
     out: Commands = []
     if actor.spec.detached:
         out += t.release(actor.spec.function)
+    if actor.checkpoint:
+        out += t.release(actor.checkpoint)
+        actor.checkpoint = 0
     if not actor.has_handles:
         out += forget_queue(t, now, actor)
     old = t.actors.expired_tombstone()
@@ -322,8 +343,9 @@ def forget_queue(t: NodeTables, now: float, actor: Actor) -> Commands:
     if t.actors.by_key.get(actor.spec.arguments) is actor:
         del t.actors.by_key[actor.spec.arguments]
         out += t.release(actor.spec.arguments)
-    if t.actor_queues.pop(actor.queue, None) is not None:
-        out.append(do.FreeQueue(actor.queue))
+    for queue in actor.queues:
+        if t.actor_queues.pop(queue, None) is not None:
+            out.append(do.FreeQueue(queue))
     return out
 
 
@@ -367,8 +389,7 @@ def drain_due(t: NodeTables, now: float) -> Commands:
     """Look at actors without handles that are due."""
     queues, workers = [], []
     for actor in t.actors.drains_due(now):
-        if actor.queue:
-            queues.append(actor.queue)
+        queues += actor.queues
         if actor.worker >= 0:
             workers.append(actor.worker)
     return [do.Look(tuple(queues), tuple(workers))] if queues else []
@@ -378,13 +399,17 @@ def on_looked(t: NodeTables, now: float, event: Looked) -> Commands:
     """End those without handles whose calls are done."""
     depths = {state.index: state.depth for state in event.workers}
     out: Commands = []
-    for state in event.queues:
-        actor = t.actors.living.get(t.actor_queues.get(state.queue, ""))
-        if actor is None or actor.drain is None:
+    queues = {state.queue: state for state in event.queues}
+    for queue in queues:
+        actor = t.actors.living.get(t.actor_queues.get(queue, ""))
+        if actor is None or actor.drain is None or queue != actor.queue:
             continue
-        is_quiet = not state.entries and depths.get(actor.worker, 0) == 0
-        was_quiet = actor.drain.quiet_takes == state.takes
-        actor.drain.quiet_takes = state.takes if is_quiet else -1
+        states = [queues[number] for number in actor.queues if number in queues]
+        takes = sum(state.takes for state in states)
+        has_calls = any(state.entries for state in states) or len(states) < len(actor.queues)
+        is_quiet = not has_calls and depths.get(actor.worker, 0) == 0
+        was_quiet = actor.drain.quiet_takes == takes
+        actor.drain.quiet_takes = takes if is_quiet else -1
         has_place = isinstance(actor.phase, Living) and actor.worker in depths
         if not is_quiet or not (has_place or isinstance(actor.phase, Asking)):
             continue

@@ -202,7 +202,7 @@ class NodeTables:
         for queue, actor_id in self.actor_queues.items():
             assert queue not in self.scheduler.held.queues
             actor = self.actors.find(actor_id)
-            assert actor is not None and actor.queue == queue
+            assert actor is not None and queue in actor.queues
 
     def _validate_groups(self) -> None:
         """Groups and scheduler agree on what is asked for and what is held."""

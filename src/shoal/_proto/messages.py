@@ -107,6 +107,18 @@ class ActorSpec(msgspec.Struct, frozen=True):
     max_restarts: int = 0
     max_task_retries: int = 0
     strategy: Strategy = Default()
+    max_concurrency: int = 1
+    """Calls that run side by side; those of a named group are counted for themselves."""
+    groups: dict[str, int] = {}
+    """How many calls of each named concurrency group; each has a queue of its own (A-6)."""
+    is_asyncio: bool = False
+    runs_in_threads: bool = False
+    """Plain methods of an asyncio actor run in threads unless they say otherwise."""
+    is_unordered: bool = False
+    """A call whose arguments are there waits for no earlier one of its caller."""
+    max_pending_calls: int = -1
+    checkpoint_every: int = 1
+    """After how many calls the state of an actor that has hooks for it is kept."""
 
 
 class ActorInfo(Message, frozen=True):
@@ -123,6 +135,10 @@ class ActorInfo(Message, frozen=True):
     job: int = 0
     created: bool = True
     """False if ``get_if_exists`` found an older one."""
+    group_queues: list[tuple[int, int]] = []
+    """(queue, generation) of each of ``spec.groups``, in their order."""
+    checkpoint: int = 0
+    """Key of the state that its former life has kept; 0: none."""
 
 
 class Failure(Message, frozen=True):
@@ -257,6 +273,13 @@ class ActorExits(Message, frozen=True):
     """``exit_actor``: an intended end, no restart."""
 
     actor_id: str
+
+
+class KeepCheckpoint(Message, frozen=True):
+    """The actor's state is the object ``key``: hold it for its next life, and let the last go."""
+
+    actor_id: str
+    key: int
 
 
 class KillActor(Message, frozen=True):
@@ -419,8 +442,8 @@ class SessionEnds(Message, frozen=True):
 Body = Union[
     Failure, Done, Hello, Welcome, GetAssignment, Assignment, OpenQueue, QueueOpened,
     ExportFunction, FunctionExported, SetupFailed, RetryTask, RetryDecision, CreateActor, GetActor,
-    ActorInfo, ActorStarted, ActorFailed, ActorExits, KillActor, DescribeActor, CreateGroup,
-    WaitGroup, GroupAnswer, GetGroup, GroupFacts, RemoveGroup, AcquireLock,
+    ActorInfo, ActorStarted, ActorFailed, ActorExits, KeepCheckpoint, KillActor, DescribeActor,
+    CreateGroup, WaitGroup, GroupAnswer, GetGroup, GroupFacts, RemoveGroup, AcquireLock,
     LockAnswer, ReleaseLock, IsLocked, KvPut, KvGet, KvDelete, KvKeys, KvAnswer, GetResources,
     Resources, GetTable, Table, StopSession, LeaveJob, LogLines, Notice, SessionEnds,
 ]

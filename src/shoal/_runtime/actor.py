@@ -33,11 +33,24 @@ import msgspec
 
 from shoal import _native, errors
 from shoal._proto import messages
-from shoal._runtime import options, serialize, strategies, streams, unpicklable
+from shoal._runtime import (
+    concurrency,
+    options,
+    serialize,
+    strategies,
+    streams,
+    unpicklable,
+)
 from shoal._runtime import session as sessions
+from shoal._runtime.actor_method import (
+    BUILTIN_METHODS,
+    ActorFacts,
+    ActorMethod,
+    MethodRow,
+)
 from shoal._runtime.environments import inheriting
 from shoal._runtime.functions import Definition
-from shoal._runtime.submitting import Submitting
+from shoal._runtime.limited import LimitedMethod, Waiting
 
 if TYPE_CHECKING:
     from shoal._runtime import typed
@@ -47,114 +60,6 @@ P = ParamSpec("P")
 R = TypeVar("R")
 S = TypeVar("S")
 C = TypeVar("C")
-
-READY = "__ray_ready__"
-TERMINATE = "__ray_terminate__"
-CALL = "__ray_call__"
-BUILTIN_METHODS = (READY, TERMINATE, CALL)
-
-
-class MethodRow(msgspec.Struct, frozen=True, array_like=True):
-    """What a caller must know of one method."""
-
-    name: str
-    n_returns: int = 1
-    retry_exceptions: bool = False
-    max_task_retries: int | None = None
-    limit: int = 0
-    """Items of its stream that may be unseen; 0: any number."""
-
-
-class ActorFacts(msgspec.Struct, frozen=True, array_like=True):
-    """What every handle of one actor knows."""
-
-    actor_id: str
-    session: str
-    queue: int
-    generation: int
-    key: int
-    """Of the lifetime object."""
-    class_name: str
-    methods: tuple[MethodRow, ...]
-    max_task_retries: int = 0
-    name: str | None = None
-
-    def method_name(self, index: int) -> str:
-        """Name of the method with number ``index``."""
-        return self.methods[index].name
-
-
-class ActorMethod(Submitting):
-    """One method of one actor: ``handle.method.remote(...)``."""
-
-    def __init__(
-        self, facts: ActorFacts, index: int, lifetime: Any, given: Mapping[str, Any] | None = None
-    ) -> None:
-        self._facts = facts
-        self._index = index
-        self._lifetime = lifetime
-        self._given = given or {}
-
-    def options(self, **given: Any) -> ActorMethod:
-        """Return the same method with other options (``num_returns``, ``max_task_retries``)."""
-        checked = options.check("m", given, in_options=True)
-        return ActorMethod(self._facts, self._index, self._lifetime, {**self._given, **checked})
-
-    def _remote(
-        self,
-        args: tuple[Any, ...] | list[Any] | None = None,
-        kwargs: dict[str, Any] | None = None,
-        **given: Any,
-    ) -> Any:
-        chosen = self.options(**given) if given else self
-        return chosen.remote(*(args or ()), **(kwargs or {}))
-
-    def _prepare(self) -> _native.Template:
-        facts = self._facts
-        session = sessions.owner(facts.session)
-        row = facts.methods[self._index]
-        given = self._given
-        retries = facts.max_task_retries
-        if row.max_task_retries is not None:
-            retries = row.max_task_retries
-        n_returns = self._n_returns()
-        flags = _native.FLAG_ACTOR | streams.flags_of(n_returns)
-        if given.get("retry_exceptions", row.retry_exceptions):
-            flags |= _native.FLAG_RETRY_EXCEPTIONS
-        template = _native.Template(
-            function=0,
-            queue=facts.queue,
-            queue_generation=facts.generation,
-            job=session.job,
-            method=self._index,
-            n_returns=max(n_returns, 1) if flags & streams.ANY else n_returns,
-            max_retries=int(given.get("max_task_retries", retries)),
-            flags=flags,
-            actor=facts.key,
-            limit=streams.limit_of(given) or row.limit,
-        )
-        return self._ready(session, template)
-
-    def _is_queue_gone(self) -> bool:
-        facts = self._facts
-        assert self._memory is not None
-        return self._memory.is_queue_dead(facts.queue, facts.generation)
-
-    def _submit_again(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """The actor is dead and its queue is gone."""
-        return self._failed(_cause_of(self._facts))
-
-    def _n_returns(self) -> int:
-        row = self._facts.methods[self._index]
-        return streams.returns_number(self._given.get("num_returns", row.n_returns))
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        name = self._facts.method_name(self._index)
-        raise TypeError(f"methods of an actor run there: call handle.{name}.remote(...)")
-
-    def __repr__(self) -> str:
-        return f"<method {self._facts.class_name}.{self._facts.method_name(self._index)}>"
-
 
 class ActorHandle(Generic[C]):
     """A reference to an actor; passes through calls and objects like any value."""
@@ -171,11 +76,15 @@ class ActorHandle(Generic[C]):
         if facts is not None:
             for index, row in enumerate(facts.methods):
                 if row.name == name:
-                    method = ActorMethod(facts, index, self._lifetime)
+                    if facts.max_pending_calls < 0:
+                        method = ActorMethod(facts, index, self._lifetime)
+                    else:
+                        waiting = self.__dict__.setdefault("_waiting", Waiting())
+                        method = LimitedMethod(facts, index, self._lifetime, None, waiting)
                     self.__dict__[name] = method
                     return method
-            names = [row.name for row in facts.methods if row.name not in BUILTIN_METHODS]
-            reason = "is private" if name.startswith("_") else "does not exist"
+            names = [row.name for row in facts.methods if not row.name.startswith("_")]
+            reason = "is private" if name.startswith("__") else "does not exist"
             raise AttributeError(
                 f"method {name!r} of actor {facts.class_name} {reason};"
                 f" its methods: {', '.join(names)}"
@@ -206,21 +115,6 @@ class ActorHandle(Generic[C]):
 
     def __repr__(self) -> str:
         return f"<actor {self._facts.class_name} {self._facts.actor_id}>"
-
-
-def _cause_of(facts: ActorFacts) -> bytes:
-    """Record of why the actor is dead."""
-    try:
-        body = messages.DescribeActor(facts.actor_id)
-        info = sessions.current().request(body, messages.ActorInfo)
-        if info.cause:
-            return info.cause
-    except errors.ActorNotFoundError:  # dead for so long that even its tombstone is gone
-        pass
-    error = errors.ActorDiedError(
-        actor_id=facts.actor_id, class_name=facts.class_name, name=facts.name
-    )
-    return errors.to_record(error)
 
 
 _facts_decoder = msgspec.msgpack.Decoder(ActorFacts)
@@ -301,6 +195,7 @@ class ActorClass(Generic[C]):
         )
         place, hold = options.actor_amounts(given)
         strategy = strategies.resolve(given, place, f"actor {self._cls.__qualname__}")
+        calls = concurrency.decide(self._cls.__qualname__, self._is_asyncio(), self._rows, given)
         spec = messages.ActorSpec(
             function=key,
             arguments=lifetime.key,
@@ -315,11 +210,24 @@ class ActorClass(Generic[C]):
             max_restarts=int(options.get(given, "max_restarts")),
             max_task_retries=int(options.get(given, "max_task_retries")),
             strategy=strategy,
+            max_concurrency=calls.max_concurrency,
+            groups=calls.groups,
+            is_asyncio=calls.is_asyncio,
+            is_unordered=calls.is_unordered,
+            runs_in_threads=calls.is_asyncio and bool(options.get(given, "thread")),
+            max_pending_calls=_limit(options.get(given, "max_pending_calls")),
+            checkpoint_every=int(options.get(given, "checkpoint_every")),
         )
         environment = inheriting.asked(session, given.get("runtime_env"))
         body = messages.CreateActor(spec, environment)
         info = session.request(body, messages.ActorInfo)
         return handle_of(info, session.id, lifetime if info.created else None)
+
+    def _is_asyncio(self) -> bool:
+        known = self.__dict__.get("_has_async")
+        if known is None:
+            known = self._has_async = concurrency.has_async_methods(self._cls)
+        return known
 
     def __reduce__(self) -> Any:
         return _restore_class, (self._definition, self._given)
@@ -332,6 +240,10 @@ class ActorClass(Generic[C]):
 
     def __repr__(self) -> str:
         return f"<actor class {self._cls.__qualname__}>"
+
+
+def _limit(max_pending_calls: int) -> int:
+    return max_pending_calls if max_pending_calls > 0 else -1
 
 
 def _restore_class(definition: Definition, given: dict[str, Any]) -> ActorClass[Any]:
@@ -376,6 +288,9 @@ def handle_of(
         methods=_rows_decoder.decode(spec.methods),
         max_task_retries=spec.max_task_retries,
         name=spec.name,
+        groups=tuple((name, *at) for name, at in zip(spec.groups, info.group_queues)),
+        is_unordered=spec.is_unordered,
+        max_pending_calls=spec.max_pending_calls,
     )
     return ActorHandle(facts, lifetime)
 
@@ -384,7 +299,7 @@ def method_rows(cls: type) -> tuple[MethodRow, ...]:
     """The table of methods of ``cls``: public ones by name, then those that every actor has."""
     rows = []
     for name in dir(cls):  # sorted
-        if name.startswith("_") and name != "__call__":
+        if name.startswith("__") and name != "__call__":
             continue
         member = getattr(cls, name, None)
         if not callable(member) or isinstance(member, type):
@@ -403,6 +318,8 @@ def method_rows(cls: type) -> tuple[MethodRow, ...]:
                 bool(given.get("retry_exceptions", False)),
                 given.get("max_task_retries"),
                 streams.limit_of(given),
+                given.get("concurrency_group"),
+                given.get("thread"),
             )
         )
     rows += [MethodRow(name) for name in BUILTIN_METHODS]

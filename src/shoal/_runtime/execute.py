@@ -21,14 +21,15 @@ import inspect
 import os
 import pickle
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from shoal import _native, errors
 from shoal._proto import messages
-from shoal._runtime import arguments, context, functions, serialize, streams
-from shoal._runtime.actor import BUILTIN_METHODS, CALL, READY, TERMINATE
+from shoal._runtime import arguments, checkpoints, context, functions, serialize, streams
+from shoal._runtime.actor_method import BUILTIN_METHODS, CALL, READY, TERMINATE
 from shoal._runtime.session import Session, store_full
 
 _loads = pickle.loads
@@ -37,6 +38,7 @@ _get_running = context.running.get
 
 MOST_FRAMES = 16
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
+_ASYNCIO = os.path.join(os.path.dirname(os.__file__), "asyncio") + os.sep
 
 
 class ActorExit(BaseException):
@@ -48,12 +50,14 @@ class Executor:
 
     def __init__(self, session: Session) -> None:
         self._session = session
-        self._memory = session.memory
+        self._memory = self.memory = session.memory
         self._functions = session.functions
         self.methods: list[Callable[..., Any]] = []
         """Bound methods of the actor by number; empty in a worker of plain tasks."""
         self.is_leaving = False
-        self._loop: Any = None
+        self.wake: Callable[[], None] = lambda: None
+        """Has the feeder look whether this process may leave."""
+        self._loops = threading.local()
 
     def serve(self) -> None:
         """Take and run tasks until the daemon says that this worker may leave."""
@@ -90,7 +94,17 @@ class Executor:
         except BaseException as error:  # whatever user code raises belongs into the result
             args = value = payload = None
             kwargs = {}
-            self._fail(task, error)
+            self.fail(task, error)
+
+    def arguments_of(self, task: _native.Task) -> tuple[Any, dict[str, Any]]:
+        """The arguments of a call that is run elsewhere than in ``run``."""
+        payload = task.payload()
+        if payload is None:
+            return (), {}
+        if payload[0] == 0x80:
+            args = _loads(payload)
+            return (args, {}) if type(args) is tuple else (args[0], args[1])
+        return arguments.unpack(task, payload)
 
     def help(self, task: _native.Task) -> None:
         """Run a task that this worker waits for, on top of the one that waits."""
@@ -172,6 +186,16 @@ class Executor:
             return
         raise ValueError(f"num_returns={n}, but the task yielded more values")
 
+    async def finish_async(self, task: _native.Task, value: Any) -> None:
+        """Write what ``seal`` did not take, on the loop of an asyncio actor."""
+        if inspect.isasyncgen(value):
+            if task.flags & _native.FLAG_STREAM:
+                self._write(task, 0, await streams.produce_async(self._memory, task, value))
+                task.commit()
+                return
+            value = await _list_of(value)
+        self._finish(task, value)
+
     def _write(self, task: _native.Task, index: int, value: Any) -> None:
         if task.write_simple(index, value):
             return
@@ -185,13 +209,15 @@ class Executor:
     def _run_coroutine(self, coroutine: Any) -> Any:
         import asyncio
 
-        if self._loop is None:
-            self._loop = asyncio.new_event_loop()
-        return self._loop.run_until_complete(coroutine)
+        loop = getattr(self._loops, "loop", None)
+        if loop is None:
+            loop = self._loops.loop = asyncio.new_event_loop()
+        return loop.run_until_complete(coroutine)
 
     # ---- what went wrong
 
-    def _fail(self, task: _native.Task, error: BaseException) -> None:
+    def fail(self, task: _native.Task, error: BaseException) -> None:
+        """End an attempt by what was raised in it."""
         if isinstance(error, _native.SessionLostError):
             os._exit(1)
         if isinstance(error, ActorExit):
@@ -266,19 +292,21 @@ class Executor:
         args = [values.get(id(a), a) for a in args]
         kwargs = {name: values.get(id(a), a) for name, a in kwargs.items()}
         instance = cls(*args, **kwargs)
+        keeping = checkpoints.begin(self._session, info, instance)
         handle = context.process.actor
         assert handle is not None
         for row in handle._facts.methods:
             if row.name in BUILTIN_METHODS:
                 self.methods.append(_builtin(row.name, instance))
             else:
-                self.methods.append(getattr(instance, row.name))
+                self.methods.append(keeping(getattr(instance, row.name)))
         return instance
 
     def _exit_actor(self, task: _native.Task) -> None:
         actor_id = context.process.actor_id or ""
         self.is_leaving = True
         self._session.request(messages.ActorExits(actor_id), messages.Done)
+        self.wake()
         error = errors.ActorDiedError(
             actor_id=actor_id,
             class_name=context.process.class_name,
@@ -366,11 +394,16 @@ def _task_error(error: BaseException, facts: dict[str, Any]) -> errors.TaskError
     return errors.TaskError(message, cause, remote_traceback=text, **facts)
 
 
+def is_ours(filename: str) -> bool:
+    """Whether code stands in this package, or in asyncio below it: no frame of the user's."""
+    return filename.startswith((_PACKAGE, _ASYNCIO)) or filename.startswith("<frozen")
+
+
 def _frames(error: BaseException) -> Iterator[str]:
     """The frames of user code, formatted."""
     frames = traceback.extract_tb(error.__traceback__)
     frames = traceback.StackSummary.from_list(
-        [frame for frame in frames if not frame.filename.startswith(_PACKAGE)]
+        [frame for frame in frames if not is_ours(frame.filename)]
     )
     left_out = len(frames) - MOST_FRAMES
     if left_out > 0:

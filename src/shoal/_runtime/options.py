@@ -89,6 +89,13 @@ def _mapping(value: Any) -> bool:
     return isinstance(value, Mapping)
 
 
+def _groups(value: Any) -> bool:
+    if not isinstance(value, Mapping):
+        return False
+    good = _integer(1)
+    return all(isinstance(name, str) and name and good(n) for name, n in value.items())
+
+
 def _one_of(*values: Any) -> Callable[[Any], bool]:
     return lambda value: value in values
 
@@ -122,13 +129,18 @@ TABLE: dict[str, Option] = {
     # ---- actors
     "max_restarts": Option("an integer >= -1 (-1: without end)", _integer(-1), "a", 0),
     "max_task_retries": Option("an integer >= -1 (-1: without end)", _integer(-1), "am", 0),
-    "max_concurrency": Option("an integer >= 1", _integer(1), "a", 1, not_yet=True),
-    "max_pending_calls": Option("an integer >= -1", _integer(-1), "a", -1, not_yet=True),
+    "max_concurrency": Option("an integer >= 1", _integer(1), "a", 1),
+    "max_pending_calls": Option("an integer >= -1 (-1: without end)", _integer(-1), "a", -1),
+    "allow_out_of_order_execution": Option("True or False", _is_bool, "a"),
+    "checkpoint_every": Option("a number of calls >= 1", _integer(1), "a", 1),
+    "thread": Option("True or False", _is_bool, "am"),
     "lifetime": Option("None or 'detached'", _one_of(None, "detached", "non_detached"), "a"),
     "namespace": Option("a text that is not empty", _text, "a"),
     "get_if_exists": Option("True or False", _is_bool, "a", False),
-    "concurrency_groups": Option("a dict", _mapping, "a", None, not_yet=True, decorator_only=True),
-    "concurrency_group": Option("a text", _text, "m", None, not_yet=True),
+    "concurrency_groups": Option(
+        "a dict of names to integers >= 1", _groups, "a", None, decorator_only=True
+    ),
+    "concurrency_group": Option("a text that is not empty", _text, "m"),
     # ---- both
     "name": Option("a text that is not empty", _text, "tam"),
     "runtime_env": Option("a dict", _mapping, "ta"),

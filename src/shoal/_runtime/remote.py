@@ -200,6 +200,17 @@ def remote(target: Any = None, /, *rest: Any, **given: Any) -> Any:
         name: Name shown in tables; of an actor: how ``get_actor`` finds it.
         max_restarts: How often an actor is started again after its process died (default 0).
         max_task_retries: How often a call that was running then is run again (default 0).
+        max_concurrency: How many calls of an actor run at once (default 1; 1000 if it has
+            ``async def`` methods, which then run on one event loop; above 1 else: in threads).
+        concurrency_groups: Named groups of methods with limits of their own, ``{"io": 2}``; a
+            method joins one by ``@method(concurrency_group="io")``.
+        allow_out_of_order_execution: Whether a call whose arguments are there may overtake one of
+            the same caller that waits (default: whether calls run at once).
+        max_pending_calls: How many calls of one handle may wait (default -1: any number); one
+            more raises ``PendingCallsLimitError``.
+        thread: Run the plain methods of an asyncio actor in threads, not on its loop.
+        checkpoint_every: After how many calls the state of an actor with the hooks
+            ``__shoal_checkpoint__`` and ``__shoal_restore__`` is kept (default 1).
         namespace: Where the actor's name is known.
         lifetime: ``"detached"`` for an actor that outlives this program.
         get_if_exists: Give the living actor of that name instead of an error.

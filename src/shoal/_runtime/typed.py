@@ -100,6 +100,9 @@ class ActorOptions(Shared, total=False):
     max_task_retries: int
     max_concurrency: int | None
     max_pending_calls: int
+    allow_out_of_order_execution: bool | None
+    checkpoint_every: int
+    thread: bool
     lifetime: Literal["detached", "non_detached"] | None
     namespace: str | None
     get_if_exists: bool
@@ -113,6 +116,7 @@ class MethodOptions(TypedDict, total=False):
     retry_exceptions: bool | list[type[BaseException]] | tuple[type[BaseException], ...]
     max_task_retries: int
     concurrency_group: str
+    thread: bool
     _generator_backpressure_num_objects: int | None
 
 

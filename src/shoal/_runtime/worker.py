@@ -31,7 +31,7 @@ from shoal import _native
 from shoal._base import environment
 from shoal._proto import messages
 from shoal._proto.environments import Environment
-from shoal._runtime import context, hooks, wire, worker_output
+from shoal._runtime import context, hooks, side_by_side, wire, worker_output
 from shoal._runtime import session as sessions
 from shoal._runtime.actor import handle_of
 from shoal._runtime.client import Connection
@@ -113,9 +113,13 @@ def begin(
         importlib.import_module(AS_RAY_LAYER).install()
     if assignment.environment is not None:
         _take_environment_over(assignment.environment, session)
-    executor = become(session, assignment)
-    if executor is not None:
-        executor.serve()
+    info = assignment.actor
+    if info is not None and side_by_side.is_side_by_side(info.spec):
+        executor: Executor | None = _serve_side_by_side(session, info)
+    else:
+        executor = become(session, assignment)
+        if executor is not None:
+            executor.serve()
     _end(executor)
 
 
@@ -207,13 +211,32 @@ def _take_environment_over(environment: Environment, session: Session) -> None:
 
 
 def _become_actor(executor: Executor, session: Session, info: messages.ActorInfo) -> bool:
+    _take_part(session, info)
+    return executor.become_actor(info)
+
+
+def _serve_side_by_side(session: Session, info: messages.ActorInfo) -> Executor:
+    """Be an actor whose calls may overlap, until it may leave."""
+    executor = Executor(session)
+    hooks.install(session.memory)
+    _take_part(session, info)
+    if info.spec.is_asyncio:
+        from shoal._runtime import asyncio_actor
+
+        asyncio_actor.serve(executor, info)
+    else:
+        side_by_side.serve_threaded(executor, info)
+    return executor
+
+
+def _take_part(session: Session, info: messages.ActorInfo) -> None:
+    """What code that runs here may ask about the actor."""
     process = context.process
     process.actor_id = info.actor_id
     process.actor_name = info.spec.name
     process.class_name = info.spec.class_name
     process.incarnation = info.incarnation
     process.actor = handle_of(info, session.id, None)
-    return executor.become_actor(info)
 
 
 if __name__ == "__main__":
