@@ -52,6 +52,8 @@ class Template:
         self.main = types.ModuleType("__main__")
         """What is pickled by reference to __main__ means the user's program, never this file."""
         self.streams = _text_streams()
+        self.replaced = sys.modules["__main__"], sys.stdout, sys.stderr
+        """Kept, as each worker would have to take them apart."""
         self.variables = environment.inherited_variables()
         """Before ``prepare``: those of exec'd workers."""
         self.setup = forking.Setup("", messages.Welcome("", "", b"", -1, 0, "", {}))
@@ -64,15 +66,17 @@ class Template:
         self.memory_fds = memory_fds
         self.prepared = worker.prepare(setup.socket_path)
 
-    def begin(self, index: int, link_fd: int) -> NoReturn:
-        """Turn a freshly forked child into worker ``index`` and run it to its end."""
+    def begin(self, index: int, python: str, link_fd: int = -1) -> NoReturn:
+        """Turn a freshly forked child into worker ``index`` and run it to its end; ``python`` is
+        another interpreter to run it with."""
+        if python:
+            self._execute(index, python)
         connection, welcome = self._take_place(index, link_fd)
         gc.enable()
         memory = Memory.attach(*self.memory_fds, index)
         worker.begin(memory, connection, welcome, self.prepared)
 
-    def execute(self, index: int, python: str) -> NoReturn:
-        """The same for a worker that has another interpreter."""
+    def _execute(self, index: int, python: str) -> NoReturn:
         program = ["-m", "shoal._runtime.worker"]
         if python.startswith(CONDA):
             program = ["-c", _borrowing()]

@@ -16,8 +16,8 @@ Invariants:
    E1).
 2. Only the zygote reaps its children, so a pid it has just forked cannot have been used again
    when it opens the pidfd for the daemon.
-3. A forked worker leaves the loop's frames by ``return``, so that ``worker.main`` keeps nothing of
-   the loop alive; it ends there.
+3. A forked worker begins on top of the loop's frames, which it never sees again: leaving them would
+   mean taking apart what they hold, page by page that it shares with us.
 
 The daemon's half stands in ``daemon_processes``; the packets between them in ``_proto.forking``.
 """
@@ -40,12 +40,8 @@ _CLEAN_UP_S = 2.5
 _WORKER_OOM_SCORE = 300
 
 
-Child = tuple[int, str, list[int]]
-"""What a process that has just been forked is to be: (index, interpreter to exec, connection)."""
-
-
 class Zygote:
-    """State of the zygote's one loop. ``serve`` returns only in a forked child."""
+    """State of the zygote's one loop. A forked child leaves it for ``Template.begin``."""
 
     def __init__(
         self,
@@ -66,8 +62,8 @@ class Zygote:
             self._end_session()
         self._waker, self._wakee = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
 
-    def serve(self) -> Child:
-        """Answer the daemon until it ends; returns in each child that was forked."""
+    def serve(self) -> NoReturn:
+        """Answer the daemon until it ends."""
         signal.set_wakeup_fd(self._wakee, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         poll = select.poll()
@@ -86,8 +82,8 @@ class Zygote:
                     # The end of the channel comes a moment before the end of the daemon. Only the
                     # second counts, so look at nothing but that any more.
                     poll.unregister(self._channel)
-                elif (child := self._answer(packet, descriptors)) is not None:
-                    return child
+                else:
+                    self._answer(packet, descriptors)
 
     def _read_waker(self) -> None:
         try:
@@ -101,16 +97,15 @@ class Zygote:
         except ConnectionResetError:
             return b"", []
 
-    def _answer(self, packet: bytes, descriptors: list[int]) -> Child | None:
+    def _answer(self, packet: bytes, descriptors: list[int]) -> None:
         message = forking.decode(packet)
         if isinstance(message, forking.Setup):
             memory_fd, eventfd = descriptors
             self._template.prepare(message, (memory_fd, eventfd))
         elif isinstance(message, forking.Fork):
-            return self._fork(message, descriptors)
-        return None
+            self._fork(message, descriptors)
 
-    def _fork(self, request: forking.Fork, ends: list[int]) -> Child | None:
+    def _fork(self, request: forking.Fork, ends: list[int]) -> None:
         try:
             stdout, stderr, *link = ends
             kept = sorted((*link, *self._template.memory_fds))
@@ -122,13 +117,12 @@ class Zygote:
         else:
             if pid == 0:
                 self._channel.detach()  # closed with all others
-                return request.index, request.python, link
+                self._template.begin(request.index, request.python, *link)
             pidfd = os.pidfd_open(pid)
             self._send(forking.Forked(request.start, pid), pidfd)
             os.close(pidfd)
         for fd in ends:
             os.close(fd)
-        return None
 
     def _report_ended(self) -> None:
         for pid, status in descendants.reap().items():
@@ -167,7 +161,4 @@ def main(arguments: list[str]) -> NoReturn:
     # the pages that hold them stay shared with the workers. (Collecting first would take 5 ms and
     # leave holes, in which workers would write.)
     gc.freeze()
-    index, python, link = zygote.serve()
-    if python:
-        template.execute(index, python)
-    template.begin(index, *link)
+    zygote.serve()
