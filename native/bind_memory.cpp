@@ -224,8 +224,8 @@ static Memory::Wait sleep_idle(Memory& m, u32 a, bool has, u64 deadline,
   Memory::Wait w = Memory::Wait::Interrupted;
   if (has && m.header().starving.load(SEQ)) m.ring_daemon();
   const u32 seen = r.door.load(SEQ);
+  r.sleeping.store(1, SEQ);  // before the bit: who sleeps without it was chosen (`ring_all`)
   if (has) q->idle[word].fetch_or(bit, SEQ);
-  r.sleeping.store(1, SEQ);
   if (!work()) w = m.sleep_on(r.door, seen, deadline, 0);
   r.sleeping.store(0, SEQ);
   if (has) q->idle[word].fetch_and(~bit, SEQ);

@@ -146,7 +146,12 @@ void Memory::ring_all() {
     bool has_work = a != r.attached.load(SEQ);
     u64 h;
     u32 s;
-    if (a != 0 && a < QUEUES) has_work = has_work || ring(a).peek(h, s) || queue(a).redo.load(SEQ);
+    if (a != 0 && a < QUEUES && !has_work) {
+      has_work = ring(a).peek(h, s) || queue(a).redo.load(SEQ);
+      // A sleeper without its idle bit was chosen by a waker, perhaps by the dead before it rang.
+      const bool is_idle = queue(a).idle[p / 64].load(SEQ) >> (p % 64) & 1;
+      has_work = has_work || (!is_idle && r.sleeping.load(SEQ));
+    }
     if (has_work) {
       r.door.fetch_add(1, SEQ);
       platform::futex_wake(r.door);

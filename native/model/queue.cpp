@@ -17,7 +17,10 @@
 // An entry is a hint: it may be stale or double. It is removed only when its claim is no longer
 // QUEUED, so a task that is QUEUED has an entry, or somebody's op names it. A dead worker's task is
 // named by its `running`. Whom the dead was about to wake nobody can know, so after each death
-// every door is rung.
+// every door is rung whose worker would find something, or sleeps without its idle bit (the dead
+// had chosen it): first its promise is void, then the ring is looked at, and a task that it ran is
+// put back and announced after that. `sleeping` is set before the idle bit, so that whoever was
+// chosen is seen to sleep.
 //
 // Invariants: no attempt runs twice; at the end no task is in no queue, RUNNING by a dead worker,
 // or QUEUED while an idle worker sleeps. Tasks never finish here, so that a worker that has taken
@@ -32,7 +35,8 @@ namespace {
 
 enum Broken {
     right, no_intent, no_bells, no_chain, pop_first, no_second_look, no_requeue_intent,
-    keeps_promise
+    keeps_promise, looks_before_promise, only_idle_bits, chosen_are_left,
+    sleeping_after_bit
 };
 struct Config {
     Broken broken = right;
@@ -72,12 +76,13 @@ struct Model {
     Task task[tasks];
     Cell cell[cells];
     uint8_t head, tail, idle, searching, submitted;  // searching: worker + 1
-    uint8_t rung[workers], asleep[workers];  // rung: the door is not what its worker has noted
+    // rung: the door is not what its worker has noted
+    uint8_t sleeping[workers], rung[workers], asleep[workers];
     Record record[processes];
     PushFrame push_[processes];
     PeekFrame peek_[processes];
     WakeFrame wake_[processes];
-    MainFrame main_[processes];
+    MainFrame main_[processes], bells;
     uint8_t found[processes], found_at[processes];  // results of peek: task + 1, position
     uint8_t finished[processes], dead[processes], repaired[processes], deaths, fault;
 
@@ -213,7 +218,13 @@ struct Model {
                 }
             }
             MC_STEP("idle: note the door") rung[me] = 0;
+            if (!is(sleeping_after_bit)) {
+                MC_STEP("idle: sleeping = 1") sleeping[me] = 1;
+            }
             MC_STEP("idle: set the idle bit") idle |= 1 << me;
+            if (is(sleeping_after_bit)) {
+                MC_STEP("idle: sleeping = 1") sleeping[me] = 1;
+            }
             if (!is(no_second_look)) {
                 MC_CALL(peek(me, peek_[me]));
                 f.i = found[me], found[me] = found_at[me] = 0;
@@ -223,11 +234,33 @@ struct Model {
                 MC_WAIT(!asleep[me], "idle: awake")
             }
             f.i = rung[me] = 0;
+            MC_STEP("idle: sleeping = 0") sleeping[me] = 0;
             MC_STEP("idle: clear the idle bit") idle &= ~(1 << me);
         }
         MC_END
     }
 
+    // Only those are rung who would find something.
+    Ran ring_all(int me) {
+        MainFrame& f = bells;
+        MC_BEGIN(f)
+        for (f.i = 0; f.i < workers; f.i++) {
+            MC_CALL(peek(me, peek_[me]));
+            f.attempt = found[me] && (!is(only_idle_bits) || (idle >> f.i & 1));
+            found[me] = found_at[me] = 0;
+            if (!f.attempt && !is(chosen_are_left) && !is(only_idle_bits)) {
+                MC_STEP("repair: does it sleep?") f.attempt = sleeping[f.i];
+                if (f.attempt) {
+                    MC_STEP("repair: without its idle bit?") f.attempt = !(idle >> f.i & 1);
+                }
+            }
+            if (f.attempt) {
+                MC_STEP("repair: ring a door, futex_wake")
+                rung[f.i] = 1, asleep[f.i] = 0;
+            }
+        }
+        MC_END
+    }
     Ran repair(int me, MainFrame& f) {
         MC_BEGIN(f)
         for (;;) {
@@ -236,6 +269,7 @@ struct Model {
                     "a pidfd says: dead")
             f.i = dead[W0] && !repaired[W0] ? W0 : dead[W1] && !repaired[W1] ? W1 : SUBMITTER;
             if (f.i < workers) idle &= ~(1 << f.i);
+            if (is(looks_before_promise)) MC_CALL(ring_all(me));
             MC_STEP("repair: its promise to search is void")
             if (searching == f.i + 1) searching = 0;
             f.attempt = 0;
@@ -260,11 +294,14 @@ struct Model {
                     }
                 }
             }
-            if (f.attempt) MC_CALL(push(push_[me], f.task));
-            if (f.attempt && is(no_bells)) MC_CALL(wake(wake_[me]));
-            for (f.task = 0; f.task < workers && !is(no_bells); f.task++) {
-                MC_STEP("repair: ring a door, futex_wake")
-                rung[f.task] = 1, asleep[f.task] = 0;
+            if (f.attempt && record[f.i].op) {
+                MC_CALL(push(push_[me], f.task));
+                MC_CALL(wake(wake_[me]));
+            }
+            if (!is(no_bells) && !is(looks_before_promise)) MC_CALL(ring_all(me));
+            if (f.attempt && record[f.i].running) {  // the deciding machine says so, later
+                MC_CALL(push(push_[me], f.task));
+                MC_CALL(wake(wake_[me]));
             }
             record[f.i] = {}, repaired[f.i] = 1;
             f.i = f.task = f.attempt = 0;
@@ -286,7 +323,7 @@ struct Model {
     }
     void die(int p) {
         dead[p] = finished[p] = 1, deaths++;
-        if (p < workers) asleep[p] = 0;
+        if (p < workers) asleep[p] = sleeping[p] = 0;
         main_[p] = {}, push_[p] = {}, peek_[p] = {}, wake_[p] = {}, found[p] = found_at[p] = 0;
     }
     const char* wrong_now() const { return fault ? "an attempt ran twice" : nullptr; }
@@ -328,6 +365,10 @@ int main(int argc, char** argv) {
     run("the entry is removed before the claim", pop_first);
     run("running is written after the claim", no_requeue_intent);
     run("a promise is not ended before sleeping", keeps_promise);
+    run("the bells look for work before the promise of the dead is void", looks_before_promise);
+    run("the bells are rung for those with an idle bit alone", only_idle_bits);
+    run("a sleeper that the dead had chosen is left without a ring", chosen_are_left);
+    run("sleeping is set after the idle bit", sleeping_after_bit);
     run("no second look after the idle bit is set", no_second_look);
     return report.exit_status();
 }

@@ -1,7 +1,15 @@
 // Races, for the thread sanitizer: N "processes" are threads of one program over one mapping (the
-// sanitizer sees nothing across two mappings of a page). Submitters, workers and droppers work on
-// the same queues, slots and blocks; at the end everything must have run exactly once and the audit
-// must find nothing.
+// sanitizer sees nothing across two mappings of a page). At the end of each phase everything must
+// have run exactly once and the audit must find nothing.
+//
+//   tasks    submitters and workers on one class queue and one actor's: dependencies, lanes, drops
+//   values   all hold, pin, read, contain and drop the same values, whose owners drop them too;
+//            large ones take and give back runs of extents
+//   waits    workers that submit, watch, help and sleep, as the binding does it
+//
+// Keys go from one thread to another by relaxed words, so that nothing but the protocol orders what
+// they name. Built with -DSHOAL_BREAK_SEAL a value is sealed without an order, which the sanitizer
+// must see.
 //
 //   race [tasks per submitter]
 #include <cstdio>
@@ -14,21 +22,231 @@
 
 using namespace shoal;
 
-int main(int argc, char** argv) {
-  const int tasks = argc > 1 ? atoi(argv[1]) : 3000, submitters = 3, workers = 3;
-  std::unique_ptr<Memory> d(Memory::create(64 << 20, 2, 7, 64));
-  u32 queue, gen, lane, lane_gen;
+static std::unique_ptr<Memory> d;
+static u32 queue, gen, lane, lane_gen;
+static std::atomic<u64> ran{0}, submitted{0};
+static std::atomic<int> errors{0};
+static std::vector<std::unique_ptr<Memory>> views;
+
+static void start(int drivers, int workers) {
+  views.clear();
+  d.reset(Memory::create(64 << 20, 2, 7, 64));
   d->new_queue(1, 1, 0, queue, gen);
   d->new_queue(2, 1, 0, lane, lane_gen);
   u64 done;
   bool more = true;
   d->header().want = 24;
   while (more) d->populate(1 << 26, 1ull << 40, done, more);
-  std::atomic<u64> ran{0}, submitted{0};
-  std::atomic<int> active{submitters}, errors{0};
-  std::vector<std::unique_ptr<Memory>> views;
-  for (int i = 0; i < submitters + workers; i++)
-    views.emplace_back(Memory::share(*d, u32(d->open_process(i < submitters ? DRIVER : WORKER))));
+  ran = submitted = 0;
+  errors = 0;
+  for (int i = 0; i < drivers + workers; i++)
+    views.emplace_back(Memory::share(*d, u32(d->open_process(i < drivers ? DRIVER : WORKER))));
+}
+
+static bool ended(const char* phase, u64 expected) {
+  auto a = d->audit();
+  printf(
+      "%s: submitted %llu, ran %llu, errors %d; left: slots %llu specs %llu bytes %llu leaked %llu "
+      "wrong %llu\n",
+      phase, (unsigned long long)submitted.load(), (unsigned long long)ran.load(), errors.load(),
+      (unsigned long long)a.slots, (unsigned long long)a.specs, (unsigned long long)a.bytes,
+      (unsigned long long)a.leaked_blocks, (unsigned long long)a.wrong_counts);
+  fflush(stdout);
+  return ran == submitted && submitted == expected && !errors && !a.slots && !a.specs && !a.bytes &&
+         !a.leaked_blocks && !a.wrong_counts;
+}
+
+// ---- values
+
+// A value whose every byte says which it is: 2,000 bytes inside, or three extents.
+static u32 put(Memory& m, u8 mark, bool large, std::vector<u32> contained) {
+  const std::vector<u8> bytes(large ? 5 << 20 : 2000, mark);
+  ValueParts v;
+  v.format = PICKLE;
+  v.data = {bytes.data(), bytes.size()};
+  v.contained = contained;
+  const u32 s = m.new_slot(OWNER);
+  if (m.write_value(s, v, true, platform::copy) != Status::Ok) {
+    m.clear_bits(s, OWNER);
+    return 0;
+  }
+  m.seal_mine(s);
+  return s;
+}
+
+static void read(Memory& m, u64 key) {
+  const u32 s = key_slot(key);
+  if ((m.slot(s).state.load(ACQ) & ~WAITERS) != SEALED) return;
+  const Bytes b = m.value_bytes(s, false);
+  auto* bytes = static_cast<const u8*>(b.data);
+  for (u64 i = 0; i < b.size; i += 499)
+    if (bytes[i] != bytes[0]) errors++;
+}
+
+static bool values(int rounds) {
+  const int n = 5;
+  start(0, n);
+  std::atomic<u64> shown[4] = {};  // keys that anybody may try to hold
+  std::vector<std::thread> threads;
+  for (int i = 0; i < n; i++)
+    threads.emplace_back([&, i] {
+      Memory& m = *views[size_t(i)];
+      u64 dice = u64(i) * 7 + 1;
+      for (int k = 0; k < rounds; k++) {
+        dice = dice * 6364136223846793005ull + 1442695040888963407ull;
+        const u32 place = dice >> 60 & 3;
+        atom<u64>*ref = nullptr, *pin = nullptr;
+        const u64 key = shown[place].load(RLX);
+        if (key && m.hold_key(key, false, ref)) {
+          if (m.hold_key(key, true, pin)) read(m, key);
+          if (k % 2) {  // inside another value, which I drop again, or leave to be dropped
+            if (const u32 outer = put(m, u8(i), false, {key_slot(key), key_slot(key)}))
+              m.clear_bits(outer, OWNER);
+          }
+        }
+        if (const u32 mine = put(m, u8(k), k % 16 == 0, {})) {
+          shown[place].store(make_key(mine, m.slot(mine).gen.load()), RLX);
+          m.clear_bits(mine, OWNER);  // beside those who are about to hold it
+        }
+        const u32 kept = put(m, u8(k), false, {});
+        shown[dice >> 58 & 3].store(make_key(kept, m.slot(kept).gen.load()), RLX);
+        if (pin) m.drop(pin);
+        if (ref) m.drop(ref);
+        if (k % 4 == 0) std::this_thread::yield();
+        m.clear_bits(kept, OWNER);
+      }
+    });
+  for (auto& t : threads) t.join();
+  return ended("values", 0);
+}
+
+// ---- waits
+
+static void run_task(Memory& m, u64 key) {
+  Spec* t = m.spec(key_slot(key));
+  for (u32 k = 0; k < t->n_returns; k++)
+    m.write_inline(key_slot(t->returns()[k]), INT, "resultAB", 8);
+  m.commit(key);
+  ran++;
+}
+
+// A task of a worker: it submits children and waits for all of them, one way or the other.
+static void parent(Memory& m, int k) {
+  Call c;
+  c.queue = queue;
+  c.queue_gen = gen;
+  c.job = 1;
+  c.flags = F_HELP;
+  c.max_retries = 3;
+  std::vector<u32> children, out;
+  for (int i = 0; i < 3; i++) {
+    const std::vector<u32> deps = i ? std::vector<u32>{children.back()} : std::vector<u32>{};
+    if (m.submit(c, {"argument", 8}, deps, {}, out) != Status::Ok) errors++;
+    submitted++;
+    children.push_back(out[0]);
+  }
+  const auto key_of = [&](u32 s) { return make_key(s, m.slot(s).gen.load(RLX)); };
+  const auto sealed = [&](u32 s) { return (m.slot(s).state.load(ACQ) & ~WAITERS) == SEALED; };
+  m.lend(true);
+  if (k % 2) {  // wait
+    for (u32 s : children) m.watch(key_of(s), s);
+    for (;;) {
+      const u32 seen = m.proc(m.me).cdoor.load(SEQ);
+      m.drain_completions();
+      if (sealed(children[0]) && sealed(children[1]) && sealed(children[2])) break;
+      if (const u64 t = m.helpable(children[2]); t && m.claim(t)) {
+        run_task(m, t);
+        continue;
+      }
+      Doubt doubt;
+      m.doubt_on(m.proc(m.me).cdoor, seen, 0, 2000000, doubt);
+    }
+    m.drain_completions();
+    m.ready.clear();
+  } else {  // get, the last one first
+    while (!sealed(children[2])) {
+      if (const u64 t = m.helpable(children[2]); t && m.claim(t)) {
+        run_task(m, t);
+        continue;
+      }
+      Doubt doubt;
+      m.wait_slot(children[2], key_gen(key_of(children[2])), 0, 2000000, doubt);
+    }
+  }
+  m.lend(false);
+  for (u32 s : children) m.clear_bits(s, OWNER);
+}
+
+static void idle(Memory& m, const std::function<bool()>& ends) {
+  Proc& r = m.proc(m.me);
+  auto& word = m.queue(queue).idle[m.me / 64];
+  const u64 bit = 1ull << (m.me % 64);
+  u64 until = 0, h;
+  u32 v;
+  const auto work = [&] { return m.ring(queue).peek(h, v) || ends(); };
+  m.promise(queue, until);
+  const bool hit = m.spin(work, 2000) || m.spin_on(m.for_task, work);
+  if (hit) return;
+  m.end_promise(queue, until);
+  const u32 seen = r.door.load(SEQ);
+  r.sleeping.store(1, SEQ);
+  word.fetch_or(bit, SEQ);
+  if (!work()) m.sleep_on(r.door, seen, 0, 20000000);
+  r.sleeping.store(0, SEQ);
+  word.fetch_and(~bit, SEQ);
+}
+
+static bool waits(int tasks) {
+  const int n = 4;
+  start(1, n);
+  std::atomic<bool> all{false};
+  std::vector<std::thread> threads;
+  threads.emplace_back([&] {
+    Memory& m = *views[0];
+    Call c;
+    c.queue = queue;
+    c.queue_gen = gen;
+    c.job = 1;
+    c.method = 1;  // a parent
+    c.max_retries = 3;
+    c.flags = F_HELP;
+    std::vector<u32> out;
+    for (int k = 0; k < tasks; k++) {
+      if (m.submit(c, {"argument", 8}, {}, {}, out) != Status::Ok) errors++;
+      submitted++;
+      const u32 s = out[0], g = m.slot(s).gen.load();
+      Doubt doubt;
+      while (k % 3 == 0 && m.wait_slot(s, g, 0, 20000000, doubt) != Memory::Wait::Sealed) {
+      }
+      m.clear_bits(s, OWNER);
+    }
+    all = true;
+  });
+  for (int i = 1; i <= n; i++)
+    threads.emplace_back([&, i] {
+      Memory& m = *views[size_t(i)];
+      m.proc(m.me).attached.store(queue);
+      const auto ends = [&] { return all.load() && ran.load() == submitted.load(); };
+      u64 key;
+      for (int k = 0; !ends(); k++) {
+        if (!m.take(queue, key)) {
+          idle(m, ends);
+          continue;
+        }
+        if (m.spec(key_slot(key))->method == 1) parent(m, k);
+        run_task(m, key);
+      }
+    });
+  for (auto& t : threads) t.join();
+  return ended("waits", u64(tasks) * 4);
+}
+
+// ---- tasks
+
+static bool run_tasks(int tasks) {
+  const int submitters = 3, workers = 3;
+  start(submitters, workers);
+  std::atomic<int> active{submitters};
   std::vector<std::thread> threads;
   for (int i = 0; i < submitters; i++)
     threads.emplace_back([&, i] {
@@ -85,13 +303,11 @@ int main(int argc, char** argv) {
       }
     });
   for (auto& t : threads) t.join();
-  auto a = d->audit();
-  printf(
-      "submitted %llu, ran %llu, errors %d; left: slots %llu specs %llu bytes %llu leaked %llu "
-      "wrong %llu\n",
-      (unsigned long long)submitted.load(), (unsigned long long)ran.load(), errors.load(),
-      (unsigned long long)a.slots, (unsigned long long)a.specs, (unsigned long long)a.bytes,
-      (unsigned long long)a.leaked_blocks, (unsigned long long)a.wrong_counts);
-  return !(ran == submitted && submitted == u64(submitters) * u64(tasks) && !errors && !a.slots &&
-           !a.specs && !a.bytes && !a.leaked_blocks && !a.wrong_counts);
+  return ended("tasks", u64(submitters) * u64(tasks));
+}
+
+int main(int argc, char** argv) {
+  const int tasks = argc > 1 ? atoi(argv[1]) : 3000;
+  const bool ok = run_tasks(tasks);
+  return !(values(tasks / 4) & waits(tasks / 4) & ok);
 }

@@ -214,8 +214,8 @@ inline const Scenario scenarios[] = {
        a.m.end_promise(a.w.queue, until);
        a.m.spin_on(a.m.for_task, [&] { return a.m.take(a.w.queue, key); });
        const u32 seen = r.door.load();
-       q.idle[a.m.me / 64].fetch_or(1ull << (a.m.me % 64));
        r.sleeping.store(1);
+       q.idle[a.m.me / 64].fetch_or(1ull << (a.m.me % 64));
        a.m.sleep_on(r.door, seen, platform::now_ns() + 1000, 0);
        a.submit();
        r.sleeping.store(0);
