@@ -52,6 +52,8 @@ def check(world: World) -> None:
         if units > total + (excess if name == resources.CPU else 0):
             raise Violation(f"{name}: {units} units in use, {total} exist")
     _check_debt(world, used.get(resources.CPU, 0))
+    if world.groups:
+        check_groups(world)
     for gpu, units in gpus.items():
         if units > resources.UNIT:
             raise Violation(f"GPU id {gpu} given out {units / resources.UNIT} times")
@@ -70,6 +72,78 @@ def _check_debt(world: World, cpu: int) -> None:
         world.overused_since = world.now
     elif world.now - world.overused_since > DEBT_S:
         raise Violation(f"too much CPU in use since {world.overused_since}")
+
+
+def check_groups(world: World) -> None:
+    """What runs in a group uses no more than the group has; what does not, leaves it alone.
+
+    A group counts from when its maker was told until anybody has asked for its end; what is still
+    running in it afterwards is an ordinary user of the node.
+    """
+    living = {
+        group_id: resources.sum_of(resources.parse(bundle) for bundle in group.bundles)
+        for group_id, group in world.groups.items()
+        if group.is_ready and group.removed_at is None
+    }
+    used: dict[tuple[str, str], int] = {}
+    excess: dict[str, int] = {}
+    for process in world.processes.values():
+        if process.is_driver or process.assignment is None:
+            continue
+        group_id = process.assignment.group if process.assignment.group in living else ""
+        amounts = _held(world, process)
+        for name, units in amounts:
+            if name != resources.CPU or not (process.is_blocked and process.running):
+                used[group_id, name] = used.get((group_id, name), 0) + units
+        if process.has_resumed and not process.is_blocked:
+            cpu = resources.units_of(amounts, resources.CPU)
+            excess[group_id] = excess.get(group_id, 0) + cpu
+    for (group_id, name), units in used.items():
+        if group_id:
+            most = resources.units_of(living[group_id], name)
+        else:
+            most = resources.units_of(resources.parse(world.config.total), name)
+            most -= sum(resources.units_of(size, name) for size in living.values())
+        if units > most + (excess.get(group_id, 0) if name == resources.CPU else 0):
+            where = f"group {group_id}" if group_id else "outside of groups"
+            raise Violation(f"{name}: {units} units in use {where}, {most} are there")
+
+
+def check_groups_progress(world: World) -> None:
+    """Nothing has happened for long: a group that would fit has its place."""
+    free = dict(resources.parse(world.config.total))
+    for group in world.groups.values():
+        if group.is_ready and group.removed_at is None:
+            for name, units in resources.sum_of(map(resources.parse, group.bundles)):
+                free[name] -= units
+    for process in world.processes.values():
+        is_inside = process.assignment is not None and process.assignment.group
+        if process.assignment is not None and not is_inside and (process.actor or process.running):
+            for name, units in _held(world, process):
+                free[name] -= units
+    for group_id, group in world.groups.items():
+        if group.is_ready or group.removed_at is not None or not group.is_possible:
+            continue
+        asked = resources.sum_of(map(resources.parse, group.bundles))
+        has_gpus = resources.units_of(asked, resources.GPU)
+        if not has_gpus and all(free.get(name, 0) >= units for name, units in asked):
+            raise Violation(f"group {group_id} fits and has no place")
+
+
+GROUP_END_S = 0.05
+"""Time for the processes of a removed group to be killed."""
+
+
+def _check_group_of(world: World, process: FakeProcess, queue: FakeQueue) -> None:
+    assert process.assignment is not None
+    own = process.assignment.group
+    if queue.group is not None and queue.actor_id == "" and queue.group != own:
+        raise Violation(f"a task for group {queue.group!r} is taken in group {own!r}")
+    group = world.groups.get(own)
+    if group is None or group.removed_at is None:
+        return
+    if world.now - group.removed_at > GROUP_END_S:
+        raise Violation(f"something runs in group {own}, which was removed")
 
 
 def _held(world: World, process: FakeProcess) -> resources.Amounts:
@@ -123,6 +197,7 @@ def check_take(world: World, process: FakeProcess, queue: FakeQueue, task: FakeT
         raise Violation("an actor takes a plain task")
     if queue.dead_record is not None:
         raise Violation("a task of a dead queue is taken")
+    _check_group_of(world, process, queue)
     environment = process.assignment.environment
     if queue.env != ("" if environment is None else environment.key):
         raise Violation(f"a task for environment {queue.env!r} is taken in {environment}")
@@ -152,6 +227,9 @@ def check_progress(world: World) -> None:
             continue
         known = world.machine.tables.scheduler.held.queues.get(task.queue)
         if known is not None and not known.is_feasible:
+            continue
+        group = world.groups.get(queue.group or "")
+        if group is not None and not group.is_ready and group.removed_at is None:
             continue
         if task.script.child is not None:
             continue
@@ -183,6 +261,10 @@ def check_given_back(world: World) -> None:
         "freeing": t.freeing,
         "doomed": t.doomed,
         "tickets": t.tickets,
+        "groups": t.groups.living,
+        "groups that end": t.groups.ending,
+        "bundles": t.scheduler.held.accounts.bundles,
+        "waits for groups": t.groups.waits,
         "environments": t.environments.entries,
         "environments in use": world.environments,
     }

@@ -68,11 +68,25 @@ class FakeQueue:
     amounts: Amounts = ()
     env: str = ""
     """Key of the environment that its tasks were to have."""
+    group: str | None = None
+    """The placement group that its tasks are to run in, "" for none, None: anywhere."""
     actor_id: str = ""
     entries: deque[FakeTask] = field(default_factory=deque)
     takes: int = 0
     is_hungry: bool = False
     dead_record: bytes | None = None
+
+
+@dataclass
+class FakeGroup:
+    """One placement group, as those know it who asked for it."""
+
+    bundles: list[dict[str, float]]
+    maker: int
+    """Process index of the driver."""
+    is_possible: bool
+    is_ready: bool = False
+    removed_at: float | None = None
 
 
 @dataclass

@@ -90,6 +90,10 @@ class Program:
             script.child_amounts = random.choice(({"CPU": 1.0}, {"CPU": 0.5}, {}))
         return script
 
+    def strategy(self) -> m.Strategy:
+        """Where the next thing is to run."""
+        return m.Default()
+
     def submit_burst(self) -> None:
         """Open a queue and submit some tasks."""
         random = self.world.random
@@ -97,6 +101,7 @@ class Program:
         if random.random() < self.chaos * 0.03:
             amounts = {"CPU": 1e6}
         environment = random.choice(ENVIRONMENTS)
+        strategy = self.strategy()
 
         def opened(body: m.Message) -> None:
             if not isinstance(body, m.QueueOpened):
@@ -105,13 +110,14 @@ class Program:
             if queue is not None:
                 queue.amounts = resources.parse(amounts)
                 queue.env = key_of(environment)
+                queue.group = getattr(strategy, "group_id", "")
             for _ in range(random.choice((1, 3, 30))):
                 retries = random.choice((0, 3, -1))
                 self.tasks.append(
                     self.world.submit(body.queue, self.process.job, self.script(), retries)
                 )
 
-        body = m.OpenQueue(amounts, environment=environment)
+        body = m.OpenQueue(amounts, strategy, environment)
         self.world.request(self.process, body, opened)
 
     # ---- actors
@@ -134,6 +140,7 @@ class Program:
             place={"CPU": 1.0},
             hold=hold,
             max_restarts=random.choice((0, 0, 2)),
+            strategy=self.strategy(),
         )
 
         environment = random.choice(ENVIRONMENTS)

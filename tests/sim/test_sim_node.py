@@ -28,7 +28,7 @@ def config(seed: int, started: bool = True) -> NodeConfig:
     )
 
 
-def live(seed: int, world: World | None = None) -> World:
+def live(seed: int, world: World | None = None, kind: type[Program] = Program) -> World:
     """Some drivers come, do things, go or die; then everything must be over."""
     world = world or World(seed, config(seed))
     random = world.random
@@ -39,7 +39,7 @@ def live(seed: int, world: World | None = None) -> World:
         bursts = random.choice((2, 5, 10))
         world.after(
             world.delay(0.2),
-            lambda n=number, b=bursts: programs.append(Program(world, f"driver {n}", b, chaos)),
+            lambda n=number, b=bursts: programs.append(kind(world, f"driver {n}", b, chaos)),
         )
     if chaos:
         for _ in range(random.choice((0, 3, 10))):

@@ -99,12 +99,16 @@ class FakeWorkers(FakeMemory):
             self.die(process, signal=11)
             return
         if script.child is not None and script.child_amounts is not None:
-            body = m.OpenQueue(script.child_amounts)
+            assert process.assignment is not None
+            group = process.assignment.group if process.assignment.captures else ""
+            strategy = m.InGroup(group, -1, True) if group else m.Default()
+            body = m.OpenQueue(script.child_amounts, strategy)
             child = script.child
 
             def opened(answer: m.Message) -> None:
                 if isinstance(answer, m.QueueOpened) and self._is_running(process, task, attempt):
                     self.queues[answer.queue].amounts = resources.parse(body.resources)
+                    self.queues[answer.queue].group = group
                     made = self.submit(answer.queue, task.job, child, max_retries=0)
                     made.parent = task.key
                     self._block(process, task, attempt, made)

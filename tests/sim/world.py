@@ -18,7 +18,7 @@ from shoal._core import events as seen
 from shoal._core.node import NodeMachine
 from shoal._proto import messages as m
 from tests.sim import checkers
-from tests.sim.fakes import FakeProcess
+from tests.sim.fakes import FakeGroup, FakeProcess
 from tests.sim.memory import LEAVE
 from tests.sim.workers import FakeWorkers
 
@@ -34,6 +34,7 @@ class World(FakeWorkers):
         self.notices: list[tuple[int, m.Message]] = []
         self.start_failure_rate = 0.0
         self.is_store_up = True
+        self.groups: dict[str, FakeGroup] = {}
         self.environments: set[str] = set()
         """Those that have been made and are still held."""
         self._making: dict[str, int] = {}
