@@ -22,7 +22,7 @@
     |   |-- RuntimeEnvSetupError   its environment could not be made
     |   `-- SessionLostError       the node daemon died                      (ConnectionError)
     |-- UsageError             misuse; each is also the builtin class that fits
-    |   |-- OptionError            an option or argument is wrong            (ValueError)
+    |   |-- OptionError            an option or argument is wrong            (Value-, TypeError)
     |   |-- NotARefError           get or wait of something that is no ref   (Type-, ValueError)
     |   |-- SerializationError     a value can not travel                    (TypeError)
     |   |-- ActorAlreadyExistsError  the name belongs to another actor       (ValueError)

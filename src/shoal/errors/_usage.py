@@ -15,8 +15,11 @@ class UsageError(ShoalError):
         return self._message or self.text
 
 
-class OptionError(UsageError, ValueError):
-    """An option or argument is unknown, of the wrong type or out of range."""
+class OptionError(UsageError, ValueError, TypeError):
+    """An option or argument is unknown, of the wrong type or out of range.
+
+    Programs written for Ray catch it as ``ValueError`` or as ``TypeError``.
+    """
 
     option: str = ""
     valid: list[str] = []

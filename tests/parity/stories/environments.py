@@ -98,7 +98,7 @@ def story_working_dir_that_is_not_there():
 
 def story_setup_fails():
     """An environment that cannot be made fails its tasks."""
-    bad = {"pip": ["/not/there/package.whl"]}
+    bad = {"conda": "no-such-environment"}
     ref = variable.options(runtime_env=bad).remote("A")
     return caught(lambda: ray.get(ref, timeout=58), ray.exceptions.RuntimeEnvSetupError)
 
