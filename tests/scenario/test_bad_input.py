@@ -92,10 +92,6 @@ def test_ill_typed_options(given: dict[str, Any]) -> None:
 
 
 def test_what_is_not_there_yet_says_so() -> None:
-    with pytest.raises(errors.NotSupportedError, match="streaming"):
-        echo.options(num_returns="streaming")
-    with pytest.raises(errors.NotSupportedError, match="max_concurrency"):
-        Actor.options(max_concurrency=2)
     with pytest.raises(errors.OptionError, match="runtime_env is not there: containers"):
         echo.options(runtime_env={"image_uri": "x"})
 
@@ -145,10 +141,10 @@ def test_wrong_number_of_returns() -> None:
                 shoal.get(ref)
 
 
-def test_a_returned_generator() -> None:
-    @shoal.remote
+def test_a_generator_that_is_returned_as_one_value() -> None:
+    @shoal.remote(num_returns=1)
     def items() -> Any:
-        yield 1
+        return (i for i in range(3))
 
     with pytest.raises(TypeError, match="generator"):
         shoal.get(items.remote())
