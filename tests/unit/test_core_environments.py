@@ -202,3 +202,15 @@ def test_the_table_by_itself() -> None:
     assert table.entries["built"].phase is Phase.READY
     table.validate()
     assert table.end_job(1) == [] and table.end_job(2) == [do.DropEnvironment("built")]
+
+
+def test_a_call_to_a_dead_actor_whose_last_handle_goes_at_once_is_answered() -> None:
+    node = begun()
+    open_queue(node, BUILT)
+    node.tell(seen.EnvironmentFailed("built", "pip", "no"))
+    out = node.ask(DRIVER, m.CreateActor(actor_spec(), BUILT))
+    (ticket,) = [c.ticket for c in out if isinstance(c, do.NewQueue)]
+    assert reply(node.tell(seen.QueueCreated(ticket, 6, 1)), m.ActorInfo).queue == 6
+    out = node.tell(seen.BellRang(gone=(99,), dead=(6,)))
+    about = [type(c) for c in out if isinstance(c, do.KillQueue | do.FreeQueue)]
+    assert about == [do.KillQueue, do.FreeQueue]

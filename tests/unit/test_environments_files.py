@@ -166,6 +166,7 @@ def test_a_place_is_complete_or_not_there(tmp_path: Path) -> None:
     assert place.make(fill) and not place.make(fails)
     held = place.hold()
     assert held is not None and not place.remove_if_unused()
+    assert not place.make(fails), "it does not wait for those who use it"
     os.close(held)
     assert place.remove_if_unused() and not place.is_there()
     assert os.listdir(place.directory) == ["abc.lock"]

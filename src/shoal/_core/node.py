@@ -205,12 +205,14 @@ class NodeMachine:
         """Level-triggered: the bell says look, never what."""
         t = self.tables
         out: Commands = []
-        for key in event.gone:
-            out += reactions_actors.on_last_handle(t, now, key)
+        # In this order: who called a dead actor and dropped its last handle at once gets an answer
+        # only as long as it is known whose queue that was.
         for number in event.dead:
             record = self._record_of(number)
             if record:
                 out.append(do.KillQueue(number, record))
+        for key in event.gone:
+            out += reactions_actors.on_last_handle(t, now, key)
         look = t.scheduler.look_list()
         return [*out, look] if look.queues or look.workers else out
 

@@ -160,6 +160,18 @@ def _queues(t: NodeTables) -> list[Row]:
     ]
 
 
+def _environments(t: NodeTables) -> list[Row]:
+    return [
+        {
+            "environment": key,
+            "state": entry.phase.value,
+            "jobs": sorted(entry.jobs),
+            "given": entry.environment.given,
+        }
+        for key, entry in t.environments.entries.items()
+    ]
+
+
 def _session(t: NodeTables) -> list[Row]:
     return [
         {
@@ -182,5 +194,6 @@ _TABLES = {
     "functions": lambda t: _stored("functions", t),
     "workers": _workers,
     "queues": _queues,
+    "environments": _environments,
     "session": _session,
 }

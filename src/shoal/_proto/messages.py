@@ -400,7 +400,8 @@ class Resources(Message, frozen=True):
 
 
 class GetTable(Message, frozen=True):
-    """nodes, jobs, actors, groups, functions, workers, queues, session."""
+    """nodes, jobs, actors, groups, functions, workers, queues, environments,
+    session."""
 
     table: str
     limit: int = 10_000

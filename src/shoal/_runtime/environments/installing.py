@@ -74,7 +74,7 @@ def find_uv(step: str) -> str:
 def _remove_own(target: str) -> None:
     for name in os.listdir(target):
         distribution = re.match(r"([A-Za-z0-9_.]+)-.*\.dist-info$", name)
-        if name in OWN or (distribution and distribution.group(1).lower() in OWN):
+        if name.partition(".")[0] in OWN or (distribution and distribution.group(1).lower() in OWN):
             print(f"{name} is left out: the session has its own", flush=True)
             places.remove(os.path.join(target, name))
 

@@ -83,9 +83,9 @@ class Place(msgspec.Struct, frozen=True):
         os.makedirs(self.directory, mode=0o700, exist_ok=True)
         descriptor = self._open_lock()
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            if self.is_there():
-                return False
+            while not self._is_ours_to_make(descriptor):
+                if self.is_there():
+                    return False
             making = self.path + ".making"
             remove(making)
             remove(self.prefix)
@@ -100,6 +100,17 @@ class Place(msgspec.Struct, frozen=True):
             return True
         finally:
             os.close(descriptor)
+
+    def _is_ours_to_make(self, descriptor: int) -> bool:
+        """Take the exclusive lock if nobody is at it; else wait until they are done. Never wait for
+        the lock itself: who uses what another has made holds it for as long as that takes."""
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            fcntl.flock(descriptor, fcntl.LOCK_SH)
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
+            return False
+        return not self.is_there()
 
     def remove_if_unused(self) -> bool:
         """Remove it unless somebody uses or makes it; whether it is gone."""
