@@ -122,8 +122,9 @@ std::vector<Memory::EventRow> Memory::list_events(u64 limit) {
     u64 n = proc(p).event_seq.load(ACQ);
     for (u64 k = n > EVENTS_PER_PROC ? n - EVENTS_PER_PROC : 0; k < n; k++) {
       Event& e = at<Event>(off.events)[u64(p) * EVENTS_PER_PROC + k % EVENTS_PER_PROC];
-      u64 t = e.time.load(ACQ), what = e.what.load(RLX), key = e.key.load(RLX);
-      if (t && e.time.load(ACQ) == t) rows.push_back({t, what >> 8, what & 0xff, key});
+      u64 t = e.time.load(ACQ), what = e.what.load(RLX), key = e.key.load(RLX),
+          about = e.about.load(RLX);
+      if (t && e.time.load(ACQ) == t) rows.push_back({t, what >> 8, what & 0xff, key, about});
     }
   }
   std::sort(rows.begin(), rows.end(), [](auto& a, auto& b) { return a.time < b.time; });

@@ -218,7 +218,7 @@ void bind_daemon(nb::class_<PyMemory>& c) {
       .def("list_events", [](nb::handle self, u64 limit) {
         nb::list out;
         for (auto& r : of(self).m->list_events(limit))
-          out.append(nb::make_tuple(r.time, r.process, r.kind, r.key));
+          out.append(nb::make_tuple(r.time, r.process, r.kind, r.key, r.about));
         return out;
       });
 }

@@ -420,16 +420,17 @@ void bind_memory(nb::module_& mod, nb::class_<PyTask>& task) {
       .def(
           "set_hooks",
           [](PyMemory& p, nb::object loads, nb::object error, nb::object help, nb::object future,
-             nb::object wait, nb::object escaped) {
+             nb::object wait, nb::object escaped, nb::object about) {
             p.loads = loads;
             p.error = error;
             p.help = help;
             p.future = future;
             p.wait = wait;
             p.escaped = escaped;
+            p.about = about;
           },
           nb::kw_only(), nb::arg("loads"), nb::arg("error"), nb::arg("help").none(),
-          nb::arg("future"), nb::arg("wait"), nb::arg("escaped"))
+          nb::arg("future"), nb::arg("wait"), nb::arg("escaped"), nb::arg("about") = nb::none())
       .def(
           "capture",
           [](PyMemory&, nb::object into) {

@@ -463,7 +463,7 @@ static PyType_Slot view_slots[] = {{Py_bf_getbuffer, reinterpret_cast<void*>(vie
 
 static void node_and_key(Ref& r, u8* out) {
   std::memcpy(out, &r.mem->m->node_id, 8);
-  std::memcpy(out + 8, &r.key, 8);
+  for (int i = 0; i < 8; i++) out[8 + i] = u8(r.key >> (56 - 8 * i));  // as people read numbers
 }
 
 nb::class_<PyTask> bind_values(nb::module_& m) {
@@ -473,8 +473,8 @@ nb::class_<PyTask> bind_values(nb::module_& m) {
   nb::class_<Pin>(m, "_Pin");
   nb::class_<View>(m, "_View", nb::type_slots(view_slots));
 
-  nb::class_<Ref>(m, "ObjectRef", nb::is_generic(), "A counted handle to one object.")
-      .def_prop_ro("key", [](Ref& r) { return r.key; })
+  nb::class_<Ref> ref(m, "ObjectRef", nb::is_generic(), "A counted handle to one object.");
+  ref.def_prop_ro("key", [](Ref& r) { return r.key; })
       .def_prop_ro("memory", [](Ref& r) { return nb::borrow(r.owner); })
       .def("binary",
            [](Ref& r) {
@@ -497,6 +497,7 @@ nb::class_<PyTask> bind_values(nb::module_& m) {
            })
       .def("__await__", [](nb::object self) { return nb::cast<Ref&>(self).mem->wait(self); })
       .def("future", [](nb::object self) { return nb::cast<Ref&>(self).mem->future(self); })
+      .def_prop_ro("maker", [](Ref& r) { return r.mem->usable(), r.mem->m->maker(r.key); })
       .def("__reduce__",
            [](nb::object self) -> nb::object {
              Ref& r = nb::cast<Ref&>(self);
@@ -516,6 +517,8 @@ nb::class_<PyTask> bind_values(nb::module_& m) {
       .def("__repr__", [](nb::object self) {
         return nb::str("ObjectRef(") + self.attr("hex")() + nb::str(")");
       });
+  for (const char* name : {"as_future", "task_id", "job_id", "call_site"})
+    ref.def(name, [name](nb::object self) { return nb::cast<Ref&>(self).mem->about(self, name); });
   allow_weak_references(nb::type<Ref>());
 
   nb::class_<PyTask> task(m, "Task");

@@ -112,6 +112,7 @@ NB_MODULE(_native, m) {
   m.attr("FLAG_DYNAMIC") = int(F_DYNAMIC);
   m.attr("QUEUE_CLASS") = 1;
   m.attr("QUEUE_ACTOR") = 2;
+  m.attr("EVENT_METHOD") = EV_METHOD;
   m.attr("WORKER_EXIT") = 0xffffffffu;
   nb::class_<PyTask> task = bind_values(m);
   bind_memory(m, task);

@@ -25,7 +25,7 @@ struct ForkGuard {
 
 struct PyMemory {
   Memory* m = nullptr;
-  nb::object loads, error, help, future, wait, escaped;
+  nb::object loads, error, help, future, wait, escaped, about;
   nb::object current;  // the context variable of the running task, where several run side by side
   std::unordered_set<Pin*> pins;
   std::vector<ForkGuard> guards;

@@ -118,6 +118,8 @@ inline constexpr u64 FREED = COUNTS;
 inline u64 freeing(u64 who) { return COUNTS | stamp(who, 1); }
 inline bool is_ending(u64 w) { return (w & COUNTS) == COUNTS; }
 
+// Who made it (Memory::maker): a put value keeps the key of the task that put it in {queue, succ},
+// the second and later returns keep the key of the first. Neither is ever queued or in a lane.
 inline constexpr u32 CLOSED = 0x80000000u, NODE_TAG = 0x40000000u, INDEX = 0x3fffffffu;
 
 // Whose turn it is to advance a HELD task: kept in the size word of its first return slot
@@ -223,8 +225,10 @@ struct Node {
 static_assert(sizeof(Node) == 32);
 
 struct Event {
-  atom<u64> time, what, key, pad;
+  atom<u64> time, what, key;
+  atom<u64> about;  // of EV_TAKE: key of the function, or EV_METHOD | number of the method
 };
+inline constexpr u64 EV_METHOD = 1ull << 63;
 enum EventKind : u32 {
   EV_SUBMIT = 1,
   EV_TAKE = 2,
@@ -340,7 +344,7 @@ constexpr u64 layout_hash() {
                 u64(CLASS_CELLS_LOG),
                 u64(ACTOR_CELLS_LOG),
                 u64(MIN_BLOCK),
-                u64(1 /* protocol */)})
+                u64(2 /* protocol */)})
     h = (h ^ x) * 1099511628211ull;
   return h;
 }

@@ -283,13 +283,14 @@ i64 Memory::open_process(u32 kind) {
 
 // Fixed records in a ring of this process: four stores and a clock, no lock. A reader may see a
 // torn record of a ring that laps it; `time` is written last and checked by the reader.
-void Memory::event(u32 kind, u64 key) {
+void Memory::event(u32 kind, u64 key, u64 about) {
   Proc& r = proc(me);
   u64 n = r.event_seq.load(RLX);
   Event& e = at<Event>(off.events)[u64(me) * EVENTS_PER_PROC + n % EVENTS_PER_PROC];
   e.time.store(0, RLX);
   e.what.store(u64(kind) | u64(me) << 8, RLX);
   e.key.store(key, RLX);
+  e.about.store(about, RLX);
   e.time.store(platform::boot_ns(), REL);
   r.event_seq.store(n + 1, REL);
 }

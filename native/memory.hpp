@@ -154,7 +154,9 @@ class Memory {
   void begin_fork();
   // Where the mark of process p stands in the file: its completion ring, a place of its own.
   u64 fork_mark(u32 p) { return off.comps + (u64(p) * 8 << COMPLETION_LOG); }
-  void event(u32 kind, u64 key);
+  void event(u32 kind, u64 key, u64 about = 0);
+  void set_maker(u32 s, u64 task);
+  u64 maker(u64 key);
   void ring_daemon() { platform::ring_bell(bell); }
 
   // ---- slots and holds (slot.cpp)
@@ -291,7 +293,7 @@ class Memory {
   };
   std::vector<ObjectRow> list_objects(u64 limit);
   struct EventRow {
-    u64 time, process, kind, key;
+    u64 time, process, kind, key, about;
   };
   std::vector<EventRow> list_events(u64 limit);
   void seal_error(u32 s, Bytes record);

@@ -101,12 +101,28 @@ void Memory::discard_value(u32 s) {
 }
 
 void Memory::seal_mine(u32 s) {
+  set_maker(s, running_top());
 #ifdef SHOAL_BREAK_SEAL  // test/race.cpp must see it
   slot(s).state.store(SEALED, RLX);
 #else
   slot(s).state.store(SEALED, REL);
 #endif
   event(EV_PUT, make_key(s, slot(s).gen.load(RLX)));
+}
+
+// Only for slots that no task is named by: their queue and succ have no other use.
+void Memory::set_maker(u32 s, u64 task) {
+  slot(s).succ.store(key_slot(task), RLX);
+  slot(s).queue.store(key_gen(task), RLX);
+}
+
+// The task whose result or put value this is; 0: a driver's value, or gone. Never changes while the
+// object lives.
+u64 Memory::maker(u64 key) {
+  Slot& x = slot(key_slot(key));
+  const bool is_first = claim_state(x.claim.load(ACQ)) != NO_CLAIM;
+  const u64 task = is_first ? key : make_key(x.succ.load(RLX), x.queue.load(RLX));
+  return is_live(key) && key_slot(task) ? task : 0;
 }
 
 // ---- submitting
@@ -223,6 +239,7 @@ Status Memory::submit(const Call& c, Bytes payload, const std::vector<u32>& depe
   if (c.flags & F_STREAM) x.flags.store(ADOPTED, RLX);
   for (u32 y : returns) {
     slot(y).n_returns.store(u16(std::min(n, 65535u)), RLX);
+    if (y != s) set_maker(y, make_key(s, gen));
     slot(y).life.fetch_or(TASK, std::memory_order_acq_rel);
   }
   if (!ok) {  // a count was full: undo everything
@@ -348,7 +365,8 @@ bool Memory::claim(u64 key) {
   const u32 place = running_push(key);
   if (x.claim.compare_exchange_strong(c, make_claim(claim_gen(c), claim_attempt(c), RUNNING, me),
                                       SEQ)) {
-    event(EV_TAKE, key);
+    const Spec* t = spec(key_slot(key));  // RUNNING by me: it stays
+    event(EV_TAKE, key, t->flags & F_ACTOR ? EV_METHOD | t->method : t->function);
     claimed_place = place;
     return true;
   }

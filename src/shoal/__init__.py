@@ -13,7 +13,7 @@
 Layers, each knowing only those below it (a test checks it)::
 
     shoal              these names, each once, loaded when first used
-    state, lowlevel    read-only tables; sharp tools for libraries
+    state, ids, lowlevel   read-only tables; typed ids; sharp tools for libraries
     _runtime           everything that touches sockets, processes and node memory
     errors             what can go wrong, by whose fault
     _native            node memory: slots, rings, blocks (C++)
@@ -32,7 +32,7 @@ TYPE_CHECKING = False
 node daemon execs its zygote before it has imported anything large."""
 
 if TYPE_CHECKING:
-    from shoal import errors, lowlevel, runtime_env, state
+    from shoal import errors, ids, lowlevel, runtime_env, state
     from shoal._native import ObjectRef
     from shoal._runtime.actor import ActorHandle, get_actor, kill, method
     from shoal._runtime.actor_base import Actor
@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from shoal._runtime.objects import get, put, wait
     from shoal._runtime.remote import RemoteFunction, remote
     from shoal._runtime.streams import DynamicObjectRefGenerator, ObjectRefGenerator
+    from shoal._runtime.timeline import timeline
     from shoal._runtime.typed import ActorClass
 
 __version__ = "0.1.0"
@@ -80,9 +81,10 @@ _HOMES = {
     "put": "_runtime.objects",
     "remote": "_runtime.remote",
     "shutdown": "_runtime.driver",
+    "timeline": "_runtime.timeline",
     "wait": "_runtime.objects",
 }
-_MODULES = ("errors", "lowlevel", "runtime_env", "state")
+_MODULES = ("errors", "ids", "lowlevel", "runtime_env", "state")
 
 __all__ = [
     "Actor",
@@ -104,6 +106,7 @@ __all__ = [
     "get_actor",
     "get_gpu_ids",
     "get_runtime_context",
+    "ids",
     "init",
     "is_initialized",
     "kill",
@@ -117,6 +120,7 @@ __all__ = [
     "runtime_env",
     "shutdown",
     "state",
+    "timeline",
     "wait",
 ]
 

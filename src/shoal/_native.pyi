@@ -11,10 +11,13 @@ Every blocking call releases the GIL, ends on signals (the handler runs, then th
 the handler's exception comes out), and raises ``SessionLostError`` once ``close()`` was called.
 """
 
+import asyncio
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future
 from contextvars import ContextVar
 from typing import Any, Generic, TypeVar, final
+
+from shoal._base.typed_ids import JobID, TaskID
 
 T_co = TypeVar("T_co", covariant=True)
 
@@ -44,6 +47,9 @@ FLAG_FILLS: int
 
 QUEUE_CLASS: int
 QUEUE_ACTOR: int
+
+EVENT_METHOD: int
+"""Bit of an event's ``about``: the rest is the number of an actor's method."""
 
 WORKER_EXIT: int
 """Value for ``Memory.assign``: leave the loop and end the process."""
@@ -81,13 +87,24 @@ class ObjectRef(Generic[T_co]):
     def key(self) -> int: ...
     @property
     def memory(self) -> Memory: ...
+    @property
+    def maker(self) -> int:
+        """Key of the task whose result this is, or that put it; 0 for what a driver put."""
     def binary(self) -> bytes:
-        """16 bytes, the same in every process: node id, generation, slot."""
+        """16 bytes, the same in every process: node id, then the key, highest byte first."""
     def hex(self) -> str: ...
     def is_sealed(self) -> bool: ...
     def __await__(self) -> Generator[Any, None, T_co]: ...
     def future(self) -> Future[T_co]:
         """A ``concurrent.futures.Future`` of the value (built by the ``future`` hook)."""
+    def as_future(self) -> asyncio.Future[T_co]:
+        """A future of the running event loop (built by the ``about`` hook, as the next three)."""
+    def task_id(self) -> TaskID:
+        """Id of the task whose result this is, or that put it; nil for what a driver put."""
+    def job_id(self) -> JobID:
+        """Id of the job."""
+    def call_site(self) -> str:
+        """File and line of the call, if they are recorded (SHOAL_RECORD_CALL_SITES=1)."""
     def __reduce__(self) -> Any: ...
     def __hash__(self) -> int: ...
     def __eq__(self, other: object) -> bool: ...
@@ -209,12 +226,14 @@ class Memory:
         future: Callable[[ObjectRef], Any],
         wait: Callable[[ObjectRef], Any],
         escaped: Callable[[ObjectRef], Any],
+        about: Callable[[ObjectRef, str], Any] | None = None,
     ) -> None:
         """``loads(data, buffers=...)`` unpickles; ``error(format, bytes, ref)`` builds what ``get``
         raises;
         ``help(task)`` runs a task that the waiting worker claimed; ``wait(ref)`` is
         ``ref.__await__``;
-        ``escaped(ref)`` answers ``__reduce__`` outside any capture."""
+        ``escaped(ref)`` answers ``__reduce__`` outside any capture; ``about(ref, "task_id")`` is
+        ``ref.task_id()``, and so on."""
     def capture(self, into: list[ObjectRef] | None) -> list[ObjectRef] | None:
         """Collect the refs pickled from now on by this thread into ``into``; returns the former
         list."""
@@ -403,5 +422,7 @@ class Memory:
         job, parent key)."""
     def list_objects(self, limit: int) -> list[tuple[int, int, int, int, int, int]]:
         """(key, format or 0 while pending, size in bytes, refs, pins, owner index or -1)."""
-    def list_events(self, limit: int) -> list[tuple[int, int, int, int]]:
-        """(time in ns of CLOCK_BOOTTIME, process index, kind, key), oldest first."""
+    def list_events(self, limit: int) -> list[tuple[int, int, int, int, int]]:
+        """(time in ns of CLOCK_BOOTTIME, process index, kind, key, about), oldest first.
+
+        ``about`` of a take: key of the function, or EVENT_METHOD | number of the method."""

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from shoal import _native, errors
+from shoal._base import typed_ids
 from shoal._runtime import cluster
 from shoal._runtime import session as sessions
 
@@ -140,6 +141,8 @@ class Event(msgspec.Struct, frozen=True):
     process: int
     kind: str
     id: str
+    name: str = ""
+    """Of ``taken``: the function, or ``method N`` of the actor that lives in that process."""
 
 
 _TASK_STATES = {1: "HELD", 2: "QUEUED", 3: "RUNNING"}
@@ -188,14 +191,14 @@ def tasks(*, limit: int = DEFAULT_LIMIT, **filters: Any) -> list[Task]:
     names = {function.key: function.name for function in functions()}
     rows = (
         Task(
-            task_id=f"{key:016x}",
+            task_id=_id(key),
             name=names.get(function, "") or "call",
             state=_TASK_STATES.get(state, str(state)),
             attempt=attempt,
             worker=worker,
             job=job,
             queue=queue,
-            parent=f"{parent:016x}" if parent else "",
+            parent=_id(parent) if parent else "",
         )
         for key, state, attempt, worker, function, queue, job, parent in _memory().list_tasks(limit)
     )
@@ -207,7 +210,7 @@ def objects(*, limit: int = DEFAULT_LIMIT, **filters: Any) -> list[Object]:
     failed = (_native.FORMAT_ERROR_PICKLE, _native.FORMAT_ERROR_RECORD)
     rows = (
         Object(
-            object_id=f"{key:016x}",
+            object_id=_id(key),
             state="PENDING" if not format else "ERROR" if format in failed else "VALUE",
             size_bytes=size,
             refs=refs,
@@ -221,11 +224,28 @@ def objects(*, limit: int = DEFAULT_LIMIT, **filters: Any) -> list[Object]:
 
 def events(*, limit: int = DEFAULT_LIMIT, **filters: Any) -> list[Event]:
     """Return the last events of all processes, oldest first."""
+    names = {function.key: function.name for function in functions()}
     rows = (
-        Event(time_s=ns / 1e9, process=process, kind=_EVENTS.get(kind, str(kind)), id=f"{key:016x}")
-        for ns, process, kind, key in _memory().list_events(limit)
+        Event(
+            time_s=ns / 1e9,
+            process=process,
+            kind=_EVENTS.get(kind, str(kind)),
+            id=_id(key),
+            name=_event_name(about, names),
+        )
+        for ns, process, kind, key, about in _memory().list_events(limit)
     )
     return _chosen(rows, Event, limit, filters)
+
+
+def _event_name(about: int, names: Mapping[int, str]) -> str:
+    if about & _native.EVENT_METHOD:
+        return f"method {about & ~_native.EVENT_METHOD}"
+    return names.get(about, "") if about else ""
+
+
+def _id(key: int) -> str:
+    return typed_ids.object_id(sessions.current().node_id, key)
 
 
 def _memory() -> _native.Memory:

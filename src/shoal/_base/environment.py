@@ -16,6 +16,8 @@ variable              meaning
 ``SHOAL_SESSION``     set in every process of a session: its id
 ``SHOAL_SOCKET``      set in every worker: the socket of its daemon
 ====================  =====================================================================
+
+Where ``SHOAL_RECORD_CALL_SITES`` is set, ``ref.call_site()`` says who called.
 """
 
 from __future__ import annotations
@@ -36,6 +38,7 @@ class Environment:
         "as_ray",
         "cache",
         "cache_bytes",
+        "call_sites",
         "package_bytes",
         "root",
         "session",
@@ -57,6 +60,8 @@ class Environment:
         self.package_bytes = _bytes(seen.get("SHOAL_PACKAGE_BYTES", ""), 512 << 20)
         self.session = seen.get(SESSION_VARIABLE, "")
         self.socket = seen.get(SOCKET_VARIABLE, "")
+        self.call_sites = bool(seen.get("SHOAL_RECORD_CALL_SITES"))
+        """Whether calls note who made them."""
 
 
 def _bytes(text: str, default: int) -> int:

@@ -46,7 +46,7 @@ def on_create_actor(t: NodeTables, now: float, event: Requested, body: m.CreateA
             return [do.Reply(event.index, event.request, other.describe(created=False))]
         if other is not None:
             return refuse(event, causes.name_taken(spec.name, namespace))
-    actor_id = make_actor_id(t.config.node_id, t.actors.next_number())
+    actor_id = make_actor_id(t.config.node_id, job.number, t.actors.next_number())
     out: Commands = []
     if spec.detached:
         # A root of its own: what it does outlives the driver that made it.

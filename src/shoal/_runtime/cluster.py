@@ -7,6 +7,9 @@ from typing import Any
 from shoal._proto import messages
 from shoal._runtime import session as sessions
 
+LOCAL_ADDRESS = "127.0.0.1"
+"""Of every node: a session is on one machine."""
+
 
 def table(name: str, limit: int = 10_000) -> list[dict[str, Any]]:
     """Rows of one of the daemon's tables."""
@@ -14,7 +17,7 @@ def table(name: str, limit: int = 10_000) -> list[dict[str, Any]]:
 
 
 def nodes() -> list[dict[str, Any]]:
-    """Return one row per node: id, state, resources.
+    """Return one row per node: ids, addresses, resources, labels.
 
     Example:
         >>> shoal.nodes()[0]["Alive"]
@@ -22,11 +25,15 @@ def nodes() -> list[dict[str, Any]]:
     """
     rows = []
     for row in table("nodes"):
+        is_alive = row.get("state", "ALIVE") == "ALIVE"
         rows.append(
             {
                 "NodeID": row.get("node_id"),
-                "Alive": row.get("state", "ALIVE") == "ALIVE",
+                "Alive": is_alive,
+                "alive": is_alive,
                 "NodeName": row.get("name"),
+                "NodeManagerHostname": row.get("name"),
+                "NodeManagerAddress": LOCAL_ADDRESS,
                 "Resources": row.get("total", {}),
                 "Labels": row.get("labels", {}),
                 **row,
@@ -35,13 +42,41 @@ def nodes() -> list[dict[str, Any]]:
     return rows
 
 
+def list_named_actors(all_namespaces: bool = False) -> list[str] | list[dict[str, str]]:
+    """Return the names of the living actors of this namespace.
+
+    Args:
+        all_namespaces: Return those of every namespace, as dicts of ``namespace`` and ``name``.
+
+    Example:
+        >>> keeper = shoal.remote(list).options(name="keeper").remote()
+        >>> shoal.util.list_named_actors()
+        ['keeper']
+    """
+    named = [row for row in table("actors") if row.get("name") and row.get("state") != "DEAD"]
+    if all_namespaces:
+        return [{"namespace": row["namespace"], "name": row["name"]} for row in named]
+    namespace = sessions.current().namespace
+    return [row["name"] for row in named if row["namespace"] == namespace]
+
+
 def cluster_resources() -> dict[str, float]:
-    """Return what all nodes own together."""
+    """Return what all nodes own together.
+
+    Example:
+        >>> shoal.cluster_resources()["CPU"] > 0
+        True
+    """
     return _resources().total
 
 
 def available_resources() -> dict[str, float]:
-    """Return what is free now on all nodes together; what is used up is left out."""
+    """Return what is free now on all nodes together; what is used up is left out.
+
+    Example:
+        >>> shoal.available_resources()["CPU"] <= shoal.cluster_resources()["CPU"]
+        True
+    """
     return {name: amount for name, amount in _resources().available.items() if amount > 0}
 
 

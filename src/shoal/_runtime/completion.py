@@ -202,6 +202,18 @@ def sealed(ref: ObjectRef) -> asyncio.Future[None]:
     return future
 
 
+def loop_future(ref: ObjectRef[R]) -> asyncio.Future[R]:
+    """``ref.as_future()``: a future of the running loop."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[R] = loop.create_future()
+    sink = _sinks.get(loop)
+    if sink is None:
+        sink = _sinks[loop] = LoopSink(loop)
+    if not _watch(ref, sink, (future, ref)):
+        _set(future, ref)
+    return future
+
+
 # ---- futures ------------------------------------------------------------------------------------
 
 

@@ -3,7 +3,8 @@
 The running task is one context variable that the worker's loop sets to the native ``Task`` of each
 attempt (also of a helped one, and put back after it): 40 ns, and nothing else is computed until
 somebody asks. Facts of the process (job, node, GPUs, actor) stand in one record that the worker
-fills once; threads that user code starts see the process, not a task.
+fills once; what only the daemon knows (the resources of a task's class) is asked from it. A thread
+that user code starts in a plain task has that task's id, and nothing else of it.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 from shoal import _native, errors
+from shoal._base import typed_ids
+from shoal._runtime import cluster
 from shoal._runtime import session as sessions
 from shoal._runtime.environments.runtime_env import RuntimeEnv, of_environment
 
@@ -38,15 +41,78 @@ class Process:
     """The placement group that this worker runs in, for life."""
     captures = False
     """What it submits goes into the group too."""
-    actor: ActorHandle | None = None
+    actor: ActorHandle[Any] | None = None
     """A handle of the actor that lives here, which does not keep it alive (RULES A-5)."""
 
 
 process = Process()
 
 
-class RuntimeContext:
-    """What ``get_runtime_context`` returns: a view that looks when it is asked."""
+class _Ids:
+    """The half of the context that says who this is."""
+
+    @property
+    def job_id(self) -> typed_ids.JobID:
+        """``get_job_id`` as a value."""
+        return typed_ids.JobID.from_int(sessions.current().job)
+
+    @property
+    def node_id(self) -> typed_ids.NodeID:
+        """``get_node_id`` as a value."""
+        return typed_ids.NodeID(sessions.current().node_id)
+
+    @property
+    def task_id(self) -> typed_ids.TaskID:
+        """``get_task_id`` as a value; nil in a driver."""
+        task_id = self.get_task_id()
+        return typed_ids.TaskID.from_hex(task_id) if task_id else typed_ids.TaskID.nil()
+
+    @property
+    def actor_id(self) -> typed_ids.ActorID:
+        """``get_actor_id`` as a value; nil outside actors."""
+        if process.actor_id is None:
+            return typed_ids.ActorID.nil()
+        return typed_ids.ActorID.from_hex(process.actor_id)
+
+    def get_task_id(self) -> str | None:
+        """Id of the running task, as ``ref.task_id().hex()``; None outside tasks.
+
+        A thread that user code started in a task has that task's.
+        """
+        key = _running_key()
+        return typed_ids.object_id(sessions.current().node_id, key) if key else None
+
+    def get_parent_task_id(self) -> str | None:
+        """Id of the task that submitted the running one; None for what a driver submitted."""
+        task = running.get()
+        if task is None or not task.parent:
+            return None
+        return typed_ids.object_id(sessions.current().node_id, task.parent)
+
+    def get_job_id(self) -> str:
+        """Id of the job: one per driver."""
+        return self.job_id.hex()
+
+    def get_node_id(self) -> str:
+        """Id of this node."""
+        return sessions.current().node_id.hex()
+
+    def get_worker_id(self) -> str:
+        """Id of this process: its node, its index there and its pid."""
+        session = sessions.current()
+        return typed_ids.worker_id(session.node_id, session.index, os.getpid())
+
+    def get_actor_id(self) -> str | None:
+        """Id of the actor that runs this, None elsewhere."""
+        return process.actor_id
+
+
+class RuntimeContext(_Ids):
+    """What ``get_runtime_context`` returns: a view that looks when it is asked.
+
+    Ids are texts of hexadecimal digits; ``shoal.ids`` has them as values. What a driver can not
+    have (a task, an actor) is None there.
+    """
 
     @property
     def is_driver(self) -> bool:
@@ -95,7 +161,7 @@ class RuntimeContext:
         return sessions.current().directory
 
     @property
-    def current_actor(self) -> ActorHandle:
+    def current_actor(self) -> ActorHandle[Any]:
         """A handle of the actor that runs this.
 
         Raises:
@@ -105,43 +171,29 @@ class RuntimeContext:
             raise errors.UsageError("current_actor: this code does not run in an actor")
         return process.actor
 
-    def get_task_id(self) -> str | None:
-        """Id of the running task, None outside tasks."""
-        task = running.get()
-        return f"{task.key:016x}" if task is not None else None
-
     def get_task_name(self) -> str | None:
-        """Name of the running function or method."""
+        """Name of the running task or call."""
         task = running.get()
         return task_name(task) if task is not None else None
 
-    def get_job_id(self) -> str:
-        """Id of the job: one per driver."""
-        return f"{sessions.current().job:08x}"
-
-    def get_node_id(self) -> str:
-        """Id of this node."""
-        return sessions.current().node_id.hex()
-
-    def get_worker_id(self) -> str:
-        """Id of this process: its index on the node and its pid."""
-        return f"{sessions.current().index:x}-{os.getpid()}"
-
-    def get_actor_id(self) -> str | None:
-        """Id of the actor that runs this, None elsewhere."""
-        return process.actor_id
+    def get_task_function_name(self) -> str | None:
+        """Name of the running function, or ``Class.method``, whatever the task is called."""
+        task = running.get()
+        return function_name(task) if task is not None else None
 
     def get_actor_name(self) -> str | None:
-        """Name of the actor that runs this."""
-        return process.actor_name
+        """Name of the actor that runs this, "" if it has none; None outside actors."""
+        return None if process.actor_id is None else process.actor_name or ""
 
     def get_placement_group_id(self) -> str | None:
         """Id of the placement group that this runs in, None elsewhere."""
         return process.group.id.hex() if process.group is not None else None
 
     def get_assigned_resources(self) -> dict[str, float]:
-        """What this worker was granted."""
-        return dict(process.resources)
+        """What the running task, or the actor, was granted; {} in a driver."""
+        row = _queue_row()
+        granted = process.resources if row is None else row["resources"]
+        return {name: amount for name, amount in granted.items() if amount > 0}
 
     def get_accelerator_ids(self) -> dict[str, list[str]]:
         """Ids of the granted accelerators by kind."""
@@ -154,15 +206,39 @@ class RuntimeContext:
             "node_id": self.get_node_id(),
             "task_id": self.get_task_id(),
             "actor_id": self.get_actor_id(),
+            "namespace": self.namespace,
         }
         return {name: value for name, value in facts.items() if value is not None}
+
+
+def _running_key() -> int:
+    """Key of the task that this thread works for, 0 for none."""
+    task = running.get()
+    if task is not None:
+        return task.key
+    if process.is_worker and process.actor_id is None:
+        return sessions.current().memory.running  # a thread of user code: one task at a time
+    return 0
+
+
+def _queue_row() -> dict[str, Any] | None:
+    """What the daemon knows of the scheduling class of the running task; None for actors."""
+    task = running.get()
+    if task is None or task.actor:
+        return None
+    rows = (row for row in cluster.table("queues") if row["queue"] == task.queue)
+    return next(rows, None)
 
 
 def get_runtime_context() -> RuntimeContext:
     """Return what this code can know about where it runs: ids, attempt, resources, GPUs.
 
     Example:
-        >>> shoal.get_runtime_context().get_node_id()
+        >>> @shoal.remote
+        ... def attempt():
+        ...     return shoal.get_runtime_context().attempt
+        >>> shoal.get(attempt.remote())
+        1
     """
     return RuntimeContext()
 
@@ -176,7 +252,12 @@ def get_gpu_ids() -> list[int | str]:
 
 
 def task_name(task: _native.Task) -> str:
-    """Name of what ``task`` runs."""
+    """Name of ``task``, as tables and errors say it."""
+    return function_name(task)
+
+
+def function_name(task: _native.Task) -> str:
+    """Name of the function or method that ``task`` runs."""
     session = sessions.current()
     function = session.functions.get(task.function)
     name = getattr(function, "__qualname__", None) or "task"

@@ -27,6 +27,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from shoal import _native, errors
+from shoal._base import typed_ids
 from shoal._proto import messages
 from shoal._runtime import arguments, checkpoints, context, functions, serialize, streams
 from shoal._runtime.actor_method import BUILTIN_METHODS, CALL, READY, TERMINATE
@@ -369,7 +370,7 @@ def describe(task: _native.Task, error: BaseException, session: Session) -> erro
     """The public error for what user code raised in ``task``."""
     facts = {
         "task": context.task_name(task),
-        "task_id": f"{task.key:016x}",
+        "task_id": typed_ids.object_id(session.node_id, task.key),
         "attempt": task.attempt,
         "pid": os.getpid(),
         "node": session.node_id.hex()[:8],

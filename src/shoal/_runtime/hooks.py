@@ -12,8 +12,9 @@ from collections.abc import Callable
 from typing import Any
 
 from shoal import errors
+from shoal._base import typed_ids
 from shoal._native import Memory, ObjectRef, Task
-from shoal._runtime import serialize
+from shoal._runtime import call_sites, serialize
 from shoal._runtime import session as sessions
 
 _kept: list[ObjectRef] = []
@@ -34,6 +35,7 @@ def install(memory: Memory, help: Callable[[Task], None] | None = None) -> None:
         future=_future,
         wait=_wait,
         escaped=_escaped,
+        about=_about,
     )
 
 
@@ -47,6 +49,22 @@ def _future(ref: ObjectRef) -> Any:
     from shoal._runtime import completion
 
     return completion.future_hook(ref)
+
+
+def _about(ref: ObjectRef, what: str) -> Any:
+    if what == "as_future":
+        from shoal._runtime import completion
+
+        return completion.loop_future(ref)
+    session = sessions.current()
+    if what == "job_id":
+        return typed_ids.JobID.from_int(session.job)
+    if what == "call_site":
+        return call_sites.of(ref)
+    key = ref.maker
+    if not key:
+        return typed_ids.TaskID.nil()
+    return typed_ids.TaskID.from_hex(typed_ids.object_id(session.node_id, key))
 
 
 def _escaped(ref: ObjectRef) -> Any:
@@ -64,5 +82,6 @@ def _restore_escaped(key: int) -> ObjectRef:
     ref = sessions.current().memory.ref(key)
     if ref is None:
         text = "it was pickled outside, and the process that had kept it has ended"
-        raise errors.ObjectLostError(object_id=f"{key:016x}", reason=text)
+        node_id = sessions.current().node_id
+        raise errors.ObjectLostError(object_id=typed_ids.object_id(node_id, key), reason=text)
     return ref

@@ -24,9 +24,11 @@ traceback arrive even where the exception's class can not be imported.
 
 from __future__ import annotations
 
+import copyreg
 import io
 import pickle
 import sys
+from collections import ChainMap
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -217,7 +219,8 @@ def _dumps_with_tensors(value: Any, buffer_callback: Callable[[Any], Any]) -> by
     torch = sys.modules["torch"]
     stream = io.BytesIO()
     pickler = pickle.Pickler(stream, PROTOCOL, buffer_callback=buffer_callback)
-    pickler.dispatch_table = {torch.Tensor: _reduce_tensor}
+    known: Any = copyreg.dispatch_table
+    pickler.dispatch_table = ChainMap({torch.Tensor: _reduce_tensor}, known)
     pickler.dump(value)
     return stream.getvalue()
 

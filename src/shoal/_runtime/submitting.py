@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import Any
 
 from shoal import _native, errors
-from shoal._runtime import arguments, streams
+from shoal._runtime import arguments, call_sites, streams
 from shoal._runtime import session as sessions
 from shoal._runtime.arguments import PLAIN, STORED_BYTES, TEXT, TEXT_BYTES
 from shoal._runtime.session import NATIVE_ERRORS
@@ -42,9 +42,10 @@ class Submitting:
     def _ready(self, session: sessions.Session, template: _native.Template) -> _native.Template:
         """Keep what each call needs, until the session ends."""
         self._memory = session.memory
-        self._submit = session.memory.submit
+        submit: Callable[..., Any] = session.memory.submit
         if self._n_returns() == streams.STREAMING:
-            self._submit = streams.submitter(session.memory)
+            submit = streams.submitter(session.memory)
+        self._submit = call_sites.recorded_if_asked(submit)
         self._template = template
         session.on_end(self)
         return template

@@ -81,6 +81,12 @@ class Shared(TypedDict, total=False):
     runtime_env: Mapping[str, Any] | None
     scheduling_strategy: Any
     label_selector: Mapping[str, str] | None
+    fallback_strategy: list[dict[str, Any]] | None
+    placement_group: Any
+    placement_group_bundle_index: int
+    placement_group_capture_child_tasks: bool | None
+    accelerator_type: str | None
+    enable_task_events: bool
 
 
 class TaskOptions(Shared, total=False):

@@ -36,6 +36,13 @@ def explain(value: Any, what: str, error: BaseException) -> errors.Serialization
     return errors.SerializationError(message, path=path, culprit=kind)
 
 
+def culprit(value: Any, what: str) -> tuple[str, Any, str] | None:
+    """(path, part, why) of what in ``value`` can not be pickled; None if all of it can."""
+    search = _Search()
+    failure = search.failure(value)
+    return None if failure is None else search.deepest(value, what, failure)
+
+
 class _Search:
     def __init__(self) -> None:
         self._tries = 0
@@ -48,7 +55,7 @@ class _Search:
             for part_path, part in _parts(value, path):
                 if id(part) in self._seen:
                     continue
-                failure = self._failure(part)
+                failure = self.failure(part)
                 if failure is not None:
                     path, value, reason = part_path, part, failure
                     break
@@ -56,7 +63,8 @@ class _Search:
                 break
         return path, value, reason
 
-    def _failure(self, value: Any) -> str | None:
+    def failure(self, value: Any) -> str | None:
+        """Why ``value`` can not be pickled; None if it can."""
         import cloudpickle
 
         if self._tries >= MOST_TRIES:

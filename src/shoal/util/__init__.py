@@ -1,9 +1,16 @@
-"""What people know as utilities: placement groups, scheduling strategies.
+"""What people know as utilities: placement groups, scheduling strategies, serializers
+of one's own, what keeps a value from travelling, names of actors.
 
 As in Ray, ``shoal.util.placement_group`` is the function, and
 ``from shoal.util.placement_group import ...`` reads the module of that name.
 """
 
+from shoal._runtime.cluster import list_named_actors
+from shoal._runtime.custom_pickles import (
+    deregister_serializer,
+    inspect_serializability,
+    register_serializer,
+)
 from shoal.util.placement_group import (
     get_current_placement_group,
     get_placement_group,
@@ -13,9 +20,13 @@ from shoal.util.placement_group import (
 )
 
 __all__ = [
+    "deregister_serializer",
     "get_current_placement_group",
     "get_placement_group",
+    "inspect_serializability",
+    "list_named_actors",
     "placement_group",
     "placement_group_table",
+    "register_serializer",
     "remove_placement_group",
 ]

@@ -123,14 +123,10 @@ MODULES: dict[str, dict[str, str]] = {
 LATER: dict[str, str] = {
     module: " ".join(text.split())
     for module, text in {
-        "ray": f"cancel timeline {_IDS}",
+        "ray": "cancel",
         "ray.actor": "PlacementGroupSchedulingStrategy",
         "ray.runtime_context": "RuntimeEnv",
-        "ray._private.state": "timeline",
-        "ray._raylet": _IDS,
-        "ray.state": "timeline",
-        "ray.util": """ActorPool deregister_serializer inspect_serializability list_named_actors
-            register_serializer""",
+        "ray.util": "ActorPool",
         "ray.util.actor_pool": "ActorPool",
         "ray.util.queue": "Empty Full Queue",
         "ray.util.state": "get_placement_group list_placement_groups",

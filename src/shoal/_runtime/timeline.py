@@ -1,0 +1,184 @@
+"""``timeline``: what ran where and when, as a file that Perfetto and chrome://tracing open.
+
+Every process writes small events into a ring of its own in node memory, always; this reads all
+rings. One row per process: a slice lasts from *taken* to *sealed*, a task that a waiting worker ran
+meanwhile lies inside the one that waits. Calls of a concurrent actor overlap without being nested,
+which one row can not show, so they spread over as many rows as it takes.
+
+A ring holds the last 4,096 events of its process, so the file begins where the shortest ring does.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+
+import msgspec
+
+from shoal import _native, errors
+from shoal._base import clock, typed_ids
+from shoal._proto import messages
+from shoal._runtime import cluster
+from shoal._runtime import session as sessions
+from shoal._runtime.actor_method import MethodRow
+
+ALL_EVENTS = 1 << 24
+ROWS_PER_PROCESS = 1000
+
+_SUBMITTED, _TAKEN, _SEALED = 1, 2, 3
+
+Row = tuple[int, int, int, int, int]
+"""(ns, process, kind, key, about), see ``Memory.list_events``."""
+
+_rows_decoder = msgspec.msgpack.Decoder(tuple[MethodRow, ...])
+
+
+class Slice(NamedTuple):
+    """One attempt, as it was run."""
+
+    begin_ns: int
+    end_ns: int
+    process: int
+    key: int
+    about: int
+    is_running: bool
+
+
+def timeline(filename: str | None = None) -> list[dict[str, Any]] | None:
+    """Return the tasks and calls of the last minutes as trace events, or write them to a file.
+
+    Args:
+        filename: A file to write, which opens in Perfetto; None returns the events.
+
+    Example:
+        >>> events = shoal.timeline()
+        >>> all("ph" in event for event in events)
+        True
+    """
+    session = sessions.current()
+    rows = session.memory.list_events(ALL_EVENTS)
+    living = {row["worker"] for row in cluster.table("workers")}
+    slices = list(slices_of(rows, living, clock.now_ns()))
+    submitted = {row[3]: row for row in rows if row[2] == _SUBMITTED}
+    events = list(_labels({piece.process for piece in slices}))
+    names = _Names()
+    for piece, lane in lanes_of(slices):
+        told: dict[str, Any] = {"task_id": typed_ids.object_id(session.node_id, piece.key)}
+        if piece.key in submitted:
+            began = submitted[piece.key]
+            told["submitted_by"] = began[1]
+            told["waited_us"] = max(0.0, (piece.begin_ns - began[0]) / 1e3)
+        if piece.is_running:
+            told["running"] = True
+        events.append(
+            {
+                "ph": "X",
+                "cat": "call" if piece.about & _native.EVENT_METHOD else "task",
+                "name": names.of(piece),
+                "pid": 0,
+                "tid": piece.process * ROWS_PER_PROCESS + lane,
+                "ts": piece.begin_ns / 1e3,
+                "dur": (piece.end_ns - piece.begin_ns) / 1e3,
+                "args": told,
+            }
+        )
+    if filename is None:
+        return events
+    with open(filename, "w", encoding="utf-8") as file:
+        json.dump({"traceEvents": events, "displayTimeUnit": "ms"}, file)
+    return None
+
+
+def slices_of(rows: Iterable[Row], living: set[int], now_ns: int) -> Iterator[Slice]:
+    """Pair *taken* with *sealed*; an attempt that was given back ends where the next one begins.
+
+    One that nobody sealed runs still, if its process is ``living``, or ended with it.
+    """
+    open_: dict[int, Row] = {}
+    last: dict[int, int] = {}
+    for row in rows:
+        ns, process, kind, key, _ = row
+        last[process] = ns
+        if kind not in (_TAKEN, _SEALED):
+            continue
+        began = open_.pop(key, None)
+        if began is not None:
+            yield Slice(began[0], ns, began[1], key, began[4], False)
+        if kind == _TAKEN:
+            open_[key] = row
+    for ns, process, _, key, about in open_.values():
+        lives = process in living
+        yield Slice(ns, max(now_ns, ns) if lives else last[process], process, key, about, lives)
+
+
+def lanes_of(slices: Iterable[Slice]) -> Iterator[tuple[Slice, int]]:
+    """Give each slice the first lane of its process where it is beside the others or inside one."""
+    lanes: dict[int, list[list[int]]] = {}
+    for piece in sorted(slices, key=lambda piece: (piece.begin_ns, -piece.end_ns)):
+        of_process = lanes.setdefault(piece.process, [])
+        lane = 0
+        while lane < len(of_process) and not _fits(of_process[lane], piece):
+            lane += 1
+        if lane == len(of_process):
+            of_process.append([])
+        of_process[lane].append(piece.end_ns)
+        yield piece, min(lane, ROWS_PER_PROCESS - 1)
+
+
+def _fits(ends: list[int], piece: Slice) -> bool:
+    """Whether ``piece`` is beside or inside the slices that end at ``ends``, innermost last."""
+    while ends and ends[-1] <= piece.begin_ns:
+        ends.pop()
+    return not ends or piece.end_ns <= ends[-1]
+
+
+def _labels(processes: set[int]) -> Iterator[dict[str, Any]]:
+    node = sessions.current().node_id.hex()[:8]
+    yield {"ph": "M", "name": "process_name", "pid": 0, "args": {"name": f"node {node}"}}
+    classes = {row["actor_id"]: row["class_name"] for row in cluster.table("actors")}
+    workers = {row["worker"]: row for row in cluster.table("workers")}
+    for index in sorted(processes):
+        worker = workers.get(index)
+        text = f"process {index}"
+        if worker is not None:
+            what = classes.get(worker["actor_id"]) or "worker"
+            text = f"{what} (pid {worker['pid']})"
+        yield {
+            "ph": "M",
+            "name": "thread_name",
+            "pid": 0,
+            "tid": index * ROWS_PER_PROCESS,
+            "args": {"name": text},
+        }
+
+
+class _Names:
+    """Names of functions by key, of methods by the actor that lives in a process."""
+
+    def __init__(self) -> None:
+        self._functions = {row["key"]: row["name"] for row in cluster.table("functions")}
+        self._actors = {row["worker"]: row["actor_id"] for row in cluster.table("workers")}
+        self._methods: dict[str, list[str]] = {}
+
+    def of(self, piece: Slice) -> str:
+        if not piece.about & _native.EVENT_METHOD:
+            return str(self._functions.get(piece.about, "task"))
+        number = piece.about & ~_native.EVENT_METHOD
+        actor_id = self._actors.get(piece.process) or ""
+        if actor_id not in self._methods:
+            self._methods[actor_id] = _methods_of(actor_id)
+        names = self._methods[actor_id]
+        return names[number] if number < len(names) else f"method {number}"
+
+
+def _methods_of(actor_id: str) -> list[str]:
+    if not actor_id:
+        return []
+    try:
+        body = messages.DescribeActor(actor_id)
+        info = sessions.current().request(body, messages.ActorInfo)
+    except errors.ActorNotFoundError:  # it has gone since
+        return []
+    class_name = info.spec.class_name
+    return [f"{class_name}.{row.name}" for row in _rows_decoder.decode(info.spec.methods)]
