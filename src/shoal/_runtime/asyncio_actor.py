@@ -28,10 +28,11 @@ from __future__ import annotations
 import asyncio
 import inspect
 import linecache
+import selectors
 import sys
 import threading
 from collections import deque
-from types import CoroutineType
+from types import CoroutineType, FrameType
 from typing import Any
 
 from shoal import _native
@@ -64,7 +65,8 @@ class LoopRunner:
         self._is_told = False
         self._beats = 0
         """How often the loop has looked into the inbox."""
-        self._beats_seen = -1
+        self._seen = (-1, 0)
+        """Beats and frame at the last look at a loop that had been told and did not come."""
         self._has_warned = False
         self._is_leaving = False
         self._is_waking = False
@@ -198,29 +200,44 @@ class LoopRunner:
         return found
 
     def _patience(self) -> float | None:
-        self._beats_seen = self._beats
         return BLOCKED_S if self._is_told and not self._has_warned else None
 
     def _look_at_loop(self) -> None:
         """The loop was told of calls a while ago: has it looked since?"""
-        if self._has_warned or not self._is_told or self._beats != self._beats_seen:
+        if self._has_warned or not self._is_told:
             return
-        frame = sys._current_frames().get(threading.main_thread().ident or 0)
-        while frame is not None and is_ours(frame.f_code.co_filename):
-            frame = frame.f_back
-        if frame is None:
+        frame = _user_frame(sys._current_frames().get(threading.main_thread().ident or 0))
+        seen = (self._beats, id(frame))
+        # Once is not enough: on a busy machine the loop itself may not have been run for a while.
+        if frame is None or seen != self._seen:
+            self._seen = seen
             return
         self._has_warned = True
         code = frame.f_code
         line = linecache.getline(code.co_filename, frame.f_lineno).strip()
         print(
             f"shoal: {code.co_name} ({code.co_filename}:{frame.f_lineno}: {line}) has stopped the"
-            f" event loop of actor {context.process.class_name} for {BLOCKED_S * 1000:.0f} ms, and"
-            " its other calls wait. What to do: await instead of blocking, or move the method into"
-            " a thread with @shoal.method(thread=True)",
+            f" event loop of actor {context.process.class_name} for more than"
+            f" {BLOCKED_S * 1000:.0f} ms, and its other calls wait. What to do: await instead of"
+            " blocking, or move the method into a thread with @shoal.method(thread=True)",
             file=sys.stderr,
             flush=True,
         )
+
+
+def _user_frame(frame: FrameType | None) -> FrameType | None:
+    """Of what runs on the loop, the user's outermost; None if the loop sleeps or serves itself."""
+    found = None
+    while frame is not None:
+        name = frame.f_code.co_filename
+        if name == selectors.__file__:
+            return None
+        if name == asyncio.base_events.__file__:
+            break
+        if not is_ours(name):
+            found = frame
+        frame = frame.f_back
+    return found
 
 
 def serve(executor: Executor, info: messages.ActorInfo) -> None:

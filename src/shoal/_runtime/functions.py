@@ -18,8 +18,10 @@ A token is random and is made only for such cycles, so that content stays conten
 
 from __future__ import annotations
 
+import importlib
 import os
 import pickle
+import sys
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -120,12 +122,51 @@ def _export(session: Session, value: Any, name: str) -> int:
     contained: list[_native.ObjectRef] = []
     former = memory.capture(contained)
     try:
-        data = serialize.dumps_by_value(value, name)
+        data = serialize.dumps_by_value(_by_name(value) or value, name)
     finally:
         memory.capture(former)
     ref = memory.put(_native.FORMAT_PICKLE, data, (), contained)
     body = messages.ExportFunction(hashlib.sha256(data).digest(), name, ref.key, len(data))
     return session.request(body, messages.FunctionExported).key
+
+
+class _Named:
+    """A class that travels as the name of its actor class in a module."""
+
+    def __init__(self, module: str, name: str) -> None:
+        self._where = (module, name)
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[str, str]]:
+        return _class_behind, self._where
+
+
+def _by_name(value: Any) -> _Named | None:
+    """What stands for a class that a decorator has hidden behind an actor class of its name.
+
+    By value it would become a second class beside the one that its methods are bound to (they are
+    found by name), and ``super()`` in them would fail.
+    """
+    if not isinstance(value, type) or value.__module__ == "__main__":
+        return None
+    module: Any = sys.modules.get(value.__module__)
+    cloudpickle = sys.modules.get("cloudpickle")
+    by_value = cloudpickle.list_registry_pickle_by_value() if cloudpickle else ()
+    if getattr(module, "__spec__", None) is None or value.__module__ in by_value:
+        return None
+    found: Any = module
+    name = value.__qualname__
+    for part in name.split("."):
+        found = getattr(found, "__dict__", {}).get(part)
+    if getattr(found, "__dict__", {}).get("_cls") is not value:
+        return None
+    return _Named(module.__name__, name)
+
+
+def _class_behind(module: str, name: str) -> Any:
+    found = importlib.import_module(module)
+    for part in name.split("."):
+        found = getattr(found, part)
+    return found._cls  # type: ignore[attr-defined]
 
 
 def load(session: Session, key: int) -> Any:

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from shoal import _native, errors
+from shoal._runtime import session as sessions
 from shoal._runtime.actor_method import ActorFacts, ActorMethod
 
 
@@ -47,10 +48,8 @@ class LimitedMethod(ActorMethod):
         waiting = self._waiting
         limit = self._facts.max_pending_calls
         if len(waiting.keys) >= limit:
-            if self._memory is None:
-                waiting.keys = []
-            else:
-                waiting.keys = self._memory.unsealed(waiting.keys)
+            memory = sessions.owner(self._facts.session).memory
+            waiting.keys = memory.unsealed(waiting.keys)
             if len(waiting.keys) >= limit:
                 name = self._facts.class_name
                 raise errors.PendingCallsLimitError(limit=limit, class_name=name)
