@@ -47,6 +47,7 @@ class FakeTask:
     record: bytes = b""
     submitted_at: float = 0.0
     started_at: float | None = None
+    ended_at: float = 0.0
     parent: int = 0
     """The task that submitted it; only the parent holds its ref, so both go together."""
     waiters: list[Callable[[], None]] = field(default_factory=list)

@@ -207,6 +207,7 @@ class FakeMemory(Clock):
         assert not task.is_over
         task.state = state
         task.record = record
+        task.ended_at = self.now
         task.runner = -1
         for go_on in task.waiters:
             self.after(self.delay(30e-6), go_on)

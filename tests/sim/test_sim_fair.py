@@ -224,3 +224,48 @@ def test_infeasible_fails_within_a_second_where_nobody_can_join() -> None:
     world.run(1.2)
     assert load.done == 3
     assert b"UnschedulableError" in load.tasks[0].record
+
+
+def alone_s(count: int, duration_s: float, cpus: float) -> float:
+    """How long a job takes on a node of its own."""
+    world = node(cpus)
+    load = Load(world, count, duration_s)
+    world.run(100.0)
+    return max(t.ended_at for t in load.tasks)
+
+
+def test_a_small_job_is_done_in_the_time_of_half_the_node() -> None:
+    """10,000 tasks of 10 ms, and 100 of another program a little later (RULES S-3)."""
+    world = node(4)
+    Load(world, 10_000, 0.01)
+    world.run(1.0)
+    second = Load(world, 100, 0.01)
+    world.run(10.0)
+    assert second.done == 100
+    took = max(t.ended_at for t in second.tasks) - 1.0
+    assert took < 1.5 * alone_s(100, 0.01, 2)
+
+
+def test_a_task_of_the_whole_node_starts_within_two_seconds() -> None:
+    world = node(4)
+    stream = Load(world, 20_000, 0.01)
+    world.run(1.0)
+    large = Load(world, 1, 0.01, {"CPU": 4.0})
+    world.run(4.0)
+    assert large.first_wait_s() < 2.0
+    assert stream.done > 0.7 * 4 * 4.0 / 0.01, "the stream is held up only shortly"
+
+
+def test_a_group_of_the_whole_node_gets_its_place_beside_a_stream() -> None:
+    world = node(4)
+    Load(world, 20_000, 0.01)
+    world.run(1.0)
+    placed_at: list[float] = []
+
+    def begin(process: FakeProcess) -> None:
+        body = m.CreateGroup("g", [{"CPU": 2.0}, {"CPU": 2.0}], "PACK", waits=True)
+        world.request(process, body, lambda answer: placed_at.append(world.now))
+
+    world.join_driver(m.JobConfig(), begin)
+    world.run(4.0)
+    assert placed_at and placed_at[0] < 1.0 + 2.0

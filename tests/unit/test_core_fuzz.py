@@ -42,6 +42,23 @@ class Chance:
     def actor_id(self) -> str:
         return f"6e6e6e6e{self.random.randrange(1, 8):08x}"
 
+    def group(self) -> str:
+        return f"group-{self.random.randrange(4)}"
+
+    def strategy(self) -> m.Strategy:
+        choose = self.random.choice
+        kinds = (
+            lambda: m.InGroup(self.group(), choose((-1, 0, 1, 7)), self.flip()),
+            lambda: m.InGroup(self.group(), choose((-1, 0, 1, 7)), self.flip()),
+            lambda: m.GroupReady(self.group()),
+            lambda: m.NodeAffinity("6e" * 16, self.flip()),
+            lambda: m.NodeAffinity("ff", self.flip()),
+            lambda: m.NodeLabels(((m.LabelRule("a", choose(("in", "exists")), ("b",)),),)),
+            m.Spread,
+            m.Default,
+        )
+        return choose(kinds)()
+
     def flip(self) -> bool:
         return self.random.random() < 0.5
 
@@ -58,6 +75,7 @@ class Chance:
             place=choose(AMOUNTS),
             hold=choose(AMOUNTS),
             max_restarts=choose((0, 1, -1)),
+            strategy=choose((m.Default(), m.Default(), self.strategy())),
         )
 
     def body(self) -> m.Message:
@@ -66,6 +84,15 @@ class Chance:
             m.GetAssignment,
             lambda: m.OpenQueue(choose(AMOUNTS)),
             lambda: m.OpenQueue(choose(AMOUNTS)),
+            lambda: m.OpenQueue(choose(AMOUNTS), self.strategy()),
+            lambda: m.OpenQueue(choose(AMOUNTS), self.strategy()),
+            lambda: m.CreateGroup(self.group(), [choose(AMOUNTS), choose(AMOUNTS)], "PACK"),
+            lambda: m.CreateGroup(
+                self.group(), [{"CPU": 1.0}], choose(("SPREAD", "?")), "g", waits=self.flip()
+            ),
+            lambda: m.WaitGroup(self.group(), choose((None, 0.0, 0.4))),
+            lambda: m.GetGroup(choose(("", self.group())), "g"),
+            lambda: m.RemoveGroup(self.group()),
             lambda: m.ExportFunction(choose((b"x", b"y")), "f", self.small(), 1),
             lambda: m.RetryTask(self.small(), 1),
             lambda: m.CreateActor(self.spec()),
@@ -83,7 +110,7 @@ class Chance:
             lambda: m.KvPut(b"k", b"v"),
             lambda: m.KvDelete(b"k"),
             m.GetResources,
-            lambda: m.GetTable(choose(("workers", "actors", "queues", "?"))),
+            lambda: m.GetTable(choose(("workers", "actors", "queues", "groups", "?"))),
             lambda: m.LeaveJob() if self.random.random() < 0.1 else m.Done(),
         )
         return choose(kinds)()
@@ -133,7 +160,9 @@ class Shell:
             total={"CPU": 2.0, "GPU": 1.0},
             cores=2,
             started=started,
-            limits=Limits(tombstones_most=2, jobs_ended_most=2, starting_most=3),
+            limits=Limits(
+                tombstones_most=2, group_tombstones_most=2, jobs_ended_most=2, starting_most=3
+            ),
         )
         self.machine = NodeMachine(config)
         self.now = 0.0

@@ -120,9 +120,10 @@ def on_get(t: NodeTables, now: float, event: Requested, body: m.GetGroup) -> Com
 
 
 def on_remove(t: NodeTables, now: float, event: Requested, body: m.RemoveGroup) -> Commands:
-    """Edge 3; to repeat it is harmless."""
+    """Edge 3; to repeat it is harmless. Who only tells it waits for no answer."""
     group = t.groups.living.get(body.group_id)
-    return [] if group is None else remove(t, now, group, "")
+    done = [do.Reply(event.index, event.request, m.Done())] if event.request else []
+    return [*(() if group is None else remove(t, now, group, "")), *done]
 
 
 # ---- the end

@@ -334,7 +334,7 @@ class GroupFacts(Message, frozen=True):
 
 
 class RemoveGroup(Message, frozen=True):
-    """Has no answer."""
+    """Answered by ``Done`` unless it is only told."""
 
     group_id: str
 

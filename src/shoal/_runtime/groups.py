@@ -62,6 +62,8 @@ class PlacementGroup:
         self._ready: RemoteFunction[..., Any] | None = None
         self._coming: Coming | None = None
         """The answer to who made it: that it has its place."""
+        self._is_shared = True
+        """Somebody may run something in it, or wait for it, elsewhere than through this handle."""
 
     @staticmethod
     def empty() -> PlacementGroup:
@@ -95,6 +97,7 @@ class PlacementGroup:
         Example:
             >>> shoal.get(group.ready(), timeout=10)
         """
+        self._is_shared = True
         if self._ready is None:
             strategy = messages.GroupReady(self.id.hex())
             given = {"num_cpus": 0, "scheduling_strategy": strategy, "max_retries": -1}
@@ -135,6 +138,7 @@ class PlacementGroup:
 
     def check_fits(self, index: int, asked: Mapping[str, float], what: str) -> None:
         """Raise ``OptionError`` unless bundle ``index`` (-1: some bundle) could hold ``asked``."""
+        self._is_shared = True
         bundles = self.bundle_specs
         check_placement_group_index(self, index)
         tried = bundles if index == -1 else [bundles[index]]
@@ -155,6 +159,7 @@ class PlacementGroup:
         return hash(self.id)
 
     def __reduce__(self) -> Any:
+        self._is_shared = True
         return _restore, (bytes(self.id), self._bundles)
 
     def __repr__(self) -> str:
@@ -235,6 +240,7 @@ def placement_group(
     if body.waits:
         # Nobody can refuse it, so nobody waits for an answer before it has its place.
         group._coming = session.begin(body)
+        group._is_shared = False
     else:
         session.request(body, messages.Done)
     return group
@@ -270,11 +276,17 @@ def _label_rules(selectors: Any, count: int) -> list[tuple[messages.LabelRule, .
 def remove_placement_group(placement_group: PlacementGroup) -> None:
     """Give back what the group reserves, and end what runs in it; may be repeated.
 
-    Tasks and actors in it fail with ``GroupRemovedError``.
+    When it returns, nothing starts in the group any more. Tasks and actors in it fail with
+    ``GroupRemovedError``.
     """
     _check_group(placement_group)
     placement_group._coming = None
-    sessions.current().tell(messages.RemoveGroup(placement_group.id.hex()))
+    session = sessions.current()
+    body = messages.RemoveGroup(placement_group.id.hex())
+    if placement_group._is_shared:
+        session.request(body, messages.Done)
+    else:
+        session.tell(body)
 
 
 def get_placement_group(placement_group_name: str) -> PlacementGroup:
