@@ -38,6 +38,7 @@ _set_running = context.running.set
 _get_running = context.running.get
 
 MOST_FRAMES = 16
+MOST_CAUSES = 4
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 _ASYNCIO = os.path.join(os.path.dirname(os.__file__), "asyncio") + os.sep
 
@@ -379,10 +380,10 @@ def describe(task: _native.Task, error: BaseException, session: Session) -> erro
 
 
 def _task_error(error: BaseException, facts: dict[str, Any]) -> errors.TaskError:
-    lines = list(_frames(error))
     where = f"pid {facts['pid']}, node {facts['node']}"
-    text = f"in {facts['task']} (attempt {facts['attempt']}, {where}):\n" + "".join(lines)
-    text = text.rstrip("\n")
+    lines = [f"in {facts['task']} (attempt {facts['attempt']}, {where}):\n"]
+    lines += [*_frames(error), *_notes(error), *_chain(error)]
+    text = "".join(lines).rstrip("\n")
     cause: BaseException | None = error
     message = str(error)
     if isinstance(error, errors.TaskError):
@@ -393,6 +394,33 @@ def _task_error(error: BaseException, facts: dict[str, Any]) -> errors.TaskError
     elif isinstance(error, SystemExit):
         message = f"the task called sys.exit({error.code!r})"
     return errors.TaskError(message, cause, remote_traceback=text, **facts)
+
+
+def _notes(error: BaseException) -> Iterator[str]:
+    """What user code has added to the exception."""
+    known = error.remote_traceback if isinstance(error, errors.TaskError) else None
+    for note in getattr(error, "__notes__", ()):
+        if note != known:
+            yield "".join(f"  {line}\n" for line in str(note).splitlines())
+
+
+def _chain(error: BaseException) -> Iterator[str]:
+    """The exceptions behind this one (``raise ... from``), which do not travel by themselves."""
+    for _ in range(MOST_CAUSES):
+        behind, how = error.__cause__, "caused by"
+        if behind is None and not error.__suppress_context__:
+            behind, how = error.__context__, "while handling"
+        if behind is None:
+            return
+        named = behind
+        if isinstance(behind, errors.TaskError) and behind.cause is not None:
+            named = behind.cause
+        yield f"{how} {type(named).__name__}: {behind}\n"
+        yield from _frames(behind)
+        yield from _notes(behind)
+        if isinstance(behind, errors.TaskError):
+            yield f"{behind.remote_traceback}\n"
+        error = behind
 
 
 def is_ours(filename: str) -> bool:
