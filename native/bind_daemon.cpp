@@ -125,7 +125,7 @@ void bind_daemon(nb::class_<PyMemory>& c) {
       .def("fail",
            [](nb::handle self, u64 key, nb::bytes record) {
              PyMemory& pm = of(self);
-             return names_slot(key) && pm.m->fail(key, bytes_of(record));
+             return names_slot(key) && pm.m->fail(key, bytes_of(record), true);
            })
       .def(
           "end_children",

@@ -292,6 +292,7 @@ static nb::object take_many(nb::handle self, nb::list queues, u32 seen,
     const auto [q, room] = nb::cast<std::pair<u32, u32>>(pair);
     if (room) open.emplace_back(queue_index(q), room);
   }
+  const bool several = nb::len(queues) > 1;
   const u64 deadline = deadline_of(timeout);
   const u32 a = r.assign.load(SEQ);
   if (a != r.attached.load(RLX)) {
@@ -318,8 +319,8 @@ static nb::object take_many(nb::handle self, nb::list queues, u32 seen,
     const u32 word = m.me / 64;
     const u64 bit = 1ull << (m.me % 64);
     if (!m.spin(work, 3000)) {
+      r.sleeping.store(several ? 2 : 1, SEQ);  // before the bits, as in `sleep_idle`
       for (auto [q, room] : open) m.queue(q).idle[word].fetch_or(bit, SEQ);
-      r.sleeping.store(1, SEQ);
       if (!work()) m.sleep_on(r.door, seen, deadline, 0);
       r.sleeping.store(0, SEQ);
       for (auto [q, room] : open) m.queue(q).idle[word].fetch_and(~bit, SEQ);

@@ -268,7 +268,7 @@ class Memory {
   void release_pins(u32 p);
   void close_process(u32 p);
   bool requeue(u64 key, bool charged, bool front);
-  bool fail(u64 key, Bytes record);
+  bool fail(u64 key, Bytes record, bool is_worker_dead = false);
   u32 kill_queue(u32 q, Bytes record);
   u32 fail_queued(u32 q, Bytes record);
   u32 end_job(u32 job, Bytes record);

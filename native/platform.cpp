@@ -36,13 +36,22 @@ u64 boot_ns() { return clock_ns(CLOCK_BOOTTIME); }
 
 void fail(const std::string& what) { throw std::runtime_error(what + ": " + std::strerror(errno)); }
 
+// For test/scale.cpp: how often a task goes to the kernel.
+static inline void count_call() {
+#ifdef SHOAL_COUNT
+  system_calls++;
+#endif
+}
+
 bool futex_wait(atom<u32>& word, u32 value, u64 timeout_ns) {
+  count_call();
   timespec t{time_t(timeout_ns / 1000000000ull), long(timeout_ns % 1000000000ull)};
   // Shared futex (no PRIVATE flag): the sleeper and the waker are different processes.
   long r = syscall(SYS_futex, &word, FUTEX_WAIT, value, timeout_ns ? &t : nullptr, nullptr, 0);
   return !(r < 0 && errno == ETIMEDOUT);
 }
 void futex_wake(atom<u32>& word, int n) {
+  count_call();
   syscall(SYS_futex, &word, FUTEX_WAKE, n, nullptr, nullptr, 0);
 }
 
@@ -166,6 +175,7 @@ int make_bell() {
   return fd;
 }
 void ring_bell(int fd) {
+  count_call();
   u64 one = 1;
   if (write(fd, &one, sizeof one) < 0) return;  // EAGAIN: it is ringing already
 }

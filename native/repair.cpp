@@ -149,8 +149,9 @@ void Memory::ring_all() {
     if (a != 0 && a < QUEUES && !has_work) {
       has_work = ring(a).peek(h, s) || queue(a).redo.load(SEQ);
       // A sleeper without its idle bit was chosen by a waker, perhaps by the dead before it rang.
+      // Of who sleeps for several queues (2) we know only one.
       const bool is_idle = queue(a).idle[p / 64].load(SEQ) >> (p % 64) & 1;
-      has_work = has_work || (!is_idle && r.sleeping.load(SEQ));
+      has_work = has_work || r.sleeping.load(SEQ) > u32(is_idle);
     }
     if (has_work) {
       r.door.fetch_add(1, SEQ);
@@ -203,14 +204,16 @@ bool Memory::requeue(u64 key, bool charged, bool front) {
   return true;
 }
 
-bool Memory::fail(u64 key, Bytes record) {
+// What runs is failed only where the caller knows that its worker is dead: a worker may take what
+// was QUEUED a moment ago, and is then alone with it.
+bool Memory::fail(u64 key, Bytes record, bool is_worker_dead) {
   u32 s = key_slot(key);
   Slot& x = slot(s);
   for (;;) {
     u64 c = x.claim.load(ACQ);
     if (!is_live(key) || claim_gen(c) != key_gen(key)) return false;
     u64 st = claim_state(c);
-    if (st != HELD && st != QUEUED && st != RUNNING) return false;
+    if (st != HELD && st != QUEUED && !(st == RUNNING && is_worker_dead)) return false;
     Spec* t = spec(s);
     if (!t) return false;
     // Once a HELD task says CANCELLED, whoever has its turn may drop its spec and its task bits: so

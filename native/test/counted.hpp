@@ -15,7 +15,7 @@ struct Counts {
   std::uint64_t changes = 0, failed = 0, stores = 0;
 };
 inline thread_local std::unordered_map<std::uintptr_t, Counts>* counts = nullptr;
-inline thread_local std::uint64_t dice = 0, yield_of_1024 = 0;
+inline thread_local std::uint64_t dice = 0, yield_of_1024 = 0, system_calls = 0;
 
 inline Counts* count_change(const void* address) {
   if (!counts) return nullptr;

@@ -3,7 +3,11 @@
 // part: each change moves its cache line (70 to 200 ns between cores, 300 and more between
 // sockets).
 //
-//   scale [N] [tasks of each] [queues: 1 or N] [yields of 1024]
+//   scale [N] [tasks of each] [queues: 1 or N] [yields of 1024] [1: half of them only wait]
+//
+// System calls are counted too. With the last argument every other process is a worker that sleeps
+// when it has nothing to do, and the rest wait for each of their tasks without spinning: the most
+// that a task can ask of the kernel.
 //
 // Prints per task: all changes, changes of words that at least two processes change, those that
 // failed and were tried again, and the busiest of these words by name.
@@ -53,14 +57,75 @@ static std::string name_of(Memory& m, u64 offset) {
   return offset < o.data ? "block holder" : "spec";
 }
 
-int main(int argc, char** argv) {
-  auto number = [&](int i, int otherwise) { return argc > i ? atoi(argv[i]) : otherwise; };
-  const int n = number(1, 4), tasks = number(2, 2000), queues = number(3, 1);
+static std::unique_ptr<Memory> node() {
   std::unique_ptr<Memory> d(Memory::create(64 << 20, 2, 7, 64));
   u64 done;
   bool more = true;
   d->header().want = 24;
   while (more) d->populate(1 << 26, 1ull << 40, done, more);
+  return d;
+}
+
+// `n` processes wait for each of their tasks, `n` workers sleep until there is one; nobody spins.
+static int asleep(int n, int tasks) {
+  auto d = node();
+  u32 queue, gen;
+  d->new_queue(1, 1, 0, queue, gen);
+  std::atomic<u64> calls{0};
+  std::atomic<int> waiting{n};
+  std::vector<std::unique_ptr<Memory>> views;
+  for (int i = 0; i < 2 * n; i++)
+    views.emplace_back(Memory::share(*d, u32(d->open_process(WORKER))));
+  const auto wait = [&](Memory& m) {
+    Call c;
+    c.queue = queue;
+    c.queue_gen = gen;
+    c.job = 1;
+    std::vector<u32> out;
+    for (int k = 0; k < tasks; k++) {
+      if (m.submit(c, {"argument", 8}, {}, {}, out) != Status::Ok) abort();
+      const u32 g = m.slot(out[0]).gen.load(RLX);
+      Doubt doubt;
+      while (m.wait_slot(out[0], g, 0, 0, doubt) != Memory::Wait::Sealed) {
+      }
+      m.clear_bits(out[0], OWNER);
+    }
+    waiting--;
+    calls += system_calls;
+  };
+  const auto work = [&](Memory& m) {
+    Proc& r = m.proc(m.me);
+    auto& word = m.queue(queue).idle[m.me / 64];
+    const u64 bit = 1ull << (m.me % 64);
+    u64 key, h;
+    u32 v;
+    while (waiting.load()) {
+      while (m.take(queue, key)) {
+        m.write_inline(key_slot(key), INT, "resultAB", 8);
+        m.commit(key);
+      }
+      const u32 seen = r.door.load(SEQ);
+      r.sleeping.store(1, SEQ);
+      word.fetch_or(bit, SEQ);
+      if (!m.ring(queue).peek(h, v)) m.sleep_on(r.door, seen, 0, 50000000);
+      r.sleeping.store(0, SEQ);
+      word.fetch_and(~bit, SEQ);
+    }
+    calls += system_calls;
+  };
+  std::vector<std::thread> threads;
+  for (int i = 0; i < 2 * n; i++)
+    threads.emplace_back([&, i] { i % 2 ? work(*views[size_t(i)]) : wait(*views[size_t(i)]); });
+  for (auto& t : threads) t.join();
+  printf("system calls per task %.3f\n", double(calls.load()) / n / tasks);
+  return 0;
+}
+
+int main(int argc, char** argv) {
+  auto number = [&](int i, int otherwise) { return argc > i ? atoi(argv[i]) : otherwise; };
+  const int n = number(1, 4), tasks = number(2, 2000), queues = number(3, 1);
+  if (number(5, 0)) return asleep(n / 2, tasks);
+  auto d = node();
   std::vector<std::pair<u32, u32>> queue(static_cast<size_t>(queues));
   for (auto& [q, gen] : queue) d->new_queue(1, 1, 0, q, gen);
   std::map<u64, std::map<int, Counts>> words;  // offset -> by process
@@ -69,6 +134,7 @@ int main(int argc, char** argv) {
   for (int i = 0; i < n; i++) views.emplace_back(Memory::share(*d, u32(d->open_process(WORKER))));
   std::vector<std::thread> threads;
   std::atomic<int> ready{0};
+  std::atomic<u64> calls{0};
   for (int i = 0; i < n; i++)
     threads.emplace_back([&, i] {
       Memory& m = *views[size_t(i)];
@@ -96,6 +162,7 @@ int main(int argc, char** argv) {
       counts = &mine;
       for (int k = 0; k < tasks; k++) one();
       counts = nullptr;
+      calls += system_calls;
       std::lock_guard<std::mutex> lock(merging);
       for (auto& [address, c2] : mine) words[address - reinterpret_cast<u64>(m.rw)][i] = c2;
     });
@@ -121,6 +188,7 @@ int main(int argc, char** argv) {
       "%.2f stores to shared words\n",
       n, queues, double(all.changes) / per, double(all.shared) / per, double(all.failed) / per,
       double(all.stores) / per);
+  printf("system calls per task %.3f\n", double(calls.load()) / per);
   for (auto& [name, r] : rows)
     printf("  %-22s changes %6.2f shared %6.2f failed %6.3f stores %5.2f busiest word %6.2f\n",
            name.c_str(), double(r.changes) / per, double(r.shared) / per, double(r.failed) / per,

@@ -127,6 +127,16 @@ inline const Scenario scenarios[] = {
        a.drop(x);
        a.m.drop(e);
      }},
+    {"a fork while a value is looked at", nothing,
+     [](Actor& a) {
+       u32 x = a.put(100);
+       atom<u64>*e, *f;
+       a.m.hold_key(a.key_of(x), true, e);
+       a.m.begin_fork();
+       a.m.hold_key(a.key_of(x), true, f);
+       a.drop(x);
+       a.m.drop(e);
+     }},
     // ---- ordered calls
     {"ordered calls", nothing,
      [](Actor& a) {

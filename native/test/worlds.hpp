@@ -166,6 +166,7 @@ struct Judge {
   const char* died(u32 p) {
     std::vector<RunningTask> running;
     daemon->repair(p, running);
+    if (daemon->proc(p).forked.load()) daemon->release_pins(p);  // it has left no children
     for (auto& t : running)
       if (!daemon->requeue(t.key, true, t.queue == w.actor_queue))
         return "a running task could not be requeued";

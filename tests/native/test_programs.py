@@ -65,7 +65,6 @@ NOT_KILLED = {
     ),
     "block_bytes": "a question, asked by tests only",
     "fork_mark": "a number, from an index",
-    "begin_fork": "maps a page of its own, and sets a word that only keeps pins longer",
 }  # fmt: skip
 
 
@@ -99,7 +98,7 @@ def test_killed_at_every_instruction(stepped: Path) -> None:
         output = "".join(pool.map(run, range(2)))
     print(output)
     rows = re.findall(r"killed at +(\d+), violations (\d+)", output)
-    assert len(rows) >= 29
+    assert len(rows) >= 30
     assert all(int(violations) == 0 for _, violations in rows)
     assert sum(int(instructions) for instructions, _ in rows) > 200_000
     covered = set(re.findall(r"^operation (\w+)", output, re.MULTILINE))
@@ -160,6 +159,13 @@ def test_shared_words_per_task(tmp_path: Path) -> None:
     """What a task changes in common with others may not grow: it is the serial part of a node."""
     program = _build("scale", tmp_path, "-O1", "-DSHOAL_COUNT")
 
+    def calls_per_task(*arguments: str) -> float:
+        done = subprocess.run([program, *arguments], capture_output=True, text=True, timeout=60)
+        found = re.search(r"system calls per task ([\d.]+)", done.stdout)
+        assert done.returncode == 0 and found is not None, done.stdout + done.stderr
+        print(arguments, found[0])
+        return float(found[1])
+
     def per_task(*arguments: str) -> tuple[float, float, float]:
         done = subprocess.run([program, *arguments], capture_output=True, text=True, timeout=60)
         print(done.stdout)
@@ -177,3 +183,8 @@ def test_shared_words_per_task(tmp_path: Path) -> None:
     # more than without others, except the cells, head and tail of the ring, which are tried again.
     changes, _, stores = per_task("16", "300", "1")
     assert changes <= 18 and stores <= 25
+    # No system call where nobody sleeps. Where both sides sleep for each task, a wake-up and a
+    # sleep of each: four, and one more for looks around and for wake-ups that came to nothing.
+    assert calls_per_task("16", "300", "1") == 0
+    assert calls_per_task("2", "500", "1", "0", "1") <= 5
+    assert calls_per_task("8", "200", "1", "0", "1") <= 5
