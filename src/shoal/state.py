@@ -95,6 +95,18 @@ class Group(msgspec.Struct, frozen=True):
     """Why it is gone, or can not be."""
 
 
+class RuntimeEnvironment(msgspec.Struct, frozen=True):
+    """A runtime environment that running jobs have asked for."""
+
+    environment: str
+    """Its key: equal environments have one."""
+    state: str = ""
+    """making, ready or failed."""
+    jobs: list[int] = []
+    given: str = ""
+    """JSON of its fields, merged with what is inherited; without the values of ``env_vars``."""
+
+
 class Function(msgspec.Struct, frozen=True):
     """An exported function or class."""
 
@@ -167,6 +179,13 @@ def workers(*, limit: int = DEFAULT_LIMIT, **filters: Any) -> list[Worker]:
 def groups(*, limit: int = DEFAULT_LIMIT, **filters: Any) -> list[Group]:
     """Return the placement groups."""
     return _asked("groups", Group, limit, filters)
+
+
+def runtime_environments(
+    *, limit: int = DEFAULT_LIMIT, **filters: Any
+) -> list[RuntimeEnvironment]:
+    """Return the runtime environments of jobs that run, also those that are still being made."""
+    return _asked("environments", RuntimeEnvironment, limit, filters)
 
 
 def functions(*, limit: int = DEFAULT_LIMIT, **filters: Any) -> list[Function]:

@@ -137,7 +137,9 @@ def test_values_of_variables_are_in_no_table_and_no_log() -> None:
 
     actor = Actor.options(runtime_env={"env_vars": {"OTHER": secret}}).remote()
     assert shoal.get(actor.look.remote()) == secret
-    for table in (shoal.state.jobs(), shoal.state.actors(), shoal.state.workers()):
+    environments = shoal.state.runtime_environments(state="ready")
+    assert len(environments) == 2 and '"TOKEN":"***"' in environments[0].given
+    for table in (shoal.state.jobs(), shoal.state.actors(), environments):
         assert secret not in repr(table)
     for log in Path(context["session_dir"], "logs").iterdir():
         assert secret not in log.read_text()

@@ -90,7 +90,6 @@ def _is_config(value: Any) -> bool:
     checks: dict[str, Callable[[Any], bool]] = {
         "setup_timeout_seconds": _is_seconds,
         "eager_install": lambda v: isinstance(v, bool),
-        "log_files": lambda v: isinstance(v, list),
     }
     return all(name in checks and checks[name](value[name]) for name in value)
 

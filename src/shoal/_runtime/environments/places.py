@@ -172,6 +172,12 @@ def cache_root() -> str:
     """The directory that all sessions of this user share, made if need be."""
     root = variables.read().cache
     os.makedirs(root, mode=0o700, exist_ok=True)
+    owner = os.stat(root).st_uid
+    if owner != os.geteuid():
+        # What stands there would be run: it must be nobody else's.
+        raise PermissionError(
+            f"{root} belongs to uid {owner}; set SHOAL_CACHE to a directory of your own"
+        )
     return root
 
 

@@ -26,11 +26,9 @@ class RuntimeEnvConfig(dict[str, Any]):
         {'setup_timeout_seconds': 60, 'eager_install': True}
     """
 
-    def __init__(
-        self, setup_timeout_seconds: float = 600, eager_install: bool = True, **more: Any
-    ) -> None:
+    def __init__(self, setup_timeout_seconds: float = 600, eager_install: bool = True) -> None:
         values = {"setup_timeout_seconds": setup_timeout_seconds, "eager_install": eager_install}
-        super().__init__(values | more)
+        super().__init__(values)
         given.check({"config": self})
 
 
