@@ -17,29 +17,54 @@ from shoal._runtime.objects import PUT_WAIT_S
 
 
 def memory() -> Memory:
-    """Return this process's view of node memory."""
+    """Return this process's view of node memory.
+
+    Example:
+        >>> shoal.lowlevel.memory().capacity_bytes > 0
+        True
+    """
     return sessions.current().memory
 
 
 def kv_put(key: bytes, value: bytes, *, namespace: str = "", overwrite: bool = True) -> bool:
-    """Store ``value`` under ``key`` for the life of the session; False if the key existed."""
+    """Store ``value`` under ``key`` for the life of the session; False if the key existed.
+
+    Example:
+        >>> shoal.lowlevel.kv_put(b"k", b"v")
+        True
+    """
     body = messages.KvPut(key, value, namespace, overwrite)
     return not sessions.current().request(body, messages.KvAnswer).existed
 
 
 def kv_get(key: bytes, *, namespace: str = "") -> bytes | None:
-    """Return the value of ``key``, None if there is none."""
+    """Return the value of ``key``, None if there is none.
+
+    Example:
+        >>> shoal.lowlevel.kv_get(b"missing") is None
+        True
+    """
     return sessions.current().request(messages.KvGet(key, namespace), messages.KvAnswer).value
 
 
 def kv_delete(key: bytes, *, namespace: str = "") -> bool:
-    """Remove ``key``; whether it existed."""
+    """Remove ``key``; whether it existed.
+
+    Example:
+        >>> shoal.lowlevel.kv_delete(b"missing")
+        False
+    """
     body = messages.KvDelete(key, namespace)
     return sessions.current().request(body, messages.KvAnswer).existed
 
 
 def kv_keys(prefix: bytes = b"", *, namespace: str = "") -> list[bytes]:
-    """Return the keys that begin with ``prefix``."""
+    """Return the keys that begin with ``prefix``.
+
+    Example:
+        >>> shoal.lowlevel.kv_keys(b"missing")
+        []
+    """
     return sessions.current().request(messages.KvKeys(prefix, namespace), messages.KvAnswer).keys
 
 
@@ -92,6 +117,12 @@ def seal(array: Any) -> ObjectRef:
 
     Raises:
         ValueError: ``array`` is not wholly what ``create_array`` returned, or is sealed already.
+
+    Example:
+        >>> array = shoal.lowlevel.create_array(3)
+        >>> array[:] = 1
+        >>> bool(shoal.get(shoal.lowlevel.seal(array)).sum() == 3)
+        True
     """
     base = array
     while (below := getattr(base, "base", None)) is not None:

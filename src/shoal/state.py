@@ -7,6 +7,7 @@ without disturbing anybody.
 
 Example:
     >>> shoal.state.actors(state="ALIVE")
+    []
 """
 
 from __future__ import annotations
@@ -162,22 +163,42 @@ _EVENTS = {1: "submitted", 2: "taken", 3: "sealed", 4: "put", 5: "freed", 6: "re
 
 
 def nodes(*, limit: int = DEFAULT_LIMIT, **filters: Any) -> list[Node]:
-    """Return the nodes."""
+    """Return the nodes.
+
+    Example:
+        >>> shoal.state.nodes()[0].state
+        'ALIVE'
+    """
     return _asked("nodes", Node, limit, filters)
 
 
 def jobs(*, limit: int = DEFAULT_LIMIT, **filters: Any) -> list[Job]:
-    """Return the jobs, also ended ones."""
+    """Return the jobs, also ended ones.
+
+    Example:
+        >>> len(shoal.state.jobs(state="RUNNING"))
+        1
+    """
     return _asked("jobs", Job, limit, filters)
 
 
 def workers(*, limit: int = DEFAULT_LIMIT, **filters: Any) -> list[Worker]:
-    """Return the worker processes."""
+    """Return the worker processes.
+
+    Example:
+        >>> shoal.state.workers(state="gone")
+        []
+    """
     return _asked("workers", Worker, limit, filters)
 
 
 def groups(*, limit: int = DEFAULT_LIMIT, **filters: Any) -> list[Group]:
-    """Return the placement groups."""
+    """Return the placement groups.
+
+    Example:
+        >>> shoal.state.groups(state="CREATED")
+        []
+    """
     return _asked("groups", Group, limit, filters)
 
 
@@ -189,12 +210,23 @@ def runtime_environments(
 
 
 def functions(*, limit: int = DEFAULT_LIMIT, **filters: Any) -> list[Function]:
-    """Return the exported functions and classes of jobs that run."""
+    """Return the exported functions and classes of jobs that run.
+
+    Example:
+        >>> shoal.state.functions()
+        []
+    """
     return _asked("functions", Function, limit, filters)
 
 
 def actors(*, limit: int = DEFAULT_LIMIT, **filters: Any) -> list[Actor]:
-    """Return the actors, also dead ones that are still known."""
+    """Return the actors, also dead ones that are still known.
+
+    Example:
+        >>> actor = shoal.remote(dict).options(name="table").remote()
+        >>> shoal.state.actors(name="table")[0].class_name
+        'dict'
+    """
 
     def clear(row: Mapping[str, Any]) -> Mapping[str, Any]:
         cause = row.get("cause")
@@ -206,7 +238,12 @@ def actors(*, limit: int = DEFAULT_LIMIT, **filters: Any) -> list[Actor]:
 
 
 def tasks(*, limit: int = DEFAULT_LIMIT, **filters: Any) -> list[Task]:
-    """Return the tasks and calls that have not ended."""
+    """Return the tasks and calls that have not ended.
+
+    Example:
+        >>> shoal.state.tasks(state="RUNNING")
+        []
+    """
     names = {function.key: function.name for function in functions()}
     rows = (
         Task(
@@ -225,7 +262,13 @@ def tasks(*, limit: int = DEFAULT_LIMIT, **filters: Any) -> list[Task]:
 
 
 def objects(*, limit: int = DEFAULT_LIMIT, **filters: Any) -> list[Object]:
-    """Return the values in node memory, and those to come."""
+    """Return the values in node memory, and those to come.
+
+    Example:
+        >>> ref = shoal.put(1)
+        >>> shoal.state.objects(object_id=ref.hex())[0].state
+        'VALUE'
+    """
     failed = (_native.FORMAT_ERROR_PICKLE, _native.FORMAT_ERROR_RECORD)
     rows = (
         Object(
@@ -242,7 +285,13 @@ def objects(*, limit: int = DEFAULT_LIMIT, **filters: Any) -> list[Object]:
 
 
 def events(*, limit: int = DEFAULT_LIMIT, **filters: Any) -> list[Event]:
-    """Return the last events of all processes, oldest first."""
+    """Return the last events of all processes, oldest first.
+
+    Example:
+        >>> ref = shoal.put(1)
+        >>> shoal.state.events(id=ref.hex())[0].kind
+        'put'
+    """
     names = {function.key: function.name for function in functions()}
     rows = (
         Event(

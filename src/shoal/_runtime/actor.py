@@ -374,6 +374,11 @@ def get_actor(name: str, namespace: str | None = None) -> ActorHandle[Any]:
 
     Raises:
         ActorNotFoundError: there is none (a ``ValueError``).
+
+    Example:
+        >>> kept = shoal.remote(dict).options(name="table").remote()
+        >>> shoal.get_actor("table") == kept
+        True
     """
     if not isinstance(name, str) or not name:
         raise errors.OptionError(f"get_actor needs a name, not {name!r}")
@@ -388,6 +393,10 @@ def kill(actor: ActorHandle[Any] | Actor, *, no_restart: bool = True) -> None:
     Args:
         actor: Its handle.
         no_restart: False lets it come back if it has restarts left.
+
+    Example:
+        >>> actor = shoal.remote(dict).remote()
+        >>> shoal.kill(actor)
     """
     if not isinstance(actor, ActorHandle):
         text = f"kill needs an actor's handle, not a {type(actor).__name__}"

@@ -268,8 +268,9 @@ def as_completed(
         NotARefError: something in ``refs`` is no ref.
 
     Example:
-        >>> for ref in shoal.as_completed([f.remote(i) for i in range(3)]):
+        >>> for ref in shoal.as_completed([shoal.put("a")]):
         ...     print(shoal.get(ref))
+        a
     """
     refs = list(refs)
     for i, ref in enumerate(refs):

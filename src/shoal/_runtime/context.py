@@ -247,6 +247,10 @@ def get_gpu_ids() -> list[int | str]:
     """Return the ids of the GPUs that this task or actor may use; [] in a driver.
 
     ``CUDA_VISIBLE_DEVICES`` names the same ones.
+
+    Example:
+        >>> shoal.get_gpu_ids()
+        []
     """
     return [int(gpu) if gpu.isdigit() else gpu for gpu in process.gpu_ids]
 

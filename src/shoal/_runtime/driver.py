@@ -332,6 +332,9 @@ def shutdown() -> None:
     """Leave the session; one that ``init`` started ends, with everything in it. May be repeated.
 
     Refs and handles of the session can not be used any more.
+
+    Example:
+        >>> shoal.shutdown()
     """
     session = sessions.current_or_none()
     if session is None:
@@ -377,5 +380,10 @@ def _reap(pid: int) -> None:
 
 
 def is_initialized() -> bool:
-    """Whether this process has an open session."""
+    """Whether this process has an open session.
+
+    Example:
+        >>> shoal.is_initialized()
+        False
+    """
     return sessions.current_or_none() is not None

@@ -324,6 +324,18 @@ def exit_actor() -> None:
 
     Raises:
         UsageError: this is no actor.
+
+    Example:
+        >>> @shoal.remote
+        ... class Clerk:
+        ...     def leave(self):
+        ...         shoal.exit_actor()
+        >>> clerk = Clerk.remote()
+        >>> try:
+        ...     shoal.get(clerk.leave.remote())
+        ... except shoal.errors.ActorDiedError as error:
+        ...     print(error.reason)
+        exit_actor
     """
     if context.process.actor_id is None:
         raise errors.UsageError("exit_actor works only inside an actor's method")

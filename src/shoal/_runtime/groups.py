@@ -206,7 +206,7 @@ def placement_group(
         NotSupportedError: a ``topology_strategy`` is given.
 
     Example:
-        >>> group = placement_group([{"CPU": 1}, {"CPU": 1}])
+        >>> group = shoal.util.placement_group([{"CPU": 1}, {"CPU": 1}])
         >>> group.wait(timeout_seconds=10)
         True
     """
@@ -278,6 +278,10 @@ def remove_placement_group(placement_group: PlacementGroup) -> None:
 
     When it returns, nothing starts in the group any more. Tasks and actors in it fail with
     ``GroupRemovedError``.
+
+    Example:
+        >>> group = shoal.util.placement_group([{"CPU": 1}])
+        >>> shoal.util.remove_placement_group(group)
     """
     _check_group(placement_group)
     placement_group._coming = None
@@ -294,6 +298,11 @@ def get_placement_group(placement_group_name: str) -> PlacementGroup:
 
     Raises:
         GroupNotFoundError: there is none (a ``ValueError``).
+
+    Example:
+        >>> group = shoal.util.placement_group([{"CPU": 1}], name="pair")
+        >>> shoal.util.get_placement_group("pair").id == group.id
+        True
     """
     if not isinstance(placement_group_name, str) or not placement_group_name:
         text = f"the name of a placement group is a text, not {placement_group_name!r}"
@@ -308,7 +317,8 @@ def get_current_placement_group() -> PlacementGroup | None:
     """Return the group that this task or actor runs in, None elsewhere.
 
     Example:
-        >>> group = get_current_placement_group()
+        >>> shoal.util.get_current_placement_group() is None
+        True
     """
     return context.process.group
 
@@ -317,7 +327,10 @@ def placement_group_table(placement_group: PlacementGroup | None = None) -> dict
     """Return what is known of all groups by their ids, or of one: state, bundles, strategy.
 
     Example:
-        >>> placement_group_table(group)["state"]
+        >>> group = shoal.util.placement_group([{"CPU": 1}])
+        >>> group.wait(timeout_seconds=10)
+        True
+        >>> shoal.util.placement_group_table(group)["state"]
         'CREATED'
     """
     if placement_group is not None:

@@ -49,7 +49,8 @@ class RuntimeEnv(dict[str, Any]):
         OptionError: a field is unknown or wrong; says which ones there are.
 
     Example:
-        >>> shoal.init(runtime_env=shoal.runtime_env.RuntimeEnv(env_vars={"TOKEN": "x"}))
+        >>> env = shoal.runtime_env.RuntimeEnv(env_vars={"TOKEN": "x"})
+        >>> session = shoal.init(runtime_env=env)
     """
 
     def __init__(self, **fields: Any) -> None:
