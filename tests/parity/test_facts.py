@@ -23,18 +23,9 @@ OPTIONS_LEFT_OUT = {
     "_num_objects_per_yield": "each yield makes one ref",
     "object_store_memory": "Ray itself refuses it for tasks and actors",
     "enable_tensor_transport": "tensors travel through node memory",
-    "placement_group": "scheduling_strategy=PlacementGroupSchedulingStrategy(...)",
-    "placement_group_bundle_index": "scheduling_strategy=PlacementGroupSchedulingStrategy(...)",
-    "placement_group_capture_child_tasks": "scheduling_strategy=PlacementGroupSchedulingStrategy()",
+    "_actor_generator_backpressure_num_objects": "the option of the method",
 }
 """Options that are refused here as unknown; docs/from-ray.md says what to use."""
-
-WAITING_OPTIONS = {
-    "_actor_generator_backpressure_num_objects",
-    "_generator_backpressure_num_objects",
-    "allow_out_of_order_execution",
-}
-"""They come with generators and with actors of several calls at a time."""
 
 CONTEXT_WAITS = {
     "actor_id",
@@ -93,7 +84,7 @@ def test_arguments(path: str) -> None:
 def test_options() -> None:
     for kind, letter in (("task", "t"), ("actor", "a")):
         ours = set(options.valid_names(letter))
-        theirs = set(FACTS["options"][kind]) - set(OPTIONS_LEFT_OUT) - WAITING_OPTIONS
+        theirs = set(FACTS["options"][kind]) - set(OPTIONS_LEFT_OUT)
         assert theirs <= ours, kind
 
 

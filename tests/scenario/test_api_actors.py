@@ -266,7 +266,7 @@ def test_an_actor_knows_itself() -> None:
 
     actor = Self.options(name="me").remote()
     actor_id, handle, name = shoal.get(actor.look.remote())
-    assert actor_id == actor._actor_id and handle == actor and name == "me"
+    assert actor_id == actor._actor_id.hex() and handle == actor and name == "me"
 
 
 def test_ready_and_terminate() -> None:

@@ -96,7 +96,7 @@ def test_an_actor() -> None:
     assert seen["task"] == ref.task_id().hex()
     assert seen["function"] == "Looker.look" and seen["actor_name"] == "looker"
     assert seen["resources"] == {"CPU": 1.0}
-    assert seen["actor"] == looker._actor_id == state.actors()[0].actor_id
+    assert seen["actor"] == looker._actor_id.hex() == state.actors()[0].actor_id
     assert ids.ActorID.from_hex(seen["actor"]).job_id().hex() == seen["job"]
     assert shoal.get(looker.current.remote()) == looker
 
@@ -238,14 +238,14 @@ def test_the_timeline_is_a_trace(tmp_path: Path) -> None:
     path = tmp_path / "trace.json"
     assert shoal.timeline(str(path)) is None
     trace = json.loads(path.read_text())
-    slices = [event for event in trace["traceEvents"] if event["ph"] == "X"]
+    slices = [event for event in trace if event["ph"] == "X"]
     names = [event["name"].rpartition(".")[2] for event in slices]
     assert sorted(names) == ["inner", "inner", "look", "outer"]
     by_name = {name: event for name, event in zip(names, slices)}
     assert by_name["look"]["name"] == "Looker.look" and by_name["look"]["cat"] == "call"
     rows = {
         event["tid"]: event["args"]["name"]
-        for event in trace["traceEvents"]
+        for event in trace
         if event["ph"] == "M" and event["name"] == "thread_name"
     }
     assert rows[by_name["look"]["tid"]].startswith("Looker (pid ")

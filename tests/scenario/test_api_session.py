@@ -101,7 +101,7 @@ def test_state_tables() -> None:
     assert [a.name for a in state.actors(state="ALIVE")] == ["n1"]
     assert {f.name.rsplit(".", 1)[1] for f in state.functions()} == {"sleep", "Named"}
     assert state.jobs()[0].pid == os.getpid() and len(state.nodes()) == 1
-    assert [w.actor_id for w in state.workers() if w.actor_id] == [actor._actor_id]
+    assert [w.actor_id for w in state.workers() if w.actor_id] == [actor._actor_id.hex()]
     assert any(o.state == "PENDING" for o in state.objects())
     assert {"submitted", "taken"} <= {e.kind for e in state.events()}
     with pytest.raises(errors.OptionError, match="no field 'colour'"):

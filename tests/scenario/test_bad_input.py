@@ -150,6 +150,16 @@ def test_a_generator_that_is_returned_as_one_value() -> None:
         shoal.get(items.remote())
 
 
+def test_what_only_actors_may_ask_or_do() -> None:
+    """Programs written for Ray catch the first as RuntimeError, the second as TypeError."""
+    shoal.init(num_cpus=1)
+    with pytest.raises(errors.NotInActorError, match="does not run in an actor") as asked:
+        _ = shoal.get_runtime_context().current_actor
+    with pytest.raises(errors.NotInActorError, match="only inside") as done:
+        shoal.exit_actor()
+    assert isinstance(asked.value, RuntimeError) and isinstance(done.value, TypeError)
+
+
 # ---- get, put, wait
 
 

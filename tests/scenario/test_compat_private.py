@@ -85,7 +85,7 @@ def test_actors(session: None) -> None:
     counter = Counter.remote()
     assert shoal.get(counter.add.remote()) == 1
     assert private.actors(counter._ray_actor_id)["State"] == "ALIVE"
-    assert private.actors()[counter._ray_actor_id]["ActorClassName"] == "Counter"
+    assert private.actors()[counter._ray_actor_id.hex()]["ActorClassName"] == "Counter"
     assert private.actors("ff") == {}
 
 

@@ -19,9 +19,7 @@ class Asked:
 
     __slots__ = ("amounts", "env", "job", "since", "target", "ticket", "who")
 
-    def __init__(
-        self, who: str, job: int, amounts: Amounts, target: Target, env: str = ""
-    ) -> None:
+    def __init__(self, who: str, job: int, amounts: Amounts, target: Target, env: str = "") -> None:
         self.who = who
         """Id of the actor or group."""
         self.job = job

@@ -304,9 +304,7 @@ def on_worker_died(t: NodeTables, now: float, actor: Actor, event: ProcessDied) 
     return out + actor_row(t, actor) + _buried(t, now, actor)
 
 
-def _running_call(
-    actor: Actor, task: RunningTask, record: bytes, may_restart: bool
-) -> do.Command:
+def _running_call(actor: Actor, task: RunningTask, record: bytes, may_restart: bool) -> do.Command:
     if may_restart and has_retry_left(task):
         return do.Requeue(0, task.key, charged=True, front=True)
     return do.Fail(task.key, actor.cause if actor.is_dead else record)

@@ -32,6 +32,7 @@ from typing import (
 import msgspec
 
 from shoal import _native, errors
+from shoal._base import typed_ids
 from shoal._proto import messages
 from shoal._runtime import (
     concurrency,
@@ -60,6 +61,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 S = TypeVar("S")
 C = TypeVar("C")
+
 
 class ActorHandle(Generic[C]):
     """A reference to an actor; passes through calls and objects like any value."""
@@ -92,12 +94,10 @@ class ActorHandle(Generic[C]):
         raise AttributeError(name)
 
     @property
-    def _actor_id(self) -> str:
-        return self._facts.actor_id
+    def _actor_id(self) -> typed_ids.ActorID:
+        return typed_ids.ActorID.from_hex(self._facts.actor_id)
 
-    @property
-    def _ray_actor_id(self) -> str:
-        return self._facts.actor_id
+    _ray_actor_id = _actor_id
 
     def __dir__(self) -> list[str]:
         return [row.name for row in self._facts.methods]

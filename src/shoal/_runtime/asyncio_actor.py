@@ -96,9 +96,7 @@ class LoopRunner:
         rows = handle._facts.methods
         everywhere = info.spec.runs_in_threads
         for row, call in zip(rows, self._executor.methods):
-            is_plain = not (
-                inspect.iscoroutinefunction(call) or inspect.isasyncgenfunction(call)
-            )
+            is_plain = not (inspect.iscoroutinefunction(call) or inspect.isasyncgenfunction(call))
             wants = row.thread if row.thread is not None else everywhere
             # A plain generator would block the loop while its consumer is slow.
             self._in_thread.append(is_plain and (wants or inspect.isgeneratorfunction(call)))

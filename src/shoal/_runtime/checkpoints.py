@@ -123,4 +123,3 @@ def _say_lost(info: messages.ActorInfo) -> None:
         file=sys.stderr,
         flush=True,
     )
-

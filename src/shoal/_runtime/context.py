@@ -168,7 +168,7 @@ class RuntimeContext(_Ids):
             UsageError: this is no actor.
         """
         if process.actor is None:
-            raise errors.UsageError("current_actor: this code does not run in an actor")
+            raise errors.NotInActorError("current_actor: this code does not run in an actor")
         return process.actor
 
     def get_task_name(self) -> str | None:

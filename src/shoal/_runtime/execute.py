@@ -338,7 +338,7 @@ def exit_actor() -> None:
         exit_actor
     """
     if context.process.actor_id is None:
-        raise errors.UsageError("exit_actor works only inside an actor's method")
+        raise errors.NotInActorError("exit_actor works only inside an actor's method")
     raise ActorExit
 
 

@@ -161,9 +161,7 @@ def serve_threaded(executor: Executor, info: messages.ActorInfo) -> None:
         return
     feeder = Feeder(executor, info)
     executor.wake = feeder.wake
-    threads = {
-        group.queue: Threads(group, executor.run, group.limit) for group in feeder.groups
-    }
+    threads = {group.queue: Threads(group, executor.run, group.limit) for group in feeder.groups}
 
     def dispatch(tasks: list[_native.Task]) -> None:
         for task in tasks:

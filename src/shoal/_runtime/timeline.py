@@ -86,7 +86,7 @@ def timeline(filename: str | None = None) -> list[dict[str, Any]] | None:
     if filename is None:
         return events
     with open(filename, "w", encoding="utf-8") as file:
-        json.dump({"traceEvents": events, "displayTimeUnit": "ms"}, file)
+        json.dump(events, file)
     return None
 
 

@@ -29,6 +29,7 @@
     |   |-- ActorNotFoundError     no living actor has that name             (ValueError)
     |   |-- GroupAlreadyExistsError  the name belongs to another group       (ValueError)
     |   |-- GroupNotFoundError     there is no such placement group          (ValueError)
+    |   |-- NotInActorError        code outside of actors asks for its actor (RuntimeError)
     |   |-- SessionEndedError      after shutdown                            (RuntimeError)
     |   |-- SessionExistsError     a second init                             (RuntimeError)
     |   |-- ForkedProcessError     a handle used in a forked child           (RuntimeError)
@@ -80,6 +81,7 @@ from shoal.errors._usage import (
     GroupAlreadyExistsError,
     GroupNotFoundError,
     NotARefError,
+    NotInActorError,
     NotSupportedError,
     OptionError,
     PendingCallsLimitError,
@@ -107,6 +109,7 @@ __all__ = [
     "JobEndedError",
     "LostError",
     "NotARefError",
+    "NotInActorError",
     "NotSupportedError",
     "ObjectLostError",
     "ObjectStoreFullError",

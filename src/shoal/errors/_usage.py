@@ -96,6 +96,10 @@ class GroupNotFoundError(UsageError, ValueError):
         return f"there is no placement group named {self.name!r} in namespace {self.namespace!r}"
 
 
+class NotInActorError(UsageError, RuntimeError, TypeError):
+    """Something was asked or done that only code in an actor can."""
+
+
 class SessionEndedError(UsageError, RuntimeError):
     """A handle of a session that has been shut down was used."""
 

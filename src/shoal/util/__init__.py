@@ -1,5 +1,5 @@
-"""What people know as utilities: placement groups, scheduling strategies, serializers
-of one's own, what keeps a value from travelling, names of actors.
+"""What people know as utilities: placement groups, scheduling strategies, pools of actors,
+queues, serializers of one's own, what keeps a value from travelling, names of actors.
 
 As in Ray, ``shoal.util.placement_group`` is the function, and
 ``from shoal.util.placement_group import ...`` reads the module of that name.
@@ -11,6 +11,7 @@ from shoal._runtime.custom_pickles import (
     inspect_serializability,
     register_serializer,
 )
+from shoal.util.actor_pool import ActorPool
 from shoal.util.placement_group import (
     get_current_placement_group,
     get_placement_group,
@@ -20,6 +21,7 @@ from shoal.util.placement_group import (
 )
 
 __all__ = [
+    "ActorPool",
     "deregister_serializer",
     "get_current_placement_group",
     "get_placement_group",

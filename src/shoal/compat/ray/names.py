@@ -124,12 +124,6 @@ LATER: dict[str, str] = {
     module: " ".join(text.split())
     for module, text in {
         "ray": "cancel",
-        "ray.actor": "PlacementGroupSchedulingStrategy",
-        "ray.runtime_context": "RuntimeEnv",
-        "ray.util": "ActorPool",
-        "ray.util.actor_pool": "ActorPool",
-        "ray.util.queue": "Empty Full Queue",
-        "ray.util.state": "get_placement_group list_placement_groups",
     }.items()
 }
 """Rows whose home does not exist yet: they raise with their hint, and no ``*`` brings them."""
@@ -172,8 +166,6 @@ HINTS: dict[str, str] = {
     "ray.train": _LIBRARIES,
     "ray.tune": _LIBRARIES,
     "ray.workflow": "workflows were taken out of Ray too; chain tasks by passing refs",
-    "ray.util.ActorPool": "use shoal.as_completed over calls of several actors, or shoal.map",
-    "ray.util.actor_pool": "use shoal.as_completed over calls of several actors, or shoal.map",
     "ray.util.accelerators": "ask shoal.get_gpu_ids(); types of accelerators have no names here",
     "ray.util.collective": "collective operations are not there yet",
     "ray.util.dask": "the Dask scheduler is not there yet",
@@ -184,7 +176,6 @@ HINTS: dict[str, str] = {
     "ray.util.metrics": "metrics of one's own are not there yet",
     "ray.util.multiprocessing": "Pool is not there yet; use shoal.map",
     "ray.util.pdb": "use a debugger of your own in the worker's process",
-    "ray.util.queue": "the queue is not there yet; use an actor that holds a collections.deque",
     "ray.util.rpdb": "use a debugger of your own in the worker's process",
     "ray.util.spark": "Spark is not there yet",
     "ray.util.state": "use shoal.state",

@@ -173,7 +173,7 @@ def node_ids() -> list[str]:
     return [f"node:{get_node_ip_address()}" for _ in state.nodes()]
 
 
-def actors(actor_id: str | None = None) -> dict[str, Any]:
+def actors(actor_id: Any = None) -> dict[str, Any]:
     """Facts of one actor, or of all by id."""
     rows = {
         row.actor_id: {
@@ -188,7 +188,9 @@ def actors(actor_id: str | None = None) -> dict[str, Any]:
         }
         for row in state.actors()
     }
-    return rows if actor_id is None else rows.get(str(actor_id), {})
+    if actor_id is None:
+        return rows
+    return rows.get(actor_id if isinstance(actor_id, str) else actor_id.hex(), {})
 
 
 # ---- ray._private.test_utils --------------------------------------------------------------------

@@ -131,6 +131,17 @@ def _object(row: state.Object) -> Row:
     )
 
 
+def _group(row: state.Group) -> Row:
+    return Row(
+        placement_group_id=row.group_id,
+        name=row.name or "",
+        creator_job_id=_job_id(row.job),
+        state=row.state,
+        bundles=[{"bundle_index": i, "unit_resources": b} for i, b in enumerate(row.bundles)],
+        is_detached=row.detached,
+    )
+
+
 def _job(row: state.Job) -> Row:
     return Row(
         job_id=_job_id(row.job),
@@ -164,6 +175,7 @@ list_actors = _table(state.actors, _actor)
 list_jobs = _table(state.jobs, _job)
 list_nodes = _table(state.nodes, _node)
 list_objects = _table(state.objects, _object)
+list_placement_groups = _table(state.groups, _group)
 list_tasks = _table(state.tasks, _task)
 list_workers = _table(state.workers, _worker)
 
@@ -181,6 +193,11 @@ def get_job(id: str, address: str | None = None, **_ignored: Any) -> Row | None:
 def get_node(id: str, address: str | None = None, **_ignored: Any) -> Row | None:
     """The row of one node, None if there is none."""
     return _only(map(_node, state.nodes()), "node_id", id)
+
+
+def get_placement_group(id: str, address: str | None = None, **_ignored: Any) -> Row | None:
+    """The row of one placement group, None if there is none."""
+    return _only(map(_group, state.groups()), "placement_group_id", id)
 
 
 def get_task(id: str, address: str | None = None, **_ignored: Any) -> Row | None:
