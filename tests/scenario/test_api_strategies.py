@@ -164,7 +164,7 @@ def told(program: subprocess.Popen[str], question: str = "") -> str:
 @pytest.fixture
 def started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("SHOAL_DIR", str(tmp_path))
-    done = command("start", "--num-cpus", "2")
+    done = command("start", "--num-cpus", "2", "--labels", "zone=a, disk=fast")
     assert done.returncode == 0, done.stdout + done.stderr
     yield
     shoal.shutdown()
@@ -201,6 +201,13 @@ def test_groups_end_with_their_program_unless_they_are_detached(started: None) -
     eventually(lambda: shoal.available_resources().get("CPU") == 1, 10, "the CPU is given back")
     with pytest.raises(errors.GroupNotFoundError):
         get_placement_group("short")
+
+
+def test_labels_of_a_started_session(started: None) -> None:
+    shoal.init()
+    assert shoal.get(pid.options(label_selector={"disk": "fast", "zone": "a"}).remote(), timeout=20)
+    ref = pid.options(label_selector={"disk": "slow"}).remote()
+    assert shoal.wait([ref], timeout=1.3) == ([], [ref]), "where nodes may join it waits"
 
 
 def test_an_infeasible_group_waits_where_nodes_may_join(started: None) -> None:

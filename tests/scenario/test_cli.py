@@ -57,6 +57,7 @@ def test_start_status_list_stop(environment: dict[str, str]) -> None:
     [
         (["start", "--num-cpus", "-1"], "must not be negative"),
         (["start", "--resources", "[1]"], "must be JSON like"),
+        (["start", "--labels", "zone"], "must be like zone=a"),
         (["start", "--object-store-memory", "lots"], "a size like 2GB"),
         (["list", "planets"], "there are nodes, jobs"),
         (["run"], "which program?"),

@@ -15,7 +15,7 @@ from cyclopts import Parameter
 
 from shoal import errors
 from shoal._base import clock, environment
-from shoal._runtime import launch, registry, session_dir
+from shoal._runtime import launch, registry, session_dir, strategies
 from shoal._runtime.registry import Entry
 from shoal.cli import report
 from shoal.cli.observer import Observer
@@ -59,6 +59,7 @@ def start(
     num_cpus: float | None = None,
     num_gpus: float | None = None,
     resources: str = "{}",
+    labels: str = "",
     object_store_memory: Annotated[str, Parameter(help="such as 2GB or 500MiB")] = "",
 ) -> int:
     """Start a session on this machine that several programs can join, until `shoal stop`.
@@ -73,6 +74,8 @@ def start(
         GPUs (default: those present).
     resources
         More resources, as JSON: '{"licence": 2}'.
+    labels
+        Labels of this machine, for label_selector: zone=a,disk=fast.
     """
     root = _root()
     if running := registry.started_sessions(root):
@@ -88,6 +91,7 @@ def start(
         num_cpus=_positive("--num-cpus", num_cpus),
         num_gpus=_positive("--num-gpus", num_gpus),
         resources=_resources(resources),
+        labels=_labels(labels),
         object_store_memory=_size(object_store_memory),
     )
     try:
@@ -137,7 +141,7 @@ def list_(
     limit: int = 100,
     as_json: Annotated[bool, Parameter(name="--json", negative="")] = False,
 ) -> int:
-    """Show a table of your session: nodes, jobs, actors, functions, workers or queues.
+    """Show a table of your session: nodes, jobs, actors, groups, functions, workers or queues.
 
     Parameters
     ----------
@@ -233,6 +237,16 @@ def _resources(text: str) -> dict[str, float]:
             f"--resources must be JSON like '{{\"licence\": 2}}' with amounts of 0 or more: {text}"
         )
     return {name: float(amount) for name, amount in found.items()}
+
+
+def _labels(text: str) -> dict[str, str]:
+    labels = {}
+    for part in filter(None, text.split(",")):
+        key, is_given, value = (word.strip() for word in part.partition("="))
+        if not is_given or not strategies.is_selector({key: value or "x"}):
+            raise CommandError(f"--labels must be like zone=a,disk=fast: {text}")
+        labels[key] = value
+    return labels
 
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}

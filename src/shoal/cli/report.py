@@ -11,7 +11,7 @@ from rich.table import Table
 
 from shoal.cli.observer import Observer
 
-TABLES = ("nodes", "jobs", "actors", "functions", "workers", "queues")
+TABLES = ("nodes", "jobs", "actors", "groups", "functions", "workers", "queues")
 PIPE_COLUMNS = 400
 _BYTES = ("memory", "object_store_memory")
 
