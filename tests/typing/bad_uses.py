@@ -3,6 +3,8 @@ no other line is."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import shoal
 from shoal import ObjectRef
 
@@ -15,6 +17,11 @@ def square(x: int) -> int:
 @shoal.remote
 def scale(x: float, by: float = 2.0) -> float:
     return x * by
+
+
+@shoal.remote
+def counts(n: int) -> Iterator[int]:
+    yield from range(n)
 
 
 class Counter:
@@ -45,6 +52,12 @@ def functions() -> None:
     square("three")  # bad
     wrong: ObjectRef[str] = square.remote(3)  # bad
     shoal.get(wrong)
+
+
+def streams() -> None:
+    counts.remote("three")  # bad
+    texts: list[str] = [shoal.get(ref) for ref in counts.remote(3)]  # bad
+    print(texts)
 
 
 def options() -> None:

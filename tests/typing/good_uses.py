@@ -5,12 +5,12 @@ Checked by mypy and pyright (``test_typing.py``), never run.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import Future
 from typing import Any, assert_type
 
 import shoal
-from shoal import ActorHandle, ObjectRef
+from shoal import ActorHandle, ObjectRef, ObjectRefGenerator
 
 # ---- functions
 
@@ -40,6 +40,16 @@ def two() -> tuple[int, str]:
     return 1, "a"
 
 
+@shoal.remote
+def counts(n: int) -> Iterator[int]:
+    yield from range(n)
+
+
+@shoal.remote
+async def ticks(n: int) -> AsyncIterator[str]:
+    yield str(n)
+
+
 def untouched(x: int) -> bytes:
     return bytes(x)
 
@@ -63,6 +73,14 @@ def options() -> None:
     assert_type(square.options(num_returns=1).remote(1), ObjectRef[int])
     assert_type(two.remote(), list[ObjectRef[Any]])
     assert_type(square.options(num_returns=3).remote(1), list[ObjectRef[Any]])
+
+
+async def streams() -> None:
+    assert_type(counts.remote(3), ObjectRefGenerator[int])
+    assert_type(counts.remote(square.remote(3)), ObjectRefGenerator[int])
+    assert_type([shoal.get(ref) for ref in counts.remote(3)], list[int])
+    async for ref in ticks.remote(3):
+        assert_type(await ref, str)
 
 
 # ---- values
@@ -130,6 +148,10 @@ class Account(shoal.Actor, num_cpus=1):
     async def statement(self, lines: int, *, header: str = "") -> str:
         return header + self.owner * lines
 
+    @shoal.method
+    def payments(self, most: int) -> Iterator[int]:
+        yield from range(most)
+
     @shoal.method(num_returns=2)
     def both(self) -> tuple[str, int]:
         return self.owner, self.cents
@@ -153,6 +175,7 @@ def typed_handles() -> None:
     assert_type(account.pay.remote(square.remote(2)), ObjectRef[int])
     assert_type(account.pay.options(max_task_retries=2).remote(5), ObjectRef[int])
     assert_type(account.statement.remote(5, header="x"), ObjectRef[str])
+    assert_type(account.payments.remote(3), ObjectRefGenerator[int])
     assert_type(account.again.remote(), ObjectRef[bytes])
     assert_type(shoal.get(account.pay.remote(5)), int)
     assert_type(Account("Ada").pay(3), int)

@@ -172,11 +172,19 @@ def remote(  # type: ignore[overload-overlap]
     target: Callable[P, Coroutine[Any, Any, R]], /
 ) -> RemoteFunction[P, R]: ...
 @overload
+def remote(  # type: ignore[overload-overlap]
+    target: Callable[P, typed.Yielded[R]], /
+) -> typed.GeneratorFunction[P, R]: ...
+@overload
 def remote(target: Callable[P, R], /) -> RemoteFunction[P, R]: ...
 @overload
 def remote(  # type: ignore[overload-overlap]
     *, num_returns: Literal[1] = 1, **given: Unpack[typed.AnyOptions]
 ) -> typed.Decorator: ...
+@overload
+def remote(
+    *, num_returns: Literal["streaming"], **given: Unpack[typed.AnyOptions]
+) -> typed.StreamingDecorator: ...
 @overload
 def remote(*, num_returns: int, **given: Unpack[typed.AnyOptions]) -> typed.SeveralDecorator: ...
 def remote(target: Any = None, /, *rest: Any, **given: Any) -> Any:

@@ -26,7 +26,7 @@ import collections
 import pickle
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from shoal import _native, errors
 from shoal._base import clock
@@ -37,6 +37,8 @@ from shoal._runtime.session import NATIVE_ERRORS
 
 if TYPE_CHECKING:
     import asyncio
+
+R = TypeVar("R")
 
 STREAMING = -1
 """``n_returns`` of what returns a stream."""
@@ -67,7 +69,7 @@ def limit_of(given: Mapping[str, Any]) -> int:
 # ---- the consumer -------------------------------------------------------------------------------
 
 
-class ObjectRefGenerator:
+class ObjectRefGenerator(Generic[R]):
     """Refs to what a generator yields, in order, each as soon as it is there.
 
     Iterate over it with ``for`` or ``async for``. A ref to an item that could not be made (the
@@ -90,10 +92,10 @@ class ObjectRefGenerator:
         self._ended: asyncio.Future[None] | None = None
 
     # ---- sync
-    def __iter__(self) -> Iterator[ObjectRef]:
+    def __iter__(self) -> Iterator[ObjectRef[R]]:
         return self
 
-    def __next__(self) -> ObjectRef:
+    def __next__(self) -> ObjectRef[R]:
         return self._next_sync()
 
     def _next_sync(self, timeout_s: float | None = None) -> ObjectRef:
@@ -126,10 +128,10 @@ class ObjectRefGenerator:
         return None if memory.peek(self._completion) is None else self._completion
 
     # ---- async
-    def __aiter__(self) -> AsyncIterator[ObjectRef]:
+    def __aiter__(self) -> AsyncIterator[ObjectRef[R]]:
         return self
 
-    async def __anext__(self) -> ObjectRef:
+    async def __anext__(self) -> ObjectRef[R]:
         if self._is_over:
             raise StopAsyncIteration
         memory = self._cell.memory

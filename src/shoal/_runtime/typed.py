@@ -18,15 +18,7 @@ pyright alike, without a plugin:
 
 from __future__ import annotations
 
-from collections.abc import (
-    AsyncGenerator,
-    AsyncIterator,
-    Callable,
-    Coroutine,
-    Generator,
-    Iterator,
-    Mapping,
-)
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -46,6 +38,7 @@ from shoal._native import ObjectRef
 if TYPE_CHECKING:
     from shoal._runtime.actor import ActorHandle
     from shoal._runtime.remote import RemoteFunction
+    from shoal._runtime.streams import ObjectRefGenerator
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -58,6 +51,9 @@ A2 = TypeVar("A2")
 A3 = TypeVar("A3")
 A4 = TypeVar("A4")
 A5 = TypeVar("A5")
+
+Yielded = Iterator[R] | AsyncIterator[R]
+"""What generator functions return."""
 
 
 class TypedHandle:
@@ -179,6 +175,27 @@ class Calls(Generic[P, R]):
         raise NotImplementedError
 
 
+class Streams(Generic[P, R]):
+    """``.remote`` of a generator: one ref after the other."""
+
+    @overload
+    def remote(self, *args: P.args, **kwargs: P.kwargs) -> ObjectRefGenerator[R]: ...
+    @overload
+    def remote(
+        self: Callable[[A1], Yielded[R]], a1: A1 | ObjectRef[A1], /
+    ) -> ObjectRefGenerator[R]: ...
+    @overload
+    def remote(
+        self: Callable[[A1, A2], Yielded[R]], a1: A1 | ObjectRef[A1], a2: A2 | ObjectRef[A2], /
+    ) -> ObjectRefGenerator[R]: ...
+    def remote(self, *args: Any, **kwargs: Any) -> Any:
+        """Submit a call; see ``Submitting.remote``."""
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Iterator[R]:
+        """Run it here."""
+        raise NotImplementedError
+
+
 class Several(Generic[P]):
     """``.remote`` of something with ``num_returns`` other than 1."""
 
@@ -198,6 +215,21 @@ class BoundMethod(Calls[P, R]):
         """Return the same method with other options."""
 
 
+class BoundStream(Streams[P, R]):
+    """``handle.method`` of a typed handle, for a generator."""
+
+    def options(self, **given: Any) -> BoundStream[P, R]:
+        """Return the same method with other options."""
+        raise NotImplementedError
+
+
+class TypedStream(Generic[S, P, R]):
+    """A generator method marked with ``@shoal.method``."""
+
+    def __get__(self, instance: object, owner: type) -> BoundStream[P, R]:
+        raise NotImplementedError
+
+
 class TypedMethod(Generic[S, P, R]):
     """A method marked with ``@shoal.method``."""
 
@@ -212,6 +244,10 @@ class MethodDecorator(Protocol):
     def __call__(
         self, function: Callable[Concatenate[S, P], Coroutine[Any, Any, R]], /
     ) -> TypedMethod[S, P, R]: ...
+    @overload
+    def __call__(
+        self, function: Callable[Concatenate[S, P], Yielded[R]], /
+    ) -> TypedStream[S, P, R]: ...
     @overload
     def __call__(self, function: Callable[Concatenate[S, P], R], /) -> TypedMethod[S, P, R]: ...
 
@@ -295,6 +331,8 @@ class Decorator(Protocol):
     @overload
     def __call__(self, target: Callable[P, Coroutine[Any, Any, R]], /) -> RemoteFunction[P, R]: ...
     @overload
+    def __call__(self, target: Callable[P, Yielded[R]], /) -> GeneratorFunction[P, R]: ...
+    @overload
     def __call__(self, target: Callable[P, R], /) -> RemoteFunction[P, R]: ...
 
 
@@ -314,5 +352,15 @@ class SeveralFunction(Several[P]):
         """Return the same function with other options."""
 
 
-Yields = Generator[R, Any, Any] | Iterator[R]
-AsyncYields = AsyncGenerator[R, Any] | AsyncIterator[R]
+class StreamingDecorator(Protocol):
+    """What ``@remote(num_returns="streaming")`` returns."""
+
+    def __call__(self, target: Callable[P, Yielded[R]], /) -> GeneratorFunction[P, R]: ...
+
+
+class GeneratorFunction(Streams[P, R]):
+    """A remote generator function: its results stream."""
+
+    def options(self, **given: Any) -> GeneratorFunction[P, R]:
+        """Return the same function with other options."""
+        raise NotImplementedError
