@@ -16,6 +16,7 @@ killed.
 
 from __future__ import annotations
 
+import asyncio
 import faulthandler
 import json
 import random
@@ -127,6 +128,35 @@ class Keeper:
         return value_of(number, big=False)
 
 
+@shoal.remote(max_restarts=2, max_task_retries=1, num_cpus=0)
+class Juggler:
+    """Runs many calls side by side, some of which wait for others; keeps what it has counted."""
+
+    def __init__(self) -> None:
+        self.thrown = 0
+
+    def __shoal_checkpoint__(self) -> int:
+        return self.thrown
+
+    def __shoal_restore__(self, state: int) -> None:
+        self.thrown = state
+
+    async def echo(self, number: int) -> bytes:
+        self.thrown += 1
+        await asyncio.sleep(0.02)
+        return value_of(number, big=False)
+
+    async def relay(self, number: int) -> bytes:
+        copy = same.remote(small.remote(number))
+        first, second = await asyncio.gather(small.remote(number), copy)
+        assert first == second
+        return first
+
+    async def open(self, box: list[Any]) -> bytes:
+        value: bytes = await box[0]
+        return value
+
+
 class Load:
     """The live refs of this driver, each with the values it may have."""
 
@@ -135,12 +165,13 @@ class Load:
         self.report = report
         self.live: list[tuple[Any, bytes]] = []
         self.keepers: list[Any] = []
+        self.jugglers: list[Any] = []
         self.counts: Counter[str] = Counter()
         self.live_most = LIVE_MOST if mode == "all" else LIVE_MOST_FULL
         self.patience_s = PATIENCE_S if mode == "all" else FULL_S
         self.actions = [self.task, self.task, self.chain, self.put, self.nest, self.box]
         self.actions += [self.handed, self.actor, self.fork, self.check_one, self.check_one]
-        self.actions += [self.wait_some, self.drop]
+        self.actions += [self.wait_some, self.drop, self.juggle]
         if mode == "full":
             self.actions = [self.fill, self.fill, self.fill, self.put, self.task, self.nest]
             self.actions += [self.check_if_ready, self.check_if_ready, self.drop_some]
@@ -241,6 +272,17 @@ class Load:
         if self.random.random() < 0.3:
             self.answer(keeper.give.remote())
 
+    def juggle(self) -> None:
+        if len(self.jugglers) < 2 or self.random.random() < 0.1:
+            self.jugglers = [*self.jugglers[-1:], Juggler.remote()]
+        juggler = self.random.choice(self.jugglers)
+        for _ in range(self.random.randrange(1, 12)):
+            number = self.number()
+            call = self.random.choice([juggler.echo, juggler.echo, juggler.relay])
+            self.live.append((call.remote(number), value_of(number, big=False)))
+        ref, value = self.random.choice(self.live)
+        self.live.append((juggler.open.remote([ref]), value))
+
     def check_one(self) -> None:
         if self.live:
             ref, value = self.live.pop(self.random.randrange(len(self.live)))
@@ -316,6 +358,7 @@ def main() -> None:
             print(json.dumps(load.counts), flush=True)
     load.check_all()
     load.keepers.clear()
+    load.jugglers.clear()
     shoal.shutdown()
     print(json.dumps(load.counts))
 
