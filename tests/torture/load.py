@@ -2,7 +2,7 @@
 
     python -m tests.torture.load SESSION SEED SECONDS REPORT MODE
 
-MODE `all` is small and big values, nested tasks, actors and forks (whose children write into the
+MODE `all` is small and big values, nested tasks, actors, groups and forks (whose children write into the
 file REPORT, see `forks.py`); MODE `full` keeps so many large values that node memory is full again
 and again.
 
@@ -28,6 +28,8 @@ from typing import Any
 import shoal
 from shoal._runtime import cluster
 from shoal.errors import LostError, ObjectStoreFullError, TaskError
+from shoal.util.placement_group import placement_group, remove_placement_group
+from shoal.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from tests.torture import forks
 
 BIG_BYTES = 300_000
@@ -171,7 +173,7 @@ class Load:
         self.patience_s = PATIENCE_S if mode == "all" else FULL_S
         self.actions = [self.task, self.task, self.chain, self.put, self.nest, self.box]
         self.actions += [self.handed, self.actor, self.fork, self.check_one, self.check_one]
-        self.actions += [self.wait_some, self.drop, self.juggle]
+        self.actions += [self.wait_some, self.drop, self.juggle, self.group]
         if mode == "full":
             self.actions = [self.fill, self.fill, self.fill, self.put, self.task, self.nest]
             self.actions += [self.check_if_ready, self.check_if_ready, self.drop_some]
@@ -282,6 +284,21 @@ class Load:
             self.live.append((call.remote(number), value_of(number, big=False)))
         ref, value = self.random.choice(self.live)
         self.live.append((juggler.open.remote([ref]), value))
+
+    def group(self) -> None:
+        """Tasks in a placement group, which is removed before or after they have ended."""
+        group = placement_group([{"CPU": 0.5}, {"CPU": 0.25, "memory": 1000}])
+        assert group.wait(self.patience_s), "a group that fits has its place some time"
+        number = self.number()
+        strategy = PlacementGroupSchedulingStrategy(group)
+        task = small.options(num_cpus=0.25, scheduling_strategy=strategy)
+        refs = [task.remote(number) for _ in range(3)]
+        if self.random.random() < 0.5:
+            for ref in refs:
+                self.check(ref, value_of(number, big=False))
+        else:
+            self.live += [(ref, value_of(number, big=False)) for ref in refs]
+        remove_placement_group(group)
 
     def check_one(self) -> None:
         if self.live:

@@ -40,7 +40,7 @@ class Chance:
         return self.random.randrange(100, 106)
 
     def actor_id(self) -> str:
-        return f"6e6e6e6e{self.random.randrange(1, 8):08x}"
+        return f"6e6e6e6e{1:08x}{self.random.randrange(1, 8):08x}"
 
     def group(self) -> str:
         return f"group-{self.random.randrange(4)}"
