@@ -2,9 +2,9 @@
 
     python -m tests.torture.load SESSION SEED SECONDS REPORT MODE
 
-MODE `all` is small and big values, nested tasks, actors, groups and forks (whose children write into the
-file REPORT, see `forks.py`); MODE `full` keeps so many large values that node memory is full again
-and again.
+MODE `all` is small and big values, nested tasks, actors, groups and forks (whose children write
+into the file REPORT, see `forks.py`); MODE `full` keeps so many large values that node memory is
+full again and again.
 
 Each value is a function of a number, so that whoever gets it can tell whether it is right. An
 answer is right, or an error that names a loss (`LostError`); anything else (a wrong value, an
