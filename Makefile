@@ -96,5 +96,5 @@ tsan: $(VENV)/.installed-test ## Native races: N processes as threads over one m
 	TSAN_OPTIONS=halt_on_error=1 build/thread/race
 
 clean: ## Remove everything that make made
-	rm -rf $(VENV) .venv-peers build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-peers .venv-parity build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +

@@ -65,7 +65,7 @@ def files() -> tuple[str, ...]:
     if result.returncode == 0:
         names = result.stdout.splitlines()
     else:  # an unpacked archive without git
-        skip = {".venv", ".venv-peers", "build", "dist", "__pycache__", ".git"}
+        skip = {".venv", ".venv-peers", ".venv-parity", "build", "dist", "__pycache__", ".git"}
         names = [
             str(path.relative_to(ROOT))
             for path in ROOT.rglob("*")

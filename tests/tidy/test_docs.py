@@ -35,7 +35,7 @@ def exists(name: str, document: str) -> bool:
 
 
 def test_documents_name_files_that_exist() -> None:
-    made = {".venv", ".venv-peers", "build", "dist", "benchmarks/results"}
+    made = {".venv", ".venv-peers", ".venv-parity", "build", "dist", "benchmarks/results"}
 
     def find() -> Iterator[Violation]:
         for document in documents():

@@ -188,6 +188,12 @@ def story_get_timeout():
         ray.cancel(ref, force=True)
 
 
+def story_more_than_there_is():
+    """A task that asks for more than the cluster has waits."""
+    ref = square.options(num_cpus=64).remote(2)
+    return caught(lambda: ray.get(ref, timeout=3), ray.exceptions.GetTimeoutError)
+
+
 def story_get_with_timeout_zero():
     """timeout=0 looks: it gives what is there."""
     ref = ray.put(1)
