@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -357,6 +358,34 @@ def test_what_takes_too_long_is_ended_with_all_it_has_begun(tmp_path: Path) -> N
     with pytest.raises(errors.RuntimeEnvSetupError, match="not made within 3 s"):
         shoal.get(task, timeout=20)
     until(lambda: not is_alive(int((tmp_path / "begun").read_text())))
+
+
+def test_a_maker_that_is_killed_begins_again(tmp_path: Path) -> None:
+    shoal.init(num_cpus=1)
+    environment = slow_package(tmp_path)
+    task = worker.options(runtime_env=environment).remote()
+    begun = tmp_path / "begun"
+    for _ in range(2):
+        until(lambda: begun.exists() and bool(begun.read_text()))
+        begun.unlink()
+        (maker,) = [
+            int(path.parent.name)
+            for path in Path("/proc").glob("[0-9]*/cmdline")
+            if is_maker(path)
+        ]
+        os.kill(maker, signal.SIGKILL)
+    until(lambda: begun.exists() and bool(begun.read_text()))
+    assert shoal.wait([task], timeout=0) == ([], [task])
+
+
+def is_maker(cmdline: Path) -> bool:
+    """Of this session: of all that make environments here, ours has its directory in its name."""
+    try:
+        said = cmdline.read_text()
+    except OSError:  # it has ended meanwhile
+        return False
+    directory = shoal.get_runtime_context().gcs_address
+    return "shoal._runtime.environments.build" in said and directory in said
 
 
 def test_the_end_of_the_session_ends_what_is_being_made(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from shoal import errors
+from shoal._runtime import session_dir
 from shoal._runtime.environments import ignoring, packing, places
 from shoal._runtime.environments.places import Place
 
@@ -199,6 +200,17 @@ def test_the_collector_takes_what_was_not_used_for_longest(tmp_path: Path) -> No
     assert places.collect(cache, 3000) == []
     os.close(held)
     assert made[0] in places.collect(cache, 0)
+
+
+def test_a_session_with_links_in_it_is_removed_and_what_they_lead_to_is_not(
+    tmp_path: Path,
+) -> None:
+    kept = tree(tmp_path / "kept", file="1")
+    session = session_dir.create(str(tmp_path / "root"), "x")
+    os.symlink(kept, os.path.join(session, "directory"))
+    os.symlink(os.path.join(kept, "file"), os.path.join(session, "logs", "file"))
+    session_dir.remove(session)
+    assert not os.path.lexists(session) and os.listdir(kept) == ["file"]
 
 
 def test_read_only_trees_are_removed(tmp_path: Path) -> None:

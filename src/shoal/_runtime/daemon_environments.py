@@ -1,6 +1,6 @@
 """The daemon's half of runtime environments: are they there, and if not, a child that makes them.
 
-``perform_build_environment`` first tries to hold everything that the environment needs; where all
+``build`` first tries to hold everything that the environment needs; where all
 of it is there (the second use of anything), that is a few system calls and the answer. Else it
 starts ``shoal._runtime.environments.build`` with its request in a file, and looks at its answer,
 another file, when the child has been reaped. Several environments that share a part each have a
@@ -23,7 +23,7 @@ from collections.abc import Callable
 import msgspec
 
 from shoal._base import environment as variables
-from shoal._core import commands, events
+from shoal._core import events
 from shoal._core.events import AnyEvent
 from shoal._proto.environments import CONDA, Environment
 from shoal._runtime.daemon_loop import Loop, Timer
@@ -31,7 +31,7 @@ from shoal._runtime.environments import places
 from shoal._runtime.environments.request import Answer, Request
 
 TRIES_MOST = 3
-"""A place that was made may be collected before it is held: then it is made again."""
+"""A child may be killed, and what it made be collected before it is held: then it begins again."""
 
 
 class Making(msgspec.Struct):
@@ -64,14 +64,16 @@ class EnvironmentPlaces:
         path = self._pythons.get(python)
         return python if path is None else CONDA + path
 
-    def perform_build_environment(self, command: commands.BuildEnvironment) -> None:
-        self._look(Making(command.environment))
+    def build(self, environment: Environment) -> None:
+        """Have it made if need be, and hold it; tells by an event, perhaps at once."""
+        self._look(Making(environment))
 
-    def perform_drop_environment(self, command: commands.DropEnvironment) -> None:
-        making = self._making.pop(command.key, None)
+    def drop(self, key: str) -> None:
+        """Nobody wants it any more, whether it is there or on its way."""
+        making = self._making.pop(key, None)
         if making is not None:
             self._end(making)
-        for descriptor in self._held.pop(command.key, ()):
+        for descriptor in self._held.pop(key, ()):
             os.close(descriptor)
 
     def ended(self, pid: int) -> bool:
@@ -85,7 +87,16 @@ class EnvironmentPlaces:
         if self._making.get(key) is not making:
             return True  # nobody wants it any more
         answer = self._answer(key)
-        if answer.step:
+        if answer is None:
+            # Its tool may live on, and hold locks of its own. (The number of a group is not given
+            # to another while it has members, and a number just reaped is the last to come again.)
+            _kill_group(pid)
+        if answer is None and making.tries < TRIES_MOST:
+            self._start(making)  # somebody has killed it, such as the kernel for want of memory
+        elif answer is None:
+            text = f"the process that was making it has been killed {making.tries} times"
+            self._fail(making, Answer("environment", text))
+        elif answer.step:
             self._fail(making, answer)
         else:
             if making.environment.conda is not None:
@@ -166,26 +177,29 @@ class EnvironmentPlaces:
         if making.timer is not None:
             making.timer.cancel()
         if making.pid in self._by_pid:
-            try:
-                os.killpg(making.pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass  # it has ended and is about to be reaped
+            _kill_group(making.pid)
 
     def _fail(self, making: Making, answer: Answer) -> None:
         key = making.environment.key
         self._making.pop(key, None)
         self._post(events.EnvironmentFailed(key, answer.step, answer.text, tuple(answer.output)))
 
-    def _answer(self, key: str) -> Answer:
+    def _answer(self, key: str) -> Answer | None:
         path = self._path(key, "answer")
         try:
             with open(path, "rb") as file:
                 answer = msgspec.json.decode(file.read(), type=Answer)
             os.unlink(path)
-        except (OSError, msgspec.MsgspecError):
-            text = "the process that was making it has been killed"
-            return Answer("environment", text)
+        except FileNotFoundError:  # it was killed
+            return None
         return answer
 
     def _path(self, key: str, ending: str) -> str:
         return os.path.join(self._directory, "environments", f"{key}.{ending}")
+
+
+def _kill_group(leader: int) -> None:
+    try:
+        os.killpg(leader, signal.SIGKILL)
+    except ProcessLookupError:
+        pass  # all of it has ended

@@ -29,7 +29,7 @@ import socket
 import sys
 from collections import deque
 from collections.abc import Callable
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import msgspec
 
@@ -41,12 +41,14 @@ from shoal._native import Memory
 from shoal._proto import forking, frames, messages
 from shoal._runtime import descendants, launch, machine_facts, registry, session_dir
 from shoal._runtime.daemon_door import Door
-from shoal._runtime.daemon_environments import EnvironmentPlaces
 from shoal._runtime.daemon_loop import Loop, Timer
 from shoal._runtime.daemon_memory import NodeMemory, Warming
 from shoal._runtime.daemon_processes import Processes
 from shoal._runtime.daemon_store import StoreLink
 from shoal._runtime.daemon_zygote import ZygoteLink
+
+if TYPE_CHECKING:
+    from shoal._runtime.daemon_environments import EnvironmentPlaces
 
 END_S = 2.0
 """Time for what belongs to the session to be gone after SIGKILL."""
@@ -94,13 +96,11 @@ class Daemon:
         )
         self._warming = Warming(self._loop, memory, machine_facts.Headroom())
         self._node_memory = NodeMemory(memory, self.post, self._warming.make_room)
-        self._environments = EnvironmentPlaces(self._loop, settings.directory, self.post)
-        self._processes.interpreter = self._environments.interpreter
+        self._environments: EnvironmentPlaces | None = None
         self._store: StoreLink | None = None
         if settings.started:
             self._store = StoreLink(self._loop, settings.directory, self.post)
-        parts = (self, self._processes, self._node_memory, self._environments)
-        self._perform = performers(*parts)
+        self._perform = performers(self, self._processes, self._node_memory)
         place = (settings.session, settings.directory)
         self._zygote = ZygoteLink(
             self._loop, place, zygote, self._processes.listeners(self._no_zygote, self._known_pids)
@@ -194,6 +194,19 @@ class Daemon:
         assert self._store is not None, "only a started session has a store of its own"
         self._store.write(command)
 
+    def perform_build_environment(self, command: commands.BuildEnvironment) -> None:
+        if self._environments is None:
+            from shoal._runtime.daemon_environments import EnvironmentPlaces
+
+            directory = self._settings.directory
+            self._environments = EnvironmentPlaces(self._loop, directory, self.post)
+            self._processes.interpreter = self._environments.interpreter
+        self._environments.build(command.environment)
+
+    def perform_drop_environment(self, command: commands.DropEnvironment) -> None:
+        if self._environments is not None:
+            self._environments.drop(command.key)
+
     # ---- what is seen
     def _bell_ready(self, _: int) -> None:
         try:
@@ -213,12 +226,13 @@ class Daemon:
             elif self._store is not None and pid == self._store.pid:
                 if not self._is_ending:
                     self._store.ended()
-            elif not self._environments.ended(pid):
+            elif self._environments is None or not self._environments.ended(pid):
                 self._processes.ended(pid, status)
 
     def _known_pids(self) -> frozenset[int]:
         store = {self._store.pid} if self._store is not None else set()
-        return self._processes.pids() | self._environments.pids() | store
+        makers = self._environments.pids() if self._environments is not None else frozenset()
+        return self._processes.pids() | makers | store
 
     def _no_zygote(self) -> None:
         last = launch.startup_failure(self._settings)
