@@ -111,6 +111,7 @@ u32 Memory::advance_one(u32 t) {
       continue;  // CLOSED is set after SEALED: look again
     }
     if (u32 before = sp->predecessor.load(RLX); before && link_lane(t, before)) return 0;
+    if (sp->flags & F_TIMED) sp->times()->queued.store(platform::now_ns(), RLX);
     // Cancelled meanwhile: look at the claim again, the arguments are mine to drop.
     if (!lane) {
       if (push(t)) return 0;

@@ -128,6 +128,34 @@ void bind_daemon(nb::class_<PyMemory>& c) {
              return names_slot(key) && pm.m->fail(key, bytes_of(record), true);
            })
       .def(
+          "cancel",
+          [](nb::handle self, u64 key, bool recursive, nb::bytes held, nb::bytes queued,
+             bool late) {
+            PyMemory& pm = of(self);
+            std::vector<Memory::Attempt> running;
+            if (names_slot(key))
+              for (u64 k : recursive ? pm.m->family(key) : std::vector<u64>{key})
+                pm.m->cancel(k, bytes_of(held), bytes_of(queued), late, running);
+            nb::list out;
+            for (auto& r : running) out.append(nb::make_tuple(r.key, r.attempt, r.worker, r.flags));
+            return out;
+          },
+          nb::arg("key"), nb::arg("recursive"), nb::arg("held"), nb::arg("queued"),
+          nb::arg("late") = false)
+      .def("task_state",
+           [](nb::handle self, u64 key) -> nb::object {
+             PyMemory& pm = of(self);
+             Memory::Stages s;
+             if (!names_slot(key) || !pm.m->stages(key, s)) return nb::none();
+             return nb::make_tuple(s.state, s.attempt, s.worker, s.flags, double(s.held) / 1e9,
+                                   double(s.queued) / 1e9, double(s.running) / 1e9);
+           })
+      .def("is_running",
+           [](nb::handle self, u64 key, u32 attempt) {
+             PyMemory& pm = of(self);
+             return names_slot(key) && pm.m->is_running(key, attempt);
+           })
+      .def(
           "end_children",
           [](nb::handle self, const std::vector<u64>& parents, nb::bytes record) {
             return of(self).m->end_children(parents, bytes_of(record));

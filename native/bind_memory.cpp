@@ -88,6 +88,7 @@ static nb::object submit(nb::handle self, const Call& call, nb::handle payload,
     throw_status(st, sizeof(Spec) + bytes.size, m);
   }
   auto key = [&](u32 s) { return make_key(s, m.slot(s).gen.load(RLX)); };
+  tell_deadline(pm, key(returns[0]));
   if (c.n_returns == 1) return make_ref(self, pm, key(returns[0]), nullptr);
   if (c.n_returns == 0) {
     m.clear_bits(returns[0], OWNER);
@@ -96,12 +97,6 @@ static nb::object submit(nb::handle self, const Call& call, nb::handle payload,
   nb::list out;
   for (u32 s : returns) out.append(make_ref(self, pm, key(s), nullptr));
   return out;
-}
-
-static u32 fresh_slot(Memory& m) {
-  u32 s = m.new_slot(OWNER);
-  if (!s) throw_status(Status::Full, 0, m);
-  return s;
 }
 
 // Spin, then sleep on my completion word until it moves. With the GIL around it. False when time is
@@ -376,16 +371,20 @@ void bind_memory(nb::module_& mod, nb::class_<PyTask>& task) {
       .def(
           "__init__",
           [](Call* c, u64 function, u32 queue, u32 queue_generation, u32 job, u32 method,
-             u32 n_returns, i64 max_retries, u32 flags, u64 actor, u32 limit) {
+             u32 n_returns, i64 max_retries, u32 flags, u64 actor, u32 limit, double timeout_s) {
             if (queue == 0 || queue >= QUEUES) throw nb::value_error("no such queue");
             if (n_returns > 65535) throw nb::value_error("num_returns must be at most 65535");
-            new (c) Call{function,    actor, queue, queue_generation, job, method, n_returns, flags,
-                         max_retries, 0,     limit};
+            new (c) Call{function,    actor,
+                         queue,       queue_generation,
+                         job,         method,
+                         n_returns,   flags,
+                         max_retries, 0,
+                         limit,       timeout_s > 0 ? u64(std::min(timeout_s, 1e8) * 1e9) : 0};
           },
           nb::kw_only(), nb::arg("function"), nb::arg("queue"), nb::arg("queue_generation"),
           nb::arg("job"), nb::arg("method") = 0, nb::arg("n_returns") = 1,
           nb::arg("max_retries") = 0, nb::arg("flags") = 0, nb::arg("actor") = 0,
-          nb::arg("limit") = 0);
+          nb::arg("limit") = 0, nb::arg("timeout_s") = 0.0);
 
   nb::class_<PyMemory> c(mod, "Memory");
   c.def_static(
@@ -421,7 +420,7 @@ void bind_memory(nb::module_& mod, nb::class_<PyTask>& task) {
       .def(
           "set_hooks",
           [](PyMemory& p, nb::object loads, nb::object error, nb::object help, nb::object future,
-             nb::object wait, nb::object escaped, nb::object about) {
+             nb::object wait, nb::object escaped, nb::object about, nb::object timed) {
             p.loads = loads;
             p.error = error;
             p.help = help;
@@ -429,9 +428,11 @@ void bind_memory(nb::module_& mod, nb::class_<PyTask>& task) {
             p.wait = wait;
             p.escaped = escaped;
             p.about = about;
+            p.timed = timed;
           },
           nb::kw_only(), nb::arg("loads"), nb::arg("error"), nb::arg("help").none(),
-          nb::arg("future"), nb::arg("wait"), nb::arg("escaped"), nb::arg("about") = nb::none())
+          nb::arg("future"), nb::arg("wait"), nb::arg("escaped"), nb::arg("about") = nb::none(),
+          nb::arg("timed") = nb::none())
       .def(
           "capture",
           [](PyMemory&, nb::object into) {

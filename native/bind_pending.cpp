@@ -3,6 +3,12 @@
 
 namespace shoal {
 
+u32 fresh_slot(Memory& m) {
+  u32 s = m.new_slot(OWNER);
+  if (!s) throw_status(Status::Full, 0, m);
+  return s;
+}
+
 static nb::object new_pending(nb::handle self, u32 number) {
   PyMemory& pm = of(self);
   const u32 s = pm.m->new_pending(number);

@@ -66,24 +66,6 @@ bool is_main_thread() {
 void check_signals() {
   if (PyErr_CheckSignals() != 0) throw nb::python_error();
 }
-void throw_closed() {
-  PyErr_SetString(session_lost, "the session of this object has ended");
-  throw nb::python_error();
-}
-void throw_status(Status st, u64 asked, const Memory& m) {
-  if (st == Status::Pending) {
-    PyErr_SetString(pending_error, "too many pending tasks in this queue");
-  } else if (st == Status::Gone && m.closed.load()) {
-    throw_closed();
-  } else {
-    const char* kind = st == Status::TooBig ? "larger than the store"
-                       : st == Status::Gone ? "hold"
-                                            : "full";
-    nb::tuple args = nb::make_tuple(asked, const_cast<Memory&>(m).header().capacity, kind);
-    PyErr_SetObject(full_error, args.ptr());
-  }
-  throw nb::python_error();
-}
 u64 deadline_of(const std::optional<double>& timeout_s) {
   if (!timeout_s) return 0;
   if (*timeout_s != *timeout_s) throw nb::value_error("the timeout is not a number");
@@ -278,19 +260,6 @@ static nb::object load_pickle(nb::handle memory, PyMemory& pm, u32 s, Bytes data
   return nb::steal(result);
 }
 
-void raise_value(nb::handle memory, PyMemory& pm, u32 s) {
-  Memory& m = *pm.m;
-  Bytes b = m.value_bytes(s, true);
-  u64 key = make_key(s, m.slot(s).gen.load(ACQ));
-  atom<u64>* record = nullptr;
-  nb::object ref = nb::none();
-  if (m.hold_key(key, false, record)) ref = make_ref(memory, pm, key, record);
-  nb::bytes data(static_cast<const char*>(b.data), b.size);
-  nb::object e = pm.error(int(m.slot(s).kind.load(RLX)), data, ref);
-  PyErr_SetObject(reinterpret_cast<PyObject*>(Py_TYPE(e.ptr())), e.ptr());
-  throw nb::python_error();
-}
-
 nb::object load_slot(nb::handle memory, PyMemory& pm, u32 s) {
   Memory& m = *pm.m;
   Slot& x = m.slot(s);
@@ -366,6 +335,10 @@ bool wait_sealed(nb::handle memory, PyMemory& pm, u64 key, u64 deadline, bool ma
     return r;
   };
   for (;;) {
+    if (x.flags.load(ACQ) & GIVEN_UP) {
+      finish(false);
+      raise_given_up(memory, pm, key);
+    }
     if (helps) {
       if (u64 k = m.helpable(s)) {
         if (m.claim(k)) {
@@ -433,6 +406,7 @@ nb::object make_task(nb::handle memory, PyMemory& pm, u64 key) {
   x->place = m.claimed_place;
   x->limit = t->limit;
   x->max_retries = t->max_retries;
+  if (t->flags & F_TIMED) t->times()->taken.store(platform::now_ns(), RLX);
   return o;
 }
 
@@ -569,6 +543,7 @@ nb::class_<PyTask> bind_values(nb::module_& m) {
           [](PyTask& t, nb::handle v) {
             running_spec(t);
             if (t.n_returns > 1 || (t.flags & (F_STREAM | F_DYNAMIC)) ||
+                (t.mem->m->slot(key_slot(t.key)).flags.load(RLX) & CANCELLED_) ||
                 !write_simple(*t.mem->m, key_slot(t.key), v.ptr()))
               return false;
             commit_task(t);

@@ -25,7 +25,7 @@ struct ForkGuard {
 
 struct PyMemory {
   Memory* m = nullptr;
-  nb::object loads, error, help, future, wait, escaped, about;
+  nb::object loads, error, help, future, wait, escaped, about, timed;
   nb::object current;  // the context variable of the running task, where several run side by side
   std::unordered_set<Pin*> pins;
   std::vector<ForkGuard> guards;
@@ -101,6 +101,9 @@ void forget_memory(PyMemory* p);
 nb::object make_ref(nb::handle memory, PyMemory& pm, u64 key, atom<u64>* record);
 nb::object load_slot(nb::handle memory, PyMemory& pm, u32 s);
 [[noreturn]] void raise_value(nb::handle memory, PyMemory& pm, u32 s);
+[[noreturn]] void raise_given_up(nb::handle memory, PyMemory& pm, u64 key);
+void tell_deadline(PyMemory& pm, u64 key);
+u32 fresh_slot(Memory& m);  // mine, or FullError
 bool write_simple(Memory& m, u32 s, PyObject* value);
 void write_parts(PyMemory& pm, u32 s, int format, nb::handle data, nb::handle buffers,
                  nb::handle contained, bool reserve, double timeout_s);

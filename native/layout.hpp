@@ -137,7 +137,10 @@ inline constexpr u8 FULL_RECORD[] = {0x92, 0xb4, 'O', 'b', 'j', 'e', 'c', 't', '
 enum SlotFlag : u8 {
   ADOPTED = 1,  // the daemon is told when only its hold (or the task's) is left
   HAS_TABLE = 2,
-  IS_CELL = 4,  // a pending slot, see pending.cpp
+  IS_CELL = 4,     // a pending slot, see pending.cpp
+  CANCELLED_ = 8,  // of a task that runs: it is to end without a value, see cancel.cpp
+  GIVEN_UP = 16,   // of a call that runs: whoever waits for it need not
+  LATE = 32,       // ... because its time is over
 };
 
 struct alignas(128) Slot {
@@ -264,7 +267,12 @@ enum SpecFlag : u32 {
   F_NO_RETURN = 32,
   F_UNORDERED = 64,
   F_STREAM = 128,  // its last two contained refs are where its chain of cells stands
-  F_DYNAMIC = 256
+  F_DYNAMIC = 256,
+  F_TIMED = 512  // has `Times`
+};
+struct Times {  // ns; of a task with a deadline, just before its payload
+  u64 deadline, submitted;
+  atom<u64> queued, taken;
 };
 struct Spec {
   u64 function, actor, parent;
@@ -280,6 +288,9 @@ struct Spec {
   // atom<u64> holds[n_dependencies + n_contained + 2]; u64 returns[n_returns] (keys); payload
   atom<u64>* holds() { return reinterpret_cast<atom<u64>*>(this + 1); }
   u32 n_holds() const { return n_dependencies + n_contained + 2; }
+  Times* times() {
+    return reinterpret_cast<Times*>(reinterpret_cast<u8*>(this) + payload_offset - sizeof(Times));
+  }
   u64* returns() { return reinterpret_cast<u64*>(holds() + n_holds()); }
 };
 

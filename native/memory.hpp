@@ -11,6 +11,7 @@
 //   slot.cpp     making and freeing slots, holds
 //   block.cpp    blocks and extents, populating
 //   task.cpp     build, submit, take, finish, publish
+//   cancel.cpp   ending tasks on request, deadlines
 //   pending.cpp  slots that are sealed without a task, chains of a stream
 //   advance.cpp  dependencies: watch, fire, advance, the error cascade
 //   wait.cpp     doorbells, spinning, waiting, completions
@@ -54,6 +55,7 @@ struct Call {  // the fixed part of a task
   i64 max_retries = 0;
   u64 parent = 0;  // who submits, where several tasks run side by side
   u32 limit = 0;
+  u64 timeout = 0;  // ns that it may take, 0: any time
 };
 
 struct RunningTask {
@@ -219,6 +221,22 @@ class Memory {
   u32 running_push(u64 key);  // its place
   void running_pop(u32 place);
 
+  // ---- cancelling (cancel.cpp)
+  struct Attempt {
+    u64 key;
+    u32 attempt, worker, flags;
+  };
+  struct Stages {
+    u64 state;
+    u32 attempt, worker, flags;
+    u64 held = 0, queued = 0, running = 0;  // ns, of a task with a deadline
+  };
+  u64 deadline_for(const Call& c, u64 parent);
+  bool stages(u64 key, Stages& out);
+  bool is_running(u64 key, u32 attempt);
+  std::vector<u64> family(u64 root);
+  void cancel(u64 key, Bytes held, Bytes queued, bool is_late, std::vector<Attempt>& running);
+
   // ---- pending slots (pending.cpp)
   u32 new_pending(u32 number);  // 0 when there is none
   bool is_pending(u64 key);
@@ -321,6 +339,7 @@ class Memory {
   std::vector<u32> left_places;  // of `mine`, below depth; may be stale
   u32 claimed_place = 0;         // of the last task that was claimed
   bool side_by_side = false;     // several tasks run at once: each submit names its parent
+  u64 last_deadline = 0;         // of the task submitted last
   u64 op_number = 0;
   u32 scan_chunk = 0, extent_hint = 0;
   bool working = false, cascading = false;

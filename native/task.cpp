@@ -167,7 +167,10 @@ Status Memory::submit(const Call& c, Bytes payload, const std::vector<u32>& depe
   Proc& me_ = proc(me);
   me_.task_op.store(make_task_op(TASK_BUILD, s), REL);
   const u32 holds = u32(dependencies.size() + contained.size()) + 2;
-  const u64 payload_at = align(sizeof(Spec) + 8ull * holds + 8ull * n, 16);
+  const u64 parent = side_by_side ? c.parent : running_top();
+  const u64 deadline = last_deadline = c.timeout || parent ? deadline_for(c, parent) : 0;
+  const u64 payload_at =
+      align(sizeof(Spec) + 8ull * holds + 8ull * n + (deadline ? sizeof(Times) : 0), 16);
   u64 offset;
   Status st = new_block(payload_at + payload.size, s, true, false, offset);
   if (st != Status::Ok) {
@@ -178,11 +181,11 @@ Status Memory::submit(const Call& c, Bytes payload, const std::vector<u32>& depe
   auto* t = at<Spec>(offset);
   t->function = c.function;
   t->actor = c.actor;
-  t->parent = side_by_side ? c.parent : running_top();
+  t->parent = parent;
   t->queue = c.queue;
   t->job = c.job;
   t->method = c.method;
-  t->flags = c.flags;
+  t->flags = c.flags | (deadline ? F_TIMED : 0);
   t->max_retries = c.max_retries;
   t->charged.store(0, RLX);
   t->n_returns = n;
@@ -194,6 +197,14 @@ Status Memory::submit(const Call& c, Bytes payload, const std::vector<u32>& depe
   t->limit = c.limit;
   t->payload_offset = payload_at;
   t->payload_size = payload.size;
+  if (deadline) {
+    const u64 now = platform::now_ns();
+    Times& times = *t->times();
+    times.deadline = deadline;
+    times.submitted = now;
+    times.queued.store(now, RLX);
+    times.taken.store(0, RLX);
+  }
   auto* hs = t->holds();
   for (u32 i = 0; i < holds; i++) hs[i].store(0, RLX);
   for (u32 i = 0; i < n; i++)

@@ -243,6 +243,20 @@ inline const Scenario scenarios[] = {
        a.m.drain_completions();
        a.drop(x);
      }},
+    {"deadlines", nothing,
+     [](Actor& a) {
+       a.timeout = 1000000000;
+       u32 x = a.submit();
+       a.submit({x});
+       u64 key;
+       if (!a.m.take(a.w.queue, key)) return;
+       a.timeout = 0;
+       a.submit();  // has what its parent has left
+       a.write(key);
+       a.m.commit(key);
+       while (a.run()) {
+       }
+     }},
     // ---- streams
     {"a stream, consumed by its producer", nothing,
      [](Actor& a) {

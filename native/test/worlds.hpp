@@ -66,6 +66,7 @@ struct Actor {  // what the scenarios are written in
   Memory& m;
   World& w;
   std::vector<u32> refs;  // slots of several returns
+  u64 timeout = 0;        // of what is submitted, in ns
   u64 key_of(u32 s) { return make_key(s, m.slot(s).gen.load()); }
   u32 submit(std::vector<u32> deps = {}, u32 returns = 1, bool actor = false,
              std::vector<u32> contained = {}) {
@@ -76,6 +77,7 @@ struct Actor {  // what the scenarios are written in
     c.n_returns = returns;
     c.max_retries = 3;
     c.flags = actor ? F_ACTOR : F_HELP;
+    c.timeout = timeout;
     if (m.submit(c, {"payload", 8}, deps, contained, refs) != Status::Ok) _exit(9);
     return refs[0];
   }

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from shoal._native import ObjectRef
     from shoal._runtime.actor import ActorHandle, get_actor, kill, method
     from shoal._runtime.actor_base import Actor
+    from shoal._runtime.cancelling import cancel
     from shoal._runtime.cluster import available_resources, cluster_resources, nodes
     from shoal._runtime.completion import as_completed
     from shoal._runtime.context import RuntimeContext, get_gpu_ids, get_runtime_context
@@ -65,6 +66,7 @@ _HOMES = {
     "SessionContext": "_runtime.driver",
     "as_completed": "_runtime.completion",
     "available_resources": "_runtime.cluster",
+    "cancel": "_runtime.cancelling",
     "cluster_resources": "_runtime.cluster",
     "exit_actor": "_runtime.execute",
     "get": "_runtime.objects",
@@ -99,6 +101,7 @@ __all__ = [
     "SessionContext",
     "as_completed",
     "available_resources",
+    "cancel",
     "cluster_resources",
     "errors",
     "exit_actor",

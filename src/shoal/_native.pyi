@@ -126,6 +126,7 @@ class Template:
         flags: int = 0,
         actor: int = 0,
         limit: int = 0,
+        timeout_s: float = 0.0,
     ) -> None:
         """``actor`` is the key of the actor's lifetime slot, 0 for plain functions."""
 
@@ -227,6 +228,7 @@ class Memory:
         wait: Callable[[ObjectRef], Any],
         escaped: Callable[[ObjectRef], Any],
         about: Callable[[ObjectRef, str], Any] | None = None,
+        timed: Callable[[int, float], None] | None = None,
     ) -> None:
         """``loads(data, buffers=...)`` unpickles; ``error(format, bytes, ref)`` builds what ``get``
         raises;
@@ -385,6 +387,12 @@ class Memory:
         """Fail what is QUEUED in ``queue`` now; how many. What is pushed later stays."""
     def end_job(self, job: int, record: bytes) -> int:
         """Fail every HELD or QUEUED task of ``job``; how many."""
+    def cancel(
+        self, key: int, recursive: bool, held: bytes, queued: bytes, late: bool = False
+    ) -> list[tuple[int, int, int, int]]:
+        """Fail the task (and those below it) with the record of its stage if it has not started.
+
+        (key, attempt, worker, flags) of those that run: they are marked, and must be asked."""
     def end_children(self, parents: Sequence[int], record: bytes) -> int:
         """Fail unstarted tasks that the attempts ``parents`` submitted and nobody holds a ref to.
 
@@ -417,6 +425,11 @@ class Memory:
         ``leaked_blocks``, ``wrong_counts``. Exact only while nothing else runs."""
 
     # ---- views (any process)
+    def task_state(self, key: int) -> tuple[int, int, int, int, float, float, float] | None:
+        """(1 held, 2 queued or 3 running; attempt, worker, flags, seconds held, queued, running);
+        None if it has ended or is no task. The seconds are 0 without a deadline."""
+    def is_running(self, key: int, attempt: int) -> bool:
+        """Whether this very attempt runs."""
     def list_tasks(self, limit: int) -> list[tuple[int, int, int, int, int, int, int, int]]:
         """(key, claim state 1 HELD 2 QUEUED 3 RUNNING, attempt, worker index, function key, queue,
         job, parent key)."""

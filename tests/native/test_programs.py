@@ -12,7 +12,8 @@ import pytest
 
 NATIVE = Path(__file__).parents[2] / "native"
 CORE = (
-    "platform", "memory", "slot", "block", "task", "pending", "advance", "wait", "repair", "audit",
+    "platform", "memory", "slot", "block", "task", "pending", "cancel", "advance", "wait", "repair",
+    "audit",
 )  # fmt: skip
 COMPILER = os.environ.get("CXX", "g++")
 
@@ -50,7 +51,8 @@ DAEMON = "the daemon's own: its death ends the session"
 NOT_KILLED = {
     **dict.fromkeys(
         (
-            "adopt", "audit", "back", "close_process", "collapse", "count_extents", "create",
+            "adopt", "audit", "back", "cancel", "close_process", "family",
+            "collapse", "count_extents", "create",
             "end_children", "end_job", "fail", "fail_queued", "finish_alloc", "finish_freeing",
             "finish_op", "finish_task_op", "free_queue", "handles", "kill_queue", "list_events",
             "list_objects", "list_tasks", "new_queue", "open_process", "populate", "refill",
@@ -63,6 +65,7 @@ NOT_KILLED = {
         ("header", "slot", "proc", "queue", "at", "is_live", "ring_daemon", "running_of"),
         "inline: counted where they are used",
     ),
+    **dict.fromkeys(("stages", "is_running"), "a question: nothing is written"),
     "block_bytes": "a question, asked by tests only",
     "fork_mark": "a number, from an index",
 }  # fmt: skip

@@ -10,13 +10,13 @@ from collections import deque
 
 from shoal._core import commands as do
 from shoal._core import events as seen
-from tests.sim.clock import Clock
+from tests.sim.cancels import FakeCancels
 from tests.sim.fakes import FakeProcess, FakeQueue, FakeTask, Script
 
 LEAVE = -1
 
 
-class FakeMemory(Clock):
+class FakeMemory(FakeCancels):
     """Queues, tasks and adopted objects of one node."""
 
     def __init__(self, seed: int) -> None:

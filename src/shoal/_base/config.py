@@ -50,6 +50,9 @@ class Limits(msgspec.Struct, frozen=True):
     """An incarnation that lived this long starts the back-off anew."""
     tombstones_most: int = 10_000
     group_tombstones_most: int = 1000
+    # ---- cancelling (RULES Q-3)
+    cancel_s: float = 0.6
+    """How long a task that was asked to end may run on before its process is killed."""
     # ---- crashes (RULES L-4)
     poison_workers: int = 3
     crash_memory_most: int = 10_000

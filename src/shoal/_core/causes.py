@@ -23,6 +23,8 @@ ActorNotFoundError          name, namespace, actor_id
 RuntimeEnvSetupError        step (a field of the environment), message, output (last lines)
 GroupAlreadyExistsError     name, namespace
 GroupNotFoundError          name, namespace, group_id
+TaskCancelledError          stage, reason
+DeadlineExceededError       stage, timeout_s, stages_s (dict)
 UsageError                  text (a request that makes no sense; a ValueError)
 ==========================  ================================================================
 
@@ -165,6 +167,18 @@ def name_taken(name: str, namespace: str) -> bytes:
 def actor_not_found(name: str = "", namespace: str = "", actor_id: str = "") -> bytes:
     """No such actor."""
     return records.pack("ActorNotFoundError", name=name, namespace=namespace, actor_id=actor_id)
+
+
+def task_cancelled(stage: str, reason: str) -> bytes:
+    """Somebody cancelled it."""
+    return records.pack("TaskCancelledError", stage=stage, reason=reason)
+
+
+def deadline_exceeded(stage: str, stages_s: Mapping[str, float]) -> bytes:
+    """Its time was over; ``stages_s``: where it went."""
+    stages = {name: round(seconds, 6) for name, seconds in stages_s.items()}
+    timeout_s = round(sum(stages.values()), 3)
+    return records.pack("DeadlineExceededError", stage=stage, timeout_s=timeout_s, stages_s=stages)
 
 
 def usage(text: str) -> bytes:

@@ -144,6 +144,25 @@ class Fail(Command, frozen=True):
     record: bytes
 
 
+class CancelTasks(Command, frozen=True):
+    """``cancel(key, recursive, held, queued, late)``: fail what has not started; ``FoundRunning``
+    names the rest."""
+
+    ticket: int
+    key: int
+    is_recursive: bool
+    held: bytes
+    queued: bytes
+    is_late: bool = False
+    is_second_look: bool = False
+
+
+class LookAtTask(Command, frozen=True):
+    """``task_state(key)``: ``TaskLooked`` follows if it has not ended."""
+
+    key: int
+
+
 class EndChildren(Command, frozen=True):
     """``end_children(parents, record)``: fail what these dead attempts had submitted, has not
     started, and nobody holds a ref to (RULES S-20)."""
@@ -234,6 +253,8 @@ AnyCommand = Union[
     Look,
     Requeue,
     Fail,
+    CancelTasks,
+    LookAtTask,
     EndChildren,
     FailQueued,
     EndJobTasks,

@@ -22,6 +22,8 @@ command              answered by                    when
 ``SetHungry(True)``  ``Looked`` with that queue     at once, only if ``set_hungry`` returned True
 ``Requeue``          ``Requeued``                   at once, only if ``ticket`` is not 0
 ``Adopt``            ``AdoptFailed``                at once, only if ``adopt`` returned False
+``CancelTasks``      ``FoundRunning``               at once
+``LookAtTask``       ``TaskLooked``                 at once, only if it has not ended
 ``StartWorker``      ``WorkerForked`` or            when the zygote has answered; afterwards
                      ``WorkerStartFailed``          ``WorkerJoined`` when its Hello has come
 ``SetAlarm``         ``AlarmRang``                  when that time has come
@@ -202,6 +204,34 @@ class AdoptFailed(Event, frozen=True):
     key: int
 
 
+class RunningAttempt(msgspec.Struct, frozen=True):
+    """One row of ``Memory.cancel``."""
+
+    key: int
+    attempt: int
+    worker: int
+    is_call: bool
+    """Of an actor."""
+
+
+class FoundRunning(Event, frozen=True):
+    """What ``CancelTasks(ticket)`` could not end: it runs."""
+
+    ticket: int
+    tasks: tuple[RunningAttempt, ...] = ()
+    is_second_look: bool = False
+
+
+class TaskLooked(Event, frozen=True):
+    """The task of ``LookAtTask`` has not ended."""
+
+    key: int
+    stage: str
+    """held, queued or running."""
+    stages_s: dict[str, float]
+    """How long each stage took so far."""
+
+
 class AlarmRang(Event, frozen=True):
     """The time of the last ``SetAlarm`` has come."""
 
@@ -257,6 +287,8 @@ AnyEvent = Union[
     QueueFreed,
     Requeued,
     AdoptFailed,
+    FoundRunning,
+    TaskLooked,
     AlarmRang,
     StoreWritten,
     StoreConnected,

@@ -21,6 +21,7 @@ from shoal._core import commands as do
 from shoal._core import events as seen
 from shoal._core import (
     reactions_actors,
+    reactions_cancels,
     reactions_environments,
     reactions_groups,
     reactions_jobs,
@@ -38,6 +39,9 @@ _REQUESTS: dict[type, Callable[[NodeTables, float, seen.Requested, Any], Command
     m.OpenQueue: reactions_jobs.on_open_queue,
     m.ExportFunction: reactions_jobs.on_export_function,
     m.RetryTask: reactions_workers.on_retry_task,
+    m.CancelTask: reactions_cancels.on_cancel_task,
+    m.WatchDeadline: reactions_cancels.on_watch_deadline,
+    m.WorkerLeaves: reactions_cancels.on_worker_leaves,
     m.CreateActor: reactions_actors.on_create_actor,
     m.GetActor: reactions_actors.on_get_actor,
     m.ActorStarted: reactions_actors.on_started,
@@ -65,6 +69,8 @@ _REQUESTS: dict[type, Callable[[NodeTables, float, seen.Requested, Any], Command
 
 _NO_WORK = frozenset(
     {
+        m.CancelTask,
+        m.WatchDeadline,
         m.AcquireLock,
         m.ReleaseLock,
         m.IsLocked,
@@ -84,7 +90,9 @@ _NO_WORK = frozenset(
 )
 """Requests after which nobody can run who could not before."""
 
-_NO_WORK_EVENTS = frozenset({seen.WorkerForked, seen.WorkerJoined, seen.QueueFreed})
+_NO_WORK_EVENTS = frozenset(
+    {seen.WorkerForked, seen.WorkerJoined, seen.QueueFreed, seen.FoundRunning, seen.TaskLooked}
+)
 """The same for what is seen."""
 
 
@@ -115,6 +123,8 @@ class NodeMachine:
             seen.WorkerJoined: self._with(reactions_workers.on_worker_joined),
             seen.EnvironmentBuilt: self._with(reactions_environments.on_built),
             seen.EnvironmentFailed: self._with(reactions_environments.on_failed),
+            seen.FoundRunning: self._with(reactions_cancels.on_found_running),
+            seen.TaskLooked: self._with(reactions_cancels.on_task_looked),
             seen.Requeued: self._with(reactions_workers.on_requeued),
             seen.AdoptFailed: self._on_adopt_failed,
             seen.StoreWritten: self._on_store_written,
@@ -171,6 +181,7 @@ class NodeMachine:
             t.actors.next_deadline(),
             t.locks.next_deadline(),
             t.groups.deadlines.next(),
+            t.cancels.next_deadline(),
             t.housekeeping_at,
             reactions_jobs.infeasible_deadline(t),
             min(t.freeing.values(), default=None),
@@ -191,6 +202,7 @@ class NodeMachine:
         out += reactions_actors.drain_due(t, now)
         out += reactions_tables.expire_locks(t, now)
         out += reactions_groups.expire_waits(t, now)
+        out += reactions_cancels.expire(t, now)
         out += reactions_jobs.fail_infeasible(t, now)
         if t.housekeeping_at is not None and t.housekeeping_at <= now:
             out += reactions_workers.keep_house(t, now)
@@ -212,7 +224,10 @@ class NodeMachine:
             if record:
                 out.append(do.KillQueue(number, record))
         for key in event.gone:
-            out += reactions_actors.on_last_handle(t, now, key)
+            if key in t.actors.by_key or t.has_adopted(key):
+                out += reactions_actors.on_last_handle(t, now, key)
+            else:
+                out += reactions_cancels.on_stream_dropped(t, now, key)
         look = t.scheduler.look_list()
         return [*out, look] if look.queues or look.workers else out
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from shoal._core import (
     causes,
     reactions_actors,
+    reactions_cancels,
     reactions_groups,
     reactions_starts,
     resources,
@@ -72,6 +73,7 @@ def on_process_died(t: NodeTables, now: float, event: ProcessDied) -> Commands:
     out = end_locks(t, now, event.index)
     t.groups.end_process(event.index)
     worker = t.pool.died(event.index)
+    cancelled = reactions_cancels.take_cancelled(t, event)
     if worker is None:
         start = t.pool.by_start_index.get(event.index)
         if start is not None:
@@ -93,7 +95,7 @@ def on_process_died(t: NodeTables, now: float, event: ProcessDied) -> Commands:
     is_ours = worker.phase is Phase.LEAVING
     if record is None and not is_ours and not event.running:
         out += reactions_starts.on_idle_death(t, now, worker, queue, event)
-    out += t.crashes.decide(Death(worker.pid, event, is_ours, record))
+    out += t.crashes.decide(Death(worker.pid, event, is_ours, record, cancelled))
     out.append(do.CloseProcess(event.index))
     again = {task.queue for task in event.running}
     if queue is not None:
@@ -121,7 +123,7 @@ def on_retry_task(t: NodeTables, now: float, event: Requested, body: m.RetryTask
     worker = t.pool.workers.get(event.index)
     job = t.job_of(event.index)
     limit = getattr(body, "max_retries", -1)
-    is_over = 0 <= limit < body.attempt
+    is_over = 0 <= limit < body.attempt or body.key in t.cancels.running
     if worker is None or job is None or worker.phase is Phase.LEAVING or is_over:
         return [do.Reply(event.index, event.request, m.RetryDecision(granted=False))]
     actor = t.actors.by_worker.get(event.index)

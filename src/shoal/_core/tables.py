@@ -13,6 +13,7 @@ from shoal._base.config import NodeConfig
 from shoal._core import commands as do
 from shoal._core.actors import ActorTable
 from shoal._core.asks import GroupAsk
+from shoal._core.cancels import Cancels
 from shoal._core.crash_loops import CrashLoops
 from shoal._core.environments import Environments
 from shoal._core.events import Requested
@@ -77,6 +78,7 @@ class NodeTables:
         self.actors = ActorTable(limits)
         self.crashes = Crashes(limits)
         self.crash_loops = CrashLoops()
+        self.cancels = Cancels()
         self.jobs = JobTable(config.session, limits.jobs_ended_most)
         self.locks = LockTable()
         self.groups = GroupTable(limits)
@@ -125,6 +127,10 @@ class NodeTables:
         if count > 1:
             self._adopted[key] = count - 1
         return [do.Release(key)] if count == 1 else []
+
+    def has_adopted(self, key: int) -> bool:
+        """Whether the daemon has a hold on it."""
+        return key in self._adopted
 
     def forget_adopted(self, key: int) -> None:
         """The object had gone before it could be held."""
@@ -192,6 +198,7 @@ class NodeTables:
         self.actors.validate()
         self.crashes.validate()
         self.crash_loops.validate()
+        self.cancels.validate()
         self.jobs.validate()
         self.environments.validate()
         self.locks.validate()

@@ -8,6 +8,7 @@ have killed the process, so only that one is charged (PROTOCOL D6).
 the task                              becomes
 ====================================  ====================================================
 its job is over                       JobEndedError
+it was cancelled, or out of time      TaskCancelledError, DeadlineExceededError
 innermost, has killed 3 processes     PoisonTaskError, whatever ``max_retries`` (RULES L-4)
 innermost, retries left               QUEUED again, charged
 innermost, none left                  WorkerCrashedError with signal, exit code, last stderr
@@ -46,6 +47,8 @@ class Death(msgspec.Struct):
     """The daemon ended it, the tasks are not to blame."""
     job_record: bytes | None
     """What its tasks fail with because their job is over."""
+    cancelled: dict[int, bytes] = {}
+    """What those of its tasks fail with that were to end."""
 
 
 class Crashes:
@@ -67,6 +70,8 @@ class Crashes:
     def _decide_one(self, death: Death, task: RunningTask, is_innermost: bool) -> do.Command:
         if death.job_record is not None:
             return do.Fail(task.key, death.job_record)
+        if task.key in death.cancelled:
+            return do.Fail(task.key, death.cancelled[task.key])
         if death.is_ours and task.max_retries != 0:
             return do.Requeue(0, task.key, charged=False, front=False)
         is_charged = is_innermost and not death.is_ours

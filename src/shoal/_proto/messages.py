@@ -243,6 +243,25 @@ class RetryDecision(Message, frozen=True):
     granted: bool
 
 
+class CancelTask(Message, frozen=True):
+    """End a task (and those below it) before it is done; answered when what waits is sealed."""
+
+    key: int
+    force: bool
+    recursive: bool
+
+
+class WatchDeadline(Message, frozen=True):
+    """A task was submitted that may take so long from now on; not answered (RULES Q-4)."""
+
+    key: int
+    left_s: float
+
+
+class WorkerLeaves(Message, frozen=True):
+    """A worker ends after its present task, as its function's ``max_calls`` says."""
+
+
 # ---- actors
 class CreateActor(Message, frozen=True):
     spec: ActorSpec
@@ -436,6 +455,14 @@ class Notice(Message, frozen=True):
     text: str
 
 
+class CancelAttempt(Message, frozen=True):
+    """End this attempt if you run it; it fails with ``record``."""
+
+    key: int
+    attempt: int
+    record: bytes
+
+
 class SessionEnds(Message, frozen=True):
     reason: str
 
@@ -454,6 +481,10 @@ Body = Union[
     SetupFailed,
     RetryTask,
     RetryDecision,
+    CancelTask,
+    WatchDeadline,
+    WorkerLeaves,
+    CancelAttempt,
     CreateActor,
     GetActor,
     ActorInfo,

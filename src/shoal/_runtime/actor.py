@@ -320,6 +320,7 @@ def method_rows(cls: type) -> tuple[MethodRow, ...]:
                 streams.limit_of(given),
                 given.get("concurrency_group"),
                 given.get("thread"),
+                given.get("timeout_s") or 0.0,
             )
         )
     rows += [MethodRow(name) for name in BUILTIN_METHODS]

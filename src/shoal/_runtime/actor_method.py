@@ -37,6 +37,7 @@ class MethodRow(msgspec.Struct, frozen=True, array_like=True):
     """Its concurrency group."""
     thread: bool | None = None
     """Whether it runs in a thread of an asyncio actor; None: as the actor says."""
+    timeout_s: float = 0.0
 
 
 class ActorFacts(msgspec.Struct, frozen=True, array_like=True):
@@ -116,6 +117,7 @@ class ActorMethod(Submitting):
             flags=flags,
             actor=facts.key,
             limit=streams.limit_of(given) or row.limit,
+            timeout_s=given.get("timeout_s") or row.timeout_s,
         )
         return self._ready(session, template)
 

@@ -38,6 +38,7 @@ from typing import Any
 from shoal import _native
 from shoal._proto import messages
 from shoal._runtime import context
+from shoal._runtime.cancelling import cancelling
 from shoal._runtime.execute import Executor, is_ours
 from shoal._runtime.side_by_side import Feeder, Group, Threads
 
@@ -151,6 +152,16 @@ class LoopRunner:
         if self._is_leaving:
             self._end_if_done()
 
+    def cancel(self, key: int) -> None:
+        """Cancel the call ``key`` if it runs on the loop; from any thread (RULES Q-3)."""
+
+        def end() -> None:
+            call = self.calls.get(key)
+            if call is not None:
+                call.cancel()
+
+        self._loop.call_soon_threadsafe(end)
+
     def _wake_feeder(self) -> None:
         """There is room in a full group, after all calls that ended in one turn of the loop."""
         self._is_waking = False
@@ -241,4 +252,6 @@ def _user_frame(frame: FrameType | None) -> FrameType | None:
 def serve(executor: Executor, info: messages.ActorInfo) -> None:
     """Be an asyncio actor until this process may leave."""
     executor.memory.run_side_by_side(context.running)
-    LoopRunner(executor, info).serve(info)
+    runner = LoopRunner(executor, info)
+    cancelling.end_calls_by(runner.cancel)
+    runner.serve(info)

@@ -10,6 +10,7 @@ that user code starts in a plain task has that task's id, and nothing else of it
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
@@ -43,6 +44,10 @@ class Process:
     """What it submits goes into the group too."""
     actor: ActorHandle[Any] | None = None
     """A handle of the actor that lives here, which does not keep it alive (RULES A-5)."""
+    leave: Callable[[], None]
+    """Have this worker end after its present task."""
+    cancelled: dict[int, tuple[int, bytes]] = {}
+    """Attempts that run here and are to end: (attempt, what it fails with) by key."""
 
 
 process = Process()
@@ -129,6 +134,12 @@ class RuntimeContext(_Ids):
         """Number of the running attempt, from 1; 0 outside tasks."""
         task = running.get()
         return task.attempt if task is not None else 0
+
+    def is_canceled(self) -> bool:
+        """Whether somebody has cancelled the running task or call: a loop may ask, and return."""
+        task = running.get()
+        found = process.cancelled.get(task.key) if task is not None else None
+        return found is not None and task is not None and found[0] == task.attempt
 
     @property
     def incarnation(self) -> int:

@@ -18,8 +18,8 @@ from collections.abc import Callable
 
 from shoal._base import clock
 from shoal._core import commands, events
-from shoal._core.events import AnyEvent, QueueState, WorkerState
-from shoal._native import QUEUE_ACTOR, QUEUE_CLASS, Memory
+from shoal._core.events import AnyEvent, QueueState, RunningAttempt, WorkerState
+from shoal._native import FLAG_ACTOR, QUEUE_ACTOR, QUEUE_CLASS, Memory
 from shoal._runtime.daemon_loop import Loop
 from shoal._runtime.machine_facts import Headroom, IdleCores
 
@@ -43,6 +43,8 @@ BUSY_S = 0.1
 BUSY_MOST_S = 5.0
 """Until the next look whether the daemon is quiet, doubling."""
 CHAIN_PASSES = 8
+STAGES = ("held", "queued", "running")
+"""What ``task_state`` numbers from 1."""
 _KINDS = {commands.QUEUE_CLASS: QUEUE_CLASS, commands.QUEUE_ACTOR: QUEUE_ACTOR}
 
 
@@ -109,6 +111,24 @@ class NodeMemory:
     def perform_fail(self, command: commands.Fail) -> None:
         self._make_room()
         self._memory.fail(command.key, command.record)
+
+    def perform_cancel_tasks(self, command: commands.CancelTasks) -> None:
+        self._make_room()
+        rows = self._memory.cancel(
+            command.key, command.is_recursive, command.held, command.queued, command.is_late
+        )
+        tasks = tuple(
+            RunningAttempt(key, attempt, worker, bool(flags & FLAG_ACTOR))
+            for key, attempt, worker, flags in rows
+        )
+        self._post(events.FoundRunning(command.ticket, tasks, command.is_second_look))
+
+    def perform_look_at_task(self, command: commands.LookAtTask) -> None:
+        state = self._memory.task_state(command.key)
+        if state is not None:
+            number, _, _, _, *seconds = state
+            stages = dict(zip(STAGES, seconds[:number]))
+            self._post(events.TaskLooked(command.key, STAGES[number - 1], stages))
 
     def perform_end_children(self, command: commands.EndChildren) -> None:
         self._make_room()

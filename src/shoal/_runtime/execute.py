@@ -12,6 +12,7 @@ What an attempt may end in::
     exception        tried again if the task asks for it and the daemon grants it, else a TaskError
     sys.exit         a TaskError with cause SystemExit; the worker lives on
     exit_actor       ActorDiedError for this call; the actor ends
+    cancelled        the record that the daemon gave, however the code has ended
     no room          ObjectStoreFullError, as a typed record (which always fits)
 """
 
@@ -31,6 +32,7 @@ from shoal._base import typed_ids
 from shoal._proto import messages
 from shoal._runtime import arguments, checkpoints, context, functions, serialize, streams
 from shoal._runtime.actor_method import BUILTIN_METHODS, CALL, READY, TERMINATE
+from shoal._runtime.cancelling import Interrupted, cancelling
 from shoal._runtime.session import Session, store_full
 
 _loads = pickle.loads
@@ -116,6 +118,11 @@ class Executor:
         finally:
             _set_running(below)
 
+    def leave(self) -> None:
+        """End this worker after its present task; the daemon is told, so it is no crash."""
+        self.is_leaving = True
+        self._session.request(messages.WorkerLeaves(), messages.Done)
+
     def _load(self, task: _native.Task) -> Callable[..., Any]:
         function: Callable[..., Any] = functions.load(self._session, task.function)
         return function
@@ -124,8 +131,10 @@ class Executor:
 
     def _finish(self, task: _native.Task, value: Any) -> None:
         """Write what ``seal`` did not take."""
+        if cancelling.record(task) is not None:
+            raise Interrupted
         if inspect.iscoroutine(value):
-            value = self._run_coroutine(value)
+            value = self._run_coroutine(task, value)
         n = task.n_returns
         if task.flags & streams.ANY:
             self._write(task, 0, self._drain(task, value))
@@ -147,8 +156,10 @@ class Executor:
         """Run a generator; what its task's own return becomes."""
         if inspect.isasyncgen(value):
             if task.flags & _native.FLAG_STREAM:
-                return self._run_coroutine(streams.produce_async(self._memory, task, value))
-            value = self._run_coroutine(_list_of(value))
+                return self._run_coroutine(
+                    task, streams.produce_async(self._memory, task, value)
+                )
+            value = self._run_coroutine(task, _list_of(value))
         elif not inspect.isgenerator(value):
             raise ValueError(
                 f"{context.task_name(task)} was called with num_returns as for a generator, and"
@@ -156,13 +167,21 @@ class Executor:
                 " out"
             )
         if task.flags & _native.FLAG_STREAM:
-            return streams.produce(self._memory, task, value)
+            return self._produce(task, value)
 
         def fail(error: BaseException) -> _native.ObjectRef:
             pickled = serialize.pack_error(self._memory, describe(task, error, self._session))
             return self._memory.put(_native.FORMAT_ERROR_PICKLE, *pickled)
 
         return streams.collect(self._memory, iter(value), fail)
+
+    def _produce(self, task: _native.Task, items: Any) -> int:
+        memory = self._memory
+        if cancelling.interrupts:
+            return streams.produce(memory, task, items)
+        stop = memory.new_pending()
+        with cancelling.while_running(task, lambda: memory.seal_pending(stop)):
+            return streams.produce(memory, task, items, stop)
 
     def _write_yielded(self, task: _native.Task, items: Iterator[Any]) -> None:
         """One return for each item; an error takes the place of those that are still to come."""
@@ -208,13 +227,19 @@ class Executor:
         pickled = serialize.dumps(self._memory, value, what)
         task.write(index, _native.FORMAT_PICKLE, *pickled)
 
-    def _run_coroutine(self, coroutine: Any) -> Any:
+    def _run_coroutine(self, task: _native.Task, coroutine: Any) -> Any:
         import asyncio
 
         loop = getattr(self._loops, "loop", None)
         if loop is None:
             loop = self._loops.loop = asyncio.new_event_loop()
-        return loop.run_until_complete(coroutine)
+        running = loop.create_task(coroutine)
+
+        def end() -> None:
+            loop.call_soon_threadsafe(running.cancel)
+
+        with cancelling.while_running(task, end):
+            return loop.run_until_complete(running)
 
     # ---- what went wrong
 
@@ -224,6 +249,12 @@ class Executor:
             os._exit(1)
         if isinstance(error, ActorExit):
             self._exit_actor(task)
+            return
+        record = cancelling.record(task)
+        if record is not None:
+            cancelling.forget(task)
+            self._write_packed(task, record)
+            traceback.clear_frames(error.__traceback__)
             return
         if isinstance(error, _native.FullError):
             self._write_record(task, store_full(error))
@@ -257,7 +288,10 @@ class Executor:
         return kinds is None or isinstance(error, kinds)
 
     def _write_record(self, task: _native.Task, error: errors.ShoalError) -> None:
-        record = errors.to_record(error)
+        self._write_packed(task, errors.to_record(error))
+
+    @staticmethod
+    def _write_packed(task: _native.Task, record: bytes) -> None:
         for index in range(task.n_returns):
             task.write(index, _native.FORMAT_ERROR_RECORD, record, (), ())
         task.commit()

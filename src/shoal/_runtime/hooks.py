@@ -14,6 +14,7 @@ from typing import Any
 from shoal import errors
 from shoal._base import typed_ids
 from shoal._native import Memory, ObjectRef, Task
+from shoal._proto import messages
 from shoal._runtime import call_sites, serialize
 from shoal._runtime import session as sessions
 
@@ -36,6 +37,7 @@ def install(memory: Memory, help: Callable[[Task], None] | None = None) -> None:
         wait=_wait,
         escaped=_escaped,
         about=_about,
+        timed=_timed,
     )
 
 
@@ -65,6 +67,11 @@ def _about(ref: ObjectRef, what: str) -> Any:
     if not key:
         return typed_ids.TaskID.nil()
     return typed_ids.TaskID.from_hex(typed_ids.object_id(session.node_id, key))
+
+
+def _timed(key: int, left_s: float) -> None:
+    """A task with a deadline was submitted (its own, or its parent's): the daemon watches it."""
+    sessions.current().connection.tell(messages.WatchDeadline(key, left_s))
 
 
 def _escaped(ref: ObjectRef) -> Any:

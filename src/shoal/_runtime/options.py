@@ -120,12 +120,15 @@ TABLE: dict[str, Option] = {
         lambda v: v == -1 or _integer(1)(v),
         "tm",
     ),
+    "timeout_s": Option(
+        "a number of seconds > 0", lambda v: _number(0)(v) and v > 0, "tm"
+    ),
     "max_retries": Option("an integer >= -1 (-1: without end)", _integer(-1), "t", 3),
     "retry_exceptions": Option(
         "True, False or a list of exception classes", _exceptions, "tm", False
     ),
     "help": Option("True or False", _is_bool, "t", True),
-    "max_calls": Option("an integer >= 0", _integer(0), "t", 0, not_yet=True, decorator_only=True),
+    "max_calls": Option("an integer >= 0", _integer(0), "t", 0, decorator_only=True),
     # ---- actors
     "max_restarts": Option("an integer >= -1 (-1: without end)", _integer(-1), "a", 0),
     "max_task_retries": Option("an integer >= -1 (-1: without end)", _integer(-1), "am", 0),

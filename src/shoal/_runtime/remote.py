@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, TypeVar, Unp
 
 from shoal import _native, errors
 from shoal._proto import messages
-from shoal._runtime import options, strategies, streams
+from shoal._runtime import context, options, strategies, streams
 from shoal._runtime import session as sessions
 from shoal._runtime.actor import ActorClass
 from shoal._runtime.environments import inheriting
@@ -44,6 +44,23 @@ class Retryable:
         return self.function(*args, **kwargs)
 
 
+class Limited:
+    """A function after so many calls of which its worker ends, between two tasks (RULES T11)."""
+
+    def __init__(self, function: Callable[..., Any], most: int) -> None:
+        self.function = function
+        self.most = most
+        self.calls = 0
+        self.retry_exceptions = getattr(function, "retry_exceptions", None)
+        functools.update_wrapper(self, function)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        self.calls += 1
+        if self.calls == self.most:
+            context.process.leave()
+        return self.function(*args, **kwargs)
+
+
 class RemoteFunction(Calls[P, R], Submitting):
     """A function whose calls may run in other processes."""
 
@@ -58,7 +75,7 @@ class RemoteFunction(Calls[P, R], Submitting):
             definition = Definition(function, name)
         self._definition = definition
         self._given = dict(given)
-        self._retryable: Definition | None = None
+        self._wrapped: Definition | None = None
         self._queue: messages.QueueOpened | None = None
         if function is not None:
             functools.update_wrapper(self, function)
@@ -113,11 +130,16 @@ class RemoteFunction(Calls[P, R], Submitting):
         given = self._given
         definition = self._definition
         retry = options.get(given, "retry_exceptions")
-        if isinstance(retry, list | tuple):
-            if self._retryable is None:
-                value = Retryable(definition.value, tuple(retry))
-                self._retryable = Definition(value, definition.name)
-            definition = self._retryable
+        most_calls = options.get(given, "max_calls")
+        if isinstance(retry, list | tuple) or most_calls:
+            if self._wrapped is None:
+                value: Any = definition.value
+                if isinstance(retry, list | tuple):
+                    value = Retryable(value, tuple(retry))
+                if most_calls:
+                    value = Limited(value, most_calls)
+                self._wrapped = Definition(value, definition.name)
+            definition = self._wrapped
         amounts = options.amounts(given, 1.0)
         strategy = strategies.resolve(given, amounts, f"task {definition.name}")
         environment = inheriting.asked(session, given.get("runtime_env"))
@@ -138,6 +160,7 @@ class RemoteFunction(Calls[P, R], Submitting):
             max_retries=int(options.get(given, "max_retries")),
             flags=flags,
             limit=streams.limit_of(given),
+            timeout_s=given.get("timeout_s") or 0.0,
         )
         return self._ready(session, template)
 
@@ -202,6 +225,9 @@ def remote(target: Any = None, /, *rest: Any, **given: Any) -> Any:
             ``"dynamic"``: one ref to the list of those refs, at the end.
         _generator_backpressure_num_objects: How many yielded values may wait to be taken; the
             generator pauses meanwhile (default: any number).
+        timeout_s: Seconds from the call to its end, in the queue too; then it is ended with
+            ``DeadlineExceededError``. What it calls has no more time than it has left.
+        max_calls: After so many calls of it a worker process ends, between two tasks; 0: never.
         max_retries: How often a task is run again if its process dies (default 3).
         retry_exceptions: Whether, or after which exceptions, it is run again too.
         help: Whether a worker that waits for this task may run it meanwhile (default True).

@@ -198,6 +198,11 @@ def load_error(format: int, data: Any, ref: _native.ObjectRef) -> BaseException:
     error = errors.from_record(bytes(data))
     if isinstance(error, errors.ActorError) and error.error:
         load_cause(error)
+    if isinstance(error, errors.DeadlineExceededError) and not error.stages_s and ref is not None:
+        # A call that still runs in its actor: nobody has sealed how long it took.
+        number, _, _, _, *seconds = ref.memory.task_state(ref.key) or (0, 0, 0, 0)
+        error.stages_s = dict(zip(("held", "queued", "running"), seconds[:number]))
+        error.timeout_s = round(sum(error.stages_s.values()), 3)
     return error
 
 

@@ -25,7 +25,7 @@ from __future__ import annotations
 import collections
 import pickle
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from shoal import _native, errors
@@ -324,14 +324,31 @@ PUT_WAIT_S = 30.0
 """An item that finds no room waits for others to be freed, as a result does."""
 
 
-def produce(memory: _native.Memory, task: _native.Task, items: Iterator[Any]) -> int:
-    """Give everything that ``items`` yields; the number of items. Runs on any thread."""
+class Stopped(BaseException):
+    """Somebody has cancelled a stream that no signal can interrupt."""
+
+
+def produce(
+    memory: _native.Memory,
+    task: _native.Task,
+    items: Generator[Any, Any, Any],
+    stop: ObjectRef | None = None,
+) -> int:
+    """Give everything that ``items`` yields; the number of items. Runs on any thread.
+
+    Raises:
+        Stopped: ``stop`` was sealed meanwhile; ``items`` is closed.
+    """
     producer = Producer(memory, task)
+    ends = [] if stop is None else [stop]
     for item in items:
         producer.give(item)
         del item
-        while (ack := producer.awaited()) is not None:
-            memory.wait([ack], 1, None)
+        while (ack := producer.awaited()) is not None and not (stop and stop.is_sealed()):
+            memory.wait([ack, *ends], 1, None)
+        if stop is not None and stop.is_sealed():
+            items.close()
+            raise Stopped
     return producer.seen
 
 

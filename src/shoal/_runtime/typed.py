@@ -93,6 +93,7 @@ class TaskOptions(Shared, total=False):
     help: bool
     max_calls: int
     _generator_backpressure_num_objects: int | None
+    timeout_s: float | None
 
 
 class ActorOptions(Shared, total=False):
@@ -120,6 +121,7 @@ class MethodOptions(TypedDict, total=False):
     concurrency_group: str
     thread: bool
     _generator_backpressure_num_objects: int | None
+    timeout_s: float | None
 
 
 class AnyOptions(TaskOptions, ActorOptions, total=False):

@@ -34,6 +34,7 @@ from shoal._proto.environments import Environment
 from shoal._runtime import context, hooks, side_by_side, wire, worker_output
 from shoal._runtime import session as sessions
 from shoal._runtime.actor import handle_of
+from shoal._runtime.cancelling import cancelling
 from shoal._runtime.client import Connection
 from shoal._runtime.driver import VERSION
 from shoal._runtime.execute import Executor
@@ -108,7 +109,7 @@ def begin(
     except OSError:  # the session has ended
         os._exit(1)
     sessions.install(session)
-    connection.start(lambda body: None, lambda: os._exit(1))
+    connection.start(cancelling.receive, lambda: os._exit(1))
     if assignment.config.as_ray:
         importlib.import_module(AS_RAY_LAYER).install()
     if assignment.environment is not None:
@@ -146,6 +147,8 @@ def become(session: Session, assignment: messages.Assignment) -> Executor | None
     if assignment.actor is None:
         worker_output.install()
         hooks.install(session.memory, help=executor.help)
+        cancelling.serve(Executor.run.__code__)
+        context.process.leave = executor.leave
         return executor
     hooks.install(session.memory)
     return executor if _become_actor(executor, session, assignment.actor) else None

@@ -1,0 +1,75 @@
+"""Tasks that are to end before they are done: cancelled ones, and those whose time is over.
+
+Node memory seals what has not started. What runs is asked first and ended later::
+
+    CancelTask, deadline -> CancelTasks -> FoundRunning -> CancelAttempt (the process asks its code)
+                                 ^                             |
+                                 +----- once more after ``cancel_s``: still there? then Kill
+
+Only the process of a plain task is ever ended; a call of an actor is asked, and that is all
+(RULES Q-3). A killed task is not tried again: its death finds its record here.
+
+1. What runs stands in ``running`` until a second look has found that it does not any more, so
+   nothing stays for longer than that.
+2. A deadline is one moment per task. Whether the task still lives is only asked when it has come.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from shoal._core.deadlines import Deadlines
+
+
+class Asked(msgspec.Struct, frozen=True):
+    """``CancelTasks`` is under way."""
+
+    key: int
+    record: bytes
+    """What those that run fail with."""
+    is_forced: bool = False
+    """Do not ask: end the process."""
+
+
+class Running(msgspec.Struct, frozen=True):
+    """An attempt of a plain task that was asked to end."""
+
+    attempt: int
+    worker: int
+    record: bytes
+
+
+class Cancels:
+    """Who is to end, and when patience is over."""
+
+    def __init__(self) -> None:
+        self.asked: dict[int, Asked] = {}
+        self.running: dict[int, Running] = {}
+        self.patience: Deadlines[int] = Deadlines()
+        """When an attempt that was asked is looked at again."""
+        self.timed: Deadlines[int] = Deadlines()
+        """When a task's own time is over."""
+
+    def ask(self, key: int, running: Running, again_at: float) -> None:
+        """It was told; it is looked at again then."""
+        self.running[key] = running
+        self.patience.set(key, again_at)
+
+    def forget(self, key: int) -> Running | None:
+        """It does not run any more."""
+        self.patience.set(key, None)
+        return self.running.pop(key, None)
+
+    def next_deadline(self) -> float | None:
+        """When somebody is due."""
+        times = (self.patience.next(), self.timed.next())
+        return min((at for at in times if at is not None), default=None)
+
+    def validate(self) -> None:
+        """Assert the invariants."""
+        looked = {asked.key for asked in self.asked.values()}
+        for key in self.running:
+            assert key in self.patience or key in looked
+        assert len(self.patience) <= len(self.running)
+        self.patience.validate()
+        self.timed.validate()

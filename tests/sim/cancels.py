@@ -1,0 +1,49 @@
+"""Cancels and deadlines of the naive node memory."""
+
+from __future__ import annotations
+
+from collections import deque
+
+from shoal._core import commands as do
+from shoal._core import events as seen
+from tests.sim.clock import Clock
+from tests.sim.fakes import FakeQueue, FakeTask
+
+
+class FakeCancels(Clock):
+    """What ``cancel`` and ``task_state`` promise."""
+
+    tasks: dict[int, FakeTask]
+    queues: dict[int, FakeQueue]
+    _pending: deque[seen.Event]
+
+    def seal(self, task: FakeTask, state: str, record: bytes = b"") -> None:
+        """End a task (the layer above)."""
+        raise NotImplementedError
+
+    def do_canceltasks(self, command: do.CancelTasks) -> None:
+        assert command.held and command.queued
+        keys = [command.key]
+        rows = []
+        for key in keys:
+            if command.is_recursive:
+                keys += [k for k, x in self.tasks.items() if x.parent == key and k not in keys]
+            task = self.tasks.get(key)
+            if task is None or task.is_over:
+                continue
+            if task.state == "RUNNING":
+                is_call = self.queues[task.queue].kind == do.QUEUE_ACTOR
+                rows.append(seen.RunningAttempt(key, task.attempt, task.runner, is_call))
+                continue
+            for queue in self.queues.values():
+                if task in queue.entries:
+                    queue.entries.remove(task)
+            self.seal(task, "FAILED", command.queued)
+        found = seen.FoundRunning(command.ticket, tuple(rows), command.is_second_look)
+        self._pending.append(found)
+
+    def do_lookattask(self, command: do.LookAtTask) -> None:
+        task = self.tasks.get(command.key)
+        if task is not None and not task.is_over:
+            stage = "running" if task.state == "RUNNING" else "queued"
+            self._pending.append(seen.TaskLooked(command.key, stage, {stage: 1.0}))
