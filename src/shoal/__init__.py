@@ -32,7 +32,7 @@ TYPE_CHECKING = False
 node daemon execs its zygote before it has imported anything large."""
 
 if TYPE_CHECKING:
-    from shoal import errors, ids, lowlevel, runtime_env, state
+    from shoal import errors, exceptions, ids, lowlevel, runtime_env, state, util
     from shoal._native import ObjectRef
     from shoal._runtime.actor import ActorHandle, get_actor, kill, method
     from shoal._runtime.actor_base import Actor
@@ -86,7 +86,7 @@ _HOMES = {
     "timeline": "_runtime.timeline",
     "wait": "_runtime.objects",
 }
-_MODULES = ("errors", "ids", "lowlevel", "runtime_env", "state")
+_MODULES = ("errors", "exceptions", "ids", "lowlevel", "runtime_env", "state", "util")
 
 __all__ = [
     "Actor",
@@ -104,6 +104,7 @@ __all__ = [
     "cancel",
     "cluster_resources",
     "errors",
+    "exceptions",
     "exit_actor",
     "get",
     "get_actor",
@@ -124,6 +125,7 @@ __all__ = [
     "shutdown",
     "state",
     "timeline",
+    "util",
     "wait",
 ]
 

@@ -77,6 +77,24 @@ def test_install_in_the_program(tmp_path: pathlib.Path) -> None:
     assert done.stdout == "2.60.0 2.60.0\n", done.stderr
 
 
+def test_only_the_import_is_changed(tmp_path: pathlib.Path) -> None:
+    """`import shoal as ray`: the rest of the program stays as it is."""
+    done = run(
+        "import shoal as ray\n"
+        "@ray.remote\n"
+        "def fail():\n"
+        "    raise KeyError('x')\n"
+        "try:\n"
+        "    ray.get(fail.remote())\n"
+        "except ray.exceptions.RayTaskError as error:\n"
+        "    print(isinstance(error, KeyError), isinstance(error, ray.exceptions.RayError))\n"
+        "group = ray.util.placement_group([{'CPU': 1}])\n"
+        "print(group.wait(30))\n",
+        tmp_path,
+    )
+    assert done.stdout == "True True\nTrue\n", done.stderr
+
+
 def test_install_too_late_says_so(tmp_path: pathlib.Path) -> None:
     """Workers of a session that was begun without the layer would not have it."""
     late = run("import shoal, shoal.compat.ray as r\nshoal.init()\nr.install()\n", tmp_path)

@@ -22,6 +22,7 @@ LAYERS = {
     "_runtime": 4,
     "runtime_env": 5,
     "state": 5,
+    "exceptions": 5,
     "ids": 5,
     "lowlevel": 5,
     "": 6,  # shoal/__init__.py itself

@@ -10,7 +10,6 @@ What it is made of::
     names.py       which module has which names, and where each one really lives; hints for others
     modules.py     the modules themselves, and the finder that Python asks for them
     api.py         functions whose arguments differ from ours: init, put, shutdown
-    exceptions.py  Ray's exception names that are not ours
     records.py     small public classes that only describe something: JobConfig, LoggingConfig ...
     states.py      ray.util.state: rows with the fields that people read
     private.py     names that were never public and that much-used programs use all the same

@@ -16,7 +16,7 @@ VERSION = "2.60.0"
 """The version of Ray whose published API this is."""
 
 _API = "shoal.compat.ray.api"
-_ERRORS = "shoal.compat.ray.exceptions"
+_ERRORS = "shoal.exceptions"
 _PRIVATE = "shoal.compat.ray.private"
 _RECORDS = "shoal.compat.ray.records"
 _STATES = "shoal.compat.ray.states"

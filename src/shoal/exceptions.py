@@ -1,4 +1,4 @@
-"""``ray.exceptions``: the names that programs catch.
+"""Errors under the names of Ray, which programs written for it catch.
 
 Nearly all of them are names for classes of ``shoal.errors`` (each class lists its own in ``ray``),
 so ``except ray.exceptions.X`` catches what Shoal raises. The classes below mean what cannot happen
