@@ -28,24 +28,21 @@ OPTIONS_LEFT_OUT = {
 """Options that are refused here as unknown; docs/from-ray.md says what to use."""
 
 CONTEXT_WAITS = {
-    "actor_id",
     "current_placement_group_id",
     "get_node_labels",
     "get_resource_ids",
     "get_runtime_env_string",
     "get_session_name",
-    "get_task_function_name",
     "get_temp_dir",
-    "is_canceled",
-    "job_id",
-    "node_id",
-    "runtime_env",
     "should_capture_child_tasks_in_placement_group",
-    "task_id",
 }
 """Questions to the context that it does not answer yet."""
 
-ALIASES = {"ray.wait": {"ray_waitables": "refs"}, "ray.get": {"object_refs": "refs"}}
+ALIASES = {
+    "ray.cancel": {"ray_waitable": "ref"},
+    "ray.wait": {"ray_waitables": "refs"},
+    "ray.get": {"object_refs": "refs"},
+}
 """Arguments that are given by position, never by name."""
 
 

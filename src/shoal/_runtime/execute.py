@@ -156,9 +156,7 @@ class Executor:
         """Run a generator; what its task's own return becomes."""
         if inspect.isasyncgen(value):
             if task.flags & _native.FLAG_STREAM:
-                return self._run_coroutine(
-                    task, streams.produce_async(self._memory, task, value)
-                )
+                return self._run_coroutine(task, streams.produce_async(self._memory, task, value))
             value = self._run_coroutine(task, _list_of(value))
         elif not inspect.isgenerator(value):
             raise ValueError(

@@ -120,9 +120,7 @@ TABLE: dict[str, Option] = {
         lambda v: v == -1 or _integer(1)(v),
         "tm",
     ),
-    "timeout_s": Option(
-        "a number of seconds > 0", lambda v: _number(0)(v) and v > 0, "tm"
-    ),
+    "timeout_s": Option("a number of seconds > 0", lambda v: _number(0)(v) and v > 0, "tm"),
     "max_retries": Option("an integer >= -1 (-1: without end)", _integer(-1), "t", 3),
     "retry_exceptions": Option(
         "True, False or a list of exception classes", _exceptions, "tm", False

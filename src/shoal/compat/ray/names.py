@@ -120,13 +120,9 @@ MODULES: dict[str, dict[str, str]] = {
     },
 }
 
-LATER: dict[str, str] = {
-    module: " ".join(text.split())
-    for module, text in {
-        "ray": "cancel",
-    }.items()
-}
-"""Rows whose home does not exist yet: they raise with their hint, and no ``*`` brings them."""
+LATER: dict[str, str] = {}
+"""Rows whose home does not exist yet, by module: they raise with their hint, and no ``*`` brings
+them."""
 
 DELEGATES = {"ray.cloudpickle": "cloudpickle"}
 """Modules that are another one under a name of Ray's."""
