@@ -187,6 +187,7 @@ class Fuzz:
         self.raised: Counter[str] = Counter()
         self.keys: list[int] = []
         self.adopted: list[int] = []
+        self.cells: list[int] = []
         self.pool: list[Any] = []
         self.signatures = signatures()
         self.begin()
@@ -283,9 +284,9 @@ class Fuzz:
             return self._names_bystander(first)
         if name == "end_job":
             return first == BYSTANDER_JOB
-        if name in ("fail", "requeue", "release", "adopt") and first is not None:
+        if name in ("fail", "requeue", "cancel", "release", "adopt") and first is not None:
             slot = first & 0xFFFFFFFF
-            is_task = name in ("fail", "requeue")
+            is_task = name in ("fail", "requeue", "cancel")
             return slot in self.bystander.slots or (is_task and slot in self.running)
         if name == "submit":  # the daemon submits nothing: its lanes would outlive this program
             return target is self.daemon
@@ -299,6 +300,8 @@ class Fuzz:
     def keep(self, name: str, result: Any, args: list[Any], target: Any) -> None:
         if name == "adopt" and result is True and target is not self.elsewhere:
             self.adopted.append(args[0])
+        if name == "new_pending":
+            self.cells.append(result.key)
         for thing in result if isinstance(result, list | tuple) else [result]:
             if isinstance(thing, _native.Task):
                 self.running.add(thing.key & 0xFFFFFFFF)
@@ -443,6 +446,11 @@ class Fuzz:
         gc.collect()
         for key in self.adopted:
             self.daemon.release(key)
+        for key in self.cells:  # what waits for one that nobody seals waits for ever
+            cell = self.daemon.ref(key)
+            if cell is not None:
+                self.daemon.seal_pending(cell)
+        cell = None
         for queue, _ in self.queues:
             self.daemon.kill_queue(queue, b"\x92\xa5Error\x80")
         for job in {1, *range(12), *(n for n in NUMBERS if 0 <= n < 2**32)} - {BYSTANDER_JOB}:
