@@ -68,6 +68,7 @@ NOT_KILLED = {
     **dict.fromkeys(("stages", "is_running"), "a question: nothing is written"),
     "block_bytes": "a question, asked by tests only",
     "fork_mark": "a number, from an index",
+    "maker": "a question, which changes nothing",
 }  # fmt: skip
 
 
