@@ -69,6 +69,8 @@ def test_a_driver() -> None:
     assert here.is_driver and here.task_id.is_nil() and here.actor_id.is_nil()
     assert here.job_id == ids.JobID.from_hex(seen["job"]) == ids.JobID.from_int(1)
     assert here.node_id.hex() == seen["node"]
+    assert here.get_runtime_env_string() == "{}" and here.get_placement_group_id() is None
+    assert here.get_node_labels() == shoal.nodes()[0]["Labels"]
     assert here.get()["job_id"] == seen["job"] and "task_id" not in here.get()
     with pytest.raises(errors.UsageError):
         print(here.current_actor)
@@ -322,3 +324,49 @@ def test_what_keeps_a_value_from_travelling() -> None:
     assert "uses: closure variable lock is a lock" in out.getvalue()
     can, obstacles = inspect_serializability({"a": [lock, {}]}, print_file=out)
     assert not can and next(iter(obstacles)).name.endswith("['a'][0]")
+
+
+def test_the_environment_as_text() -> None:
+    @shoal.remote(runtime_env={"env_vars": {"X": "1"}})
+    def text() -> str:
+        return shoal.get_runtime_context().get_runtime_env_string()
+
+    assert json.loads(shoal.get(text.remote())) == {"env_vars": {"X": "1"}}
+
+
+# ---- where calls run side by side
+
+
+@shoal.remote(num_cpus=0, max_concurrency=4)
+class Threads:
+    def __init__(self) -> None:
+        self.barrier = threading.Barrier(3)
+
+    def ask(self) -> tuple[Any, ...]:
+        here = shoal.get_runtime_context()
+        before = here.get_task_id()
+        self.barrier.wait(timeout=30)  # three of them are inside now
+        child = look.remote()
+        parent = shoal.get(child)["parent"]
+        return before, here.get_task_id(), parent, here.get_task_function_name()
+
+
+@shoal.remote(num_cpus=0)
+class Loop:
+    async def ask(self) -> tuple[Any, ...]:
+        here = shoal.get_runtime_context()
+        before = here.get_task_id()
+        child = look.remote()
+        await asyncio.sleep(0.01)
+        parent = (await child)["parent"]
+        return before, here.get_task_id(), parent, here.get_task_function_name()
+
+
+@pytest.mark.parametrize("kind", [Threads, Loop], ids=["threads", "loop"])
+def test_calls_side_by_side_know_themselves(kind: Any) -> None:
+    shoal.init(num_cpus=1)
+    actor = kind.remote()
+    refs = [actor.ask.remote() for _ in range(3)]
+    for ref, (before, after, parent, name) in zip(refs, shoal.get(refs)):
+        assert before == after == parent == ref.task_id().hex()
+        assert name == ("Threads.ask" if kind is Threads else "Loop.ask")

@@ -14,6 +14,8 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from shoal import _native, errors
 from shoal._base import typed_ids
 from shoal._runtime import cluster
@@ -160,6 +162,14 @@ class RuntimeContext(_Ids):
     def runtime_env(self) -> RuntimeEnv:
         """The runtime environment of this process: what its calls inherit."""
         return of_environment(sessions.current().environment)
+
+    def get_runtime_env_string(self) -> str:
+        """``runtime_env`` as JSON; ``"{}"`` where there is none."""
+        return msgspec.json.encode(dict(self.runtime_env), enc_hook=str, order="sorted").decode()
+
+    def get_node_labels(self) -> dict[str, str]:
+        """Labels of this node."""
+        return dict(cluster.table("nodes")[0].get("labels") or {})
 
     @property
     def session(self) -> str:
