@@ -35,7 +35,11 @@ class ActorPool:
         actors: Handles of the actors.
 
     Example:
-        >>> pool = ActorPool([Doubler.remote() for _ in range(2)])
+        >>> @shoal.remote
+        ... class Doubler:
+        ...     def double(self, x):
+        ...         return 2 * x
+        >>> pool = shoal.util.ActorPool([Doubler.remote() for _ in range(2)])
         >>> list(pool.map(lambda actor, x: actor.double.remote(x), [1, 2, 3]))
         [2, 4, 6]
     """
