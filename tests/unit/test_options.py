@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -119,3 +121,34 @@ def test_type_of_accelerator_is_a_share_of_a_resource() -> None:
     asked = options.amounts(given, 1.0)
     assert asked == {"CPU": 1.0, "accelerator_type:A100": options.ACCELERATOR_SHARE}
     assert options.actor_amounts(given) == (asked, asked)
+
+
+# ---- the page
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+KINDS = {"t": "tasks", "a": "actors", "m": "methods"}
+
+
+def test_the_page_of_options_says_what_the_table_says() -> None:
+    rows = {
+        name: (where, expected, default)
+        for name, where, expected, default in re.findall(
+            r"^\| `(\w+)` \| ([^|]*) \| ([^|]*) \| ([^|]*) \|",
+            (DOCS / "options.md").read_text(),
+            re.M,
+        )
+    }
+    for name, option in options.TABLE.items():
+        where = ", ".join(KINDS[letter] for letter in option.where)
+        default = "" if option.default is None else repr(option.default)
+        assert rows.pop(name, None) == (where, option.expected, default), name
+    assert not rows, "options that are not there"
+
+
+@pytest.mark.parametrize("name", options.TABLE)
+def test_every_option_stands_in_a_program_that_runs(name: str) -> None:
+    """`tests/scenario/test_examples.py` runs these programs."""
+    programs = "".join(
+        "".join(re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL))
+        for page in DOCS.glob("*.md")
+    )
+    assert re.search(rf"\b{name}=", programs), f"no program in docs/ uses {name}"
