@@ -12,6 +12,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import shoal
@@ -88,6 +89,41 @@ def test_a_task() -> None:
     assert seen["job"] == shoal.get_runtime_context().get_job_id()
     assert seen["worker"] == ids.WorkerID.from_hex(seen["worker"]).hex()
     assert int(seen["worker"][-8:], 16) == seen["pid"]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [(), (1,), ([1, 2],), (np.arange(10),), ("x" * 200_000,)],
+    ids=["none", "plain", "pickled", "framed", "stored"],
+)
+def test_calls_may_have_names_of_their_own(arguments: tuple[Any, ...]) -> None:
+    @shoal.remote
+    def length(*values: Any) -> tuple[str | None, str | None, int]:
+        here = shoal.get_runtime_context()
+        return here.get_task_name(), here.get_task_function_name(), len(values)
+
+    function = "test_calls_may_have_names_of_their_own.<locals>.length"
+    called = length.options(name="Länge v1.2")
+    refs = [called.remote(*arguments), length.remote(*arguments)]
+    refs.append(called.remote(shoal.put(1), *arguments))
+    n = len(arguments)
+    assert shoal.get(refs) == [
+        ("Länge v1.2", function, n),
+        (function, function, n),
+        ("Länge v1.2", function, n + 1),
+    ]
+
+
+def test_the_name_of_a_call_is_in_its_error() -> None:
+    @shoal.remote
+    class Divider:
+        def divide(self, a: int, *, by: int) -> float:
+            return a / by
+
+    divider = Divider.remote()
+    with pytest.raises(ZeroDivisionError) as found:
+        shoal.get(divider.divide.options(name="half").remote(1, by=0))
+    assert found.value.task == "half"  # type: ignore[attr-defined]
 
 
 def test_an_actor() -> None:

@@ -119,7 +119,7 @@ class ActorMethod(Submitting):
             limit=streams.limit_of(given) or row.limit,
             timeout_s=given.get("timeout_s") or row.timeout_s,
         )
-        return self._ready(session, template)
+        return self._ready(session, template, given.get("name"))
 
     def _queue(self) -> tuple[int, int]:
         """Queue and generation of the group that calls go to."""

@@ -5,6 +5,7 @@
     0x80 ...       a pickle: of args, a tuple, or of [args, kwargs]; no refs, nothing out of band
     FRAMED flags 0 0 | u32 pickle size | u32 buffer count | u64 size of each buffer | pickle |
         buffers, each at a multiple of 16 from the payload's beginning
+    NAMED 0 | u16 name size | name | any of these, or nothing, at the next multiple of 16
     None           a call without arguments
 
     CONTAINED   refs are inside structures: the task's table is made current while loading
@@ -37,6 +38,8 @@ from shoal._runtime.session import check_home
 STORED_BYTES = 100_000
 
 FRAMED = 1
+NAMED = 2
+NAME_BYTES_MOST = 1000
 CONTAINED = 1
 PLACES = 2
 STORED = 4
@@ -47,6 +50,7 @@ TEXT_BYTES = STORED_BYTES // 4
 """Values of these types, text up to this length, have no refs, buffers or names of ``__main__``."""
 
 _HEAD = struct.Struct("<BBxxII")
+_NAME = struct.Struct("<BxH")
 _ALIGNMENT = 16
 
 Packed = tuple[bytes | None, list[ObjectRef] | None, list[ObjectRef] | None]
@@ -114,11 +118,38 @@ def _frame(flags: int, data: bytes, views: list[memoryview]) -> bytes:
     return b"".join(parts)
 
 
+def named(payload: bytes | None, name: str) -> bytes:
+    """``payload`` of a call that has a name of its own."""
+    text = name.encode()[:NAME_BYTES_MOST]
+    gap = bytes(-(_NAME.size + len(text)) % _ALIGNMENT)
+    return b"".join((_NAME.pack(NAMED, len(text)), text, gap, payload or b""))
+
+
+def name_of(payload: memoryview | None) -> str:
+    """The call's own name, "" if it has none."""
+    if payload is None or payload[0] != NAMED:
+        return ""
+    _, size = _NAME.unpack_from(payload)
+    return bytes(payload[_NAME.size : _NAME.size + size]).decode(errors="replace")
+
+
+def _behind_name(payload: memoryview) -> memoryview:
+    _, size = _NAME.unpack_from(payload)
+    return payload[_NAME.size + size + -(_NAME.size + size) % _ALIGNMENT :]
+
+
 def unpack(task: Task, payload: memoryview) -> tuple[Any, dict[str, Any]]:
-    """Return ``(args, kwargs)`` of a call whose payload is framed.
+    """Return ``(args, kwargs)`` of a call whose payload is framed or named.
 
     A dependency's value is loaded here; it is never an error, or the task would not run.
     """
+    if payload[0] == NAMED:
+        payload = _behind_name(payload)
+        if not payload:
+            return (), {}
+        if payload[0] != FRAMED:
+            args = pickle.loads(payload)
+            return (args, {}) if type(args) is tuple else (args[0], args[1])
     _, flags, data_bytes, n_buffers = _HEAD.unpack_from(payload)
     if flags & STORED:
         value = task.dependency(0)

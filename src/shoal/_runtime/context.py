@@ -18,7 +18,7 @@ import msgspec
 
 from shoal import _native, errors
 from shoal._base import typed_ids
-from shoal._runtime import cluster
+from shoal._runtime import arguments, cluster
 from shoal._runtime import session as sessions
 from shoal._runtime.environments.runtime_env import RuntimeEnv, of_environment
 
@@ -277,8 +277,8 @@ def get_gpu_ids() -> list[int | str]:
 
 
 def task_name(task: _native.Task) -> str:
-    """Name of ``task``, as tables and errors say it."""
-    return function_name(task)
+    """Name of ``task``: that of its call, if it was given one, else that of its function."""
+    return arguments.name_of(task.payload()) or function_name(task)
 
 
 def function_name(task: _native.Task) -> str:

@@ -162,7 +162,7 @@ class RemoteFunction(Calls[P, R], Submitting):
             limit=streams.limit_of(given),
             timeout_s=given.get("timeout_s") or 0.0,
         )
-        return self._ready(session, template)
+        return self._ready(session, template, given.get("name"))
 
     def _n_returns(self) -> int:
         return streams.returns_number(options.get(self._given, "num_returns"))

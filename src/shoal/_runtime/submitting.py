@@ -39,12 +39,16 @@ class Submitting:
     def _prepare(self) -> _native.Template:
         """Make the template for the open session, call ``_ready`` and return it."""
 
-    def _ready(self, session: sessions.Session, template: _native.Template) -> _native.Template:
-        """Keep what each call needs, until the session ends."""
+    def _ready(
+        self, session: sessions.Session, template: _native.Template, name: str | None = None
+    ) -> _native.Template:
+        """Keep what each call needs, until the session ends; ``name`` is the calls' own."""
         self._memory = session.memory
         submit: Callable[..., Any] = session.memory.submit
         if self._n_returns() == streams.STREAMING:
             submit = streams.submitter(session.memory)
+        if name:
+            submit = _naming(submit, name)
         self._submit = call_sites.recorded_if_asked(submit)
         self._template = template
         session.on_end(self)
@@ -114,3 +118,12 @@ class Submitting:
             return self._submit(template, *arguments.pack(self._memory, args, kwargs))
         except NATIVE_ERRORS as error:
             raise sessions.translate(error, self._memory) from None
+
+
+def _naming(submit: Callable[..., Any], name: str) -> Callable[..., Any]:
+    """``submit`` for calls that have a name of their own: it travels before their arguments."""
+
+    def submit_named(template: Any, payload: bytes | None, *refs: Any) -> Any:
+        return submit(template, arguments.named(payload, name), *refs)
+
+    return submit_named

@@ -30,7 +30,7 @@ class LabelledStream(io.TextIOWrapper):
         function = task.function if task is not None else 0
         if function != self._function and self._is_line_start and task is not None:
             self._function = function
-            super().write(f"{LABEL_MARK}{context.task_name(task).rsplit('.', 1)[-1]}\n")
+            super().write(f"{LABEL_MARK}{context.function_name(task).rsplit('.', 1)[-1]}\n")
         if text:
             self._is_line_start = text[-1] == "\n"
         return super().write(text)
