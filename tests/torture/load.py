@@ -2,9 +2,9 @@
 
     python -m tests.torture.load SESSION SEED SECONDS REPORT MODE
 
-MODE `all` is small and big values, nested tasks, actors, groups and forks (whose children write
-into the file REPORT, see `forks.py`); MODE `full` keeps so many large values that node memory is
-full again and again.
+MODE `all` is small and big values, nested tasks, streams, cancels, deadlines, actors, groups and
+forks (whose children write into the file REPORT, see `forks.py`); MODE `full` keeps so many large
+values that node memory is full again and again.
 
 Each value is a function of a number, so that whoever gets it can tell whether it is right. An
 answer is right, or an error that names a loss (`LostError`); anything else (a wrong value, an
@@ -22,15 +22,15 @@ import json
 import random
 import sys
 import time
-from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 import shoal
-from shoal._runtime import cluster
-from shoal.errors import LostError, ObjectStoreFullError, TaskError
+from shoal.errors import DeadlineExceededError, ObjectStoreFullError, TaskCancelledError
 from shoal.util.placement_group import placement_group, remove_placement_group
 from shoal.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from tests.torture import forks
+from tests.torture.answers import Answers
 
 BIG_BYTES = 300_000
 LARGE_BYTES = 6_000_000
@@ -108,6 +108,22 @@ def open_box(box: dict[str, Any]) -> bytes:
     return value
 
 
+@shoal.remote(max_retries=2, _generator_backpressure_num_objects=3)
+def stream(number: int, items: int, is_big: bool) -> Iterator[bytes]:
+    """What it yields next never depends on how often it was begun again."""
+    for item in range(items):
+        yield value_of(number + item, is_big)
+
+
+@shoal.remote(max_retries=2)
+def endless(depth: int) -> None:
+    """Ends by `cancel` only, and what it has started with it."""
+    if depth:
+        shoal.get(endless.remote(depth - 1))
+    while True:
+        time.sleep(0.01)
+
+
 @shoal.remote(max_restarts=2, max_task_retries=1, num_cpus=0)
 class Keeper:
     """Keeps refs of others for a while."""
@@ -159,21 +175,21 @@ class Juggler:
         return value
 
 
-class Load:
+class Load(Answers):
     """The live refs of this driver, each with the values it may have."""
 
     def __init__(self, seed: int, report: str, mode: str) -> None:
+        super().__init__(PATIENCE_S if mode == "all" else FULL_S)
         self.random = random.Random(seed)
         self.report = report
         self.live: list[tuple[Any, bytes]] = []
         self.keepers: list[Any] = []
         self.jugglers: list[Any] = []
-        self.counts: Counter[str] = Counter()
         self.live_most = LIVE_MOST if mode == "all" else LIVE_MOST_FULL
-        self.patience_s = PATIENCE_S if mode == "all" else FULL_S
         self.actions = [self.task, self.task, self.chain, self.put, self.nest, self.box]
         self.actions += [self.handed, self.actor, self.fork, self.check_one, self.check_one]
         self.actions += [self.wait_some, self.drop, self.juggle, self.group]
+        self.actions += [self.stream, self.cancel, self.deadline]
         if mode == "full":
             self.actions = [self.fill, self.fill, self.fill, self.put, self.task, self.nest]
             self.actions += [self.check_if_ready, self.check_if_ready, self.drop_some]
@@ -300,6 +316,30 @@ class Load:
             self.live += [(ref, value_of(number, big=False)) for ref in refs]
         remove_placement_group(group)
 
+    def stream(self) -> None:
+        """A generator, read to its end, or dropped on the way."""
+        number, items, is_big = self.number(), self.random.randrange(12), self.random.random() < 0.3
+        wanted = self.random.choice((items, items, self.random.randrange(items + 1)))
+        refs = iter(stream.remote(number, items, is_big))
+        for item in range(wanted):
+            ref = next(refs, None)
+            assert ref is not None, f"{item} of {items} values came"
+            if self.answer(ref) is None:
+                return  # the stream ends with what it was lost by
+            self.live.append((ref, value_of(number + item, is_big)))
+        if wanted == items:
+            assert next(refs, None) is None, "more values than were yielded"
+
+    def cancel(self) -> None:
+        """Queued or running, with children."""
+        ref = endless.remote(self.random.randrange(3))
+        time.sleep(self.random.choice((0.0, 0.01, 0.1)))
+        shoal.cancel(ref)
+        self.ends(ref, TaskCancelledError)
+
+    def deadline(self) -> None:
+        self.ends(endless.options(timeout_s=0.1).remote(1), DeadlineExceededError)
+
     def check_one(self) -> None:
         if self.live:
             ref, value = self.live.pop(self.random.randrange(len(self.live)))
@@ -330,33 +370,6 @@ class Load:
 
     def drop(self) -> None:
         del self.live[self.random.randrange(len(self.live) + 1) :]
-
-    def answer(self, ref: Any) -> Any:
-        """The value, or None if the error names a loss."""
-        try:
-            value = shoal.get(ref, timeout=self.patience_s)
-        except shoal.errors.GetTimeoutError:
-            # A wait without end is no loss: say what there is.
-            for table in ("queues", "workers", "actors"):
-                print(table, *cluster.table(table), sep="\n  ", file=sys.stderr)
-            print("tasks", *shoal.state.tasks(), sep="\n  ", file=sys.stderr)
-            raise
-        except LostError as error:
-            assert str(error), "an error says what was lost"
-            self.counts["full" if isinstance(error, ObjectStoreFullError) else "lost"] += 1
-            return None
-        except TaskError as error:
-            # A task that got a lost argument, or whose own child was lost, reports that.
-            assert isinstance(error, LostError) or isinstance(error.cause, LostError), error
-            is_full = isinstance(error.cause, ObjectStoreFullError)
-            self.counts["full" if is_full else "lost"] += 1
-            return None
-        self.counts["answered"] += 1
-        return value
-
-    def check(self, ref: Any, value: bytes) -> None:
-        found = self.answer(ref)
-        assert found is None or found == value, f"{ref}: {len(found)} bytes, not the {len(value)}"
 
 
 def main() -> None:

@@ -175,11 +175,17 @@ def cancel(
         OptionError: ``force`` for a call of an actor (a ``ValueError``): use ``kill``.
 
     Example:
+        >>> @shoal.remote
+        ... def slow():
+        ...     import time
+        ...     time.sleep(60)
         >>> ref = slow.remote()
         >>> shoal.cancel(ref)
-        >>> shoal.get(ref)
-        Traceback (most recent call last):
-        shoal.errors.TaskCancelledError: ...
+        >>> try:
+        ...     shoal.get(ref)
+        ... except shoal.errors.TaskCancelledError:
+        ...     print("cancelled")
+        cancelled
     """
     if isinstance(ref, streams.ObjectRefGenerator):
         ref = ref.completed()
