@@ -202,9 +202,7 @@ def groups(*, limit: int = DEFAULT_LIMIT, **filters: Any) -> list[Group]:
     return _asked("groups", Group, limit, filters)
 
 
-def runtime_environments(
-    *, limit: int = DEFAULT_LIMIT, **filters: Any
-) -> list[RuntimeEnvironment]:
+def runtime_environments(*, limit: int = DEFAULT_LIMIT, **filters: Any) -> list[RuntimeEnvironment]:
     """Return the runtime environments of jobs that run, also those that are still being made.
 
     Example:

@@ -201,10 +201,22 @@ def test_what_nobody_waits_for_takes_little_of_a_core(
     machine = WarmedInSteps(monkeypatch, is_core_free)
     warming = daemon_memory.Warming(machine, machine, machine)  # type: ignore[arg-type]
     warming.start()
-    machine.go_on_until(10.0)
-    assert machine.cpu == pytest.approx(10.0 * share, rel=0.1)
+    machine.go_on_until(5.0)
+    assert machine.cpu == pytest.approx(5.0 * share, rel=0.15)
     small = daemon_memory.BUSY_STEP_BYTES
     assert all(budget <= small for budget in machine.budgets) != is_core_free
+
+
+def test_busy_cores_give_only_so_much(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = WarmedInSteps(monkeypatch, is_core_free=False)
+    warming = daemon_memory.Warming(machine, machine, machine)  # type: ignore[arg-type]
+    warming.start()
+    machine.go_on_until(100.0)
+    given = daemon_memory.BUSY_CPU_S
+    assert given <= machine.cpu <= given + 3 * machine.STEP_CPU_S
+    machine.is_core_free = True
+    machine.go_on_until(120.0)
+    assert machine.cpu > 5 * given, "it goes on where a core is free"
 
 
 def test_nothing_is_warmed_while_the_daemon_works(monkeypatch: pytest.MonkeyPatch) -> None:

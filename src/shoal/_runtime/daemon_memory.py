@@ -9,7 +9,8 @@ reserve in idle moments. Only the daemon does that, in steps, each after a look 
 nothing is wanted; the bell (a process has asked for extents) wakes it. Between two steps
 everything else that is ready goes first, and what nobody waits for takes at most ``SHARE`` of
 a core that nobody else wants, or ``SHARE_OF_BUSY`` where there is none: the reserve is made once,
-0.1 s of CPU for 1 GiB, and spares a first large value tens of times that.
+0.1 s of CPU for 1 GiB, and spares a first large value tens of times that. Where memory is slower
+to make (a virtual machine that has to get it first), busy cores give ``BUSY_CPU_S`` and no more.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ RETRY_S = 1.0
 """After a step for which there was no headroom."""
 SHARE = 0.5
 SHARE_OF_BUSY = 0.05
+BUSY_CPU_S = 0.3
 BUSY_STEP_BYTES = 32 << 20
 QUIET_S = 0.25
 """The daemon has had nothing else to do for so long."""
@@ -164,6 +166,7 @@ class Warming:
         self._is_pausing = False
         self._busy_s = BUSY_S
         self._share = SHARE
+        self._busy_cpu_s = 0.0
         self._worked_at = 0.0
         self._cores = IdleCores(clock.now())
         self._collapse_at = clock.now() + COLLAPSE_AFTER_S
@@ -194,17 +197,18 @@ class Warming:
     def _step(self) -> None:
         now, begun = clock.now(), clock.cpu()
         is_asked = self._memory.is_asked_for_memory
-        if not is_asked and now < self._worked_at + QUIET_S:
+        is_busy = not is_asked and not self._cores.is_one_free(now)
+        is_spent = is_busy and self._busy_cpu_s >= BUSY_CPU_S
+        if not is_asked and (is_spent or now < self._worked_at + QUIET_S):
             self._pause(self._busy_s)
             self._busy_s = min(2 * self._busy_s, BUSY_MOST_S)
             return
         self._busy_s = BUSY_S
         free = max(0, self._headroom.bytes_free() - RESERVE_BYTES)
         budget = max(STEP_BYTES, min(LARGE_STEP_BYTES, free // 4))
-        if not is_asked:
-            self._share = SHARE if self._cores.is_one_free(now) else SHARE_OF_BUSY
-            if self._share < SHARE:
-                budget = min(budget, BUSY_STEP_BYTES)
+        self._share = SHARE_OF_BUSY if is_busy else SHARE
+        if is_busy:
+            budget = min(budget, BUSY_STEP_BYTES)
         populated, is_wanted = self._memory.populate(budget, free)
         if is_wanted and populated:
             if is_asked:
@@ -233,7 +237,10 @@ class Warming:
 
     def _pause_after(self, begun: float) -> float:
         """What nobody waits for takes its share of a core; when the next step may be."""
-        pause_s = (clock.cpu() - begun) * (1 / self._share - 1)
+        cpu_s = clock.cpu() - begun
+        if self._share < SHARE:
+            self._busy_cpu_s += cpu_s
+        pause_s = cpu_s * (1 / self._share - 1)
         self._pause(pause_s)
         return clock.now() + pause_s
 
