@@ -1,4 +1,7 @@
-"""How many actor calls per second, when a thousand are made before waiting for them?"""
+"""How many actor calls per second, when a thousand are made before waiting for them?
+
+C17 asks the same of an actor whose method is a coroutine: its calls run on an event loop.
+"""
 
 from __future__ import annotations
 
@@ -33,19 +36,23 @@ class DaskTarget:
         return None
 
 
+class Target:
+    def nothing(self) -> None:
+        return None
+
+    def hold(self, path: str) -> None:
+        hold_until_closed(path)
+
+
+class AsyncTarget(Target):
+    async def nothing(self) -> None:  # type: ignore[override]
+        return None
+
+
 @preparation
-def with_cluster(side: str) -> Iterator[Step]:
+def with_cluster(side: str, target: type[Target]) -> Iterator[Step]:
     with cluster(side) as api:
-
-        @api.remote
-        class Target:
-            def nothing(self) -> None:
-                return None
-
-            def hold(self, path: str) -> None:
-                hold_until_closed(path)
-
-        actor = Target.remote()
+        actor = api.remote(target).remote()
         api.get(actor.nothing.remote())
 
         def submit(n: int) -> list[Any]:
@@ -64,7 +71,11 @@ def with_cluster(side: str) -> Iterator[Step]:
 
 
 def prepare(side: str) -> AbstractContextManager[Step]:
-    return with_dask() if side == "dask" else with_cluster(side)
+    return with_dask() if side == "dask" else with_cluster(side, Target)
+
+
+def prepare_async(side: str) -> AbstractContextManager[Step]:
+    return with_cluster(side, AsyncTarget)
 
 
 CASES = [
@@ -79,5 +90,17 @@ CASES = [
         limit="python_call",
         least="one call from Python; the actor runs at the same time",
         need=Need("submitting, running and collecting one after another", side="need"),
-    )
+    ),
+    Case(
+        id="C17",
+        question="1000 calls of an asyncio actor, then one `get`",
+        unit="call",
+        sides=CLUSTERS,
+        prepare=prepare_async,
+        floor=50e3,
+        aim=120e3,
+        limit="python_call",
+        least="one call from Python; the actor runs at the same time",
+        need=Need("submitting, running and collecting one after another", side="need"),
+    ),
 ]
