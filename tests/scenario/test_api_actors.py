@@ -8,7 +8,6 @@ import pathlib
 import pickle
 import threading
 import time
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -45,13 +44,6 @@ class Counter:
     @shoal.method(num_returns=2)
     def both(self) -> Any:
         return self.n, -self.n
-
-
-def until(condition: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.01)
 
 
 def is_gone(pid: int) -> bool:
@@ -144,7 +136,7 @@ def test_an_actor_ends_with_its_last_handle_after_its_calls() -> None:
     refs = [counter.add.remote() for _ in range(100)]
     del counter
     assert shoal.get(refs)[-1] == 100
-    until(lambda: is_gone(pid), "the actor lives on without a handle")
+    eventually(lambda: is_gone(pid), 10, "the actor lives on without a handle")
 
 
 def test_an_actor_lives_while_a_value_holds_its_handle() -> None:
@@ -156,7 +148,7 @@ def test_an_actor_lives_while_a_value_holds_its_handle() -> None:
     pid = shoal.get(shoal.get(ref)[0].pid.remote())
     assert shoal.get(shoal.get(ref)[0].add.remote(2)) == 42
     del ref
-    until(lambda: is_gone(pid), "the actor lives on without a handle")
+    eventually(lambda: is_gone(pid), 10, "the actor lives on without a handle")
 
 
 def test_a_named_actor() -> None:
@@ -185,7 +177,7 @@ def test_kill() -> None:
     with pytest.raises(errors.ActorDiedError, match=r"kill\(\)") as caught:
         shoal.get(counter.add.remote())
     assert caught.value.class_name == "Counter"
-    until(lambda: is_gone(pid), "a killed actor lives")
+    eventually(lambda: is_gone(pid), 10, "a killed actor lives")
     with pytest.raises(TypeError, match="handle"):
         shoal.kill("victim")  # type: ignore[arg-type]
 
@@ -197,7 +189,7 @@ def test_exit_actor() -> None:
         shoal.get(counter.leave.remote())
     with pytest.raises(errors.ActorDiedError, match="exit_actor"):
         shoal.get(counter.add.remote())
-    until(lambda: is_gone(pid), "an actor that has left lives")
+    eventually(lambda: is_gone(pid), 10, "an actor that has left lives")
     with pytest.raises(errors.UsageError):
         shoal.exit_actor()
 

@@ -150,9 +150,7 @@ def test_the_class_option_moves_plain_methods_into_threads() -> None:
             return threading.get_ident()
 
     actor = Mixed.remote()
-    loop, plain, here = shoal.get(
-        [actor.loop.remote(), actor.plain.remote(), actor.here.remote()]
-    )
+    loop, plain, here = shoal.get([actor.loop.remote(), actor.plain.remote(), actor.here.remote()])
     assert plain != loop == here
 
 

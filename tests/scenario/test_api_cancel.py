@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +14,10 @@ import pytest
 
 import shoal
 from shoal import errors
+from tests.torture.processes import eventually
 
 SOON_S = 3.0
 """A second is promised; the machines that run this are busy."""
-
-
-def poll(condition: Callable[[], bool], what: str, timeout_s: float = 10.0) -> None:
-    """Wait until ``condition()`` holds."""
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, f"{what}: not within {timeout_s} s"
-        time.sleep(0.01)
 
 
 @shoal.remote
@@ -75,7 +68,7 @@ def is_cancelled(ref: Any, stage: str) -> bool:
 def test_what_runs_ends_soon(function: Any, force: bool, tmp_path: Path) -> None:
     runs = tmp_path / "runs"
     ref = function.remote(runs)
-    poll(runs.exists, "the task runs")
+    eventually(runs.exists, 10, "the task runs")
     shoal.cancel(ref, force=force)
     assert is_cancelled(ref, "running")
 
@@ -96,7 +89,7 @@ def test_the_code_can_clean_up_and_the_worker_lives_on(tmp_path: Path) -> None:
     pid = shoal.remote(os.getpid)
     worker = shoal.get(pid.remote())
     ref = careful.remote()
-    poll(runs.exists, "the task runs")
+    eventually(runs.exists, 10, "the task runs")
     shoal.cancel(ref)
     assert is_cancelled(ref, "running")
     assert int(cleaned.read_text()) == worker == shoal.get(pid.remote())
@@ -111,7 +104,7 @@ def test_what_waits_never_runs(tmp_path: Path) -> None:
         ran.touch()
 
     first = sleeps.remote(runs)
-    poll(runs.exists, "the first task runs")
+    eventually(runs.exists, 10, "the first task runs")
     queued, held = notes.remote(), notes.remote(first)
     below = notes.remote(queued)
     shoal.cancel(queued)
@@ -147,10 +140,14 @@ def test_children_end_with_it(recursive: bool, tmp_path: Path) -> None:
         shoal.get(child.remote())
 
     ref = parent.remote()
-    poll(runs.exists, "the child runs")
+    eventually(runs.exists, 10, "the child runs")
     shoal.cancel(ref, recursive=recursive)
     assert is_cancelled(ref, "running")
-    poll((ended if recursive else tmp_path / "finished").exists, "the child has ended as it should")
+    eventually(
+        (ended if recursive else tmp_path / "finished").exists,
+        10,
+        "the child has ended as it should",
+    )
 
 
 def test_a_cancelled_task_is_not_tried_again(tmp_path: Path) -> None:
@@ -163,7 +160,7 @@ def test_a_cancelled_task_is_not_tried_again(tmp_path: Path) -> None:
         hashlib.pbkdf2_hmac("sha256", b"one call", b"of C code", 1_000_000_000)
 
     ref = again.remote()
-    poll(runs.exists, "the task runs")
+    eventually(runs.exists, 10, "the task runs")
     shoal.cancel(ref, force=True)
     assert is_cancelled(ref, "running")
     assert shoal.get(shoal.remote(runs.read_text).remote()) == "x"
@@ -195,14 +192,14 @@ def test_a_call_never_ends_its_actor(tmp_path: Path) -> None:
     runs = tmp_path / "runs"
     ref = actor.works.remote(runs)
     queued = actor.pid.remote()
-    poll(runs.exists, "the call runs")
+    eventually(runs.exists, 10, "the call runs")
     with pytest.raises(ValueError, match="force"):
         shoal.cancel(ref, force=True)
     shoal.cancel(queued)
     assert is_cancelled(queued, "queued")
     shoal.cancel(ref)
     assert is_cancelled(ref, "running")
-    poll((tmp_path / "heard").exists, "the call has learnt of it")
+    eventually((tmp_path / "heard").exists, 10, "the call has learnt of it")
     assert shoal.get(actor.pid.remote()) == pid
     assert is_cancelled(ref, "running"), "the value of the call does not come after all"
 
@@ -237,16 +234,16 @@ def test_a_call_of_an_asyncio_actor_is_cancelled(tmp_path: Path) -> None:
     server = Server.remote()
     pid = shoal.get(server.ping.remote())
     ref = server.waits.remote(tmp_path / "runs")
-    poll((tmp_path / "runs").exists, "the call runs")
+    eventually((tmp_path / "runs").exists, 10, "the call runs")
     shoal.cancel(ref)
     assert is_cancelled(ref, "running")
-    poll((tmp_path / "cleaned").exists, "the coroutine was cancelled")
+    eventually((tmp_path / "cleaned").exists, 10, "the coroutine was cancelled")
     for method in (server.ticks, server.plain):
         ended = tmp_path / method._facts.method_name(method._index)
         stream = method.options(_generator_backpressure_num_objects=2).remote(ended)
         assert shoal.get(next(stream)) == 0
         del stream
-        poll(ended.exists, f"{ended.name} has ended")
+        eventually(ended.exists, 10, f"{ended.name} has ended")
     assert shoal.get(server.ping.remote()) == pid
 
 
@@ -270,7 +267,7 @@ def test_the_producer_of_a_dropped_generator_ends(tmp_path: Path) -> None:
             *_, last = stream
             assert is_cancelled(last, "running")
         del stream
-        poll(ended.exists, "the producer has ended")
+        eventually(ended.exists, 10, "the producer has ended")
 
 
 def test_other_things_are_refused() -> None:

@@ -11,9 +11,7 @@ import os
 import signal
 import subprocess
 import sys
-import time
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +20,7 @@ import pytest
 import shoal
 from shoal import errors
 from shoal.runtime_env import RuntimeEnv
+from tests.torture.processes import eventually
 
 
 @pytest.fixture(autouse=True)
@@ -70,13 +69,6 @@ def module_value(name: str) -> tuple[Any, str]:
 @shoal.remote
 def read(path: str) -> str:
     return Path(path).read_text()
-
-
-def until(condition: Callable[[], bool], limit_s: float = 20.0) -> None:
-    deadline = time.monotonic() + limit_s
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come to be"
-        time.sleep(0.01)
 
 
 # ---- variables, inheritance
@@ -354,10 +346,14 @@ def test_what_takes_too_long_is_ended_with_all_it_has_begun(tmp_path: Path) -> N
     shoal.init(num_cpus=1)
     task = worker.options(runtime_env=environment).remote()
     assert shoal.get(worker.remote()) > 0, "nobody waits for it but its own tasks"
-    until((tmp_path / "begun").exists)
+    eventually((tmp_path / "begun").exists, 20, "what the maker does is not seen")
     with pytest.raises(errors.RuntimeEnvSetupError, match="not made within 3 s"):
         shoal.get(task, timeout=20)
-    until(lambda: not is_alive(int((tmp_path / "begun").read_text())))
+    eventually(
+        lambda: not is_alive(int((tmp_path / "begun").read_text())),
+        20,
+        "what the maker does is not seen",
+    )
 
 
 def test_a_maker_that_is_killed_begins_again(tmp_path: Path) -> None:
@@ -366,15 +362,19 @@ def test_a_maker_that_is_killed_begins_again(tmp_path: Path) -> None:
     task = worker.options(runtime_env=environment).remote()
     begun = tmp_path / "begun"
     for _ in range(2):
-        until(lambda: begun.exists() and bool(begun.read_text()))
+        eventually(
+            lambda: begun.exists() and bool(begun.read_text()),
+            20,
+            "what the maker does is not seen",
+        )
         begun.unlink()
         (maker,) = [
-            int(path.parent.name)
-            for path in Path("/proc").glob("[0-9]*/cmdline")
-            if is_maker(path)
+            int(path.parent.name) for path in Path("/proc").glob("[0-9]*/cmdline") if is_maker(path)
         ]
         os.kill(maker, signal.SIGKILL)
-    until(lambda: begun.exists() and bool(begun.read_text()))
+    eventually(
+        lambda: begun.exists() and bool(begun.read_text()), 20, "what the maker does is not seen"
+    )
     assert shoal.wait([task], timeout=0) == ([], [task])
 
 
@@ -391,10 +391,18 @@ def is_maker(cmdline: Path) -> bool:
 def test_the_end_of_the_session_ends_what_is_being_made(tmp_path: Path) -> None:
     shoal.init(num_cpus=1)
     task = worker.options(runtime_env=slow_package(tmp_path)).remote()
-    until(lambda: (tmp_path / "begun").exists() and bool((tmp_path / "begun").read_text()))
+    eventually(
+        lambda: (tmp_path / "begun").exists() and bool((tmp_path / "begun").read_text()),
+        20,
+        "it came to be",
+    )
     shoal.shutdown()
     del task
-    until(lambda: not is_alive(int((tmp_path / "begun").read_text())))
+    eventually(
+        lambda: not is_alive(int((tmp_path / "begun").read_text())),
+        20,
+        "what the maker does is not seen",
+    )
     wheel(tmp_path, "wanted", "VALUE = 1\n")
     task = module_value.options(runtime_env={"uv": offline(tmp_path, "wanted")})
     assert shoal.get(task.remote("wanted"))[0] == 1

@@ -8,13 +8,13 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 import shoal
 from shoal import errors, state
+from tests.torture.processes import eventually
 
 
 def run(code: str, *arguments: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:
@@ -26,13 +26,6 @@ def run(code: str, *arguments: str, timeout: float = 60) -> subprocess.Completed
         timeout=timeout,
         check=False,
     )
-
-
-def until(condition: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.01)
 
 
 def test_init_and_shutdown_many_times() -> None:
@@ -93,7 +86,7 @@ def test_state_tables() -> None:
     shoal.get(actor.work.remote())
     running, queued = sleep.remote(30), sleep.remote(30)
     held = sleep.remote(running)
-    until(lambda: len(state.tasks(state="RUNNING")) == 1, "nothing runs")
+    eventually(lambda: len(state.tasks(state="RUNNING")) == 1, 10, "nothing runs")
     tasks = {task.state: task for task in state.tasks()}
     assert set(tasks) == {"RUNNING", "QUEUED", "HELD"}
     assert tasks["RUNNING"].name.endswith("sleep") and tasks["RUNNING"].attempt == 1
@@ -253,7 +246,7 @@ def test_forking_in_a_task() -> None:
 def test_a_program_that_ends_without_shutdown_leaves_nothing() -> None:
     done = run("import shoal; c = shoal.init(num_cpus=1); print(c['session_dir'])")
     directory = done.stdout.strip()
-    until(lambda: not os.path.exists(directory), f"{directory} is left")
+    eventually(lambda: not os.path.exists(directory), 10, f"{directory} is left")
 
 
 def test_the_import_is_light() -> None:

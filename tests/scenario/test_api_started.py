@@ -6,8 +6,7 @@ import os
 import subprocess
 import sys
 import textwrap
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ import pytest
 
 import shoal
 from shoal import errors, state
+from tests.torture.processes import eventually
 
 
 def command(*words: str, **given: Any) -> subprocess.CompletedProcess[str]:
@@ -40,13 +40,6 @@ def program(code: str) -> str:
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
-
-
-def until(condition: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.01)
 
 
 @pytest.fixture
@@ -91,7 +84,9 @@ def test_names_and_detached_actors(started: None) -> None:
     assert program(make) == "['first'] [1]\n"
     shoal.init(namespace="common")
     assert shoal.get(shoal.get_actor("kept").add.remote("second")) == ["first", "second"]
-    until(lambda: not state.actors(name="gone", state="ALIVE"), "an actor outlives its job")
+    eventually(
+        lambda: not state.actors(name="gone", state="ALIVE"), 10, "an actor outlives its job"
+    )
     with pytest.raises(errors.ActorNotFoundError):
         shoal.get_actor("gone")
     shoal.kill(shoal.get_actor("kept"))
@@ -120,11 +115,11 @@ def test_a_killed_driver_leaves_the_session_as_it_was(started: None) -> None:
         text=True,
     )
     assert other.stdout is not None and other.stdout.readline() == "ready\n"
-    until(lambda: len(state.tasks(state="RUNNING")) == 4, "the other's tasks do not run")
+    eventually(lambda: len(state.tasks(state="RUNNING")) == 4, 10, "the other's tasks do not run")
     other.kill()
     other.wait()
-    until(lambda: not state.tasks(), "tasks of a dead driver are left")
-    until(lambda: shoal.available_resources().get("CPU") == 4, "CPUs are not given back")
+    eventually(lambda: not state.tasks(), 10, "tasks of a dead driver are left")
+    eventually(lambda: shoal.available_resources().get("CPU") == 4, 10, "CPUs are not given back")
     assert shoal.get(shoal.remote(os.getpid).remote()) != os.getpid()
 
 
@@ -132,6 +127,6 @@ def test_stopping_the_session_is_seen(started: None) -> None:
     shoal.init()
     ref = shoal.put(1)
     assert command("stop").returncode == 0
-    until(lambda: not shoal.is_initialized(), "the end of the session is not seen")
+    eventually(lambda: not shoal.is_initialized(), 10, "the end of the session is not seen")
     with pytest.raises(errors.SessionLostError):
         shoal.get(ref)

@@ -17,19 +17,12 @@ import pytest
 import shoal
 from shoal import errors
 from shoal._runtime import session as sessions
+from tests.torture.processes import eventually
 
 
 @shoal.remote
 def count(n: int) -> Iterator[int]:
     yield from range(n)
-
-
-def poll(condition: Any, what: str, timeout_s: float = 10.0) -> None:
-    """Wait until ``condition()`` holds."""
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, f"{what}: not within {timeout_s} s"
-        time.sleep(0.01)
 
 
 def numbers(path: Path) -> list[int]:
@@ -96,10 +89,10 @@ def test_the_generator_pauses_while_too_much_waits(tmp_path: Path) -> None:
 
     path = tmp_path / "made"
     stream = noting.remote(path)
-    poll(lambda: len(numbers(path)) == 2, "two items are made")
+    eventually(lambda: len(numbers(path)) == 2, 10, "two items are made")
     for taken in range(1, 4):
         assert shoal.get(next(stream)) == taken - 1
-        poll(lambda taken=taken: len(numbers(path)) == 2 + taken, "room for one more")
+        eventually(lambda taken=taken: len(numbers(path)) == 2 + taken, 10, "room for one more")
     assert shoal.get(list(stream)) == [3, 4, 5]
 
 
@@ -171,7 +164,7 @@ def test_items_nobody_has_seen_are_freed_with_the_generator() -> None:
     shoal.get(next(stream))
     assert memory.usage()[0] > 15 * 800_000
     del stream
-    poll(lambda: memory.usage()[0] < 2_000_000, "the arrays are freed")
+    eventually(lambda: memory.usage()[0] < 2_000_000, 10, "the arrays are freed")
 
 
 def test_items_that_were_seen_and_dropped_are_freed_while_it_runs() -> None:
@@ -311,6 +304,6 @@ def test_many_items_leave_nothing() -> None:
     def few() -> bool:
         return memory.audit()["slots"] < 20
 
-    poll(few, "cells and items are freed")
+    eventually(few, 10, "cells and items are freed")
     audit = memory.audit()
     assert audit["wrong_counts"] == 0 and audit["leaked_blocks"] == 0

@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -22,13 +22,7 @@ import pytest
 import shoal
 from shoal import errors, lowlevel
 from tests.scenario.test_api_fork import EXPECTED, N, no_leak, overwrite
-
-
-def until(condition: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.01)
+from tests.torture.processes import eventually
 
 
 def leave_children(array: np.ndarray[Any, Any], place: str, forks_again: bool = False) -> None:
@@ -39,7 +33,9 @@ def leave_children(array: np.ndarray[Any, Any], place: str, forks_again: bool = 
     if os.fork() == 0:
         number = 1 if forks_again and os.fork() == 0 else 0
         look_on(array, pathlib.Path(place), number)
-    until(pathlib.Path(place, f"looks{int(forks_again)}").exists, "no child has begun to look")
+    eventually(
+        pathlib.Path(place, f"looks{int(forks_again)}").exists, 20, "no child has begun to look"
+    )
 
 
 def look_on(array: np.ndarray[Any, Any], place: pathlib.Path, number: int) -> None:
@@ -63,7 +59,7 @@ def stop_children(place: pathlib.Path, youngest: int) -> str:
     """End the children; what the youngest saw from its parent's life to now."""
     (place / "stop").touch()
     saw = place / f"saw{youngest}"
-    until(saw.exists, "the child has crashed")
+    eventually(saw.exists, 20, "the child has crashed")
     return saw.read_text()
 
 
@@ -83,7 +79,7 @@ def test_the_children_of_a_killed_worker_keep_their_values(
     overwrite(N)
     if forks_again:
         # Its parent goes too: it must be found by a new look.
-        until((tmp_path / "pid0").exists, "the elder has not begun")
+        eventually((tmp_path / "pid0").exists, 20, "the elder has not begun")
         os.kill(int((tmp_path / "pid0").read_text()), signal.SIGKILL)
         overwrite(N)
     kept_bytes = lowlevel.memory().audit()["bytes"]
@@ -124,7 +120,7 @@ def fork_looker(array: np.ndarray[Any, Any], place: pathlib.Path) -> int:
     pid = os.fork()
     if pid == 0:
         look_on(array, place, 0)
-    until((place / "looks0").exists, "no child has begun to look")
+    eventually((place / "looks0").exists, 20, "no child has begun to look")
     return pid
 
 
@@ -167,7 +163,7 @@ def test_the_children_of_another_do_not_keep_what_nobody_sees(tmp_path: pathlib.
     memory = lowlevel.memory()
     assert memory.audit()["bytes"] >= 2 * N * 8
     assert stop_children(places[0], 0) == EXPECTED
-    until(lambda: memory.audit()["bytes"] < 2 * N * 8, "a stranger's child keeps values")
+    eventually(lambda: memory.audit()["bytes"] < 2 * N * 8, 20, "a stranger's child keeps values")
     assert memory.audit()["bytes"] >= N * 8
     assert stop_children(places[1], 0) == EXPECTED
     no_leak()
