@@ -47,3 +47,8 @@ class FakeCancels(Clock):
         if task is not None and not task.is_over:
             stage = "running" if task.state == "RUNNING" else "queued"
             self._pending.append(seen.TaskLooked(command.key, stage, {stage: 1.0}))
+
+    def do_sifttasks(self, command: do.SiftTasks) -> None:
+        tasks = [self.tasks.get(key) for key in command.keys]
+        ended = [k for k, task in zip(command.keys, tasks) if task is None or task.is_over]
+        self._pending.append(seen.TasksSifted(tuple(ended)))

@@ -7,6 +7,7 @@ from typing import Any
 from shoal._base import records
 from shoal._core import commands as do
 from shoal._core import events as seen
+from shoal._core.cancels import TIMED_MOST
 from shoal._proto import messages as m
 from tests.unit.test_core_node import DRIVER, WORKER, Node, busy_node, kinds
 
@@ -120,6 +121,21 @@ def test_a_deadline_that_nobody_needs_any_more() -> None:
     assert node.ask(WORKER, m.WatchDeadline(KEY, 5.0)) == []
     assert alarm(node, after=5.01) == [do.LookAtTask(KEY)]
     assert node.machine.tables.cancels.next_deadline() is None
+
+
+def test_deadlines_of_tasks_that_ended_in_time_are_forgotten() -> None:
+    """Hours away, and nobody tells that they do not count any more."""
+    node, living = busy_node(), {7, 70, 700}
+    for key in range(10_000):
+        out = node.ask(DRIVER, m.WatchDeadline(key, left_s=3600.0))
+        for command in out:
+            assert isinstance(command, do.SiftTasks)
+            ended = tuple(key for key in command.keys if key not in living)
+            assert node.tell(seen.TasksSifted(ended)) == []
+        node.machine.validate()
+    timed = node.machine.tables.cancels.timed
+    assert len(timed) < 2 * TIMED_MOST
+    assert all(key in timed for key in living), "those that live are still watched"
 
 
 def test_a_deadline_says_where_the_time_went() -> None:

@@ -40,6 +40,21 @@ def test_a_cancelled_timer_is_not_called() -> None:
     assert seen == []
 
 
+def test_cancelled_timers_are_forgotten_before_their_time() -> None:
+    """An alarm that is set anew with every event, and one that is near now and then."""
+    loop = Loop()
+    seen: list[int] = []
+    kept = loop.call_later(3600.0, lambda: seen.append(1))
+    for _ in range(10_000):
+        loop.call_later(3600.0, lambda: seen.append(2)).cancel()
+    assert loop.sizes()["timers"] <= 2 * daemon_loop.STALE_TIMERS_LEAST
+    kept.cancel()
+    loop.call_later(0.001, lambda: seen.append(3))
+    loop.call_later(0.002, loop.stop)
+    loop.run()
+    assert seen == [3]
+
+
 def test_a_descriptor_forgotten_in_the_same_look_is_not_called() -> None:
     loop = Loop()
     pipes = [os.pipe(), os.pipe()]

@@ -46,6 +46,9 @@ from shoal._core.deadlines import Deadlines
 from shoal._proto.messages import ActorInfo, ActorSpec
 
 DRAIN_PAUSE_MOST_S = 0.25
+SPECS_MOST = 16
+SHARED = ("class_name", "methods", "namespace", "place", "hold", "strategy", "groups")
+"""What actors of one class mostly have in common."""
 
 
 class Asking(msgspec.Struct):
@@ -228,6 +231,8 @@ class ActorTable:
         self.living: dict[str, Actor] = {}
         """Every actor that is not a tombstone."""
         self.tombstones: OrderedDict[str, Actor] = OrderedDict()
+        self._specs: dict[int, ActorSpec] = {}
+        """The last one of each class, by the key of its function."""
         self.by_name: dict[tuple[str, str], Actor] = {}
         self.by_worker: dict[int, Actor] = {}
         self.by_key: dict[int, Actor] = {}
@@ -247,6 +252,22 @@ class ActorTable:
         self.by_key[actor.spec.arguments] = actor
         if actor.spec.name:
             self.by_name[actor.namespace, actor.spec.name] = actor
+
+    def share(self, spec: ActorSpec) -> ActorSpec:
+        """The same, with parts that equal those of the last actor of its class in common with it:
+        a node that has a thousand of them, or remembers as many, has these parts once."""
+        known = self._specs.get(spec.function)
+        if known is not None:
+            same = {
+                name: getattr(known, name)
+                for name in SHARED
+                if getattr(known, name) == getattr(spec, name)
+            }
+            spec = msgspec.structs.replace(spec, **same)
+        elif len(self._specs) >= SPECS_MOST:
+            del self._specs[next(iter(self._specs))]
+        self._specs[spec.function] = spec
+        return spec
 
     def find(self, actor_id: str) -> Actor | None:
         """The actor or its tombstone."""

@@ -11,14 +11,21 @@ Only the process of a plain task is ever ended; a call of an actor is asked, and
 
 1. What runs stands in ``running`` until a second look has found that it does not any more, so
    nothing stays for longer than that.
-2. A deadline is one moment per task. Whether the task still lives is only asked when it has come.
+2. A deadline is one moment per task. Nobody tells of tasks that end in time, and deadlines may be
+   hours away: beyond ``TIMED_MOST`` of them, each new one has two older ones looked at, in turn, so
+   that there are never more than about twice as many as tasks that live.
 """
 
 from __future__ import annotations
 
+from collections import deque
+
 import msgspec
 
 from shoal._core.deadlines import Deadlines
+
+TIMED_MOST = 256
+LOOKS_PER_DEADLINE = 2
 
 
 class Asked(msgspec.Struct, frozen=True):
@@ -49,6 +56,20 @@ class Cancels:
         """When an attempt that was asked is looked at again."""
         self.timed: Deadlines[int] = Deadlines()
         """When a task's own time is over."""
+        self._turns: deque[int] = deque()
+        """Keys that have, or had, a deadline: the next to be looked at first."""
+
+    def watch(self, key: int, at: float) -> tuple[int, ...]:
+        """It has until then; those that are to be looked at for it, whether they have ended."""
+        if key not in self.timed:
+            self._turns.append(key)
+        self.timed.set(key, at)
+        if len(self._turns) <= TIMED_MOST:
+            return ()
+        keys = [self._turns.popleft() for _ in range(LOOKS_PER_DEADLINE)]
+        living = tuple(key for key in keys if key in self.timed)
+        self._turns.extend(living)
+        return living
 
     def ask(self, key: int, running: Running, again_at: float) -> None:
         """It was told; it is looked at again then."""
@@ -73,3 +94,4 @@ class Cancels:
         assert len(self.patience) <= len(self.running)
         self.patience.validate()
         self.timed.validate()
+        assert len(self.timed) <= len(self._turns)

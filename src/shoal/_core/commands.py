@@ -163,6 +163,12 @@ class LookAtTask(Command, frozen=True):
     key: int
 
 
+class SiftTasks(Command, frozen=True):
+    """``task_state`` of each: ``TasksSifted`` names those that have ended."""
+
+    keys: tuple[int, ...]
+
+
 class EndChildren(Command, frozen=True):
     """``end_children(parents, record)``: fail what these dead attempts had submitted, has not
     started, and nobody holds a ref to (RULES S-20)."""
@@ -255,6 +261,7 @@ AnyCommand = Union[
     Fail,
     CancelTasks,
     LookAtTask,
+    SiftTasks,
     EndChildren,
     FailQueued,
     EndJobTasks,

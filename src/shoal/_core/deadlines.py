@@ -49,15 +49,18 @@ class Deadlines(Generic[K]):
         if at is None:
             if known is not None:
                 del self._entry[key]
+                self._drop_stale()
             return
         if known is not None and known[0] == at:
             return
         self._number += 1
         entry = self._entry[key] = (at, self._number, key)
+        heapq.heappush(self._heap, entry)
+        self._drop_stale()
+
+    def _drop_stale(self) -> None:
         if len(self._heap) > 2 * len(self._entry) + STALE_MOST:
             self._heap = sorted(self._entry.values())
-        else:
-            heapq.heappush(self._heap, entry)
 
     def next(self) -> float | None:
         """The earliest moment."""

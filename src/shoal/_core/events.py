@@ -24,6 +24,7 @@ command              answered by                    when
 ``Adopt``            ``AdoptFailed``                at once, only if ``adopt`` returned False
 ``CancelTasks``      ``FoundRunning``               at once
 ``LookAtTask``       ``TaskLooked``                 at once, only if it has not ended
+``SiftTasks``        ``TasksSifted``                at once
 ``StartWorker``      ``WorkerForked`` or            when the zygote has answered; afterwards
                      ``WorkerStartFailed``          ``WorkerJoined`` when its Hello has come
 ``SetAlarm``         ``AlarmRang``                  when that time has come
@@ -232,6 +233,12 @@ class TaskLooked(Event, frozen=True):
     """How long each stage took so far."""
 
 
+class TasksSifted(Event, frozen=True):
+    """Those of ``SiftTasks`` that have ended."""
+
+    ended: tuple[int, ...]
+
+
 class AlarmRang(Event, frozen=True):
     """The time of the last ``SetAlarm`` has come."""
 
@@ -289,6 +296,7 @@ AnyEvent = Union[
     AdoptFailed,
     FoundRunning,
     TaskLooked,
+    TasksSifted,
     AlarmRang,
     StoreWritten,
     StoreConnected,

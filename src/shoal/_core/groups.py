@@ -131,6 +131,11 @@ class Group:
         for room in (*self.rooms, self.any_room, *([] if self.gate is None else [self.gate])):
             room.accounts = []
 
+    def forget_rooms(self) -> None:
+        """Edge 4: what is remembered of it is small."""
+        self.accounts, self.rooms, self.amounts = [], [], ()
+        self.any_room, self.gate = Room(()), None
+
     def facts(self) -> GroupFacts:
         """What handles know."""
         return GroupFacts(self.group_id, self.spec.bundles)
@@ -196,7 +201,7 @@ class GroupTable:
 
     def bury(self, group: Group) -> list[Group]:
         """Edge 4: its bundles are given back. Tombstones that are too many, and now forgotten."""
-        group.accounts = []
+        group.forget_rooms()
         del self.ending[group.group_id]
         self.tombstones[group.group_id] = group
         forgotten = []

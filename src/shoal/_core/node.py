@@ -91,7 +91,14 @@ _NO_WORK = frozenset(
 """Requests after which nobody can run who could not before."""
 
 _NO_WORK_EVENTS = frozenset(
-    {seen.WorkerForked, seen.WorkerJoined, seen.QueueFreed, seen.FoundRunning, seen.TaskLooked}
+    {
+        seen.WorkerForked,
+        seen.WorkerJoined,
+        seen.QueueFreed,
+        seen.FoundRunning,
+        seen.TaskLooked,
+        seen.TasksSifted,
+    }
 )
 """The same for what is seen."""
 
@@ -125,6 +132,7 @@ class NodeMachine:
             seen.EnvironmentFailed: self._with(reactions_environments.on_failed),
             seen.FoundRunning: self._with(reactions_cancels.on_found_running),
             seen.TaskLooked: self._with(reactions_cancels.on_task_looked),
+            seen.TasksSifted: self._with(reactions_cancels.on_tasks_sifted),
             seen.Requeued: self._with(reactions_workers.on_requeued),
             seen.AdoptFailed: self._on_adopt_failed,
             seen.StoreWritten: self._on_store_written,

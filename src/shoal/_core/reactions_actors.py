@@ -54,7 +54,7 @@ def on_create_actor(t: NodeTables, now: float, event: Requested, body: m.CreateA
         job = begin_job(t, now, creator.config)
         job.root_actor = actor_id
         out += job_row(t, job)
-    actor = Actor(actor_id, spec, job.number, namespace, now)
+    actor = Actor(actor_id, t.actors.share(spec), job.number, namespace, now)
     actor.env, making = want_environment(t, now, job, body.environment)
     out += making
     t.actors.add(actor)

@@ -6,7 +6,7 @@ from shoal._core import causes
 from shoal._core import commands as do
 from shoal._core.answers import Commands
 from shoal._core.cancels import Asked, Running
-from shoal._core.events import FoundRunning, ProcessDied, Requested, TaskLooked
+from shoal._core.events import FoundRunning, ProcessDied, Requested, TaskLooked, TasksSifted
 from shoal._core.pool import Phase
 from shoal._core.tables import NodeTables
 from shoal._proto import messages as m
@@ -71,7 +71,14 @@ def on_watch_deadline(
     t: NodeTables, now: float, event: Requested, body: m.WatchDeadline
 ) -> Commands:
     """Nobody waits for an answer."""
-    t.cancels.timed.set(body.key, now + max(0.0, body.left_s))
+    keys = t.cancels.watch(body.key, now + max(0.0, body.left_s))
+    return [do.SiftTasks(keys)] if keys else []
+
+
+def on_tasks_sifted(t: NodeTables, now: float, event: TasksSifted) -> Commands:
+    """These ended in time."""
+    for key in event.ended:
+        t.cancels.timed.set(key, None)
     return []
 
 

@@ -1,7 +1,8 @@
 """What happened to one thing: a bounded list of lines, each with the id it is about.
 
 Ids are strings such as ``worker 3``, ``queue 7``, ``job 1`` or an actor id. A story that has lost
-its beginning says so.
+its beginning says so. Each line is one string: of a record with its own time, id and text there
+would be four objects, and a node keeps 20,000 lines.
 """
 
 from __future__ import annotations
@@ -13,17 +14,19 @@ class Stories:
     """The last ``most`` lines about everything."""
 
     def __init__(self, most: int) -> None:
-        self._lines: deque[tuple[float, str, str]] = deque(maxlen=most)
+        self._lines: deque[str] = deque(maxlen=most)
+        """Id, a line break, then what is shown."""
         self._told = 0
 
     def tell(self, now: float, about: str, text: str) -> None:
         """``text`` happened to ``about``."""
-        self._lines.append((now, about, text))
+        self._lines.append(f"{about}\n{now:.6f} {text}")
         self._told += 1
 
     def about(self, name: str) -> list[str]:
         """Every line about ``name`` that is still known, oldest first."""
-        lines = [f"{at:.6f} {text}" for at, about, text in self._lines if about == name]
+        begin = f"{name}\n"
+        lines = [line[len(begin) :] for line in self._lines if line.startswith(begin)]
         lost = self._told - len(self._lines)
         if lost:
             lines.insert(0, f"({lost} older lines of all stories are overwritten)")

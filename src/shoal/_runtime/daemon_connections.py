@@ -38,7 +38,7 @@ class Connection:
     __slots__ = (
         "_codec",
         "_decoder", "_loop", "_on_closed", "_on_frame", "_socket", "_unsent", "_unsent_bytes",
-        "index", "is_closed", "pid",
+        "index", "is_closed", "pid", "unshown_lines",
     )  # fmt: skip
 
     def __init__(
@@ -54,6 +54,8 @@ class Connection:
         self.index: int | None = None
         """Process index, once it has said Hello."""
         self.is_closed = False
+        self.unshown_lines = 0
+        """Lines of workers that were not sent: too much waits for the peer already."""
         self._loop = loop
         self._socket = connected
         self._codec = codec

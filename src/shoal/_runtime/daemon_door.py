@@ -72,6 +72,10 @@ class Door:
         process = self._processes.get(index)
         return process.connection if process is not None else None
 
+    def sizes(self) -> dict[str, int]:
+        """How much is kept."""
+        return {"observers": len(self._observers), "drivers": len(self.drivers)}
+
     def tell_all(self, news: messages.Body) -> None:
         """Send ``news`` to everybody who is connected."""
         for process in self._processes:

@@ -16,6 +16,8 @@ Invariants:
 4. An exception in a callback is written to the log and the loop goes on: one odd peer must not end
    everybody's session. ``ERRORS_IN_A_ROW_MOST`` of them without a success between end the loop,
    since a level-triggered descriptor that nobody reads would burn a core for ever.
+5. A cancelled timer is forgotten long before its time: an alarm in an hour that is set anew with
+   every event must not leave an hour of them behind.
 """
 
 from __future__ import annotations
@@ -34,6 +36,8 @@ READ = select.EPOLLIN
 WRITE = select.EPOLLOUT
 ERRORS_IN_A_ROW_MOST = 100
 IDLE_PAUSE_MOST_S = 0.01
+STALE_TIMERS_LEAST = 64
+"""So many timers are kept before the cancelled ones are looked for."""
 
 
 class Timer:
@@ -57,6 +61,7 @@ class Loop:
         self._epoll = select.epoll(flags=select.EPOLL_CLOEXEC)
         self._watched: dict[int, tuple[int, Callable[[int], None]]] = {}
         self._timers: list[tuple[float, int, Timer]] = []
+        self._timers_most = STALE_TIMERS_LEAST
         self._idle: deque[Callable[[], None]] = deque()
         self._numbers = itertools.count()
         self._idle_ran_at = 0.0
@@ -83,7 +88,18 @@ class Loop:
         """Call once when ``clock.now()`` has reached ``at``."""
         timer = Timer(at, callback)
         heapq.heappush(self._timers, (at, next(self._numbers), timer))
+        if len(self._timers) > self._timers_most:
+            self._forget_cancelled()
         return timer
+
+    def _forget_cancelled(self) -> None:
+        self._timers = [entry for entry in self._timers if entry[2].callback is not None]
+        heapq.heapify(self._timers)
+        self._timers_most = 2 * len(self._timers) + STALE_TIMERS_LEAST
+
+    def sizes(self) -> dict[str, int]:
+        """How much is waited for."""
+        return {"descriptors": len(self._watched), "timers": len(self._timers)}
 
     def call_later(self, delay_s: float, callback: Callable[[], None]) -> Timer:
         """Call once in ``delay_s`` seconds."""

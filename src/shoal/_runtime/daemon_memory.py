@@ -132,6 +132,10 @@ class NodeMemory:
             stages = dict(zip(STAGES, seconds[:number]))
             self._post(events.TaskLooked(command.key, STAGES[number - 1], stages))
 
+    def perform_sift_tasks(self, command: commands.SiftTasks) -> None:
+        ended = tuple(key for key in command.keys if self._memory.task_state(key) is None)
+        self._post(events.TasksSifted(ended))
+
     def perform_end_children(self, command: commands.EndChildren) -> None:
         self._make_room()
         for _ in range(CHAIN_PASSES):

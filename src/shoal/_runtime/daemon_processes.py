@@ -23,7 +23,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sized
 
 import msgspec
 
@@ -121,6 +121,12 @@ class Processes:
         """By start ticket: those that have not joined."""
         self._by_pid: dict[int, Process] = {}
         """Workers, from their fork until they are closed."""
+        self.tables: dict[str, Sized] = {
+            "processes": self._by_index,
+            "starting": self._starting,
+            "pids": self._by_pid,
+        }
+        """For who counts their rows."""
         self._old_logs = OldLogs()
         self.lookers = Lookers(loop, memory, self.pids)
         self._zygote: ZygoteLink | None = None

@@ -87,7 +87,6 @@ class Daemon:
         self._is_stepping = False
         self._is_ending = False
         self._alarm: Timer | None = None
-        self._unshown_lines: dict[int, int] = {}
         self._node = node_config(settings, memory)
         self._machine = NodeMachine(self._node)
         log_directory = os.path.join(settings.directory, "logs")
@@ -243,9 +242,10 @@ class Daemon:
         if connection is None:
             return
         if connection.unsent_bytes > UNREAD_LOG_BYTES_MOST:
-            self._unshown_lines[driver] = self._unshown_lines.get(driver, 0) + len(lines.lines)
+            connection.unshown_lines += len(lines.lines)
             return
-        if unshown := self._unshown_lines.pop(driver, 0):
+        if unshown := connection.unshown_lines:
+            connection.unshown_lines = 0
             text = (
                 f"{unshown} lines of workers are not shown, they came too fast;"
                 f" see {self._settings.directory}/logs"
@@ -269,6 +269,12 @@ class Daemon:
             "memory_populated_bytes": populated,
             "memory_capacity_bytes": capacity,
             "modules": sorted(sys.modules),
+            "tables": {
+                **{name: len(table) for name, table in self._processes.tables.items()},
+                "looked_at": self._processes.lookers.waiting,
+                **self._loop.sizes(),
+                **self._door.sizes(),
+            },
         }
 
     # ---- the end

@@ -106,6 +106,11 @@ class Lookers:
         self._children[index] = set()
         self._ask(index)
 
+    @property
+    def waiting(self) -> int:
+        """How many dead and children of theirs are waited for."""
+        return len(self._children) + len(self._pidfds)
+
     def is_anybody_left(self, indexes: Iterable[int]) -> bool:
         """Whether a child lives of those that wait, or of these: one look, made at once, for the
         end of the session."""
