@@ -12,6 +12,8 @@ Example:
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
@@ -19,7 +21,7 @@ import msgspec
 
 from shoal import _native, errors
 from shoal._base import typed_ids
-from shoal._runtime import cluster
+from shoal._runtime import cluster, metric_files
 from shoal._runtime import session as sessions
 
 T = TypeVar("T", bound=msgspec.Struct)
@@ -156,6 +158,24 @@ class Event(msgspec.Struct, frozen=True):
     id: str
     name: str = ""
     """Of ``taken``: the function, or ``method N`` of the actor that lives in that process."""
+
+
+class Metric(msgspec.Struct, frozen=True):
+    """What was counted under one name and one combination of tags."""
+
+    name: str
+    kind: str = ""
+    """counter, gauge or histogram."""
+    tags: dict[str, str] = {}
+    value: float = 0.0
+    """The count, the gauge's last value, or the sum of what was observed."""
+    count: int = 0
+    """Of a histogram: how many values were observed."""
+    buckets: dict[float, int] = {}
+    """Of a histogram: by upper bound, how many values were at most that."""
+    pid: int = 0
+    """Of a gauge: the process that set it; counters and histograms are sums over all."""
+    description: str = ""
 
 
 _TASK_STATES = {1: "HELD", 2: "QUEUED", 3: "RUNNING"}
@@ -307,6 +327,38 @@ def events(*, limit: int = DEFAULT_LIMIT, **filters: Any) -> list[Event]:
         for ns, process, kind, key, about in _memory().list_events(limit)
     )
     return _chosen(rows, Event, limit, filters)
+
+
+def metrics(*, limit: int = DEFAULT_LIMIT, **filters: Any) -> list[Metric]:
+    """Return what ``shoal.util.metrics`` has counted: sums over all processes, also ended ones.
+
+    Gauges are not summed: there is one row per living process that has set it.
+
+    Example:
+        >>> from shoal.util.metrics import Counter
+        >>> session = shoal.init()
+        >>> Counter("pages").inc(3)
+        >>> shoal.state.metrics(name="pages")[0].value
+        3.0
+    """
+    rows = (_metric(row) for row in metric_files.read(sessions.current().directory))
+    return _chosen(rows, Metric, limit, filters)
+
+
+def _metric(row: metric_files.Reading) -> Metric:
+    what = row.definition
+    counts = [int(count) for count in row.cells[:-1]]
+    bounds = [*what.boundaries, math.inf] if counts else []
+    return Metric(
+        name=what.name,
+        kind=what.kind,
+        tags=dict(zip(what.tag_keys, row.values)),
+        value=row.cells[-1],
+        count=sum(counts),
+        buckets=dict(zip(bounds, itertools.accumulate(counts))),
+        pid=row.pid,
+        description=what.description,
+    )
 
 
 def _event_name(about: int, names: Mapping[int, str]) -> str:

@@ -1,10 +1,10 @@
-"""Torch tensors of the CPU, where torch is installed: exact, private copies, identity kept."""
+"""Torch tensors of the CPU: exact, private copies, identity kept."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import pytest
+import torch
 
 import shoal
 
@@ -15,7 +15,6 @@ def echo(value: Any) -> Any:
 
 
 def test_tensors_arrive_as_they_were() -> None:
-    torch = pytest.importorskip("torch")
     shoal.init(num_cpus=1)
     base = torch.arange(12.0).reshape(3, 4)
     tensors = {

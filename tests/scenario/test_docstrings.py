@@ -16,9 +16,10 @@ import pytest
 
 import shoal
 import shoal.util
+import shoal.util.metrics
 from shoal import errors, ids, lowlevel, runtime_env, state
 
-MODULES = [shoal, shoal.util, state, ids, lowlevel, runtime_env, errors]
+MODULES = [shoal, shoal.util, shoal.util.metrics, state, ids, lowlevel, runtime_env, errors]
 
 OPTIONS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 

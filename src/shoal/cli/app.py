@@ -3,6 +3,7 @@ help."""
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import signal
@@ -164,6 +165,32 @@ def list_(
             print(json.dumps(rows, default=_plain))
         else:
             report.print_rows(table, rows)
+    return 0
+
+
+@app.command
+def metrics(*, serve: int | None = None) -> int:
+    """Print the metrics of your sessions in Prometheus' text format.
+
+    Parameters
+    ----------
+    serve
+        Answer at this port of 127.0.0.1 instead (0: any), until Ctrl-C.
+    """
+    try:
+        from shoal.cli import exposition
+    except ImportError:
+        raise CommandError(
+            "this needs prometheus-client.\nWhat to do: pip install 'shoal[metrics]'"
+        ) from None
+    find = functools.partial(session_dir.sockets, _root())
+    if serve is None:
+        print(exposition.text(find()), end="")
+        return 0
+    try:
+        exposition.serve(find, serve)
+    except (OSError, OverflowError) as error:
+        raise CommandError(f"nothing can listen at port {serve}: {error}") from None
     return 0
 
 

@@ -78,6 +78,7 @@ MODULES: dict[str, dict[str, str]] = {
     "ray.util.annotations": {
         _RECORDS: "Deprecated DeveloperAPI PublicAPI RayDeprecationWarning",
     },
+    "ray.util.metrics": {"shoal.util.metrics": "Counter Gauge Histogram Metric"},
     "ray.util.placement_group": {"shoal.util.placement_group": _GROUPS},
     "ray.util.queue": {"shoal.util.queue": "Empty Full Queue"},
     "ray.util.scheduling_strategies": {
@@ -169,7 +170,6 @@ HINTS: dict[str, str] = {
     "ray.util.ray_debugpy": "use a debugger of your own in the worker's process",
     "ray.util.iter": "use streaming generators (num_returns='streaming')",
     "ray.util.joblib": "the joblib backend is not there yet; use shoal.map",
-    "ray.util.metrics": "metrics of one's own are not there yet",
     "ray.util.multiprocessing": "Pool is not there yet; use shoal.map",
     "ray.util.pdb": "use a debugger of your own in the worker's process",
     "ray.util.rpdb": "use a debugger of your own in the worker's process",
