@@ -18,8 +18,12 @@ import shoal
 import shoal.util
 import shoal.util.metrics
 from shoal import errors, ids, lowlevel, runtime_env, state
+from shoal.util import progress
 
-MODULES = [shoal, shoal.util, shoal.util.metrics, state, ids, lowlevel, runtime_env, errors]
+MODULES = [
+    *(shoal, shoal.util, shoal.util.metrics, progress),
+    *(state, ids, lowlevel, runtime_env, errors),
+]
 
 OPTIONS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 

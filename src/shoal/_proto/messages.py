@@ -440,6 +440,10 @@ class LeaveJob(Message, frozen=True):
 
 
 # ---- news (id 0), daemon to process
+PROGRESS_MARK = "\x1e:bar:"
+"""In a line of ``LogLines``: what follows says how far a progress bar is (``_runtime/bars.py``)."""
+
+
 class LogLines(Message, frozen=True):
     pid: int
     label: str

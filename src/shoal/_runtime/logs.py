@@ -7,6 +7,8 @@ once.
     (train pid=4712) loading weights                  <- the others say it too within 5 s
     (train) loading weights [7 more processes]        <- said once, when the 5 s are over
 
+News of progress bars come as marked lines and go to who draws them (``bars_board``).
+
 Lines are compared across processes only: a program that prints one line in a loop sees all of them.
 Runs in the session thread; the one timer exists only while something is held back.
 """
@@ -18,7 +20,7 @@ import threading
 from typing import TextIO
 
 from shoal._base import clock
-from shoal._proto.messages import LogLines
+from shoal._proto.messages import PROGRESS_MARK, LogLines
 
 WINDOW_S = 5.0
 MOST_KEPT = 1000
@@ -45,6 +47,7 @@ class LogPrinter:
         self._said: dict[tuple[str, str], _Said] = {}
         self._lock = threading.Lock()
         self._timer: threading.Timer | None = None
+        self._has_bars = False
 
     def show(self, news: LogLines) -> None:
         """Print lines of one worker, or count them if others have said the same."""
@@ -53,6 +56,10 @@ class LogPrinter:
         with self._lock:
             out = []
             for line in news.lines:
+                if PROGRESS_MARK in line:
+                    line = self._take_bar(line, label)
+                    if not line:
+                        continue
                 said = self._said.get((label, line))
                 if said is not None and now - said.at < WINDOW_S and said.pid != news.pid:
                     said.pids.add(news.pid)
@@ -66,14 +73,31 @@ class LogPrinter:
                 out += self._forget(now - WINDOW_S)
             _print(out, news.stream)
 
+    def _take_bar(self, line: str, label: str) -> str:
+        """Give the news of a progress bar to who draws them; what was printed before it is left."""
+        from shoal._runtime import bars_board
+
+        printed, _, mark = line.partition(PROGRESS_MARK)
+        bars_board.board().take(mark, label)
+        self._has_bars = True
+        return printed
+
     def flush(self) -> None:
-        """Say what is held back."""
+        """Say what is held back, and end the bars of workers."""
+        if self._has_bars:
+            self._flush_bars()
         with self._lock:
             if self._timer is not None:
                 self._timer.cancel()
                 self._timer = None
             for stream in ("stdout", "stderr"):
                 _print(self._forget(float("inf"), stream), stream)
+
+    @staticmethod
+    def _flush_bars() -> None:
+        from shoal._runtime import bars_board
+
+        bars_board.board().flush()
 
     def _start_timer(self) -> None:
         if self._timer is None:

@@ -14,8 +14,8 @@ Invariants:
 
 1. A worker's files hold at most twice ``FILE_BYTES_MOST`` each (the present one and ``.1``); of
    ended workers the last ``OLD_FILES_MOST`` files stay.
-2. Files have every line; whether a driver that does not read is sent more is decided by
-   ``forward``.
+2. Files have every line but the marks of progress bars; whether a driver that does not read is
+   sent more is decided by ``forward``.
 3. Pipes outlive their worker if a program that it started holds them: they are read until their
    end.
 """
@@ -23,10 +23,11 @@ Invariants:
 from __future__ import annotations
 
 import os
+import re
 from collections import deque
 from collections.abc import Callable
 
-from shoal._proto.messages import LogLines
+from shoal._proto.messages import PROGRESS_MARK, LogLines
 from shoal._runtime.daemon_loop import Loop
 
 FILE_BYTES_MOST = 16 << 20
@@ -35,6 +36,8 @@ OLD_FILES_MOST = 1000
 LAST_LINES = 20
 LABEL_MARK = "\x1e:task:"
 """A line that begins so says which task prints what follows (``worker_output``)."""
+_MARK = PROGRESS_MARK.encode()
+_MARKED = re.compile(re.escape(_MARK) + rb"[^\n]*\n?")
 READ_BYTES = 64 << 10
 STREAMS = ("stdout", "stderr")
 _SUFFIXES = {"stdout": "out", "stderr": "err"}
@@ -115,7 +118,7 @@ class Stream:
 
     def feed_labelled(self, data: bytes) -> list[tuple[str, list[str]]]:
         """The same, in groups of one label each."""
-        self.file.write(data)
+        self.file.write(_MARKED.sub(b"", data) if _MARK in data else data)
         pieces = (self._partial + data).split(b"\n")
         self._partial = pieces.pop()
         if self._partial and (not data or len(self._partial) > LINE_BYTES_MOST):

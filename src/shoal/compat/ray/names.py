@@ -79,6 +79,11 @@ MODULES: dict[str, dict[str, str]] = {
         _RECORDS: "Deprecated DeveloperAPI PublicAPI RayDeprecationWarning",
     },
     "ray.util.metrics": {"shoal.util.metrics": "Counter Gauge Histogram Metric"},
+    "ray.util.check_serialize": {"shoal.util": "inspect_serializability"},
+    "ray.util.debug": {
+        _API: "disable_log_once_globally enable_periodic_logging log_once",
+    },
+    "ray.util.helpers": {_API: "as_completed map_unordered"},
     "ray.util.placement_group": {"shoal.util.placement_group": _GROUPS},
     "ray.util.queue": {"shoal.util.queue": "Empty Full Queue"},
     "ray.util.scheduling_strategies": {
@@ -86,6 +91,7 @@ MODULES: dict[str, dict[str, str]] = {
             NodeAffinitySchedulingStrategy NodeLabelSchedulingStrategy
             PlacementGroupSchedulingStrategy""",
     },
+    "ray.util.serialization": {"shoal.util": "deregister_serializer register_serializer"},
     "ray.util.state": {
         _STATES: """get_actor get_job get_node get_placement_group get_task get_worker
             list_actors list_jobs list_nodes list_objects list_placement_groups list_tasks
@@ -106,6 +112,7 @@ MODULES: dict[str, dict[str, str]] = {
     },
     "ray._raylet": {"shoal": "ObjectRef ObjectRefGenerator", "shoal.ids": _IDS},
     "ray.experimental": {},
+    "ray.experimental.tqdm_ray": {"shoal.util.progress": "safe_print tqdm"},
     "ray.experimental.internal_kv": {
         _PRIVATE: """_internal_kv_del _internal_kv_exists _internal_kv_get
             _internal_kv_initialized _internal_kv_list _internal_kv_put""",
@@ -155,7 +162,21 @@ HINTS: dict[str, str] = {
     "ray.dag": "compiled graphs are not there yet; chain calls by passing refs",
     "ray.dashboard": "there is no dashboard; use shoal.state, `shoal status` and `shoal list`",
     "ray.data": _LIBRARIES + "; use shoal.map for parallel work over items",
-    "ray.experimental": "there are no experimental names",
+    "ray.experimental": "of Ray's experimental names there are tqdm_ray, compiled_dag_ref and"
+    " internal_kv",
+    "ray.experimental.array": "use NumPy arrays: they are read in place, without a copy",
+    "ray.experimental.channel": "use shoal.lowlevel.channel, or a compiled graph",
+    "ray.experimental.collective": "use shoal.util.collective in the actors",
+    "ray.experimental.dynamic_resources": "Ray has taken it out too; use init(resources=...)",
+    "ray.experimental.get_local_object_locations": "one machine is all there is",
+    "ray.experimental.get_object_locations": "one machine is all there is",
+    "ray.experimental.locations": "one machine is all there is",
+    "ray.experimental.multiprocessing": "use ray.util.multiprocessing",
+    "ray.experimental.queue": "use ray.util.queue",
+    "ray.experimental.rdt": "tensors travel through node memory",
+    "ray.experimental.set_resource": "Ray has taken it out too; use init(resources=...)",
+    "ray.experimental.shuffle": _LIBRARIES,
+    "ray.experimental.tqdm_ray.instance": "the driver draws bars by itself, and print is safe",
     "ray.job_submission": "there is no job server; run the program with `shoal run`",
     "ray.llm": _LIBRARIES,
     "ray.rllib": _LIBRARIES,
@@ -163,11 +184,17 @@ HINTS: dict[str, str] = {
     "ray.train": _LIBRARIES,
     "ray.tune": _LIBRARIES,
     "ray.workflow": "workflows were taken out of Ray too; chain tasks by passing refs",
+    "ray.util.actor_group": "keep handles of actors in a list",
     "ray.util.accelerators": "ask shoal.get_gpu_ids(); types of accelerators have no names here",
     "ray.util.collective": "collective operations are not there yet",
     "ray.util.dask": "the Dask scheduler is not there yet",
     "ray.util.disconnect": _CLIENT,
     "ray.util.ray_debugpy": "use a debugger of your own in the worker's process",
+    "ray.util.horovod": _LIBRARIES,
+    "ray.util.iter_metrics": "use streaming generators (num_returns='streaming')",
+    "ray.util.lightgbm": _LIBRARIES,
+    "ray.util.sgd": _LIBRARIES,
+    "ray.util.xgboost": _LIBRARIES,
     "ray.util.iter": "use streaming generators (num_returns='streaming')",
     "ray.util.joblib": "the joblib backend is not there yet; use shoal.map",
     "ray.util.multiprocessing": "Pool is not there yet; use shoal.map",
