@@ -590,6 +590,8 @@ void bind_memory(nb::module_& mod, nb::class_<PyTask>& task) {
       .def_prop_ro("running", [](nb::handle self) { return of(self).m->running_top(); });
   bind_daemon(c);
   bind_drafts(mod, c);
+  bind_blocks(mod, c);
+  bind_channels(mod, c);
   bind_pending(c, task);
 }
 

@@ -42,7 +42,8 @@ Pin::~Pin() {
   if (mem && !mem->m->forked) {
     mem->pins.erase(this);
     if (!mem->m->closed.load(RLX)) {
-      if (!mem->keep_for_children(number, record)) mem->m->drop(record);
+      mem->let_go(kept);
+      kept.channel = nullptr;
       if (!mem->guards.empty()) mem->release_guards();
     } else if (mem->m->me != 0) {
       // A private copy made by close(): give back its whole pages (others may share its first and
@@ -52,6 +53,7 @@ Pin::~Pin() {
       if (e > b) platform::blank(reinterpret_cast<void*>(b), e - b);
     }
   }
+  Py_XDECREF(kept.channel);
   Py_XDECREF(owner);
 }
 
@@ -86,65 +88,12 @@ nb::object make_ref(nb::handle memory, PyMemory& pm, u64 key, atom<u64>* record)
 
 // ---- writing
 
-// None, bool, int64, float, short str and bytes without a pickle.
 bool write_simple(Memory& m, u32 s, PyObject* v) {
-  if (v == Py_None) {
-    m.write_inline(s, NONE, "", 0);
-  } else if (v == Py_True || v == Py_False) {
-    m.write_inline(s, v == Py_True ? TRUE_ : FALSE_, "", 0);
-  } else if (PyLong_CheckExact(v)) {
-    int overflow = 0;
-    i64 x = PyLong_AsLongLongAndOverflow(v, &overflow);
-    if (overflow) return false;
-    m.write_inline(s, INT, &x, 8);
-  } else if (PyFloat_CheckExact(v)) {
-    double x = PyFloat_AS_DOUBLE(v);
-    m.write_inline(s, FLOAT, &x, 8);
-  } else if (PyBytes_CheckExact(v) && PyBytes_GET_SIZE(v) <= Py_ssize_t(INLINE_BYTES)) {
-    m.write_inline(s, BYTES, PyBytes_AS_STRING(v), u32(PyBytes_GET_SIZE(v)));
-  } else if (PyUnicode_CheckExact(v)) {
-    if (PyUnicode_GET_LENGTH(v) > Py_ssize_t(INLINE_BYTES)) return false;
-    Py_ssize_t n;
-    const char* p = PyUnicode_AsUTF8AndSize(v, &n);
-    if (!p) {
-      PyErr_Clear();  // lone surrogates: the pickler knows them
-      return false;
-    }
-    if (n > Py_ssize_t(INLINE_BYTES)) return false;
-    m.write_inline(s, STR, p, u32(n));
-  } else {
-    return false;
-  }
+  Simple x;
+  if (!simple_parts(v, x)) return false;
+  m.write_inline(s, x.format, x.data.data, u32(x.data.size));
   return true;
 }
-
-static void copy_without_gil(void* to, const void* from, u64 size) {
-  if (size < 256 * 1024) {
-    std::memcpy(to, from, size);
-    return;
-  }
-  nb::gil_scoped_release unlocked;
-  platform::copy(to, from, size);
-}
-
-struct Buffers {  // exported while we copy
-  std::vector<Py_buffer> views;
-  ~Buffers() {
-    for (auto& v : views) PyBuffer_Release(&v);
-  }
-  Bytes add(PyObject* o) {
-    Py_buffer v;
-    if (PyObject_GetBuffer(o, &v, PyBUF_SIMPLE) != 0) {
-      PyErr_Clear();
-      // A PickleBuffer of a Fortran-ordered array is contiguous, but not in C order: raw() knows.
-      nb::object raw = nb::steal(PyObject_CallMethod(o, "raw", nullptr));
-      if (!raw.is_valid() || PyObject_GetBuffer(raw.ptr(), &v, PyBUF_SIMPLE) != 0)
-        throw nb::python_error();
-    }
-    views.push_back(v);
-    return {v.buf, u64(v.len)};
-  }
-};
 
 void write_parts(PyMemory& pm, u32 s, int format, nb::handle data, nb::handle buffers,
                  nb::handle contained, bool reserve, double timeout_s) {
@@ -171,9 +120,14 @@ void write_patiently(PyMemory& pm, u32 s, const ValueParts& v, bool reserve, dou
     total += b.size;  // a draft's size is any number: the sum must not wrap
     if (b.size > m.header().capacity) throw_status(Status::TooBig, b.size, m);
   }
+  patiently(pm, total, timeout_s, [&] { return m.write_value(s, v, reserve, copy_without_gil); });
+}
+
+void patiently(PyMemory& pm, u64 total, double timeout_s, const std::function<Status()>& step) {
+  Memory& m = *pm.m;
   const u64 deadline = platform::now_ns() + u64(std::min(1e8, std::max(0.0, timeout_s)) * 1e9);
   for (;;) {
-    Status st = m.write_value(s, v, reserve, copy_without_gil);
+    Status st = step();
     if (st == Status::Ok) return;
     if (st == Status::NeedMemory) {
       // The daemon answers in well under a second, yes or no; the caller's patience counts from its
@@ -202,20 +156,41 @@ void write_patiently(PyMemory& pm, u32 s, const ValueParts& v, bool reserve, dou
 // ---- loading
 
 nb::object make_pin(nb::handle memory, PyMemory& pm, u32 s, u8* begin, u8* end) {
-  atom<u64>* record;
-  if (!pm.m->hold_key(make_key(s, pm.m->slot(s).gen.load(ACQ)), true, record))
+  Kept kept;
+  if (!pm.m->hold_key(make_key(s, pm.m->slot(s).gen.load(ACQ)), true, kept.record))
     throw_status(Status::Gone, 0, *pm.m);
+  return make_pin(memory, pm, kept, begin, end);
+}
+
+nb::object make_pin(nb::handle memory, PyMemory& pm, const Kept& kept, u8* begin, u8* end) {
   nb::object pin = nb::inst_alloc(nb::type<Pin>());
   Pin* p = new (nb::inst_ptr<Pin>(pin)) Pin;
   nb::inst_mark_ready(pin);
   p->mem = &pm;
   p->owner = memory.inc_ref().ptr();
-  p->record = record;
-  p->number = ++pm.pin_count;
+  p->kept = kept;
+  p->kept.number = ++pm.pin_count;
   p->begin = begin;
   p->end = end;
   pm.pins.insert(p);
   return pin;
+}
+
+nb::object make_view(nb::handle pin, const u8* data, u64 size) {
+  nb::object view = nb::inst_alloc(nb::type<View>());
+  View* w = new (nb::inst_ptr<View>(view)) View;
+  nb::inst_mark_ready(view);
+  w->pin = pin.inc_ref().ptr();
+  w->data = const_cast<u8*>(data);
+  w->size = size;
+  return view;
+}
+
+static PyObject* loads(PyMemory& pm, nb::handle data, nb::handle buffers) {
+  PyObject* args[2] = {data.ptr(), buffers.ptr()};
+  if (!buffers.is_valid()) return PyObject_Vectorcall(pm.loads.ptr(), args, 1, nullptr);
+  nb::tuple names = nb::make_tuple("buffers");
+  return PyObject_Vectorcall(pm.loads.ptr(), args, 1, names.ptr());
 }
 
 static nb::object load_pickle(nb::handle memory, PyMemory& pm, u32 s, Bytes data, ValueHeader* h,
@@ -231,14 +206,9 @@ static nb::object load_pickle(nb::handle memory, PyMemory& pm, u32 s, Bytes data
     auto* table =
         reinterpret_cast<const u64*>(reinterpret_cast<const atom<u64>*>(h + 1) + h->n_contained);
     for (u32 i = 0; i < h->n_buffers; i++) {
-      nb::object view = nb::inst_alloc(nb::type<View>());
-      View* w = new (nb::inst_ptr<View>(view)) View;
-      nb::inst_mark_ready(view);
-      w->pin = pin.inc_ref().ptr();
-      w->data = m.ro + block + table[2 * i];
-      w->size = table[2 * i + 1];
-      p->end = w->data + w->size;
-      views.append(view);
+      const u8* data = m.ro + block + table[2 * i];
+      p->end = const_cast<u8*>(data) + table[2 * i + 1];
+      views.append(make_view(pin, data, table[2 * i + 1]));
     }
   }
   Context before = context;
@@ -246,16 +216,20 @@ static nb::object load_pickle(nb::handle memory, PyMemory& pm, u32 s, Bytes data
   context.owner = memory.ptr();
   context.table = h ? reinterpret_cast<atom<u64>*>(h + 1) : nullptr;
   context.n = h ? h->n_contained : 0;
-  PyObject* args[2] = {mv.ptr(), views.ptr()};
-  PyObject* result;
-  if (h && h->n_buffers) {
-    nb::tuple names = nb::make_tuple("buffers");
-    result = PyObject_Vectorcall(pm.loads.ptr(), args, 1, names.ptr());
-  } else {
-    result = PyObject_Vectorcall(pm.loads.ptr(), args, 1, nullptr);
-  }
+  PyObject* result = loads(pm, mv, h && h->n_buffers ? views.ptr() : nullptr);
   before.capture = context.capture;
   context = before;
+  if (!result) throw nb::python_error();
+  return nb::steal(result);
+}
+
+nb::object call_loads(PyMemory& pm, nb::handle data, nb::handle buffers) {
+  const Context before = context;  // no refs by number: messages with refs are carried
+  context = Context{before.capture, nullptr, nullptr, nullptr, 0};
+  PyObject* result = loads(pm, data, buffers);
+  const auto capture = context.capture;
+  context = before;
+  context.capture = capture;
   if (!result) throw nb::python_error();
   return nb::steal(result);
 }
@@ -265,33 +239,18 @@ nb::object load_slot(nb::handle memory, PyMemory& pm, u32 s) {
   Slot& x = m.slot(s);
   const u8* in = x.inline_bytes;
   const u64 block = x.block.load(ACQ);
-  switch (x.kind.load(RLX)) {
+  const u8 kind = x.kind.load(RLX);
+  switch (kind) {
     case NONE:
-      return nb::none();
     case TRUE_:
-      return nb::borrow(Py_True);
     case FALSE_:
-      return nb::borrow(Py_False);
-    case INT: {
-      i64 v;
-      std::memcpy(&v, in, 8);
-      return nb::steal(PyLong_FromLongLong(v));
-    }
-    case FLOAT: {
-      double v;
-      std::memcpy(&v, in, 8);
-      return nb::steal(PyFloat_FromDouble(v));
-    }
+    case INT:
+    case FLOAT:
     case STR:
-      return nb::steal(PyUnicode_FromStringAndSize(reinterpret_cast<const char*>(in),
-                                                   Py_ssize_t(x.size.load(RLX))));
+      return load_simple(kind, in, x.size.load(RLX));
     case BYTES: {
-      Bytes b = m.value_bytes(s, true);
-      PyObject* o = PyBytes_FromStringAndSize(nullptr, Py_ssize_t(b.size));
-      if (!o) throw nb::python_error();
-      nb::object keep = nb::steal(o);
-      copy_without_gil(PyBytes_AS_STRING(o), b.data, b.size);
-      return keep;
+      const Bytes b = m.value_bytes(s, true);
+      return load_simple(kind, b.data, b.size);
     }
     case PICKLE: {
       Bytes b = m.value_bytes(s, true);

@@ -22,13 +22,17 @@ void PyMemory::usable() const {
   }
 }
 
-bool PyMemory::keep_for_children(u64 number, atom<u64>* record) {
+void PyMemory::let_go(Kept kept) {
   for (auto& g : guards)
-    if (number <= g.last_pin) {
-      g.records.emplace_back(number, record);
-      return true;
+    if (kept.number <= g.last_pin) {
+      g.kept.push_back(kept);
+      return;
     }
-  return false;
+  if (!m->closed.load()) {
+    if (kept.record) m->drop(kept.record);
+    if (kept.channel) acknowledge(kept.channel, kept.reader, kept.place);
+  }
+  Py_XDECREF(kept.channel);
 }
 
 // Drop what was kept for children that have gone; what was alive at several forks moves on.
@@ -37,10 +41,9 @@ void PyMemory::release_guards() {
     pollfd p{guards[i].pipe, POLLIN, 0};
     if (poll(&p, 1, 0) == 0) continue;
     ::close(guards[i].pipe);
-    auto records = std::move(guards[i].records);
+    auto all = std::move(guards[i].kept);
     guards.erase(guards.begin() + i64(i));
-    for (auto [number, record] : records)
-      if (!keep_for_children(number, record) && !m->closed.load()) m->drop(record);
+    for (auto& kept : all) let_go(kept);
   }
 }
 
@@ -53,12 +56,20 @@ static std::vector<PyMemory*> memories;
 void register_memory(PyMemory* p) { memories.push_back(p); }
 void forget_memory(PyMemory* p) { std::erase(memories, p); }
 
+// Children have the writable mapping only where Python shows parts of it: shared blocks, drafts.
+static void keep_writable(PyMemory& pm, bool in_children) {
+  for (Pin* pin : pm.pins)
+    if (pin->end > pin->begin && pin->begin >= pm.m->rw && pin->end <= pm.m->rw + pm.m->size)
+      platform::show_to_children(pin->begin, pin->end, in_children);
+}
+
 // C libraries fork too, so this is pthread_atfork and not os.register_at_fork.
 static void before_fork() {
   for (PyMemory* p : memories)
     if (!p->m->forked && !p->m->closed.load() && !p->pins.empty()) {
       p->m->begin_fork();
       p->is_forking = true;
+      keep_writable(*p, true);
       if (pipe2(p->fork_pipe, O_CLOEXEC) != 0) p->fork_pipe[0] = p->fork_pipe[1] = -1;
     }
 }
@@ -66,6 +77,7 @@ static void after_fork_parent() {
   for (PyMemory* p : memories) {
     if (!p->is_forking) continue;
     p->is_forking = false;
+    keep_writable(*p, false);
     // Without a pipe nobody says when the child has gone: the guard stays (poll ignores -1).
     if (p->fork_pipe[1] >= 0) ::close(p->fork_pipe[1]);
     p->guards.push_back({p->fork_pipe[0], p->pin_count, {}});

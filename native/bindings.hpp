@@ -7,7 +7,7 @@
 #include <unordered_set>
 #include <vector>
 
-#include "memory.hpp"
+#include "channel.hpp"
 
 namespace nb = nanobind;
 
@@ -17,10 +17,18 @@ struct Pin;
 
 // Values that were alive when user code forked: their holds stay until the child has gone (PROTOCOL
 // B4).
+//
+// What ends with a pin: its hold, or the acknowledgement of a channel's message.
+struct Kept {
+  u64 number = 0;  // of the pin
+  atom<u64>* record = nullptr;
+  PyObject* channel = nullptr;  // with a strong reference, while the message is owed
+  u32 reader = 0, place = 0;
+};
 struct ForkGuard {
   int pipe;  // the read end says EOF when the last descendant that could see the values has exited
-  u64 last_pin;                                     // pins numbered up to here existed at the fork
-  std::vector<std::pair<u64, atom<u64>*>> records;  // (number of the pin, its hold)
+  u64 last_pin;  // pins numbered up to here existed at the fork
+  std::vector<Kept> kept;
 };
 
 struct PyMemory {
@@ -35,8 +43,8 @@ struct PyMemory {
   bool poked = false;
 
   ~PyMemory();
-  void usable() const;                                    // throws ForkedError
-  bool keep_for_children(u64 number, atom<u64>* record);  // false: no child can see the value
+  void usable() const;     // throws ForkedError
+  void let_go(Kept kept);  // now, or when no child can see the value any more
   void release_guards();
 };
 
@@ -55,9 +63,8 @@ struct Ref {
 struct Pin {
   PyMemory* mem = nullptr;
   PyObject* owner = nullptr;
-  atom<u64>* record = nullptr;
+  Kept kept;
   u8 *begin = nullptr, *end = nullptr;
-  u64 number = 0;
   Pin() = default;
   Pin(const Pin&) = delete;
   ~Pin();
@@ -105,12 +112,35 @@ nb::object load_slot(nb::handle memory, PyMemory& pm, u32 s);
 void tell_deadline(PyMemory& pm, u64 key);
 u32 fresh_slot(Memory& m);  // mine, or FullError
 bool write_simple(Memory& m, u32 s, PyObject* value);
+// None, bool, int64, float, short str and bytes: values that need no pickle.
+struct Simple {
+  u8 format = NONE;
+  i64 integer = 0;
+  double real = 0;
+  Bytes data;
+};
+bool simple_parts(PyObject* value, Simple& out);                // false: it is none
+nb::object load_simple(u8 format, const void* data, u64 size);  // any but PICKLE and errors
+void copy_without_gil(void* to, const void* from, u64 size);
+struct Buffers {  // exported while they are copied
+  std::vector<Py_buffer> views;
+  ~Buffers() {
+    for (auto& v : views) PyBuffer_Release(&v);
+  }
+  Bytes add(PyObject* o);
+};
+nb::object call_loads(PyMemory& pm, nb::handle data, nb::handle buffers);
+nb::object make_view(nb::handle pin, const u8* data, u64 size);
+void acknowledge(PyObject* channel, u32 reader, u32 place);
 void write_parts(PyMemory& pm, u32 s, int format, nb::handle data, nb::handle buffers,
                  nb::handle contained, bool reserve, double timeout_s);
+// Do what needs memory, waiting for it.
+void patiently(PyMemory& pm, u64 bytes, double timeout_s, const std::function<Status()>& step);
 // Write, waiting for memory and, for timeout_s, for others to free some; throws FullError.
 void write_patiently(PyMemory& pm, u32 s, const ValueParts& v, bool reserve, double timeout_s);
 // Keeps the value of `s` while [begin, end) of it can be seen by Python.
 nb::object make_pin(nb::handle memory, PyMemory& pm, u32 s, u8* begin, u8* end);
+nb::object make_pin(nb::handle memory, PyMemory& pm, const Kept& kept, u8* begin, u8* end);
 bool wait_sealed(nb::handle memory, PyMemory& pm, u64 key, u64 deadline_ns, bool may_help);
 nb::object make_task(nb::handle memory, PyMemory& pm, u64 key);
 Spec* running_spec(PyTask& t);         // throws unless this process runs this very attempt
@@ -132,10 +162,24 @@ inline bool names_slot(u64 key) { return key_slot(key) - 1 < SLOTS - 1; }
 nb::class_<PyTask> bind_values(nb::module_& m);
 void bind_memory(nb::module_& m, nb::class_<PyTask>& task);
 void bind_drafts(nb::module_& m, nb::class_<PyMemory>& memory);
+void bind_blocks(nb::module_& m, nb::class_<PyMemory>& memory);
+void bind_channels(nb::module_& m, nb::class_<PyMemory>& memory);
 void bind_pending(nb::class_<PyMemory>& memory, nb::class_<PyTask>& task);
 void bind_daemon(nb::class_<PyMemory>& c);
 PyMemory& of(nb::handle self);  // throws when the memory was closed or the process forked
 extern PyObject *session_lost, *forked_error, *full_error, *pending_error;
+
+Memory& alive(PyMemory& pm);  // as `of`, where the Memory is known
+// What the Python side makes of failures (`set_channel_hooks`): never returns.
+[[noreturn]] void raise_failed(const char* kind, nb::object a, nb::object b);
+[[noreturn]] void raise_object(nb::handle error);
+nb::object call_dumps(nb::handle memory, nb::handle value);
+nb::object call_pack(nb::handle memory, nb::handle error);
+[[noreturn]] void raise_translated(nb::handle memory, nb::python_error& error);
+// Spin, then sleep at the bell, until `done`; false when time is up. Throws for signals and the end
+// of the session. Without the GIL while it sleeps or spins for longer.
+bool wait_until(PyMemory& pm, Bell& bell, Patience& patience, const std::function<bool()>& done,
+                const std::optional<double>& timeout_s);
 
 // Registers a word that this thread is about to sleep on, so that close() can wake it. With the
 // GIL.

@@ -141,6 +141,8 @@ enum SlotFlag : u8 {
   CANCELLED_ = 8,  // of a task that runs: it is to end without a value, see cancel.cpp
   GIVEN_UP = 16,   // of a call that runs: whoever waits for it need not
   LATE = 32,       // ... because its time is over
+  SHARED = 64,     // a block that stays writable, see channel.hpp
+  CHANNEL = 128,   // a channel, see there
 };
 
 struct alignas(128) Slot {
@@ -355,7 +357,7 @@ constexpr u64 layout_hash() {
                 u64(CLASS_CELLS_LOG),
                 u64(ACTOR_CELLS_LOG),
                 u64(MIN_BLOCK),
-                u64(2 /* protocol */)})
+                u64(3 /* protocol */)})
     h = (h ^ x) * 1099511628211ull;
   return h;
 }

@@ -154,13 +154,16 @@ void Memory::let_go(std::vector<std::pair<u64, u64>> keep) {
     else
       ranges.emplace_back(b, e);
   }
-  // Of both mappings: sealed drafts are seen through the writable one.
+  // Of both mappings: drafts and shared blocks are seen, and may be written, through the writable
+  // one.
   for (u8* base : {ro, rw}) {
     u64 at = reinterpret_cast<u64>(base);
     const u64 end = at + size;
     for (auto [b, e] : ranges) {
       if (b < at || e > end) continue;
-      if (!platform::make_private(reinterpret_cast<void*>(b), reinterpret_cast<void*>(e))) return;
+      if (!platform::make_private(reinterpret_cast<void*>(b), reinterpret_cast<void*>(e),
+                                  base == rw))
+        return;
       if (b > at) platform::blank(reinterpret_cast<void*>(at), b - at);
       at = e;
     }

@@ -15,6 +15,7 @@
 //   pending.cpp  slots that are sealed without a task, chains of a stream
 //   advance.cpp  dependencies: watch, fire, advance, the error cascade
 //   wait.cpp     doorbells, spinning, waiting, completions
+//   channel.cpp  memory that stays writable: shared blocks and channels (channel.hpp)
 //   repair.cpp   what the daemon does for the dead, for actors' queues and for jobs
 //   audit.cpp    recounting, and the tables of `shoal.state`
 #pragma once

@@ -118,18 +118,23 @@ void* map_file(int fd, u64 size, bool write) {
   return p;
 }
 void keep_from_children(void* base, u64 size) { madvise(base, size, MADV_DONTFORK); }
+void show_to_children(void* begin, void* end, bool shown) {
+  const u64 b = reinterpret_cast<u64>(begin) & ~4095ull;
+  const u64 e = (reinterpret_cast<u64>(end) + 4095) & ~4095ull;
+  madvise(reinterpret_cast<void*>(b), e - b, shown ? MADV_DOFORK : MADV_DONTFORK);
+}
 void* map_mark(int fd, u64 offset) {
   void* p = mmap(nullptr, MARK_BYTES, PROT_NONE, MAP_SHARED, fd, off_t(offset));
   return p == MAP_FAILED ? nullptr : p;
 }
 void unmap(void* base, u64 size) { munmap(base, size); }
 
-bool make_private(void* begin, void* end) {
+bool make_private(void* begin, void* end, bool writable) {
   auto b = reinterpret_cast<u64>(begin), e = reinterpret_cast<u64>(end);
   void* copy_of = mmap(nullptr, e - b, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (copy_of == MAP_FAILED) return false;
   std::memcpy(copy_of, reinterpret_cast<void*>(b), e - b);
-  mprotect(copy_of, e - b, PROT_READ);
+  if (!writable) mprotect(copy_of, e - b, PROT_READ);
   return mremap(copy_of, e - b, e - b, MREMAP_MAYMOVE | MREMAP_FIXED, reinterpret_cast<void*>(b)) !=
          MAP_FAILED;
 }

@@ -28,13 +28,14 @@ int fork_worker(const int (&output)[2], const int* kept, int n, const char* name
 int make_memory_file(u64 size);  // sealed against shrinking and growing; throws std::runtime_error
 void* map_file(int fd, u64 size, bool write);  // 2 MiB aligned, not dumped; throws
 void keep_from_children(void* base, u64 size);
+void show_to_children(void* begin, void* end, bool shown);  // the pages of a part of that
 // One page of the file that nobody can touch: seen in /proc/PID/maps, inherited by forks. Null if
 // the kernel refuses.
 inline constexpr u64 MARK_BYTES = 4096;
 void* map_mark(int fd, u64 offset);
 void unmap(void* base, u64 size);
 // Replace the pages [begin, end) of a shared mapping by a private copy of their present bytes.
-bool make_private(void* begin, void* end);
+bool make_private(void* begin, void* end, bool writable);
 // Replace a mapping by private zero pages: late looks find nothing, the file is let go.
 bool blank(void* begin, u64 size);
 // Say in one line on stderr what a write to [begin, begin + size) means, before it kills the

@@ -190,6 +190,88 @@ class Draft:
     def seal(self) -> ObjectRef:
         """Make it an object. Raises ValueError the second time."""
 
+def set_channel_hooks(
+    *,
+    dumps: Callable[[Memory, Any], tuple[Any, Any, Any]],
+    pack: Callable[[Memory, Any], tuple[int, bytes]],
+    failed: Callable[[str, Any, Any], BaseException],
+    translate: Callable[[BaseException, Memory], BaseException],
+) -> None:
+    """What blocks and channels of this process call: ``dumps(memory, value)`` answers (pickle,
+    buffers, refs); ``pack(memory, error)`` answers (format, bytes); ``failed`` makes the error of
+    "closed" (cause, None), "large" (size, capacity), "read" or "write" (timeout, None);
+    ``translate`` that of what native code raised."""
+
+@final
+class SharedBlock:
+    """Memory of the store that stays writable by every process that has it.
+
+    A buffer (``memoryview(block)``, ``numpy.frombuffer(block, dtype)``), and signed 64-bit words,
+    whose operations are atomic and sequentially consistent. Pickled it travels like its ref.
+    """
+
+    @property
+    def ref(self) -> ObjectRef[bytes]:
+        """The object underneath; ``get`` of it copies the present bytes."""
+    @property
+    def nbytes(self) -> int: ...
+    def load(self, index: int) -> int:
+        """The word at ``index``. Raises IndexError beyond the block."""
+    def store(self, index: int, value: int) -> None:
+        """Set the word, and wake who waits for it; no system call if nobody does."""
+    def add(self, index: int, delta: int) -> int:
+        """Add to the word (modulo 2**64), wake who waits for it; the new value."""
+    def compare_swap(self, index: int, old: int, new: int) -> bool:
+        """Set the word to ``new`` if it is ``old``; whether it was."""
+    def wait(self, index: int, old: int, timeout_s: float | None = None) -> int:
+        """Wait until the word is not ``old``; its value then, which is ``old`` after
+        ``timeout_s``."""
+    def __reduce__(self) -> Any: ...
+    def __buffer__(self, flags: int, /) -> memoryview: ...
+
+@final
+class Channel:
+    """Messages of one writer to a fixed number of readers, in order, through a shared block.
+
+    Pickled it travels like its ref. It does not mind deaths: a reader or writer that is killed
+    leaves the others a whole message or none, and who supervises closes the channel. One thread
+    writes at a time, and one reads for each reader: a second one raises RuntimeError.
+    """
+
+    @property
+    def ref(self) -> ObjectRef[None]: ...
+    @property
+    def memory(self) -> Memory: ...
+    @property
+    def capacity_bytes(self) -> int: ...
+    @property
+    def slots(self) -> int: ...
+    @property
+    def readers(self) -> int: ...
+    @property
+    def is_closed(self) -> bool: ...
+    def unread(self, reader: int = 0) -> int:
+        """How many messages wait for ``reader``."""
+    def write(self, value: Any, timeout_s: float | None = None) -> None:
+        """Write a message to all readers; waits while no slot is free.
+
+        Raises MessageTooLargeError (a ValueError), ChannelTimeoutError, ChannelClosedError,
+        SerializationError."""
+    def write_error(self, error: BaseException | bytes, timeout_s: float | None = None) -> None:
+        """Write a message that ``read`` raises: an exception, or a typed record."""
+    def read(self, reader: int = 0, timeout_s: float | None = None) -> Any:
+        """The next message for ``reader``; raises it if it is an error.
+
+        Large arrays in it are read-only and stand in the slot, which is free again when the last
+        of them is gone; readers that keep more than half of the slots get copies.
+
+        Raises ChannelTimeoutError, and ChannelClosedError when all is read that was written
+        before ``close``."""
+    def close(self, error: BaseException | bytes | None = None) -> None:
+        """End all waits and later uses with ChannelClosedError, whose cause is ``error``. Anybody
+        may; the second time does nothing."""
+    def __reduce__(self) -> Any: ...
+
 @final
 class Memory:
     """This process's view of its node's memory."""
@@ -256,6 +338,13 @@ class Memory:
     def draft(self, pickle: bytes, size_bytes: int, timeout_s: float = 0.0) -> Draft:
         """A value of this pickle and one out-of-band buffer of ``size_bytes``, which is yet to be
         filled."""
+    def shared_block(self, size_bytes: int, timeout_s: float = 0.0) -> SharedBlock:
+        """A block of zeros; waits for room as ``put`` does."""
+    def channel(
+        self, capacity_bytes: int, slots: int, readers: int, timeout_s: float = 0.0
+    ) -> Channel:
+        """A channel whose messages have ``capacity_bytes`` at most. Raises ValueError for more
+        than 64 slots or readers."""
     def get(self, ref: ObjectRef, timeout_s: float | None = None) -> Any:
         """The value; raises what the ``error`` hook builds; TimeoutError when time is up."""
     def get_many(self, refs: Sequence[ObjectRef], timeout_s: float | None = None) -> list[Any]: ...

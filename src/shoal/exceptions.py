@@ -40,18 +40,6 @@ class PlasmaObjectNotAvailable(NeverRaisedError):
     """A value is there or lost; ``get`` waits for it or says which."""
 
 
-class RayChannelError(NeverRaisedError):
-    """There are no compiled graphs yet."""
-
-
-class RayChannelTimeoutError(RayChannelError, TimeoutError):
-    """There are no compiled graphs yet."""
-
-
-class RayCgraphCapacityExceeded(NeverRaisedError):
-    """There are no compiled graphs yet."""
-
-
 class RayDirectTransportError(NeverRaisedError):
     """Tensors travel through node memory."""
 

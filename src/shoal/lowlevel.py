@@ -1,8 +1,8 @@
 """Supported sharp tools, for libraries that are built on Shoal.
 
 What the public API does not show and a library may need: the session's key-value table, arrays that
-are made where they will stay, and the native view of node memory. Everything here is stable;
-everything else under ``_runtime`` is not.
+are made where they will stay, memory that stays writable (blocks, their words, channels), and the
+native view of node memory. Everything here is stable; everything else under ``_runtime`` is not.
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ from __future__ import annotations
 import pickle
 from typing import Any
 
-from shoal._native import Draft, Memory, ObjectRef
+from shoal._native import Channel, Draft, Memory, ObjectRef, SharedBlock
 from shoal._proto import messages
+from shoal._runtime import channels
 from shoal._runtime import session as sessions
 from shoal._runtime.objects import PUT_WAIT_S
 
@@ -136,3 +137,76 @@ def seal(array: Any) -> ObjectRef:
         raise sessions.translate(error, None) from None
     array.flags.writeable = False
     return ref
+
+
+def shared_block(nbytes: int) -> SharedBlock:
+    """Return ``nbytes`` bytes of the object store that stay writable, all of them zero.
+
+    Every process that has the block (it travels as an argument or inside values, like a ref) sees
+    and changes the same memory: as a buffer (``memoryview(block)``, ``numpy.frombuffer``), or as
+    signed 64-bit words with atomic ``load``, ``store``, ``add``, ``compare_swap`` and ``wait``.
+    It is freed when nobody has it any more; ``block.ref`` is the object underneath.
+
+    ``block.wait(i, old, timeout_s)`` waits until word ``i`` is not ``old`` and returns it (still
+    ``old`` after ``timeout_s`` seconds). Changing a word wakes who waits for it, and costs no
+    system call where nobody does. A process that is killed between a change and the waking leaves
+    others asleep: whoever supervises stores something into the word.
+
+    Args:
+        nbytes: Its size, in bytes.
+
+    Raises:
+        OptionError: ``nbytes`` is no integer, negative or absurd.
+        ObjectStoreFullError: there is no room for it.
+
+    Example:
+        >>> block = shoal.lowlevel.shared_block(64)
+        >>> @shoal.remote
+        ... def count(block):
+        ...     return block.add(0, 5)
+        >>> shoal.get(count.remote(block)), block.load(0)
+        (5, 5)
+        >>> block.wait(0, 5, timeout_s=0)
+        5
+    """
+    return channels.make_block(nbytes)
+
+
+def channel(capacity_bytes: int, *, slots: int = 2, readers: int = 1) -> Channel:
+    """Return a channel: messages of one writer to ``readers`` fixed readers, in order.
+
+    It travels like a ref. ``write(value)`` serializes into shared memory, and waits while no slot
+    is free; ``read(reader)`` returns the next message. ``write_error(exception)`` sends what
+    ``read`` raises, and ``close(exception)``, by anybody, ends all waits. The death of a reader or
+    writer is not noticed by the channel: whoever supervises them closes it.
+
+    Arrays above 32 KiB are read-only views of the slot, which is free again when they are gone.
+    Where half of the slots are kept so already, ``read`` copies: values that are kept never block
+    the writer.
+
+    Args:
+        capacity_bytes: Size of the largest message, in bytes.
+        slots: How many messages may be written and not yet read, 1 to 64.
+        readers: How many readers there are, 1 to 64; each reads every message once.
+
+    Raises:
+        OptionError: an argument is of the wrong type or out of range.
+        ObjectStoreFullError: there is no room for ``slots * capacity_bytes``.
+
+    Example:
+        >>> there, back = shoal.lowlevel.channel(1000), shoal.lowlevel.channel(1000)
+        >>> @shoal.remote
+        ... def double(there, back):
+        ...     while True:
+        ...         back.write(2 * there.read())
+        >>> running = double.remote(there, back)
+        >>> there.write(21)
+        >>> back.read(timeout_s=30)
+        42
+        >>> there.close()
+        >>> shoal.get(running)
+        Traceback (most recent call last):
+        ...
+        shoal.errors.TaskError(ChannelClosedError): the channel is closed
+    """
+    return channels.make_channel(capacity_bytes, slots, readers)

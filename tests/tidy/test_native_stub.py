@@ -56,7 +56,7 @@ def test_module_has_what_the_manual_says() -> None:
 def test_class_has_the_members_of_the_manual(name: str) -> None:
     binary = getattr(_native, name)
     real = {member for member in vars(binary) if not OURS_ONLY.match(member)}
-    described = set(stub_members(CLASSES[name]))
+    described = set(stub_members(CLASSES[name])) - {"__buffer__"}  # binaries have it from 3.12 on
     # A class that cannot be made from Python still shows an __init__ that raises.
     real.discard("__init__" if "__init__" not in described else "")
     assert real == described, (

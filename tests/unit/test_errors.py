@@ -23,6 +23,9 @@ EXAMPLES: list[errors.ShoalError] = [
     errors.ObjectStoreFullError(asked_bytes=10, capacity_bytes=5),
     errors.ObjectStoreFullError(asked_bytes=4, capacity_bytes=5),
     errors.GetTimeoutError(timeout_s=1.5, pending=2),
+    errors.ChannelTimeoutError(what="the next message", timeout_s=1.0),
+    errors.ChannelClosedError(),
+    errors.MessageTooLargeError(size_bytes=2000, capacity_bytes=1000),
     errors.JobEndedError(job=3, reason="its driver ended"),
     errors.GroupRemovedError(group_id="g", name="n", what="task f"),
     errors.RuntimeEnvSetupError(step="pip", output=["no such package"]),
@@ -67,6 +70,7 @@ def test_the_examples_cover_the_tree() -> None:
         return [cls, *(leaf for sub in cls.__subclasses__() for leaf in leaves(sub))]
 
     families = {errors.ShoalError, errors.TaskError, errors.LostError, errors.ActorError}
+    families |= {errors.ChannelError}
     own = {cls for cls in leaves(errors.ShoalError) if cls.__module__ == "shoal.errors"}
     own = {cls for cls in own if cls.__name__.isidentifier()}
     assert own - covered <= families

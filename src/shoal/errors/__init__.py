@@ -16,6 +16,9 @@
     |   |-- ObjectLostError        a value is gone
     |   |-- ObjectStoreFullError   there is no room for a value              (MemoryError)
     |   |-- GetTimeoutError        it takes longer than you wanted to wait   (TimeoutError)
+    |   |-- ChannelError           a channel gives or takes nothing
+    |   |   |-- ChannelClosedError     ... ever again: it was closed
+    |   |   `-- ChannelTimeoutError    ... in time: a timeout of get, too       (TimeoutError)
     |   |-- JobEndedError          the program that asked for it has ended
     |   |-- UnschedulableError     nothing here can ever run it
     |   |-- GroupRemovedError      its placement group was removed
@@ -25,6 +28,7 @@
     |   |-- OptionError            an option or argument is wrong            (Value-, TypeError)
     |   |-- NotARefError           get or wait of something that is no ref   (Type-, ValueError)
     |   |-- SerializationError     a value can not travel                    (TypeError)
+    |   |-- MessageTooLargeError   a value is larger than its channel        (ValueError)
     |   |-- ActorAlreadyExistsError  the name belongs to another actor       (ValueError)
     |   |-- ActorNotFoundError     no living actor has that name             (ValueError)
     |   |-- GroupAlreadyExistsError  the name belongs to another group       (ValueError)
@@ -61,6 +65,9 @@ from shoal.errors._lost import (
     ActorError,
     ActorGroupRemovedError,
     ActorUnavailableError,
+    ChannelClosedError,
+    ChannelError,
+    ChannelTimeoutError,
     GetTimeoutError,
     GroupRemovedError,
     JobEndedError,
@@ -80,6 +87,7 @@ from shoal.errors._usage import (
     ForkedProcessError,
     GroupAlreadyExistsError,
     GroupNotFoundError,
+    MessageTooLargeError,
     NotARefError,
     NotInActorError,
     NotSupportedError,
@@ -99,6 +107,9 @@ __all__ = [
     "ActorGroupRemovedError",
     "ActorNotFoundError",
     "ActorUnavailableError",
+    "ChannelClosedError",
+    "ChannelError",
+    "ChannelTimeoutError",
     "DeadlineExceededError",
     "ForkedProcessError",
     "GetTimeoutError",
@@ -108,6 +119,7 @@ __all__ = [
     "InternalError",
     "JobEndedError",
     "LostError",
+    "MessageTooLargeError",
     "NotARefError",
     "NotInActorError",
     "NotSupportedError",

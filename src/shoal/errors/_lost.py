@@ -183,6 +183,32 @@ class GetTimeoutError(LostError, TimeoutError):
         )
 
 
+class ChannelError(LostError):
+    """A channel gives, or takes, nothing: now or ever."""
+
+    ray = ("RayChannelError",)
+
+
+class ChannelTimeoutError(ChannelError, GetTimeoutError):
+    """No message, or no free slot, came into a channel in time; nothing was read or written."""
+
+    ray = ("RayChannelTimeoutError",)
+    advice = "wait longer, or look whether the other side lives and how full the channel is."
+
+
+class ChannelClosedError(ChannelError):
+    """A channel was closed, and all that was written before has been read."""
+
+    advice = "look at error.cause for why it was closed; a closed channel stays closed."
+    cause: BaseException | None = None
+    """What whoever closed it gave as the reason."""
+
+    def describe(self) -> str:
+        """Return what happened, from the facts."""
+        why = f": {type(self.cause).__name__}: {self.cause}" if self.cause else ""
+        return self._message or f"the channel is closed{why}"
+
+
 class JobEndedError(LostError):
     """The program that asked for this result has ended."""
 

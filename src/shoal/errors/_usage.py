@@ -41,6 +41,22 @@ class SerializationError(UsageError, TypeError):
     culprit: str = ""
 
 
+class MessageTooLargeError(UsageError, ValueError):
+    """A value does not fit into a slot of the channel that it was written into."""
+
+    ray = ("RayCgraphCapacityExceeded",)
+    advice = "make the channel with a larger capacity, or send a ref to the value."
+    size_bytes: int = 0
+    capacity_bytes: int = 0
+
+    def describe(self) -> str:
+        """Return what happened, from the facts."""
+        return (
+            f"a message of {self.size_bytes:,} bytes is larger than the capacity of its channel,"
+            f" {self.capacity_bytes:,} bytes"
+        )
+
+
 class ActorAlreadyExistsError(UsageError, ValueError):
     """An actor of that name lives already."""
 
