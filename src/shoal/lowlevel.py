@@ -197,16 +197,17 @@ def channel(capacity_bytes: int, *, slots: int = 2, readers: int = 1) -> Channel
         >>> there, back = shoal.lowlevel.channel(1000), shoal.lowlevel.channel(1000)
         >>> @shoal.remote
         ... def double(there, back):
-        ...     while True:
-        ...         back.write(2 * there.read())
+        ...     try:
+        ...         while True:
+        ...             back.write(2 * there.read())
+        ...     except shoal.errors.ChannelClosedError:
+        ...         return "the end"
         >>> running = double.remote(there, back)
         >>> there.write(21)
         >>> back.read(timeout_s=30)
         42
         >>> there.close()
         >>> shoal.get(running)
-        Traceback (most recent call last):
-        ...
-        shoal.errors.TaskError(ChannelClosedError): the channel is closed
+        'the end'
     """
     return channels.make_channel(capacity_bytes, slots, readers)
