@@ -85,6 +85,8 @@ int fork_worker(const int (&output)[2], const int* kept, int n, const char* name
   return 0;
 }
 
+void become_subreaper() { prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); }
+
 int make_memory_file(u64 size) {
   int fd =
       int(syscall(SYS_memfd_create, "shoal", MFD_CLOEXEC | MFD_ALLOW_SEALING | MFD_NOEXEC_SEAL));

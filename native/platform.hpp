@@ -25,6 +25,8 @@ void futex_wake(atom<u32>& word, int n = 0x7fffffff);
 // descriptors than `kept` (sorted), a name, and how readily the kernel ends it. As fork(2).
 int fork_worker(const int (&output)[2], const int* kept, int n, const char* name, int oom_score);
 
+void become_subreaper();  // orphans among our descendants become our children
+
 int make_memory_file(u64 size);  // sealed against shrinking and growing; throws std::runtime_error
 void* map_file(int fd, u64 size, bool write);  // 2 MiB aligned, not dumped; throws
 void keep_from_children(void* base, u64 size);

@@ -66,6 +66,9 @@ def fork_worker(output: tuple[int, int], kept: list[int], name: str, oom_score: 
         OSError: there is no room for another process.
     """
 
+def become_subreaper() -> None:
+    """Make orphans among our descendants children of this process (``prctl``)."""
+
 class SessionLostError(Exception):
     """Raised by any wait after ``Memory.close``; ``shoal.errors`` turns it into the public
     class."""

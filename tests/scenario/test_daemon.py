@@ -24,7 +24,7 @@ from shoal._base import environment
 from shoal._native import LAYOUT_HASH
 from shoal._proto import frames, messages
 from shoal._runtime import descendants, launch, node_spawn, session_dir, wire
-from shoal._runtime.control import STORE_MESSAGES
+from shoal._runtime.control import store_messages
 from shoal._runtime.launch import Launched
 from shoal.cli.observer import Observer
 
@@ -241,8 +241,8 @@ def ask_store(session: Running, body: messages.Message) -> messages.Message:
     path = os.path.join(session.directory, session_dir.STORE_SOCKET_NAME)
     with contextlib.closing(wire.connect(path)) as connection:
         connection.settimeout(5)
-        connection.sendall(STORE_MESSAGES.encode(1, body))
-        received = wire.receive_frames(connection, frames.FrameDecoder(STORE_MESSAGES))
+        connection.sendall(store_messages().encode(1, body))
+        received = wire.receive_frames(connection, frames.FrameDecoder(store_messages()))
     assert received is not None
     answer = received[0][0].body
     assert isinstance(answer, messages.Message)

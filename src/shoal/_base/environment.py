@@ -23,7 +23,10 @@ Where ``SHOAL_RECORD_CALL_SITES`` is set, ``ref.call_site()`` says who called.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+
+TYPE_CHECKING = False  # ``typing`` has it too, and takes 7 ms to import
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 SESSION_VARIABLE = "SHOAL_SESSION"
 SOCKET_VARIABLE = "SHOAL_SOCKET"

@@ -6,8 +6,6 @@ inherited is merged. So nobody after it looks at the user's disk, and two enviro
 exactly if their keys are. Daemons move it and never load the ``hook``.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import msgspec

@@ -5,8 +5,6 @@ packet that names them. Order: ``Setup`` first, then any number of ``Fork``; the
 ``Fork`` with ``Forked`` or ``ForkFailed`` and tells ``Exited`` once for each child that ended.
 """
 
-from __future__ import annotations
-
 import msgspec
 
 from shoal._proto.messages import Message, Welcome

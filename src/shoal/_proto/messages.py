@@ -6,13 +6,14 @@ nobody answers. Everything here is plain data: functions, arguments and exceptio
 ``bytes`` that a daemon moves and never loads (RULES Z-1 to Z-3).
 """
 
-from __future__ import annotations
-
 from typing import Union
 
 import msgspec
 
 from shoal._proto.environments import Environment
+
+VERSION = "0.1.0"
+"""What a ``Hello`` says: both ends of a connection are of one version."""
 
 
 class Message(msgspec.Struct, frozen=True, array_like=True, tag=True):

@@ -13,6 +13,7 @@ pickle.
 
 from __future__ import annotations
 
+import functools
 import os
 import socket
 import sys
@@ -40,8 +41,10 @@ class StoreFrame(msgspec.Struct, frozen=True, array_like=True):
     body: Union[Write, Read, GetTable, Done, KvAnswer, Table]
 
 
-STORE_MESSAGES = Codec(StoreFrame, MAX_STORE_FRAME_BYTES)
-"""What daemons and the store say to each other."""
+@functools.cache
+def store_messages() -> Codec:
+    """What daemons and the store say to each other; few sessions have such a store."""
+    return Codec(StoreFrame, MAX_STORE_FRAME_BYTES)
 
 
 class ControlStore:
@@ -53,7 +56,7 @@ class ControlStore:
         self._listener = Listener(loop, listening, self._connected)
 
     def _connected(self, connected: socket.socket, pid: int) -> None:
-        Connection(self._loop, connected, pid, self._framed, self._closed, STORE_MESSAGES)
+        Connection(self._loop, connected, pid, self._framed, self._closed, store_messages())
 
     def _framed(self, connection: Connection, frame: StoreFrame) -> None:
         if isinstance(frame.body, GetTable):

@@ -37,7 +37,7 @@ from shoal._base import clock, config, environment, ids, records
 from shoal._core import commands, events
 from shoal._core.events import AnyEvent
 from shoal._core.node import NodeMachine
-from shoal._native import Memory
+from shoal._native import Memory, become_subreaper
 from shoal._proto import forking, frames, messages
 from shoal._runtime import descendants, launch, machine_facts, registry, session_dir
 from shoal._runtime.daemon_door import Door
@@ -289,7 +289,8 @@ class Daemon:
 
     def _end(self) -> None:
         self._door.close()
-        descendants.end_all(self._settings.session, frozenset({self._zygote.pid}), END_S)
+        since = session_dir.process_start_time(os.getpid()) or 0
+        descendants.end_all(self._settings.session, frozenset({self._zygote.pid}), END_S, since)
         directory = self._settings.directory
         registry.unregister(os.path.dirname(directory), self._settings.session)
         session_dir.remove(directory)
@@ -378,7 +379,7 @@ def run(directory: str, listener_fd: int, zygote: tuple[int, int]) -> int:
         return _fail(listening, directory, error)
     _raise_descriptor_limit()
     daemon = Daemon(settings, memory, listening, zygote)
-    descendants.become_subreaper()
+    become_subreaper()
     descendants.set_oom_score(-900)
     if settings.started:
         start_time = session_dir.process_start_time(os.getpid()) or 0

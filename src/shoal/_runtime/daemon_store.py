@@ -15,7 +15,7 @@ from shoal._base import clock, environment
 from shoal._core import commands, events
 from shoal._core.events import AnyEvent
 from shoal._runtime import session_dir, wire
-from shoal._runtime.control import LISTENER_FD, STORE_MESSAGES, StoreFrame
+from shoal._runtime.control import LISTENER_FD, StoreFrame, store_messages
 from shoal._runtime.daemon_connections import Connection
 from shoal._runtime.daemon_loop import Loop
 
@@ -61,7 +61,7 @@ class StoreLink:
         )
         connected = wire.connect(self._path)
         self._connection = Connection(
-            self._loop, connected, self.pid, self._framed, self._closed, STORE_MESSAGES
+            self._loop, connected, self.pid, self._framed, self._closed, store_messages()
         )
         # Later, since nothing is ready for events while the daemon is being put together.
         self._loop.call_later(0.0, lambda: self._post(events.StoreConnected()))

@@ -12,7 +12,6 @@ again is never hit.
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import time
@@ -21,7 +20,6 @@ import msgspec
 
 from shoal._base import clock
 
-_SET_CHILD_SUBREAPER = 36
 _PAUSE_S = 0.005
 
 
@@ -31,11 +29,6 @@ class Seen(msgspec.Struct, frozen=True):
     pid: int
     parent: int
     start_time: int
-
-
-def become_subreaper() -> None:
-    """Make orphans among our descendants children of this process (``prctl``)."""
-    ctypes.CDLL(None, use_errno=True).prctl(_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
 def set_process_name(name: str) -> None:
@@ -61,6 +54,20 @@ def _write(path: str, data: bytes) -> None:
         os.close(fd)
 
 
+def _read(path: str) -> bytes:
+    """Without a file object: there may be a thousand processes to look at while a program waits
+    for its session to end."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        whole = part = os.read(fd, 1 << 16)
+        while part and len(whole) % (1 << 16) == 0:
+            part = os.read(fd, 1 << 16)
+            whole += part
+        return whole
+    finally:
+        os.close(fd)
+
+
 def list_processes() -> list[Seen]:
     """Return all processes that are not dead yet (zombies left out)."""
     found = []
@@ -68,8 +75,7 @@ def list_processes() -> list[Seen]:
         if not name.isdigit():
             continue
         try:
-            with open(f"/proc/{name}/stat", "rb") as file:
-                fields = file.read().rpartition(b")")[2].split()
+            fields = _read(f"/proc/{name}/stat").rpartition(b")")[2].split()
         except OSError:
             continue
         if fields[0] not in (b"Z", b"X"):
@@ -80,17 +86,17 @@ def list_processes() -> list[Seen]:
 def carries_session(pid: int, session: str) -> bool:
     """Whether process ``pid`` was exec'd with ``SHOAL_SESSION=session``."""
     try:
-        with open(f"/proc/{pid}/environ", "rb") as file:
-            return f"SHOAL_SESSION={session}".encode() in file.read().split(b"\0")
+        return f"SHOAL_SESSION={session}".encode() in _read(f"/proc/{pid}/environ").split(b"\0")
     except OSError:
         return False
 
 
-def of_session(session: str, root: int, spared: frozenset[int]) -> list[Seen]:
+def of_session(session: str, root: int, spared: frozenset[int], since: int = 0) -> list[Seen]:
     """Return the processes of ``session`` and the descendants of process ``root``, without
-    ``spared``."""
+    ``spared``; ``since``: start time of the first process of the session, if that is known."""
     seen = list_processes()
-    ours = {root} | {each.pid for each in seen if carries_session(each.pid, session)}
+    later = (each.pid for each in seen if each.start_time >= since)
+    ours = {root} | {pid for pid in later if carries_session(pid, session)}
     grown = True
     while grown:
         more = {each.pid for each in seen if each.parent in ours and each.pid not in ours}
@@ -131,7 +137,7 @@ def reap() -> dict[int, int]:
         ended[pid] = status
 
 
-def end_all(session: str, spared: frozenset[int], limit_s: float) -> bool:
+def end_all(session: str, spared: frozenset[int], limit_s: float, since: int = 0) -> bool:
     """Kill what belongs to ``session`` or descends from this process until nothing is left.
 
     A process can fork while we look; so look again until a look finds nobody. False if something
@@ -140,7 +146,7 @@ def end_all(session: str, spared: frozenset[int], limit_s: float) -> bool:
     deadline = clock.now() + limit_s
     spared = spared | {os.getpid()}
     while True:
-        targets = of_session(session, os.getpid(), spared)
+        targets = of_session(session, os.getpid(), spared, since)
         if not targets:
             return True
         for target in targets:

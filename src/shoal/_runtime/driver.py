@@ -21,43 +21,34 @@ import os
 import select
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple, TypedDict
+from typing import Any
 
 import msgspec
 
 from shoal import _native, errors
 from shoal._base import environment
 from shoal._proto import messages
-from shoal._runtime import hooks, launch, logs, node_spawn, options, registry, strategies, wire
+from shoal._runtime import (
+    hooks,
+    launch,
+    logs,
+    node_spawn,
+    options,
+    registry,
+    starting,
+    strategies,
+    wire,
+)
 from shoal._runtime import session as sessions
 from shoal._runtime.client import Connection
 from shoal._runtime.environments import given as given_env
 from shoal._runtime.session import Session
 
-VERSION = "0.1.0"
 _END_S = 5.0
 _LEAST_STORE_BYTES = 8 << 20
 
 
-class InitOptions(TypedDict, total=False):
-    """What ``init`` takes besides the address."""
-
-    num_cpus: float | None
-    num_gpus: float | None
-    resources: Mapping[str, float] | None
-    object_store_memory: int | None
-    namespace: str | None
-    ignore_reinit_error: bool
-    log_to_driver: bool
-    priority: int
-    weight: float
-    labels: Mapping[str, str] | None
-    runtime_env: Mapping[str, Any] | None
-    logging_level: int | str | None
-    include_dashboard: bool | None
-
-
-class _Row(NamedTuple):
+class _Row(msgspec.Struct, frozen=True):
     expected: str
     check: Callable[[Any], bool]
     not_yet: bool = False
@@ -237,7 +228,7 @@ def _join(path: str, given: Mapping[str, Any], launched: launch.Launched | None)
         hello = messages.Hello(
             role="driver",
             pid=os.getpid(),
-            version=VERSION,
+            version=messages.VERSION,
             layout=_native.LAYOUT_HASH,
             python=f"{sys.version_info[0]}.{sys.version_info[1]}",
             job=config,
@@ -284,11 +275,10 @@ def _join(path: str, given: Mapping[str, Any], launched: launch.Launched | None)
 def _preload() -> None:
     """Import what the first task needs while the daemon starts: this process has nothing else to
     do."""
-    import hashlib  # noqa: F401
+    with starting.Importing():
+        from shoal._runtime import objects, remote  # noqa: F401
 
-    from shoal._runtime import objects, remote  # noqa: F401
-
-    hooks.preload()
+        hooks.preload()
 
 
 def _job_config(given: Mapping[str, Any]) -> messages.JobConfig:

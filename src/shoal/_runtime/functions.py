@@ -23,6 +23,7 @@ import os
 import pickle
 import sys
 import threading
+from _blake2 import blake2b  # ``hashlib`` has it too, and loads OpenSSL: 3 ms
 from collections.abc import Callable
 from typing import Any
 
@@ -33,6 +34,7 @@ from shoal._runtime import session as sessions
 from shoal._runtime.session import Session
 
 TOKEN_NAMESPACE = "shoal.functions"
+_DIGEST_BYTES = 32
 
 
 _lock = threading.RLock()
@@ -116,8 +118,6 @@ _exports = _Exports()
 
 
 def _export(session: Session, value: Any, name: str) -> int:
-    import hashlib
-
     memory = session.memory
     contained: list[_native.ObjectRef] = []
     former = memory.capture(contained)
@@ -126,7 +126,9 @@ def _export(session: Session, value: Any, name: str) -> int:
     finally:
         memory.capture(former)
     ref = memory.put(_native.FORMAT_PICKLE, data, (), contained)
-    body = messages.ExportFunction(hashlib.sha256(data).digest(), name, ref.key, len(data))
+    body = messages.ExportFunction(
+        blake2b(data, digest_size=_DIGEST_BYTES).digest(), name, ref.key, len(data)
+    )
     return session.request(body, messages.FunctionExported).key
 
 

@@ -12,13 +12,14 @@ import os
 import sys
 
 from shoal._base import environment
-from shoal._runtime import node_spawn, session_dir
+from shoal._runtime import node_spawn, session_dir, starting
 
 TYPE_CHECKING = False  # ``typing`` has it too, and takes 7 ms to import
 if TYPE_CHECKING:
     from typing import Unpack
 
-    from shoal._runtime.driver import InitOptions, SessionContext
+    from shoal._runtime.driver import SessionContext
+    from shoal._runtime.typed import InitOptions
 
 
 def init(address: str | None = None, **given: Unpack[InitOptions]) -> SessionContext:
@@ -56,8 +57,8 @@ def init(address: str | None = None, **given: Unpack[InitOptions]) -> SessionCon
     # Once the driver is imported, a session may be open, and there is nothing to overlap with.
     if "shoal._runtime.driver" not in sys.modules and _starts_one(address, seen):
         begun = node_spawn.begin(seen.root)
-    from shoal._runtime import driver
-
+    with starting.Importing():
+        from shoal._runtime import driver
     return driver.open_session(address, given, begun)
 
 

@@ -38,8 +38,9 @@ def main(arguments: list[str]) -> NoReturn:
     os.set_inheritable(SETTINGS_FD, False)
     starting.import_msgspec()
     # Nothing of these starts a thread or opens a descriptor; no pickle among them.
-    from shoal._proto import messages  # noqa: F401
-    from shoal._runtime import launch, worker_logs, zygote_spawn  # noqa: F401
+    from shoal import _native  # noqa: F401
+    from shoal._proto import forking, frames  # noqa: F401
+    from shoal._runtime import daemon_loop, descendants, registry, wire, zygote_spawn  # noqa: F401
 
     daemon = os.getpid()
     pid, channel = zygote_spawn.fork_zygote()

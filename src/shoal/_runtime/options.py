@@ -9,12 +9,13 @@ Checklist to add an option: a row in the table, a line in the docstring of ``rem
 
 from __future__ import annotations
 
-import difflib
 import math
 import numbers
 import warnings
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
+
+import msgspec
 
 from shoal import errors
 from shoal._runtime import strategies
@@ -30,7 +31,7 @@ MOST_RETURNS = 10_000
 INFINITE = -1
 
 
-class Option(NamedTuple):
+class Option(msgspec.Struct, frozen=True):
     """One row of the table."""
 
     expected: str
@@ -207,8 +208,7 @@ def check(where: str, given: Mapping[str, Any], in_options: bool = False) -> dic
 
 def _unknown(where: str, name: str) -> errors.OptionError:
     valid = valid_names(where)
-    close = difflib.get_close_matches(name, valid, 1)
-    hint = f" Did you mean {close[0]}?" if close else ""
+    hint = given_env.hint(name, valid)
     return errors.OptionError(
         f"{_KINDS[where]} have no option {name!r}.{hint} Valid: {', '.join(valid)}",
         option=name,

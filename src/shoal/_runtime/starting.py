@@ -5,6 +5,8 @@ and imports what only one of the two needs, while somebody waits for the first r
 collects no garbage while it imports (there is none), and imports ``msgspec`` without
 ``typing_extensions``.
 
+A user's program that starts a session (``Importing``) does the same while it imports what it needs.
+
 This file itself imports nothing that is not loaded already when an interpreter starts.
 """
 
@@ -39,6 +41,28 @@ def begin_with_msgspec() -> None:
     """``begin``, and import msgspec: for a program that needs it at once."""
     begin()
     import_msgspec()
+
+
+class Importing:
+    """Around the imports of a user's program: without msgspec's large relative, and without
+    collections, for each of which there is nothing to be found.
+
+    What was imported goes to the oldest generation at once, as if it had survived them; objects
+    that somebody has frozen would be thawed, so then it does not.
+    """
+
+    def __enter__(self) -> None:
+        self._was_enabled = gc.isenabled()
+        gc.disable()
+        if len(sys._current_frames()) == 1:  # nobody else could miss what is hidden
+            import_msgspec()
+
+    def __exit__(self, *error: object) -> None:
+        if self._was_enabled:
+            if not gc.get_freeze_count():
+                gc.freeze()
+                gc.unfreeze()
+            gc.enable()
 
 
 def import_msgspec() -> None:

@@ -22,8 +22,9 @@ from shoal._runtime.context import process
 if TYPE_CHECKING:
     from shoal._runtime.groups import PlacementGroup
 
-_LABEL_KEY = re.compile(r"[\w./-]+")
-_SEVERAL = re.compile(r"in\((.*)\)")
+# Compiled when they are used: few programs choose nodes.
+_LABEL_KEY = r"[\w./-]+"
+_SEVERAL = r"in\((.*)\)"
 
 
 class PlacementGroupSchedulingStrategy:
@@ -149,7 +150,7 @@ def is_selector(value: Any) -> bool:
     if not isinstance(value, Mapping):
         return False
     return all(
-        isinstance(k, str) and _LABEL_KEY.fullmatch(k) and isinstance(v, str) and v
+        isinstance(k, str) and re.fullmatch(_LABEL_KEY, k) and isinstance(v, str) and v
         for k, v in value.items()
     )
 
@@ -170,7 +171,7 @@ def selector_rules(selector: Mapping[str, str]) -> tuple[messages.LabelRule, ...
     for key, text in selector.items():
         negated = text.startswith("!")
         plain = text.removeprefix("!").strip()
-        several = _SEVERAL.fullmatch(plain)
+        several = re.fullmatch(_SEVERAL, plain)
         values = several.group(1).split(",") if several else [plain]
         operator = "not_in" if negated else "in"
         stripped = tuple(value.strip() for value in values)

@@ -112,6 +112,24 @@ class ActorOptions(Shared, total=False):
     concurrency_groups: Mapping[str, int] | None
 
 
+class InitOptions(TypedDict, total=False):
+    """What ``init`` takes besides the address."""
+
+    num_cpus: float | None
+    num_gpus: float | None
+    resources: Mapping[str, float] | None
+    object_store_memory: int | None
+    namespace: str | None
+    ignore_reinit_error: bool
+    log_to_driver: bool
+    priority: int
+    weight: float
+    labels: Mapping[str, str] | None
+    runtime_env: Mapping[str, Any] | None
+    logging_level: int | str | None
+    include_dashboard: bool | None
+
+
 class MethodOptions(TypedDict, total=False):
     """Options of methods besides ``num_returns``."""
 

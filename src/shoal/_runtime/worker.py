@@ -36,7 +36,6 @@ from shoal._runtime import session as sessions
 from shoal._runtime.actor import handle_of
 from shoal._runtime.cancelling import cancelling
 from shoal._runtime.client import Connection
-from shoal._runtime.driver import VERSION
 from shoal._runtime.execute import Executor
 from shoal._runtime.groups import PlacementGroup, PlacementGroupID
 from shoal._runtime.session import Session
@@ -81,7 +80,7 @@ def main(index: int, socket_path: str) -> NoReturn:
     hello = messages.Hello(
         role="worker",
         pid=os.getpid(),
-        version=VERSION,
+        version=messages.VERSION,
         layout=_native.LAYOUT_HASH,
         python=f"{sys.version_info[0]}.{sys.version_info[1]}",
         index=index,

@@ -31,7 +31,7 @@ import signal
 import socket
 from typing import NoReturn
 
-from shoal._native import fork_worker
+from shoal._native import become_subreaper, fork_worker
 from shoal._proto import forking
 from shoal._runtime import descendants, registry, session_dir, wire
 from shoal._runtime.worker_template import Template
@@ -149,7 +149,7 @@ def main(arguments: list[str]) -> NoReturn:
     channel_fd, daemon_pid, session, directory = arguments
     descendants.set_process_name("shoal-zygote")
     descendants.set_oom_score(0)
-    descendants.become_subreaper()
+    become_subreaper()
     channel = socket.socket(fileno=int(channel_fd))
     channel.set_inheritable(False)
     # Nobody sends one to the zygote; workers have what Python has by itself.

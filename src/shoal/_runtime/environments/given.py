@@ -7,18 +7,19 @@ line in ``docs/environments.md`` and a test in ``tests/unit/test_environments_gi
 
 from __future__ import annotations
 
-import difflib
 import numbers
 import types
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import msgspec
 
 from shoal import errors
 
 OPTION = "runtime_env"
 
 
-class Field(NamedTuple):
+class Field(msgspec.Struct, frozen=True):
     """One row of the table."""
 
     expected: str
@@ -172,11 +173,17 @@ def check(value: Any) -> dict[str, Any]:
     return found
 
 
+def hint(name: str, valid: Sequence[str]) -> str:
+    """What somebody who wrote ``name`` may have meant, for the end of a sentence; or nothing."""
+    import difflib
+
+    close = difflib.get_close_matches(name, valid, 1)
+    return f" Did you mean {close[0]}?" if close else ""
+
+
 def _unknown(name: Any) -> errors.OptionError:
     valid = sorted(FIELDS)
-    close = difflib.get_close_matches(str(name), valid, 1)
-    hint = f" Did you mean {close[0]}?" if close else ""
-    text = f"runtime_env has no field {name!r}.{hint} Valid: {', '.join(valid)}"
+    text = f"runtime_env has no field {name!r}.{hint(str(name), valid)} Valid: {', '.join(valid)}"
     return errors.OptionError(text, option=OPTION, valid=valid)
 
 
