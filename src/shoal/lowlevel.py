@@ -7,14 +7,52 @@ native view of node memory. Everything here is stable; everything else under ``_
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import pickle
-from typing import Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
 from shoal._native import Channel, Draft, Memory, ObjectRef, SharedBlock
 from shoal._proto import messages
 from shoal._runtime import channels
 from shoal._runtime import session as sessions
 from shoal._runtime.objects import PUT_WAIT_S
+
+if TYPE_CHECKING:
+    from shoal._runtime.completion import Arrivals as Arrivals  # noqa: PLC0414
+
+
+def __getattr__(name: str) -> Any:
+    if name == "Arrivals":  # imports asyncio, which takes 30 ms
+        return importlib.import_module("shoal._runtime.completion").Arrivals
+    raise AttributeError(f"module 'shoal.lowlevel' has no attribute {name!r}")
+
+
+@contextlib.contextmanager
+def waiting() -> Iterator[None]:
+    """Lend the CPU of the task that runs here while its code waits for something else than a ref.
+
+    ``get`` and ``wait`` do it themselves. Outside of tasks it does nothing.
+
+    Example:
+        >>> import threading
+        >>> done = threading.Event()
+        >>> done.set()
+        >>> with shoal.lowlevel.waiting():
+        ...     done.wait()
+        True
+    """
+    session = sessions.current_or_none()
+    memory = session.memory if session is not None and session.memory.running else None
+    if memory is None:
+        yield
+        return
+    memory.set_blocked(True)
+    try:
+        yield
+    finally:
+        memory.set_blocked(False)
 
 
 def memory() -> Memory:

@@ -6,6 +6,7 @@ A futex can not be polled by an event loop. So one thread, started at the first 
     LoopSink       one call_soon_threadsafe per batch and loop        await ref
     FutureSink     sets concurrent futures in this thread             ref.future()
     QueueSink      one put per batch                                  as_completed
+    Arrivals       the same, with things of a library's own           shoal.lowlevel.Arrivals
 
 Invariants:
 
@@ -89,6 +90,7 @@ class Completions:
                 with self._lock:
                     ready = [self._waiting.pop(key, ()) for key in keys]
                 self._deliver([entry for entries in ready for entry in entries])
+                ready.clear()  # what is delivered must not stay until the next one comes
         except NATIVE_ERRORS:
             pass
         with self._lock:
@@ -252,6 +254,56 @@ class QueueSink:
     def deliver(self, items: list[Any]) -> None:
         """Hand ``items`` over."""
         self.ready.put(items)
+
+
+class Arrivals:
+    """The mailbox of one thread of a library: things that come when refs are ready, in batches.
+
+    Whoever waits for many refs, and for words of other threads between them, waits here once.
+
+    Example:
+        >>> inbox = shoal.lowlevel.Arrivals()
+        >>> inbox.add(shoal.put(1), "the value of one is ready")
+        >>> inbox.put("a word of another thread")
+        >>> inbox.take() + inbox.take()
+        ['the value of one is ready', 'a word of another thread']
+    """
+
+    def __init__(self) -> None:
+        self._batches: queue.SimpleQueue[list[Any]] = queue.SimpleQueue()
+
+    def add(self, ref: ObjectRef[Any], thing: Any) -> None:
+        """Have ``thing`` come when ``ref`` has a value or an error, or its session has ended.
+
+        ``ref`` must live until then.
+
+        Raises:
+            SessionEndedError: its session has ended already.
+        """
+        if not _watch(ref, self, thing):
+            self.put(thing)
+
+    def put(self, thing: Any) -> None:
+        """Have ``thing`` come now."""
+        self._batches.put([thing])
+
+    def take(self, timeout: float | None = None) -> list[Any]:
+        """Return what has come, the oldest first; wait for something if there is nothing.
+
+        Args:
+            timeout: Seconds to wait at most; then the list is empty. None waits for ever.
+        """
+        try:
+            things = list(self._batches.get(timeout=timeout))
+            while not self._batches.empty():
+                things += self._batches.get_nowait()
+        except queue.Empty:
+            return []
+        return things
+
+    def deliver(self, items: list[Any]) -> None:
+        """Called with what is ready, in the thread of completions."""
+        self._batches.put(items)
 
 
 def as_completed(

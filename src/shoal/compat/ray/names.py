@@ -84,6 +84,16 @@ MODULES: dict[str, dict[str, str]] = {
         _API: "disable_log_once_globally enable_periodic_logging log_once",
     },
     "ray.util.helpers": {_API: "as_completed map_unordered"},
+    "ray.util.dask": {
+        "shoal.compat.ray.dask": """RayDaskCallback disable_dask_on_ray enable_dask_on_ray
+            ray_dask_get ray_dask_get_sync ray_dask_persist""",
+    },
+    "ray.util.joblib": {"shoal.compat.ray.joblib": "register_ray"},
+    "ray.util.multiprocessing": {"shoal.compat.ray.pools": "JoinableQueue Pool TimeoutError"},
+    "ray.util.multiprocessing.pool": {
+        "shoal.compat.ray.pools": "Pool",
+        "shoal.util.multiprocessing": "AsyncResult MapResult",
+    },
     "ray.util.placement_group": {"shoal.util.placement_group": _GROUPS},
     "ray.util.queue": {"shoal.util.queue": "Empty Full Queue"},
     "ray.util.scheduling_strategies": {
@@ -187,7 +197,10 @@ HINTS: dict[str, str] = {
     "ray.util.actor_group": "keep handles of actors in a list",
     "ray.util.accelerators": "ask shoal.get_gpu_ids(); types of accelerators have no names here",
     "ray.util.collective": "collective operations are not there yet",
-    "ray.util.dask": "the Dask scheduler is not there yet",
+    "ray.util.dask.ProgressBarCallback": "use dask.diagnostics.ProgressBar",
+    "ray.util.dask.dataframe_optimize": "nothing is needed in its place",
+    "ray.util.dask.local_ray_callbacks": "use RayDaskCallback as a context",
+    "ray.util.dask.unpack_ray_callbacks": "use RayDaskCallback as a context",
     "ray.util.disconnect": _CLIENT,
     "ray.util.ray_debugpy": "use a debugger of your own in the worker's process",
     "ray.util.horovod": _LIBRARIES,
@@ -196,8 +209,6 @@ HINTS: dict[str, str] = {
     "ray.util.sgd": _LIBRARIES,
     "ray.util.xgboost": _LIBRARIES,
     "ray.util.iter": "use streaming generators (num_returns='streaming')",
-    "ray.util.joblib": "the joblib backend is not there yet; use shoal.map",
-    "ray.util.multiprocessing": "Pool is not there yet; use shoal.map",
     "ray.util.pdb": "use a debugger of your own in the worker's process",
     "ray.util.rpdb": "use a debugger of your own in the worker's process",
     "ray.util.spark": "Spark is not there yet",
