@@ -31,15 +31,15 @@ LAYERS = {
     "dag": 7,
     "jobs": 7,
     "cluster": 7,
-    "cli": 8,
-    "__main__": 9,
+    "cli": 9,
+    "__main__": 10,
     "dashboard": 7,
-    "compat": 7,
-    "data": 9,
-    "train": 9,
-    "tune": 9,
-    "serve": 9,
-    "rl": 9,
+    "compat": 8,
+    "data": 10,
+    "train": 10,
+    "tune": 10,
+    "serve": 10,
+    "rl": 10,
 }
 LEAVES = {"errors", "_native", "_base"}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import dask
+import dask.base
 
 from shoal.util.dask import (
     ShoalDaskCallback,
@@ -27,7 +27,7 @@ def enable_dask_on_ray(shuffle: str | None = "tasks", use_shuffle_optimization: 
 def ray_dask_persist(*args: Any, **kwargs: Any) -> Any:
     """``dask.persist`` that leaves the results in the store."""
     kwargs.setdefault("scheduler", shoal_dask_get)
-    return dask.persist(*args, **kwargs)
+    return dask.base.persist(*args, **kwargs)
 
 
 class RayDaskCallback(ShoalDaskCallback):
