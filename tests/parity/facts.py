@@ -7,11 +7,20 @@ import json
 MODULES = (
     "ray",
     "ray.actor",
+    "ray.dag",
     "ray.exceptions",
+    "ray.experimental.tqdm_ray",
     "ray.runtime_context",
     "ray.runtime_env",
     "ray.util",
+    "ray.util.actor_pool",
+    "ray.util.collective",
+    "ray.util.dask",
+    "ray.util.joblib",
+    "ray.util.metrics",
+    "ray.util.multiprocessing",
     "ray.util.placement_group",
+    "ray.util.queue",
     "ray.util.scheduling_strategies",
     "ray.util.state",
 )
@@ -28,6 +37,57 @@ FUNCTIONS = (
     "ray.shutdown",
     "ray.timeline",
     "ray.wait",
+    "ray.dag.DAGNode.execute",
+    "ray.dag.DAGNode.experimental_compile",
+    "ray.dag.MultiOutputNode",
+    "ray.dag.compiled_dag_node.CompiledDAG.execute",
+    "ray.dag.compiled_dag_node.CompiledDAG.execute_async",
+    "ray.dag.compiled_dag_node.CompiledDAG.teardown",
+    "ray.dag.compiled_dag_node.CompiledDAG.visualize",
+    "ray.experimental.compiled_dag_ref.CompiledDAGRef.get",
+    "ray.experimental.tqdm_ray.tqdm",
+    "ray.experimental.tqdm_ray.tqdm.update",
+    "ray.util.ActorPool",
+    "ray.util.ActorPool.get_next",
+    "ray.util.ActorPool.get_next_unordered",
+    "ray.util.ActorPool.map",
+    "ray.util.ActorPool.submit",
+    "ray.util.collective.allgather",
+    "ray.util.collective.allreduce",
+    "ray.util.collective.barrier",
+    "ray.util.collective.broadcast",
+    "ray.util.collective.create_collective_group",
+    "ray.util.collective.destroy_collective_group",
+    "ray.util.collective.get_collective_group_size",
+    "ray.util.collective.get_rank",
+    "ray.util.collective.init_collective_group",
+    "ray.util.collective.recv",
+    "ray.util.collective.reduce",
+    "ray.util.collective.reducescatter",
+    "ray.util.collective.send",
+    "ray.util.dask.ray_dask_get",
+    "ray.util.metrics.Counter",
+    "ray.util.metrics.Counter.inc",
+    "ray.util.metrics.Gauge",
+    "ray.util.metrics.Gauge.set",
+    "ray.util.metrics.Histogram",
+    "ray.util.metrics.Histogram.observe",
+    "ray.util.multiprocessing.Pool",
+    "ray.util.multiprocessing.Pool.apply",
+    "ray.util.multiprocessing.Pool.apply_async",
+    "ray.util.multiprocessing.Pool.imap",
+    "ray.util.multiprocessing.Pool.imap_unordered",
+    "ray.util.multiprocessing.Pool.map",
+    "ray.util.multiprocessing.Pool.map_async",
+    "ray.util.multiprocessing.Pool.starmap",
+    "ray.util.multiprocessing.Pool.starmap_async",
+    "ray.util.queue.Queue",
+    "ray.util.queue.Queue.get",
+    "ray.util.queue.Queue.get_async",
+    "ray.util.queue.Queue.get_nowait_batch",
+    "ray.util.queue.Queue.put",
+    "ray.util.queue.Queue.put_nowait_batch",
+    "ray.util.queue.Queue.shutdown",
     "ray.util.as_completed",
     "ray.util.get_placement_group",
     "ray.util.inspect_serializability",
@@ -39,6 +99,12 @@ FUNCTIONS = (
     "ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy",
     "ray.util.scheduling_strategies.PlacementGroupSchedulingStrategy",
 )
+
+UNLISTED = {
+    "ray.experimental.tqdm_ray": ["safe_print", "tqdm"],
+    "ray.util.queue": ["Empty", "Full", "Queue"],
+}
+"""Modules that neither list nor mark what their documentation names."""
 
 
 def attribute(path):
@@ -57,7 +123,7 @@ def attribute(path):
 
 def names_of(module):
     """Its ``__all__``; else what was defined in Ray and is not private."""
-    listed = getattr(module, "__all__", None)
+    listed = UNLISTED.get(module.__name__) or getattr(module, "__all__", None)
     if listed is not None:
         return sorted(set(listed))
     return sorted(
@@ -80,7 +146,7 @@ def facts():
             path: [
                 p.name
                 for p in inspect.signature(attribute(path)).parameters.values()
-                if p.kind is not p.VAR_KEYWORD
+                if p.kind is not p.VAR_KEYWORD and p.name != "self"
             ]
             for path in FUNCTIONS
         },

@@ -174,6 +174,7 @@ HINTS: dict[str, str] = {
     "ray.data": _LIBRARIES + "; use shoal.map for parallel work over items",
     "ray.experimental": "of Ray's experimental names there are tqdm_ray, compiled_dag_ref and"
     " internal_kv",
+    "ray.experimental.compiled_dag_ref": "compiled graphs are not there yet",
     "ray.experimental.array": "use NumPy arrays: they are read in place, without a copy",
     "ray.experimental.channel": "use shoal.lowlevel.channel, or a compiled graph",
     "ray.experimental.collective": "use shoal.util.collective in the actors",

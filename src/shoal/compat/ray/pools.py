@@ -1,4 +1,4 @@
-"""``ray.util.multiprocessing``: our pool with the names that Ray gives two of its arguments."""
+"""``ray.util.multiprocessing``: our pool with the names that Ray gives some of its arguments."""
 
 from __future__ import annotations
 
@@ -31,6 +31,26 @@ class Pool(multiprocessing.Pool):
             ray_address,
             ray_remote_args,
         )
+
+    def apply(
+        self,
+        func: Callable[..., Any],
+        args: Iterable[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """``Pool.apply``, whose last argument has another name in the standard library."""
+        return super().apply(func, args or (), kwargs)
+
+    def apply_async(
+        self,
+        func: Callable[..., Any],
+        args: Iterable[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        callback: Callable[[Any], None] | None = None,
+        error_callback: Callable[[Any], None] | None = None,
+    ) -> multiprocessing.AsyncResult:
+        """``Pool.apply_async``; the same."""
+        return super().apply_async(func, args or (), kwargs, callback, error_callback)
 
 
 __all__ = ["JoinableQueue", "Pool", "TimeoutError"]
