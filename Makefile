@@ -60,7 +60,7 @@ demo: $(VENV)/.installed ## Count words over a tree of text with tasks and actor
 test: $(VENV)/.installed-test ## Everything: ruff, mypy, tidy, unit, models, scenarios, torture
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest tests $(ARGS)
+	$(BIN)/python -m tests $(ARGS)
 
 lint: $(VENV)/.installed-test ## Only ruff, mypy and the rules of tests/tidy
 	$(BIN)/ruff check .

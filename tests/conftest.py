@@ -1,7 +1,7 @@
 """What every test gets: its own session, no leftovers, and rules for skipping.
 
 * A skipped test fails the run unless `tests/tidy/exceptions.toml` lists it with a reason.
-* The list of exceptions is printed at the end of every run, so that it is read.
+* The list of exceptions is printed at the end of every run that checks them, so that it is read.
 * Sessions that a test leaves open are shut down after it: the next test starts from nothing.
 """
 
@@ -16,6 +16,7 @@ import pytest
 from tests.tidy.sources import exempts
 
 _unlisted_skips: list[str] = []
+_checked_rules: list[str] = []
 
 
 @pytest.fixture(autouse=True)
@@ -44,6 +45,10 @@ def _note_skip(test: str) -> None:
         _unlisted_skips.append(test)
 
 
+def pytest_collection_finish(session: pytest.Session) -> None:
+    _checked_rules[:] = [item.name for item in session.items if item.path.parent.name == "tidy"]
+
+
 def pytest_sessionfinish(session: pytest.Session) -> None:
     if _unlisted_skips and session.exitstatus == pytest.ExitCode.OK:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
@@ -51,7 +56,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     rows = exempts()
-    if rows:
+    if rows and _checked_rules:
         terminalreporter.section("exceptions to the rules (tests/tidy/exceptions.toml)")
         for row in rows:
             terminalreporter.line(f"{row.rule}: {row.where}: {row.reason}")

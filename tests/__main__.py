@@ -1,0 +1,102 @@
+"""The whole suite, as two runs of pytest at once: what computes, and what runs sessions.
+
+Tests of sessions wait a good deal (for processes, deaths, deadlines), while compilers, models and
+type checkers keep a core busy; one after the other they took 13 minutes of two cores that were half
+idle. Each half gets the arguments given; an argument that is a path is run alone instead.
+
+    python -m tests                 # what make test does
+    python -m tests -k lock
+    python -m tests tests/unit/test_options.py
+
+What the sessions' half prints is shown as it comes, the other half's once both have ended, and last
+one line for each. The exit status is that of the worse half; a half for which the arguments leave
+no test counts only if the other has none either.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+TESTS = Path(__file__).parent
+COMPUTING = ("native", "property", "sim", "tidy", "typing", "unit")
+"""Folders of tests that compute; a folder that is not named here is one of sessions."""
+NO_TESTS = 5
+
+
+@dataclass
+class Half:
+    """Programs that run one after the other, until one fails."""
+
+    name: str
+    programs: list[list[str]]
+    is_shown: bool
+    root: str
+    """Where its sessions live: the halves do not see each other's."""
+    output: bytearray = field(default_factory=bytearray)
+    status: int = 0
+    taken_s: float = 0.0
+
+    def run(self) -> None:
+        """Run them all; to be called in a thread of its own."""
+        began = time.monotonic()
+        for program in self.programs:
+            self.status = self._run_one(program)
+            if self.status not in (0, NO_TESTS):
+                break
+        self.taken_s = time.monotonic() - began
+
+    def _run_one(self, program: list[str]) -> int:
+        environment = {**os.environ, "SHOAL_DIR": self.root}
+        with subprocess.Popen(
+            program, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment
+        ) as process:
+            assert process.stdout is not None
+            while piece := os.read(process.stdout.fileno(), 1 << 16):
+                self.output += piece
+                if self.is_shown:
+                    sys.stdout.buffer.write(piece)
+                    sys.stdout.buffer.flush()
+        return process.returncode
+
+    def summary(self) -> str:
+        """One line: how it ended, and when."""
+        last = self.output.decode(errors="replace").strip().rpartition("\n")[2].strip("= ")
+        verdict = "passed" if self.status == 0 else f"exit status {self.status}"
+        return f"{self.name:10} {verdict} after {self.taken_s:.0f} s: {last}"
+
+
+def main(arguments: list[str]) -> int:
+    """Run the tests that ``arguments`` of pytest choose, and return the exit status."""
+    pytest = [sys.executable, "-m", "pytest"]
+    if any(Path(argument.partition("::")[0]).exists() for argument in arguments):
+        return subprocess.call([*pytest, *arguments])
+    folders = sorted(path.name for path in TESTS.iterdir() if any(path.glob("test_*.py")))
+    computing = [str(TESTS / name) for name in folders if name in COMPUTING]
+    sessions = [str(TESTS / name) for name in folders if name not in COMPUTING]
+    with tempfile.TemporaryDirectory(prefix="shoal-tests-") as root:
+        halves = [
+            Half("computing", [[*pytest, *computing, *arguments]], False, f"{root}/c"),
+            Half("sessions", [[*pytest, *sessions, *arguments]], True, f"{root}/s"),
+        ]
+        threads = [threading.Thread(target=half.run) for half in halves]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    for half in halves:
+        if not half.is_shown:
+            print(f"\n{' what computes ':=^100}\n{half.output.decode(errors='replace')}")
+    print(f"{' both halves ':=^100}", *(half.summary() for half in halves), sep="\n", flush=True)
+    statuses = {half.status for half in halves}
+    return max(statuses - {0, NO_TESTS}, default=NO_TESTS if 0 not in statuses else 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
