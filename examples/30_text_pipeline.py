@@ -5,7 +5,7 @@ library which of its packages a sentence speaks of. The other half is then class
 generator reads, `ActorPool` gives each batch to the actor that is free, and never more than two
 batches per actor are under way, however long the stream is.
 
-Needs scikit-learn: `pip install shoal[examples]`.
+Needs scikit-learn: `pip install '.[examples]'` in a checkout.
 """
 
 import ast

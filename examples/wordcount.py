@@ -249,7 +249,7 @@ def default_folders() -> list[Path]:
 def report(console: Console, n_files: int, cores: int, rows: dict[str, Outcome]) -> None:
     ours, serial = rows["Shoal"], rows["serial"]
     table = Table(title=f"{ours.words.total():,} words in {n_files:,} files, {cores} cores")
-    for heading in ("", "word counts", "prefix counts", "both", "times serial", "calls/s"):
+    for heading in ("", "words", "prefixes", "both", "speed-up", "calls/s"):
         table.add_column(heading, justify="left" if not heading else "right")
     for name, row in rows.items():
         rate = f"{row.calls / row.total_s:,.0f}" if row.calls else ""

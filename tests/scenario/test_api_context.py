@@ -286,6 +286,8 @@ def test_the_timeline_is_a_trace(tmp_path: Path) -> None:
         for event in trace
         if event["ph"] == "M" and event["name"] == "thread_name"
     }
+    assert {event["tid"] for event in slices} == set(rows), "each row has a name"
+    assert {event["pid"] for event in trace} == {1}, "0 is the idle process of kernel traces"
     assert rows[by_name["look"]["tid"]].startswith("Looker (pid ")
     assert rows[by_name["outer"]["tid"]].startswith("worker (pid ")
     assert all(event["dur"] >= 0 and event["args"]["waited_us"] >= 0 for event in slices)

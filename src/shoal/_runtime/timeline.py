@@ -25,6 +25,8 @@ from shoal._runtime.actor_method import MethodRow
 
 ALL_EVENTS = 1 << 24
 ROWS_PER_PROCESS = 1000
+NODE = 1
+"""The node's number in the file. 0 means an idle machine to tools that read kernel traces."""
 
 _SUBMITTED, _TAKEN, _SEALED = 1, 2, 3
 
@@ -59,11 +61,12 @@ def timeline(filename: str | None = None) -> list[dict[str, Any]] | None:
     session = sessions.current()
     rows = session.memory.list_events(ALL_EVENTS)
     living = {row["worker"] for row in cluster.table("workers")}
-    slices = list(slices_of(rows, living, clock.now_ns()))
+    slices = slices_of(rows, living, clock.now_ns())
     submitted = {row[3]: row for row in rows if row[2] == _SUBMITTED}
-    events = list(_labels({piece.process for piece in slices}))
+    placed = list(lanes_of(slices))
+    events = list(_labels({(piece.process, lane) for piece, lane in placed}))
     names = _Names()
-    for piece, lane in lanes_of(slices):
+    for piece, lane in placed:
         told: dict[str, Any] = {"task_id": typed_ids.object_id(session.node_id, piece.key)}
         if piece.key in submitted:
             began = submitted[piece.key]
@@ -76,7 +79,7 @@ def timeline(filename: str | None = None) -> list[dict[str, Any]] | None:
                 "ph": "X",
                 "cat": "call" if piece.about & _native.EVENT_METHOD else "task",
                 "name": names.of(piece),
-                "pid": 0,
+                "pid": NODE,
                 "tid": piece.process * ROWS_PER_PROCESS + lane,
                 "ts": piece.begin_ns / 1e3,
                 "dur": (piece.end_ns - piece.begin_ns) / 1e3,
@@ -133,12 +136,13 @@ def _fits(ends: list[int], piece: Slice) -> bool:
     return not ends or piece.end_ns <= ends[-1]
 
 
-def _labels(processes: set[int]) -> Iterator[dict[str, Any]]:
+def _labels(rows: set[tuple[int, int]]) -> Iterator[dict[str, Any]]:
+    """Names of the node and of each row: (process, lane)."""
     node = sessions.current().node_id.hex()[:8]
-    yield {"ph": "M", "name": "process_name", "pid": 0, "args": {"name": f"node {node}"}}
+    yield {"ph": "M", "name": "process_name", "pid": NODE, "args": {"name": f"node {node}"}}
     classes = {row["actor_id"]: row["class_name"] for row in cluster.table("actors")}
     workers = {row["worker"]: row for row in cluster.table("workers")}
-    for index in sorted(processes):
+    for index, lane in sorted(rows):
         worker = workers.get(index)
         text = f"process {index}"
         if worker is not None:
@@ -147,9 +151,9 @@ def _labels(processes: set[int]) -> Iterator[dict[str, Any]]:
         yield {
             "ph": "M",
             "name": "thread_name",
-            "pid": 0,
-            "tid": index * ROWS_PER_PROCESS,
-            "args": {"name": text},
+            "pid": NODE,
+            "tid": index * ROWS_PER_PROCESS + lane,
+            "args": {"name": f"{text}, {lane + 1}" if lane else text},
         }
 
 

@@ -1,10 +1,12 @@
-"""ActorPool, Queue, and functions over many refs."""
+"""ActorPool, Queue, functions over many refs, metrics, progress bars."""
 
 import asyncio
 import time
 
 import ray
+from ray.experimental.tqdm_ray import safe_print, tqdm
 from ray.util import ActorPool
+from ray.util.metrics import Counter, Gauge, Histogram
 from ray.util.queue import Empty, Full, Queue
 from telling import caught, tell
 
@@ -156,6 +158,54 @@ def story_map_unordered():
         return x * x
 
     return sorted(ray.util.map_unordered(square, range(5)))
+
+
+def story_metrics():
+    counter = Counter("requests", description="How many.", tag_keys=("route",))
+    counter.set_default_tags({"route": "/"})
+    counter.inc()
+    counter.inc(2.5, tags={"route": "/a"})
+    gauge = Gauge("temperature")
+    gauge.set(3)
+    histogram = Histogram("seconds", boundaries=[0.1, 1.0])
+    histogram.observe(0.5)
+    return (
+        counter.info["name"],
+        counter.info["tag_keys"],
+        histogram.info["boundaries"],
+        caught(lambda: counter.inc(-1), ValueError),
+        caught(lambda: counter.inc(0), ValueError),
+        caught(lambda: counter.inc(1, tags={"unknown": "x"}), ValueError),
+        caught(lambda: counter.inc("one"), TypeError),
+        caught(lambda: Counter(""), ValueError),
+        caught(lambda: Counter("a", tag_keys="one"), TypeError),
+        caught(lambda: Histogram("b", boundaries=[]), ValueError),
+        caught(lambda: Histogram("b", boundaries=[-1.0]), ValueError),
+        caught(lambda: counter.set_default_tags({"route": 5}), TypeError),
+    )
+
+
+def story_metrics_in_tasks():
+    @ray.remote
+    def work(counter):
+        counter.inc(tags={"who": "task"})
+        return "counted"
+
+    return ray.get(work.remote(Counter("travelling", tag_keys=("who",))))
+
+
+def story_progress_bars():
+    @ray.remote
+    def work():
+        bar = tqdm(total=10, desc="by hand", position=1)
+        bar.update(4)
+        bar.set_description("another")
+        bar.refresh()
+        bar.close()
+        safe_print("a line")
+        return sum(tqdm(range(5), desc="around a loop"))
+
+    return ray.get(work.remote()), list(tqdm([1, 2]))
 
 
 if __name__ == "__main__":
