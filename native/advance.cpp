@@ -167,6 +167,7 @@ bool Memory::seal_like(u32 t, u32 dependency) {
     if (write_value(r, v, true, platform::copy) != Status::Ok)
       write_inline(r, ERROR_RECORD, FULL_RECORD, sizeof FULL_RECORD);
   }
+  note_failed(make_key(t, claim_gen(c)), event_of(*sp), v.format, v.data);
   x.claim.store(make_claim(claim_gen(c), 1, DONE, me), SEQ);
   Proc& r = proc(me);
   x.queue.store(r.cascade.load(RLX), REL);

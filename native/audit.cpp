@@ -89,7 +89,7 @@ std::vector<Memory::TaskRow> Memory::list_tasks(u64 limit) {
                 st,
                 claim_attempt(c),
                 claim_worker(c),
-                t->function,
+                event_of(*t),
                 t->queue,
                 t->job,
                 t->parent};
@@ -124,7 +124,8 @@ std::vector<Memory::EventRow> Memory::list_events(u64 limit) {
       Event& e = at<Event>(off.events)[u64(p) * EVENTS_PER_PROC + k % EVENTS_PER_PROC];
       u64 t = e.time.load(ACQ), what = e.what.load(RLX), key = e.key.load(RLX),
           about = e.about.load(RLX);
-      if (t && e.time.load(ACQ) == t) rows.push_back({t, what >> 8, what & 0xff, key, about});
+      if (t && e.time.load(ACQ) == t)
+        rows.push_back({t, what >> 8 & 0xfff, what & 0xff, key, about, what >> 32});
     }
   }
   std::sort(rows.begin(), rows.end(), [](auto& a, auto& b) { return a.time < b.time; });

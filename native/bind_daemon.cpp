@@ -136,6 +136,11 @@ void bind_daemon(nb::class_<PyMemory>& c) {
             if (names_slot(key))
               for (u64 k : recursive ? pm.m->family(key) : std::vector<u64>{key})
                 pm.m->cancel(k, bytes_of(held), bytes_of(queued), late, running);
+            for (auto& r : running)
+              if (r.flags & F_ACTOR) {
+                pm.m->tell_given_up();
+                break;
+              }
             nb::list out;
             for (auto& r : running) out.append(nb::make_tuple(r.key, r.attempt, r.worker, r.flags));
             return out;
@@ -243,10 +248,15 @@ void bind_daemon(nb::class_<PyMemory>& c) {
                out.append(nb::make_tuple(r.key, r.format, r.size, r.refs, r.pins, r.owner));
              return out;
            })
+      .def("note",
+           [](nb::handle self, u64 key, u32 kind, const std::string& text) {
+             if (kind != EV_NAME && kind != EV_ERROR) throw nb::value_error("no kind of text");
+             of(self).m->note(kind, key, {text.data(), text.size()});
+           })
       .def("list_events", [](nb::handle self, u64 limit) {
         nb::list out;
         for (auto& r : of(self).m->list_events(limit))
-          out.append(nb::make_tuple(r.time, r.process, r.kind, r.key, r.about));
+          out.append(nb::make_tuple(r.time, r.process, r.kind, r.key, r.about, r.n));
         return out;
       });
 }

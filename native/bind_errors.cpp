@@ -36,25 +36,28 @@ void raise_value(nb::handle memory, PyMemory& pm, u32 s) {
 
 // A call that was cancelled while it runs (its actor is not ended for it): its waiters go on.
 void raise_given_up(nb::handle memory, PyMemory& pm, u64 key) {
-  static const char cancelled[] = "\x92\xb2TaskCancelledError\x81\xa5stage\xa7running";
-  static const char late[] =
-      "\x92\xb5"
-      "DeadlineExceededError\x81\xa5stage\xa7running";
-  const bool is_late = pm.m->slot(key_slot(key)).flags.load(ACQ) & LATE;
+  const Bytes b = pm.m->given_up_record(key);
   atom<u64>* record = nullptr;
   nb::object ref = nb::none();
   if (pm.m->hold_key(key, false, record)) ref = make_ref(memory, pm, key, record);
-  nb::bytes data =
-      is_late ? nb::bytes(late, sizeof late - 1) : nb::bytes(cancelled, sizeof cancelled - 1);
+  nb::bytes data(static_cast<const char*>(b.data), b.size);
   nb::object e = pm.error(int(ERROR_RECORD), data, ref);
   PyErr_SetObject(reinterpret_cast<PyObject*>(Py_TYPE(e.ptr())), e.ptr());
   throw nb::python_error();
 }
 
-// A task with a deadline was submitted: the hook tells whoever watches it.
-void tell_deadline(PyMemory& pm, u64 key) {
+// A task with a deadline was submitted: the hook tells whoever watches it; -1: it waits for a call
+// that was given up.
+void tell_submitted(PyMemory& pm, u64 key, const std::vector<u32>& dependencies) {
   const u64 deadline = pm.m->last_deadline;
-  if (!deadline || !pm.timed.is_valid() || pm.timed.is_none()) return;
+  if (!pm.timed.is_valid() || pm.timed.is_none()) return;
+  // Looked at after the task is there: else whoever gives the call up finds it.
+  for (u32 d : dependencies)
+    if (pm.m->is_given_up(d)) {
+      pm.timed(key, -1.0);
+      return;
+    }
+  if (!deadline) return;
   const u64 now = platform::now_ns();
   pm.timed(key, deadline > now ? double(deadline - now) / 1e9 : 0.0);
 }

@@ -88,7 +88,7 @@ static nb::object submit(nb::handle self, const Call& call, nb::handle payload,
     throw_status(st, sizeof(Spec) + bytes.size, m);
   }
   auto key = [&](u32 s) { return make_key(s, m.slot(s).gen.load(RLX)); };
-  tell_deadline(pm, key(returns[0]));
+  if (m.last_deadline || !deps.empty()) tell_submitted(pm, key(returns[0]), deps);
   if (c.n_returns == 1) return make_ref(self, pm, key(returns[0]), nullptr);
   if (c.n_returns == 0) {
     m.clear_bits(returns[0], OWNER);
@@ -154,9 +154,7 @@ static nb::object wait_many(nb::handle self, nb::list list, u32 n, std::optional
     seen_in[s] = call;
     keys.push_back(r.key);
   }
-  auto sealed = [&](u64 key) {
-    return (m.slot(key_slot(key)).state.load(ACQ) & ~WAITERS) == SEALED;
-  };
+  auto sealed = [&](u64 key) { return m.is_ready(key); };
   const u64 deadline = deadline_of(timeout);
   const bool main = is_main_thread();
   n = std::min<u32>(n, u32(size));
@@ -513,12 +511,14 @@ void bind_memory(nb::module_& mod, nb::class_<PyTask>& task) {
       .def("peek",
            [](nb::handle self, Ref& r) -> nb::object {
              PyMemory& pm = of(self);
-             Slot& x = pm.m->slot(key_slot(r.key));
-             if ((x.state.load(ACQ) & ~WAITERS) != SEALED || !is_error(x.kind.load(RLX)))
+             const u32 s = key_slot(r.key);
+             const bool is_left = pm.m->is_given_up(s);
+             if (!is_left && !((pm.m->slot(s).state.load(ACQ) & ~WAITERS) == SEALED &&
+                               is_error(pm.m->slot(s).kind.load(RLX))))
                return nb::none();
-             Bytes b = pm.m->value_bytes(key_slot(r.key), true);
-             return nb::make_tuple(int(x.kind.load(RLX)),
-                                   nb::bytes(static_cast<const char*>(b.data), b.size));
+             const Bytes b = is_left ? pm.m->given_up_record(r.key) : pm.m->value_bytes(s, true);
+             const int format = is_left ? int(ERROR_RECORD) : int(pm.m->slot(s).kind.load(RLX));
+             return nb::make_tuple(format, nb::bytes(static_cast<const char*>(b.data), b.size));
            })
       .def("wait", &wait_many, nb::arg("refs"), nb::arg("n"), nb::arg("timeout_s").none())
       .def(

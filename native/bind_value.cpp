@@ -426,7 +426,7 @@ nb::class_<PyTask> bind_values(nb::module_& m) {
       .def("is_sealed",
            [](Ref& r) {
              r.mem->usable();
-             return (r.mem->m->slot(key_slot(r.key)).state.load(ACQ) & ~WAITERS) == SEALED;
+             return r.mem->m->is_ready(r.key);
            })
       .def("__await__", [](nb::object self) { return nb::cast<Ref&>(self).mem->wait(self); })
       .def("future", [](nb::object self) { return nb::cast<Ref&>(self).mem->future(self); })

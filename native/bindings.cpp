@@ -125,6 +125,8 @@ NB_MODULE(_native, m) {
   m.attr("QUEUE_CLASS") = 1;
   m.attr("QUEUE_ACTOR") = 2;
   m.attr("EVENT_METHOD") = EV_METHOD;
+  m.attr("EVENT_NAME") = int(EV_NAME);
+  m.attr("EVENT_ERROR") = int(EV_ERROR);
   m.attr("WORKER_EXIT") = 0xffffffffu;
   nb::class_<PyTask> task = bind_values(m);
   bind_memory(m, task);

@@ -109,7 +109,7 @@ nb::object make_ref(nb::handle memory, PyMemory& pm, u64 key, atom<u64>* record)
 nb::object load_slot(nb::handle memory, PyMemory& pm, u32 s);
 [[noreturn]] void raise_value(nb::handle memory, PyMemory& pm, u32 s);
 [[noreturn]] void raise_given_up(nb::handle memory, PyMemory& pm, u64 key);
-void tell_deadline(PyMemory& pm, u64 key);
+void tell_submitted(PyMemory& pm, u64 key, const std::vector<u32>& dependencies);
 u32 fresh_slot(Memory& m);  // mine, or FullError
 bool write_simple(Memory& m, u32 s, PyObject* value);
 // None, bool, int64, float, short str and bytes: values that need no pickle.

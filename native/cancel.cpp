@@ -110,4 +110,48 @@ void Memory::cancel(u64 key, Bytes held, Bytes queued, bool is_late,
   }
 }
 
+// Calls were given up: whoever watches one looks again. (Their lists of watchers can not be taken
+// apart yet: that is the right of who seals them.)
+void Memory::tell_given_up() {
+  end_dependents();
+  for (u32 p = 1; p < header().proc_high.load(); p++) {
+    Proc& r = proc(p);
+    if (r.kind.load(RLX) == NO_PROC) continue;
+    r.rescan.store(1, SEQ);
+    r.cdoor.fetch_add(1, SEQ);
+    platform::futex_wake(r.cdoor);
+  }
+}
+
+Bytes Memory::given_up_record(u64 key) {
+  static const char cancelled[] = "\x92\xb2TaskCancelledError\x81\xa5stage\xa7running";
+  static const char late[] =
+      "\x92\xb5"
+      "DeadlineExceededError\x81\xa5stage\xa7running";
+  if (slot(key_slot(key)).flags.load(ACQ) & LATE) return {late, sizeof late - 1};
+  return {cancelled, sizeof cancelled - 1};
+}
+
+// What waits for a call that was given up can not run: it fails as waiting for the call does. What
+// is submitted from now on, its submitter tells us of.
+void Memory::end_dependents() {
+  const u32 end = header().chunk_high[0].load() * SLOTS_PER_CHUNK;
+  for (u32 s = 1; s < end; s++) {
+    const u64 c = slot(s).claim.load(SEQ);
+    if (claim_state(c) != HELD) continue;
+    Spec* t = spec(s);
+    const u64 key = make_key(s, claim_gen(c));
+    if (!t || !has_task(key)) continue;
+    const u32 n = t->n_dependencies;
+    for (u32 i = t->next.load(ACQ); i < n; i++) {
+      const u64 e = t->holds()[i].load(ACQ);
+      // It may end while it is read: what was read counts only if the claim is the same.
+      if (slot(s).claim.load(SEQ) != c) break;
+      if (!e || hold_slot(e) >= SLOTS || !is_given_up(hold_slot(e))) continue;
+      fail(key, given_up_record(hold_slot(e)));
+      break;
+    }
+  }
+}
+
 }  // namespace shoal

@@ -231,16 +231,26 @@ static_assert(sizeof(Node) == 32);
 
 struct Event {
   atom<u64> time, what, key;
-  atom<u64> about;  // of EV_TAKE: key of the function, or EV_METHOD | number of the method
-};
+  // EV_SUBMIT: key of the parent. EV_TAKE: key of the function, or `method_event`; so EV_SEAL of
+  // what was failed without being run. EV_NAME, EV_ERROR: eight bytes of text.
+  atom<u64> about;
+};  // what: kind:8 | process:12 at 8 | at 32: of EV_TAKE the attempt, of EV_SEAL the format of the
+    // first return, of a text which eight bytes
 inline constexpr u64 EV_METHOD = 1ull << 63;
+static_assert(SLOTS <= 1u << 22);
+inline u64 method_event(u64 actor, u32 method) {  // both can be told from it
+  return EV_METHOD | actor | u64(method < 1023 ? method : 1023) << 22;
+}
+inline constexpr u32 NOTE_PIECES = 8;  // of a text; what is longer is cut
 enum EventKind : u32 {
   EV_SUBMIT = 1,
   EV_TAKE = 2,
   EV_SEAL = 3,
   EV_PUT = 4,
   EV_FREE = 5,
-  EV_REPAIR = 6
+  EV_REPAIR = 6,
+  EV_NAME = 7,  // of a call that was given a name of its own
+  EV_ERROR = 8  // class of what a task failed with
 };
 
 // ---- blocks ------------------------------------------------------------------------------------

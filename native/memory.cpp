@@ -286,16 +286,38 @@ i64 Memory::open_process(u32 kind) {
 
 // Fixed records in a ring of this process: four stores and a clock, no lock. A reader may see a
 // torn record of a ring that laps it; `time` is written last and checked by the reader.
-void Memory::event(u32 kind, u64 key, u64 about) {
+void Memory::event(u32 kind, u64 key, u64 about, u32 n_of) {
   Proc& r = proc(me);
   u64 n = r.event_seq.load(RLX);
   Event& e = at<Event>(off.events)[u64(me) * EVENTS_PER_PROC + n % EVENTS_PER_PROC];
   e.time.store(0, RLX);
-  e.what.store(u64(kind) | u64(me) << 8, RLX);
+  e.what.store(u64(kind) | u64(me) << 8 | u64(n_of) << 32, RLX);
   e.key.store(key, RLX);
   e.about.store(about, RLX);
   e.time.store(platform::boot_ns(), REL);
   r.event_seq.store(n + 1, REL);
+}
+
+// Text that belongs to a task, as events: each has eight bytes, and their place.
+void Memory::note(u32 kind, u64 key, Bytes text) {
+  const char* p = static_cast<const char*>(text.data);
+  for (u32 i = 0; i < NOTE_PIECES && 8ull * i < text.size; i++) {
+    u64 piece = 0;
+    std::memcpy(&piece, p + 8 * i, std::min<u64>(8, text.size - 8 * i));
+    event(kind, key, piece, i);
+  }
+}
+
+// A task was failed without being run. The class is read where the error is a record: msgpack of
+// [class name, fields].
+void Memory::note_failed(u64 key, u64 about, u8 format, Bytes error) {
+  event(EV_SEAL, key, about, format);
+  const u8* p = static_cast<const u8*>(error.data);
+  if (format != ERROR_RECORD || error.size < 3 || p[0] != 0x92) return;
+  const bool is_short = (p[1] & 0xe0) == 0xa0;
+  if (!is_short && p[1] != 0xd9) return;
+  const u64 from = is_short ? 2 : 3, n = is_short ? p[1] & 31 : p[2];
+  if (from + n <= error.size) note(EV_ERROR, key, {p + from, n});
 }
 
 }  // namespace shoal

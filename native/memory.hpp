@@ -157,7 +157,12 @@ class Memory {
   void begin_fork();
   // Where the mark of process p stands in the file: its completion ring, a place of its own.
   u64 fork_mark(u32 p) { return off.comps + (u64(p) * 8 << COMPLETION_LOG); }
-  void event(u32 kind, u64 key, u64 about = 0);
+  void event(u32 kind, u64 key, u64 about = 0, u32 n = 0);
+  void note(u32 kind, u64 key, Bytes text);
+  void note_failed(u64 key, u64 about, u8 format, Bytes error);
+  static u64 event_of(const Spec& t) {
+    return t.flags & F_ACTOR ? method_event(t.actor, t.method) : t.function;
+  }
   void set_maker(u32 s, u64 task);
   u64 maker(u64 key);
   void ring_daemon() { platform::ring_bell(bell); }
@@ -237,6 +242,18 @@ class Memory {
   bool is_running(u64 key, u32 attempt);
   std::vector<u64> family(u64 root);
   void cancel(u64 key, Bytes held, Bytes queued, bool is_late, std::vector<Attempt>& running);
+  void tell_given_up();
+  void end_dependents();
+  Bytes given_up_record(u64 key);  // what waiting for such a call raises
+  bool is_given_up(u32 s) {
+    Slot& x = slot(s);
+    return (x.flags.load(SEQ) & GIVEN_UP) && (x.state.load(SEQ) & ~WAITERS) != SEALED;
+  }
+  // Whether who waits for it may go on: it has a value, or is a call that was given up.
+  bool is_ready(u64 key) {
+    Slot& x = slot(key_slot(key));
+    return (x.state.load(SEQ) & ~WAITERS) == SEALED || (x.flags.load(SEQ) & GIVEN_UP);
+  }
 
   // ---- pending slots (pending.cpp)
   u32 new_pending(u32 number);  // 0 when there is none
@@ -278,6 +295,7 @@ class Memory {
   void lend(bool blocked);
   bool watch(u64 key, u64 token);
   void drain_completions();
+  void give_node(u32 node);
   void close();
   void let_go(std::vector<std::pair<u64, u64>> keep);  // after close: unmap all but these bytes
   u64 helpable(u32 s);  // the task to run instead of waiting for `s`: its key, or 0
@@ -312,7 +330,7 @@ class Memory {
   };
   std::vector<ObjectRow> list_objects(u64 limit);
   struct EventRow {
-    u64 time, process, kind, key, about;
+    u64 time, process, kind, key, about, n;
   };
   std::vector<EventRow> list_events(u64 limit);
   void seal_error(u32 s, Bytes record);

@@ -218,6 +218,7 @@ bool Memory::fail(u64 key, Bytes record, bool is_worker_dead) {
     if (!t) return false;
     // Once a HELD task says CANCELLED, whoever has its turn may drop its spec and its task bits: so
     // the returns are named and held before the swap.
+    const u64 about = event_of(*t);
     std::vector<u64> returns;
     std::vector<atom<u64>*> holds;
     for (u32 i = 0; i < t->n_returns; i++) returns.push_back(t->returns()[i]);
@@ -238,6 +239,7 @@ bool Memory::fail(u64 key, Bytes record, bool is_worker_dead) {
       seal_error(key_slot(k), record);
       keep_turn = false;
     }
+    note_failed(key, about, ERROR_RECORD, record);
     if (st == HELD) {
       // The result is there now; who has the turn, or pops the node, finds CANCELLED and drops the
       // arguments.

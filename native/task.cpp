@@ -259,7 +259,7 @@ Status Memory::submit(const Call& c, Bytes payload, const std::vector<u32>& depe
     me_.task_op.store(0, REL);
     return Status::Gone;
   }
-  event(EV_SUBMIT, make_key(s, gen));
+  event(EV_SUBMIT, make_key(s, gen), parent);
   if (lane) {  // my own hold on the last unpushed call of the lane, for the next one
     auto* e = ledger_take();
     if (e && hold(s, 1, false, e)) {
@@ -377,7 +377,7 @@ bool Memory::claim(u64 key) {
   if (x.claim.compare_exchange_strong(c, make_claim(claim_gen(c), claim_attempt(c), RUNNING, me),
                                       SEQ)) {
     const Spec* t = spec(key_slot(key));  // RUNNING by me: it stays
-    event(EV_TAKE, key, t->flags & F_ACTOR ? EV_METHOD | t->method : t->function);
+    event(EV_TAKE, key, event_of(*t), claim_attempt(c));
     claimed_place = place;
     return true;
   }
@@ -422,7 +422,7 @@ void Memory::commit(u64 key, u32 place) {
   // RUNNING by me: nobody else writes the claim. Everything written before is visible to whoever
   // sees DONE.
   x.claim.store(make_claim(claim_gen(c), claim_attempt(c), DONE, me), REL);
-  event(EV_SEAL, key);
+  event(EV_SEAL, key, 0, x.kind.load(RLX));
   publish(key, false);
   running_pop(place);
   work_cascade();

@@ -194,7 +194,7 @@ __attribute__((no_sanitize("thread"))) u64 Memory::helpable(u32 s) {
 // sealed already.
 bool Memory::watch(u64 key, u64 tok) {
   Slot& x = slot(key_slot(key));
-  if ((x.state.load(SEQ) & ~WAITERS) == SEALED || !is_live(key)) return false;
+  if (is_ready(key) || !is_live(key)) return false;
   auto it = watched.find(key);
   if (it != watched.end()) {
     if (tok) it->second.token = tok;
@@ -224,20 +224,30 @@ bool Memory::watch(u64 key, u64 tok) {
   return true;
 }
 
+// Mine again, if whoever sealed the slot has popped it; it is given back once.
+void Memory::give_node(u32 node) {
+  u32 fired = 2;
+  if (at<Node>(off.nodes)[node].state.compare_exchange_strong(fired, 0, SEQ))
+    free_nodes.push_back(node);
+}
+
 void Memory::drain_completions() {
   auto* nodes = at<Node>(off.nodes);
   auto done = [&](u64 key) {
     auto it = watched.find(key);
-    if (it == watched.end() || (slot(key_slot(key)).state.load(ACQ) & ~WAITERS) == PENDING) {
-      if (it == watched.end() || is_live(key)) return;
-    }
+    if (it == watched.end() || (is_live(key) && !is_ready(key))) return;
     if (it->second.token) ready.push_back(it->second.token);
-    if (nodes[it->second.node].state.load(ACQ) == 2) free_nodes.push_back(it->second.node);
+    give_node(it->second.node);
     watched.erase(it);
   };
   RingView r = completions(me);
   u32 v;
-  while (r.pop(v)) done(nodes[v - 1].key.load(RLX));
+  while (r.pop(v)) {
+    done(nodes[v - 1].key.load(RLX));
+    // Of a call that was given up before it ended: nobody has watched it any more.
+    auto it = watched.find(nodes[v - 1].key.load(RLX));
+    if (it == watched.end() || it->second.node != v - 1) give_node(v - 1);
+  }
   if (proc(me).rescan.exchange(0)) {
     std::vector<u64> keys;
     for (auto& w : watched) keys.push_back(w.first);

@@ -49,6 +49,8 @@ QUEUE_CLASS: int
 QUEUE_ACTOR: int
 
 EVENT_METHOD: int
+EVENT_NAME: int
+EVENT_ERROR: int
 """Bit of an event's ``about``: the rest is the number of an actor's method."""
 
 WORKER_EXIT: int
@@ -523,11 +525,18 @@ class Memory:
     def is_running(self, key: int, attempt: int) -> bool:
         """Whether this very attempt runs."""
     def list_tasks(self, limit: int) -> list[tuple[int, int, int, int, int, int, int, int]]:
-        """(key, claim state 1 HELD 2 QUEUED 3 RUNNING, attempt, worker index, function key, queue,
-        job, parent key)."""
+        """(key, claim state 1 HELD 2 QUEUED 3 RUNNING, attempt, worker index, ``about`` as of a
+        take, queue, job, parent key)."""
     def list_objects(self, limit: int) -> list[tuple[int, int, int, int, int, int]]:
         """(key, format or 0 while pending, size in bytes, refs, pins, owner index or -1)."""
-    def list_events(self, limit: int) -> list[tuple[int, int, int, int, int]]:
-        """(time in ns of CLOCK_BOOTTIME, process index, kind, key, about), oldest first.
+    def note(self, key: int, kind: int, text: str) -> None:
+        """Leave up to 64 bytes of text about a task among the events: EVENT_NAME, of its call, or
+        EVENT_ERROR, the class of its error."""
+    def list_events(self, limit: int) -> list[tuple[int, int, int, int, int, int]]:
+        """(time in ns of CLOCK_BOOTTIME, process index, kind, key, about, number), oldest first.
 
-        ``about`` of a take: key of the function, or EVENT_METHOD | number of the method."""
+        ``about`` of a take: key of the function, or EVENT_METHOD | key of the actor | number of the
+        method << 22 (1,023: some larger one), and ``number`` is its attempt. Of a submit: key of
+        the parent. Of a seal: the same as of a take if it was failed without being run, else 0, and
+        ``number`` is the format of its first return. Of a note: eight bytes of text, and ``number``
+        is their place."""

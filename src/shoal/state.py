@@ -21,7 +21,7 @@ import msgspec
 
 from shoal import _native, errors
 from shoal._base import typed_ids
-from shoal._runtime import cluster, metric_files
+from shoal._runtime import cluster, history, metric_files
 from shoal._runtime import session as sessions
 
 T = TypeVar("T", bound=msgspec.Struct)
@@ -121,18 +121,33 @@ class Function(msgspec.Struct, frozen=True):
 
 
 class Task(msgspec.Struct, frozen=True):
-    """A task that has not ended."""
+    """A task, or a call of an actor; also one of the last that have ended."""
 
     task_id: str
     name: str
+    """What its call was named, else ``function``."""
+    function: str
+    """Name of the function, or ``Class.method``."""
     state: str
-    """HELD (waits for arguments), QUEUED or RUNNING."""
+    """HELD (waits for arguments), QUEUED, RUNNING, FINISHED or FAILED."""
     attempt: int
     worker: int
+    """Index of the process that runs it, or ran it last; -1 for none."""
     job: int
+    """0: not known any more."""
     queue: int
+    """0 of what has ended."""
     parent: str
     """Id of the task that submitted it, "" for the driver's."""
+    actor_id: str = ""
+    """Of a call: whose it is."""
+    error: str = ""
+    """Class of what it failed with, or of what ended it; "" if that is not known any more."""
+    submitted_s: float | None = None
+    """Since boot (CLOCK_BOOTTIME), as all times here; None: not known any more."""
+    started_s: float | None = None
+    """When its last attempt began."""
+    ended_s: float | None = None
 
 
 class Object(msgspec.Struct, frozen=True):
@@ -157,7 +172,7 @@ class Event(msgspec.Struct, frozen=True):
     kind: str
     id: str
     name: str = ""
-    """Of ``taken``: the function, or ``method N`` of the actor that lives in that process."""
+    """Of ``taken``: the function, or ``Class.method``."""
 
 
 class Metric(msgspec.Struct, frozen=True):
@@ -179,7 +194,17 @@ class Metric(msgspec.Struct, frozen=True):
 
 
 _TASK_STATES = {1: "HELD", 2: "QUEUED", 3: "RUNNING"}
-_EVENTS = {1: "submitted", 2: "taken", 3: "sealed", 4: "put", 5: "freed", 6: "repaired"}
+_ENDED = frozenset({"FINISHED", "FAILED"})
+_EVENTS = {
+    1: "submitted",
+    2: "taken",
+    3: "sealed",
+    4: "put",
+    5: "freed",
+    6: "repaired",
+    7: "named",
+    8: "failed",
+}
 
 
 def nodes(*, limit: int = DEFAULT_LIMIT, **filters: Any) -> list[Node]:
@@ -261,27 +286,74 @@ def actors(*, limit: int = DEFAULT_LIMIT, **filters: Any) -> list[Actor]:
 
 
 def tasks(*, limit: int = DEFAULT_LIMIT, **filters: Any) -> list[Task]:
-    """Return the tasks and calls that have not ended.
+    """Return the tasks and calls that have not ended, and then the last ones that have.
+
+    What has ended is read from the events of all processes: each remembers its last 4,096, which
+    are about a thousand tasks.
 
     Example:
-        >>> shoal.state.tasks(state="RUNNING")
-        []
+        >>> shoal.get(shoal.remote(len).options(name="count").remote("four"))
+        4
+        >>> task = shoal.state.tasks(name="count")[0]
+        >>> task.state, task.function, task.error
+        ('FINISHED', 'len', '')
     """
-    names = {function.key: function.name for function in functions()}
-    rows = (
-        Task(
-            task_id=_id(key),
-            name=names.get(function, "") or "call",
-            state=_TASK_STATES.get(state, str(state)),
-            attempt=attempt,
-            worker=worker,
-            job=job,
-            queue=queue,
-            parent=_id(parent) if parent else "",
-        )
-        for key, state, attempt, worker, function, queue, job, parent in _memory().list_tasks(limit)
-    )
+    told = history.read(_memory().list_events(history.ALL))
+    names = history.Names()
+    rows: list[Task] = []
+    if filters.get("state") not in _ENDED:
+        most = limit if not filters else history.ALL
+        rows += [_unended(row, told, names) for row in _memory().list_tasks(most)]
+    if len(rows) < limit or filters:
+        living = {row.task_id for row in rows}
+        over = (_ended(task, names) for task in history.ended(told))
+        rows += [row for row in over if row.task_id not in living]
     return _chosen(rows, Task, limit, filters)
+
+
+def _unended(row: tuple[int, ...], told: Mapping[int, history.Told], names: history.Names) -> Task:
+    key, state, attempt, worker, about, queue, job, parent = row
+    known = told.get(key) or history.Told(key)
+    function = names.of(about)
+    is_running = _TASK_STATES.get(state) == "RUNNING"
+    return Task(
+        task_id=_id(key),
+        name=known.name or function,
+        function=function,
+        state=_TASK_STATES.get(state, str(state)),
+        attempt=attempt,
+        worker=worker if is_running else -1,
+        job=job,
+        queue=queue,
+        parent=_id(parent) if parent else "",
+        actor_id=names.actor(about).get("actor_id", ""),
+        submitted_s=_seconds(known.submitted_ns),
+        started_s=_seconds(known.taken_ns) if is_running else None,
+    )
+
+
+def _ended(task: history.Told, names: history.Names) -> Task:
+    function = names.of(task.about)
+    return Task(
+        task_id=_id(task.key),
+        name=task.name or function,
+        function=function,
+        state="FAILED" if task.is_failed or task.error else "FINISHED",
+        attempt=task.attempt,
+        worker=task.worker,
+        job=names.job(task.about),
+        queue=0,
+        parent=_id(task.parent) if task.parent else "",
+        actor_id=names.actor(task.about).get("actor_id", ""),
+        error=task.error,
+        submitted_s=_seconds(task.submitted_ns),
+        started_s=_seconds(task.taken_ns),
+        ended_s=_seconds(task.sealed_ns),
+    )
+
+
+def _seconds(ns: int) -> float | None:
+    return ns / 1e9 if ns else None
 
 
 def objects(*, limit: int = DEFAULT_LIMIT, **filters: Any) -> list[Object]:
@@ -315,16 +387,16 @@ def events(*, limit: int = DEFAULT_LIMIT, **filters: Any) -> list[Event]:
         >>> shoal.state.events(id=ref.hex())[0].kind
         'put'
     """
-    names = {function.key: function.name for function in functions()}
+    names = history.Names()
     rows = (
         Event(
             time_s=ns / 1e9,
             process=process,
             kind=_EVENTS.get(kind, str(kind)),
             id=_id(key),
-            name=_event_name(about, names),
+            name=names.of(about) if kind == history.TAKEN else "",
         )
-        for ns, process, kind, key, about in _memory().list_events(limit)
+        for ns, process, kind, key, about, _ in _memory().list_events(limit)
     )
     return _chosen(rows, Event, limit, filters)
 
@@ -359,12 +431,6 @@ def _metric(row: metric_files.Reading) -> Metric:
         pid=row.pid,
         description=what.description,
     )
-
-
-def _event_name(about: int, names: Mapping[int, str]) -> str:
-    if about & _native.EVENT_METHOD:
-        return f"method {about & ~_native.EVENT_METHOD}"
-    return names.get(about, "") if about else ""
 
 
 def _id(key: int) -> str:

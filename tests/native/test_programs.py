@@ -52,7 +52,7 @@ NOT_KILLED = {
     **dict.fromkeys(
         (
             "adopt", "audit", "back", "cancel", "close_process", "family",
-            "collapse", "count_extents", "create",
+            "collapse", "count_extents", "create", "tell_given_up", "end_dependents",
             "end_children", "end_job", "fail", "fail_queued", "finish_alloc", "finish_freeing",
             "finish_op", "finish_task_op", "free_queue", "handles", "kill_queue", "list_events",
             "list_objects", "list_tasks", "new_queue", "open_process", "populate", "refill",
@@ -65,7 +65,12 @@ NOT_KILLED = {
         ("header", "slot", "proc", "queue", "at", "is_live", "ring_daemon", "running_of"),
         "inline: counted where they are used",
     ),
-    **dict.fromkeys(("stages", "is_running"), "a question: nothing is written"),
+    **dict.fromkeys(
+        ("stages", "is_running", "is_ready", "is_given_up", "given_up_record", "event_of"),
+        "a question: nothing is written",
+    ),
+    **dict.fromkeys(("note", "note_failed"), "events, which nobody repairs: see `event`"),
+    "give_node": "private to the process: a word that says whose a node of its own chunk is",
     "block_bytes": "a question, asked by tests only",
     "fork_mark": "a number, from an index",
     "maker": "a question, which changes nothing",

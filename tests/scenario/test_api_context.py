@@ -73,6 +73,10 @@ def test_a_driver() -> None:
     assert here.get_runtime_env_string() == "{}" and here.get_placement_group_id() is None
     assert here.get_node_labels() == shoal.nodes()[0]["Labels"]
     assert here.get()["job_id"] == seen["job"] and "task_id" not in here.get()
+    assert here.current_placement_group_id.is_nil() and here.get_resource_ids() == {"GPU": []}
+    assert not here.should_capture_child_tasks_in_placement_group
+    assert here.get_session_name() == f"session-{here.session}"
+    assert os.path.isdir(os.path.join(here.get_temp_dir(), here.get_session_name()))
     with pytest.raises(errors.UsageError):
         print(here.current_actor)
 

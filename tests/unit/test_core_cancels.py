@@ -138,6 +138,14 @@ def test_deadlines_of_tasks_that_ended_in_time_are_forgotten() -> None:
     assert all(key in timed for key in living), "those that live are still watched"
 
 
+def test_what_waits_for_a_call_that_was_given_up_is_cancelled() -> None:
+    node = busy_node()
+    (command,) = node.ask(WORKER, m.ArgumentGivenUp(KEY))
+    assert isinstance(command, do.CancelTasks) and not command.is_recursive
+    assert records.unpack(command.held)[0] == "TaskCancelledError"
+    assert found(node, command) == []
+
+
 def test_a_deadline_says_where_the_time_went() -> None:
     node = busy_node()
     node.ask(DRIVER, m.WatchDeadline(KEY, 2.0))

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from shoal._runtime.timeline import Row, Slice, lanes_of, slices_of
+from shoal._runtime.history import Row
+from shoal._runtime.timeline import Slice, lanes_of, slices_of
 
 SUBMITTED, TAKEN, SEALED = 1, 2, 3
 
 
 def taken(ns: int, process: int, key: int) -> Row:
-    return ns, process, TAKEN, key, 0
+    return ns, process, TAKEN, key, 0, 1
 
 
 def sealed(ns: int, process: int, key: int) -> Row:
-    return ns, process, SEALED, key, 0
+    return ns, process, SEALED, key, 0, 0
 
 
 def test_a_slice_lasts_from_taken_to_sealed() -> None:
-    rows = [(1, 9, SUBMITTED, 7, 0), taken(5, 2, 7), sealed(8, 2, 7)]
+    rows = [(1, 9, SUBMITTED, 7, 0, 0), taken(5, 2, 7), sealed(8, 2, 7)]
     assert list(slices_of(rows, {2}, 100)) == [Slice(5, 8, 2, 7, 0, False)]
 
 

@@ -212,6 +212,7 @@ class Actor:
             "restarts": self.restarts,
             "detached": self.spec.detached,
             "cause": self.cause,
+            "key": self.spec.arguments,
         }
 
 

@@ -41,6 +41,7 @@ _REQUESTS: dict[type, Callable[[NodeTables, float, seen.Requested, Any], Command
     m.RetryTask: reactions_workers.on_retry_task,
     m.CancelTask: reactions_cancels.on_cancel_task,
     m.WatchDeadline: reactions_cancels.on_watch_deadline,
+    m.ArgumentGivenUp: reactions_cancels.on_argument_given_up,
     m.WorkerLeaves: reactions_cancels.on_worker_leaves,
     m.CreateActor: reactions_actors.on_create_actor,
     m.GetActor: reactions_actors.on_get_actor,
@@ -71,6 +72,7 @@ _NO_WORK = frozenset(
     {
         m.CancelTask,
         m.WatchDeadline,
+        m.ArgumentGivenUp,
         m.AcquireLock,
         m.ReleaseLock,
         m.IsLocked,

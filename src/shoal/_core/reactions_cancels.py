@@ -12,6 +12,7 @@ from shoal._core.tables import NodeTables
 from shoal._proto import messages as m
 
 DROPPED = "nobody has its generator any more"
+GIVEN_UP = "a call that it waits for was cancelled"
 
 
 def on_cancel_task(t: NodeTables, now: float, event: Requested, body: m.CancelTask) -> Commands:
@@ -73,6 +74,13 @@ def on_watch_deadline(
     """Nobody waits for an answer."""
     keys = t.cancels.watch(body.key, now + max(0.0, body.left_s))
     return [do.SiftTasks(keys)] if keys else []
+
+
+def on_argument_given_up(
+    t: NodeTables, now: float, event: Requested, body: m.ArgumentGivenUp
+) -> Commands:
+    """It waits for a call that was cancelled and runs on: nobody waits for an answer."""
+    return _cancel(t, body.key, is_recursive=False, is_forced=False, reason=GIVEN_UP)
 
 
 def on_tasks_sifted(t: NodeTables, now: float, event: TasksSifted) -> Commands:

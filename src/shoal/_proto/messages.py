@@ -259,6 +259,12 @@ class WatchDeadline(Message, frozen=True):
     left_s: float
 
 
+class ArgumentGivenUp(Message, frozen=True):
+    """A task was submitted that waits for a call that was cancelled and runs on; not answered."""
+
+    key: int
+
+
 class WorkerLeaves(Message, frozen=True):
     """A worker ends after its present task, as its function's ``max_calls`` says."""
 
@@ -488,6 +494,7 @@ Body = Union[
     RetryDecision,
     CancelTask,
     WatchDeadline,
+    ArgumentGivenUp,
     WorkerLeaves,
     CancelAttempt,
     CreateActor,

@@ -176,6 +176,14 @@ class RuntimeContext(_Ids):
         """Id of the session."""
         return sessions.current().id
 
+    def get_session_name(self) -> str:
+        """Name of the session: ``session-`` and its id, as its directory is called."""
+        return os.path.basename(sessions.current().directory)
+
+    def get_temp_dir(self) -> str:
+        """Where sessions have their directories: ``SHOAL_DIR``, or one of the user's own."""
+        return os.path.dirname(sessions.current().directory)
+
     @property
     def gcs_address(self) -> str:
         """Directory of the session; there is no TCP address on one machine."""
@@ -210,6 +218,18 @@ class RuntimeContext(_Ids):
         """Id of the placement group that this runs in, None elsewhere."""
         return process.group.id.hex() if process.group is not None else None
 
+    @property
+    def current_placement_group_id(self) -> typed_ids.PlacementGroupID:
+        """``get_placement_group_id`` as a value; nil outside groups."""
+        if process.group is None:
+            return typed_ids.PlacementGroupID.nil()
+        return typed_ids.PlacementGroupID.from_hex(process.group.id.hex())
+
+    @property
+    def should_capture_child_tasks_in_placement_group(self) -> bool:
+        """Whether what this submits goes into its placement group too, if it names no other."""
+        return process.group is not None and process.captures
+
     def get_assigned_resources(self) -> dict[str, float]:
         """What the running task, or the actor, was granted; {} in a driver."""
         row = _queue_row()
@@ -219,6 +239,10 @@ class RuntimeContext(_Ids):
     def get_accelerator_ids(self) -> dict[str, list[str]]:
         """Ids of the granted accelerators by kind."""
         return {"GPU": list(process.gpu_ids)}
+
+    def get_resource_ids(self) -> dict[str, list[str]]:
+        """The former name of ``get_accelerator_ids``."""
+        return self.get_accelerator_ids()
 
     def get(self) -> dict[str, Any]:
         """Everything known, as a dict."""

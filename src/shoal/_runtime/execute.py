@@ -28,7 +28,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from shoal import _native, errors
-from shoal._base import typed_ids
+from shoal._base import records, typed_ids
 from shoal._proto import messages
 from shoal._runtime import arguments, checkpoints, context, functions, serialize, streams
 from shoal._runtime.actor_method import BUILTIN_METHODS, CALL, READY, TERMINATE
@@ -263,6 +263,7 @@ class Executor:
                 task.forget()
                 return
         failure = describe(task, error, self._session)
+        self._memory.note(task.key, _native.EVENT_ERROR, type(failure.cause or error).__name__)
         if task.n_returns == 0:
             print(f"{failure}\n{failure.remote_traceback}", file=sys.stderr, flush=True)
         pickled = serialize.pack_error(self._memory, failure)
@@ -288,8 +289,8 @@ class Executor:
     def _write_record(self, task: _native.Task, error: errors.ShoalError) -> None:
         self._write_packed(task, errors.to_record(error))
 
-    @staticmethod
-    def _write_packed(task: _native.Task, record: bytes) -> None:
+    def _write_packed(self, task: _native.Task, record: bytes) -> None:
+        self._memory.note(task.key, _native.EVENT_ERROR, records.unpack(record)[0])
         for index in range(task.n_returns):
             task.write(index, _native.FORMAT_ERROR_RECORD, record, (), ())
         task.commit()

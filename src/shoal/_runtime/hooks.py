@@ -70,8 +70,12 @@ def _about(ref: ObjectRef, what: str) -> Any:
 
 
 def _timed(key: int, left_s: float) -> None:
-    """A task with a deadline was submitted (its own, or its parent's): the daemon watches it."""
-    sessions.current().connection.tell(messages.WatchDeadline(key, left_s))
+    """A task with a deadline was submitted (its own, or its parent's): the daemon watches it.
+
+    Or one that waits for a call that was cancelled and runs on: then nothing is left.
+    """
+    news = messages.WatchDeadline(key, left_s) if left_s >= 0 else messages.ArgumentGivenUp(key)
+    sessions.current().connection.tell(news)
 
 
 def _escaped(ref: ObjectRef) -> Any:

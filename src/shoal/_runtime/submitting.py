@@ -48,7 +48,7 @@ class Submitting:
         if self._n_returns() == streams.STREAMING:
             submit = streams.submitter(session.memory)
         if name:
-            submit = _naming(submit, name)
+            submit = _naming(submit, name, session.memory)
         self._submit = call_sites.recorded_if_asked(submit)
         self._template = template
         session.on_end(self)
@@ -120,10 +120,16 @@ class Submitting:
             raise sessions.translate(error, self._memory) from None
 
 
-def _naming(submit: Callable[..., Any], name: str) -> Callable[..., Any]:
+def _naming(submit: Callable[..., Any], name: str, memory: _native.Memory) -> Callable[..., Any]:
     """``submit`` for calls that have a name of their own: it travels before their arguments."""
 
     def submit_named(template: Any, payload: bytes | None, *refs: Any) -> Any:
-        return submit(template, arguments.named(payload, name), *refs)
+        made = submit(template, arguments.named(payload, name), *refs)
+        first = made[0] if type(made) is list else made
+        if isinstance(first, streams.ObjectRefGenerator):
+            first = first.completed()
+        if first is not None:
+            memory.note(first.key, _native.EVENT_NAME, name)
+        return made
 
     return submit_named

@@ -14,26 +14,14 @@ import json
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
-import msgspec
-
-from shoal import _native, errors
+from shoal import _native
 from shoal._base import clock, typed_ids
-from shoal._proto import messages
-from shoal._runtime import cluster
+from shoal._runtime import cluster, history
 from shoal._runtime import session as sessions
-from shoal._runtime.actor_method import MethodRow
 
-ALL_EVENTS = 1 << 24
 ROWS_PER_PROCESS = 1000
 NODE = 1
 """The node's number in the file. 0 means an idle machine to tools that read kernel traces."""
-
-_SUBMITTED, _TAKEN, _SEALED = 1, 2, 3
-
-Row = tuple[int, int, int, int, int]
-"""(ns, process, kind, key, about), see ``Memory.list_events``."""
-
-_rows_decoder = msgspec.msgpack.Decoder(tuple[MethodRow, ...])
 
 
 class Slice(NamedTuple):
@@ -59,13 +47,13 @@ def timeline(filename: str | None = None) -> list[dict[str, Any]] | None:
         True
     """
     session = sessions.current()
-    rows = session.memory.list_events(ALL_EVENTS)
+    rows = session.memory.list_events(history.ALL)
     living = {row["worker"] for row in cluster.table("workers")}
     slices = slices_of(rows, living, clock.now_ns())
-    submitted = {row[3]: row for row in rows if row[2] == _SUBMITTED}
+    submitted = {row[3]: row for row in rows if row[2] == history.SUBMITTED}
     placed = list(lanes_of(slices))
     events = list(_labels({(piece.process, lane) for piece, lane in placed}))
-    names = _Names()
+    names = history.Names()
     for piece, lane in placed:
         told: dict[str, Any] = {"task_id": typed_ids.object_id(session.node_id, piece.key)}
         if piece.key in submitted:
@@ -78,7 +66,7 @@ def timeline(filename: str | None = None) -> list[dict[str, Any]] | None:
             {
                 "ph": "X",
                 "cat": "call" if piece.about & _native.EVENT_METHOD else "task",
-                "name": names.of(piece),
+                "name": names.of(piece.about),
                 "pid": NODE,
                 "tid": piece.process * ROWS_PER_PROCESS + lane,
                 "ts": piece.begin_ns / 1e3,
@@ -93,24 +81,24 @@ def timeline(filename: str | None = None) -> list[dict[str, Any]] | None:
     return None
 
 
-def slices_of(rows: Iterable[Row], living: set[int], now_ns: int) -> Iterator[Slice]:
+def slices_of(rows: Iterable[history.Row], living: set[int], now_ns: int) -> Iterator[Slice]:
     """Pair *taken* with *sealed*; an attempt that was given back ends where the next one begins.
 
     One that nobody sealed runs still, if its process is ``living``, or ended with it.
     """
-    open_: dict[int, Row] = {}
+    open_: dict[int, history.Row] = {}
     last: dict[int, int] = {}
     for row in rows:
-        ns, process, kind, key, _ = row
+        ns, process, kind, key, _, _ = row
         last[process] = ns
-        if kind not in (_TAKEN, _SEALED):
+        if kind not in (history.TAKEN, history.SEALED):
             continue
         began = open_.pop(key, None)
         if began is not None:
             yield Slice(began[0], ns, began[1], key, began[4], False)
-        if kind == _TAKEN:
+        if kind == history.TAKEN:
             open_[key] = row
-    for ns, process, _, key, about in open_.values():
+    for ns, process, _, key, about, _ in open_.values():
         lives = process in living
         yield Slice(ns, max(now_ns, ns) if lives else last[process], process, key, about, lives)
 
@@ -155,34 +143,3 @@ def _labels(rows: set[tuple[int, int]]) -> Iterator[dict[str, Any]]:
             "tid": index * ROWS_PER_PROCESS + lane,
             "args": {"name": f"{text}, {lane + 1}" if lane else text},
         }
-
-
-class _Names:
-    """Names of functions by key, of methods by the actor that lives in a process."""
-
-    def __init__(self) -> None:
-        self._functions = {row["key"]: row["name"] for row in cluster.table("functions")}
-        self._actors = {row["worker"]: row["actor_id"] for row in cluster.table("workers")}
-        self._methods: dict[str, list[str]] = {}
-
-    def of(self, piece: Slice) -> str:
-        if not piece.about & _native.EVENT_METHOD:
-            return str(self._functions.get(piece.about, "task"))
-        number = piece.about & ~_native.EVENT_METHOD
-        actor_id = self._actors.get(piece.process) or ""
-        if actor_id not in self._methods:
-            self._methods[actor_id] = _methods_of(actor_id)
-        names = self._methods[actor_id]
-        return names[number] if number < len(names) else f"method {number}"
-
-
-def _methods_of(actor_id: str) -> list[str]:
-    if not actor_id:
-        return []
-    try:
-        body = messages.DescribeActor(actor_id)
-        info = sessions.current().request(body, messages.ActorInfo)
-    except errors.ActorNotFoundError:  # it has gone since
-        return []
-    class_name = info.spec.class_name
-    return [f"{class_name}.{row.name}" for row in _rows_decoder.decode(info.spec.methods)]

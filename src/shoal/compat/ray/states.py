@@ -1,17 +1,18 @@
 """``ray.util.state``: the tables of ``shoal.state``, as rows with the fields that people read.
 
 A row is a dict whose fields are attributes too, as Ray's are. Fields that Ray has and that nothing
-here knows are None. Tasks that have ended are in no table: ``list_tasks`` has those that have not.
+here knows are None. Of tasks that have ended, the last thousand or so of each process are there.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import shoal
 from shoal import errors, state
+from shoal._base import clock
 from shoal.compat.ray.api import get_node_ip_address
 
 Filter = tuple[str, str, Any]
@@ -83,20 +84,46 @@ def _actor(row: state.Actor) -> Row:
     )
 
 
+_STATES = {"HELD": "PENDING_ARGS_AVAIL", "QUEUED": "PENDING_NODE_ASSIGNMENT"}
+_ERRORS = {
+    "TaskCancelledError": "TASK_CANCELLED",
+    "WorkerCrashedError": "WORKER_DIED",
+    "OutOfMemoryError": "OUT_OF_MEMORY",
+    "ActorDiedError": "ACTOR_DIED",
+    "RuntimeEnvSetupError": "RUNTIME_ENV_SETUP_FAILED",
+    "TaskUnschedulableError": "TASK_UNSCHEDULABLE_ERROR",
+}
+"""What Ray calls a failure that is no exception of the task."""
+
+
 def _task(row: state.Task) -> Row:
-    states = {"HELD": "PENDING_ARGS_AVAIL", "QUEUED": "PENDING_NODE_ASSIGNMENT"}
+    failed = _ERRORS.get(row.error, "TASK_EXECUTION_EXCEPTION") if row.state == "FAILED" else None
     return Row(
         task_id=row.task_id,
-        attempt_number=row.attempt - 1,
+        attempt_number=max(0, row.attempt - 1),
         name=row.name,
-        func_or_class_name=row.name,
-        state=states.get(row.state, row.state),
+        state=_STATES.get(row.state, row.state),
         job_id=_job_id(row.job),
+        actor_id=row.actor_id or None,
+        type="ACTOR_TASK" if row.actor_id else "NORMAL_TASK",
+        func_or_class_name=row.function,
         parent_task_id=row.parent or None,
         node_id=_node_id(),
         worker_id=str(row.worker),
+        error_type=failed,
+        error_message=row.error or None,
         language="PYTHON",
+        creation_time_ms=_epoch_ms(row.submitted_s),
+        start_time_ms=_epoch_ms(row.started_s),
+        end_time_ms=_epoch_ms(row.ended_s),
     )
+
+
+def _epoch_ms(boot_s: float | None) -> int | None:
+    """The moment ``boot_s`` after boot as Ray tells times."""
+    if boot_s is None:
+        return None
+    return round((boot_s + clock.wall() - clock.now()) * 1000)
 
 
 def _node(row: state.Node) -> Row:
@@ -159,12 +186,14 @@ def _table(
         address: str | None = None,
         filters: Sequence[Filter] | None = None,
         limit: int = 100,
-        **_ignored: Any,
+        timeout: int = 30,
+        detail: bool = False,
+        raise_on_missing_output: bool = True,
+        _explain: bool = False,
     ) -> list[Row]:
         """Rows that pass all filters ``(field, "=" or "!=", value)``, at most ``limit``.
 
-        ``timeout``, ``detail`` and the like are taken and mean nothing: the answer is always whole
-        and at once.
+        The other arguments mean nothing: the answer is always whole and at once.
         """
         return _chosen(map(row, read()), filters, limit)
 
@@ -180,59 +209,117 @@ list_tasks = _table(state.tasks, _task)
 list_workers = _table(state.workers, _worker)
 
 
-def get_actor(id: str, address: str | None = None, **_ignored: Any) -> Row | None:
+def get_actor(
+    id: str, address: str | None = None, timeout: int = 30, _explain: bool = False
+) -> Row | None:
     """The row of one actor, None if there is none."""
     return _only(map(_actor, state.actors()), "actor_id", id)
 
 
-def get_job(id: str, address: str | None = None, **_ignored: Any) -> Row | None:
+def get_job(
+    id: str, address: str | None = None, timeout: int = 30, _explain: bool = False
+) -> Row | None:
     """The row of one job, None if there is none."""
     return _only(map(_job, state.jobs()), "job_id", id)
 
 
-def get_node(id: str, address: str | None = None, **_ignored: Any) -> Row | None:
+def get_node(
+    id: str, address: str | None = None, timeout: int = 30, _explain: bool = False
+) -> Row | None:
     """The row of one node, None if there is none."""
     return _only(map(_node, state.nodes()), "node_id", id)
 
 
-def get_placement_group(id: str, address: str | None = None, **_ignored: Any) -> Row | None:
+def get_placement_group(
+    id: str, address: str | None = None, timeout: int = 30, _explain: bool = False
+) -> Row | None:
     """The row of one placement group, None if there is none."""
     return _only(map(_group, state.groups()), "placement_group_id", id)
 
 
-def get_task(id: str, address: str | None = None, **_ignored: Any) -> Row | None:
-    """The row of one task that has not ended, None if there is none."""
+def get_task(
+    id: str, address: str | None = None, timeout: int = 30, _explain: bool = False
+) -> Row | None:
+    """The row of one task, None if there is none, or it ended too long ago."""
     return _only(map(_task, state.tasks()), "task_id", id)
 
 
-def get_worker(id: str, address: str | None = None, **_ignored: Any) -> Row | None:
+def get_worker(
+    id: str, address: str | None = None, timeout: int = 30, _explain: bool = False
+) -> Row | None:
     """The row of one worker, None if there is none."""
     return _only(map(_worker, state.workers()), "worker_id", id)
 
 
-def _summary(rows: Iterable[Row], by: str) -> dict[str, Any]:
-    counts: dict[str, Counter[str]] = {}
+def _summary(rows: Iterable[Row], by: str, title: str, fields: Sequence[str]) -> dict[str, Any]:
+    """How many rows there are in which state, by what ``by`` says of them."""
+    counts: dict[str, dict[str, Any]] = {}
     for row in rows:
-        counts.setdefault(row[by], Counter())[row["state"]] += 1
-    summary: Mapping[str, Any] = {
-        name: {by: name, "state_counts": dict(states)} for name, states in counts.items()
-    }
-    return {"cluster": {"summary": dict(summary)}}
+        told = counts.setdefault(
+            row[by], {title: row[by], **{name: row[name] for name in fields}, "state_counts": {}}
+        )
+        states = told["state_counts"]
+        states[row["state"]] = states.get(row["state"], 0) + 1
+    return {"summary": counts}
 
 
-def summarize_actors(address: str | None = None, **_ignored: Any) -> dict[str, Any]:
+def summarize_actors(
+    address: str | None = None,
+    timeout: int = 30,
+    raise_on_missing_output: bool = True,
+    _explain: bool = False,
+) -> dict[str, Any]:
     """How many actors of each class are in which state."""
-    return _summary(map(_actor, state.actors()), "class_name")
+    rows = list(map(_actor, state.actors()))
+    summary = _summary(rows, "class_name", "class_name", ())
+    return {"cluster": {**summary, "total_actors": len(rows), "summary_by": "class"}}
 
 
-def summarize_tasks(address: str | None = None, **_ignored: Any) -> dict[str, Any]:
-    """How many tasks of each function are in which state."""
-    return _summary(map(_task, state.tasks()), "func_or_class_name")
+def summarize_tasks(
+    address: str | None = None,
+    timeout: int = 30,
+    raise_on_missing_output: bool = True,
+    _explain: bool = False,
+) -> dict[str, Any]:
+    """How many tasks and calls of each name are in which state."""
+    rows = list(map(_task, state.tasks()))
+    kinds = Counter(row["type"] for row in rows)
+    summary = _summary(rows, "name", "func_or_class_name", ("type",))
+    totals = {
+        "total_tasks": kinds["NORMAL_TASK"],
+        "total_actor_tasks": kinds["ACTOR_TASK"],
+        "total_actor_scheduled": len(state.actors()),
+    }
+    return {"cluster": {**summary, **totals, "summary_by": "func_name"}}
 
 
-def summarize_objects(address: str | None = None, **_ignored: Any) -> dict[str, Any]:
-    """How many values there are in each state, and how many bytes they have."""
+def summarize_objects(
+    address: str | None = None,
+    timeout: int = 30,
+    raise_on_missing_output: bool = True,
+    _explain: bool = False,
+) -> dict[str, Any]:
+    """How many values there are in each state, and how many bytes they have.
+
+    Ray groups them by the line that made them; here they are one group, as they are in Ray where
+    call sites are not recorded.
+    """
     rows = state.objects()
     counts = Counter("PENDING" if row.state == "PENDING" else "FINISHED" for row in rows)
-    total = sum(row.size_bytes for row in rows)
-    return {"cluster": {"total_objects": len(rows), "total_size_bytes": total, **counts}}
+    total_mb = sum(row.size_bytes for row in rows) / 2**20
+    group = {
+        "total_objects": len(rows),
+        "total_size_mb": total_mb,
+        "total_num_workers": len({row.owner for row in rows}),
+        "total_num_nodes": 1,
+        "task_state_counts": dict(counts),
+    }
+    return {
+        "cluster": {
+            "summary": {"disabled": group},
+            "total_objects": len(rows),
+            "total_size_mb": total_mb,
+            "callsite_enabled": False,
+            "summary_by": "callsite",
+        }
+    }

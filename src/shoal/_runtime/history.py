@@ -1,0 +1,140 @@
+"""What tasks have left behind: the events of all processes, read as tasks that have ended.
+
+Every process writes small events into a ring of its own in node memory, always (4,096 of them, a
+plain task leaves four). Nobody keeps a table of ended tasks: whoever asks reads the rings, so the
+history costs nothing while nobody does, is bounded, and begins where the rings do::
+
+    SUBMITTED    by who called: when, and the task it ran in
+    NAME         after it, if the call was given a name of its own
+    TAKEN        by who runs it: when, which attempt, which function or method
+    ERROR        the class of what it raised, or of the record that it was failed with
+    SEALED       the end, by who ran it; by the daemon, or by who failed, if nobody did
+
+1. A key is one task for ever, so events of one key are about one task, in the order of time.
+2. A task whose beginning has been overwritten is told with what is left; one of which only the end
+   is left is not told.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import msgspec
+
+from shoal import _native, errors
+from shoal._proto import messages
+from shoal._runtime import cluster
+from shoal._runtime import session as sessions
+from shoal._runtime.actor_method import MethodRow
+
+ALL = 1 << 24
+"""More events than there can be."""
+SUBMITTED, TAKEN, SEALED, NAME, ERROR = 1, 2, 3, _native.EVENT_NAME, _native.EVENT_ERROR
+
+Row = tuple[int, int, int, int, int, int]
+"""(ns, process, kind, key, about, number), see ``Memory.list_events``."""
+
+_SLOT_BITS = 22
+_METHODS = (1 << 32 - _SLOT_BITS) - 1
+_FAILED = (_native.FORMAT_ERROR_PICKLE, _native.FORMAT_ERROR_RECORD)
+
+
+class Told(msgspec.Struct):
+    """What the events say of one task."""
+
+    key: int
+    about: int = 0
+    """What it runs, for ``Names``; 0: not known any more."""
+    worker: int = -1
+    attempt: int = 0
+    parent: int = 0
+    submitted_ns: int = 0
+    taken_ns: int = 0
+    sealed_ns: int = 0
+    name: str = ""
+    """Of the call, if it was given one."""
+    error: str = ""
+    """Name of the class."""
+    is_failed: bool = False
+
+
+def read(rows: Iterable[Row]) -> dict[int, Told]:
+    """What ``rows``, oldest first, say of each task."""
+    found: dict[int, Told] = {}
+    texts: dict[tuple[int, int], dict[int, bytes]] = {}
+    for ns, process, kind, key, about, number in rows:
+        if kind not in (SUBMITTED, TAKEN, SEALED, NAME, ERROR):
+            continue
+        told = found.get(key)
+        if told is None:
+            told = found[key] = Told(key)
+        if kind == SUBMITTED:
+            told.submitted_ns, told.parent = ns, about
+        elif kind == TAKEN:
+            told.taken_ns, told.worker, told.about, told.attempt = ns, process, about, number
+        elif kind == SEALED:
+            told.sealed_ns, told.is_failed = ns, number in _FAILED
+            told.about = about or told.about
+        else:
+            texts.setdefault((key, kind), {})[number] = about.to_bytes(8, "little")
+    for (key, kind), pieces in texts.items():
+        joined = b"".join(pieces[place] for place in sorted(pieces)).rstrip(b"\0")
+        text = joined.decode(errors="ignore")
+        if kind == NAME:
+            found[key].name = text
+        else:
+            found[key].error = text
+    return found
+
+
+def ended(told: Mapping[int, Told]) -> list[Told]:
+    """Those that have ended, the last one first."""
+    over = [task for task in told.values() if task.sealed_ns and (task.about or task.submitted_ns)]
+    return sorted(over, key=lambda task: -task.sealed_ns)
+
+
+class Names:
+    """What an event is about: functions by key, methods by the actor that they belong to."""
+
+    def __init__(self) -> None:
+        self._functions = {row["key"]: row for row in cluster.table("functions")}
+        self._actors = {row["key"]: row for row in cluster.table("actors")}
+        self._methods: dict[str, list[str]] = {}
+
+    def of(self, about: int) -> str:
+        """Name of the function, or ``Class.method``."""
+        if not about & _native.EVENT_METHOD:
+            return str(self._functions[about]["name"]) if about in self._functions else "task"
+        actor = self.actor(about)
+        number = about >> _SLOT_BITS & _METHODS
+        if not actor:
+            return f"method {number}"
+        actor_id = actor["actor_id"]
+        if actor_id not in self._methods:
+            self._methods[actor_id] = _methods_of(actor_id)
+        names = self._methods[actor_id]
+        name = names[number] if number < len(names) else f"method {number}"
+        return f"{actor['class_name']}.{name}"
+
+    def actor(self, about: int) -> Mapping[str, Any]:
+        """The row of its actor; empty for plain tasks, and if it is not known any more."""
+        if not about & _native.EVENT_METHOD:
+            return {}
+        key = about & ~(_native.EVENT_METHOD | _METHODS << _SLOT_BITS)
+        return self._actors.get(key, {})
+
+    def job(self, about: int) -> int:
+        """The job that it belongs to; 0: not known any more."""
+        row = self.actor(about) or self._functions.get(about, {})
+        return int(row.get("job", 0))
+
+
+def _methods_of(actor_id: str) -> list[str]:
+    try:
+        body = messages.DescribeActor(actor_id)
+        answer = sessions.current().request(body, messages.ActorInfo)
+    except errors.ActorNotFoundError:  # it has gone since
+        return []
+    rows = msgspec.msgpack.decode(answer.spec.methods, type=tuple[MethodRow, ...])
+    return [row.name for row in rows]
