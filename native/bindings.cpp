@@ -120,6 +120,7 @@ NB_MODULE(_native, m) {
   m.attr("FLAG_UNORDERED") = int(F_UNORDERED);
   m.attr("FLAG_RETRY_EXCEPTIONS") = int(F_RETRY);
   m.attr("FLAG_FILLS") = int(F_FILLS);
+  m.attr("FLAG_NO_RETURN") = int(F_NO_RETURN);
   m.attr("FLAG_STREAM") = int(F_STREAM);
   m.attr("FLAG_DYNAMIC") = int(F_DYNAMIC);
   m.attr("QUEUE_CLASS") = 1;

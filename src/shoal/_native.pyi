@@ -38,6 +38,7 @@ FLAG_ACTOR: int
 FLAG_UNORDERED: int
 """The actor runs several calls side by side: one whose arguments are there waits for no other."""
 FLAG_RETRY_EXCEPTIONS: int
+FLAG_NO_RETURN: int
 FLAG_STREAM: int
 """The task seals a chain of cells: its last two contained refs are the first cell."""
 FLAG_DYNAMIC: int

@@ -343,6 +343,8 @@ def test_the_child_of_a_worker_that_is_gone_keeps_its_values(way: str, tmp_path:
         array = shoal.get(shoal.put(np.arange(N)))
         parent = os.getpid()
         if os.fork() == 0:
+            os.setsid()  # else it ends with its worker
+            (tmp_path / "free").touch()
             while os.getppid() == parent:
                 time.sleep(0.01)
             sums = set()
@@ -352,6 +354,8 @@ def test_the_child_of_a_worker_that_is_gone_keeps_its_values(way: str, tmp_path:
             (tmp_path / "new").write_text(repr(sorted(sums)))
             (tmp_path / "new").rename(told)
             os._exit(0)
+        while not (tmp_path / "free").exists():
+            time.sleep(0.01)
         if way == "killed":
             os.kill(os.getpid(), signal.SIGKILL)
         os._exit(3)

@@ -187,3 +187,27 @@ def test_a_limit_of_waiting_calls(tmp_path: pathlib.Path) -> None:
     (tmp_path / "go").touch()
     assert shoal.get(refs) == [1, 1, 2]
     assert shoal.get([actor.other.remote() for _ in range(3)]) == [2, 2, 2]
+
+
+def test_calls_without_returns_are_counted_too(tmp_path: pathlib.Path) -> None:
+    @shoal.remote(max_pending_calls=2)
+    class Limited:
+        def work(self) -> None:
+            while not (tmp_path / "go").exists():
+                time.sleep(0.01)
+
+    actor = Limited.remote()
+    silent = actor.work.options(num_returns=0)
+    assert silent.remote() is None and silent.remote() is None
+    with pytest.raises(errors.PendingCallsLimitError):
+        silent.remote()
+    (tmp_path / "go").touch()
+
+    def is_taken() -> bool:
+        try:
+            return shoal.get(actor.work.remote()) is None
+        except errors.PendingCallsLimitError:
+            return False
+
+    eventually(is_taken, 20, "what has ended counts no more")
+    assert silent.remote() is None and silent.remote() is None

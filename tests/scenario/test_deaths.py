@@ -5,6 +5,8 @@ from __future__ import annotations
 import ctypes
 import os
 import pathlib
+import signal
+import subprocess
 import time
 
 import numpy as np
@@ -12,6 +14,8 @@ import pytest
 
 import shoal
 from shoal import errors
+from shoal._runtime import session_dir
+from tests.torture.processes import eventually
 
 
 @shoal.remote
@@ -82,3 +86,37 @@ def test_a_write_through_a_shared_values_address_says_so() -> None:
         shoal.get(scribble.remote(ref))
     assert "wrote to a shared value" in str(caught.value)
     assert shoal.get(ref).sum() == 1000
+
+
+@shoal.remote(max_retries=0)
+def starts_programs(dies: bool, path: pathlib.Path) -> None:
+    """Start a program with a child of its own, and one in a session of its own."""
+    subprocess.Popen(["sh", "-c", "sleep 600 & exec sleep 600"])
+    free = subprocess.Popen(["sleep", "600"], start_new_session=True)
+    path.write_text(f"{os.getpid()} {free.pid}")
+    if dies:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def is_group_left(leader: int) -> bool:
+    try:
+        os.killpg(leader, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("way", ["killed", "left"])
+def test_what_a_worker_has_started_ends_with_it(tmp_path: pathlib.Path, way: str) -> None:
+    shoal.init(num_cpus=1)
+    if way == "killed":
+        with pytest.raises(errors.WorkerCrashedError):
+            shoal.get(starts_programs.remote(True, tmp_path / "pids"), timeout=20)
+    else:
+        task = shoal.remote(max_calls=1)(starts_programs._function)
+        shoal.get(task.remote(False, tmp_path / "pids"), timeout=20)
+    worker, free = map(int, (tmp_path / "pids").read_text().split())
+    eventually(lambda: not is_group_left(worker), 20, "its group has ended")
+    assert session_dir.process_start_time(free) is not None, "it has left the group"
+    shoal.shutdown()
+    assert session_dir.process_start_time(free) is None, "it is the session's all the same"

@@ -41,6 +41,7 @@ def leave_children(array: np.ndarray[Any, Any], place: str, forks_again: bool = 
 def look_on(array: np.ndarray[Any, Any], place: pathlib.Path, number: int) -> None:
     """What child ``number`` does: look, and tell at the end what it saw; never returns."""
     try:
+        os.setsid()  # else it ends with its worker
         (place / f"pid{number}").write_text(str(os.getpid()))
         sums = {int(array.sum())}
         (place / f"looks{number}").touch()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,9 +12,17 @@ from collections.abc import Callable
 import pytest
 
 from shoal._base import clock
-from shoal._runtime import daemon_memory, machine_facts, registry, session_dir, worker_logs
+from shoal._runtime import (
+    daemon_memory,
+    descendants,
+    machine_facts,
+    registry,
+    session_dir,
+    worker_logs,
+)
 from shoal._runtime.registry import Entry
 from shoal._runtime.worker_logs import LogFile, Stream
+from tests.torture.processes import eventually
 
 
 # ---- what workers print
@@ -127,6 +136,22 @@ def test_a_zombie_is_not_alive() -> None:
 
 
 # ---- the machine
+def test_a_group_ends_with_its_leader_before_that_is_collected() -> None:
+    program = "import os; os.setsid(); print(os.fork() or 'child', flush=True); os.read(0, 1)"
+    leader = subprocess.Popen(
+        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert leader.stdout is not None
+    said = {leader.stdout.readline().strip(), leader.stdout.readline().strip()}
+    (child,) = (int(word) for word in said - {"child"})
+    leader.kill()
+    eventually(lambda: session_dir.process_start_time(leader.pid) is None, 10, "it ends")
+    assert session_dir.process_start_time(child) is not None
+    assert descendants.reap({leader.pid}) == {leader.pid: signal.SIGKILL}
+    eventually(lambda: session_dir.process_start_time(child) is None, 10, "its child ends")
+    leader.returncode = -signal.SIGKILL
+
+
 def test_what_this_process_may_use_is_within_what_there_is() -> None:
     assert 0 < machine_facts.usable_cores() <= (os.cpu_count() or 1)
     in_all = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

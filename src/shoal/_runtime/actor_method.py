@@ -22,6 +22,8 @@ READY = "__ray_ready__"
 TERMINATE = "__ray_terminate__"
 CALL = "__ray_call__"
 BUILTIN_METHODS = (READY, TERMINATE, CALL)
+ONE_REF = streams.ANY | _native.FLAG_NO_RETURN
+"""Flags of calls that make one ref, whatever they return."""
 
 
 class MethodRow(msgspec.Struct, frozen=True, array_like=True):
@@ -105,6 +107,8 @@ class ActorMethod(Submitting):
             flags |= _native.FLAG_RETRY_EXCEPTIONS
         if facts.is_unordered:
             flags |= _native.FLAG_UNORDERED
+        if n_returns == 0 and facts.max_pending_calls > 0:
+            flags |= _native.FLAG_NO_RETURN  # with a ref all the same: it is what is counted
         queue, generation = self._queue()
         template = _native.Template(
             function=0,
@@ -112,7 +116,7 @@ class ActorMethod(Submitting):
             queue_generation=generation,
             job=session.job,
             method=self._index,
-            n_returns=max(n_returns, 1) if flags & streams.ANY else n_returns,
+            n_returns=max(n_returns, 1) if flags & ONE_REF else n_returns,
             max_retries=int(given.get("max_task_retries", retries)),
             flags=flags,
             actor=facts.key,

@@ -23,7 +23,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
-from collections.abc import Callable, Iterator, Sized
+from collections.abc import Callable, Collection, Iterator, Sized
 
 import msgspec
 
@@ -137,6 +137,11 @@ class Processes:
     def pids(self) -> frozenset[int]:
         """Of all drivers and workers."""
         return frozenset(each.pid for each in self._by_index.values())
+
+    @property
+    def worker_pids(self) -> Collection[int]:
+        """Of all workers that have not been closed."""
+        return self._by_pid
 
     def listeners(
         self, on_useless: Callable[[], None], known_pids: Callable[[], frozenset[int]]

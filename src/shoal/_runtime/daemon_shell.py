@@ -218,7 +218,7 @@ class Daemon:
     def _signalled(self, numbers: bytes) -> None:
         if signal.SIGTERM in numbers:
             self.post(events.StopAsked("the node daemon was told to end (SIGTERM)"))
-        for pid, status in descendants.reap().items():
+        for pid, status in descendants.reap(self._processes.worker_pids).items():
             if pid == self._zygote.pid:
                 if not self._is_ending:
                     self._zygote.ended()

@@ -8,6 +8,10 @@ so what cleaned its environment and left its parent is still found by parentage.
 Used by the node daemon at the end of a session and by the zygote when the daemon was killed.
 Processes are signalled through a pidfd whose start time was compared, so a pid that was used
 again is never hit.
+
+What a worker has started ends with the worker: each worker leads a process group, and whoever
+collects a dead one (its zygote, or the daemon once that is gone) ends its group first. What has
+left the group lives to the end of the session.
 """
 
 from __future__ import annotations
@@ -15,6 +19,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections.abc import Container
 
 import msgspec
 
@@ -124,17 +129,31 @@ def kill(target: Seen) -> bool:
         os.close(pidfd)
 
 
-def reap() -> dict[int, int]:
-    """Collect children that have ended: wait status by pid."""
+def reap(leaders: Container[int] = ()) -> dict[int, int]:
+    """Collect children that have ended: wait status by pid.
+
+    With each of ``leaders`` ends its process group: what it has started, and what these have, but
+    for those who have left the group (``setsid``). Until a process has been collected nobody else
+    can have its pid, so no other group is hit, and a member that forks takes the signal along.
+    """
     ended: dict[int, int] = {}
     while True:
         try:
-            pid, status = os.waitpid(-1, os.WNOHANG)
+            found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            if found is None:
+                return ended
+            if found.si_pid in leaders:
+                _kill_group(found.si_pid)
+            _, ended[found.si_pid] = os.waitpid(found.si_pid, 0)
         except ChildProcessError:
             return ended
-        if pid == 0:
-            return ended
-        ended[pid] = status
+
+
+def _kill_group(leader: int) -> None:
+    try:
+        os.killpg(leader, signal.SIGKILL)
+    except (ProcessLookupError, PermissionError):
+        pass  # it led none; or its last members are somebody else's
 
 
 def end_all(session: str, spared: frozenset[int], limit_s: float, since: int = 0) -> bool:

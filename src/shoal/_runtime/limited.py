@@ -2,7 +2,8 @@
 
 Counted per handle and process, as people know it: what this handle has submitted and what has not
 ended. The count is only made when it could have reached the limit, so a call costs one comparison
-more. Calls without returns (``num_returns=0``) leave nothing to count.
+more. Of a call without returns (``num_returns=0``) the ref is made too, and dropped once its key
+is noted.
 """
 
 from __future__ import annotations
@@ -58,4 +59,4 @@ class LimitedMethod(ActorMethod):
         first = getattr(first, "task_completion", first)
         if type(first) is _native.ObjectRef:
             waiting.keys.append(first.key)
-        return result
+        return None if self._n_returns() == 0 else result

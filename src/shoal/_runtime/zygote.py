@@ -54,6 +54,7 @@ class Zygote:
         self._channel = channel
         self._template = template
         self._session, self._directory = place
+        self._workers: set[int] = set()
         try:
             self._daemon = os.pidfd_open(daemon_pid)
         except ProcessLookupError:
@@ -118,6 +119,7 @@ class Zygote:
             if pid == 0:
                 self._channel.detach()  # closed with all others
                 self._template.begin(request.index, request.python, *link)
+            self._workers.add(pid)
             pidfd = os.pidfd_open(pid)
             self._send(forking.Forked(request.start, pid), pidfd)
             os.close(pidfd)
@@ -125,7 +127,8 @@ class Zygote:
             os.close(fd)
 
     def _report_ended(self) -> None:
-        for pid, status in descendants.reap().items():
+        for pid, status in descendants.reap(self._workers).items():
+            self._workers.discard(pid)
             self._send(forking.Exited(pid, status))
 
     def _send(
