@@ -121,6 +121,7 @@ class Processes:
         """By start ticket: those that have not joined."""
         self._by_pid: dict[int, Process] = {}
         """Workers, from their fork until they are closed."""
+        self.worker_pids: Collection[int] = self._by_pid
         self.tables: dict[str, Sized] = {
             "processes": self._by_index,
             "starting": self._starting,
@@ -137,11 +138,6 @@ class Processes:
     def pids(self) -> frozenset[int]:
         """Of all drivers and workers."""
         return frozenset(each.pid for each in self._by_index.values())
-
-    @property
-    def worker_pids(self) -> Collection[int]:
-        """Of all workers that have not been closed."""
-        return self._by_pid
 
     def listeners(
         self, on_useless: Callable[[], None], known_pids: Callable[[], frozenset[int]]
