@@ -70,7 +70,8 @@ def make_actors(api: Any, path: str) -> list[Any]:
 
 
 def with_actors(api: Any, actors: list[Any]) -> list[int]:
-    return api.get([actors[seed % CORES].classify.remote(seed) for seed in range(BATCHES)])
+    pool = api.util.ActorPool(actors)  # the next batch to whoever is free, as other pools do
+    return list(pool.map(lambda actor, seed: actor.classify.remote(seed), range(BATCHES)))
 
 
 def make_pool(path: str) -> Any:
