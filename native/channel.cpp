@@ -141,6 +141,7 @@ bool Channel::begin() {
     const u32 n = head->published.load(ACQ);
     for (u32 i = 0; i < slots; i++)
       if (message(i).number.load(ACQ) == n) message(i).owed.store(0, SEQ);
+    head->arrived.ring_always();  // perhaps the dead had not
   }
   return true;
 }
@@ -201,19 +202,22 @@ void Channel::publish(u32 place) {
   x.owed.store(everybody, REL);
   head->order[n & order_mask].store(u8(place), RLX);
   head->published.store(n + 1, SEQ);  // the commit
-  end_write();
   head->arrived.ring();
+  end_write();  // last: whoever takes the right over from the dead rings again
 }
 
 // ---- reading
 
 bool Channel::begin_read(u32 reader) {
   bool taken_over;
-  return take_right(reader_words(reader).reading, taken_over);
+  if (!take_right(reader_words(reader).reading, taken_over)) return false;
+  if (taken_over) head->freed.ring_always();
+  return true;
 }
 
 // The place of the next message for `reader`, if there is one. A message that a dead predecessor
-// has acknowledged is passed over; `owed` is looked at first, since a writer stores it last.
+// has acknowledged, or dropped the object of, is passed over; `owed` is looked at first, since a
+// writer stores it last.
 bool Channel::next(u32 reader, u32& place) {
   for (;;) {
     const u32 n = reader_words(reader).position.load(RLX);
@@ -221,7 +225,10 @@ bool Channel::next(u32 reader, u32& place) {
     place = head->order[n & order_mask].load(RLX) % CHANNEL_SLOTS;
     if (place >= slots) return false;  // the mapping was let go
     Message& x = message(place);
-    if ((x.owed.load(ACQ) >> reader & 1) && x.number.load(ACQ) == n) return true;
+    if ((x.owed.load(ACQ) >> reader & 1) && x.number.load(ACQ) == n) {
+      if (x.format != CARRIED || hold_of(place).load(ACQ)) return true;
+      acknowledge(reader, place);  // as a dead predecessor was about to do
+    }
     move_on(reader);
   }
 }

@@ -6,6 +6,9 @@
 //   values   all hold, pin, read, contain and drop the same values, whose owners drop them too;
 //            large ones take and give back runs of extents
 //   waits    workers that submit, watch, help and sleep, as the binding does it
+//   channels one writer, three readers, of whom one keeps what it may, one who closes; counters
+//   that
+//            all add to and wait for
 //
 // Keys go from one thread to another by relaxed words, so that nothing but the protocol orders what
 // they name. Built with -DSHOAL_BREAK_SEAL a value is sealed without an order, which the sanitizer
@@ -18,7 +21,7 @@
 #include <thread>
 #include <vector>
 
-#include "memory.hpp"
+#include "channel.hpp"
 
 using namespace shoal;
 
@@ -241,6 +244,111 @@ static bool waits(int tasks) {
   return ended("waits", u64(tasks) * 4);
 }
 
+// ---- channels
+
+static void sleep_until(Memory& m, Bell& bell, const std::function<bool()>& done) {
+  Doubt doubt;
+  while (!m.spin(done, 1000)) sleep_at(m, bell, done, 0, 0, doubt);
+}
+
+static void write_messages(Memory& m, Channel& c, int messages) {
+  for (int k = 0; k < messages; k++) {
+    if (!c.begin()) errors++;
+    sleep_until(m, c.head->freed, [&] { return c.can_write(); });
+    if (c.closed()) errors++;
+    std::vector<u8> part(size_t(k % 3 ? 40 : 9000), u8(k));
+    ValueParts v;
+    v.format = BYTES;
+    v.data = {part.data(), part.size()};
+    if (k % 3 == 0) v.buffers = {{part.data(), part.size()}};
+    const u32 carried = k % 5 ? 0 : put(m, u8(k), false, {});
+    const u32 place = u32(c.free_place());
+    if (!c.fill(place, carried ? ValueParts{} : v, carried, platform::copy)) errors++;
+    c.publish(place);
+    if (carried) m.clear_bits(carried, OWNER);
+    submitted++;
+  }
+}
+
+static void read_messages(Memory& m, Channel& c, u32 reader, SharedBlock& block) {
+  std::vector<u32> kept;
+  for (int k = 0;; k++) {
+    u32 place;
+    if (!c.begin_read(reader)) errors++;
+    sleep_until(m, c.head->arrived, [&] { return c.can_read(reader); });
+    const u32 closed = c.closed();
+    if (!c.next(reader, place)) {
+      if (!closed) errors++;
+      c.end_read(reader);
+      break;
+    }
+    const Message& x = c.message(place);
+    if (x.format == CARRIED) {
+      atom<u64>* held;
+      const u32 s = hold_slot(c.hold_of(place).load(ACQ));
+      if (!m.hold_key(make_key(s, m.slot(s).gen.load(ACQ)), false, held)) errors++;
+      read(m, make_key(s, m.slot(s).gen.load(ACQ)));
+      m.drop(held);
+    } else {
+      const u8* from =
+          x.data_size > INLINE_BYTES ? c.area_of(place) + x.data_offset : x.inline_bytes;
+      for (u64 i = 0; i < x.data_size; i += 13)
+        if (from[i] != u8(k)) errors++;
+    }
+    const bool keeps = reader == 0 && kept.size() < 3 && c.keep(place);
+    if (keeps)
+      kept.push_back(place);
+    else
+      c.acknowledge(reader, place);
+    c.move_on(reader);
+    c.end_read(reader);
+    if (kept.size() == 3 && k % 3 == 0)
+      for (; !kept.empty(); kept.pop_back()) c.acknowledge(reader, kept.back());
+    block.add(reader, 1);
+    if (reader == 0) ran++;
+  }
+  for (u32 place : kept) c.acknowledge(reader, place);
+}
+
+static bool channels(int messages) {
+  start(0, 5);
+  Memory& first = *views[0];
+  const u32 s = first.new_slot(OWNER), b = first.new_slot(OWNER);
+  if (Channel::create(first, s, 20000, 6, 3) != Status::Ok) errors++;
+  if (SharedBlock::create(first, b, 64) != Status::Ok) errors++;
+  SharedBlock zero;
+  zero.open(first, b);
+  for (u64 i = 0; i < zero.words(); i++) zero.store(i, 0);
+  first.seal_mine(s), first.seal_mine(b);
+  std::vector<std::thread> threads;
+  for (u32 i = 0; i < 5; i++)
+    threads.emplace_back([&, i] {
+      Memory& m = *views[i];
+      Channel c;
+      c.open(m, s);
+      SharedBlock block;
+      block.open(m, b);
+      if (i == 0) write_messages(m, c, messages);
+      if (i >= 1 && i <= 3) read_messages(m, c, i - 1, block);
+      if (i == 4) {  // closes when all have read everything, twice
+        for (u64 r = 0; r < 3; r++)
+          sleep_until(m, block.bell(r), [&] { return block.word(r).load() >= messages; });
+        const u32 cause = put(m, 7, false, {});
+        c.close(cause);
+        m.clear_bits(cause, OWNER);
+        c.close(0);
+      }
+    });
+  for (auto& t : threads) t.join();
+  Channel c;
+  c.open(first, s);
+  if (c.closed() != CHANNEL_CAUSED) errors++;
+  for (u32 r = 0; r < 3; r++)
+    if (zero.word(r).load() != messages || c.unread(r)) errors++;
+  first.clear_bits(s, OWNER), first.clear_bits(b, OWNER);
+  return ended("channels", u64(messages));
+}
+
 // ---- tasks
 
 static bool run_tasks(int tasks) {
@@ -309,5 +417,5 @@ static bool run_tasks(int tasks) {
 int main(int argc, char** argv) {
   const int tasks = argc > 1 ? atoi(argv[1]) : 3000;
   const bool ok = run_tasks(tasks);
-  return !(values(tasks / 4) & waits(tasks / 4) & ok);
+  return !(values(tasks / 4) & waits(tasks / 4) & channels(tasks / 4) & ok);
 }

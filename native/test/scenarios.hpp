@@ -5,7 +5,7 @@
 #pragma once
 #include <csignal>
 
-#include "worlds.hpp"
+#include "channels.hpp"
 
 namespace shoal {
 
@@ -337,6 +337,66 @@ inline const Scenario scenarios[] = {
        }
      },
      [](World& w, u64) { w.daemon->refill(w.queue); }},
+    // ---- memory that stays writable
+    {"a shared block", nothing,
+     [](Actor& a) {
+       const u32 s = a.m.new_slot(OWNER);
+       if (SharedBlock::create(a.m, s, 64) != Status::Ok) _exit(9);
+       a.m.seal_mine(s);
+       if (!SharedBlock::is_one(a.m, s)) _exit(9);
+       SharedBlock b;
+       b.open(a.m, s);
+       Doubt doubt{1};
+       sleep_at(a.m, b.bell(1), [] { return false; }, platform::now_ns() + 1000, 0, doubt);
+       b.bell(0).sleepers.store(1);
+       b.store(0, 3);
+       if (b.add(0, 4) != 7 || !b.compare_swap(0, 7, -1)) _exit(9);
+       a.drop(s);
+     }},
+    {"a channel is made and dropped", nothing,
+     [](Actor& a) {
+       Ends::make(a, 2, 1);
+       Ends ends(a);
+       ends.write(1, 8, true);  // freed with the channel
+       a.drop(key_slot(a.w.channel));
+     }},
+    {"the writer of a channel", [](Actor& a) { Ends::make(a, 2, 2); },
+     [](Actor& a) {
+       Ends ends(a);
+       ends.c.head->arrived.sleepers.store(1);
+       ends.write(1, 20);
+       ends.write(2, 130);
+     }},
+    {"the writer of a message with refs", [](Actor& a) { Ends::make(a, 1, 1); },
+     [](Actor& a) {
+       Ends ends(a);
+       ends.write(1, 8, true);
+       ends.read(0);
+       ends.write(2, 8, true);
+     }},
+    {"a reader of a channel",
+     [](Actor& a) {
+       Ends::make(a, 2, 2);
+       Ends ends(a);
+       ends.write(1, 8, true), ends.write(2, 130);
+       ends.read(1);
+     },
+     [](Actor& a) {
+       Ends ends(a);
+       ends.c.head->freed.sleepers.store(1);
+       ends.read(0), ends.read(0, true);
+     }},
+    {"who closes a channel",
+     [](Actor& a) {
+       Ends::make(a, 1, 1);
+       Ends(a).write(1, 8);
+     },
+     [](Actor& a) {
+       Ends ends(a);
+       const u32 cause = a.put(100);
+       ends.c.close(cause);
+       a.drop(cause);
+     }},
     {"leaving the session", [](Actor& a) { a.submit(); },
      [](Actor& a) {
        a.submit({a.put(100)});

@@ -73,7 +73,7 @@ static int run(const Scenario& scenario, int stride, bool warm) {
     covered[function]++;
     void* copy = mmap(nullptr, w.daemon->size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_NORESERVE,
                       w.daemon->fd, 0);
-    const char* e = Judge(w, static_cast<u8*>(copy)).judge({w.victim, w.other});
+    const char* e = Judge(w, static_cast<u8*>(copy)).judge({w.victim, w.other}, judge_channel);
     munmap(copy, w.daemon->size);
     if (e) {
       if (first.empty())
@@ -104,7 +104,8 @@ int main(int argc, char** argv) {
   }
   long total = 0;
   for (auto& [name, n] : covered) {
-    if (name.starts_with("shoal::Memory::")) printf("operation %-40s %7ld\n", name.c_str() + 15, n);
+    for (std::string of : {"shoal::Memory::", "shoal::Channel::", "shoal::SharedBlock::"})
+      if (name.starts_with(of)) printf("operation %-40s %7ld\n", name.c_str() + of.size(), n);
     total += n;
   }
   printf("killed at %ld instructions in %zu functions\n", total, covered.size());

@@ -42,6 +42,7 @@ struct World {
   u32 queue = 0, queue_gen = 0, actor_queue = 0, actor_gen = 0, victim = 0, other = 0, third = 0,
       drainer = 0;
   u64 adopted = 0;
+  u64 channel = 0;  // what the scenario is about, if it is
   World() {
     daemon.reset(Memory::create(16 << 20, 2, 7, 16));
     daemon->makes_huge_pages = false;  // copies of small pages are cheaper, and every step is one
@@ -247,10 +248,12 @@ struct Judge {
     }
     return nullptr;
   }
-  // `victim` has died; then everybody else goes too.
-  const char* judge(const std::vector<u32>& dead) {
+  // `victim` has died; then everybody else goes too. `live` is asked of those in between.
+  const char* judge(const std::vector<u32>& dead, const char* (*live)(Memory&, u64) = nullptr) {
     for (u32 p : dead) {
       if (const char* e = died(p)) return e;
+      if (live && w.channel && p == w.victim)
+        if (const char* e = live(*drainer, w.channel)) return e;
       if (const char* e = drain()) return e;
     }
     if (const char* e = adopted()) return e;

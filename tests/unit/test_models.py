@@ -29,6 +29,7 @@ MODELS = Path(__file__).parents[2] / "native" / "model"
 EXPECTED = {
     "actor": (100_000, 6),
     "blocks": (200_000, 7),
+    "channel": (2_000_000, 14),
     "completions": (1_000_000, 7),
     "dependencies": (2_000_000, 17),
     "failing": (340_000, 4),
