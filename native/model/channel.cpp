@@ -10,7 +10,7 @@
 //     bell        of readers, of the writer: {sleepers, rung}
 //
 // The writer fills a place in two halves, stores number, owed, order, then published. A reader
-// clears its bit before it moves on, and drops the hold before it clears the last bit: its successor
+// clears its bit before it moves on, and drops the hold before it clears the last bit: a successor
 // passes over what has lost its hold. Whoever sleeps is counted before it looks for the last time.
 // Closing rings always.
 //

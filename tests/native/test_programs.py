@@ -12,8 +12,8 @@ import pytest
 
 NATIVE = Path(__file__).parents[2] / "native"
 CORE = (
-    "platform", "memory", "slot", "block", "task", "pending", "cancel", "advance", "wait", "channel",
-    "repair", "audit",
+    "platform", "memory", "slot", "block", "task", "pending", "cancel", "advance", "wait",
+    "channel", "repair", "audit",
 )  # fmt: skip
 COMPILER = os.environ.get("CXX", "g++")
 
