@@ -16,12 +16,17 @@ import pytest
 
 import shoal
 import shoal.util
+import shoal.util.dask
+import shoal.util.executor
+import shoal.util.joblib
 import shoal.util.metrics
+import shoal.util.multiprocessing
 from shoal import errors, ids, lowlevel, runtime_env, state
 from shoal.util import progress
 
 MODULES = [
     *(shoal, shoal.util, shoal.util.metrics, progress),
+    *(shoal.util.dask, shoal.util.executor, shoal.util.joblib, shoal.util.multiprocessing),
     *(state, ids, lowlevel, runtime_env, errors),
 ]
 

@@ -45,8 +45,9 @@ AHEAD_S = 0.001
 """Short jobs are dealt so far ahead."""
 
 MOST_AHEAD = 64
-LONG_JOB_S = 0.1
-"""Jobs as long as this are dealt one at a time: the way is nothing, a wrong guess is much."""
+LONG_JOB_S = 0.005
+"""Jobs as long as this are dealt one at a time: the way from here is a hundredth of it, and nothing
+must wait behind a job that turns out to be longer."""
 
 DEATHS = 3
 """So many members per place, in a row, that died before they had done anything break the crew."""
@@ -336,7 +337,7 @@ class Crew:
                 raise function
             flight = Flight(job, member, member.run(job.how, job.goes_on, function, job.items))
         except Exception as error:  # an item that can not travel, no room, no session
-            self._failures.append((job, error))
+            self._failures.append((job, error.with_traceback(None)))
             return None
         self._flights.add(flight)
         member.flights += 1
@@ -368,7 +369,9 @@ class Crew:
                 try:
                     landed.append((word, shoal.get(word.ref, timeout=0), None))
                 except Exception as problem:  # what can not travel or be loaded; a dead process
-                    landed.append((word, None, problem))
+                    landed.append(
+                        (word, None, problem.with_traceback(None))
+                    )  # no cycle with this frame
         tell: list[tuple[Callable[[Any], None], Any]] = []
         with self._lock:
             self._leaving.difference_update(words)

@@ -212,7 +212,13 @@ def _keep(dsk: Any, keys: Any, **kwargs: Any) -> Any:
 
 
 def shoal_dask_get_sync(dsk: Any, keys: Any, **kwargs: Any) -> Any:
-    """Compute ``keys`` of a graph here, one node after the other: for debuggers."""
+    """Compute ``keys`` of a graph here, one node after the other: for debuggers.
+
+    Example:
+        >>> from shoal.util.dask import shoal_dask_get_sync
+        >>> shoal_dask_get_sync({"x": 1, "y": (abs, -2)}, ["x", "y"])
+        (1, 2)
+    """
     return dask.local.get_sync(dsk, keys, **kwargs)
 
 
@@ -237,7 +243,12 @@ def enable_dask_on_shoal(shuffle: str | None = "tasks") -> Any:
 
 
 def disable_dask_on_shoal() -> Any:
-    """Have Dask choose its scheduler again."""
+    """Have Dask choose its scheduler again; a context, as ``enable_dask_on_shoal`` is.
+
+    Example:
+        >>> from shoal.util.dask import disable_dask_on_shoal
+        >>> context = disable_dask_on_shoal()
+    """
     return dask.config.set({"scheduler": None, SHUFFLE: None})
 
 

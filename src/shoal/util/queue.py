@@ -30,7 +30,7 @@ class Full(queue.Full):
     """There was no room for an item, or for the whole batch."""
 
 
-class Holder:
+class QueueHolder:
     """The actor's side: what is in the queue, and who waits."""
 
     def __init__(self, maxsize: int) -> None:
@@ -209,4 +209,4 @@ def _checked(timeout: float | None) -> float | None:
     return timeout
 
 
-_holder: Any = remote(Holder)
+_holder: Any = remote(QueueHolder)

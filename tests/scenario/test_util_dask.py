@@ -1,0 +1,195 @@
+"""Dask on Shoal: results are those of Dask's own scheduler."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import dask
+import dask.array
+import dask.dataframe
+import numpy
+import pandas
+import pytest
+from dask.diagnostics import ProgressBar
+
+import shoal
+from shoal import lowlevel
+from shoal.util.dask import (
+    ShoalDaskCallback,
+    disable_dask_on_shoal,
+    enable_dask_on_shoal,
+    shoal_dask_get,
+    shoal_dask_get_sync,
+)
+from tests.torture.processes import eventually
+
+
+@pytest.fixture(scope="module", autouse=True)
+def session() -> Iterator[None]:
+    with shoal.init(num_cpus=2, resources={"disk": 1}):
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _end_session() -> None:
+    """One session serves the file."""
+
+
+@dask.delayed
+def inc(x: int) -> int:
+    return x + 1
+
+
+@dask.delayed
+def fail(x: int) -> None:
+    raise KeyError(x)
+
+
+def both(collection: Any) -> tuple[Any, Any]:
+    return (
+        collection.compute(scheduler=shoal_dask_get),
+        collection.compute(scheduler="synchronous"),
+    )
+
+
+def frame() -> pandas.DataFrame:
+    return pandas.DataFrame({"k": numpy.arange(200) % 7, "v": numpy.arange(200.0)})
+
+
+def test_an_array() -> None:
+    x = dask.array.random.RandomState(0).random((300, 300), chunks=(100, 100))
+    for collection in (x, x.T @ x, (x + x.T).mean(axis=0), x[::3, 5:].std(), x.rechunk(150)):
+        ours, theirs = both(collection)
+        numpy.testing.assert_array_equal(ours, theirs)
+
+
+def test_an_array_of_a_large_constant_that_is_put_once() -> None:
+    x = dask.array.from_array(numpy.arange(200_000.0), chunks=50_000)
+    ours, theirs = both((x * 2).sum())
+    assert ours == theirs
+    eventually(lambda: lowlevel.memory().audit()["bytes"] < 1e5, 20, "the constant stays")
+
+
+def test_a_data_frame_and_its_shuffle() -> None:
+    whole = frame()
+    parts = dask.dataframe.from_pandas(whole, npartitions=4)
+    for collection in (parts.groupby("k").v.sum(), parts.v.mean(), parts[parts.k == 3]):
+        ours, theirs = both(collection)
+        if isinstance(ours, pandas.Series | pandas.DataFrame):
+            assert ours.sort_index().equals(theirs.sort_index())
+        else:
+            assert ours == theirs
+    with enable_dask_on_shoal():
+        shuffled = parts.shuffle("k")
+        where = shuffled.map_partitions(lambda part: part.k.drop_duplicates()).compute()
+        assert sorted(where) == list(range(7)), "each key is in one partition"
+        assert shuffled.compute().sort_index().equals(whole)
+        assert parts.set_index("v").k.compute().equals(whole.set_index("v").k)
+        joined = parts.merge(parts, on="v").compute()
+    assert len(joined) == 200
+
+
+def test_persisted_values_stay_in_the_store() -> None:
+    x = dask.array.ones(200_000, chunks=50_000)
+    kept = (x + 1).persist(scheduler=shoal_dask_get)
+    eventually(lambda: lowlevel.memory().audit()["bytes"] > 1.5e6, 20, "results are put")
+    assert float(kept.sum().compute(scheduler=shoal_dask_get)) == 400_000
+    assert float(kept.sum().compute(scheduler="threads")) == 400_000
+    with enable_dask_on_shoal():
+        (again,) = dask.persist(kept * 2)
+        assert float(again.sum().compute()) == 800_000
+    del kept, again
+    eventually(lambda: lowlevel.memory().audit()["bytes"] < 1e5, 20, "they stay for nobody")
+
+
+def test_graphs_by_hand() -> None:
+    graph = {"x": 1, "y": (inc_now, "x"), "z": (sum, ["x", "y", 10]), "same": "z"}
+    assert shoal_dask_get(graph, "z") == 13
+    assert shoal_dask_get(graph, [["x", "y"], "same"]) == [[1, 2], 13]
+    assert list(shoal_dask_get_sync(graph, ["z"])) == [13]
+    with pytest.raises(ValueError, match="nowhere"):
+        shoal_dask_get(graph, ["nowhere"])
+
+
+def inc_now(x: int) -> int:
+    return x + 1
+
+
+def test_delayed_and_their_errors() -> None:
+    assert both(inc(inc(1))) == (3, 3)
+    with pytest.raises(KeyError) as raised:
+        inc(fail(7)).compute(scheduler=shoal_dask_get)
+    assert type(raised.value) is KeyError and raised.value.args == (7,)
+    assert isinstance(raised.value.__cause__, shoal.errors.TaskError)
+    values = dask.compute(inc(1), {"a": [inc(2)]}, 5, scheduler=shoal_dask_get)
+    assert values == (2, {"a": [3]}, 5)
+
+
+def test_annotations_are_options() -> None:
+    @dask.delayed
+    def held() -> Any:
+        return shoal.get_runtime_context().get_assigned_resources()
+
+    with dask.annotate(num_cpus=2, resources={"disk": 0.5}):
+        both_of = held()
+    with dask.annotate(remote_args={"num_cpus": 0.25}):
+        little = held()
+    get = shoal_dask_get
+    assert dask.compute(both_of, little, scheduler=get) == (
+        {"CPU": 2.0, "disk": 0.5},
+        {"CPU": 0.25},
+    )
+    assert held().compute(scheduler=get, remote_args={"num_cpus": 0.5}) == {"CPU": 0.5}
+
+
+def test_the_usual_scheduler() -> None:
+    @dask.delayed
+    def process() -> int:
+        return os.getpid()
+
+    with enable_dask_on_shoal():
+        assert process().compute() != os.getpid()
+        with disable_dask_on_shoal():
+            assert process().compute() == os.getpid()
+
+
+def test_callbacks() -> None:
+    seen: list[Any] = []
+
+    class Notes(ShoalDaskCallback):
+        def _presubmit(self, task: Any, key: Any, refs: list[Any]) -> Any:
+            return 100 if str(key).startswith("first") else None
+
+        def _postsubmit(self, task: Any, key: Any, refs: list[Any], ref: Any) -> None:
+            seen.append(str(key).partition("-")[0])
+
+        def _pretask(self, key: Any, values: Any) -> Any:
+            return "state"
+
+        def _posttask(self, key: Any, result: Any, state: Any) -> None:
+            assert state == "state"
+
+        def _finish(self, results: Any) -> None:
+            seen.append(results)
+
+    first = inc(1, dask_key_name="first")
+    with Notes():
+        assert inc(first, dask_key_name="second").compute(scheduler=shoal_dask_get) == 101
+    assert seen == ["second", [101]]
+    with pytest.raises(TypeError, match="presubmit"):
+        ShoalDaskCallback(before=print)
+    text = io.StringIO()
+    with ProgressBar(out=text):
+        assert inc(1).compute(scheduler=shoal_dask_get) == 2
+    assert "100% Completed" in text.getvalue()
+
+
+def test_a_graph_inside_of_a_task() -> None:
+    @shoal.remote
+    def nested() -> float:
+        return float(dask.array.ones(100, chunks=10).sum().compute(scheduler=shoal_dask_get))
+
+    assert shoal.get([nested.remote() for _ in range(3)], timeout=60) == [100.0] * 3
