@@ -166,6 +166,31 @@ def test_a_cancelled_task_is_not_tried_again(tmp_path: Path) -> None:
     assert shoal.get(shoal.remote(runs.read_text).remote()) == "x"
 
 
+def test_a_cancelled_call_is_not_tried_again_when_its_actor_crashes(tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+
+    @shoal.remote(max_restarts=1, max_task_retries=1, max_concurrency=2)
+    class Deaf:
+        def work(self) -> None:
+            with runs.open("a") as file:
+                file.write("x")
+            time.sleep(1000)
+
+        def pid(self) -> int:
+            return os.getpid()
+
+    actor = Deaf.remote()
+    pid = shoal.get(actor.pid.remote())
+    ref = actor.work.remote()
+    eventually(runs.exists, 10, "the call runs")
+    shoal.cancel(ref)
+    assert is_cancelled(ref, "running")
+    os.kill(pid, 9)
+    assert shoal.get(actor.pid.remote(), timeout=20) != pid, "it has another life"
+    assert is_cancelled(ref, "running")
+    assert runs.read_text() == "x"
+
+
 def test_what_has_ended_stays_as_it_is() -> None:
     ref = shoal.remote(lambda: 7).remote()
     assert shoal.get(ref) == 7

@@ -32,7 +32,8 @@ class FakeCancels(Clock):
             if task is None or task.is_over:
                 continue
             if task.state == "RUNNING":
-                is_call = self.queues[task.queue].kind == do.QUEUE_ACTOR
+                queue = self.queues.get(task.queue)
+                is_call = queue is not None and queue.kind == do.QUEUE_ACTOR
                 rows.append(seen.RunningAttempt(key, task.attempt, task.runner, is_call))
                 continue
             for queue in self.queues.values():

@@ -181,6 +181,10 @@ def check_assignment(world: World, process: FakeProcess) -> None:
         raise Violation("an actor without a job")
 
 
+LATE_S = 0.05
+"""Time for the alarm, and for words on their way."""
+
+
 def check_take(world: World, process: FakeProcess, queue: FakeQueue, task: FakeTask) -> None:
     """A worker takes a task."""
     assert process.assignment is not None
@@ -191,8 +195,16 @@ def check_take(world: World, process: FakeProcess, queue: FakeQueue, task: FakeT
         raise Violation(
             f"worker of job {process.assignment.job} takes from a queue of job {queue.job}"
         )
-    if is_actor_queue and (process.actor is None or process.actor.queue != queue.queue):
+    if is_actor_queue and (process.actor is None or queue.queue not in process.limits()):
         raise Violation("somebody else takes an actor's call")
+    if is_actor_queue and 0 <= task.max_retries < task.attempt - 1:
+        raise Violation(
+            f"a call with {task.max_retries} retries is run for the {task.attempt}th time"
+        )
+    if task.cancelled_at is not None:
+        raise Violation(f"{task} was cancelled, and begins")
+    if task.deadline is not None and world.now > task.deadline + LATE_S:
+        raise Violation(f"{task} begins after its time is over")
     if not is_actor_queue and process.actor is not None:
         raise Violation("an actor takes a plain task")
     if queue.dead_record is not None:
@@ -267,6 +279,8 @@ def check_given_back(world: World) -> None:
         "waits for groups": t.groups.waits,
         "environments": t.environments.entries,
         "environments in use": world.environments,
+        "cancels under way": t.cancels.asked,
+        "cancelled tasks": t.cancels.running,
     }
     for what, things in left.items():
         if things:

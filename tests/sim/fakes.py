@@ -28,6 +28,11 @@ class Script:
     child: Script | None = None
     """Submitted in the middle to ``child_amounts`` and waited for."""
     child_amounts: dict[str, float] | None = None
+    is_deaf: bool = False
+    """Code that never comes back to Python: it hears of no cancel."""
+    timeout_s: float | None = None
+    is_stream: bool = False
+    """A generator: half way it waits for its consumer, and its end is somebody's to drop."""
 
 
 @dataclass
@@ -50,6 +55,16 @@ class FakeTask:
     ended_at: float = 0.0
     parent: int = 0
     """The task that submitted it; only the parent holds its ref, so both go together."""
+    cancelled_at: float | None = None
+    """When the daemon has answered that it is cancelled."""
+    is_unwanted: bool = False
+    """Somebody has asked for its end, or dropped its stream."""
+    is_forced: bool = False
+    deadline: float | None = None
+    is_consumed: bool = False
+    """The consumer of a stream has taken what was there."""
+    told: tuple[int, bytes] | None = None
+    """The attempt that was asked to end, and the record that it fails with."""
     waiters: list[Callable[[], None]] = field(default_factory=list)
     """What goes on when it is over."""
 
@@ -111,3 +126,17 @@ class FakeProcess:
     """Takes from queues: a worker after its assignment, an actor after its constructor."""
     requests: int = 0
     is_waking: bool = False
+
+    def limits(self) -> dict[int, int]:
+        """How many tasks of each queue it runs side by side."""
+        if self.actor is None or not self.attached:
+            return {self.attached: 1}
+        spec = self.actor.spec
+        numbers = [self.attached, *(number for number, _ in self.actor.group_queues)]
+        return dict(zip(numbers, [spec.max_concurrency, *spec.groups.values()], strict=True))
+
+    def has_room(self, queue: int) -> bool:
+        """Whether it would take another task of this queue now."""
+        if self.actor is None:
+            return queue == self.attached and not self.running
+        return sum(task.queue == queue for task in self.running) < self.limits().get(queue, 0)

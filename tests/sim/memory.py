@@ -25,6 +25,8 @@ class FakeMemory(FakeCancels):
         self.tasks: dict[int, FakeTask] = {}
         self.processes: dict[int, FakeProcess] = {}
         self.adopted: set[int] = set()
+        self.streams: set[int] = set()
+        """Completions of streams: their last ref, too, is told of."""
         self.is_starving = False
         self._pending: deque[seen.Event] = deque()
         """Events that answer commands: fed before anything else happens."""
@@ -162,7 +164,9 @@ class FakeMemory(FakeCancels):
         for queue in self.queues.values():
             if queue.dead_record is not None and queue.entries:
                 dead.append(queue.queue)
-        self.feed(seen.BellRang(tuple(k for k in gone if k in self.adopted), tuple(dead)))
+        known = tuple(k for k in gone if k in self.adopted or k in self.streams)
+        self.streams.difference_update(known)
+        self.feed(seen.BellRang(known, tuple(dead)))
 
     def drop_last_handle(self, key: int) -> None:
         """Nobody but the daemon holds ``key`` any more."""
@@ -178,6 +182,10 @@ class FakeMemory(FakeCancels):
         """Make a task and push it."""
         task = FakeTask(self.new_key(), job, queue_number, script, max_retries)
         task.submitted_at = self.now
+        if script.timeout_s is not None:
+            task.deadline = self.now + script.timeout_s
+        if script.is_stream:
+            self.streams.add(task.key)
         self.tasks[task.key] = task
         if queue_number in self.queues:
             self._push(task, front=False)
@@ -195,7 +203,7 @@ class FakeMemory(FakeCancels):
             self.bell()
             return
         for process in self.processes.values():
-            if process.attached == queue.queue and not process.running:
+            if process.has_room(queue.queue):
                 self.wake(process)
                 return
         if queue.is_hungry:

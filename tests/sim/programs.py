@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import msgspec
+
 from shoal._core import resources
 from shoal._proto import messages as m
 from shoal._proto.environments import Environment, Packages
@@ -39,6 +43,8 @@ def key_of(environment: Environment | None) -> str:
 class Program:
     """One driver's life."""
 
+    share_of_tasks = 0.6
+
     def __init__(self, world: World, name: str, bursts: int, chaos: float) -> None:
         self.world = world
         self.name = name
@@ -66,7 +72,7 @@ class Program:
             return
         self.bursts -= 1
         kind = random.random()
-        if kind < 0.6:
+        if kind < self.share_of_tasks:
             self.submit_burst()
         elif kind < 0.85 or not self.actors:
             self.create_actor()
@@ -113,14 +119,21 @@ class Program:
                 queue.group = getattr(strategy, "group_id", "")
             for _ in range(random.choice((1, 3, 30))):
                 retries = random.choice((0, 3, -1))
-                self.tasks.append(
-                    self.world.submit(body.queue, self.process.job, self.script(), retries)
-                )
+                task = self.world.submit(body.queue, self.process.job, self.script(), retries)
+                self.tasks.append(task)
+                self.submitted(task)
 
         body = m.OpenQueue(amounts, strategy, environment)
         self.world.request(self.process, body, opened)
 
+    def submitted(self, task: FakeTask) -> None:
+        """A task or call is on its way."""
+
     # ---- actors
+    def actor_options(self) -> dict[str, Any]:
+        """How its calls run."""
+        return {}
+
     def create_actor(self) -> None:
         """Create one, perhaps named, and call it."""
         random, world = self.world.random, self.world
@@ -142,29 +155,41 @@ class Program:
             max_restarts=random.choice((0, 0, 2)),
             strategy=self.strategy(),
         )
+        spec = msgspec.structs.replace(spec, **self.actor_options())
 
         environment = random.choice(ENVIRONMENTS)
 
         def created(body: m.Message) -> None:
             if isinstance(body, m.ActorInfo) and body.queue in world.queues:
-                world.queues[body.queue].actor_id = body.actor_id
+                for number in (body.queue, *(number for number, _ in body.group_queues)):
+                    if number in world.queues:
+                        world.queues[number].actor_id = body.actor_id
+                        if body.created:
+                            world.queues[number].env = key_of(environment)
                 if body.created:
-                    world.queues[body.queue].env = key_of(environment)
                     self.actors.append(body)
                 self.call(body)
 
         world.request(self.process, m.CreateActor(spec, environment), created)
 
+    def call_script(self) -> Script:
+        """A random call."""
+        script = Script(self.world.delay(0.002))
+        if self.world.random.random() < self.chaos * 0.05:
+            script.crashes = 1
+        return script
+
     def call(self, actor: m.ActorInfo) -> None:
         """Some calls."""
         random = self.world.random
         for _ in range(random.choice((0, 1, 10))):
-            script = Script(self.world.delay(0.002))
-            if random.random() < self.chaos * 0.05:
-                script.crashes = 1
+            script = self.call_script()
             retries = random.choice((0, 1))
-            task = self.world.submit(actor.queue, self.process.job, script, retries)
+            groups = [number for number, _ in actor.group_queues]
+            number = random.choice([actor.queue, actor.queue, *groups])
+            task = self.world.submit(number, self.process.job, script, retries)
             self.tasks.append(task)
+            self.submitted(task)
             self.calls.setdefault(actor.actor_id, []).append(task)
 
     def end_an_actor(self) -> None:

@@ -51,7 +51,9 @@ class FakeWorkers(FakeMemory):
 
     def _look_around(self, process: FakeProcess) -> None:
         process.is_waking = False
-        if self.processes.get(process.index) is not process or process.running:
+        if self.processes.get(process.index) is not process:
+            return
+        if process.running and (process.actor is None or process.assigned == LEAVE):
             return
         if process.assigned == LEAVE:
             self.die(process, code=0)
@@ -70,8 +72,10 @@ class FakeWorkers(FakeMemory):
             self.bell()
 
     def _take(self, process: FakeProcess) -> bool:
-        queue = self.queues.get(process.attached)
-        if queue is None or not queue.entries:
+        queues = (self.queues.get(number) for number in process.limits())
+        ready = (q for q in queues if q is not None and q.entries and process.has_room(q.queue))
+        queue = next(ready, None)
+        if queue is None:
             return False
         task = queue.entries.popleft()
         queue.takes += 1
@@ -81,10 +85,12 @@ class FakeWorkers(FakeMemory):
         process.running.append(task)
         if queue.entries:
             for other in self.processes.values():
-                if other.attached == queue.queue and not other.running:
+                if other.has_room(queue.queue):
                     self.wake(other)
                     break
         self.after(task.script.duration_s / 2, lambda: self._middle(process, task, task.attempt))
+        if process.actor is not None:
+            self.wake(process)  # for what may run beside it
         return True
 
     def _is_running(self, process: FakeProcess, task: FakeTask, attempt: int) -> bool:
@@ -111,6 +117,7 @@ class FakeWorkers(FakeMemory):
                     self.queues[answer.queue].group = group
                     made = self.submit(answer.queue, task.job, child, max_retries=0)
                     made.parent = task.key
+                    self.watch(process, made, task.deadline)
                     self._block(process, task, attempt, made)
 
             self.request(process, body, opened)
@@ -144,12 +151,20 @@ class FakeWorkers(FakeMemory):
         def over() -> None:
             if not self._is_running(process, task, attempt):
                 return
-            if attempt <= task.script.raises:
+            was_told = task.told is not None and task.told[0] == attempt
+            # Who was told a moment ago may have asked already.
+            if attempt <= task.script.raises and not (was_told and self.random.random() < 0.5):
                 body = m.RetryTask(task.key, attempt)
                 self.request(process, body, lambda answer: self._retried(process, task, answer))
                 return
             self._finish(process, task, "DONE")
 
+        if task.script.is_stream and not task.is_consumed:
+            # Its consumer is slow: it sleeps, and keeps its place.
+            again = lambda: self._second_half(process, task, attempt)  # noqa: E731
+            if self._is_running(process, task, attempt):
+                self.after(0.02, again)
+            return
         self.after(task.script.duration_s / 2, over)
 
     def _retried(self, process: FakeProcess, task: FakeTask, answer: m.Message) -> None:
@@ -161,11 +176,41 @@ class FakeWorkers(FakeMemory):
 
     def _finish(self, process: FakeProcess, task: FakeTask, state: str) -> None:
         process.running.remove(task)
-        self.seal(task, state, b"user" if state == "FAILED" else b"")
+        if task.told is not None and task.told[0] == task.attempt:
+            self.seal(task, "FAILED", task.told[1])
+        else:
+            self.seal(task, state, b"user" if state == "FAILED" else b"")
         if process.assignment is not None and process.assignment.gpu_ids and not process.actor:
             self.die(process, code=0)  # RULES S-9: one task, then the process ends
             return
         self.wake(process)
+
+    # ---- ends that others want
+    def watch(self, process: FakeProcess, task: FakeTask, inherited: float | None = None) -> None:
+        """Tell the daemon how long the task may take: as long as its parent at most."""
+        times = [at for at in (task.deadline, inherited) if at is not None]
+        if times:
+            task.deadline = min(times)
+            self.request(process, m.WatchDeadline(task.key, task.deadline - self.now))
+
+    def asked_to_end(self, process: FakeProcess, body: m.CancelAttempt) -> None:
+        """Python code ends soon, C code does not hear; a call in a thread goes on."""
+        task = self.tasks[body.key]
+        if not self._is_running(process, task, body.attempt):
+            return
+        task.told = (body.attempt, body.record)
+        listens = (
+            not task.script.is_deaf if process.actor is None else process.actor.spec.is_asyncio
+        )
+
+        def end() -> None:
+            if self._is_running(process, task, body.attempt):
+                process.has_resumed = process.has_resumed or process.is_blocked
+                process.is_blocked = False
+                self._finish(process, task, "FAILED")
+
+        if listens:
+            self.after(self.delay(0.005), end)
 
     # ---- life
     def _assigned(self, process: FakeProcess, body: m.Message) -> None:

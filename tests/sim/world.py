@@ -80,6 +80,10 @@ class World(FakeWorkers):
 
     def do_notify(self, command: do.Notify) -> None:
         self.notices.append((command.index, command.body))
+        process = self.processes.get(command.index)
+        if process is not None and isinstance(command.body, m.CancelAttempt):
+            body = command.body
+            self.after(self.delay(20e-6), lambda: self.asked_to_end(process, body))
 
     def do_labelworker(self, command: do.LabelWorker) -> None:
         # The process may have ended, and the daemon not heard of it.

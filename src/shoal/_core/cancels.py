@@ -10,10 +10,11 @@ Only the process of a plain task is ever ended; a call of an actor is asked, and
 (RULES Q-3). A killed task is not tried again: its death finds its record here.
 
 1. What runs stands in ``running`` until a second look has found that it does not any more, so
-   nothing stays for longer than that.
+   nothing stays for longer than that. A call stands in ``calls`` until somebody has looked whether
+   it has ended: should its actor crash before, it is not tried again either.
 2. A deadline is one moment per task. Nobody tells of tasks that end in time, and deadlines may be
    hours away: beyond ``TIMED_MOST`` of them, each new one has two older ones looked at, in turn, so
-   that there are never more than about twice as many as tasks that live.
+   that there are never more than about twice as many as tasks that live. Calls are sifted so, too.
 """
 
 from __future__ import annotations
@@ -56,18 +57,35 @@ class Cancels:
         """When an attempt that was asked is looked at again."""
         self.timed: Deadlines[int] = Deadlines()
         """When a task's own time is over."""
+        self.calls: dict[int, bytes] = {}
+        """Calls that were told to end, and the record of each."""
         self._turns: deque[int] = deque()
-        """Keys that have, or had, a deadline: the next to be looked at first."""
+        """Keys of ``timed`` and ``calls``, now or once: the next to be looked at first."""
 
     def watch(self, key: int, at: float) -> tuple[int, ...]:
         """It has until then; those that are to be looked at for it, whether they have ended."""
         if key not in self.timed:
             self._turns.append(key)
         self.timed.set(key, at)
+        return self._next_turns()
+
+    def tell(self, key: int, record: bytes) -> tuple[int, ...]:
+        """A call was told to end; as for ``watch``."""
+        if key not in self.calls:
+            self._turns.append(key)
+        self.calls[key] = record
+        return self._next_turns()
+
+    def ended(self, key: int) -> None:
+        """It was looked at, and has ended."""
+        self.timed.set(key, None)
+        self.calls.pop(key, None)
+
+    def _next_turns(self) -> tuple[int, ...]:
         if len(self._turns) <= TIMED_MOST:
             return ()
         keys = [self._turns.popleft() for _ in range(LOOKS_PER_DEADLINE)]
-        living = tuple(key for key in keys if key in self.timed)
+        living = tuple(key for key in keys if key in self.timed or key in self.calls)
         self._turns.extend(living)
         return living
 
@@ -94,4 +112,4 @@ class Cancels:
         assert len(self.patience) <= len(self.running)
         self.patience.validate()
         self.timed.validate()
-        assert len(self.timed) <= len(self._turns)
+        assert len(self.timed) <= len(self._turns) and len(self.calls) <= len(self._turns)

@@ -278,8 +278,11 @@ def end_with(
     return out
 
 
-def on_worker_died(t: NodeTables, now: float, actor: Actor, event: ProcessDied) -> Commands:
-    """Its process has been reaped: edge 5, or burial. Every running call is answered."""
+def on_worker_died(
+    t: NodeTables, now: float, actor: Actor, event: ProcessDied, cancelled: dict[int, bytes]
+) -> Commands:
+    """Its process has been reaped: edge 5, or burial. Every running call is answered; those that
+    were ``cancelled`` are not tried again."""
     t.scheduler.held.release_actor(now, actor.actor_id)
     may_restart = t.actors.can_restart(actor)
     facts = actor.facts()
@@ -290,7 +293,10 @@ def on_worker_died(t: NodeTables, now: float, actor: Actor, event: ProcessDied) 
         reason = "restarting" if may_restart else "crashed"
         record = causes.actor_died(facts, reason, event, may_have_run=True)
         for task in event.running:
-            out.append(_running_call(actor, task, record, may_restart))
+            if task.key in cancelled:
+                out.append(do.Fail(task.key, cancelled[task.key]))
+            else:
+                out.append(_running_call(actor, task, record, may_restart))
     how = f"signal {event.signal}" if event.signal else f"exit code {event.code}"
     t.tell(now, actor.actor_id, f"process {actor.pid} ended: {how}")
     if may_restart:

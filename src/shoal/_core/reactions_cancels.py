@@ -45,6 +45,8 @@ def on_found_running(t: NodeTables, now: float, event: FoundRunning) -> Commands
         tell = do.Notify(row.worker, m.CancelAttempt(row.key, row.attempt, asked.record))
         if row.is_call:
             out.append(tell)
+            if keys := t.cancels.tell(row.key, asked.record):
+                out.append(do.SiftTasks(keys))
             continue
         worker = t.pool.workers.get(row.worker)
         if worker is None:
@@ -84,9 +86,9 @@ def on_argument_given_up(
 
 
 def on_tasks_sifted(t: NodeTables, now: float, event: TasksSifted) -> Commands:
-    """These ended in time."""
+    """Nobody has to look at these any more."""
     for key in event.ended:
-        t.cancels.timed.set(key, None)
+        t.cancels.ended(key)
     return []
 
 
@@ -122,6 +124,8 @@ def take_cancelled(t: NodeTables, event: ProcessDied) -> dict[int, bytes]:
             found[task.key] = running.record
             t.cancels.patience.set(task.key, None)
             del t.cancels.running[task.key]
+        elif (record := t.cancels.calls.pop(task.key, None)) is not None:
+            found[task.key] = record
     return found
 
 

@@ -85,7 +85,7 @@ def on_process_died(t: NodeTables, now: float, event: ProcessDied) -> Commands:
     actor = t.actors.by_worker.get(event.index)
     queue = t.scheduler.held.lose_worker(now, event.index)
     if actor is not None:
-        out += reactions_actors.on_worker_died(t, now, actor, event)
+        out += reactions_actors.on_worker_died(t, now, actor, event, cancelled)
         return [*out, do.CloseProcess(event.index)]
     record = None
     if worker.binding is not None:
@@ -123,7 +123,8 @@ def on_retry_task(t: NodeTables, now: float, event: Requested, body: m.RetryTask
     worker = t.pool.workers.get(event.index)
     job = t.job_of(event.index)
     limit = getattr(body, "max_retries", -1)
-    is_over = 0 <= limit < body.attempt or body.key in t.cancels.running
+    is_unwanted = body.key in t.cancels.running or body.key in t.cancels.calls
+    is_over = 0 <= limit < body.attempt or is_unwanted
     if worker is None or job is None or worker.phase is Phase.LEAVING or is_over:
         return [do.Reply(event.index, event.request, m.RetryDecision(granted=False))]
     actor = t.actors.by_worker.get(event.index)
