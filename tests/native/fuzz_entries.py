@@ -33,12 +33,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from shoal import _native
+from shoal import _native, errors
 
 STUB = Path(_native.__file__).parent / "_native.pyi"
 DOCUMENTED = (
     TypeError, ValueError, LookupError, RuntimeError, OverflowError, MemoryError, TimeoutError,
-    BufferError, AttributeError, ArithmeticError, _native.SessionLostError,
+    BufferError, AttributeError, ArithmeticError, _native.SessionLostError, errors.ShoalError,
 )  # fmt: skip
 ALARM_S = 0.05
 BYSTANDER_JOB = 77
@@ -46,6 +46,7 @@ BYSTANDER_JOB = 77
 LAST = {"punch"}
 # Called in `Fuzz.extremes`: what they make must be closed, and descriptors must be our own.
 APART = {"create", "attach"}
+OTHERS = (_native.Template, _native.Draft, _native.SharedBlock, _native.Channel)
 NUMBERS = (
     -1, 0, 1, 2, 3, 7, 64, 255, 4095, 4096, 9215, 9216, 16384, 2**22 - 1, 2**22, 2**31 - 1, 2**31,
     2**32 - 1, 2**32, 2**32 + 1, 2**33 + 2, 2**63 - 1, 2**63, 2**64 - 1, 2**64, -(2**63), 10**30,
@@ -207,7 +208,8 @@ class Fuzz:
         self.daemon.close_process(self.subject.index)
 
     def targets(self) -> dict[str, list[Any]]:
-        of = {"ObjectRef": [self.gone_ref], "Task": [], "Template": [], "Draft": []}
+        kinds = ("Task", "Template", "Draft", "SharedBlock", "Channel")
+        of: dict[str, list[Any]] = {"ObjectRef": [self.gone_ref], **{kind: [] for kind in kinds}}
         for thing in self.pool:
             of.get(type(thing).__name__, []).append(thing)
         memories = [self.subject] * 8 + [self.daemon] * 4 + [self.gone, self.elsewhere]
@@ -308,7 +310,7 @@ class Fuzz:
             if isinstance(thing, _native.ObjectRef | _native.Task):
                 self.keys.append(thing.key)
                 self.pool.append(thing)
-            elif isinstance(thing, _native.Template | _native.Draft):
+            elif isinstance(thing, OTHERS):
                 self.pool.append(thing)
         while len(self.pool) > 60:
             self.pool.pop(self.random.randrange(len(self.pool)))
@@ -337,18 +339,21 @@ class Fuzz:
             raise Alarm
 
     def step(self) -> None:
-        if self.random.random() < 0.05:
-            self.work()
+        if self.random.random() < 0.06:
+            self.random.choice((*[self.work] * 5, self.share))()
             return
         targets = self.targets()
         kinds = [*["Memory"] * 3, "ObjectRef", "Task", "Template", "Draft", "module"]
+        kinds += ["SharedBlock", "Channel"]
         kind = self.random.choice(kinds)
         if kind == "module":
-            function = self.random.choice([_native._restore_ref, _native.Template])
+            opens = [_native._open_block, _native._open_channel]
+            function = self.random.choice([_native._restore_ref, _native.Template, *opens])
             if function is _native.Template:
                 self.make_template()
             else:
-                self.call("_restore_ref", function, [self.junk()], {})
+                argument = self.random.choice([self.junk(), *self.refs()])
+                self.call(function.__name__, function, [argument], {})
             return
         if not targets[kind]:
             return
@@ -398,6 +403,27 @@ class Fuzz:
         self.daemon.assign(self.subject.index, queue)
         for _ in range(self.random.randrange(4)):
             self.call("Memory.take", self.subject.take, [0], {})
+
+    def share(self) -> None:
+        """Blocks and channels that are right, opened twice, and what is sent through them."""
+        capacity, slots = self.random.choice((0, 100, 5000, 100_000)), self.random.randrange(1, 5)
+        if sum(isinstance(x, _native.Channel) for x in self.pool) < 6:
+            self.call("Memory.channel", self.subject.channel, [capacity, slots, slots], {})
+            self.call("Memory.shared_block", self.subject.shared_block, [capacity], {})
+        for thing in self.targets()["SharedBlock"][:2]:
+            with contextlib.suppress(*DOCUMENTED), memoryview(thing) as view:
+                view[: len(view) // 2] = bytes(len(view) // 2)
+            self.call("_open_block", _native._open_block, [thing.ref], {})
+        for channel in self.targets()["Channel"][-3:]:
+            if channel.memory is not self.subject:
+                continue
+            self.call("_open_channel", _native._open_channel, [channel.ref], {})
+            values = (1, "text", self.data(), [self.subject.put_simple(7)], bytearray(200))
+            large = pickle.PickleBuffer(bytes(60_000))
+            for value in (*values, [large], RuntimeError("sent")):
+                self.call("Channel.write", channel.write, [value, 0], {})
+            for reader in range(channel.readers):
+                self.call("Channel.read", channel.read, [reader, 0], {})
 
     def make_template(self) -> None:
         named = {n: self.argument(a) for n, a, _ in self.signatures["Template.__init__"]}

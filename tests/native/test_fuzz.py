@@ -46,7 +46,9 @@ def run_child(seed: int, seconds: float, environment: dict[str, str] | None) -> 
 
 def entry_points() -> set[str]:
     found = set()
-    for name in ("ObjectRef", "Template", "Task", "Draft", "Memory"):
+    for name in (
+        "ObjectRef", "Template", "Task", "Draft", "SharedBlock", "Channel", "Memory",
+    ):  # fmt: skip
         for attribute in vars(getattr(_native, name)):
             if attribute not in NOT_OURS:
                 found.add(f"{name}.{attribute}")

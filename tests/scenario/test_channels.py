@@ -10,6 +10,7 @@ from __future__ import annotations
 import gc
 import os
 import pickle
+import signal
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -127,6 +128,73 @@ def test_a_wait_ends_with_the_change() -> None:
     assert shoal.get(waits) == [4, 4]
 
 
+def test_a_view_outlives_the_session_and_may_still_be_written() -> None:
+    block, channel = lowlevel.shared_block(5000), lowlevel.channel(200_000)
+    array = np.frombuffer(block, np.int64)
+    array[3] = 5
+    channel.write(np.full(20_000, 7))
+    kept = channel.read()
+    assert is_view(kept)
+    shoal.shutdown()
+    array[4] = array[3] + 1
+    assert array[3:5].tolist() == [5, 6] and kept.sum() == 140_000
+    for use in (
+        lambda: block.add(0, 1),
+        lambda: channel.read(timeout_s=1),
+        channel.close,
+    ):
+        with pytest.raises(errors.SessionEndedError):
+            use()
+    with pytest.raises(BufferError):
+        memoryview(block)
+
+
+def test_children_of_a_fork_see_what_the_parent_saw() -> None:
+    block, channel = lowlevel.shared_block(5000), lowlevel.channel(200_000)
+    array = np.frombuffer(block, np.int64)
+    channel.write(np.full(20_000, 7))
+    kept = channel.read()
+    ready, goes_on = os.pipe()
+    child = os.fork()
+    if child == 0:  # must not return into pytest
+        try:
+            os.read(ready, 1)
+            ok = kept.sum() == 140_000 and array[1] == 11
+            array[2] = 12
+            try:
+                block.load(0)
+            except errors.ForkedProcessError:
+                os._exit(0 if ok else 1)
+        finally:
+            os._exit(2)
+    array[1] = 11
+    del kept  # the child looks at it: the slot stays taken until it has gone
+    gc.collect()
+    channel.write(1)
+    with pytest.raises(errors.ChannelTimeoutError):
+        channel.write(2, timeout_s=0.05)
+    os.write(goes_on, b"x")
+    assert os.waitpid(child, 0)[1] == 0 and array[2] == 12
+    assert channel.read() == 1
+    channel.write(np.zeros(1))
+    channel.read()
+    channel.write(2)
+    channel.write(3, timeout_s=LONG_S)
+    assert [channel.read(), channel.read()] == [2, 3]
+
+
+def test_a_signal_ends_a_wait() -> None:
+    block, channel = lowlevel.shared_block(8), lowlevel.channel(10)
+    for wait in (lambda: block.wait(0, 0), channel.read):
+        timer = threading.Timer(0.2, signal.raise_signal, [signal.SIGINT])
+        timer.start()
+        with pytest.raises(KeyboardInterrupt):
+            wait()
+        timer.join()
+    channel.write(1)
+    assert channel.read() == 1
+
+
 # ---- channels
 
 
@@ -198,3 +266,103 @@ def test_errors_travel_and_closing_lets_everybody_out() -> None:
     assert full.read() == "last"
     with pytest.raises(errors.ChannelClosedError):
         full.read()
+
+
+def test_refs_in_messages_live_until_they_are_read() -> None:
+    channel, block = lowlevel.channel(100_000, slots=1, readers=2), lowlevel.shared_block(8)
+    value, array = shoal.put([1, 2, 3]), np.arange(5000)
+    channel.write({"ref": value, "array": array, "block": block, "handle": peer()})
+    del value
+    gc.collect()
+    before = lowlevel.memory().audit()["slots"]
+    for reader in (0, 1):
+        found = channel.read(reader)
+        assert shoal.get(found["ref"]) == [1, 2, 3] and (found["array"] == array).all()
+        assert shoal.get(found["handle"].add.remote(found["block"], 0, 3)) == 3
+        del found
+    gc.collect()
+    eventually(lambda: lowlevel.memory().audit()["slots"] < before, 10, "the message is let go")
+    assert block.load(0) == 6
+    with pytest.raises(ValueError, match="itself"):
+        channel.write([channel])
+    unread = lowlevel.channel(1000)
+    unread.write([shoal.put(np.ones(20_000))])
+    del unread  # and what nobody has read with it
+
+
+def test_kept_arrays_never_block_the_writer() -> None:
+    channel, other = lowlevel.channel(10 << 20, slots=2), peer()
+    keeping = other.keep.remote(channel, 4)
+    for number in range(4):
+        channel.write(np.full(10 << 17, float(number)), LONG_S)
+    assert shoal.get(keeping) == [True, False, False, False]
+    for number in range(4, 8):  # they are what they were, whatever is written meanwhile
+        keeping = other.keep.remote(channel, 1)
+        channel.write(np.full(10 << 17, float(number)), LONG_S)
+        assert shoal.get(keeping) == [False]
+    assert shoal.get(other.sums.remote()) == [float(n) * (10 << 17) for n in range(8)]
+    shoal.get(other.drop.remote())
+    keeping = other.keep.remote(channel, 1)
+    channel.write(np.ones(10 << 17), LONG_S)
+    assert shoal.get(keeping) == [True]
+
+
+def test_readers_together_keep_half() -> None:
+    channel = lowlevel.channel(100_000, slots=4, readers=2)
+    kept: list[Any] = []
+    for number in range(20):
+        channel.write(np.full(10_000, number), LONG_S)
+        kept += [channel.read(0), channel.read(1)]
+        del kept[:: 7 if number % 3 else 100]
+    for array in kept:
+        assert len(set(array.tolist())) == 1
+
+
+def test_one_writes_and_one_reads_at_a_time() -> None:
+    channel = lowlevel.channel(10)
+    reading = threading.Thread(target=lambda: channel.read(timeout_s=LONG_S))
+    reading.start()
+    eventually(lambda: _is_busy(channel), 10, "the thread reads")
+    channel.write(1)
+    reading.join()
+    channel.write(2)
+    assert channel.read() == 2
+
+
+def _is_busy(channel: Any) -> bool:
+    try:
+        channel.read(timeout_s=0)
+    except RuntimeError as error:
+        return "another thread" in str(error)
+    except errors.ChannelTimeoutError:
+        return False
+    raise AssertionError("a message out of nothing")
+
+
+@pytest.mark.parametrize("victim", ["writer", "reader"])
+def test_a_death_leaves_whole_messages_and_closing_lets_the_other_out(victim: str) -> None:
+    channel = lowlevel.channel(2 << 20, slots=3)
+    writer, reader = peer(max_restarts=0), peer(max_restarts=0)
+    pids = {"writer": shoal.get(writer.pid.remote()), "reader": shoal.get(reader.pid.remote())}
+    arrays = [np.full(1 << 18, n) for n in range(30)]
+    writing = writer.write.remote(channel, arrays)
+    first = reader.keep.remote(channel, 3)
+    reading = reader.keep.remote(channel, 30)
+    assert len(shoal.get(first)) == 3
+    os.kill(pids[victim], signal.SIGKILL)
+    dead, alive = (writing, reading) if victim == "writer" else (reading, writing)
+    with pytest.raises(errors.ActorDiedError):
+        shoal.get(dead)
+    if victim == "writer":
+        shoal.wait([alive], timeout=0.2)
+        channel.close(RuntimeError("its writer died"))
+        with pytest.raises(errors.ChannelClosedError, match="its writer died"):
+            shoal.get(alive)
+        sums = shoal.get(reader.sums.remote())
+        assert sums == [float(n << 18) for n in range(len(sums))]
+    else:  # a successor goes on at the first message that the dead had not acknowledged
+        first = channel.read(timeout_s=LONG_S)
+        assert len(set(first[:: 1 << 10].tolist())) == 1
+        channel.close()
+        with pytest.raises(errors.ChannelClosedError):
+            shoal.get(alive)
