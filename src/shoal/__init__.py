@@ -32,7 +32,7 @@ TYPE_CHECKING = False
 node daemon execs its zygote before it has imported anything large."""
 
 if TYPE_CHECKING:
-    from shoal import errors, exceptions, ids, lowlevel, runtime_env, state, util
+    from shoal import dag, errors, exceptions, ids, lowlevel, runtime_env, state, util
     from shoal._native import ObjectRef
     from shoal._runtime.actor import ActorHandle, get_actor, kill, method
     from shoal._runtime.actor_base import Actor
@@ -86,7 +86,7 @@ _HOMES = {
     "timeline": "_runtime.timeline",
     "wait": "_runtime.objects",
 }
-_MODULES = ("errors", "exceptions", "ids", "lowlevel", "runtime_env", "state", "util")
+_MODULES = ("dag", "errors", "exceptions", "ids", "lowlevel", "runtime_env", "state", "util")
 
 __all__ = [
     "Actor",
@@ -103,6 +103,7 @@ __all__ = [
     "available_resources",
     "cancel",
     "cluster_resources",
+    "dag",
     "errors",
     "exceptions",
     "exit_actor",

@@ -15,12 +15,15 @@ from typing import TYPE_CHECKING, Any
 
 from shoal._native import Channel, Draft, Memory, ObjectRef, SharedBlock
 from shoal._proto import messages
-from shoal._runtime import channels
+from shoal._runtime import background, channels
 from shoal._runtime import session as sessions
 from shoal._runtime.objects import PUT_WAIT_S
 
 if TYPE_CHECKING:
     from shoal._runtime.completion import Arrivals as Arrivals  # noqa: PLC0414
+
+Background = background.Background
+Inside = background.Inside
 
 
 def __getattr__(name: str) -> Any:

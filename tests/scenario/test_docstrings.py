@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 import shoal
+import shoal.dag
 import shoal.util
 import shoal.util.dask
 import shoal.util.executor

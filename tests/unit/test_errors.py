@@ -51,6 +51,9 @@ EXAMPLES: list[errors.ShoalError] = [
     errors.ForkedProcessError(),
     errors.NotSupportedError("not yet"),
     errors.PendingTasksLimitError(),
+    errors.GraphError("a graph with a cycle"),
+    errors.GraphCapacityError(limit=3),
+    errors.GraphEndedError(),
     errors.InternalError("a bug"),
 ]
 

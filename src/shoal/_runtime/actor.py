@@ -52,6 +52,7 @@ from shoal._runtime.actor_method import (
 from shoal._runtime.environments import inheriting
 from shoal._runtime.functions import Definition
 from shoal._runtime.limited import LimitedMethod, Waiting
+from shoal._runtime.submitting import Bindable
 
 if TYPE_CHECKING:
     from shoal._runtime import typed
@@ -125,7 +126,7 @@ def _restore_handle(facts: bytes, lifetime: _native.ObjectRef | None) -> ActorHa
     return ActorHandle(_facts_decoder.decode(facts), lifetime)
 
 
-class ActorClass(Generic[C]):
+class ActorClass(Generic[C], Bindable):
     """A class whose instances may live in processes of their own."""
 
     def __init__(

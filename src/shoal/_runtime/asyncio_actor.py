@@ -32,6 +32,7 @@ import selectors
 import sys
 import threading
 from collections import deque
+from collections.abc import Callable
 from types import CoroutineType, FrameType
 from typing import Any
 
@@ -101,7 +102,25 @@ class LoopRunner:
             wants = row.thread if row.thread is not None else everywhere
             # A plain generator would block the loop while its consumer is slow.
             self._in_thread.append(is_plain and (wants or inspect.isgeneratorfunction(call)))
+        self._executor.from_outside = self._from_outside
         return True
+
+    def _from_outside(self, method: int) -> Callable[..., Any]:
+        """A method for threads of others: on the loop, unless calls of it run in threads."""
+        call = self._executor.methods[method]
+        if self._in_thread[method]:
+            return call
+
+        async def run(args: Any, kwargs: Any, task: Any) -> Any:
+            _set_running(task)
+            value = call(*args, **kwargs)
+            return await value if type(value) is CoroutineType else value
+
+        def on_loop(*args: Any, **kwargs: Any) -> Any:
+            coroutine = run(args, kwargs, context.running.get())
+            return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
+
+        return on_loop
 
     def _say_farewell(self) -> None:
         """End what the actor has begun itself, as ``asyncio.run`` does."""

@@ -31,7 +31,9 @@ from shoal import _native, errors
 from shoal._base import records, typed_ids
 from shoal._proto import messages
 from shoal._runtime import arguments, checkpoints, context, functions, serialize, streams
+from shoal._runtime import session as sessions
 from shoal._runtime.actor_method import BUILTIN_METHODS, CALL, READY, TERMINATE
+from shoal._runtime.background import Background
 from shoal._runtime.cancelling import Interrupted, cancelling
 from shoal._runtime.session import Session, store_full
 
@@ -62,6 +64,12 @@ class Executor:
         self.wake: Callable[[], None] = lambda: None
         """Has the feeder look whether this process may leave."""
         self._loops = threading.local()
+        self.is_serial = True
+        """Calls run one at a time, on the main thread."""
+        self.turns: Any = None
+        """The lock of a serial actor that has something in the background."""
+        self.from_outside: Callable[[int], Callable[..., Any]] = self.methods.__getitem__
+        """A method by number, for a thread that no call of it runs in."""
 
     def serve(self) -> None:
         """Take and run tasks until the daemon says that this worker may leave."""
@@ -129,8 +137,16 @@ class Executor:
 
     # ---- values
 
+    def finish(self, task: _native.Task, value: Any) -> None:
+        """End an attempt that was run elsewhere than in ``run``."""
+        if not task.seal(value):
+            self._finish(task, value)
+
     def _finish(self, task: _native.Task, value: Any) -> None:
         """Write what ``seal`` did not take."""
+        if type(value) is Background:
+            value.begin(self, task)
+            return
         if cancelling.record(task) is not None:
             raise Interrupted
         if inspect.iscoroutine(value):
@@ -422,6 +438,12 @@ def describe(task: _native.Task, error: BaseException, session: Session) -> erro
         "node": session.node_id.hex()[:8],
     }
     return _task_error(error, facts)
+
+
+def error_of_call(error: BaseException, name: str) -> errors.TaskError:
+    """The public error for what was raised in a call that is no task of its own."""
+    node = sessions.current().node_id.hex()[:8]
+    return _task_error(error, {"task": name, "attempt": 1, "pid": os.getpid(), "node": node})
 
 
 def _task_error(error: BaseException, facts: dict[str, Any]) -> errors.TaskError:

@@ -18,6 +18,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, TypeVar, overload
 
 from shoal import errors
+from shoal._base import clock
 from shoal._native import ObjectRef
 from shoal._runtime import serialize, streams
 from shoal._runtime import session as sessions
@@ -34,6 +35,10 @@ A1 = TypeVar("A1")
 A2 = TypeVar("A2")
 A3 = TypeVar("A3")
 A4 = TypeVar("A4")
+
+OWN_GET, OWN_WAIT = "__shoal_get__", "__shoal_wait__"
+"""A library's own result (``shoal.dag``) has methods of these names, which take a timeout: one
+gives the result, perhaps only once, the other waits until it is there."""
 
 _modules = sys.modules
 _has_warned = False
@@ -86,6 +91,9 @@ def get(refs: Any, *, timeout: float | None = None) -> Any:
         if type(refs) is ObjectRef:
             return refs.memory.get(refs, timeout)
         if type(refs) is not list:
+            take = getattr(type(refs), OWN_GET, None)
+            if take is not None:
+                return take(refs, timeout)
             if streams.is_generator(refs):
                 return refs
             if type(refs) is tuple:
@@ -99,7 +107,23 @@ def get(refs: Any, *, timeout: float | None = None) -> Any:
     except (TimeoutError, TypeError, AttributeError) as error:
         if isinstance(error, errors.ShoalError):
             raise
+        if type(refs) is list and any(hasattr(type(ref), OWN_GET) for ref in refs):
+            return _get_mixed(refs, timeout)
         raise _explain(error, refs, timeout) from None
+
+
+def _get_mixed(refs: list[Any], timeout: float | None) -> list[Any]:
+    """``get`` of a list in which results stand that libraries have; one deadline for all."""
+    if timeout is None:
+        return [get(ref) for ref in refs]
+    deadline = clock.now() + timeout
+    for ref in refs:  # what is taken can not be given back: wait for all of them first
+        wait_for = getattr(ref, OWN_WAIT, None)
+        if wait_for is not None:
+            wait_for(max(0.0, deadline - clock.now()))
+        else:
+            get(ref, timeout=max(0.0, deadline - clock.now()))
+    return [get(ref) for ref in refs]
 
 
 def _runs_on_a_loop() -> bool:
@@ -148,6 +172,9 @@ def not_a_ref(what: str, value: Any, where: str = "the argument") -> errors.NotA
     text = f"{what} needs refs, and {where} is a {kind}: {repr(value)[:80]}."
     if kind in ("RemoteFunction", "ActorMethod", "ActorClass"):
         text += " Did you forget .remote(...)?"
+    elif hasattr(type(value), OWN_GET):
+        text += " Results of compiled graphs are taken with get, in their order; wait has no say."
+        return errors.NotARefError(text)
     elif kind == "coroutine":
         text += " Did you mean await?"
     else:

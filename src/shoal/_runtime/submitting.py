@@ -10,6 +10,7 @@ Invariant: ``_template`` is not None only while the session that it belongs to i
 
 from __future__ import annotations
 
+import importlib
 import pickle
 from abc import abstractmethod
 from collections.abc import Callable
@@ -24,11 +25,34 @@ from shoal._runtime.session import NATIVE_ERRORS
 _dumps = pickle.dumps
 
 
+GRAPH_LAYER = "shoal.dag.nodes"
+"""A layer above this one, so it stands here as a name; programs without graphs never load it."""
+
 NEVER_RUNS = (errors.UnschedulableError, errors.GroupRemovedError, errors.RuntimeEnvSetupError)
 """Why a call fails at ``get`` and not where it is made: nothing is wrong with the call."""
 
 
-class Submitting:
+class Bindable:
+    """Something that may stand in a graph."""
+
+    def bind(self, *args: Any, **kwargs: Any) -> Any:
+        """Describe a call without making it: a node of a graph (see ``shoal.dag``).
+
+        Args:
+            args: Arguments, among them other nodes.
+            kwargs: Arguments by name.
+
+        Example:
+            >>> @shoal.remote
+            ... def double(x):
+            ...     return 2 * x
+            >>> shoal.get(double.bind(double.bind(5)).execute())
+            20
+        """
+        return importlib.import_module(GRAPH_LAYER).bind(self, args, kwargs)
+
+
+class Submitting(Bindable):
     """Something with ``.remote()``."""
 
     _template: _native.Template | None = None

@@ -237,6 +237,7 @@ def _become_actor(executor: Executor, session: Session, info: messages.ActorInfo
 def _serve_side_by_side(session: Session, info: messages.ActorInfo) -> Executor:
     """Be an actor whose calls may overlap, until it may leave."""
     executor = Executor(session)
+    executor.is_serial = False
     hooks.install(session.memory)
     _take_part(session, info)
     if info.spec.is_asyncio:

@@ -33,6 +33,9 @@
     |   |-- ActorNotFoundError     no living actor has that name             (ValueError)
     |   |-- GroupAlreadyExistsError  the name belongs to another group       (ValueError)
     |   |-- GroupNotFoundError     there is no such placement group          (ValueError)
+    |   |-- GraphError             a graph that can not be built or run so  (ValueError)
+    |   |-- GraphCapacityError     too many executions of a compiled graph  (RuntimeError)
+    |   |-- GraphEndedError        a compiled graph after its teardown      (RuntimeError)
     |   |-- NotInActorError        code outside of actors asks for its actor (RuntimeError)
     |   |-- SessionEndedError      after shutdown                            (RuntimeError)
     |   |-- SessionExistsError     a second init                             (RuntimeError)
@@ -85,6 +88,9 @@ from shoal.errors._usage import (
     ActorAlreadyExistsError,
     ActorNotFoundError,
     ForkedProcessError,
+    GraphCapacityError,
+    GraphEndedError,
+    GraphError,
     GroupAlreadyExistsError,
     GroupNotFoundError,
     MessageTooLargeError,
@@ -113,6 +119,9 @@ __all__ = [
     "DeadlineExceededError",
     "ForkedProcessError",
     "GetTimeoutError",
+    "GraphCapacityError",
+    "GraphEndedError",
+    "GraphError",
     "GroupAlreadyExistsError",
     "GroupNotFoundError",
     "GroupRemovedError",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from shoal.errors._base import ShoalError
+from shoal.errors._lost import ChannelClosedError
 
 
 class UsageError(ShoalError):
@@ -185,3 +186,35 @@ class PendingTasksLimitError(UsageError, RuntimeError):
     def describe(self) -> str:
         """Return what happened, from the facts."""
         return self._message or "too many unfinished tasks in this job"
+
+
+class GraphError(UsageError, ValueError):
+    """A graph can not be built, compiled or run like that."""
+
+
+class GraphCapacityError(UsageError, RuntimeError):
+    """A compiled graph has as many executions in flight as it may have."""
+
+    ray = ("RayCgraphCapacityExceeded",)
+    advice = (
+        "get some results (or drop their refs) before executing again, or compile the graph with"
+        " more max_inflight_executions."
+    )
+    limit: int = 0
+
+    def describe(self) -> str:
+        """Return what happened, from the facts."""
+        return (
+            f"the compiled graph has {self.limit} executions whose results nobody took, which is"
+            " its limit"
+        )
+
+
+class GraphEndedError(UsageError, ChannelClosedError, RuntimeError):
+    """A compiled graph was used after its teardown."""
+
+    advice = "compile the graph again; results that are not needed after teardown are taken before."
+
+    def describe(self) -> str:
+        """Return what happened, from the facts."""
+        return self._message or "this compiled graph was torn down"

@@ -169,7 +169,7 @@ HINTS: dict[str, str] = {
     "ray.java_actor_class": "Shoal runs Python only",
     "ray.java_function": "Shoal runs Python only",
     "ray.DynamicObjectRefGenerator": "num_returns='dynamic' gives an ObjectRefGenerator",
-    "ray.dag": "compiled graphs are not there yet; chain calls by passing refs",
+    "ray.dag": "see shoal.dag for what there is of graphs",
     "ray.dashboard": "there is no dashboard; use shoal.state, `shoal status` and `shoal list`",
     "ray.data": _LIBRARIES + "; use shoal.map for parallel work over items",
     "ray.experimental": "of Ray's experimental names there are tqdm_ray, compiled_dag_ref and"

@@ -1,0 +1,179 @@
+"""The results of a compiled graph: read in order, kept for who asks later, ended with a reason.
+
+This is the part of the driver's side that outlives a dropped ``CompiledDAG`` for a moment: the
+thread of an asyncio graph and the callbacks of the supervision hold it, and never the graph, so
+that a graph which nobody has any more is torn down by its destructor.
+
+``_reading`` is held by who reads. One that needs the lock for writing too takes that one first.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from shoal import errors
+from shoal._base import clock
+from shoal._native import Channel
+from shoal.dag.loop import Failed
+from shoal.dag.pipeline import Pipeline
+from shoal.dag.plan import Plan
+
+REASON_S = 2.0
+"""How long to wait for the reason after channels were found closed without one: whoever closed
+them (an actor that leaves) is about to be known to have ended."""
+
+
+class Results:
+    """What comes out of one compiled graph."""
+
+    def __init__(self, made: Plan, channels: Sequence[Channel], most: int) -> None:
+        self._channels = channels
+        self._reads = [(channels[line].read, reader) for line, reader in made.reads]
+        self._outputs = made.outputs
+        self.is_direct = made.is_single and made.outputs[0][1] is None
+        """A result is what one channel brings, as it is."""
+        self.pipeline = Pipeline(len(made.outputs), most)
+        self._half: list[Any] = []
+        """What was read of the next execution when somebody ran out of time."""
+        self._reading = threading.Lock()
+        self._has_reason = threading.Event()
+        self.reason: BaseException | None = None
+        """Why the graph has ended; None as long as it lives."""
+        self.at_end: Callable[[], object] = lambda: None
+        """Called after it has ended."""
+
+    # ---- the end
+    def end(self, reason: BaseException) -> None:
+        """Close all channels; the first reason counts."""
+        if self.reason is None:
+            self.reason = reason
+            self._has_reason.set()
+        for channel in self._channels:
+            channel.close(reason)
+        self.at_end()
+
+    @property
+    def is_torn_down(self) -> bool:
+        """Whether somebody ended it on purpose."""
+        return isinstance(self.reason, errors.GraphEndedError)
+
+    def raise_if_over(self) -> None:
+        """Raise the reason if the graph has ended."""
+        if self.reason is not None:
+            raise again(self.reason)
+
+    def why_closed(self, error: errors.ChannelClosedError) -> BaseException:
+        """The reason, for who found a channel closed."""
+        if self.reason is None and error.cause is None:
+            self._has_reason.wait(REASON_S)
+        reason = self.reason or error.cause
+        return error if reason is None else again(reason)
+
+    # ---- reading
+    def take(self, number: int, output: int, timeout_s: float | None) -> Any:
+        """The value of one output of one execution; raises what it raised."""
+        if self.is_torn_down:
+            self.raise_if_over()
+        if self.pipeline.is_read(number):  # nobody is waited for who waits for a later one
+            return self._taken(number, output)
+        with self._turn(timeout_s) as deadline:
+            if self.is_direct and self.pipeline.is_next(number):
+                value = self._read_one(deadline)
+                self.pipeline.has_passed(number)
+                return given(value, None) if type(value) is Failed else value
+            while not self.pipeline.is_read(number):
+                self._read_next(deadline)
+        return self._taken(number, output)
+
+    def wait(self, number: int, timeout_s: float) -> None:
+        """Wait until an execution was read."""
+        with self._turn(timeout_s) as deadline:
+            while not self.pipeline.is_read(number):
+                self._read_next(deadline)
+
+    @contextlib.contextmanager
+    def _turn(self, timeout_s: float | None) -> Iterator[float | None]:
+        """Be the one who reads, until the deadline that comes."""
+        deadline = None if timeout_s is None else clock.now() + timeout_s
+        if deadline is None:
+            self._reading.acquire()
+        elif not self._reading.acquire(timeout=min(timeout_s or 0.0, threading.TIMEOUT_MAX)):
+            raise late(timeout_s)
+        try:
+            yield deadline
+        except errors.ChannelTimeoutError:
+            raise late(timeout_s) from None
+        finally:
+            self._reading.release()
+
+    def _taken(self, number: int, output: int) -> Any:
+        at, part = self._outputs[output]
+        return given(self.pipeline.take(number, 1 << output)[at], part)
+
+    def read_unwanted(self) -> bool:
+        """Read the next execution if nobody wants it; whether there was such a one."""
+        with self._reading:
+            if not self.pipeline.is_next_unwanted():
+                return False
+            self._read_next(None)
+            return True
+
+    def read_any(self, deadline: float | None) -> bool:
+        """Read the next execution into this process; False if every one was read."""
+        with self._reading:
+            if self.pipeline.next_read == self.pipeline.begun:
+                return False
+            self._read_next(deadline)
+            return True
+
+    def _read_one(self, deadline: float | None) -> Any:
+        read, reader = self._reads[0]
+        try:
+            return read(reader) if deadline is None else read(reader, left(deadline))
+        except errors.TaskError as error:
+            return Failed(error.with_traceback(None))
+        except errors.ChannelClosedError as error:
+            raise self.why_closed(error) from None
+
+    def _read_next(self, deadline: float | None) -> None:
+        half = self._half
+        for read, reader in self._reads[len(half) :]:
+            try:
+                half.append(read(reader, left(deadline)))
+            except errors.TaskError as error:
+                half.append(Failed(error.with_traceback(None)))
+            except errors.ChannelClosedError as error:
+                raise self.why_closed(error) from None
+        self._half = []
+        self.pipeline.has_read(half)
+
+
+def given(value: Any, part: int | None) -> Any:
+    """Part of a value; raises what stands in its place."""
+    if type(value) is Failed:
+        raise again(value.error)  # several outputs may have this one error
+    return value if part is None else value[part]
+
+
+def left(deadline: float | None) -> float | None:
+    """Seconds until then."""
+    return None if deadline is None else max(0.0, deadline - clock.now())
+
+
+def late(timeout_s: float | None) -> errors.ChannelTimeoutError:
+    """The error for a result that is not there in time; it can still be taken."""
+    return errors.ChannelTimeoutError(
+        what="a result of the compiled graph", timeout_s=float(timeout_s or 0)
+    )
+
+
+def again(error: BaseException) -> BaseException:
+    """The same error, for one more who is to be told."""
+    told = copy.copy(error)
+    if isinstance(error, errors.ActorError):
+        told.add_note("The compiled graph has ended with it: compile it again with living actors.")
+    return told
