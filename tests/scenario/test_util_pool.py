@@ -11,9 +11,12 @@ import gc
 import itertools
 import multiprocessing
 import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -446,3 +449,31 @@ def test_a_forked_child_is_told(capfd: pytest.CaptureFixture[str]) -> None:
             finally:
                 os._exit(code)
         assert os.waitpid(pid, 0)[1] == 0
+
+
+def test_the_names_that_ray_gives(tmp_path: Path) -> None:
+    """In a process of its own: `install` is for a whole program."""
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import shoal.compat.ray\n"
+        "shoal.compat.ray.install()\n"
+        "import ray\n"
+        "from ray.util.multiprocessing import JoinableQueue, Pool, TimeoutError\n"
+        "from ray.util.multiprocessing.pool import Pool as Same\n"
+        "from ray.util.joblib import register_ray\n"
+        "from ray.util.dask import RayDaskCallback, enable_dask_on_ray, ray_dask_get\n"
+        "import joblib\n"
+        "ray.init(num_cpus=2)\n"
+        "seen = []\n"
+        "assert Same is Pool\n"
+        "with Pool(2, ray_remote_args={'num_cpus': 0.5}) as pool:\n"
+        "    assert pool.map(lambda x: x * x, [1, 2]) == [1, 4]\n"
+        "register_ray()\n"
+        "with joblib.parallel_backend('ray', n_jobs=2):\n"
+        "    assert joblib.Parallel()(joblib.delayed(abs)(-x) for x in range(3)) == [0, 1, 2]\n"
+        "note = lambda task, key, deps, ref: seen.append(key)\n"
+        "with RayDaskCallback(ray_postsubmit=note):\n"
+        "    assert ray_dask_get({'x': 1, 'y': (abs, 'x')}, ['y']) == [1]\n"
+        "assert seen == ['y']\n"
+    )
+    subprocess.run([sys.executable, str(program)], timeout=60, check=True)
