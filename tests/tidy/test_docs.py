@@ -66,6 +66,15 @@ def test_make_targets_in_documents_exist() -> None:
     judge("docs_targets", find())
 
 
+def test_every_page_is_in_the_index() -> None:
+    """A page that nothing leads to is a page that nobody reads."""
+    index = text_of("docs/README.md")
+    pages = [path for path in files() if path.startswith("docs/") and path.endswith(".md")]
+    links = set(LINK.findall(index))
+    lost = [path for path in pages if path.removeprefix("docs/") not in links]
+    assert [path for path in lost if path != "docs/README.md"] == []
+
+
 def test_every_target_is_documented() -> None:
     text = text_of("Makefile")
     phony = re.search(r"^\.PHONY: (.*)$", text, flags=re.MULTILINE)
