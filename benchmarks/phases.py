@@ -31,6 +31,8 @@ class Gates:
     def __init__(self, hold: list[Callable[[str], Any]]) -> None:
         self._folder = tempfile.TemporaryDirectory()
         self._hold = hold
+        self.held: list[Any] = []
+        """Refs of the last holds: they are ready when the workers are free again."""
         self._paths = [str(Path(self._folder.name) / str(i)) for i in range(len(hold))]
         for path in self._paths:
             os.mkfifo(path)
@@ -38,8 +40,9 @@ class Gates:
     def close(self) -> list[int]:
         """Hold all; their ends, to be closed to let them go."""
         ends = []
+        self.held.clear()
         for start, path in zip(self._hold, self._paths, strict=True):
-            start(path)
+            self.held.append(start(path))
             ends.append(os.open(path, os.O_WRONLY))  # returns when the worker has opened it too
         return ends
 
@@ -65,4 +68,6 @@ def in_phases(
         os.close(end)
     sleep_until_ready(api, refs)
     collect(refs)
+    # A worker that is late might take the next hold's end for its own, and never let go.
+    sleep_until_ready(api, gates.held)
     return n

@@ -6,12 +6,15 @@ In each round two actors put a hundred values each. A put takes nothing that the
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from benchmarks.case import Case, Need, Step, preparation
+from benchmarks.phases import Gates, hold_until_closed, in_phases
 from benchmarks.sides import CLUSTERS, cluster
 
 CLIENTS = 2
 PUTS = 100
+ROUNDS_APART = 200
 
 
 @preparation
@@ -25,12 +28,22 @@ def prepare(side: str) -> Iterator[Step]:
                     api.put(0)
                 return PUTS
 
+            def hold(self, path: str) -> None:
+                hold_until_closed(path)
+
         clients = [Client.remote() for _ in range(CLIENTS)]
 
         def step() -> int:
             return sum(api.get([client.put.remote() for client in clients]))
 
-        yield step
+        def submit() -> list[Any]:
+            return [client.put.remote() for _ in range(ROUNDS_APART) for client in clients]
+
+        if side == "need":
+            gates = Gates([client.hold.remote for client in clients])
+            yield lambda: PUTS * in_phases(api, gates, submit, api.get)
+        else:
+            yield step
 
 
 CASES = [
@@ -44,6 +57,6 @@ CASES = [
         aim=500e3,
         limit="python_call_per_core",
         least="one call from Python, on every core",
-        need=Need("a put's need when one process does it", case="C2"),
+        need=Need("the same rounds: submitting, putting, collecting in turn", side="need"),
     )
 ]

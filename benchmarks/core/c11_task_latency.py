@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from benchmarks.case import Case, Need, Step, preparation
-from benchmarks.sides import CLUSTERS, POOLS, cluster, pool
+from benchmarks.phases import Gates, hold_until_closed, in_phases
+from benchmarks.sides import CLUSTERS, CORES, POOLS, cluster, pool
+
+TOGETHER = 2000
+"""Tasks that are taken apart together (see `phases.py`), each with a `get` of its own."""
 
 
 def noop_in_pool() -> None:
@@ -33,7 +38,18 @@ def prepare(side: str) -> Iterator[Step]:
             api.get(noop.remote())
             return 1
 
-        yield step
+        def submit() -> list[Any]:
+            return [noop.remote() for _ in range(TOGETHER)]
+
+        def collect(refs: list[Any]) -> None:
+            while refs:
+                api.get(refs.pop())
+
+        if side == "need":
+            gates = Gates([api.remote(hold_until_closed).remote] * CORES)
+            yield lambda: in_phases(api, gates, submit, collect)
+        else:
+            yield step
 
 
 CASES = [
@@ -47,7 +63,7 @@ CASES = [
         aim=150e3,
         limit="spin",
         least="two hand-overs between cores",
-        need=Need("the task's need when it is one of a thousand", case="C12"),
+        need=Need("the same calls: submitting, running, collecting in turn", side="need"),
         is_latency=True,
     )
 ]

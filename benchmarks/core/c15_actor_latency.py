@@ -15,8 +15,10 @@ from benchmarks.case import Case, Need, Preparation, Step, preparation
 from benchmarks.phases import Gates, hold_until_closed, in_phases
 from benchmarks.sides import CLUSTERS, cluster, dask_client
 
-BATCH = 50
-"""Calls that are taken apart together (see `phases.py`); few, so that their memory stays warm."""
+TOGETHER = 2000
+"""Calls that are taken apart together (see `phases.py`): so many that holding the actor costs each of
+them nothing, and of large values so few that their memory stays warm."""
+TOGETHER_BYTES = 16 << 20
 
 
 def serve(end: Connection) -> None:
@@ -84,7 +86,10 @@ def through_actor(side: str, payload: bytes | None) -> Iterator[Step]:
             return 1
 
         def submit() -> list[Any]:
-            return [actor.echo.remote(payload) for _ in range(BATCH)]
+            if payload is None:
+                return [actor.nothing.remote() for _ in range(TOGETHER)]
+            together = min(TOGETHER, TOGETHER_BYTES // len(payload))
+            return [actor.echo.remote(payload) for _ in range(together)]
 
         def collect(refs: list[Any]) -> None:
             while refs:
@@ -122,9 +127,7 @@ def case(name: str, size: int | None, floor: float | None, aim: float | None) ->
         least="two hand-overs between cores"
         if is_plain
         else "two hand-overs, a pickle round trip and two copies within the caches",
-        need=Need("the call's need when it is one of a thousand", case="C16")
-        if is_plain
-        else Need("calls of this size: submitting, running, collecting in turn", side="need"),
+        need=Need("the same calls: submitting, running, collecting in turn", side="need"),
         is_latency=True,
     )
 
