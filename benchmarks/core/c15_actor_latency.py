@@ -16,8 +16,8 @@ from benchmarks.phases import Gates, hold_until_closed, in_phases
 from benchmarks.sides import CLUSTERS, cluster, dask_client
 
 TOGETHER = 2000
-"""Calls that are taken apart together (see `phases.py`): so many that holding the actor costs each of
-them nothing, and of large values so few that their memory stays warm."""
+"""Calls that are taken apart together (see `phases.py`): so many that holding the actor costs each
+of them nothing, and of large values so few that their memory stays warm."""
 TOGETHER_BYTES = 16 << 20
 
 
