@@ -195,6 +195,24 @@ def test_a_signal_ends_a_wait() -> None:
     assert channel.read() == 1
 
 
+def test_a_task_that_waits_lends_its_cpu_and_can_be_cancelled() -> None:
+    shoal.shutdown()
+    shoal.init(num_cpus=1)
+    channel = lowlevel.channel(100)
+    reader = shoal.remote(lambda channel: channel.read())
+    writer = shoal.remote(lambda channel: channel.write(5))
+    reading = reader.remote(channel)
+    shoal.wait([reading], timeout=0.2)
+    assert shoal.get([reading, writer.remote(channel)], timeout=LONG_S) == [5, None]
+    reading = reader.remote(channel)
+    shoal.wait([reading], timeout=0.2)
+    shoal.cancel(reading)
+    with pytest.raises(errors.TaskCancelledError):
+        shoal.get(reading, timeout=LONG_S)
+    channel.write(1)
+    assert channel.read() == 1
+
+
 # ---- channels
 
 

@@ -45,7 +45,6 @@ class SerializationError(UsageError, TypeError):
 class MessageTooLargeError(UsageError, ValueError):
     """A value does not fit into a slot of the channel that it was written into."""
 
-    ray = ("RayCgraphCapacityExceeded",)
     advice = "make the channel with a larger capacity, or send a ref to the value."
     size_bytes: int = 0
     capacity_bytes: int = 0
