@@ -27,8 +27,9 @@ from benchmarks.cases import find
 MARK = "SHOAL_BENCHMARK_RUN"
 TICK_S = 1.0 / os.sysconf("SC_CLK_TCK")
 MAX_LATENCIES = 200_000
-OURS = ("shoal", "need")
-"""Sides that run under our own interpreter: Shoal, and what its calls need (see `Need`)."""
+OURS = ("shoal", "need", "gloo")
+"""Sides that run under our own interpreter: Shoal, what its calls need (see `Need`), and Gloo of
+the Torch that the tests need anyway."""
 
 
 def marked_pids(mark: str) -> list[int]:

@@ -26,6 +26,8 @@ EXAMPLES: list[errors.ShoalError] = [
     errors.ChannelTimeoutError(what="the next message", timeout_s=1.0),
     errors.ChannelClosedError(),
     errors.MessageTooLargeError(size_bytes=2000, capacity_bytes=1000),
+    errors.CollectiveError("rank 1 has died", group="g", rank=0),
+    errors.CollectiveTimeoutError("rank 1 did not join", group="g", rank=0),
     errors.JobEndedError(job=3, reason="its driver ended"),
     errors.GroupRemovedError(group_id="g", name="n", what="task f"),
     errors.RuntimeEnvSetupError(step="pip", output=["no such package"]),

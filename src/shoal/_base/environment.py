@@ -86,3 +86,9 @@ def change(variables: Mapping[str, str], keep: bool = False) -> None:
     for name, value in variables.items():
         if not (keep and name in os.environ):
             os.environ[name] = value
+
+
+def set_loopback_of_gloo() -> None:
+    """Have Gloo, which reads only the environment, use the loopback unless the user says
+    otherwise."""
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")

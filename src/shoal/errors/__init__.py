@@ -19,6 +19,8 @@
     |   |-- ChannelError           a channel gives or takes nothing
     |   |   |-- ChannelClosedError     ... ever again: it was closed
     |   |   `-- ChannelTimeoutError    ... in time: a timeout of get, too       (TimeoutError)
+    |   |-- CollectiveError        a group's rank died, left or disagrees    (RuntimeError)
+    |   |   `-- CollectiveTimeoutError  a rank did not come in time          (TimeoutError)
     |   |-- JobEndedError          the program that asked for it has ended
     |   |-- UnschedulableError     nothing here can ever run it
     |   |-- GroupRemovedError      its placement group was removed
@@ -71,6 +73,8 @@ from shoal.errors._lost import (
     ChannelClosedError,
     ChannelError,
     ChannelTimeoutError,
+    CollectiveError,
+    CollectiveTimeoutError,
     GetTimeoutError,
     GroupRemovedError,
     JobEndedError,
@@ -116,6 +120,8 @@ __all__ = [
     "ChannelClosedError",
     "ChannelError",
     "ChannelTimeoutError",
+    "CollectiveError",
+    "CollectiveTimeoutError",
     "DeadlineExceededError",
     "ForkedProcessError",
     "GetTimeoutError",

@@ -209,6 +209,25 @@ class ChannelClosedError(ChannelError):
         return self._message or f"the channel is closed{why}"
 
 
+class CollectiveError(LostError, RuntimeError):
+    """A group of collective operations does not work: all its ranks get this error."""
+
+    advice = (
+        "find out why that rank died, left or called something else; then destroy the group on"
+        " every rank, and join it again."
+    )
+    group: str = ""
+    rank: int = -1
+    """Who was told."""
+
+
+class CollectiveTimeoutError(CollectiveError, TimeoutError):
+    """A rank of a group did not come in time."""
+
+    __new__ = TimeoutError.__new__  # type: ignore[assignment]  # of the two builtin classes, this
+    advice = "look what the missing rank does; give the group a longer timeout_s if that is right."
+
+
 class JobEndedError(LostError):
     """The program that asked for this result has ended."""
 

@@ -41,6 +41,13 @@ _GROUPS = """
     PlacementGroup get_current_placement_group get_placement_group placement_group
     placement_group_table remove_placement_group
 """
+_COLLECTIVE = """
+    allgather allgather_multigpu allreduce allreduce_multigpu barrier broadcast broadcast_multigpu
+    create_collective_group destroy_collective_group get_collective_group_size get_group_handle
+    get_rank gloo_available init_collective_group is_backend_available is_group_initialized
+    nccl_available recv recv_multigpu reduce reduce_multigpu reducescatter reducescatter_multigpu
+    send send_multigpu
+"""
 
 MODULES: dict[str, dict[str, str]] = {
     "ray": {
@@ -78,6 +85,9 @@ MODULES: dict[str, dict[str, str]] = {
     "ray.util.annotations": {
         _RECORDS: "Deprecated DeveloperAPI PublicAPI RayDeprecationWarning",
     },
+    "ray.util.collective": {"shoal.util.collective": _COLLECTIVE},
+    "ray.util.collective.collective": {"shoal.util.collective": _COLLECTIVE},
+    "ray.util.collective.types": {"shoal.util.collective": "Backend ReduceOp"},
     "ray.util.metrics": {"shoal.util.metrics": "Counter Gauge Histogram Metric"},
     "ray.util.check_serialize": {"shoal.util": "inspect_serializability"},
     "ray.util.debug": {
@@ -197,7 +207,7 @@ HINTS: dict[str, str] = {
     "ray.workflow": "workflows were taken out of Ray too; chain tasks by passing refs",
     "ray.util.actor_group": "keep handles of actors in a list",
     "ray.util.accelerators": "ask shoal.get_gpu_ids(); types of accelerators have no names here",
-    "ray.util.collective": "collective operations are not there yet",
+    "ray.util.collective.register_collective_backend": "groups go through shared memory only",
     "ray.util.dask.ProgressBarCallback": "use dask.diagnostics.ProgressBar",
     "ray.util.dask.dataframe_optimize": "nothing is needed in its place",
     "ray.util.dask.local_ray_callbacks": "use RayDaskCallback as a context",
