@@ -15,7 +15,19 @@ from tests.parity.record import HERE
 
 FACTS: dict[str, Any] = json.loads((HERE / "facts.json").read_text())
 
-PRIVATE = {"ray": {"_config", "internal"}}
+PRIVATE = {
+    "ray": {"_config", "internal"},
+    "ray.dag": {
+        "BIND_INDEX_KEY",
+        "COLLECTIVE_OPERATION_KEY",
+        "DAGInputData",
+        "DAGNODE_TYPE_KEY",
+        "DAGOperationFuture",
+        "IS_CLASS_METHOD_OUTPUT_KEY",
+        "PARENT_CLASS_NODE_KEY",
+        "PREV_CLASS_METHOD_CALL_KEY",
+    },
+}
 """Listed by Ray itself and of no use to programs."""
 
 OPTIONS_LEFT_OUT = {
@@ -28,6 +40,7 @@ OPTIONS_LEFT_OUT = {
 """Options that are refused here as unknown; docs/from-ray.md says what to use."""
 
 ALIASES = {
+    "ray.dag.MultiOutputNode": {"other_args_to_resolve": "nothing: Ray's own use"},
     "ray.cancel": {"ray_waitable": "ref"},
     "ray.wait": {"ray_waitables": "refs"},
     "ray.get": {"object_refs": "refs"},

@@ -48,6 +48,9 @@ _COLLECTIVE = """
     nccl_available recv recv_multigpu reduce reduce_multigpu reducescatter reducescatter_multigpu
     send send_multigpu
 """
+_NODES = """
+    ClassMethodNode ClassNode DAGNode FunctionNode InputAttributeNode InputNode MultiOutputNode
+"""
 
 MODULES: dict[str, dict[str, str]] = {
     "ray": {
@@ -64,6 +67,13 @@ MODULES: dict[str, dict[str, str]] = {
         "shoal.util.scheduling_strategies": "PlacementGroupSchedulingStrategy",
         _ERRORS: "ActorAlreadyExistsError ActorClassInheritanceException AsyncioActorExit",
     },
+    "ray.dag": {"shoal.dag": _NODES},
+    "ray.dag.class_node": {"shoal.dag": "ClassMethodNode ClassNode"},
+    "ray.dag.compiled_dag_node": {"shoal.dag": "CompiledDAG"},
+    "ray.dag.dag_node": {"shoal.dag": "DAGNode"},
+    "ray.dag.function_node": {"shoal.dag": "FunctionNode"},
+    "ray.dag.input_node": {"shoal.dag": "InputAttributeNode InputNode"},
+    "ray.dag.output_node": {"shoal.dag": "MultiOutputNode"},
     "ray.exceptions": {_ERRORS: _EXCEPTIONS},
     "ray.job_config": {_RECORDS: "JobConfig"},
     "ray.remote_function": {"shoal": "RemoteFunction"},
@@ -132,6 +142,7 @@ MODULES: dict[str, dict[str, str]] = {
     },
     "ray._raylet": {"shoal": "ObjectRef ObjectRefGenerator", "shoal.ids": _IDS},
     "ray.experimental": {},
+    "ray.experimental.compiled_dag_ref": {"shoal.dag": "CompiledDAGFuture CompiledDAGRef"},
     "ray.experimental.tqdm_ray": {"shoal.util.progress": "safe_print tqdm"},
     "ray.experimental.internal_kv": {
         _PRIVATE: """_internal_kv_del _internal_kv_exists _internal_kv_get
@@ -164,6 +175,7 @@ CONSTANTS: dict[str, dict[str, Any]] = {
 
 _LIBRARIES = "the libraries (data, train, tune, serve, rl) are not there yet"
 _LOG_FILES = "logs are files in the session's directory, init()['session_dir']"
+_NO_TRANSPORT = "values of graphs travel through shared memory, on CPUs; see docs/graphs.md"
 _CLIENT = "there is no client mode; run the program on the machine of the session"
 HINTS: dict[str, str] = {
     "ray": "see docs/from-ray.md for what there is",
@@ -179,12 +191,15 @@ HINTS: dict[str, str] = {
     "ray.java_actor_class": "Shoal runs Python only",
     "ray.java_function": "Shoal runs Python only",
     "ray.DynamicObjectRefGenerator": "num_returns='dynamic' gives an ObjectRefGenerator",
-    "ray.dag": "see shoal.dag for what there is of graphs",
+    "ray.dag": "it is an inner name of Ray's graphs; docs/graphs.md has what programs use",
+    "ray.dag.CollectiveOutputNode": _NO_TRANSPORT,
+    "ray.dag.DAGContext": "what it sets are arguments of compile(); see docs/graphs.md",
+    "ray.dag.GPUFuture": _NO_TRANSPORT,
+    "ray.dag.plot": "use visualize() of a node or of a compiled graph",
     "ray.dashboard": "there is no dashboard; use shoal.state, `shoal status` and `shoal list`",
     "ray.data": _LIBRARIES + "; use shoal.map for parallel work over items",
     "ray.experimental": "of Ray's experimental names there are tqdm_ray, compiled_dag_ref and"
     " internal_kv",
-    "ray.experimental.compiled_dag_ref": "compiled graphs are not there yet",
     "ray.experimental.array": "use NumPy arrays: they are read in place, without a copy",
     "ray.experimental.channel": "use shoal.lowlevel.channel, or a compiled graph",
     "ray.experimental.collective": "use shoal.util.collective in the actors",
