@@ -57,9 +57,9 @@ static bool has_flag(Memory& m, u32 s, u8 flag) {
 Status SharedBlock::create(Memory& m, u32 s, u64 bytes) {
   const Status st = new_shared(m, s, bytes, 0, SHARED, BYTES);
   if (st != Status::Ok) return st;
-  u64 size;
-  u8* data = shared_bytes(m, s, size);
-  std::memset(data - sizeof(Bell) * WORD_BELLS, 0, sizeof(Bell) * WORD_BELLS);
+  SharedBlock b;
+  b.open(m, s);
+  for (u32 i = 0; i < WORD_BELLS; i++) b.bell(i).reset();
   return Status::Ok;
 }
 
@@ -80,7 +80,8 @@ Status Channel::create(Memory& m, u32 s, u64 capacity, u32 slots, u32 readers) {
   u64 size;
   auto* h = reinterpret_cast<ChannelHead*>(shared_bytes(m, s, size));
   std::memset(static_cast<void*>(h), 0, words);
-  h->magic = CHANNEL_MAGIC;
+  h->arrived.reset();
+  h->freed.reset();
   h->capacity = capacity;
   h->area = area;
   h->slots = slots;

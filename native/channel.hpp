@@ -37,6 +37,11 @@ namespace shoal {
 
 struct Bell {
   atom<u32> rung, sleepers;
+  // Never 0: a thread that is about to sleep while the mapping is let go finds zeros there.
+  void reset() {
+    rung.store(1, RLX);
+    sleepers.store(0, RLX);
+  }
   // After a seq_cst change of what the sleepers look at.
   void ring() {
     if (sleepers.load(SEQ)) ring_always();
@@ -83,12 +88,11 @@ struct SharedBlock {
 };
 
 inline constexpr u32 CHANNEL_SLOTS = 64, CHANNEL_READERS = 64, CHANNEL_ORDER = 128;
-inline constexpr u64 CHANNEL_MAGIC = 0x4c454e4e414843ull;  // "CHANNEL"
 inline constexpr u8 CARRIED = 0x80;  // format of a message whose value is the object of its hold
 inline constexpr u32 CHANNEL_OPEN = 0, CHANNEL_CLOSED = 1, CHANNEL_CAUSED = 2;
 
 struct ChannelHead {
-  u64 magic, capacity, area;
+  u64 capacity, area;
   u32 slots, readers, order_mask;
   alignas(128) atom<u32> published;
   atom<u32> closed;
