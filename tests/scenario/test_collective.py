@@ -427,3 +427,9 @@ def test_misuse(ranks: list[Any]) -> None:
     for options in [{"backend": "mpi"}, {"group_name": ""}, {"timeout_s": 0}, {"gloo_timeout": -1}]:
         with pytest.raises(errors.OptionError):
             collective.init_collective_group(1, 0, **options)
+
+
+def test_names_of_backends() -> None:
+    assert collective.Backend("gloo") == collective.Backend.GLOO
+    with pytest.raises(ValueError, match="there is no backend 'pigeon'"):
+        collective.Backend("pigeon")
