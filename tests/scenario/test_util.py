@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 import shoal
 from shoal.util import ActorPool
+from shoal.util.executor import PoolExecutor
+from shoal.util.multiprocessing import Pool
 from shoal.util.queue import Empty, Full, Queue
 
 
@@ -173,6 +180,48 @@ def test_producers_and_consumers_share_each_item_once() -> None:
         for first in (0, 100, 200):
             own = [x for x in part if first <= x < first + 20]
             assert own == sorted(own)
+
+
+def test_pools_whose_session_ends_say_so() -> None:
+    pool, executor = Pool(2), PoolExecutor(1)
+    calls = [pool.apply_async(time.sleep, (60,)) for _ in range(4)]
+    futures = [executor.submit(time.sleep, 60) for _ in range(3)]
+    endless = pool.imap(time.sleep, itertools.repeat(60))
+    shoal.shutdown()
+    takes: list[Any] = [calls[0].get, calls[3].get, futures[0].result, futures[2].result]
+    takes += [endless.next, lambda: pool.map(abs, [1]), lambda: executor.submit(abs, 1).result()]
+    for take in takes:
+        with pytest.raises(shoal.errors.SessionEndedError):
+            take()
+    pool.close()
+    pool.join()
+    executor.shutdown()
+
+
+def test_an_interrupt_ends_the_wait_and_the_pool(tmp_path: Path) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import _thread, threading, time\n"
+        "from shoal.util.multiprocessing import Pool\n"
+        "began = threading.Event()\n"
+        "def items():\n"
+        "    yield 60\n"
+        "    began.set()\n"
+        "    yield 60\n"
+        "def interrupt():\n"
+        "    began.wait()\n"
+        "    _thread.interrupt_main()\n"
+        "threading.Thread(target=interrupt).start()\n"
+        "try:\n"
+        "    with Pool(2) as pool:\n"
+        "        list(pool.imap(time.sleep, items()))\n"
+        "except KeyboardInterrupt:\n"
+        "    print('interrupted')\n"
+    )
+    result = subprocess.run(
+        [sys.executable, str(program)], timeout=50, check=True, capture_output=True, text=True
+    )
+    assert result.stdout.split() == ["interrupted"]
 
 
 def die_at(moment: int) -> Any:

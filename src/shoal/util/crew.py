@@ -169,7 +169,7 @@ class Crew:
         self._class = _crew_member.options(**options) if options else _crew_member
         self._initializer = (initializer, tuple(initargs))
         self._jobs_each = jobs_each
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._waiting: deque[Job] = deque()
         self._members: list[Member] = []
         self._flights: set[Flight] = set()
@@ -240,7 +240,8 @@ class Crew:
     def start(self) -> None:
         """Make all processes now, not one by one as they are needed."""
         with self._lock:
-            self._fill()
+            while len(self._members) < self.size and self.broken is None:
+                self._hire()
 
     @contextlib.contextmanager
     def fed(self) -> Iterator[None]:
@@ -337,7 +338,7 @@ class Crew:
                 raise function
             flight = Flight(job, member, member.run(job.how, job.goes_on, function, job.items))
         except Exception as error:  # an item that can not travel, no room, no session
-            self._failures.append((job, error.with_traceback(None)))
+            self._fail(job, error.with_traceback(None))
             return None
         self._flights.add(flight)
         member.flights += 1
@@ -355,10 +356,6 @@ class Crew:
             return None
         self._members.append(member)
         return member
-
-    def _fill(self) -> None:
-        while len(self._members) < self.size and self.broken is None:
-            self._hire()
 
     # ---- outcomes
     def _land(self, words: list[Any]) -> None:
@@ -400,11 +397,11 @@ class Crew:
             self._lost(flight, error)
             return
         else:
-            self._failures.append((job, error))
+            self._fail(job, error)
         if member.flights == 0 and member.dealt == self._jobs_each:
             self._dismiss(member)
             if not self.is_closed:
-                self._fill()
+                self.start()
 
     def _lost(self, flight: Flight, error: errors.ActorError) -> None:
         """The process of a member has died: this call was running, or waited for it."""
@@ -435,6 +432,11 @@ class Crew:
         return self.broken
 
     # ---- ends
+    def _fail(self, job: Job, error: BaseException) -> None:
+        if isinstance(error, errors.SessionEndedError | errors.SessionLostError):
+            self.broken = self.broken or error
+        self._failures.append((job, error))
+
     def _fail_waiting(self, error: BaseException) -> None:
         self._failures += [(job, error) for job in self._waiting if job.begins()]
         self._waiting.clear()

@@ -188,11 +188,13 @@ class PoolExecutor(concurrent.futures.Executor):
         return self._crew.broken is not None
 
     def _usable(self) -> Crew:
-        if self._crew.broken is not None:
-            error = BrokenCrewError(str(self._crew.broken).partition("\n")[0])
-            raise error from self._crew.broken
+        broken = self._crew.broken
         if self._crew.is_closed:
             raise RuntimeError("cannot schedule new futures after shutdown")
+        if isinstance(broken, BrokenCrewError):
+            raise BrokenCrewError(str(broken).partition("\n")[0]) from broken
+        if broken is not None:
+            raise broken
         return self._crew
 
     def __reduce__(self) -> Any:
