@@ -35,6 +35,9 @@ u32 size_class(u64 bytes) {
 }
 u64 class_bytes(u32 cls) { return CLASS_SIZES[cls]; }
 
+// So many blocks freed in an extent of `per` that looking at each of them is worth it.
+static u32 many_of(u32 per) { return std::max(1u, per / 8); }
+
 static u64 extent_of(const Offsets& o, u64 offset) { return (offset - o.data) / EXTENT; }
 
 u64 Memory::block_bytes(u64 offset) {
@@ -95,7 +98,7 @@ bool Memory::alloc_small(u32 cls, u32 s, bool is_spec, u64& offset) {
     // Mostly the next block is free: the cursor goes round and finds what others freed a lap ago. A
     // full round at once is paid only after many frees.
     if (try_extent(c.extent, std::min(per, 64u))) return true;
-    if (hints[c.extent].load(RLX) >= std::max(1u, per / 8)) {
+    if (hints[c.extent].load(RLX) >= many_of(per)) {
       hints[c.extent].store(0, RLX);
       if (try_extent(c.extent, per)) return true;
     }
@@ -103,7 +106,7 @@ bool Memory::alloc_small(u32 cls, u32 s, bool is_spec, u64& offset) {
   u32 high = header().extent_high.load(ACQ);
   for (u32 e = 0; e < high; e++)
     if (e != c.extent && words[e].load(RLX) == make_extent(EXT_SMALL, cls, 0) &&
-        hints[e].load(RLX) >= std::max(1u, per / 8)) {
+        hints[e].load(RLX) >= many_of(per)) {
       hints[e].store(0, RLX);
       c.extent = e;
       c.cursor = 0;
@@ -251,7 +254,9 @@ void Memory::free_block(u64 offset, u64, u32 s) {
     u64 i = (offset - off.data) % EXTENT / class_bytes(cls);
     if (at<atom<u32>>(off.holders)[e * HOLDERS_PER_EXTENT + i].compare_exchange_strong(mine, 0,
                                                                                        SEQ)) {
-      at<atom<u32>>(off.hints)[e].fetch_add(1, RLX);
+      // Counted up to where it is asked for: beyond that every free would change a shared word.
+      atom<u32>& freed = at<atom<u32>>(off.hints)[e];
+      if (freed.load(RLX) < many_of(u32(EXTENT / class_bytes(cls)))) freed.fetch_add(1, RLX);
       SizeClass& c = classes[cls];
       if (c.freed.size() < c.freed.capacity()) c.freed.push_back(offset);
     }
