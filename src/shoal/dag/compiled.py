@@ -147,6 +147,7 @@ class CompiledDAG:
         self._is_plain = made.uses.is_plain
         self._write = channels[0].write
         self._results = Results(made, channels, options.max_inflight_executions)
+        self._is_direct = self._results.is_direct
         self._pipeline = self._results.pipeline
         self._writing = threading.Lock()
         self._turns: Turns | None = Turns(self._results) if options.enable_asyncio else None
@@ -174,12 +175,13 @@ class CompiledDAG:
                 "the graph was compiled with enable_asyncio=True. What to do: await"
                 " execute_async(...), or compile it without"
             )
-        value = args[0] if self._is_plain and len(args) == 1 and not kwargs else None
-        if value is None:
+        if self._is_plain and len(args) == 1 and not kwargs:
+            value = args[0]
+        else:
             value = self._message(args, kwargs)
         with self._writing:
             number = self._submit(value)
-        if self._results.is_direct:
+        if self._is_direct:
             return CompiledDAGRef(self._results, number, 0, self)
         refs = [CompiledDAGRef(self._results, number, i, self) for i in self._outputs]
         return refs[0] if self.plan.is_single else refs
@@ -212,14 +214,16 @@ class CompiledDAG:
 
     def _submit(self, value: Any) -> int:
         """Write the input of one more execution; its number."""
+        pipeline = self._pipeline
         results = self._results
-        results.raise_if_over()
-        while not self._pipeline.has_room():
+        if results.reason is not None:
+            results.raise_if_over()
+        while not pipeline.has_room():
             if not results.read_unwanted():
                 raise errors.GraphCapacityError(limit=self.options.max_inflight_executions)
         if not self._has_written(value, 0):
             self._write_patiently(value)
-        return self._pipeline.begin()
+        return pipeline.begin()
 
     def _has_written(self, value: Any, timeout_s: float | None) -> bool:
         """Write a message; False if there was no room for it in time."""

@@ -98,12 +98,8 @@ class Pipeline:
             self._settle(number, wanted & ~bits)
         return values
 
-    def is_next(self, number: int) -> bool:
-        """Whether an execution with one output is wanted, and the next to be read."""
-        return number == self.next_read and self._wanted[number] == 1
-
     def has_passed(self, number: int) -> None:
-        """That execution was read and taken at once; it never stands here."""
+        """The next execution, with one output, was read and is taken at once."""
         self.next_read = number + 1
         del self._wanted[number]
 

@@ -26,29 +26,28 @@ R = TypeVar("R")
 class _Result:
     """One output of one execution."""
 
-    __slots__ = ("_graph", "_is_taken", "_number", "_output", "_results")
+    __slots__ = ("_graph", "_number", "_output", "_results")
 
     def __init__(self, results: Results, number: int, output: int, graph: object) -> None:
         self._results = results
         self._number = number
         self._output = output
-        self._is_taken = False
         self._graph = graph
-        """Lives as long as somebody waits for its results."""
+        """Lives as long as somebody waits for its results; None after this one was taken."""
 
     def _take(self, timeout_s: float | None) -> Any:
-        if self._is_taken:
+        if self._graph is None:
             raise taken_twice()
         try:
             value = self._results.take(self._number, self._output, timeout_s)
         except errors.TaskError:
-            self._is_taken = True
+            self._graph = None
             raise
-        self._is_taken = True
+        self._graph = None
         return value
 
     def __del__(self) -> None:
-        if not self._is_taken:
+        if self._graph is not None:
             self._results.pipeline.drop((self._number, 1 << self._output))
 
     def __reduce__(self) -> Any:
@@ -81,11 +80,11 @@ class CompiledDAGRef(_Result):
         """
         return self._take(timeout)
 
-    __shoal_get__ = get
+    __shoal_get__ = _Result._take
 
     def __shoal_wait__(self, timeout: float) -> None:
         """Wait until it can be taken."""
-        if not self._is_taken:
+        if self._graph is not None:
             self._results.wait(self._number, timeout)
 
     def __await__(self) -> Generator[Any, None, Any]:
@@ -105,7 +104,7 @@ class CompiledDAGFuture(_Result):
         self._turns = turns
 
     def __await__(self) -> Generator[Any, None, Any]:
-        if self._is_taken:
+        if self._graph is None:
             raise taken_twice()
         yield from self._turns.wait_read(self._number).__await__()
         return self._take(None)

@@ -9,10 +9,9 @@ that a graph which nobody has any more is torn down by its destructor.
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from shoal import errors
@@ -33,6 +32,7 @@ class Results:
     def __init__(self, made: Plan, channels: Sequence[Channel], most: int) -> None:
         self._channels = channels
         self._reads = [(channels[line].read, reader) for line, reader in made.reads]
+        self._read, self._reader = self._reads[0]
         self._outputs = made.outputs
         self.is_direct = made.is_single and made.outputs[0][1] is None
         """A result is what one channel brings, as it is."""
@@ -76,39 +76,45 @@ class Results:
     # ---- reading
     def take(self, number: int, output: int, timeout_s: float | None) -> Any:
         """The value of one output of one execution; raises what it raised."""
-        if self.is_torn_down:
+        pipeline = self.pipeline
+        if self.reason is not None and self.is_torn_down:
             self.raise_if_over()
-        if self.pipeline.is_read(number):  # nobody is waited for who waits for a later one
+        if number < pipeline.next_read:  # nobody is waited for who waits for a later one
             return self._taken(number, output)
-        with self._turn(timeout_s) as deadline:
-            if self.is_direct and self.pipeline.is_next(number):
-                value = self._read_one(deadline)
-                self.pipeline.has_passed(number)
-                return given(value, None) if type(value) is Failed else value
-            while not self.pipeline.is_read(number):
-                self._read_next(deadline)
-        return self._taken(number, output)
-
-    def wait(self, number: int, timeout_s: float) -> None:
-        """Wait until an execution was read."""
-        with self._turn(timeout_s) as deadline:
-            while not self.pipeline.is_read(number):
-                self._read_next(deadline)
-
-    @contextlib.contextmanager
-    def _turn(self, timeout_s: float | None) -> Iterator[float | None]:
-        """Be the one who reads, until the deadline that comes."""
-        deadline = None if timeout_s is None else clock.now() + timeout_s
-        if deadline is None:
-            self._reading.acquire()
-        elif not self._reading.acquire(timeout=min(timeout_s or 0.0, threading.TIMEOUT_MAX)):
-            raise late(timeout_s)
+        deadline = self._begin(timeout_s)
         try:
-            yield deadline
+            if self.is_direct and number == pipeline.next_read:
+                value = self._read_one(deadline)
+                pipeline.has_passed(number)
+                return given(value, None) if type(value) is Failed else value
+            while not pipeline.is_read(number):
+                self._read_next(deadline)
         except errors.ChannelTimeoutError:
             raise late(timeout_s) from None
         finally:
             self._reading.release()
+        return self._taken(number, output)
+
+    def wait(self, number: int, timeout_s: float) -> None:
+        """Wait until an execution was read."""
+        deadline = self._begin(timeout_s)
+        try:
+            while not self.pipeline.is_read(number):
+                self._read_next(deadline)
+        except errors.ChannelTimeoutError:
+            raise late(timeout_s) from None
+        finally:
+            self._reading.release()
+
+    def _begin(self, timeout_s: float | None) -> float | None:
+        """Be the one who reads, until the deadline that is returned."""
+        if timeout_s is None:
+            self._reading.acquire()
+            return None
+        deadline = clock.now() + timeout_s
+        if not self._reading.acquire(timeout=min(timeout_s, threading.TIMEOUT_MAX)):
+            raise late(timeout_s)
+        return deadline
 
     def _taken(self, number: int, output: int) -> Any:
         at, part = self._outputs[output]
@@ -131,9 +137,10 @@ class Results:
             return True
 
     def _read_one(self, deadline: float | None) -> Any:
-        read, reader = self._reads[0]
         try:
-            return read(reader) if deadline is None else read(reader, left(deadline))
+            if deadline is None:
+                return self._read(self._reader)
+            return self._read(self._reader, left(deadline))
         except errors.TaskError as error:
             return Failed(error.with_traceback(None))
         except errors.ChannelClosedError as error:
