@@ -85,7 +85,7 @@ class Loop:
         error: BaseException | None = None
         try:
             with _watched(program):
-                steps = [self._bound(step, inside) for step in program.steps]
+                steps = [self.bound(step, inside.method(step.method)) for step in program.steps]
                 while True:
                     for step in steps:
                         step()
@@ -99,14 +99,14 @@ class Loop:
             _close(program, error)
             self._places.clear()
 
-    def _bound(self, step: Step, inside: lowlevel.Inside) -> Callable[[], None]:
+    def bound(self, step: Step, method: Callable[..., Any]) -> Callable[[], None]:
         """One step, as short as it can be run."""
         places = self._places
         reads = [
             (self._program.channels[read.line].read, read.reader, read.place) for read in step.reads
         ]
         needs, last_uses, place = step.needs, step.last_uses, step.place
-        call = self._call_of(step, inside)
+        call = self._call_of(step, method)
         write = write_error = None
         if step.line is not None:
             channel = self._program.channels[step.line]
@@ -150,10 +150,9 @@ class Loop:
 
         return run
 
-    def _call_of(self, step: Step, inside: lowlevel.Inside) -> Callable[[], Any]:
+    def _call_of(self, step: Step, method: Callable[..., Any]) -> Callable[[], Any]:
         """The method with its arguments, which are looked up at each call."""
         places = self._places
-        method = inside.method(step.method)
         if step.parts > 1:
             method = _of_parts(method, step)
         args = [_resolved(arg) for arg in step.args]
