@@ -15,7 +15,7 @@ import pytest
 import shoal
 from shoal import errors
 from shoal.util import collective
-from shoal.util.collective import ReduceOp
+from shoal.util.collective import ReduceOp, group
 
 MOST = 5
 UFUNCS = {
@@ -40,9 +40,19 @@ class Rank:
         collective.destroy_collective_group(name)
         return collective.is_group_initialized(name)
 
+    def join_with_small_regions(self, ranks: int, rank: int, name: str) -> None:
+        """So that arrays of moderate size need many chunks."""
+        before, group.REGION_BYTES = group.REGION_BYTES, 24 << 10
+        try:
+            collective.init_collective_group(ranks, rank, group_name=name)
+            # The regions are made at the first use.
+            collective.get_group_handle(name).regions(np.dtype("u1"))
+        finally:
+            group.REGION_BYTES = before
+
     def cases(self, seeds: list[int], name: str) -> list[Any]:
-        group = collective.get_group_handle(name)
-        return [run(Case(seed, group.ranks), group.rank, name) for seed in seeds]
+        mine = collective.get_group_handle(name)
+        return [run(Case(seed, mine.ranks), mine.rank, name) for seed in seeds]
 
     def do(self, name: str, operation: str, *arguments: Any, **options: Any) -> Any:
         """Any operation on private copies of the arguments; their values afterwards."""
@@ -181,7 +191,8 @@ def expected(case: Case, ranks: int) -> list[Any]:
 def test_results_are_those_of_numpy(ranks: list[Any], world: int) -> None:
     members = ranks[:world]
     name = f"cases-{world}"
-    shoal.get([m.join.remote(world, r, name) for r, m in enumerate(members)])
+    joining = [m.join_with_small_regions.remote(world, r, name) for r, m in enumerate(members)]
+    shoal.get(joining)
     seeds = list(range(1000 * world, 1000 * world + 80))
     results = shoal.get([m.cases.remote(seeds, name) for m in members])
     for i, seed in enumerate(seeds):

@@ -44,7 +44,7 @@ from shoal.util.collective.control import (
 CHECK_BITS = 24
 """Of the word ``arrived``: a checksum of the call; the rest is its number."""
 SLOTS = 2
-REGION_BYTES = 512 << 10
+REGION_BYTES = 1 << 20
 """Of one slot of one rank: two slots of all ranks stay in the last level of cache."""
 
 
@@ -262,7 +262,7 @@ class Group:
         if views is None:
             if self._regions is None:
                 self._regions = np.frombuffer(self._open_regions(), np.uint8)
-            cells = self._regions.reshape(self.ranks, SLOTS, REGION_BYTES)
+            cells = self._regions.reshape(self.ranks, SLOTS, -1)
             views = [[slot.view(dtype) for slot in rank] for rank in cells]
             self._region_views[dtype] = views
         return views
