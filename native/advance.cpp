@@ -309,6 +309,7 @@ void Memory::finish_task_op(u32 p) {
         else if (n.key.load(RLX) == make_key(s, slot(s).gen.load(RLX)) &&
                  proc(n.proc.load(RLX)).epoch.load() == n.epoch.load(RLX)) {
           u32 q = n.proc.load(RLX);  // popped, perhaps not told: tell it (again)
+          if (n.state.load(ACQ) == 1) n.state.store(2, REL);  // nobody else would
           if (!completions(q).push((node & INDEX & ~NODE_TAG) + 1)) proc(q).rescan.store(1, SEQ);
           proc(q).cdoor.fetch_add(1, SEQ);
           platform::futex_wake(proc(q).cdoor);

@@ -52,6 +52,7 @@ static nb::object submit(nb::handle self, const Call& call, nb::handle payload,
   static thread_local std::vector<u32> deps, inner, returns;
   slots_of(pm, dependencies, deps);
   slots_of(pm, contained, inner);
+  refuse_pending(m, deps);
   Bytes bytes;
   if (PyBytes_Check(payload.ptr()))
     bytes = {PyBytes_AS_STRING(payload.ptr()), u64(PyBytes_GET_SIZE(payload.ptr()))};

@@ -9,6 +9,14 @@ u32 fresh_slot(Memory& m) {
   return s;
 }
 
+// One that is never sealed ends the wait of a process by something else, which a task cannot wait
+// for as well.
+void refuse_pending(Memory& m, const std::vector<u32>& slots) {
+  for (u32 s : slots)
+    if (m.is_pending(make_key(s, m.slot(s).gen.load(RLX))))
+      throw nb::value_error("a pending slot is no argument of a task before it is sealed");
+}
+
 static nb::object new_pending(nb::handle self, u32 number) {
   PyMemory& pm = of(self);
   const u32 s = pm.m->new_pending(number);

@@ -152,6 +152,7 @@ u64 deadline_of(const std::optional<double>& timeout_s);
 void check_signals();
 void throw_closed();
 void throw_status(Status st, u64 asked, const Memory& m);
+void refuse_pending(Memory& m, const std::vector<u32>& slots);
 bool is_main_thread();
 // Arguments from Python that name places in node memory: looked at before they are used. A key that
 // names no slot is the key of something that is gone.

@@ -295,7 +295,7 @@ class Memory {
   void lend(bool blocked);
   bool watch(u64 key, u64 token);
   void drain_completions();
-  void give_node(u32 node);
+  void give_node(u32 node, bool is_slot_gone);
   void close();
   void let_go(std::vector<std::pair<u64, u64>> keep);  // after close: unmap all but these bytes
   u64 helpable(u32 s);  // the task to run instead of waiting for `s`: its key, or 0

@@ -204,9 +204,14 @@ bool Memory::watch(u64 key, u64 tok) {
   if (free_nodes.empty()) {
     u32 c = lease_chunk(2);
     if (c == ~0u) return true;  // no node: the caller's wait falls back to its slice
-    for (u32 i = NODES_PER_CHUNK; i-- > 0;)
-      if (nodes[c * NODES_PER_CHUNK + i].state.load(RLX) != 1)
-        free_nodes.push_back(c * NODES_PER_CHUNK + i);
+    for (u32 i = NODES_PER_CHUNK; i-- > 0;) {
+      Node& n = nodes[c * NODES_PER_CHUNK + i];
+      // Of a former owner: linked still, unless the slot itself is gone (or was never reached: the
+      // owner died between marking the node and linking it).
+      if (n.state.load(RLX) == 1 && is_live(n.key.load(RLX))) continue;
+      n.state.store(0, RLX);
+      free_nodes.push_back(c * NODES_PER_CHUNK + i);
+    }
   }
   u32 i = free_nodes.back();
   Node& n = nodes[i];
@@ -224,10 +229,13 @@ bool Memory::watch(u64 key, u64 tok) {
   return true;
 }
 
-// Mine again, if whoever sealed the slot has popped it; it is given back once.
-void Memory::give_node(u32 node) {
-  u32 fired = 2;
-  if (at<Node>(off.nodes)[node].state.compare_exchange_strong(fired, 0, SEQ))
+// Mine again, if whoever sealed the slot has popped it, or its slot was gone before it was sealed;
+// it is given back once.
+void Memory::give_node(u32 node, bool is_slot_gone) {
+  auto& state = at<Node>(off.nodes)[node].state;
+  u32 fired = 2, linked = 1;
+  if (state.compare_exchange_strong(fired, 0, SEQ) ||
+      (is_slot_gone && state.compare_exchange_strong(linked, 0, SEQ)))
     free_nodes.push_back(node);
 }
 
@@ -237,16 +245,20 @@ void Memory::drain_completions() {
     auto it = watched.find(key);
     if (it == watched.end() || (is_live(key) && !is_ready(key))) return;
     if (it->second.token) ready.push_back(it->second.token);
-    give_node(it->second.node);
+    give_node(it->second.node, !is_live(key));
     watched.erase(it);
   };
   RingView r = completions(me);
   u32 v;
   while (r.pop(v)) {
-    done(nodes[v - 1].key.load(RLX));
-    // Of a call that was given up before it ended: nobody has watched it any more.
-    auto it = watched.find(nodes[v - 1].key.load(RLX));
-    if (it == watched.end() || it->second.node != v - 1) give_node(v - 1);
+    Node& n = nodes[v - 1];
+    const u64 key = n.key.load(RLX);
+    done(key);
+    // Nobody has watched it any more: of a call that was given up before it ended, or looked at
+    // (`rescan`) while it was being popped. An entry may be of who had this ring before us.
+    auto it = watched.find(key);
+    const bool is_mine = n.proc.load(RLX) == me && n.epoch.load(RLX) == proc(me).epoch.load(RLX);
+    if (is_mine && (it == watched.end() || it->second.node != v - 1)) give_node(v - 1, false);
   }
   if (proc(me).rescan.exchange(0)) {
     std::vector<u64> keys;

@@ -18,7 +18,7 @@
 // waiter looks at the slot before it believes it. In this model the ring has one cell, and the
 // waiter watches slots 0 and 1, then slot 2 with the node that comes free first.
 //
-// Invariant: the waiter ends; no node is linked twice.
+// Invariant: the waiter ends; no node is linked twice, and none is lost.
 //
 // Command line: [deaths = 1]
 #include "checker.hpp"
@@ -29,7 +29,7 @@ namespace {
 
 enum Broken {
     right, no_rescan, door_before_push, note_after_drain, no_intent, not_told_again,
-    believe_entry, reused_early
+    believe_entry, reused_early, popped_not_marked
 };
 struct Config {
     Broken broken = right;
@@ -192,7 +192,8 @@ struct Model {
                 f.n = op_node[f.i] - 1;
                 MC_STEP("repair: is the node still the head?")
                 if ((slot[f.i].watch & index_) != f.n + 1 && !is(not_told_again)) {
-                    if (node[f.n].slot == f.i && node[f.n].state == LINKED) {
+                    if (node[f.n].slot == f.i && node[f.n].state == LINKED &&
+                        !is(popped_not_marked)) {
                         MC_STEP("repair: popped: node = fired") node[f.n].state = FIRED;
                     }
                     MC_CALL(tell(tell_[DAEMON], f.n));
@@ -240,6 +241,8 @@ struct Model {
     const char* wrong_at_end() const {
         for (int p = S0; p <= S2; p++)
             if (dead[p] && !repaired[p]) return "a dead process was not repaired";
+        for (const auto& n : node)
+            if (n.state == LINKED) return "all is sealed, and a node is lost";
         return finished[WAITER] ? nullptr : "all is sealed and the waiter sleeps for ever";
     }
     static Model start() {
@@ -266,6 +269,7 @@ int main(int argc, char** argv) {
     run("the waiter believes an entry", believe_entry);
     run("a fired node is used again before its slot was looked at", reused_early);
     run("a popped node is not told again after a death", not_told_again);
+    run("a popped node is not marked after a death", popped_not_marked);
     run("no intent", no_intent);
     return report.exit_status();
 }

@@ -367,7 +367,8 @@ class Memory:
             IndexError: an item stands twice; the text is its index.
         """
     def new_pending(self, number: int = 0) -> ObjectRef:
-        """An object that has no value yet. One process may seal it, once."""
+        """An object that has no value yet. One process may seal it, once; until then ``submit``
+        refuses it as a dependency."""
     def seal_pending(
         self,
         ref: ObjectRef,

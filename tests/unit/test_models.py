@@ -30,7 +30,7 @@ EXPECTED = {
     "actor": (100_000, 6),
     "blocks": (200_000, 7),
     "channel": (2_000_000, 14),
-    "completions": (1_000_000, 7),
+    "completions": (1_000_000, 8),
     "dependencies": (2_000_000, 17),
     "failing": (340_000, 4),
     "freeing": (140_000, 6),
