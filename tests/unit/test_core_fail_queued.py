@@ -69,3 +69,22 @@ def test_only_what_waits_is_failed() -> None:
     audit = daemon.audit()
     assert audit["wrong_counts"] == 0 and audit["leaked_blocks"] == 0
     assert audit["specs"] == 2
+
+
+def test_no_task_waits_for_a_slot_that_nobody_may_seal() -> None:
+    """A pending slot becomes an argument once it has a value."""
+    daemon = hooked(_native.Memory.create(32 << 20, 2, b"pending", 64))
+    daemon.populate(16 << 20, 1 << 40)
+    queue, generation = daemon.new_queue(_native.QUEUE_CLASS, 1)
+    caller, _ = attached(daemon)
+    template = _native.Template(
+        function=0, queue=queue, queue_generation=generation, job=1, n_returns=1, flags=0
+    )
+    cell = caller.new_pending()
+    with pytest.raises(ValueError, match="pending"):
+        caller.submit(template, b"payload", [cell])
+    assert caller.seal_pending(cell)
+    ref = caller.submit(template, b"payload", [cell])
+    assert daemon.fail_queued(queue, ERROR) == 1
+    del ref, cell
+    assert set(daemon.audit().values()) == {0}

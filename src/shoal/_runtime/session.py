@@ -154,7 +154,11 @@ class Session:
 
     def gone(self) -> errors.ShoalError:
         """The error for a use of this session after its end."""
-        return _gone(self.id, self.state, self.reason)
+        state = self.state
+        if state == "open":
+            # Who waits for an answer hears of the end before the session does.
+            state = "ended" if self.is_leaving else "lost"
+        return _gone(self.id, state, self.reason)
 
 
 _current: Session | None = None
