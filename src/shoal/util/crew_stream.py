@@ -159,23 +159,30 @@ class Stream:
         Raises:
             NotThereError: there is none in time.
         """
+        with self._changed:
+            if not self._ready and not self._wait(timeout):
+                return None
+            self._taken += 1
+            if self._given - self._taken <= self._crew.window() // 2:
+                self._changed.notify_all()
+            outcomes: list[Any] = self._ready.popleft()
+            return outcomes
+
+    def _wait(self, timeout: float | None) -> bool:
+        """Wait, with the lock, until something is ready; False if there is no more."""
         deadline = None if timeout is None else clock.now() + timeout
-        with lowlevel.waiting(), self._changed:
+        with lowlevel.waiting():
             while not self._ready:
                 if self._is_read and self._delivered == self._given:
                     if self._error is None:
-                        return None
+                        return False
                     error, self._error = self._error, None
                     raise error
                 left = None if deadline is None else deadline - clock.now()
                 if left is not None and left <= 0:
                     raise NotThereError
                 self._changed.wait(left)
-            self._taken += 1
-            if self._given - self._taken <= self._crew.window() // 2:
-                self._changed.notify_all()
-            outcomes: list[Any] = self._ready.popleft()
-            return outcomes
+        return True
 
 
 class Results(Iterator[Any]):
