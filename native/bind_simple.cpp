@@ -6,6 +6,7 @@
 namespace shoal {
 
 bool simple_parts(PyObject* v, Simple& out) {
+  out.data = {"", 0};  // copying nothing from nowhere is undefined
   if (v == Py_None) {
     out.format = NONE;
   } else if (v == Py_True || v == Py_False) {
