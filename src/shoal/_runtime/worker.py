@@ -56,10 +56,10 @@ def _teach_malloc() -> None:
     glibc maps large blocks from the kernel and gives them back, so that a method that makes two
     arrays of 2 MB takes 1,000 page faults, 2 ms, per call. It stops that for blocks up to the size
     of the largest mapped one that was freed so far, and trims the heap from twice that size on.
-    Programs have freed something large at some time; a fresh worker has not, and does it here:
-    memory that nobody writes to.
+    Programs have freed something large at some time; a fresh worker has not, and does it here, with
+    memory that nobody has written to (``bytes`` asks for zeros, ``bytearray`` writes them).
     """
-    bytearray(_REUSED_BYTES)
+    bytes(_REUSED_BYTES)
 
 
 _teach_malloc()
