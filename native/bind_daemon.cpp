@@ -248,6 +248,8 @@ void bind_daemon(nb::class_<PyMemory>& c) {
                out.append(nb::make_tuple(r.key, r.format, r.size, r.refs, r.pins, r.owner));
              return out;
            })
+      .def_prop_rw(
+          "job", [](PyMemory& p) { return p.m->job; }, [](PyMemory& p, u32 job) { p.m->job = job; })
       .def("note",
            [](nb::handle self, u64 key, u32 kind, const std::string& text) {
              if (kind != EV_NAME && kind != EV_ERROR) throw nb::value_error("no kind of text");

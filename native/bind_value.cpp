@@ -431,6 +431,11 @@ nb::class_<PyTask> bind_values(nb::module_& m) {
       .def("__await__", [](nb::object self) { return nb::cast<Ref&>(self).mem->wait(self); })
       .def("future", [](nb::object self) { return nb::cast<Ref&>(self).mem->future(self); })
       .def_prop_ro("maker", [](Ref& r) { return r.mem->usable(), r.mem->m->maker(r.key); })
+      .def_prop_ro("job",
+                   [](Ref& r) {
+                     r.mem->usable();
+                     return u32(r.mem->m->slot(key_slot(r.key)).job.load(RLX));
+                   })
       .def("__reduce__",
            [](nb::object self) -> nb::object {
              Ref& r = nb::cast<Ref&>(self);

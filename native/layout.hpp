@@ -20,7 +20,7 @@
 // pointer is ever stored. A Slot is two cache lines:
 //
 //   line 0  | state 4 | gen 4 | claim 8 | life 8 | block 8 | size 8 | spec 8 | watch 4 | succ 4 |
-//           | queue 4 | n_returns 2 | kind 1 | flags 1 |
+//           | queue 4 | job 2 | kind 1 | flags 1 |
 //   line 1  | up to 64 bytes of value |
 //
 //   claim   gen:32 attempt:8 st:4 worker:20       who may run it; DONE is the commit of all returns
@@ -156,7 +156,7 @@ struct alignas(128) Slot {
   atom<u32> watch;
   atom<u32> succ;   // next call of the same caller; link of the freeing stack later
   atom<u32> queue;  // where it is queued; link of the cascade list once DONE
-  atom<u16> n_returns;
+  atom<u16> job;    // whose task made it
   atom<u8> kind;
   atom<u8> flags;
   u8 inline_bytes[INLINE_BYTES];

@@ -359,6 +359,7 @@ class Memory {
   u32 claimed_place = 0;         // of the last task that was claimed
   bool side_by_side = false;     // several tasks run at once: each submit names its parent
   u64 last_deadline = 0;         // of the task submitted last
+  u32 job = 0;                   // whose values this process makes
   u64 op_number = 0;
   u32 scan_chunk = 0, extent_hint = 0;
   bool working = false, cascading = false;

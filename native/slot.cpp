@@ -185,7 +185,7 @@ u32 Memory::new_slot(u64 bits) {
   x.watch.store(0, RLX);
   x.succ.store(0, RLX);
   x.queue.store(0, RLX);
-  x.n_returns.store(0, RLX);
+  x.job.store(0, RLX);
   x.kind.store(0, RLX);
   x.flags.store(0, RLX);
   x.head().store(u64(gen) << 32 | PENDING, REL);

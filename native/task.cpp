@@ -102,6 +102,7 @@ void Memory::discard_value(u32 s) {
 
 void Memory::seal_mine(u32 s) {
   set_maker(s, running_top());
+  slot(s).job.store(u16(job), RLX);
 #ifdef SHOAL_BREAK_SEAL  // test/race.cpp must see it
   slot(s).state.store(SEALED, RLX);
 #else
@@ -249,7 +250,7 @@ Status Memory::submit(const Call& c, Bytes payload, const std::vector<u32>& depe
   // A stream whose refs are all gone is nobody's any more: the daemon cancels it.
   if (c.flags & F_STREAM) x.flags.store(ADOPTED, RLX);
   for (u32 y : returns) {
-    slot(y).n_returns.store(u16(std::min(n, 65535u)), RLX);
+    slot(y).job.store(u16(c.job), RLX);
     if (y != s) set_maker(y, make_key(s, gen));
     slot(y).life.fetch_or(TASK, std::memory_order_acq_rel);
   }

@@ -96,6 +96,9 @@ class ObjectRef(Generic[T_co]):
     @property
     def maker(self) -> int:
         """Key of the task whose result this is, or that put it; 0 for what a driver put."""
+    @property
+    def job(self) -> int:
+        """Number of the job whose value this is (modulo 65,536); 0: not known."""
     def binary(self) -> bytes:
         """16 bytes, the same in every process: node id, then the key, highest byte first."""
     def hex(self) -> str: ...
@@ -427,6 +430,8 @@ class Memory:
     @property
     def running(self) -> int:
         """Key of the innermost running task of this process, 0 for none."""
+    job: int
+    """The job whose values this process makes."""
 
     # ---- the daemon
     def new_queue(self, kind: int, job: int, help_class: int = 0) -> tuple[int, int]:

@@ -328,7 +328,7 @@ class Fuzz:
             self.is_armed = False
             self.returned[where] += 1
             self.keep(name, result, args, getattr(function, "__self__", None))
-        except (*DOCUMENTED, Alarm, Failed, pickle.UnpicklingError) as error:
+        except (*DOCUMENTED, Alarm, Failed, pickle.UnpicklingError, EOFError) as error:
             self.raised[type(error).__name__] += 1
         finally:
             self.is_armed = False

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 import shoal
-from shoal import errors, ids, state
+from shoal import errors, ids, lowlevel, state
 from shoal.util import (
     deregister_serializer,
     inspect_serializability,
@@ -194,7 +194,10 @@ def test_the_task_of_a_value() -> None:
     assert {ref.task_id().hex() for ref in [*refs, small, large]} == {task_id}
     assert len({ref.hex() for ref in [*refs, small, large]}) == 5
     assert shoal.put(1).task_id().is_nil()
-    assert refs[0].job_id() == shoal.get_runtime_context().job_id
+    here = shoal.get_runtime_context().job_id
+    assert {ref.job_id() for ref in [*refs, small, large, shoal.put(1)]} == {here}
+    lowlevel.memory().job = 7  # as a value has it that another job has made
+    assert shoal.put(1).job_id() == ids.JobID.from_int(7) and refs[0].job_id() == here
 
 
 def test_ids_of_tables_are_those_of_refs(tmp_path: Path) -> None:

@@ -18,6 +18,8 @@ from typing import Any
 import pytest
 
 import shoal
+from shoal.util.placement_group import placement_group
+from shoal.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 
 @shoal.remote
@@ -208,3 +210,25 @@ def test_get_and_wait_on_a_running_loop_warn_once() -> None:
     assert timed_out == "timed out"
     assert warned.startswith("1 RuntimeWarning 16 shoal.get stops the event loop"), done.stderr
     assert "await" in warned
+
+
+@shoal.remote
+def pid_and_group() -> tuple[int, str | None]:
+    return os.getpid(), shoal.get_runtime_context().get_placement_group_id()
+
+
+@shoal.remote
+def ask_in_group() -> tuple[bool, str | None, str | None]:
+    pid, group = shoal.get(pid_and_group.remote())
+    return pid == os.getpid(), group, shoal.get_runtime_context().get_placement_group_id()
+
+
+@pytest.mark.parametrize("captures", [True, False])
+def test_in_a_placement_group_only_what_belongs_to_it_is_helped(captures: bool) -> None:
+    shoal.init(num_cpus=2)
+    group = placement_group([{"CPU": 1}])
+    strategy = PlacementGroupSchedulingStrategy(group, 0, captures)
+    task = ask_in_group.options(scheduling_strategy=strategy)
+    helped, childs, mine = shoal.get(task.remote())
+    assert mine == group.id.hex()
+    assert (helped, childs) == ((True, mine) if captures else (False, None))

@@ -28,6 +28,8 @@ class Limits(msgspec.Struct, frozen=True):
     # ---- infeasible requests (RULES S-13)
     infeasible_s: float = 1.0
     queue_idle_s: float = 10.0
+    queues_most: int = 1000
+    """Scheduling classes that have a queue at once; node memory has room for 1,023."""
     queues_kept: int = 256
     """Queues of scheduling classes that stay however long they are idle."""
     # ---- worker processes

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import msgspec
 
-from shoal._core import causes, placement, reactions_actors, reactions_groups, resources
+from shoal._core import (
+    causes,
+    placement,
+    reactions_actors,
+    reactions_groups,
+    reactions_workers,
+    resources,
+)
 from shoal._core import commands as do
 from shoal._core.actors import Actor
 from shoal._core.answers import begin_job, job_row, refuse, want_environment, welcome
@@ -17,6 +24,11 @@ from shoal._core.tables import ActorTicket, ClassTicket, NodeTables
 from shoal._proto import messages as m
 
 Commands = list[do.Command]
+
+_TOO_MANY = (
+    "tasks of {} kinds wait or run, and there can be no more (a kind is what they ask for, with"
+    " their strategy and runtime environment). What to do: ask for fewer different amounts"
+)
 
 
 def on_driver_joined(t: NodeTables, now: float, event: DriverJoined) -> Commands:
@@ -66,10 +78,15 @@ def on_open_queue(t: NodeTables, now: float, event: Requested, body: m.OpenQueue
             asked = (*other.asked, (event.index, event.request))
             t.tickets[ticket] = msgspec.structs.replace(other, asked=asked)
             return out
+    if len(t.scheduler.held.queues) >= t.limits.queues_most:
+        freed = reactions_workers.free_longest_idle(t)
+        if not freed:
+            return refuse(event, causes.usage(_TOO_MANY.format(t.limits.queues_most)))
+        out = [*out, *freed]
     ticket = t.new_ticket()
     asked = ((event.index, event.request),)
     t.tickets[ticket] = ClassTicket(job.number, scheduling_class, asked)
-    # In a group nobody helps: what a process submits, and where it ends, is its group's.
+    # Who waits in a group runs only what belongs to that group too: the class says so.
     help_class = 0 if target.group else resources.help_class(amounts)
     return [*out, do.NewQueue(ticket, do.QUEUE_CLASS, job.number, help_class)]
 

@@ -297,13 +297,30 @@ def _free_queues(t: NodeTables, now: float) -> Commands:
             continue
         if queue.attachments or queue.queue in t.doomed:
             continue
-        job = t.jobs.running[queue.job]
-        job.queues = {k: n for k, n in job.queues.items() if n != queue.queue}
-        t.crash_loops.ended_well(queue.queue)
-        t.scheduler.remove_queue(queue.queue)
-        out.append(do.FreeQueue(queue.queue))
+        out.append(_free_queue(t, queue))
         surplus -= 1
     return out
+
+
+def _free_queue(t: NodeTables, queue: ClassQueue) -> do.Command:
+    job = t.jobs.running[queue.job]
+    job.queues = {k: n for k, n in job.queues.items() if n != queue.queue}
+    t.crash_loops.ended_well(queue.queue)
+    t.scheduler.remove_queue(queue.queue)
+    return do.FreeQueue(queue.queue)
+
+
+def free_longest_idle(t: NodeTables) -> Commands:
+    """Another class needs a queue, and there are as many as there may be: the one that has been
+    idle for longest goes. Whoever still knows it asks for it again."""
+    idle = [
+        queue
+        for queue in t.scheduler.held.queues.values()
+        if queue.idle_since is not None and not queue.attachments and queue.queue not in t.doomed
+    ]
+    if not idle:
+        return []
+    return [_free_queue(t, min(idle, key=lambda queue: queue.idle_since or 0.0))]
 
 
 def free_doomed(t: NodeTables, now: float) -> Commands:

@@ -35,6 +35,10 @@ class Packages(msgspec.Struct, frozen=True, omit_defaults=True):
     """More arguments of the installing tool."""
     field: str = "uv"
     """Which field asked for them: pip or uv."""
+    version: str = ""
+    """Which uv is to install them, such as "==0.13.9"; "": the one that is there."""
+    is_checked: bool = False
+    """Fail if what is installed lacks something, or does not fit together."""
 
 
 class Conda(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -60,7 +60,7 @@ def _about(ref: ObjectRef, what: str) -> Any:
         return completion.loop_future(ref)
     session = sessions.current()
     if what == "job_id":
-        return typed_ids.JobID.from_int(session.job)
+        return typed_ids.JobID.from_int(ref.job or session.job)
     if what == "call_site":
         return call_sites.of(ref)
     key = ref.maker

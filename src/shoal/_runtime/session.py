@@ -66,7 +66,7 @@ class Session:
         self.directory = welcome.directory
         self.node_id = welcome.node_id
         self.index = welcome.index
-        self.job = welcome.job
+        self.job = memory.job = welcome.job
         self.namespace = welcome.namespace
         self.total = welcome.total
         self.environment: Environment | None = None

@@ -195,7 +195,7 @@ def _take_over(assignment: messages.Assignment, session: Session, prepared: Prep
     if assignment.group:
         process.group = PlacementGroup(PlacementGroupID.from_hex(assignment.group))
         process.captures = assignment.captures
-    session.job = assignment.job
+    session.job = session.memory.job = assignment.job
     job = assignment.config
     session.namespace = job.namespace or session.namespace
     session.job_environment = job.environment

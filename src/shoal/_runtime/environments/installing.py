@@ -21,6 +21,7 @@ from shoal._proto.environments import Conda, Packages
 from shoal._runtime.environments import SetupFailure, places
 
 LAST_LINES = 30
+_MINOR = f"{sys.version_info[0]}.{sys.version_info[1]}"
 OWN = ("shoal",)
 """What an environment never brings (RULES E-2)."""
 
@@ -36,9 +37,12 @@ def install(packages: Packages, target: str) -> None:
     with open(listed, "w", encoding="utf-8") as file:
         file.write("\n".join(packages.requirements) + "\n")
     try:
-        _run_uv(["--requirement", listed, *packages.options], packages.field, target)
+        what = ["--requirement", listed, *packages.options]
+        _run_uv(what, packages.field, target, packages.version)
     finally:
         os.unlink(listed)
+    if packages.is_checked:
+        _check(target, packages.field)
     _remove_own(target)
 
 
@@ -49,12 +53,38 @@ def install_wheel(path: str, target: str) -> None:
     _remove_own(target)
 
 
-def _run_uv(what: Sequence[str], step: str, target: str) -> None:
-    command = [find_uv(step), "pip", "install", "--no-progress", "--color", "never"]
+def _run_uv(what: Sequence[str], step: str, target: str, version: str = "") -> None:
+    command = [find_uv(step)]
+    if version:  # uv gets the other uv itself, from where packages come, and keeps it
+        command += ["tool", "run", "--from", f"uv{version}", "uv"]
+    command += ["pip", "install", "--no-progress", "--color", "never"]
     command += ["--python", sys.executable, "--target", target, *what]
     code, lines = run(command)
     if code:
         raise SetupFailure(step, f"uv could not install it (exit code {code})", lines)
+
+
+def _check(target: str, step: str) -> None:
+    """Look whether what stands in ``target`` has all that it needs, in versions that fit.
+
+    uv looks into environments: so there is one for a moment, whose packages these are.
+    """
+    seen_from = target + ".check"
+    packages = os.path.join(seen_from, "lib", f"python{_MINOR}", "site-packages")
+    python = os.path.join(seen_from, "bin", "python")
+    os.makedirs(os.path.dirname(packages))
+    os.mkdir(os.path.dirname(python))
+    try:
+        os.symlink(target, packages)
+        os.symlink(sys.executable, python)
+        with open(os.path.join(seen_from, "pyvenv.cfg"), "w", encoding="utf-8") as file:
+            home = os.path.dirname(os.path.realpath(sys.executable))
+            file.write(f"home = {home}\ninclude-system-site-packages = false\n")
+        code, lines = run([find_uv(step), "pip", "check", "--color", "never", "--python", python])
+    finally:
+        places.remove(seen_from)
+    if code:
+        raise SetupFailure(step, "the packages do not fit each other", lines)
 
 
 def find_uv(step: str) -> str:
@@ -170,7 +200,6 @@ def interpreter_of(prefix: str) -> str:
         SetupFailure: it has none, or another version.
     """
     python = os.path.join(prefix, "bin", "python")
-    ours = f"{sys.version_info[0]}.{sys.version_info[1]}"
     program = "import sys; print('%d.%d' % sys.version_info[:2])"
     try:
         found = subprocess.run(
@@ -179,7 +208,7 @@ def interpreter_of(prefix: str) -> str:
     except OSError as error:
         raise SetupFailure("conda", f"{python} cannot be run: {error.strerror}") from None
     version = found.stdout.strip()
-    if version != ours:
-        text = f"its Python is {version or 'none that runs'}; workers of this session need {ours}"
+    if version != _MINOR:
+        text = f"its Python is {version or 'none that runs'}; workers of this session need {_MINOR}"
         raise SetupFailure("conda", text)
     return python

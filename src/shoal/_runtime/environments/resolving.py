@@ -16,6 +16,7 @@ import os
 import sys
 import sysconfig
 import types
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -179,9 +180,17 @@ def _remote(field: str, uri: str) -> Tree:
 
 
 # ---- packages
+NO_PIP = "pip_version means nothing: uv installs the packages of the field pip. Leave it out"
+
+
 def _packages(value: Any, tool: str) -> Packages | None:
     options: list[str] = []
+    version, is_checked = "", False
     if isinstance(value, Mapping):
+        version = str(value.get("uv_version") or "")
+        is_checked = bool(value.get(f"{tool}_check"))
+        if value.get("pip_version"):
+            warnings.warn(NO_PIP, stacklevel=2)
         options = [*value.get(f"{tool}_install_options", ())]
         options += value.get("uv_pip_install_options", ())
         value = value["packages"]
@@ -192,8 +201,9 @@ def _packages(value: Any, tool: str) -> Packages | None:
     if not requirements:
         return None
     files = [_hash_of_file(line) for line in requirements]
-    digest = _digest("packages", _interpreter(), requirements, options, files)
-    return Packages(digest, requirements, options, tool)
+    how = [version, is_checked] if version or is_checked else []
+    digest = _digest("packages", _interpreter(), requirements, options, files, *how)
+    return Packages(digest, requirements, options, tool, version, is_checked)
 
 
 def _requirement(line: str, directory: str, field: str) -> str:
