@@ -12,6 +12,7 @@ import pytest
 
 import shoal
 from shoal import errors, state
+from shoal._runtime.cancelling import INSIST_MOST_S
 from tests.torture.processes import eventually
 
 SOON_S = 3.0
@@ -121,6 +122,18 @@ def test_a_stream_that_was_given_up_ends_with_the_error(sleeper: Any, tmp_path: 
     shoal.cancel(items)
     fails(next(items))
     (tmp_path / "go").touch()
+
+
+def test_a_call_that_ends_long_after_it_was_cancelled_has_no_value(
+    sleeper: Any, tmp_path: Path
+) -> None:
+    ref = sleeper.sleep.remote()
+    runs(tmp_path)
+    shoal.cancel(ref)
+    time.sleep(INSIST_MOST_S + 0.2)
+    (tmp_path / "go").touch()
+    assert shoal.get(sleeper.echo.remote(), timeout=SOON_S) == "awake"
+    fails(ref)
 
 
 def test_a_deadline_ends_waiting_as_well(sleeper: Any, tmp_path: Path) -> None:

@@ -115,7 +115,8 @@ class Cancelling:
             if memory.running == news.key:
                 signal.pthread_kill(self._main, SIGNAL)
             pause.wait(INSIST_S)
-        self._records.pop(news.key, None)
+        if not memory.is_running(news.key, news.attempt):
+            self._records.pop(news.key, None)  # else whoever ends it reads it, however late
 
     # ---- in the main thread
     def _signalled(self, number: int, frame: FrameType | None) -> None:
