@@ -33,7 +33,7 @@ def _seed() -> None:
 def test_nothing_is_lost_or_left_while_processes_are_killed_and_stopped(tmp_path: Path) -> None:
     found = kills.run(tmp_path, SEED, KILLS_S, say)
     say(str(found))
-    assert found["kills_total"] > 50, "next to nobody was killed"
+    assert found["kills_total"] > 20, "next to nobody was killed"
     assert found["answered"] > 50, "the load did next to nothing"
 
 
