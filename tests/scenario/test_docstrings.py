@@ -27,7 +27,7 @@ from shoal import errors, ids, lowlevel, runtime_env, state
 from shoal.util import progress
 
 MODULES = [
-    *(shoal, shoal.util, shoal.util.collective, shoal.util.metrics, progress),
+    *(shoal, shoal.dag, shoal.util, shoal.util.collective, shoal.util.metrics, progress),
     *(shoal.util.dask, shoal.util.executor, shoal.util.joblib, shoal.util.multiprocessing),
     *(state, ids, lowlevel, runtime_env, errors),
 ]

@@ -449,9 +449,10 @@ class MultiOutputNode(DAGNode):
         ... def square(x):
         ...     return x * x
         >>> with shoal.dag.InputNode() as inp:
-        ...     graph = shoal.dag.MultiOutputNode([square.bind(inp), square.bind(inp[0])])
+        ...     first = square.bind(inp)
+        ...     graph = shoal.dag.MultiOutputNode([first, square.bind(first)])
         >>> shoal.get(graph.execute(5))
-        [25, 25]
+        [25, 625]
     """
 
     def __init__(self, args: DAGNode | Sequence[DAGNode]) -> None:
