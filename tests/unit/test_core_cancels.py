@@ -126,13 +126,13 @@ def test_a_deadline_that_nobody_needs_any_more() -> None:
 def test_deadlines_of_tasks_that_ended_in_time_are_forgotten() -> None:
     """Hours away, and nobody tells that they do not count any more."""
     node, living = busy_node(), {7, 70, 700}
-    for key in range(10_000):
+    for key in range(3000):
         out = node.ask(DRIVER, m.WatchDeadline(key, left_s=3600.0))
         for command in out:
             assert isinstance(command, do.SiftTasks)
             ended = tuple(key for key in command.keys if key not in living)
             assert node.tell(seen.TasksSifted(ended)) == []
-        node.machine.validate()
+    node.machine.validate()
     timed = node.machine.tables.cancels.timed
     assert len(timed) < 2 * TIMED_MOST
     assert all(key in timed for key in living), "those that live are still watched"
