@@ -91,9 +91,11 @@ class NodeMemory(RuleBasedStateMachine):
 
     def _populate(self) -> None:
         """The daemon's part of an allocation: give memory whenever the bell rings."""
+        bell = select.poll()  # select takes no descriptor above 1,023
+        bell.register(self.daemon.eventfd, select.POLLIN)
         while not self.is_over:
             self.daemon.populate(64 << 20, 1 << 40)
-            select.select([self.daemon.eventfd], [], [], 1.0)
+            bell.poll(1000)
             with contextlib.suppress(BlockingIOError):
                 os.eventfd_read(self.daemon.eventfd)
 
@@ -119,6 +121,12 @@ class NodeMemory(RuleBasedStateMachine):
         self.is_over = True
         os.eventfd_write(self.daemon.eventfd, 1)
         self.populator.join()
+        for memory in self.memories:
+            memory.close()
+        self.daemon.close()
+        # Others close theirs as they leave; a daemon's stay open, and hundreds are made here.
+        os.close(self.daemon.fd)
+        os.close(self.daemon.eventfd)
 
     def drain(self) -> None:
         """Run everything that is left, in a process that holds nothing."""
