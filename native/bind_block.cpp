@@ -81,7 +81,7 @@ bool wait_until(PyMemory& pm, Bell& bell, Patience& patience, const std::functio
     bool hit = false;
     {
       SleepingOn registered(m, bell.rung);
-      nb::gil_scoped_release unlocked;
+      Unlocked unlocked;
       hit = !spun && m.spin_on(patience, over);
       // As in `wait_sealed`: after the first millisecond the CPU is lent.
       const u64 slice = in_task && !lent ? 1000000ull : main ? 500000000ull : 0;
@@ -163,7 +163,7 @@ static nb::object make_block(nb::handle self, u64 bytes, double timeout_s) {
   SharedBlock block;
   block.open(m, s);
   {
-    nb::gil_scoped_release unlocked;
+    Unlocked unlocked;
     std::memset(block.data, 0, block.size);
   }
   alive(pm);

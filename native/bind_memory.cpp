@@ -70,7 +70,7 @@ static nb::object submit(nb::handle self, const Call& call, nb::handle payload,
     if (st == Status::Ok) break;
     if (!patience) patience = platform::now_ns() + 30000000000ull;
     if (st == Status::NeedMemory) {
-      nb::gil_scoped_release unlocked;
+      Unlocked unlocked;
       st = m.wait_memory(std::min<u64>(patience, platform::now_ns() + 2000000000ull));
       if (st == Status::Ok) continue;
     }
@@ -79,7 +79,7 @@ static nb::object submit(nb::handle self, const Call& call, nb::handle payload,
     if ((st == Status::Pending && is_driver) ||
         (st == Status::Full && platform::now_ns() < patience)) {
       {
-        nb::gil_scoped_release unlocked;
+        Unlocked unlocked;
         platform::futex_wait(m.queue(c.queue).space, m.queue(c.queue).space.load(), 1000000);
       }
       check_signals();
@@ -109,7 +109,7 @@ static bool wait_completion(Memory& m, u32 seen, u64 deadline, bool main, Doubt&
   Memory::Wait w;
   {
     SleepingOn registered(m, r.cdoor);
-    nb::gil_scoped_release unlocked;
+    Unlocked unlocked;
     const bool hit = m.spin_on(m.for_completion, moved);
     if (!hit) {
       m.lend(true);
@@ -261,7 +261,7 @@ static nb::object take(nb::handle self, std::optional<double> timeout) {
     if (!hit && !pm.guards.empty()) pm.release_guards();
     Memory::Wait w = Memory::Wait::Interrupted;
     if (!hit) {
-      nb::gil_scoped_release unlocked;
+      Unlocked unlocked;
       hit = has && m.spin_on(m.for_task, work);
       if (!hit) m.end_promise(a, promised);
       if (!hit) w = sleep_idle(m, a, has, deadline, work);
@@ -309,7 +309,7 @@ static nb::object take_many(nb::handle self, nb::list queues, u32 seen,
   };
   if (!pm.guards.empty()) pm.release_guards();
   {
-    nb::gil_scoped_release unlocked;
+    Unlocked unlocked;
     const u32 word = m.me / 64;
     const u64 bit = 1ull << (m.me % 64);
     if (!m.spin(work, 3000)) {

@@ -77,7 +77,7 @@ void copy_without_gil(void* to, const void* from, u64 size) {
     if (size) std::memcpy(to, from, size);
     return;
   }
-  nb::gil_scoped_release unlocked;
+  Unlocked unlocked;
   platform::copy(to, from, size);
 }
 

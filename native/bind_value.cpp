@@ -132,14 +132,14 @@ void patiently(PyMemory& pm, u64 total, double timeout_s, const std::function<St
     if (st == Status::NeedMemory) {
       // The daemon answers in well under a second, yes or no; the caller's patience counts from its
       // first no.
-      nb::gil_scoped_release unlocked;
+      Unlocked unlocked;
       st = m.wait_memory(std::max<u64>(deadline, platform::now_ns() + 2000000000ull));
       if (st == Status::Ok) continue;
     }
     if (!pm.guards.empty()) pm.release_guards();
     if (st == Status::Full && platform::now_ns() < deadline) {
       {
-        nb::gil_scoped_release unlocked;
+        Unlocked unlocked;
         m.header().space_waiters.fetch_add(1);
         u32 seen = m.header().space.load(SEQ);
         platform::futex_wait(m.header().space, seen, 20000000);
@@ -313,7 +313,7 @@ bool wait_sealed(nb::handle memory, PyMemory& pm, u64 key, u64 deadline, bool ma
     Memory::Wait r;
     {
       SleepingOn registered(m, x.state);
-      nb::gil_scoped_release unlocked;
+      Unlocked unlocked;
       if (!spun) {
         spun = true;
         if (m.spin_on(m.for_value, sealed)) return finish(true);

@@ -4,6 +4,9 @@
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 
+#include <cxxabi.h>
+#include <unistd.h>
+
 #include <unordered_set>
 #include <vector>
 
@@ -12,6 +15,25 @@
 namespace nb = nanobind;
 
 namespace shoal {
+
+// Without the GIL until the end of the block. A thread that comes back while the interpreter ends
+// is ended by Python, by unwinding it: through a destructor that is noexcept (as nanobind's is)
+// that aborts the program. Here it sleeps instead, until the process is gone.
+class Unlocked {
+ public:
+  Unlocked() : state(PyEval_SaveThread()) {}
+  Unlocked(const Unlocked&) = delete;
+  ~Unlocked() {
+    try {
+      PyEval_RestoreThread(state);
+    } catch (abi::__forced_unwind&) {
+      for (;;) ::pause();
+    }
+  }
+
+ private:
+  PyThreadState* state;
+};
 
 struct Pin;
 

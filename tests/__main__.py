@@ -81,6 +81,8 @@ def main(arguments: list[str]) -> int:
     computing = [str(TESTS / name) for name in folders if name in COMPUTING]
     sessions = [str(TESTS / name) for name in folders if name not in COMPUTING]
     with tempfile.TemporaryDirectory(prefix="shoal-tests-") as root:
+        # Others may pass: a test lets another user up to the door of a session.
+        os.chmod(root, 0o711)
         halves = [
             Half("computing", [[*pytest, *computing, *arguments]], False, f"{root}/c"),
             Half("sessions", [[*pytest, *sessions, *arguments]], True, f"{root}/s"),

@@ -88,7 +88,7 @@ def test_state_tables() -> None:
     held = sleep.remote(running)
     eventually(lambda: len(state.tasks(state="RUNNING")) == 1, 10, "nothing runs")
     tasks = {task.state: task for task in state.tasks()}
-    assert set(tasks) == {"RUNNING", "QUEUED", "HELD"}
+    assert set(tasks) == {"RUNNING", "QUEUED", "HELD", "FINISHED"}
     assert tasks["RUNNING"].name.endswith("sleep") and tasks["RUNNING"].attempt == 1
     assert len(state.tasks(limit=1)) == 1
     assert [a.name for a in state.actors(state="ALIVE")] == ["n1"]
@@ -310,3 +310,22 @@ def test_a_program_in_main_with_its_own_classes(tmp_path: Any) -> None:
         [sys.executable, str(program)], capture_output=True, text=True, timeout=60, check=False
     )
     assert done.stdout == "ok\n", done.stderr
+
+
+def test_a_program_ends_well_while_threads_wait() -> None:
+    # A thread that wakes as the interpreter ends was unwound through native frames: an abort.
+    code = """
+        import threading
+        import shoal
+
+        shoal.init(num_cpus=1)
+        block = shoal.lowlevel.shared_block(64)
+        for _ in range(8):
+            threading.Thread(target=block.wait, args=(0, 0, None), daemon=True).start()
+        sleep = shoal.remote(lambda: __import__("time").sleep(60))
+        waiting = sleep.remote().future()
+        print("ends")
+    """
+    for _ in range(4):
+        done = run(code)
+        assert (done.returncode, done.stdout) == (0, "ends\\n"), done.stderr
