@@ -328,4 +328,4 @@ def test_a_program_ends_well_while_threads_wait() -> None:
     """
     for _ in range(4):
         done = run(code)
-        assert (done.returncode, done.stdout) == (0, "ends\\n"), done.stderr
+        assert (done.returncode, done.stdout) == (0, "ends\n"), done.stderr
