@@ -26,7 +26,8 @@ class Answers:
             # A wait without end is no loss: say what there is.
             for table in ("queues", "workers", "actors"):
                 print(table, *cluster.table(table), sep="\n  ", file=sys.stderr)
-            print("tasks", *shoal.state.tasks(), sep="\n  ", file=sys.stderr)
+            tasks = [task for task in shoal.state.tasks() if not task.ended_s]
+            print("tasks", *tasks, sep="\n  ", file=sys.stderr)
             raise
         except LostError as error:
             assert str(error), "an error says what was lost"
