@@ -201,21 +201,23 @@ def test_pools_whose_session_ends_say_so() -> None:
 def test_an_interrupt_ends_the_wait_and_the_pool(tmp_path: Path) -> None:
     program = tmp_path / "program.py"
     program.write_text(
-        "import _thread, threading, time\n"
+        "import os, signal, threading, time\n"
         "from shoal.util.multiprocessing import Pool\n"
-        "began = threading.Event()\n"
+        "began, caught = threading.Event(), threading.Event()\n"
         "def items():\n"
         "    yield 60\n"
         "    began.set()\n"
         "    yield 60\n"
         "def interrupt():\n"
         "    began.wait()\n"
-        "    _thread.interrupt_main()\n"
+        "    while not caught.wait(2):  # one that comes just before a wait is seen after it\n"
+        "        os.kill(os.getpid(), signal.SIGINT)\n"
         "threading.Thread(target=interrupt).start()\n"
         "try:\n"
         "    with Pool(2) as pool:\n"
         "        list(pool.imap(time.sleep, items()))\n"
         "except KeyboardInterrupt:\n"
+        "    caught.set()\n"
         "    print('interrupted')\n"
     )
     result = subprocess.run(
