@@ -399,3 +399,12 @@ def test_graphs_leave_nothing(workers: list[Any]) -> None:
         workers[0].__ray_call__.remote(lambda _: [t.name for t in threading.enumerate()])
     )
     assert not [name for name in names if "graph" in name or "background" in name]
+
+
+def test_outputs_that_fail_together_give_their_places_back(workers: list[Any]) -> None:
+    """``get`` of a list raises for the first: nobody takes the others, and nothing keeps them."""
+    with compiled(lambda i: MultiOutputNode([w.fail.bind(i) for w in workers])) as graph:
+        for _ in range(25):  # more often than executions may be in flight
+            with pytest.raises(KeyError):
+                shoal.get(graph.execute("bad"))
+        assert shoal.get(graph.execute("good")) == ["good"] * 3

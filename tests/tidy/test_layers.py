@@ -28,18 +28,18 @@ LAYERS = {
     "": 6,  # shoal/__init__.py itself
     "testing": 7,
     "util": 7,
-    "dag": 7,
+    "dag": 8,
     "jobs": 7,
     "cluster": 7,
-    "cli": 9,
-    "__main__": 10,
+    "cli": 10,
+    "__main__": 11,
     "dashboard": 7,
-    "compat": 8,
-    "data": 10,
-    "train": 10,
-    "tune": 10,
-    "serve": 10,
-    "rl": 10,
+    "compat": 9,
+    "data": 11,
+    "train": 11,
+    "tune": 11,
+    "serve": 11,
+    "rl": 11,
 }
 LEAVES = {"errors", "_native", "_base"}
 

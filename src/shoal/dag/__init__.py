@@ -23,6 +23,7 @@ In reading order:
 ``pipeline``     what is in flight: which results were read, taken, dropped                   (pure)
 ``results``      results are read, and the graph ends with a reason
 ``refs``         ``CompiledDAGRef`` for ``get``, ``CompiledDAGFuture`` for ``await``
+``collective``   operations of several actors in a graph: ``allreduce`` and the like (needs NumPy)
 ``drawing``      graphs as text, SVG and DOT
 ===============  ===================================================================================
 
@@ -34,6 +35,7 @@ from shoal.dag.drawing import draw
 from shoal.dag.nodes import (
     ClassMethodNode,
     ClassNode,
+    CollectiveOutputNode,
     DAGNode,
     FunctionNode,
     InputAttributeNode,
@@ -45,6 +47,7 @@ from shoal.dag.refs import CompiledDAGFuture, CompiledDAGRef
 __all__ = [
     "ClassMethodNode",
     "ClassNode",
+    "CollectiveOutputNode",
     "CompiledDAG",
     "CompiledDAGFuture",
     "CompiledDAGRef",

@@ -101,11 +101,12 @@ def compile(root: DAGNode, options: Options) -> CompiledDAG:
         lowlevel.channel(options.buffer_size_bytes, slots=SLOTS, readers=len(line.readers))
         for line in made.lines
     ]
-    graph = CompiledDAG(made, options, channels, handles)
+    rooms = [node.operation.room(len(node.outputs)) for node in made.meetings]
+    graph = CompiledDAG(made, options, channels, rooms, handles)
     try:
         refs = [
             handle.__ray_call__.options(max_task_retries=0).remote(
-                loop.begin, _program(made, number, part, channels)
+                loop.begin, _program(made, number, part, channels, rooms)
             )
             for number, (handle, part) in enumerate(zip(handles, made.parts))
         ]
@@ -120,13 +121,16 @@ def compile(root: DAGNode, options: Options) -> CompiledDAG:
     return graph
 
 
-def _program(made: Plan, number: int, part: Part, channels: list[Channel]) -> loop.Program:
+def _program(
+    made: Plan, number: int, part: Part, channels: list[Channel], rooms: list[Any]
+) -> loop.Program:
     lines = {
         index: channels[index]
         for index, line in enumerate(made.lines)
         if line.writer == number or number in line.readers
     }
-    return loop.Program(os.getpid(), part.steps, part.places, lines)
+    met = [step.meeting.number for step in part.steps if step.meeting is not None]
+    return loop.Program(os.getpid(), part.steps, part.places, lines, {i: rooms[i] for i in met})
 
 
 class CompiledDAG:
@@ -137,6 +141,7 @@ class CompiledDAG:
         made: Plan,
         options: Options,
         channels: list[Channel],
+        rooms: list[Any],
         handles: list[ActorHandle[Any]],
     ) -> None:
         self.plan = made
@@ -146,7 +151,7 @@ class CompiledDAG:
         self._uses = made.uses
         self._is_plain = made.uses.is_plain
         self._write = channels[0].write
-        self._results = Results(made, channels, options.max_inflight_executions)
+        self._results = Results(made, channels, rooms, options.max_inflight_executions)
         self._is_direct = self._results.is_direct
         self._pipeline = self._results.pipeline
         self._writing = threading.Lock()

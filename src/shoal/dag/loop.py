@@ -47,18 +47,22 @@ class Program:
     places: int
     channels: dict[int, Channel]
     """Those that it reads or writes, by their number in the plan."""
+    rooms: dict[int, Any]
+    """Where it meets others for operations of several actors (``collective``), likewise."""
 
 
 class Failed:
     """Stands in a place whose value could not be made.
 
-    Its error has no traceback: that would lead to frames that know this very object, and what they
-    know (channels, arrays) would stay until the garbage collector runs, which it may never do here.
+    Its error has no traceback and no context: both would lead to frames that know this very object,
+    and what they know (channels, arrays, refs of results) would stay until the garbage collector
+    runs, which it may never do here; or for ever, since who keeps results keeps this.
     """
 
     __slots__ = ("error",)
 
     def __init__(self, error: BaseException) -> None:
+        error.__traceback__ = error.__context__ = None
         self.error = error
 
 
@@ -70,6 +74,8 @@ def begin(instance: Any, program: Program) -> lowlevel.Background:
 def _close(program: Program, error: BaseException | None) -> None:
     for channel in program.channels.values():
         channel.close(error)
+    for room in program.rooms.values():
+        room.close(error)
 
 
 class Loop:
@@ -85,7 +91,7 @@ class Loop:
         error: BaseException | None = None
         try:
             with _watched(program):
-                steps = [self.bound(step, inside.method(step.method)) for step in program.steps]
+                steps = [self._step(step, inside) for step in program.steps]
                 while True:
                     for step in steps:
                         step()
@@ -99,8 +105,19 @@ class Loop:
             _close(program, error)
             self._places.clear()
 
-    def bound(self, step: Step, method: Callable[..., Any]) -> Callable[[], None]:
-        """One step, as short as it can be run."""
+    def _step(self, step: Step, inside: lowlevel.Inside) -> Callable[[], None]:
+        if step.meeting is None:
+            return self.bound(step, inside.method(step.method))
+        seat = self._program.rooms[step.meeting.number].enter(step.meeting.rank)
+        return self.bound(step, seat.take_part, seat.excuse)
+
+    def bound(
+        self,
+        step: Step,
+        method: Callable[..., Any],
+        excuse: Callable[[BaseException], object] = lambda error: None,
+    ) -> Callable[[], None]:
+        """One step, as short as it can be run; ``excuse`` is told if it can not."""
         places = self._places
         reads = [
             (self._program.channels[read.line].read, read.reader, read.place) for read in step.reads
@@ -117,11 +134,12 @@ class Loop:
                 try:
                     places[at] = read(reader)
                 except errors.TaskError as error:
-                    places[at] = Failed(error.with_traceback(None))
+                    places[at] = Failed(error)
             value: Any = None
             for at in needs:
                 if type(places[at]) is Failed:
                     value = places[at]
+                    excuse(value.error)
                     break
             else:
                 try:

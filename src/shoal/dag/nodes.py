@@ -13,6 +13,7 @@ by itself; ``execute`` and ``compile`` read it.
     InputNode()            InputNode           what ``execute`` is given
     inp[0], inp.name       InputAttributeNode  a part of it
     MultiOutputNode([..])  MultiOutputNode     several results
+    allreduce.bind([..])   CollectiveOutputNode  one of each actor, of one CollectiveNode
 
 Invariants:
 
@@ -343,7 +344,7 @@ class BindableMethod:
         node = ClassMethodNode(self._node, self._name, args, kwargs, self._given)
         node.previous = self._node._last
         self._node._last = node
-        return _parts_of(node, streams.returns_number(returns))
+        return parts_of(node, streams.returns_number(returns))
 
 
 class ClassMethodNode(DAGNode):
@@ -419,7 +420,7 @@ class ClassMethodNode(DAGNode):
             yield self.previous
 
 
-def _parts_of(node: ClassMethodNode, n_returns: int) -> Any:
+def parts_of(node: ClassMethodNode, n_returns: int) -> Any:
     """The node of a call, or the nodes of its values."""
     if n_returns == 1:
         return node
@@ -436,6 +437,49 @@ def _parts_of(node: ClassMethodNode, n_returns: int) -> Any:
         part.parts = n_returns
         out.append(part)
     return tuple(out)
+
+
+# ---- calls of several actors at once ------------------------------------------------------------
+
+
+class CollectiveNode(DAGNode):
+    """One operation of several actors on arrays of theirs; ``collective`` makes it.
+
+    It is one node in the order of the graph, so all actors come to their operations in one order,
+    and none waits for another that waits for it.
+    """
+
+    def __init__(self, operation: Any, inputs: Sequence[Sequence[ClassMethodNode]]) -> None:
+        super().__init__([list(row) for row in inputs])
+        self.operation = operation
+        """What runs in the actors; this module need not know."""
+        self.outputs = [CollectiveOutputNode(self, rank, row) for rank, row in enumerate(inputs)]
+
+    @property
+    def label(self) -> str:
+        """Name of the operation."""
+        name: str = self.operation.name
+        return name
+
+    def needs(self) -> Iterator[DAGNode]:
+        """What all ranks bring, and actors that the graph makes."""
+        yield from super().needs()
+        for output in self.outputs:
+            if isinstance(output.owner, DAGNode):
+                yield output.owner
+
+
+class CollectiveOutputNode(ClassMethodNode):
+    """What one actor has of an operation of several: a step of its own, of no method."""
+
+    def __init__(self, whole: CollectiveNode, rank: int, inputs: Sequence[ClassMethodNode]) -> None:
+        super().__init__(inputs[0].call.owner, whole.label, inputs)
+        self.whole = whole
+        self.rank = rank
+
+    def needs(self) -> Iterator[DAGNode]:
+        """The operation."""
+        yield self.whole
 
 
 class MultiOutputNode(DAGNode):
@@ -481,4 +525,4 @@ def bind(target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     assert isinstance(target, ActorMethod)
     name = target._facts.method_name(target._index)
     node = ClassMethodNode(target, name, args, kwargs, target._given)
-    return _parts_of(node, target._n_returns())
+    return parts_of(node, target._n_returns())

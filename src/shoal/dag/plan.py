@@ -21,7 +21,9 @@ Rules:
    n-th execution, and nothing has to be numbered.
 4. An actor's first act in each execution is to read. One that would need nothing reads the input
    as a clock: no method runs before ``execute`` asked for it.
-5. A value stands in a *place* of its actor; arguments are places (``Place``), have some inside
+5. An operation of several actors is one node in the order of the graph, and a step in each actor
+   that takes part, whether somebody needs its result or not.
+6. A value stands in a *place* of its actor; arguments are places (``Place``), have some inside
    (``Nested``), or are constants.
 """
 
@@ -29,7 +31,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeGuard
 
 from shoal import errors
 from shoal._runtime.actor_method import ActorFacts, ActorMethod
@@ -37,6 +39,7 @@ from shoal.dag.inputs import Uses
 from shoal.dag.nodes import (
     ClassMethodNode,
     ClassNode,
+    CollectiveNode,
     DAGNode,
     FunctionNode,
     InputAttributeNode,
@@ -85,6 +88,16 @@ class Read:
     place: int
 
 
+@dataclass(frozen=True)
+class Meeting:
+    """A step that several actors make together."""
+
+    number: int
+    """Of the operation in the plan."""
+    rank: int
+    """Which of them this one is."""
+
+
 @dataclass
 class Step:
     """One method of one actor, once per execution."""
@@ -105,6 +118,8 @@ class Step:
     """How many values it returns."""
     last_uses: list[int] = field(default_factory=list)
     """Places that nothing needs after it."""
+    meeting: Meeting | None = None
+    """It is no method, but an actor's part of an operation."""
 
 
 @dataclass
@@ -136,6 +151,8 @@ class Plan:
     """(channel, reader's number) of what the driver reads for each execution, in order."""
     is_single: bool
     """One output, not a list of them."""
+    meetings: list[CollectiveNode] = field(default_factory=list)
+    """The operations of several actors."""
 
 
 def plan(root: DAGNode) -> Plan:
@@ -193,16 +210,14 @@ class _Planning:
         self.plan = Plan(nodes, uses, [], [], [], [], not isinstance(root, MultiOutputNode))
         assert uses.node is not None
         self._line_of(uses.node)
-        calls = [
-            node
-            for node in nodes
-            if isinstance(node, ClassMethodNode) and node.is_class_method_call
-        ]
         self._steps: dict[DAGNode, tuple[int, Step]] = {}
         self._last: dict[tuple[int, int], Step] = {}
         """By actor and place: the last method that needs it."""
-        for node in calls:
-            self._add_step(node)
+        for node in nodes:
+            if isinstance(node, CollectiveNode):
+                self._add_meeting(node)
+            elif self._is_call(node):
+                self._add_step(node)
         for output in outputs:
             assert isinstance(output, ClassMethodNode)  # _check has looked
             self._add_output(output)
@@ -227,6 +242,18 @@ class _Planning:
         if known == len(self.plan.parts):
             self.plan.parts.append(Part(method))
         return known
+
+    def _is_call(self, node: DAGNode) -> TypeGuard[ClassMethodNode]:
+        """Whether it is a call of a method, and not an actor's part of an operation."""
+        is_call = isinstance(node, ClassMethodNode) and node.is_class_method_call
+        return is_call and node not in self._steps
+
+    def _add_meeting(self, node: CollectiveNode) -> None:
+        number = len(self.plan.meetings)
+        self.plan.meetings.append(node)
+        for output in node.outputs:
+            self._add_step(output)
+            self._steps[output][1].meeting = Meeting(number, output.rank)
 
     def _add_step(self, node: ClassMethodNode) -> None:
         assert isinstance(node.owner, ActorMethod)

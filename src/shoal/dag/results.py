@@ -29,8 +29,10 @@ them (an actor that leaves) is about to be known to have ended."""
 class Results:
     """What comes out of one compiled graph."""
 
-    def __init__(self, made: Plan, channels: Sequence[Channel], most: int) -> None:
-        self._channels = channels
+    def __init__(
+        self, made: Plan, channels: Sequence[Channel], rooms: Sequence[Any], most: int
+    ) -> None:
+        self._closed_at_end = [*channels, *rooms]
         self._reads = [(channels[line].read, reader) for line, reader in made.reads]
         self._read, self._reader = self._reads[0]
         self._outputs = made.outputs
@@ -52,8 +54,8 @@ class Results:
         if self.reason is None:
             self.reason = reason
             self._has_reason.set()
-        for channel in self._channels:
-            channel.close(reason)
+        for place in self._closed_at_end:
+            place.close(reason)
         self.at_end()
 
     @property
@@ -142,7 +144,7 @@ class Results:
                 return self._read(self._reader)
             return self._read(self._reader, left(deadline))
         except errors.TaskError as error:
-            return Failed(error.with_traceback(None))
+            return Failed(error)
         except errors.ChannelClosedError as error:
             raise self.why_closed(error) from None
 
@@ -152,7 +154,7 @@ class Results:
             try:
                 half.append(read(reader, left(deadline)))
             except errors.TaskError as error:
-                half.append(Failed(error.with_traceback(None)))
+                half.append(Failed(error))
             except errors.ChannelClosedError as error:
                 raise self.why_closed(error) from None
         self._half = []

@@ -10,10 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from shoal._runtime.actor import ActorHandle
 from shoal.dag.inputs import Uses
 from shoal.dag.nodes import (
     ClassMethodNode,
     ClassNode,
+    CollectiveNode,
+    CollectiveOutputNode,
     DAGNode,
     FunctionNode,
     MultiOutputNode,
@@ -34,7 +37,8 @@ def execute(root: DAGNode, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> 
 
 def _is_input(node: DAGNode) -> bool:
     """Whether it is a part of the input that only parts are taken of."""
-    return not isinstance(node, FunctionNode | ClassNode | ClassMethodNode | MultiOutputNode)
+    calls = FunctionNode | ClassNode | ClassMethodNode | MultiOutputNode | CollectiveNode
+    return not isinstance(node, calls)
 
 
 def _made(node: DAGNode, results: Mapping[DAGNode, Any]) -> Any:
@@ -45,7 +49,19 @@ def _made(node: DAGNode, results: Mapping[DAGNode, Any]) -> Any:
         return args
     if isinstance(node, ClassMethodNode) and node.part is not None:
         return results[node.call][node.part]
+    if isinstance(node, CollectiveNode):
+        return node.operation.begin([_actor_of(out, results) for out in node.outputs], args)
+    if isinstance(node, CollectiveOutputNode):
+        return results[node.whole][node.rank]
     return _call_of(node, results)(*args, **kwargs)
+
+
+def _actor_of(node: ClassMethodNode, results: Mapping[DAGNode, Any]) -> Any:
+    """The handle of the actor whose call it is."""
+    if isinstance(node.owner, ClassNode):
+        return results[node.owner]
+    assert not isinstance(node.owner, ClassMethodNode)
+    return ActorHandle(node.owner._facts, node.owner._lifetime)
 
 
 def _call_of(node: DAGNode, results: Mapping[DAGNode, Any]) -> Callable[..., Any]:

@@ -49,7 +49,8 @@ _COLLECTIVE = """
     send send_multigpu
 """
 _NODES = """
-    ClassMethodNode ClassNode DAGNode FunctionNode InputAttributeNode InputNode MultiOutputNode
+    ClassMethodNode ClassNode CollectiveOutputNode DAGNode FunctionNode InputAttributeNode
+    InputNode MultiOutputNode
 """
 
 MODULES: dict[str, dict[str, str]] = {
@@ -70,6 +71,7 @@ MODULES: dict[str, dict[str, str]] = {
     "ray.dag": {"shoal.dag": _NODES},
     "ray.dag.class_node": {"shoal.dag": "ClassMethodNode ClassNode"},
     "ray.dag.compiled_dag_node": {"shoal.dag": "CompiledDAG"},
+    "ray.dag.collective_node": {"shoal.dag": "CollectiveOutputNode"},
     "ray.dag.dag_node": {"shoal.dag": "DAGNode"},
     "ray.dag.function_node": {"shoal.dag": "FunctionNode"},
     "ray.dag.input_node": {"shoal.dag": "InputAttributeNode InputNode"},
@@ -142,6 +144,12 @@ MODULES: dict[str, dict[str, str]] = {
     },
     "ray._raylet": {"shoal": "ObjectRef ObjectRefGenerator", "shoal.ids": _IDS},
     "ray.experimental": {},
+    "ray.experimental.collective": {
+        "shoal.dag.collective": "allgather allreduce reducescatter",
+        "shoal.compat.ray.groups": """create_collective_group destroy_all_collective_groups
+            destroy_collective_group get_collective_groups""",
+    },
+    "ray.experimental.util.types": {"shoal.util.collective": "ReduceOp"},
     "ray.experimental.compiled_dag_ref": {"shoal.dag": "CompiledDAGFuture CompiledDAGRef"},
     "ray.experimental.tqdm_ray": {"shoal.util.progress": "safe_print tqdm"},
     "ray.experimental.internal_kv": {
@@ -192,17 +200,15 @@ HINTS: dict[str, str] = {
     "ray.java_function": "Shoal runs Python only",
     "ray.DynamicObjectRefGenerator": "num_returns='dynamic' gives an ObjectRefGenerator",
     "ray.dag": "it is an inner name of Ray's graphs; docs/graphs.md has what programs use",
-    "ray.dag.CollectiveOutputNode": _NO_TRANSPORT,
     "ray.dag.DAGContext": "what it sets are arguments of compile(); see docs/graphs.md",
     "ray.dag.GPUFuture": _NO_TRANSPORT,
     "ray.dag.plot": "use visualize() of a node or of a compiled graph",
     "ray.dashboard": "there is no dashboard; use shoal.state, `shoal status` and `shoal list`",
     "ray.data": _LIBRARIES + "; use shoal.map for parallel work over items",
-    "ray.experimental": "of Ray's experimental names there are tqdm_ray, compiled_dag_ref and"
-    " internal_kv",
+    "ray.experimental": "of Ray's experimental names there are tqdm_ray, compiled_dag_ref,"
+    " collective and internal_kv",
     "ray.experimental.array": "use NumPy arrays: they are read in place, without a copy",
     "ray.experimental.channel": "use shoal.lowlevel.channel, or a compiled graph",
-    "ray.experimental.collective": "use shoal.util.collective in the actors",
     "ray.experimental.dynamic_resources": "Ray has taken it out too; use init(resources=...)",
     "ray.experimental.get_local_object_locations": "one machine is all there is",
     "ray.experimental.get_object_locations": "one machine is all there is",

@@ -48,11 +48,33 @@ REGION_BYTES = 1 << 20
 """Of one slot of one rank: two slots of all ranks stay in the last level of cache."""
 
 
+class Apart(Exception):
+    """The ranks of a group that lasts came with different calls; nobody has done anything."""
+
+    def __init__(self, texts: list[str], parity: int) -> None:
+        super().__init__(", ".join(texts))
+        self.texts, self.parity = texts, parity
+
+
 class Group:
     """A rank's side of a group."""
 
-    def __init__(self, name: str, ranks: int, rank: int, timeout_s: float) -> None:
+    def __init__(
+        self,
+        name: str,
+        ranks: int,
+        rank: int,
+        timeout_s: float,
+        place: joining.Place | None = None,
+    ) -> None:
         """Join, and wait until all have joined.
+
+        Args:
+            name: Of the group, for people.
+            ranks: How many there are.
+            rank: Which one this is.
+            timeout_s: How long to wait for others.
+            place: The place, if it is known and has not to be found by the name.
 
         Raises:
             CollectiveError: the place is taken, or the ranks do not agree about the group.
@@ -60,7 +82,9 @@ class Group:
         """
         self.name, self.ranks, self.rank, self.timeout_s = name, ranks, rank, timeout_s
         self.others = [other for other in range(ranks) if other != rank]
-        place = joining.take_place(name, ranks, rank)
+        self.lasts = place is not None and place.holder is None
+        """Calls that differ do not break it: all ranks get ``Apart``, and go on."""
+        place = place or joining.take_place(name, ranks, rank)
         self.control: Control = place.control
         self.block = place.control.block
         self._place = place
@@ -109,6 +133,9 @@ class Group:
             try:
                 run()
                 is_done = True
+            except Apart:
+                is_done = True
+                raise
             finally:
                 if not is_done:
                     self._break("left", f"rank {self.rank} left a call by an exception")
@@ -138,16 +165,28 @@ class Group:
             seen[word] = value
             if value != mine:
                 self._differs(other, value, mine, parity)
+        if self.lasts:
+            self._compare(shown, parity)
+
+    def _compare(self, shown: bytes, parity: int) -> None:
+        """Raise if a rank came with something else: looked up in the texts, which stay until the
+        next call but one, as who is quicker may have overwritten its word already."""
+        texts = [bytes(texts[parity]) for texts in self._texts]
+        if any(text != shown for text in texts):
+            raise Apart([text.rstrip(b"\0").decode(errors="replace") for text in texts], parity)
 
     def _remember(self, text: str) -> tuple[bytes, int]:
-        shown = text.encode()[:TEXT_BYTES].ljust(TEXT_BYTES, b"\0")
+        shown = text.encode()
+        if len(shown) > TEXT_BYTES:
+            shown = shown[: TEXT_BYTES - 9] + b" %08x" % zlib.crc32(shown)
+        shown = shown.ljust(TEXT_BYTES, b"\0")
         if len(self._checks) > 1000:
             self._checks.clear()
         known = self._checks[text] = shown, zlib.crc32(text.encode()) & ((1 << CHECK_BITS) - 1)
         return known
 
     def _differs(self, other: int, value: int, mine: int, parity: int) -> None:
-        if value >> CHECK_BITS != mine >> CHECK_BITS:
+        if self.lasts or value >> CHECK_BITS != mine >> CHECK_BITS:
             return  # it has seen that ours is equal, and is at its next call already
         texts = [
             f"rank {r} calls {bytes(self._texts[r][parity]).rstrip(bytes(1)).decode()}"
@@ -192,6 +231,8 @@ class Group:
         """A wait since then has brought nothing: find out whether it is in vain."""
         if self.control.is_broken():
             raise self.error()
+        if self._place.owner is not None and joining.is_dead(self._place.owner):
+            self.break_off("died", f"the process that owns group {self.name!r} has ended")
         for other, pidfd in self._pidfds.items():
             if joining.is_dead(pidfd) and not self.control.has_left(other):
                 pid = self.control.pid(other)

@@ -39,8 +39,33 @@ class Place(NamedTuple):
 
     control: Control
     holder: Any
-    """The ref that keeps the block findable."""
+    """The ref that keeps the block findable; None for one that was handed over, and is listed
+    nowhere."""
     name: str
+    owner: _Pidfd | None = None
+    """Tells of the end of a process without which the group makes no sense."""
+
+
+def handed_over(block: Any, ranks: int, rank: int, name: str, owner: int) -> Place:
+    """The place of ``rank`` in a group whose block was handed to its ranks.
+
+    Args:
+        block: The memory, zero at first, of ``nbytes(ranks)`` bytes.
+        ranks: How many there are.
+        rank: Which of them this process is.
+        name: For people.
+        owner: The process whose end ends the group.
+
+    Raises:
+        CollectiveError: the owner has ended, or the place is taken.
+    """
+    control = Control(block, ranks)
+    watched = pidfd_of(owner)
+    if watched is None:
+        control.break_off("died", f"the process that owns group {name!r} has ended")
+    elif not control.claim(rank, os.getpid()):
+        control.break_off("refused", f"rank {rank} of {name!r} is taken twice")
+    return Place(control, None, name, watched)
 
 
 class _Row(msgspec.Struct, array_like=True):
@@ -69,6 +94,8 @@ def take_place(name: str, ranks: int, rank: int) -> Place:
 
 def forget(place: Place) -> None:
     """Nobody can use the group any more: take its entry away, if it has not another's already."""
+    if place.holder is None:
+        return
     with _alone(place.name):
         row = _entry(place.name)
         if row is not None and row.holder == place.holder.key:
@@ -191,6 +218,8 @@ def wait_for_all(place: Place, name: str, rank: int, timeout_s: float) -> dict[i
         while not (pid := control.pid(other)) and not control.is_broken():
             control.block.wait(control.word(PID, other), 0, look_s)
             look_s = min(2 * look_s, LONGEST_LOOK_S, max(0.0, deadline - clock.now()))
+            if place.owner is not None and is_dead(place.owner):
+                control.break_off("died", f"the process that owns group {name!r} has ended")
             dead = [peer for peer, pidfd in found.items() if is_dead(pidfd)]
             if dead:
                 text = f"rank {dead[0]} of group {name!r} died before all had joined"

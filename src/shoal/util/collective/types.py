@@ -14,6 +14,8 @@ class ReduceOp(Enum):
     MAX = 3
     AVERAGE = 4
     """The sum divided by the number of ranks; of floating and complex numbers only."""
+    AVG = 4
+    """The same, as Ray's graphs call it."""
 
 
 class Backend(str):
