@@ -164,9 +164,13 @@ __attribute__((no_sanitize("thread"))) u64 Memory::helpable(u32 s) {
   Proc& r = proc(me);
   const u32 q = r.attached.load(RLX);
   if (r.depth.load(RLX) == 0 || r.depth.load(RLX) > 16) return 0;
-  // If this process dies while it helps, the waiting task is run again: it must be one that may be.
-  Spec* waiting = spec(key_slot(running_top()));
+  // If this process dies while it helps, the waiting task is run again: it must be one that may be,
+  // and it waits then. Helping again, a task that kills its process would take this one along for
+  // ever: nobody is charged but the child, and each attempt here submits another one.
+  const u32 top = key_slot(running_top());
+  Spec* waiting = spec(top);
   if (!waiting || waiting->max_retries == 0 || !(waiting->flags & F_HELP)) return 0;
+  if (claim_attempt(slot(top).claim.load(RLX)) > 1) return 0;
   for (int k = 0; k < 64; k++) {
     Slot& x = slot(s);
     const u64 c = x.claim.load(ACQ);

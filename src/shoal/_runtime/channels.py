@@ -64,7 +64,8 @@ def _pack(memory: Memory, error: Any) -> tuple[int, bytes]:
         raise TypeError(f"an exception is needed, not a {type(error).__name__}: {error!r:.80}")
     if not isinstance(error, errors.TaskError):
         text = "".join(traceback.format_exception(error)).rstrip()
-        error = errors.TaskError(str(error), error, remote_traceback=text, pid=os.getpid())
+        said = serialize.text_of(error)
+        error = errors.TaskError(said, error, remote_traceback=text, pid=os.getpid())
     return _native.FORMAT_ERROR_PICKLE, serialize.pack_error(memory, error).data
 
 

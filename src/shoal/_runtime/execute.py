@@ -452,7 +452,7 @@ def _task_error(error: BaseException, facts: dict[str, Any]) -> errors.TaskError
     lines += [*_frames(error), *_notes(error), *_chain(error)]
     text = "".join(lines).rstrip("\n")
     cause: BaseException | None = error
-    message = str(error)
+    message = serialize.text_of(error)
     if isinstance(error, errors.TaskError):
         # A task that waited for another one: say both, once, and keep the first exception.
         text = f"{text}\n{error.remote_traceback}"
@@ -482,7 +482,7 @@ def _chain(error: BaseException) -> Iterator[str]:
         named = behind
         if isinstance(behind, errors.TaskError) and behind.cause is not None:
             named = behind.cause
-        yield f"{how} {type(named).__name__}: {behind}\n"
+        yield f"{how} {type(named).__name__}: {serialize.text_of(behind)}\n"
         yield from _frames(behind)
         yield from _notes(behind)
         if isinstance(behind, errors.TaskError):

@@ -34,7 +34,7 @@ from typing import Any, NamedTuple
 
 from shoal import _native, errors
 from shoal._runtime import unpicklable
-from shoal._runtime.session import check_home
+from shoal._runtime.session import check_home, current_or_none
 
 PROTOCOL = 5
 
@@ -126,6 +126,14 @@ loads = pickle.loads
 # ---- errors -------------------------------------------------------------------------------------
 
 
+def text_of(error: BaseException) -> str:
+    """What it says of itself; its class, if user code that is to say it raises, too."""
+    try:
+        return str(error)
+    except Exception as problem:  # whatever the class of a user does in __str__
+        return f"{type(error).__name__} (its __str__ raised {type(problem).__name__})"
+
+
 def pack_error(memory: _native.Memory, error: errors.TaskError) -> Pickled:
     """Pickle the error of a task so that it can be read even without the class of its cause."""
     cause = error.cause
@@ -135,7 +143,7 @@ def pack_error(memory: _native.Memory, error: errors.TaskError) -> Pickled:
         try:
             packed = _dumps_cause(cause)
         except Exception as problem:  # whatever its reducer raises
-            note = f"(its {type(cause).__name__} could not be pickled: {problem})"
+            note = f"(its {type(cause).__name__} could not be pickled: {text_of(problem)})"
             error._message = f"{type(cause).__name__}: {error._message} {note}"
         finally:
             memory.capture(former)
@@ -196,8 +204,13 @@ def load_error(format: int, data: Any, ref: _native.ObjectRef) -> BaseException:
     if format == _native.FORMAT_ERROR_PICKLE:
         return unpack_error(data)
     error = errors.from_record(bytes(data))
-    if isinstance(error, errors.ActorError) and error.error:
-        load_cause(error)
+    if isinstance(error, errors.WorkerCrashedError | errors.ActorError):
+        session = current_or_none()
+        if error.pid and not error.node and session is not None:
+            # Of a process of this node: daemons do not write their own name into every record.
+            error.node = error.facts["node"] = session.node_id.hex()[:8]
+        if isinstance(error, errors.ActorError) and error.error:
+            load_cause(error)
     if isinstance(error, errors.DeadlineExceededError) and not error.stages_s and ref is not None:
         # A call that still runs in its actor: nobody has sealed how long it took.
         number, _, _, _, *seconds = ref.memory.task_state(ref.key) or (0, 0, 0, 0)

@@ -37,6 +37,8 @@ class TaskError(ShoalError):
             self.add_note(self.remote_traceback)
 
     def __str__(self) -> str:
+        if not self._message and type(self) is TaskError and self.cause is not None:
+            return type(self.cause).__name__  # our own class does not say it
         return self._message
 
     def __reduce__(self) -> Any:
