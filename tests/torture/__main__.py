@@ -24,7 +24,8 @@ from tests.torture.kills import Say
 
 Part = Callable[[Path, int, float, Say], Any]
 PARTS: dict[str, tuple[Part, float]] = {
-    "kills": (kills.run, 0.72),
+    "kills": (kills.run, 0.52),
+    "tools": (kills.run_tools, 0.2),
     "stopped": (stopped.run, 0.08),
     "full": (full.run, 0.06),
     "group": (group.run, 0.06),

@@ -19,8 +19,9 @@ class Driver:
     """One load process and the file that has its errors."""
 
     def __init__(
-        self, started: Started, seed: int, seconds: float, folder: Path, mode: str = "all"
+        self, started: Started, seed: int, seconds: float, folder: Path, mode: str
     ) -> None:
+        self.mode = mode
         self.errors = folder / f"driver-{seed}.err"
         self.output = folder / f"driver-{seed}.out"
         self.was_killed = False
@@ -57,22 +58,22 @@ class Driver:
 class Crew:
     """So many drivers at work, each replaced when it is killed, until the time is over."""
 
-    def __init__(self, started: Started, folder: Path, mode: str) -> None:
+    def __init__(self, started: Started, folder: Path) -> None:
         self._started = started
         self._folder = folder
-        self._mode = mode
         self.at_work: list[Driver] = []
         self._gone: list[Driver] = []
         self._done: Counter[str] = Counter()
 
-    def add(self, seed: int, seconds: float) -> None:
-        self.at_work.append(Driver(self._started, seed, seconds, self._folder, self._mode))
+    def add(self, seed: int, seconds: float, mode: str) -> None:
+        self.at_work.append(Driver(self._started, seed, seconds, self._folder, mode))
 
-    def kill(self, which: int) -> None:
-        """`kill -9` of one, whose files are not needed any more."""
+    def kill(self, which: int) -> str:
+        """`kill -9` of one, whose files are not needed any more; what it did."""
         victim = self.at_work.pop(which)
         victim.kill()
         self._gone.append(victim)
+        return victim.mode
 
     def look(self) -> None:
         """Fail as soon as a driver has failed, and reap those that were killed."""

@@ -22,6 +22,7 @@ import signal
 import threading
 import time
 from collections import Counter
+from collections.abc import Mapping
 
 from shoal._runtime import cluster, descendants
 from tests.torture.drivers import Crew
@@ -30,6 +31,9 @@ from tests.torture.started import Started
 
 KILLS = {
     "worker": 30, "actor": 24, "child": 8, "newborn": 4, "zygote": 2, "store": 2, "driver": 2,
+}  # fmt: skip
+KILLS_OF_TOOLS = {
+    "worker": 10, "actor": 12, "newborn": 1, "zygote": 1, "store": 1, "driver": 2,
 }  # fmt: skip
 STOPS = {"worker": 6, "actor": 4, "driver": 3, "zygote": 2, "store": 2, "daemon": 1}
 STOP_LEAST_S, STOP_MOST_S = 0.05, 2.0
@@ -81,10 +85,13 @@ class Targets:
 class Faults:
     """Kills and stops, chosen by one random generator."""
 
-    def __init__(self, started: Started, crew: Crew, chance: random.Random) -> None:
+    def __init__(
+        self, started: Started, crew: Crew, chance: random.Random, kills: Mapping[str, int]
+    ) -> None:
         self._started = started
         self._crew = crew
         self._chance = chance
+        self._kills = kills
         self._targets = Targets(started)
         self._timers: list[threading.Timer] = []
         self.killed: Counter[str] = Counter()
@@ -92,10 +99,10 @@ class Faults:
 
     def kill_one(self, seconds_left: float) -> None:
         """`kill -9` of somebody; nothing, if nobody has the role that was drawn."""
-        (role,) = self._chance.choices(list(KILLS), list(KILLS.values()))
+        (role,) = self._chance.choices(list(self._kills), list(self._kills.values()))
         if role == "driver":
-            self._crew.kill(self._chance.randrange(len(self._crew.at_work)))
-            self._crew.add(self._chance.getrandbits(30), max(1.0, seconds_left))
+            mode = self._crew.kill(self._chance.randrange(len(self._crew.at_work)))
+            self._crew.add(self._chance.getrandbits(30), max(1.0, seconds_left), mode)
         elif pids := self._targets.pids(role):
             victim = self._chance.choice(pids)
             if not signal_session_process(victim, self._started.session, signal.SIGKILL):

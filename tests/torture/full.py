@@ -27,11 +27,11 @@ def fill(
     started: Started, folder: Path, chance: random.Random, seconds: float, say: Say
 ) -> dict[str, Any]:
     """Drivers that want more than there is, for `seconds`; what they were answered."""
-    crew = Crew(started, folder, "full")
+    crew = Crew(started, folder)
     begun = time.monotonic()
     try:
         for _ in range(DRIVERS):
-            crew.add(chance.getrandbits(30), seconds)
+            crew.add(chance.getrandbits(30), seconds, "full")
         while (spent := time.monotonic() - begun) < seconds:
             crew.look()
             used = started.facts()["memory_used_bytes"]

@@ -17,20 +17,19 @@ from __future__ import annotations
 import os
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from shoal._runtime import cluster
 from tests.torture.drivers import REPORT, Crew
-from tests.torture.faults import Faults
+from tests.torture.faults import KILLS, KILLS_OF_TOOLS, Faults
 from tests.torture.forks import read_report
 from tests.torture.processes import descriptors, eventually, own_memory_bytes, session_pids
 from tests.torture.started import Started, start_session
 
-DRIVERS = 3
 WORKERS = 8
-KILLS_PER_S = 22.0
 STOPS_PER_S = 1.0
 SAY_EVERY_S = 5.0
 FINISH_S = 90.0
@@ -40,6 +39,20 @@ GROWTH_MOST_BYTES = 24 << 20
 SLOPE_MOST_BYTES_PER_S = 64 << 10
 
 Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Who works, and who is killed how often."""
+
+    modes: tuple[str, ...]
+    kills: Mapping[str, int]
+    kills_per_s: float
+
+
+ORDINARY = Plan(("all", "all", "all"), KILLS, 22.0)
+TOOLS = Plan(("tools", "tools", "all"), KILLS_OF_TOOLS, 2.0)
+"""Fewer kills: drivers of this kind kill who takes part at the moments that matter."""
 
 
 class Growth:
@@ -95,22 +108,22 @@ def wait_for_descriptors(started: Started, before: int) -> None:
 
 
 def torment(
-    started: Started, folder: Path, chance: random.Random, seconds: float, say: Say
+    started: Started, folder: Path, chance: random.Random, seconds: float, say: Say, plan: Plan
 ) -> dict[str, Any]:
     """Kill and stop for `seconds`, then audit; what happened."""
     before = spare_descriptors(started)
-    crew = Crew(started, folder, "all")
-    faults = Faults(started, crew, chance)
+    crew = Crew(started, folder)
+    faults = Faults(started, crew, chance, plan.kills)
     growth = Growth(started)
     begun = time.monotonic()
     end = begun + seconds
     next_kill = next_stop = next_say = begun
     try:
-        for _ in range(DRIVERS):
-            crew.add(chance.getrandbits(30), seconds)
+        for mode in plan.modes:
+            crew.add(chance.getrandbits(30), seconds, mode)
         while (now := time.monotonic()) < end:
             if now >= next_kill:
-                next_kill += chance.expovariate(KILLS_PER_S)
+                next_kill += chance.expovariate(plan.kills_per_s)
                 faults.kill_one(end - now)
             if now >= next_stop:
                 next_stop = now + chance.expovariate(STOPS_PER_S)
@@ -132,6 +145,7 @@ def torment(
         "kills_total": faults.killed.total(),
         "stops": dict(faults.stopped),
         **{key: done[key] for key in ("steps", "answered", "lost", "full")},
+        "by_kind": {key: done[key] for key in sorted(done) if " " in key},
         **audit(started, folder, growth, before),
     }
 
@@ -155,12 +169,17 @@ def audit(started: Started, folder: Path, growth: Growth, before: int) -> dict[s
     }
 
 
-def run(folder: Path, seed: int, seconds: float, say: Say) -> dict[str, Any]:
+def run(folder: Path, seed: int, seconds: float, say: Say, plan: Plan = ORDINARY) -> dict[str, Any]:
     """One session from start to end; figures, or an AssertionError."""
     chance = random.Random(seed)
     with start_session(folder, WORKERS) as started:
-        found = torment(started, folder, chance, seconds, say)
+        found = torment(started, folder, chance, seconds, say, plan)
     eventually(lambda: not session_pids(started.session), 3, "nothing of the session is left")
     left = list((folder / "sessions-of-test").glob("session-*"))
     assert not left, f"files are left: {left}"
     return found
+
+
+def run_tools(folder: Path, seed: int, seconds: float, say: Say) -> dict[str, Any]:
+    """The same with drivers that use what is built on tasks and actors (`tools.py`)."""
+    return run(folder, seed, seconds, say, TOOLS)

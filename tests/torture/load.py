@@ -4,7 +4,8 @@
 
 MODE `all` is small and big values, nested tasks, streams, cancels, deadlines, actors, groups and
 forks (whose children write into the file REPORT, see `forks.py`); MODE `full` keeps so many large
-values that node memory is full again and again.
+values that node memory is full again and again; MODE `tools` is everything that is built on top
+(`tools.py`).
 
 Each value is a function of a number, so that whoever gets it can tell whether it is right. An
 answer is right, or an error that names a loss (`LostError`); anything else (a wrong value, an
@@ -31,6 +32,7 @@ from shoal.util.placement_group import placement_group, remove_placement_group
 from shoal.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from tests.torture import forks
 from tests.torture.answers import Answers
+from tests.torture.tools import Tools
 
 BIG_BYTES = 300_000
 LARGE_BYTES = 6_000_000
@@ -355,10 +357,12 @@ class Load(Answers):
                 self.counts["late"] += 1
                 del self.live[: len(self.live) // 2]
 
-    def check_all(self) -> None:
+    def finish(self) -> None:
         """At the end: each ref is let go once its value was seen."""
         while self.live:
             self.check(*self.live.pop())
+        self.keepers.clear()
+        self.jugglers.clear()
 
     def wait_some(self) -> None:
         refs = list({ref: None for ref, _ in self.live})
@@ -378,7 +382,7 @@ def main() -> None:
     # Whatever hangs shows where, and ends.
     faulthandler.dump_traceback_later(seconds + END_S, exit=True)
     shoal.init(address=session, log_to_driver=False)
-    load = Load(seed, report, mode)
+    load = Tools(seed) if mode == "tools" else Load(seed, report, mode)
     end = time.monotonic() + seconds
     told = 0.0
     while (now := time.monotonic()) < end:
@@ -386,9 +390,7 @@ def main() -> None:
         if now > told + TELL_S:
             told = now
             print(json.dumps(load.counts), flush=True)
-    load.check_all()
-    load.keepers.clear()
-    load.jugglers.clear()
+    load.finish()
     shoal.shutdown()
     print(json.dumps(load.counts))
 

@@ -121,9 +121,9 @@ def run(folder: Path, seed: int, seconds: float, say: Say) -> dict[str, Any]:
     total_s = rounds * len(ROLES) * (STOP_S + PAUSE_S) + 2.0
     phases: list[tuple[str, float, float]] = []
     with start_session(folder, WORKERS) as started:
-        crew = Crew(started, folder, "all")
+        crew = Crew(started, folder)
         try:
-            crew.add(chance.getrandbits(30), total_s + 1.0)
+            crew.add(chance.getrandbits(30), total_s + 1.0, "all")
             bystander = Bystander(started, total_s)
             for role in ROLES * rounds:
                 if times := stop_for_a_while(signals_to(started, crew, role)):

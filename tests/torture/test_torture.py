@@ -13,7 +13,8 @@ import pytest
 from tests.torture import full, group, kills, sessions, stopped
 
 SEED = int(os.environ.get("SHOAL_TORTURE_SEED", str(int.from_bytes(os.urandom(4), "little"))))
-KILLS_S = 15.0
+KILLS_S = 8.0
+TOOLS_S = 8.0
 STOPPED_S = 9.0
 FULL_S = 5.0
 GROUP_S = 8.0
@@ -35,6 +36,14 @@ def test_nothing_is_lost_or_left_while_processes_are_killed_and_stopped(tmp_path
     say(str(found))
     assert found["kills_total"] > 20, "next to nobody was killed"
     assert found["answered"] > 50, "the load did next to nothing"
+
+
+@pytest.mark.timeout(TOOLS_S + 180)
+def test_channels_graphs_groups_and_pools_whose_members_are_killed(tmp_path: Path) -> None:
+    found = kills.run_tools(tmp_path, SEED, TOOLS_S, say)
+    say(str(found))
+    kinds = {key.rpartition(" ")[0] for key in found["by_kind"]}
+    assert len(kinds) > 2, "next to nothing was done"
 
 
 def test_nobody_stands_still_while_another_process_is_stopped(tmp_path: Path) -> None:
