@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -50,6 +52,9 @@ class Worker:
         if x == "bad":
             raise KeyError("no such thing")
         return x
+
+    def overtime(self, x: Any) -> Any:
+        raise errors.ChannelTimeoutError("mine")
 
     def slowly(self, x: Any) -> Any:
         self.inside += 1
@@ -408,3 +413,85 @@ def test_outputs_that_fail_together_give_their_places_back(workers: list[Any]) -
             with pytest.raises(KeyError):
                 shoal.get(graph.execute("bad"))
         assert shoal.get(graph.execute("good")) == ["good"] * 3
+
+
+@shoal.remote(num_cpus=0)
+class Gate:
+    """Lets values through when a file says so."""
+
+    def hold(self, x: str) -> str:
+        eventually(lambda: os.path.exists(x), LONG_S, x)
+        return x
+
+
+@shoal.remote(num_cpus=0)
+def held(x: str) -> str:
+    eventually(lambda: os.path.exists(x), LONG_S, x)
+    return x
+
+
+def test_wait_for_results_of_graphs_beside_refs(tmp_path: Path) -> None:
+    """Of two graphs and a task, in whatever order they come."""
+    files = [tmp_path / name for name in "abcd"]
+    graphs = [compiled(Gate.remote().hold.bind) for _ in range(2)]
+    given = [str(file) for file in files]
+    first, second = graphs[0].execute(given[0]), graphs[0].execute(given[1])
+    refs = [first, second, graphs[1].execute(given[2]), held.remote(given[3])]
+    assert shoal.wait(refs, timeout=0) == ([], refs)
+    assert shoal.wait(refs, timeout=0.02) == ([], refs)
+    for at, ready in [(2, [refs[2]]), (3, refs[2:]), (0, [first, *refs[2:]])]:
+        files[at].touch()
+        found, rest = shoal.wait(refs, num_returns=len(ready), timeout=LONG_S)
+        assert found == ready and rest == [ref for ref in refs if ref not in ready]
+        assert shoal.wait(refs, num_returns=4, timeout=0)[0] == ready
+    threading.Timer(0.05, files[1].touch).start()
+    assert shoal.wait(refs, num_returns=4, timeout=LONG_S) == (refs, [])
+    assert shoal.get(refs, timeout=LONG_S) == given
+    running = graphs[0].execute(str(tmp_path / "never"))
+    threading.Timer(0.05, graphs[0].teardown).start()
+    assert shoal.wait([running, shoal.put(1)], num_returns=2, timeout=LONG_S)[1] == []
+    with pytest.raises(errors.GraphEndedError):
+        shoal.get(running)
+    graphs[1].teardown()
+    eventually(
+        lambda: not [t for t in threading.enumerate() if t.name == "shoal-graph-watch"],
+        LONG_S,
+        "nobody watches any more",
+    )
+
+
+def test_nobody_stands_behind_a_wait_for_a_later_result(tmp_path: Path) -> None:
+    file = tmp_path / "later"
+    gate, aside = Gate.remote(), tmp_path / "now"
+    aside.touch()
+    with compiled(gate.hold.bind) as graph:
+        early, later = graph.execute(str(aside)), graph.execute(str(file))
+        got: list[str] = []
+        thread = threading.Thread(target=lambda: got.append(shoal.get(later)))
+        thread.start()
+        assert shoal.get(early, timeout=LONG_S) == str(aside)
+        assert not got
+        file.touch()
+        thread.join(LONG_S)
+        assert got == [str(file)]
+
+
+def test_a_method_that_raises_an_error_of_time_is_not_late(workers: list[Any]) -> None:
+    with compiled(workers[0].overtime.bind) as graph:
+        for _ in range(2):
+            ref = graph.execute(1)
+            with pytest.raises(errors.TaskError, match="mine") as caught:
+                shoal.get(ref, timeout=LONG_S)
+            assert isinstance(caught.value, errors.ChannelTimeoutError)
+            with pytest.raises(errors.GraphError, match="taken already"):
+                shoal.get(ref)
+
+
+def test_what_wait_has_no_say_about(workers: list[Any]) -> None:
+    with compiled(workers[0].echo.bind) as graph:
+        ref = graph.execute(1)
+        with pytest.raises(ValueError, match="each ref once"):
+            shoal.wait([ref, ref])
+        with pytest.raises(errors.NotARefError, match="for get and wait"):
+            list(shoal.as_completed([ref]))  # type: ignore[list-item]
+        assert shoal.get(ref) == 1

@@ -107,8 +107,6 @@ def test_results_are_taken_once_and_do_not_travel() -> None:
         for thing in (ref, graph):
             with pytest.raises(errors.GraphError, match="can not travel"):
                 pickle.dumps(thing)
-        with pytest.raises(errors.NotARefError, match="compiled graphs are taken with get"):
-            shoal.wait([ref])
         with pytest.raises(errors.GraphError, match="enable_asyncio"):
             ref.__await__()
         with pytest.raises(errors.GraphError, match="enable_asyncio"):

@@ -36,9 +36,10 @@ A2 = TypeVar("A2")
 A3 = TypeVar("A3")
 A4 = TypeVar("A4")
 
-OWN_GET, OWN_WAIT = "__shoal_get__", "__shoal_wait__"
-"""A library's own result (``shoal.dag``) has methods of these names, which take a timeout: one
-gives the result, perhaps only once, the other waits until it is there."""
+OWN_GET, OWN_WAIT, OWN_WATCH = "__shoal_get__", "__shoal_wait__", "__shoal_watch__"
+"""A library's own result (``shoal.dag``) has methods of these names. Two take a timeout: one gives
+the result, perhaps only once, the other waits until it is there. The third has a function called
+then, and returns what takes that back."""
 
 _modules = sys.modules
 _has_warned = False
@@ -173,10 +174,12 @@ def not_a_ref(what: str, value: Any, where: str = "the argument") -> errors.NotA
     if kind in ("RemoteFunction", "ActorMethod", "ActorClass"):
         text += " Did you forget .remote(...)?"
     elif hasattr(type(value), OWN_GET):
-        text += " Results of compiled graphs are taken with get, in their order; wait has no say."
+        text += f" Results of compiled graphs are for get and wait, not for {what}."
         return errors.NotARefError(text)
     elif kind == "coroutine":
         text += " Did you mean await?"
+    elif hasattr(type(value), "__await__"):
+        text += " It is awaited."
     else:
         text += (
             " Refs that are passed to a task or method as arguments arrive there already resolved,"
@@ -226,7 +229,7 @@ def wait(
     """Wait until ``num_returns`` refs are ready, and split the list.
 
     Args:
-        refs: Refs, each once.
+        refs: Refs, each once; also results of compiled graphs.
         num_returns: How many must be ready; at most so many are returned as ready.
         timeout: Seconds to wait at most; None waits for ever, 0 only looks.
         fetch_local: On one machine values are always here.
@@ -265,20 +268,28 @@ def wait(
 def _wait_mixed(
     refs: list[Any], num_returns: int, timeout: float | None
 ) -> tuple[list[Any], list[Any]]:
-    """``wait`` where not everything is a ref: generators may stand among them."""
-    is_right = all(type(ref) is ObjectRef or streams.is_generator(ref) for ref in refs)
-    if not is_right or len({id(ref) for ref in refs}) < len(refs):
+    """``wait`` where not everything is a ref: generators and results of libraries are, too."""
+    if not all(_can_wait(ref) for ref in refs) or len({id(ref) for ref in refs}) < len(refs):
         raise _wrong_refs(refs)
     try:
+        if any(hasattr(type(ref), OWN_WATCH) for ref in refs):
+            from shoal._runtime import waiting
+
+            return waiting.wait(refs, num_returns, timeout)
         return streams.wait_mixed(refs, num_returns, timeout)
     except NATIVE_ERRORS as error:
         raise sessions.translate(error) from None
 
 
+def _can_wait(ref: Any) -> bool:
+    is_own = hasattr(type(ref), OWN_WATCH)
+    return type(ref) is ObjectRef or is_own or streams.is_generator(ref)
+
+
 def _wrong_refs(refs: list[Any]) -> Exception:
     """What is wrong with a list that native ``wait`` refused."""
     for i, ref in enumerate(refs):
-        if type(ref) is not ObjectRef and not streams.is_generator(ref):
+        if not _can_wait(ref):
             return not_a_ref("wait", ref, f"item {i} of the list")
     return errors.OptionError("wait needs each ref once; some stand twice in the list")
 

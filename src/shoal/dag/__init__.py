@@ -21,6 +21,7 @@ In reading order:
 ``loop``         the actor's side of a compiled graph
 ``compiled``     the driver's side: ``CompiledDAG``
 ``pipeline``     what is in flight: which results were read, taken, dropped                   (pure)
+``readers``      threads take turns in reading, and are told what has come
 ``results``      results are read, and the graph ends with a reason
 ``refs``         ``CompiledDAGRef`` for ``get``, ``CompiledDAGFuture`` for ``await``
 ``collective``   operations of several actors in a graph: ``allreduce`` and the like (needs NumPy)

@@ -14,8 +14,8 @@ Who supervises: the loops are calls of the actors, so their refs are sealed when
 whoever waits, here or in an actor, ends with it. ``teardown`` does the same on purpose.
 
 Threads: ``execute`` and ``get`` may be called from any thread; executions have the order in which
-``execute`` was entered. ``_writing`` is held by who writes, ``_reading`` by who reads; who needs
-both takes ``_writing`` first. Destructors take none.
+``execute`` was entered. ``_writing`` is held by who writes, who reads has the turn (``readers``);
+who needs both takes ``_writing`` first. Destructors take none.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Generator
+from functools import partial
 from typing import Any, ParamSpec, TypeVar
 
 from shoal import errors
@@ -86,6 +87,11 @@ class CompiledDAGRef(_Result):
         """Wait until it can be taken."""
         if self._graph is not None:
             self._results.wait(self._number, timeout)
+
+    def __shoal_watch__(self, call: Callable[[], object]) -> Callable[[], object]:
+        """Have ``call`` called when it can be taken; returns what takes that back."""
+        self._results.watch(self._number, call)
+        return partial(self._results.unwatch, self._number, call)
 
     def __await__(self) -> Generator[Any, None, Any]:
         raise errors.GraphError(

@@ -4,7 +4,7 @@ This is the part of the driver's side that outlives a dropped ``CompiledDAG`` fo
 thread of an asyncio graph and the callbacks of the supervision hold it, and never the graph, so
 that a graph which nobody has any more is torn down by its destructor.
 
-``_reading`` is held by who reads. One that needs the lock for writing too takes that one first.
+Who reads has the turn (``readers``). One that needs the lock for writing too takes that one first.
 """
 
 from __future__ import annotations
@@ -20,18 +20,20 @@ from shoal._native import Channel
 from shoal.dag.loop import Failed
 from shoal.dag.pipeline import Pipeline
 from shoal.dag.plan import Plan
+from shoal.dag.readers import Readers
 
 REASON_S = 2.0
 """How long to wait for the reason after channels were found closed without one: whoever closed
 them (an actor that leaves) is about to be known to have ended."""
 
 
-class Results:
+class Results(Readers):
     """What comes out of one compiled graph."""
 
     def __init__(
         self, made: Plan, channels: Sequence[Channel], rooms: Sequence[Any], most: int
     ) -> None:
+        super().__init__()
         self._closed_at_end = [*channels, *rooms]
         self._reads = [(channels[line].read, reader) for line, reader in made.reads]
         self._read, self._reader = self._reads[0]
@@ -41,7 +43,6 @@ class Results:
         self.pipeline = Pipeline(len(made.outputs), most)
         self._half: list[Any] = []
         """What was read of the next execution when somebody ran out of time."""
-        self._reading = threading.Lock()
         self._has_reason = threading.Event()
         self.reason: BaseException | None = None
         """Why the graph has ended; None as long as it lives."""
@@ -57,6 +58,11 @@ class Results:
         for place in self._closed_at_end:
             place.close(reason)
         self.at_end()
+        self.tell()
+
+    def is_settled(self, number: int) -> bool:
+        """Whether nothing has to be waited for to know about an execution."""
+        return self.reason is not None or self.pipeline.is_read(number)
 
     @property
     def is_torn_down(self) -> bool:
@@ -83,40 +89,62 @@ class Results:
             self.raise_if_over()
         if number < pipeline.next_read:  # nobody is waited for who waits for a later one
             return self._taken(number, output)
-        deadline = self._begin(timeout_s)
+        deadline = None if timeout_s is None else clock.now() + timeout_s
+        is_direct = False
         try:
-            if self.is_direct and number == pipeline.next_read:
-                value = self._read_one(deadline)
-                pipeline.has_passed(number)
-                return given(value, None) if type(value) is Failed else value
-            while not pipeline.is_read(number):
-                self._read_next(deadline)
+            while number >= pipeline.next_read:
+                if not self.take_turn(number, deadline):
+                    self.raise_if_unread(number)
+                    continue
+                try:
+                    is_direct = self.is_direct and number == pipeline.next_read
+                    if is_direct:
+                        value = self._read_one(deadline)
+                        pipeline.has_passed(number)
+                    elif number >= pipeline.next_read:
+                        self._read_next(deadline)
+                finally:
+                    self.give_turn_back()
+                    if self.n_waiting or self.watchers:
+                        self.tell()
         except errors.ChannelTimeoutError:
             raise late(timeout_s) from None
-        finally:
-            self._reading.release()
-        return self._taken(number, output)
+        if not is_direct:
+            return self._taken(number, output)
+        return given(value, None) if type(value) is Failed else value
 
     def wait(self, number: int, timeout_s: float) -> None:
         """Wait until an execution was read."""
-        deadline = self._begin(timeout_s)
+        deadline = clock.now() + timeout_s
         try:
             while not self.pipeline.is_read(number):
-                self._read_next(deadline)
+                if self._read_in_turn(number, deadline):
+                    continue
+                self.raise_if_unread(number)
         except errors.ChannelTimeoutError:
             raise late(timeout_s) from None
-        finally:
-            self._reading.release()
 
-    def _begin(self, timeout_s: float | None) -> float | None:
-        """Be the one who reads, until the deadline that is returned."""
-        if timeout_s is None:
-            self._reading.acquire()
-            return None
-        deadline = clock.now() + timeout_s
-        if not self._reading.acquire(timeout=min(timeout_s, threading.TIMEOUT_MAX)):
-            raise late(timeout_s)
-        return deadline
+    def raise_if_unread(self, number: int) -> None:
+        """Raise why an execution will never be read."""
+        if not self.pipeline.is_read(number):
+            self.raise_if_over()
+
+    def _read_in_turn(self, number: int, deadline: float | None) -> bool:
+        """Read the next execution, unless ``number`` is settled before it is our turn.
+
+        Raises:
+            ChannelTimeoutError: it did not come in time.
+        """
+        if not self.take_turn(number, deadline):
+            return False
+        try:
+            if self.pipeline.is_read(number):
+                return False
+            self._read_next(deadline)
+        finally:
+            self.give_turn_back()
+            self.tell()
+        return True
 
     def _taken(self, number: int, output: int) -> Any:
         at, part = self._outputs[output]
@@ -124,19 +152,23 @@ class Results:
 
     def read_unwanted(self) -> bool:
         """Read the next execution if nobody wants it; whether there was such a one."""
-        with self._reading:
-            if not self.pipeline.is_next_unwanted():
-                return False
-            self._read_next(None)
-            return True
+        if not self.pipeline.is_next_unwanted():
+            return False
+        self._read_in_turn(self.pipeline.next_read, None)
+        return True
 
     def read_any(self, deadline: float | None) -> bool:
-        """Read the next execution into this process; False if every one was read."""
-        with self._reading:
-            if self.pipeline.next_read == self.pipeline.begun:
-                return False
-            self._read_next(deadline)
-            return True
+        """Have the next execution read into this process; False if every one was read.
+
+        Raises:
+            ChannelTimeoutError: it did not come in time.
+        """
+        number = self.pipeline.next_read
+        if number == self.pipeline.begun:
+            return False
+        if not self._read_in_turn(number, deadline):
+            self.raise_if_unread(number)
+        return True
 
     def _read_one(self, deadline: float | None) -> Any:
         try:
