@@ -13,6 +13,7 @@ MODULES = (
     "ray.runtime_context",
     "ray.runtime_env",
     "ray.util",
+    "ray.util.accelerators",
     "ray.util.actor_pool",
     "ray.util.collective",
     "ray.util.dask",
@@ -23,6 +24,7 @@ MODULES = (
     "ray.util.queue",
     "ray.util.scheduling_strategies",
     "ray.util.state",
+    "ray.util.state.exception",
 )
 FUNCTIONS = (
     "ray.available_resources",
@@ -37,6 +39,9 @@ FUNCTIONS = (
     "ray.shutdown",
     "ray.timeline",
     "ray.wait",
+    "ray._common.test_utils.wait_for_condition",
+    "ray.experimental.get_local_object_locations",
+    "ray.experimental.get_object_locations",
     "ray.dag.DAGNode.execute",
     "ray.dag.DAGNode.experimental_compile",
     "ray.dag.MultiOutputNode",
@@ -103,6 +108,11 @@ FUNCTIONS = (
 UNLISTED = {
     "ray.experimental.tqdm_ray": ["safe_print", "tqdm"],
     "ray.util.queue": ["Empty", "Full", "Queue"],
+    "ray.util.state.exception": [
+        "DataSourceUnavailable",
+        "RayStateApiException",
+        "ServerUnavailable",
+    ],
 }
 """Modules that neither list nor mark what their documentation names."""
 

@@ -17,6 +17,7 @@ FACTS: dict[str, Any] = json.loads((HERE / "facts.json").read_text())
 
 PRIVATE = {
     "ray": {"_config", "internal"},
+    "ray.util.accelerators": {"tpu"},
     "ray.dag": {
         "BIND_INDEX_KEY",
         "COLLECTIVE_OPERATION_KEY",

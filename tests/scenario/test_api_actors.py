@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import dataclasses
 import os
 import pathlib
 import pickle
@@ -115,6 +116,31 @@ def test_unknown_and_private_methods() -> None:
     assert shoal.get(counter._private.remote()) is None
     with pytest.raises(TypeError, match=r"handle.add.remote"):
         counter.add()
+
+
+@dataclasses.dataclass
+class Shelf:
+    items: list[int]
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, i: int) -> int:
+        return self.items[i]
+
+    def __del__(self) -> None:
+        self.items.clear()
+
+
+def test_special_methods_that_a_class_has_written() -> None:
+    shelf = shoal.remote(Shelf).remote([5, 6])
+    handle = shoal.get(shoal.put(shelf))
+    calls = [shelf.__len__.remote(), handle.__getitem__.remote(1)]
+    assert shoal.get(calls) == [2, 6]
+    assert shelf == handle and repr(shelf).startswith("<actor Shelf")
+    for name in ("__del__", "__iter__", "__setstate__"):
+        with pytest.raises(AttributeError, match="is private"):
+            getattr(shelf, name)
 
 
 def test_handles_travel_in_structures() -> None:

@@ -220,3 +220,35 @@ def test_what_a_class_may_be() -> None:
     abstract = shoal.remote(Shape).remote(1.0)
     with pytest.raises(errors.ActorDiedError, match="abstract"):
         shoal.get(abstract.area.remote())
+
+
+@shoal.remote(num_cpus=0, max_restarts=1, max_task_retries=1)
+class Leaving:
+    def __init__(self) -> None:
+        self.is_back = shoal.get_runtime_context().was_current_actor_reconstructed
+
+    def leave(self, code: Any) -> str:
+        if self.is_back:
+            return "back"
+        sys.exit(code)
+
+
+@shoal.remote(num_cpus=0, max_restarts=1, max_task_retries=1)
+class LeavingAsync:
+    def __init__(self) -> None:
+        self.is_back = shoal.get_runtime_context().was_current_actor_reconstructed
+
+    async def leave(self, code: Any) -> str:
+        if self.is_back:
+            return "back"
+        sys.exit(code)
+
+
+@pytest.mark.parametrize("cls", [Leaving, Leaving.options(max_concurrency=2), LeavingAsync])
+def test_sys_exit_in_an_actor(cls: Any) -> None:
+    """0 is an intended end, everything else a crash: the actor may be restarted."""
+    assert shoal.get(cls.remote().leave.remote(1)) == "back"
+    with pytest.raises(errors.ActorDiedError, match="exit_actor"):
+        shoal.get(cls.remote().leave.remote(0))
+    with pytest.raises(errors.ActorDiedError, match=r"exit code 3(.|\n)*called sys\.exit\(3\)"):
+        shoal.get(cls.options(max_restarts=0).remote().leave.remote(3))

@@ -42,6 +42,16 @@ def program(code: str) -> str:
     return done.stdout
 
 
+@shoal.remote(num_cpus=0)
+class Adder:
+    def __init__(self) -> None:
+        self.n = 0
+
+    def add(self, n: int) -> int:
+        self.n += n
+        return self.n
+
+
 @pytest.fixture
 def started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("SHOAL_DIR", str(tmp_path))
@@ -65,6 +75,26 @@ def test_init_joins_a_started_session(started: None) -> None:
         shoal.init(num_cpus=2)
     with shoal.init("local", num_cpus=1) as context:
         assert context["session"] != session
+
+
+def test_another_program_joins_a_session_that_init_began() -> None:
+    ask = "import sys, shoal; print(shoal.init(sys.argv[1], namespace='n')['session'])"
+    use = "; print(shoal.get(shoal.get_actor('adder').add.remote(2)))"
+    with shoal.init(num_cpus=1, namespace="n") as context:
+        adder = Adder.options(name="adder").remote()
+        directory = shoal.get_runtime_context().gcs_address
+        for address in (directory, context["session"]):
+            said = subprocess.run(
+                [sys.executable, "-c", ask + use, address],
+                capture_output=True,
+                text=True,
+                timeout=60,
+                check=False,
+            )
+            assert said.stdout.split()[:1] == [context["session"]], said.stderr
+        assert shoal.get(adder.add.remote(1)) == 5
+    with pytest.raises(ConnectionError):
+        shoal.init(directory)
 
 
 def test_names_and_detached_actors(started: None) -> None:

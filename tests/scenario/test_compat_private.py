@@ -10,7 +10,7 @@ import pytest
 
 import shoal
 from shoal._base import clock
-from shoal.compat.ray import modules, private
+from shoal.compat.ray import for_tests, modules, private
 from shoal.compat.ray.names import HINTS, MODULES, home_of
 
 
@@ -94,6 +94,11 @@ def test_wait_for_condition() -> None:
     private.wait_for_condition(lambda: next(answers), timeout=5, retry_interval_ms=1)
     assert next(answers, None) is None
     before = clock.now()
+    with pytest.raises(RuntimeError, match="not met") as told:
+        private.wait_for_condition(lambda: 1 / 0, timeout=0.01, retry_interval_ms=1)
+    assert isinstance(told.value.__cause__, ZeroDivisionError)
+    with pytest.raises(ZeroDivisionError):
+        private.wait_for_condition(lambda: 1 / 0, raise_exceptions=True)
     with pytest.raises(RuntimeError, match="not met"):
         private.wait_for_condition(lambda n: n, timeout=0.01, retry_interval_ms=1, n=0)
     assert clock.now() - before < 5
@@ -119,6 +124,7 @@ def test_plain_functions_and_classes_behind_remote_ones() -> None:
     assert double._function(4) == 8
     plain = Counter.__ray_metadata__.modified_class
     assert plain().add(2) == 2
+    assert Counter.__ray_actor_class__ is plain
     assert Counter.__ray_metadata__.class_name == "Counter"
 
 
@@ -128,6 +134,47 @@ def test_methods_that_every_actor_has(session: None) -> None:
     assert shoal.get(counter.__ray_call__.remote(lambda self, n: self.add(n), 5)) == 5
     assert shoal.get(double._remote(args=(4,), num_cpus=1)) == 8
     assert counter._ray_actor_id == counter._actor_id
+
+
+def test_where_values_are(session: None) -> None:
+    refs = [shoal.put(bytes(300_000)), double.remote(2)]
+    shoal.get(refs)
+    told = private.get_object_locations(refs)
+    me = shoal.get_runtime_context().get_node_id()
+    assert [told[ref]["node_ids"] for ref in refs] == [[me], [me]]
+    assert told[refs[0]]["object_size"] >= 300_000 and not told[refs[0]]["did_spill"]
+    assert private.get_local_object_locations(refs[:1]) == {refs[0]: told[refs[0]]}
+    with pytest.raises(ValueError, match="at least one"):
+        private.get_object_locations([])
+
+
+def test_a_value_that_is_still_to_come_is_nowhere(session: None) -> None:
+    event = for_tests.SignalActor.remote()
+    ref = event.wait.remote()
+    row = {"node_ids": [], "object_size": 0, "did_spill": False}
+    assert private.get_object_locations([ref]) == {ref: row}
+    shoal.get(event.send.remote())
+    shoal.get(ref)
+    assert private.get_object_locations([ref])[ref]["node_ids"]
+
+
+def test_event_and_semaphore(session: None) -> None:
+    event = for_tests.SignalActor.remote()
+    shoal.get(event.wait.remote(should_wait=False))
+    waits = event.wait.remote()
+    private.wait_for_condition(lambda: shoal.get(event.cur_num_waiters.remote()) == 1)
+    shoal.get(event.send.remote(clear=True))
+    shoal.get(waits)
+    again = event.wait.remote()
+    private.wait_for_condition(lambda: shoal.get(event.cur_num_waiters.remote()) == 1)
+    shoal.get(event.send.remote())
+    shoal.get(again)
+    semaphore = for_tests.Semaphore.remote(value=1)
+    shoal.get(semaphore.acquire.remote())
+    assert shoal.get(semaphore.locked.remote())
+    second = semaphore.acquire.remote()
+    shoal.get(semaphore.release.remote())
+    shoal.get(second)
 
 
 def test_types(session: None) -> None:

@@ -153,6 +153,11 @@ class ActorClass(Generic[C], Bindable):
         """The plain class, where programs written for Ray look for it (RULES T5)."""
         return SimpleNamespace(modified_class=self._cls, class_name=self.__name__)
 
+    @property
+    def __ray_actor_class__(self) -> Any:
+        """The same by its older name."""
+        return self._cls
+
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") or "_cls" not in self.__dict__:
             raise AttributeError(name)
@@ -296,18 +301,30 @@ def handle_of(
     return ActorHandle(facts, lifetime)
 
 
+_NO_METHODS = frozenset(
+    {*vars(object), "__copy__", "__deepcopy__", "__del__", "__getattr__", "__setstate__"}
+)
+"""What Python asks a handle for, or calls at the beginning and the end of an instance."""
+
+
+def _is_called_by_name(cls: type, name: str) -> bool:
+    """Whether ``name``, with two underscores, is a method that the class itself has written."""
+    if name in _NO_METHODS or name.startswith("__shoal_"):
+        return False
+    written = (vars(base)[name] for base in cls.__mro__ if name in vars(base))
+    return inspect.isfunction(next(written, None))
+
+
 def method_rows(cls: type) -> tuple[MethodRow, ...]:
-    """The table of methods of ``cls``: public ones by name, then those that every actor has."""
+    """The table of methods of ``cls`` by name, then those that every actor has."""
     rows = []
     for name in dir(cls):  # sorted
-        if name.startswith("__") and name != "__call__":
+        if name.startswith("__") and not _is_called_by_name(cls, name):
             continue
         member = getattr(cls, name, None)
         if not callable(member) or isinstance(member, type):
             continue
         if getattr(member, "__shoal_local__", False):  # of shoal.Actor
-            continue
-        if name == "__call__" and not any("__call__" in vars(base) for base in cls.__mro__):
             continue
         given = getattr(member, "__shoal_method__", {})
         is_generator = inspect.isgeneratorfunction(member) or inspect.isasyncgenfunction(member)

@@ -43,6 +43,7 @@ from shoal._runtime import session as sessions
 from shoal._runtime.client import Connection
 from shoal._runtime.environments import given as given_env
 from shoal._runtime.session import Session
+from shoal._runtime.session_dir import SOCKET_NAME
 
 _END_S = 5.0
 _LEAST_STORE_BYTES = 8 << 20
@@ -200,6 +201,9 @@ def _find(address: str | None, seen: environment.Environment) -> registry.Entry 
     for entry in found:
         if entry.session == address:
             return entry
+    for directory in (address, os.path.join(seen.root, f"session-{address}")):
+        if os.path.exists(os.path.join(directory, SOCKET_NAME)):  # a program's own session
+            return registry.Entry(address, directory, 0, 0)
     known = ", ".join(entry.session for entry in found) or "none"
     raise ConnectionError(f"there is no session {address!r} of this user here; running: {known}")
 

@@ -10,7 +10,8 @@ What an attempt may end in::
     coroutine        run to its end on this process's event loop, then as above
     generator        each item is a ref of its own (``streams``); with a number of returns, one each
     exception        tried again if the task asks for it and the daemon grants it, else a TaskError
-    sys.exit         a TaskError with cause SystemExit; the worker lives on
+    sys.exit         of a task: a TaskError with cause SystemExit; the worker lives on
+                     of an actor: 0 is exit_actor, everything else a crash with that code
     exit_actor       ActorDiedError for this call; the actor ends
     cancelled        the record that the daemon gave, however the code has ended
     no room          ObjectStoreFullError, as a typed record (which always fits)
@@ -25,7 +26,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NoReturn
 
 from shoal import _native, errors
 from shoal._base import records, typed_ids
@@ -264,6 +265,11 @@ class Executor:
         if isinstance(error, ActorExit):
             self._exit_actor(task)
             return
+        if isinstance(error, SystemExit) and context.process.actor_id is not None:
+            if error.code == 0:
+                self._exit_actor(task)
+                return
+            _crash(describe(task, error, self._session), error.code)
         record = cancelling.record(task)
         if record is not None:
             cancelling.forget(task)
@@ -389,6 +395,14 @@ def exit_actor() -> None:
     if context.process.actor_id is None:
         raise errors.NotInActorError("exit_actor works only inside an actor's method")
     raise ActorExit
+
+
+def _crash(failure: errors.TaskError, code: Any) -> NoReturn:
+    """End this process as ``sys.exit(code)`` would; its last lines say where."""
+    print(f"{failure}\n{failure.remote_traceback}", file=sys.stderr)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code & 0xFF if isinstance(code, int) else 1)
 
 
 def _builtin(name: str, instance: Any) -> Callable[..., Any]:

@@ -26,7 +26,8 @@ def init(address: str | None = None, **given: Unpack[InitOptions]) -> SessionCon
     """Join a session or start one; called by itself at the first use of the API.
 
     Args:
-        address: None, ``"local"`` (a new session), ``"auto"`` (one of ``shoal start``) or its id.
+        address: None, ``"local"`` (a new session), ``"auto"`` (one of ``shoal start``), or the id
+            or directory of any session of this user (``get_runtime_context().gcs_address``).
         num_cpus: CPUs to declare; they need not exist. Default: what this process may use.
         num_gpus: GPUs to declare. Default: what is visible.
         resources: Other resources by name.

@@ -155,6 +155,10 @@ def shutdown(*_unused: Any, **_ignored: Any) -> None:
     shoal.shutdown()
 
 
+ActorProxy = shoal.ActorHandle
+"""What annotations call a handle whose class is known."""
+
+
 # ---- ray.util -----------------------------------------------------------------------------------
 
 
@@ -250,3 +254,11 @@ def enable_periodic_logging() -> None:
     """Let ``log_once`` say yes once a minute."""
     _log_switches["off"] = None
     _log_switches["period_s"] = 60.0
+
+
+def reset_log_once(key: str | None = None) -> None:
+    """Let ``log_once`` say yes again, for one key or for all."""
+    if key is None:
+        _seen_keys.clear()
+    else:
+        _seen_keys.pop(key, None)

@@ -17,6 +17,7 @@ VERSION = "2.60.0"
 
 _API = "shoal.compat.ray.api"
 _ERRORS = "shoal.exceptions"
+_FOR_TESTS = "shoal.compat.ray.for_tests"
 _PRIVATE = "shoal.compat.ray.private"
 _RECORDS = "shoal.compat.ray.records"
 _STATES = "shoal.compat.ray.states"
@@ -48,6 +49,11 @@ _COLLECTIVE = """
     nccl_available recv recv_multigpu reduce reduce_multigpu reducescatter reducescatter_multigpu
     send send_multigpu
 """
+_TABLES = """
+    get_actor get_job get_node get_placement_group get_task get_worker list_actors list_jobs
+    list_nodes list_objects list_placement_groups list_tasks list_workers summarize_actors
+    summarize_objects summarize_tasks
+"""
 _NODES = """
     ClassMethodNode ClassNode CollectiveOutputNode DAGNode FunctionNode InputAttributeNode
     InputNode MultiOutputNode
@@ -65,6 +71,7 @@ MODULES: dict[str, dict[str, str]] = {
     "ray.actor": {
         "shoal": "ActorClass ActorHandle ObjectRefGenerator exit_actor method",
         "shoal._runtime.actor": "ActorMethod",
+        _API: "ActorProxy",
         "shoal.util.scheduling_strategies": "PlacementGroupSchedulingStrategy",
         _ERRORS: "ActorAlreadyExistsError ActorClassInheritanceException AsyncioActorExit",
     },
@@ -94,6 +101,8 @@ MODULES: dict[str, dict[str, str]] = {
             map_unordered disable_log_once_globally enable_periodic_logging""",
     },
     "ray.util.actor_pool": {"shoal.util": "ActorPool"},
+    "ray.util.accelerators": {},
+    "ray.util.accelerators.accelerators": {},
     "ray.util.annotations": {
         _RECORDS: "Deprecated DeveloperAPI PublicAPI RayDeprecationWarning",
     },
@@ -103,7 +112,7 @@ MODULES: dict[str, dict[str, str]] = {
     "ray.util.metrics": {"shoal.util.metrics": "Counter Gauge Histogram Metric"},
     "ray.util.check_serialize": {"shoal.util": "inspect_serializability"},
     "ray.util.debug": {
-        _API: "disable_log_once_globally enable_periodic_logging log_once",
+        _API: "disable_log_once_globally enable_periodic_logging log_once reset_log_once",
     },
     "ray.util.helpers": {_API: "as_completed map_unordered"},
     "ray.util.dask": {
@@ -124,32 +133,43 @@ MODULES: dict[str, dict[str, str]] = {
             PlacementGroupSchedulingStrategy""",
     },
     "ray.util.serialization": {"shoal.util": "deregister_serializer register_serializer"},
-    "ray.util.state": {
-        _STATES: """get_actor get_job get_node get_placement_group get_task get_worker
-            list_actors list_jobs list_nodes list_objects list_placement_groups list_tasks
-            list_workers summarize_actors summarize_objects summarize_tasks""",
+    "ray.util.state": {_STATES: _TABLES},
+    "ray.util.state.api": {_STATES: _TABLES},
+    "ray.util.state.exception": {
+        _STATES: "DataSourceUnavailable RayStateApiException ServerUnavailable",
     },
     # ---- never public, used all the same: see private.py
+    "ray._common": {},
+    "ray._common.test_utils": {
+        _FOR_TESTS: "Semaphore SignalActor",
+        _PRIVATE: "wait_for_condition",
+    },
     "ray._private": {},
     "ray._private.services": {_PRIVATE: "get_node_ip_address"},
     "ray._private.state": {
         _PRIVATE: "actors available_resources_per_node total_resources_per_node node_ids",
         "shoal": "available_resources cluster_resources nodes timeline",
     },
-    "ray._private.test_utils": {_PRIVATE: "wait_for_condition"},
+    "ray._private.test_utils": {
+        _FOR_TESTS: "Semaphore SignalActor",
+        _PRIVATE: "wait_for_condition",
+    },
     "ray._private.worker": {
         _PRIVATE: "global_worker",
         _API: "init put shutdown RayContext",
         "shoal": "get get_actor get_gpu_ids is_initialized kill remote wait",
     },
     "ray._raylet": {"shoal": "ObjectRef ObjectRefGenerator", "shoal.ids": _IDS},
-    "ray.experimental": {},
+    "ray.experimental": {_PRIVATE: "get_local_object_locations get_object_locations"},
     "ray.experimental.collective": {
         "shoal.dag.collective": "allgather allreduce reducescatter",
         "shoal.compat.ray.groups": """create_collective_group destroy_all_collective_groups
             destroy_collective_group get_collective_groups""",
     },
     "ray.experimental.util.types": {"shoal.util.collective": "ReduceOp"},
+    "ray.experimental.locations": {
+        _PRIVATE: "get_local_object_locations get_object_locations",
+    },
     "ray.experimental.compiled_dag_ref": {"shoal.dag": "CompiledDAGFuture CompiledDAGRef"},
     "ray.experimental.tqdm_ray": {"shoal.util.progress": "safe_print tqdm"},
     "ray.experimental.internal_kv": {
@@ -175,12 +195,82 @@ DELEGATES = {"ray.cloudpickle": "cloudpickle"}
 """Modules that are another one under a name of Ray's."""
 
 _MODES = {"SCRIPT_MODE": 0, "WORKER_MODE": 1, "LOCAL_MODE": 2}
+_ACCELERATORS = {
+    "AMD_INSTINCT_MI100": "AMD-Instinct-MI100",
+    "AMD_INSTINCT_MI210": "AMD-Instinct-MI210",
+    "AMD_INSTINCT_MI250": "AMD-Instinct-MI250X-MI250",
+    "AMD_INSTINCT_MI250x": "AMD-Instinct-MI250X",
+    "AMD_INSTINCT_MI300A": "AMD-Instinct-MI300A",
+    "AMD_INSTINCT_MI300x": "AMD-Instinct-MI300X-OAM",
+    "AMD_INSTINCT_MI300x_HF": "AMD-Instinct-MI300X-HF",
+    "AMD_INSTINCT_MI308x": "AMD-Instinct-MI308X",
+    "AMD_INSTINCT_MI325x": "AMD-Instinct-MI325X-OAM",
+    "AMD_INSTINCT_MI350x": "AMD-Instinct-MI350X-OAM",
+    "AMD_INSTINCT_MI355x": "AMD-Instinct-MI355X-OAM",
+    "AMD_RADEON_HD_7900": "AMD-Radeon-HD-7900",
+    "AMD_RADEON_R9_200_HD_7900": "AMD-Radeon-R9-200-HD-7900",
+    "APPLE_M1": "M1",
+    "APPLE_M1_MAX": "M1-Max",
+    "APPLE_M1_PRO": "M1-Pro",
+    "APPLE_M1_ULTRA": "M1-Ultra",
+    "APPLE_M2": "M2",
+    "APPLE_M2_MAX": "M2-Max",
+    "APPLE_M2_PRO": "M2-Pro",
+    "APPLE_M2_ULTRA": "M2-Ultra",
+    "APPLE_M3": "M3",
+    "APPLE_M3_MAX": "M3-Max",
+    "APPLE_M3_PRO": "M3-Pro",
+    "APPLE_SILICON": "Apple-Silicon",
+    "AWS_NEURON_CORE": "aws-neuron-core",
+    "FURIOSA_RNGD": "FURIOSA_RNGD",
+    "GOOGLE_TPU_V2": "TPU-V2",
+    "GOOGLE_TPU_V3": "TPU-V3",
+    "GOOGLE_TPU_V4": "TPU-V4",
+    "GOOGLE_TPU_V5LITEPOD": "TPU-V5LITEPOD",
+    "GOOGLE_TPU_V5P": "TPU-V5P",
+    "GOOGLE_TPU_V6E": "TPU-V6E",
+    "GOOGLE_TPU_V7X": "TPU-V7X",
+    "HUAWEI_NPU_910B": "Ascend910B",
+    "HUAWEI_NPU_910B4": "Ascend910B4",
+    "INTEL_GAUDI": "Intel-GAUDI",
+    "INTEL_MAX_1100": "Intel-GPU-Max-1100",
+    "INTEL_MAX_1550": "Intel-GPU-Max-1550",
+    "METAX_C500": "MXC500",
+    "METAX_C550": "MXC550",
+    "MOBILINT_ARIES": "MOBILINT_ARIES",
+    "MOBILINT_REGULUS": "MOBILINT_REGULUS",
+    "NVIDIA_A100": "A100",
+    "NVIDIA_A100_40G": "A100-40G",
+    "NVIDIA_A100_80G": "A100-80G",
+    "NVIDIA_B200": "B200",
+    "NVIDIA_B300": "B300",
+    "NVIDIA_GB200": "GB200",
+    "NVIDIA_GB300": "GB300",
+    "NVIDIA_H100": "H100",
+    "NVIDIA_H20": "H20",
+    "NVIDIA_H200": "H200",
+    "NVIDIA_L4": "L4",
+    "NVIDIA_L40S": "L40S",
+    "NVIDIA_RTX_PRO_6000": "RTX-PRO-6000",
+    "NVIDIA_TESLA_A100": "A100",
+    "NVIDIA_TESLA_A10G": "A10G",
+    "NVIDIA_TESLA_K80": "K80",
+    "NVIDIA_TESLA_P100": "P100",
+    "NVIDIA_TESLA_P4": "P4",
+    "NVIDIA_TESLA_T4": "T4",
+    "NVIDIA_TESLA_V100": "V100",
+}
+"""Values of the option ``accelerator_type``, as nodes declare them."""
+
 CONSTANTS: dict[str, dict[str, Any]] = {
     "ray": {**_MODES, "__version__": VERSION, "__commit__": "shoal"},
     "ray._private.worker": _MODES,
+    "ray.util.accelerators": _ACCELERATORS,
+    "ray.util.accelerators.accelerators": _ACCELERATORS,
     "ray.worker": _MODES,
 }
 
+_FREED = "a value is freed as soon as its last ref is gone: drop the ref"
 _LIBRARIES = "the libraries (data, train, tune, serve, rl) are not there yet"
 _LOG_FILES = "logs are files in the session's directory, init()['session_dir']"
 _NO_TRANSPORT = "values of graphs travel through shared memory, on CPUs; see docs/graphs.md"
@@ -206,13 +296,10 @@ HINTS: dict[str, str] = {
     "ray.dashboard": "there is no dashboard; use shoal.state, `shoal status` and `shoal list`",
     "ray.data": _LIBRARIES + "; use shoal.map for parallel work over items",
     "ray.experimental": "of Ray's experimental names there are tqdm_ray, compiled_dag_ref,"
-    " collective and internal_kv",
+    " collective, internal_kv and get_object_locations",
     "ray.experimental.array": "use NumPy arrays: they are read in place, without a copy",
     "ray.experimental.channel": "use shoal.lowlevel.channel, or a compiled graph",
     "ray.experimental.dynamic_resources": "Ray has taken it out too; use init(resources=...)",
-    "ray.experimental.get_local_object_locations": "one machine is all there is",
-    "ray.experimental.get_object_locations": "one machine is all there is",
-    "ray.experimental.locations": "one machine is all there is",
     "ray.experimental.multiprocessing": "use ray.util.multiprocessing",
     "ray.experimental.queue": "use ray.util.queue",
     "ray.experimental.rdt": "tensors travel through node memory",
@@ -227,7 +314,7 @@ HINTS: dict[str, str] = {
     "ray.tune": _LIBRARIES,
     "ray.workflow": "workflows were taken out of Ray too; chain tasks by passing refs",
     "ray.util.actor_group": "keep handles of actors in a list",
-    "ray.util.accelerators": "ask shoal.get_gpu_ids(); types of accelerators have no names here",
+    "ray.util.accelerators": "give accelerator_type the text that the node declares",
     "ray.util.collective.register_collective_backend": "groups go through shared memory only",
     "ray.util.dask.ProgressBarCallback": "use dask.diagnostics.ProgressBar",
     "ray.util.dask.dataframe_optimize": "nothing is needed in its place",
@@ -251,7 +338,13 @@ HINTS: dict[str, str] = {
     "ray.util.state.list_cluster_events": "use shoal.state.events()",
     "ray.util.state.list_logs": _LOG_FILES,
     "ray.util.state.list_runtime_envs": "environments are shown with the tasks that wait for them",
+    "ray.util.tpu": "there is no support for TPUs beyond resources that you declare",
     "ray.util.tracing": "use shoal.timeline()",
+    "ray._common": "it is private in Ray; docs/from-ray.md lists the private names that are there",
+    "ray._private.internal_api.free": _FREED,
+    "ray._private.internal_api.global_gc": _FREED,
+    "ray._private.internal_api.memory_summary": "use ray.util.state.summarize_objects()",
+    "ray.internal": "Ray has taken it out too; " + _FREED,
     "ray._private": "it is private in Ray; docs/from-ray.md lists the private names that are there",
     "ray._private.worker.global_worker": "it has what docs/from-ray.md lists",
     "ray._raylet": "it is private in Ray; docs/from-ray.md lists the private names that are there",

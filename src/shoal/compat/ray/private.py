@@ -19,10 +19,14 @@ name                                              who uses it
 ``_private.worker.global_worker.node``            ``address_info["session_dir"]`` to find logs,
                                                   ``unique_id``, ``node_ip_address``
 ``_private.worker.global_worker.core_worker``     ``object_exists`` in tests of caches
-``_private.test_utils.wait_for_condition``        tests of applications
+``_private.test_utils.wait_for_condition``,       tests of applications (newer programs find them in
+``SignalActor``, ``Semaphore``                    ``_common.test_utils``)
+``experimental.get_object_locations``,            shuffles and loaders, to learn sizes of values and
+``get_local_object_locations``                    to send work to where its input is
 ``_raylet.ObjectRef`` and the classes of ids      type checks and annotations
 ``experimental.internal_kv._internal_kv_*``       small facts that processes share
-``ActorClass.__ray_metadata__.modified_class``    verl, RL controllers: unit tests of actors without
+``ActorClass.__ray_metadata__.modified_class``,
+``ActorClass.__ray_actor_class__``                verl, RL controllers: unit tests of actors without
                                                   actors, calling a base's method unbound
 ``RemoteFunction._function``                      the same for tasks
 ``ActorHandle._ray_actor_id``                     communicators of accelerators: which rank is it?
@@ -36,7 +40,7 @@ The last four rows are not here: they are attributes of our own classes.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import shoal
@@ -47,6 +51,9 @@ from shoal._runtime import context
 from shoal._runtime import session as sessions
 from shoal.compat.ray import names
 from shoal.compat.ray.api import RayContext, get_node_ip_address
+
+_ALL = 2**31
+"""More rows than there are slots."""
 
 SCRIPT_MODE = 0
 WORKER_MODE = 1
@@ -200,6 +207,7 @@ def wait_for_condition(
     condition_predictor: Callable[..., Any],
     timeout: float = 10,
     retry_interval_ms: float = 100,
+    raise_exceptions: bool = False,
     **given: Any,
 ) -> None:
     """Wait until ``condition_predictor(**given)`` is true.
@@ -208,14 +216,23 @@ def wait_for_condition(
         condition_predictor: What must become true.
         timeout: Seconds at most.
         retry_interval_ms: Milliseconds between looks.
+        raise_exceptions: Pass on what the predicate raises; without it, that means "not yet".
 
     Raises:
         RuntimeError: it did not become true in time.
     """
     deadline = clock.now() + timeout
-    while not condition_predictor(**given):
+    raised: Exception | None = None
+    while True:
+        try:
+            if condition_predictor(**given):
+                return
+        except Exception as error:
+            if raise_exceptions:
+                raise
+            raised = error
         if clock.now() > deadline:
-            raise RuntimeError(f"the condition was not met within {timeout} s")
+            raise RuntimeError(f"the condition was not met within {timeout} s") from raised
         time.sleep(retry_interval_ms / 1000)
 
 
@@ -280,3 +297,33 @@ def _internal_kv_del(
     place = _kv_namespace(namespace)
     keys = _internal_kv_list(key, namespace=namespace) if del_by_prefix else [_bytes(key)]
     return sum(_ask(messages.KvDelete(one, place)).existed for one in keys)
+
+
+# ---- ray.experimental.locations -----------------------------------------------------------------
+
+
+def get_object_locations(
+    obj_refs: Sequence[shoal.ObjectRef], timeout_ms: int = -1
+) -> dict[shoal.ObjectRef, dict[str, Any]]:
+    """Where each value is and how large: ``node_ids``, ``object_size`` in bytes, ``did_spill``.
+
+    A value that is still to come has no node and the size 0.
+    """
+    if not obj_refs:
+        raise ValueError("get_object_locations needs at least one ref")
+    rows = {row.object_id: row for row in state.objects(limit=_ALL)}
+    me = sessions.current().node_id.hex()
+    told = {}
+    for ref in obj_refs:
+        row = rows.get(ref.hex())
+        there = row is not None and row.state != "PENDING"
+        size = row.size_bytes if row is not None and there else 0
+        told[ref] = {"node_ids": [me] if there else [], "object_size": size, "did_spill": False}
+    return told
+
+
+def get_local_object_locations(
+    obj_refs: Sequence[shoal.ObjectRef],
+) -> dict[shoal.ObjectRef, dict[str, Any]]:
+    """The same of what this process knows: on one machine, all."""
+    return get_object_locations(obj_refs)

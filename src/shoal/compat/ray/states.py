@@ -18,6 +18,18 @@ from shoal.compat.ray.api import get_node_ip_address
 Filter = tuple[str, str, Any]
 
 
+class RayStateApiException(Exception):
+    """What programs catch around these tables; nothing raises it, as there is no server to ask."""
+
+
+class DataSourceUnavailable(RayStateApiException):
+    """A table could not be read."""
+
+
+class ServerUnavailable(RayStateApiException):
+    """The dashboard did not answer."""
+
+
 class Row(dict[str, Any]):
     """One row; ``row.state`` and ``row["state"]`` are the same."""
 
