@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import gc
 import os
 import pickle
@@ -73,15 +75,17 @@ def _end_session() -> None:
     """In the place of conftest's: one session for all tests of this module."""
 
 
+def large() -> list[Any]:
+    """Objects that may be channels."""
+    return [row for row in shoal.state.objects() if row.size_bytes > 50_000]
+
+
 @pytest.fixture(autouse=True)
 def nothing_is_left(session: None) -> Iterator[None]:
     """Whatever went wrong, no channel stays in memory and no count is wrong."""
     yield
 
-    def large() -> list[Any]:
-        gc.collect()  # errors that were caught lead to frames, and those to graphs
-        return [row for row in shoal.state.objects() if row.size_bytes > 50_000]
-
+    gc.collect()  # what pytest knows of errors leads to frames, and those to graphs
     eventually(lambda: not large(), 10, "the channels are freed")
     audit = lowlevel.memory().audit()
     assert audit["wrong_counts"] == audit["leaked_blocks"] == 0
@@ -300,6 +304,64 @@ def test_a_graph_that_nobody_has_ends() -> None:
         return names
 
     eventually(lambda: threads() == ["MainThread"], 10, "the loop has ended")
+
+
+@pytest.fixture
+def without_collector() -> Iterator[None]:
+    """Whatever is freed is freed by its last holder."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.parametrize("how", ["raises", "dies", "dies, asyncio", "is dead"])
+def test_a_caught_error_keeps_no_channels(how: str, without_collector: None) -> None:
+    def use() -> None:
+        actor = Worker.remote()
+        if how == "is dead":
+            shoal.kill(actor)
+        graph = compiled(actor.die.bind, enable_asyncio="asyncio" in how)
+        if how == "dies, asyncio":
+            asyncio.run(awaited(graph))
+        else:
+            shoal.get(graph.execute("die" if how == "dies" else None) if how != "raises" else bad())
+
+    async def awaited(graph: CompiledDAG) -> None:
+        with contextlib.suppress(errors.ActorDiedError):  # `asyncio.run` would tie a knot
+            await (await graph.execute_async("die"))
+
+    def bad() -> Any:
+        with compiled(Worker.remote().add.bind) as graph:
+            return shoal.get(graph.execute("text"))
+
+    try:
+        use()
+    except (errors.ActorDiedError, TypeError):
+        pass
+    eventually(lambda: not large(), LONG_S, "the channels are freed")
+
+
+def test_teardown_frees_the_channels_of_a_graph_that_somebody_keeps() -> None:
+    actor = Worker.remote()
+    graph = compiled(actor.echo.bind)
+    refs = [graph.execute(i) for i in range(3)]
+    assert shoal.get(refs[2]) == 2 and large()
+    graph.teardown()
+    eventually(lambda: not large(), LONG_S, "the channels are freed")
+    for ref in refs[:2]:
+        with pytest.raises(errors.GraphEndedError):
+            shoal.get(ref)
+    died = compiled(actor.die.bind)
+    refs = [died.execute(x) for x in (1, 2, "die")]
+    assert shoal.get(refs[0]) == 1
+    with pytest.raises(errors.ActorDiedError):
+        shoal.get(refs[2])
+    died.teardown()
+    eventually(lambda: not large(), LONG_S, "the channels are freed")
+    for use in (lambda: shoal.get(refs[1]), lambda: died.execute(1)):
+        with pytest.raises(errors.ActorDiedError):
+            use()
 
 
 def test_the_end_of_a_session_ends_its_graphs() -> None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import ctypes
+import gc
 import os
 import pathlib
 import signal
 import subprocess
+import threading
 import time
 
 import numpy as np
@@ -120,3 +124,51 @@ def test_what_a_worker_has_started_ends_with_it(tmp_path: pathlib.Path, way: str
     assert session_dir.process_start_time(free) is not None, "it has left the group"
     shoal.shutdown()
     assert session_dir.process_start_time(free) is None, "it is the session's all the same"
+
+
+@shoal.remote
+def fail(x: object) -> None:
+    raise ValueError("on purpose")
+
+
+async def awaited(ref: object) -> None:
+    with contextlib.suppress(ValueError):  # `asyncio.run` would tie a knot of its own
+        await ref  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("way", ["get", "future", "await", "callback"])
+def test_an_error_that_was_caught_keeps_no_value(way: str) -> None:
+    """Nor does it need the garbage collector for that, which may not run for long."""
+    shoal.init(num_cpus=1)
+    with pytest.raises(ValueError, match="on purpose"):
+        shoal.get(fail.remote(None))
+
+    def use() -> None:
+        value = shoal.put(np.ones(50_000))
+        ref = fail.remote([value])
+        if way == "get":
+            shoal.get(ref)
+        elif way == "await":
+            asyncio.run(awaited(ref))
+        elif way == "future":
+            # Unnamed: a frame that has the future of the error that it raised is Python's own knot.
+            ref.future().result(20)
+        else:
+            heard = threading.Event()
+            ref.future().add_done_callback(lambda _: heard.set() if value else None)
+            assert heard.wait(20)
+
+    gc.collect()
+    gc.disable()
+    try:
+        try:
+            use()
+        except ValueError:
+            pass
+        eventually(
+            lambda: not [row for row in shoal.state.objects() if row.size_bytes > 50_000],
+            20,
+            "the value is freed",
+        )
+    finally:
+        gc.enable()

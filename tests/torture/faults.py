@@ -33,7 +33,7 @@ KILLS = {
     "worker": 30, "actor": 24, "child": 8, "newborn": 4, "zygote": 2, "store": 2, "driver": 2,
 }  # fmt: skip
 KILLS_OF_TOOLS = {
-    "worker": 10, "actor": 12, "newborn": 1, "zygote": 1, "store": 1, "driver": 2,
+    "worker": 5, "actor": 12, "newborn": 1, "zygote": 1, "store": 1, "driver": 2,
 }  # fmt: skip
 STOPS = {"worker": 6, "actor": 4, "driver": 3, "zygote": 2, "store": 2, "daemon": 1}
 STOP_LEAST_S, STOP_MOST_S = 0.05, 2.0

@@ -150,7 +150,9 @@ def _set(future: Any, ref: ObjectRef) -> None:
     try:
         value = objects.get(ref, timeout=0)
     except Exception as error:  # whatever the task raised
-        future.set_exception(error)
+        # Without its frames: they have the future, and would keep it, and whatever its callbacks
+        # know, until the garbage collector runs.
+        future.set_exception(error.with_traceback(None))
     else:
         future.set_result(value)
 
@@ -181,7 +183,10 @@ def wait_hook(ref: ObjectRef) -> Generator[Any, None, Any]:
         sink = _sinks[loop] = LoopSink(loop)
     future: asyncio.Future[Any] = loop.create_future()
     if _watch(ref, sink, (future, ref)):
-        return (yield from future)
+        try:
+            return (yield from future)
+        finally:
+            del future  # an error has this frame, and the future the error
     return objects.get(ref, timeout=0)
 
 

@@ -23,6 +23,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
+from collections.abc import Callable
 from concurrent.futures import Future
 from functools import partial
 from typing import Any
@@ -39,7 +40,7 @@ from shoal.dag import drawing, loop
 from shoal.dag.nodes import DAGNode
 from shoal.dag.plan import Part, Plan, plan
 from shoal.dag.refs import CompiledDAGFuture, CompiledDAGRef, Turns
-from shoal.dag.results import Results, left
+from shoal.dag.results import Results, left, released
 
 SLOTS = 2
 """Messages that stand in one channel: one is written while another is read."""
@@ -150,7 +151,7 @@ class CompiledDAG:
         self._loops: list[Any] = []
         self._uses = made.uses
         self._is_plain = made.uses.is_plain
-        self._write = channels[0].write
+        self._write: Callable[..., None] = channels[0].write
         self._results = Results(made, channels, rooms, options.max_inflight_executions)
         self._is_direct = self._results.is_direct
         self._pipeline = self._results.pipeline
@@ -285,6 +286,8 @@ class CompiledDAG:
             with contextlib.suppress(*sessions.NATIVE_ERRORS, errors.ShoalError):
                 objects.wait(self._loops, num_returns=len(self._loops), timeout=GOODBYE_S)
             self._loops = []
+        self._results.release()
+        self._write = released
         if kill_actors:
             for handle in self._handles:
                 actor.kill(handle)

@@ -103,6 +103,11 @@ class Pipeline:
         self.next_read = number + 1
         del self._wanted[number]
 
+    def forget(self) -> None:
+        """Let go of all values: nobody will take any."""
+        with self._lock:
+            self._values.clear()
+
     def _sweep(self) -> None:
         """Take note of what was dropped."""
         if self._dropped:

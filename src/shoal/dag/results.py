@@ -35,6 +35,7 @@ class Results(Readers):
     ) -> None:
         super().__init__()
         self._closed_at_end = [*channels, *rooms]
+        self._reads: list[tuple[Callable[..., Any], int]]
         self._reads = [(channels[line].read, reader) for line, reader in made.reads]
         self._read, self._reader = self._reads[0]
         self._outputs = made.outputs
@@ -46,6 +47,7 @@ class Results(Readers):
         self._has_reason = threading.Event()
         self.reason: BaseException | None = None
         """Why the graph has ended; None as long as it lives."""
+        self._is_released = False
         self.at_end: Callable[[], object] = lambda: None
         """Called after it has ended."""
 
@@ -63,6 +65,14 @@ class Results(Readers):
     def is_settled(self, number: int) -> bool:
         """Whether nothing has to be waited for to know about an execution."""
         return self.reason is not None or self.pipeline.is_read(number)
+
+    def release(self) -> None:
+        """After its end: let go of the channels and of what nobody took, whoever has the graph."""
+        self._is_released = True
+        self._closed_at_end = []
+        self._reads = [(released, reader) for _, reader in self._reads]
+        self._read = released
+        self.pipeline.forget()
 
     @property
     def is_torn_down(self) -> bool:
@@ -85,7 +95,7 @@ class Results(Readers):
     def take(self, number: int, output: int, timeout_s: float | None) -> Any:
         """The value of one output of one execution; raises what it raised."""
         pipeline = self.pipeline
-        if self.reason is not None and self.is_torn_down:
+        if self.reason is not None and (self._is_released or self.is_torn_down):
             self.raise_if_over()
         if number < pipeline.next_read:  # nobody is waited for who waits for a later one
             return self._taken(number, output)
@@ -191,6 +201,11 @@ class Results(Readers):
                 raise self.why_closed(error) from None
         self._half = []
         self.pipeline.has_read(half)
+
+
+def released(*_: Any) -> Any:
+    """Stands for the reads and writes of a graph that was torn down."""
+    raise errors.ChannelClosedError
 
 
 def given(value: Any, part: int | None) -> Any:
