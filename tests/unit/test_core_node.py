@@ -376,6 +376,26 @@ def test_restarts_back_off_and_end() -> None:
     assert records.unpack(info.cause)[1]["exit_code"] == 1
 
 
+def test_only_short_lives_make_the_pause_longer() -> None:
+    node = Node()
+    node.tell(seen.Began())
+    node.driver()
+    actor_id = node.living_actor(max_restarts=-1)
+    worker, pauses = WORKER, []
+    for lived_s in (2.0,) * 6 + (0.1,) * 4 + (70.0, 2.0):
+        out = node.tell(seen.ProcessDied(worker, None, 9), after=lived_s)
+        worker, pause = worker + 1, 0.0
+        while do.Assign(worker, 6) not in out:
+            out = node.tell(seen.AlarmRang(), after=0.01)
+            if node.starts:
+                out += node.worker(worker)
+            pause += 0.01
+        node.ask(worker, m.ActorStarted(actor_id))
+        pauses.append(pause)
+    expected = [0.05] * 6 + [0.1, 0.2, 0.4, 0.8, 0.05, 0.05]
+    assert pauses == pytest.approx(expected, abs=0.03)
+
+
 def test_constructor_that_raises_is_final() -> None:
     node = Node()
     node.tell(seen.Began())

@@ -303,7 +303,9 @@ class ActorTable:
         phase = actor.phase
         self.by_worker.pop(actor.worker)
         limits = self._limits
-        if isinstance(phase, Living) and now - phase.since >= limits.restart_quiet_s:
+        former = limits.restart_backoff_s * 2.0 ** min(actor.crashes - 1, 16)
+        quiet_s = min(limits.restart_quiet_s, limits.restart_quiet_times * former)
+        if isinstance(phase, Living) and now - phase.since >= quiet_s:
             actor.crashes = 0
         pause = limits.restart_backoff_s * 2.0 ** min(actor.crashes, 16)
         actor.crashes += 1
