@@ -113,8 +113,9 @@ class Hand:
 
     # ---- collective operations
 
-    def join(self, name: str, ranks: int, rank: int) -> None:
+    def join(self, name: str, ranks: int, rank: int) -> int:
         collective.init_collective_group(ranks, rank, group_name=name, timeout_s=LONG_S / 2)
+        return ranks
 
     def together(self, name: str, ranks: int, rank: int, rounds: int, size: int) -> int:
         """Every kind of operation, `rounds` times, each checked."""
@@ -134,9 +135,12 @@ class Hand:
                 assert bool((array == turn).all()), array[:3]
         return rounds
 
-    def leave(self, name: str) -> None:
-        if collective.is_group_initialized(name):
+    def leave(self, name: str) -> bool:
+        """Whether it was in the group."""
+        was_in = collective.is_group_initialized(name)
+        if was_in:
             collective.destroy_collective_group(name)
+        return was_in
 
     # ---- queues and metrics
 

@@ -256,11 +256,14 @@ class Tools(Answers):
     def collective(self) -> None:
         members = self.some(2, 4)
         ranks, name = len(members), f"torture-{self.name}-{self.number}"
-        self.gather(
-            "joining",
-            [hand.join.remote(name, ranks, rank) for rank, hand in enumerate(members)],
-            lambda: None,
-        )
+        refs = [hand.join.remote(name, ranks, rank) for rank, hand in enumerate(members)]
+        if None not in self.gather("joining", refs, lambda: None):
+            self.operations(members, name)
+        for hand in members:
+            self.answer(hand.leave.remote(name))
+
+    def operations(self, members: list[Any], name: str) -> None:
+        ranks = len(members)
         rounds, size = self.random.randint(1, 30), self.random.choice((SMALL, LARGE))
         is_doomed = self.doom(members)
         refs = [
@@ -276,8 +279,6 @@ class Tools(Answers):
                 raise AssertionError(f"rank {rank} was not told, doomed: {is_doomed}") from error
             except LostError as error:
                 self.told("collective", error, begun)
-        for hand in members:
-            self.answer(hand.leave.remote(name))
 
     # ---- pools
 
