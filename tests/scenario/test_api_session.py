@@ -35,6 +35,7 @@ def test_init_and_shutdown_many_times() -> None:
             assert shoal.is_initialized()
             assert context["resources"]["CPU"] == 1 + i
             assert "session" in repr(context) and "<table>" in context._repr_html_()
+            assert context.address_info == dict(context)
             assert shoal.get(shoal.put(i)) == i
         assert not os.path.exists(context["session_dir"])
     shoal.shutdown()

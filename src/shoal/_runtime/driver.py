@@ -112,6 +112,11 @@ class SessionContext(Mapping[str, Any]):
     def __len__(self) -> int:
         return len(self._facts)
 
+    @property
+    def address_info(self) -> dict[str, Any]:
+        """All facts, as a dict."""
+        return dict(self._facts)
+
     def __enter__(self) -> SessionContext:
         return self
 

@@ -86,11 +86,6 @@ class RayContext(SessionContext):
         self.ray_version = VERSION
         self.ray_commit = "shoal"
 
-    @property
-    def address_info(self) -> dict[str, Any]:
-        """All facts, as a dict."""
-        return dict(self._facts)
-
     def disconnect(self) -> None:
         """Leave the session."""
         shoal.shutdown()
