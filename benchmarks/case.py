@@ -90,6 +90,9 @@ class Case:
     least: str = ""
     """Why that limit: what the hardware must do at least."""
     need: Need | None = None
+    smaller: str = ""
+    """The same question about smaller values: a peer that had no answer there in time is not
+    asked."""
     is_latency: bool = False
     """Each step is one operation, and its single times are kept for p50 and p99."""
     has_neighbours: bool = True

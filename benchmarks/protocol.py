@@ -2,9 +2,11 @@
 
 Ours alone has a turn before and one after all others of the case (A-B-C-A), so that a machine that
 changes its mood in the middle shows in its spread. Each process warms up and then measures windows:
-two turns of three for ours, one of five for the others (peers, ours with one busy process per core
-beside it, what the calls need), as starting a peer takes longer than measuring it. The median and
-the 10th and 90th percentile are kept. What failed has another try in the second round.
+two turns of three for ours, one of five for ours with one busy process per core beside it and for
+what the calls need, one of three for peers, as starting a peer takes longer than measuring it. The
+median and the 10th and 90th percentile are kept. What failed has another try in the second round;
+a peer that gave no result in time has none, and is not asked the same of larger values
+(``Case.smaller``): the whole takes half an hour.
 """
 
 from __future__ import annotations
@@ -42,7 +44,9 @@ class Plan:
     rounds: int = 2
     windows: int = 3
     other_windows: int = 5
-    """Of everything else than ours alone, which has one turn: starting a peer takes long."""
+    """Of ours with neighbours and of what the calls need, which have one turn."""
+    peer_windows: int = 3
+    """Starting a peer takes longer than measuring it."""
     window_s: float = 1.0
     warmup_s: float = 1.0
     deadline_s: float = 150.0
@@ -52,7 +56,9 @@ class Plan:
     competitors: bool = True
 
 
-QUICK = Plan(rounds=1, windows=2, other_windows=2, window_s=0.3, warmup_s=0.3)
+QUICK = Plan(rounds=1, windows=2, other_windows=2, peer_windows=2, window_s=0.3, warmup_s=0.3)
+
+TOO_LATE = "no result within"
 
 
 def end_all(mark: str) -> None:
@@ -90,7 +96,7 @@ def run_side(
             try:
                 code = process.wait(deadline_s)
             except subprocess.TimeoutExpired:
-                return f"no result within {deadline_s:.0f} s"
+                return f"{TOO_LATE} {deadline_s:.0f} s"
             finally:
                 end_all(mark)
                 process.wait()
@@ -148,18 +154,30 @@ def turns(case: Case, plan: Plan) -> list[Turn]:
     return found
 
 
-def run_case(case: Case, label: str, plan: Plan, python: Path) -> dict[str, object]:
+def is_hopeless(turn: Turn, failures: dict[str, str]) -> bool:
+    """Whether this turn is a peer's that gave no result in time: it would not the next time."""
+    return turn.side not in OURS and failures.get(turn.name, "").startswith(TOO_LATE)
+
+
+def run_case(
+    case: Case, label: str, plan: Plan, python: Path, smaller: dict[str, str]
+) -> dict[str, object]:
     """All rounds of one case: ours in every round, so before and after the others.
 
-    A side that failed is tried again in the next round.
+    A side that failed is tried again in the next round. `smaller`: what failed in the same case
+    with smaller values.
     """
     runs: dict[str, list[dict[str, object]]] = {}
     failures: dict[str, str] = {}
+    for turn in turns(case, plan):
+        if is_hopeless(turn, smaller):
+            failures[turn.name] = smaller[turn.name]
     for _ in range(plan.rounds):
         for turn in turns(case, plan):
-            if turn.name != SHOAL and turn.name in runs:
+            if turn.name != SHOAL and (turn.name in runs or is_hopeless(turn, failures)):
                 continue
-            windows = plan.windows if turn.name == SHOAL else plan.other_windows
+            windows = plan.peer_windows if turn.side not in OURS else plan.other_windows
+            windows = plan.windows if turn.name == SHOAL else windows
             started = time.monotonic()
             own = Path(sys.executable) if turn.side in OURS else python
             with busy_neighbours(turn.neighbours):
@@ -189,10 +207,13 @@ def run_cases(cases: list[Case], plan: Plan, peers_python: Path | None) -> dict[
     limits = {"alone": limits_with(0)}
     if plan.competitors:
         limits["neighbours"] = limits_with(CORES)
-    rows = [
-        run_case(case, f"[{number}/{len(cases)}]", plan, python)
-        for number, case in enumerate(cases, 1)
-    ]
+    rows: list[dict[str, object]] = []
+    failed: dict[str, dict[str, str]] = {}
+    for number, case in enumerate(cases, 1):
+        smaller = failed.get(case.smaller, {})
+        row = run_case(case, f"[{number}/{len(cases)}]", plan, python, smaller)
+        failed[case.id] = row["failures"]  # type: ignore[assignment]
+        rows.append(row)
     return {
         "cases": rows,
         "limits": limits,

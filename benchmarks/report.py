@@ -8,8 +8,8 @@ from __future__ import annotations
 from typing import Any
 
 from benchmarks.case import Case, Share
-from benchmarks.protocol import SHOAL
-from benchmarks.verdict import CPU_LIMIT, Row, Run
+from benchmarks.protocol import SHOAL, TOO_LATE
+from benchmarks.verdict import CPU_LIMIT, NO_PEERS, Row, Run
 
 NAMES = {
     "shoal": "Shoal",
@@ -100,6 +100,11 @@ def cells(row: Row) -> dict[str, str]:
     cpu = [duration(found["cpu_s_per_operation"]) for found in (ours, ray) if found]
     pss = [f"{found['pss_bytes'] / 1e6:.0f}" for found in (ours, ray) if found]
     latency = f"{duration(ours['p50_s'])} / {duration(ours['p99_s'])}" if "p50_s" in ours else "–"
+    none = ", ".join(
+        f"{NAMES.get(side, side)}: {why}"
+        for side, why in row.measured["failures"].items()
+        if side not in peers and side not in NO_PEERS and why.startswith(TOO_LATE)
+    )
     against_limit = ratio(row.better(ours["median"], row.limit()))
     return {
         "id": case.id,
@@ -111,7 +116,9 @@ def cells(row: Row) -> dict[str, str]:
         "floor; aim": f"{mark(case, case.floor)}; {mark(case, case.aim)}" if case.floor else "–",
         "reached": " / ".join(row.reached(place) for place in PLACES),
         "ours / Ray": ratio(row.better(ours["median"], peers.get("ray"))),
-        "best peer": f"{NAMES.get(best, best)} {figure(case, peers[best])}" if best else "–",
+        "best peer": f"{NAMES.get(best, best)} {figure(case, peers[best])}"
+        if best
+        else none or "–",
         "ours / best peer": ratio(row.better(ours["median"], peers[best]) if best else None),
         "ours / limit": against_limit,
         "CPU per operation, ours / Ray": " / ".join(cpu),

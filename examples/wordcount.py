@@ -128,6 +128,7 @@ def prefixes_with_actors(paths: list[str], progress: Progress, n: int) -> Counte
     counters = [PrefixCounter.remote() for _ in range(n)]
     bar = progress.add_task("prefixes", total=len(paths), note="")
     pending: dict[shoal.ObjectRef, int] = {}
+    loads = [0] * n  # documents that each actor still has to count
     asked_at = time.monotonic()
 
     def take(limit: int) -> None:
@@ -135,12 +136,14 @@ def prefixes_with_actors(paths: list[str], progress: Progress, n: int) -> Counte
         while len(pending) > limit:
             ready, _ = shoal.wait(list(pending), num_returns=len(pending) - limit)
             for ref in ready:
-                del pending[ref]
+                loads[pending.pop(ref)] -= 1
             shoal.get(ready)
             progress.advance(bar, len(ready))
 
-    for i, path in enumerate(paths):
-        pending[counters[i % n].add.remote(path)] = i
+    for path in paths:
+        free = loads.index(min(loads))
+        pending[counters[free].add.remote(path)] = free
+        loads[free] += 1
         take(n * PENDING_PER_ACTOR)
         if time.monotonic() - asked_at > 1.0:
             tops = shoal.get([counter.popular.remote(3) for counter in counters])
@@ -278,6 +281,14 @@ def main() -> None:
     console = Console()
     cores = max(2, len(os.sched_getaffinity(0)))
     console.print(f"{len(paths):,} files below {', '.join(map(str, folders))}")
+    for path in paths:  # whoever is first shall not be the one who waits for the disk
+        Path(path).read_bytes()
+    busy = os.getloadavg()[0]
+    if busy > cores / 2:
+        console.print(
+            f"[yellow]{busy:.0f} other programs want the {cores} cores: the three versions run one"
+            " after another, so their times say little about each other"
+        )
     ours = with_shoal(paths, cores, console)
     console.print("the same serially, then with multiprocessing ...")
     rows = {

@@ -21,9 +21,14 @@ struct PyChannel {
   PyObject *owner = nullptr, *ref = nullptr, *pin = nullptr;
   Channel c;
   Patience for_reading, for_writing;
+  // Who follows a channel waits where that one's writer says (berth.hpp).
+  PyObject* leader = nullptr;
+  atom<u32>* home = nullptr;
+  Leading leading, *led_by = nullptr;
   PyChannel() = default;
   PyChannel(const PyChannel&) = delete;
   ~PyChannel() {
+    Py_XDECREF(leader);
     Py_XDECREF(pin);
     Py_XDECREF(ref);
     Py_XDECREF(owner);
@@ -256,8 +261,10 @@ static nb::object read(nb::handle self, i64 reader, std::optional<double> timeou
       if (p.c.next(u32(reader), place)) break;
       if (closed) raise_closed(p);
       auto come = [&] { return p.c.can_read(u32(reader)); };
-      if (!wait_until(*p.mem, p.c.head->arrived, p.for_reading, come, timeout_s))
+      const Berth berth{p.home ? p.home->load(RLX) : 0};
+      if (!wait_until(*p.mem, p.c.head->arrived, p.for_reading, come, timeout_s, berth))
         raise_failed("read", nb::float_(*timeout_s), nb::none());
+      if (p.led_by) p.led_by->has_waited(platform::now_ns());
     }
     if (!p.mem->guards.empty()) p.mem->release_guards();
     Reading reading{p, u32(reader), place};
@@ -344,6 +351,32 @@ static void close(nb::handle self, nb::object error) {
   }
 }
 
+// ---- where readers sleep
+
+static void follow(nb::handle self, nb::handle leader) {
+  PyChannel &p = nb::cast<PyChannel&>(self), &l = nb::cast<PyChannel&>(leader);
+  alive(*p.mem);
+  if (l.mem != p.mem) throw nb::value_error("the two channels are of different sessions");
+  if (p.home) throw nb::value_error("this channel follows one already");
+  if (l.leader) throw nb::value_error("the leader follows another channel");
+  // One that kept itself would never be let go.
+  if (!leader.is(self)) p.leader = leader.inc_ref().ptr();
+  p.home = &l.c.head->home;
+  p.led_by = &l.leading;
+}
+
+// Where the session has ended nothing happens: the write that follows says so.
+static void lead(PyChannel& p, bool is_alone, bool may_look) {
+  if (!p.usable()) return;
+  u32 home = 0;
+  if (is_alone)
+    home = p.leading.begin(platform::now_ns(), may_look);
+  else
+    p.leading.crowd();
+  atom<u32>& word = p.c.head->home;
+  if (word.load(RLX) != home) word.store(home, RLX);
+}
+
 void bind_channels(nb::module_& m, nb::class_<PyMemory>& memory) {
   open_channel = PyCFunction_NewEx(&open_def, nullptr, nb::str("shoal._native").release().ptr());
   m.attr("_open_channel") = nb::borrow(open_channel);
@@ -365,6 +398,8 @@ void bind_channels(nb::module_& m, nb::class_<PyMemory>& memory) {
       .def("write", write, nb::arg("value").none(), nb::arg("timeout_s") = nb::none())
       .def("write_error", write_error, nb::arg("error"), nb::arg("timeout_s") = nb::none())
       .def("read", read, nb::arg("reader") = 0, nb::arg("timeout_s") = nb::none())
+      .def("follow", follow, nb::arg("leader"))
+      .def("lead", lead, nb::arg("is_alone"), nb::arg("may_look"))
       .def("close", close, nb::arg("error") = nb::none())
       .def("__reduce__", [](PyChannel& p) {
         return nb::make_tuple(nb::borrow(open_channel), nb::make_tuple(nb::borrow(p.ref)));

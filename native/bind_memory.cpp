@@ -403,6 +403,7 @@ void bind_memory(nb::module_& mod, nb::class_<PyTask>& task) {
       .def_prop_ro("eventfd", [](PyMemory& p) { return p.m->bell; })
       .def_prop_ro("index", [](PyMemory& p) { return p.m->me; })
       .def_prop_ro("capacity_bytes", [](nb::handle self) { return of(self).m->header().capacity; })
+      .def_prop_ro("lookers", [](nb::handle self) { return of(self).m->lookers(); })
       .def_prop_ro("is_closed", [](PyMemory& p) { return p.m->closed.load(); })
       .def("close",
            [](PyMemory& p) {

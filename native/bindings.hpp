@@ -202,7 +202,7 @@ nb::object call_pack(nb::handle memory, nb::handle error);
 // Spin, then sleep at the bell, until `done`; false when time is up. Throws for signals and the end
 // of the session. Without the GIL while it sleeps or spins for longer.
 bool wait_until(PyMemory& pm, Bell& bell, Patience& patience, const std::function<bool()>& done,
-                const std::optional<double>& timeout_s);
+                const std::optional<double>& timeout_s, Berth berth = {});
 
 // Registers a word that this thread is about to sleep on, so that close() can wake it. With the
 // GIL.

@@ -11,7 +11,7 @@
 //   ChannelHead    line 0  what never changes: bytes of an area, slots, readers
 //                  line 1  published: how many messages there are; closed; bell of the readers;
 //                          order: in which place the message of a number stands
-//                  line 2  writing: who writes now
+//                  line 2  writing: who writes now; home: a hint for those who wait
 //                  line 3  bell of the writer; who writes the cause; kept: places seen by arrays
 //   ReaderWords    position: number of the next message for this reader; reading: who reads now
 //   Message        owed: a bit for each reader that has not acknowledged it; number, format, sizes;
@@ -31,6 +31,7 @@
 // between a change and the wake leaves others asleep beside it until somebody rings again: closing
 // always does.
 #pragma once
+#include "berth.hpp"
 #include "memory.hpp"
 
 namespace shoal {
@@ -99,6 +100,7 @@ struct ChannelHead {
   Bell arrived;
   atom<u8> order[CHANNEL_ORDER];
   alignas(128) atom<u64> writing;
+  atom<u32> home;  // where those who follow this channel wait (berth.hpp)
   alignas(128) Bell freed;
   atom<u64> kept;
   atom<u32> causing;

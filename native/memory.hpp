@@ -279,6 +279,7 @@ class Memory {
   // ---- waiting (wait.cpp)
   enum class Wait { Sealed, Timeout, Interrupted, Closed, Doubted };
   bool spin(const std::function<bool()>& done, u64 ns);
+  u32 lookers();     // how many may spin for longer at once
   int take_token();  // -1: all are taken
   void give_token(int token);
   // After the free spin: spin on with a token, if `patience` says that it pays.

@@ -1,6 +1,7 @@
 #include "platform.hpp"
 
 #include <fcntl.h>
+#include <sched.h>
 #include <signal.h>
 #include <linux/futex.h>
 #include <sys/eventfd.h>
@@ -53,6 +54,31 @@ bool futex_wait(atom<u32>& word, u32 value, u64 timeout_ns) {
 void futex_wake(atom<u32>& word, int n) {
   count_call();
   syscall(SYS_futex, &word, FUTEX_WAKE, n, nullptr, nullptr, 0);
+}
+
+void give_way() { sched_yield(); }
+
+u32 this_core() {
+  const int core = sched_getcpu();
+  return core < 0 ? 0 : u32(core);
+}
+bool confine(u32 core, Cores& before) {
+  static_assert(sizeof(Cores) == sizeof(cpu_set_t));
+  if (core >= 64 * std::size(before.bits)) return false;
+  count_call();
+  const long size = syscall(SYS_sched_getaffinity, 0, sizeof before, &before);
+  if (size <= 0) return false;  // more cores than there are bits
+  std::memset(reinterpret_cast<u8*>(&before) + size, 0, sizeof before - size_t(size));
+  if (!(before.bits[core / 64] >> core % 64 & 1)) return false;
+  Cores one{};
+  one.bits[core / 64] = 1ull << core % 64;
+  if (std::memcmp(&one, &before, sizeof one) == 0) return false;
+  count_call();
+  return syscall(SYS_sched_setaffinity, 0, sizeof one, &one) == 0;
+}
+void allow(const Cores& cores) {
+  count_call();
+  syscall(SYS_sched_setaffinity, 0, sizeof cores, &cores);
 }
 
 static void close_between(int low, int high) {

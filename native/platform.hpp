@@ -21,6 +21,17 @@ inline void pause() {
 bool futex_wait(atom<u32>& word, u32 value, u64 timeout_ns);
 void futex_wake(atom<u32>& word, int n = 0x7fffffff);
 
+void give_way();  // let others of this core run
+
+// On which cores a thread may run.
+struct Cores {
+  u64 bits[16];
+};
+u32 this_core();
+// The calling thread runs on `core` only; false where it may not. `before`: what `allow` restores.
+bool confine(u32 core, Cores& before);
+void allow(const Cores& cores);
+
 // Fork a process that is to be a worker: a session of its own, stdout and stderr, no other
 // descriptors than `kept` (sorted), a name, and how readily the kernel ends it. As fork(2).
 int fork_worker(const int (&output)[2], const int* kept, int n, const char* name, int oom_score);

@@ -20,10 +20,10 @@
 
 namespace shoal {
 
+u32 Memory::lookers() { return std::min<u32>(MAX_TOKENS, std::max<u32>(1, header().cores / 2)); }
 int Memory::take_token() {
   Header& h = header();
-  u32 limit = std::min<u32>(MAX_TOKENS, std::max<u32>(1, h.cores / 2));
-  for (u32 i = 0; i < limit; i++) {
+  for (u32 i = 0, limit = lookers(); i < limit; i++) {
     u32 none = 0;
     if (h.tokens[i].load(RLX) == 0 && h.tokens[i].compare_exchange_strong(none, me + 1))
       return int(i);

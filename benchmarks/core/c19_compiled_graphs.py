@@ -89,9 +89,10 @@ class PlayedByHand:
         made = importlib.import_module("shoal.dag.plan").plan(graph)
         make = importlib.import_module("shoal.lowlevel").channel
         channels = [make(size, slots=compiled.SLOTS) for _ in made.lines]
-        self._graph = compiled.CompiledDAG(made, compiled.Options(), channels, [])
+        self._graph = compiled.CompiledDAG(made, compiled.Options(), channels, [], [])
         (part,) = made.parts
-        program = loop.Program(os.getpid(), part.steps, part.places, dict(enumerate(channels)))
+        lines = dict(enumerate(channels))
+        program = loop.Program(os.getpid(), part.steps, part.places, lines, {})
         self._step = loop.Loop(program).bound(part.steps[0], lambda value: value)
         self.teardown = self._graph.teardown
 
@@ -140,6 +141,7 @@ def case(name: str, shape: Callable[..., Any], what: str, size: int, how_much: s
         need=Need("the same code in one process, which never waits", side="need")
         if is_first
         else None,
+        smaller=f"C19{name.replace('-10MiB', '-1MiB')}" if name.endswith("-10MiB") else "",
         is_latency=True,
         # One window each: what has one number needs no spread, and there are nine of them.
         has_neighbours=is_first,

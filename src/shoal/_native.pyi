@@ -276,6 +276,12 @@ class Channel:
 
         Raises ChannelTimeoutError, and ChannelClosedError when all is read that was written
         before ``close``."""
+    def follow(self, leader: Channel) -> None:
+        """Have reads through this object wait where the writer of ``leader`` says
+        (native/berth.hpp). Once; pickles do not keep it."""
+    def lead(self, is_alone: bool, may_look: bool) -> None:
+        """A round of messages begins in the calling thread with the next write: say where those
+        who follow wait, if no other round is in flight, and whether they may look meanwhile."""
     def close(self, error: BaseException | bytes | None = None) -> None:
         """End all waits and later uses with ChannelClosedError, whose cause is ``error``. Anybody
         may; the second time does nothing."""
@@ -302,6 +308,9 @@ class Memory:
     def index(self) -> int: ...
     @property
     def capacity_bytes(self) -> int: ...
+    @property
+    def lookers(self) -> int:
+        """How many processes may look for messages at once; the others sleep."""
     def close(self) -> None:
         """End every wait with SessionLostError, make handles inert, let go of the memory.
 

@@ -74,6 +74,7 @@ NOT_KILLED = {
     "block_bytes": "a question, asked by tests only",
     "fork_mark": "a number, from an index",
     "maker": "a question, which changes nothing",
+    "lookers": "a question, which changes nothing",
 }  # fmt: skip
 
 
@@ -169,6 +170,17 @@ def test_a_stopped_worker_holds_nothing_up(tmp_path: Path) -> None:
         else:
             assert done.returncode == 0
             assert all(silent >= 25 and left == 0 for silent, left in rows.values())
+
+
+def test_rounds_find_the_way_that_is_best(tmp_path: Path) -> None:
+    """Where the participants of a graph wait: learned, kept, left and found again."""
+    command = [COMPILER, "-std=c++20", "-O1", "-fsanitize=address,undefined", "-I", NATIVE]
+    program = tmp_path / "rounds"
+    sources = [NATIVE / "test" / "rounds.cpp", NATIVE / "platform.cpp"]
+    subprocess.run([*command, *sources, "-o", program], check=True)
+    done = subprocess.run([program], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("ok ") == 5
 
 
 def test_shared_words_per_task(tmp_path: Path) -> None:

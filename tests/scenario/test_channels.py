@@ -53,6 +53,14 @@ class Peer:
             back.write(there.read(timeout_s=LONG_S), LONG_S)
         return n
 
+    def follow(self, leader: Any, back: Any, n: int) -> list[set[int]]:
+        """Echo, waiting where the leader says; on which cores this may run, before and after."""
+        cores = [os.sched_getaffinity(0)]
+        leader.follow(leader)
+        back.follow(leader)
+        self.echo(leader, back, n)
+        return [*cores, os.sched_getaffinity(0)]
+
     def write(self, channel: Any, values: list[Any]) -> int:
         for value in values:
             channel.write(value, LONG_S)
@@ -334,6 +342,29 @@ def test_readers_together_keep_half() -> None:
         del kept[:: 7 if number % 3 else 100]
     for array in kept:
         assert len(set(array.tolist())) == 1
+
+
+def test_readers_wait_where_the_leader_says_and_only_as_long_as_they_wait() -> None:
+    there, back = (lowlevel.channel(100, slots=2) for _ in range(2))
+    cores = os.sched_getaffinity(0)
+    ways = [(True, False), (True, True), (False, False)]
+    echoed = peer().follow.remote(there, back, 150 * len(ways))
+    there.follow(there)
+    back.follow(there)
+    for is_alone, may_look in ways:
+        for i in range(150):
+            there.lead(is_alone, may_look)
+            there.write(i, LONG_S)
+            assert back.read(0, LONG_S) == i
+        with pytest.raises(errors.ChannelTimeoutError):  # for so long nobody stays on one core
+            back.read(0, 0.05)
+        assert os.sched_getaffinity(0) == cores
+    before, after = shoal.get(echoed, timeout=LONG_S)
+    assert before == after == cores
+    with pytest.raises(ValueError, match="follows one already"):
+        back.follow(there)
+    with pytest.raises(ValueError, match="the leader follows another"):
+        lowlevel.channel(100, slots=1).follow(back)
 
 
 def test_one_writes_and_one_reads_at_a_time() -> None:

@@ -56,6 +56,9 @@ class Worker:
     def overtime(self, x: Any) -> Any:
         raise errors.ChannelTimeoutError("mine")
 
+    def cores(self, x: list[set[int]]) -> list[set[int]]:
+        return [*x, os.sched_getaffinity(0)]
+
     def slowly(self, x: Any) -> Any:
         self.inside += 1
         self.most = max(self.most, self.inside)
@@ -171,6 +174,23 @@ def test_a_chain_with_several_executions_in_flight(workers: list[Any]) -> None:
         assert shoal.get(refs) == [i + 3 for i in range(10)]
         last, first = graph.execute(100), graph.execute(200)
         assert first.get() == 203 and last.get(timeout=LONG_S) == 103
+
+
+def test_methods_run_on_every_core_wherever_their_loops_wait(workers: list[Any]) -> None:
+    actors = [*workers, *(Worker.remote() for _ in range(3))]
+    cores = os.sched_getaffinity(0)
+
+    def chain(inp: Any) -> Any:
+        for actor in actors:
+            inp = actor.cores.bind(inp)
+        return inp
+
+    with compiled(chain) as graph:
+        for n_at_once in (1, 3, 1):
+            for _ in range(100):
+                refs = [graph.execute([cores]) for _ in range(n_at_once)]
+                assert shoal.get(refs) == [[cores] * 7] * n_at_once
+    assert os.sched_getaffinity(0) == cores
 
 
 def test_scatter_and_gather_with_constants_and_parts(workers: list[Any]) -> None:

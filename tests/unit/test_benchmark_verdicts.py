@@ -140,6 +140,7 @@ def test_every_case_names_what_exists() -> None:
     assert len({case.id for case in cases}) == len(cases)
     for case in cases:
         assert case.need is None or case.need.case in {"", *(other.id for other in cases)}
+        assert case.smaller in {"", *(other.id for other in cases)} - {case.id}
         assert (case.limit is None) == (not case.least), f"{case.id}: a limit says why"
 
 

@@ -45,6 +45,9 @@ from shoal.dag.results import Results, left, released
 SLOTS = 2
 """Messages that stand in one channel: one is written while another is read."""
 
+MOST_LOOKING = 16
+"""Actors of a graph that may look for messages instead of sleeping, all at once."""
+
 GOODBYE_S = 10.0
 """How long ``teardown`` waits for methods that run."""
 
@@ -104,12 +107,16 @@ def compile(root: DAGNode, options: Options) -> CompiledDAG:
     ]
     rooms = [node.operation.room(len(node.outputs)) for node in made.meetings]
     graph = CompiledDAG(made, options, channels, rooms, handles)
+    leader = channels[0] if len(handles) > channels[0].memory.lookers else None
+    if leader is not None:
+        graph._follow(leader, channels)
+    programs = [
+        _program(made, number, part, channels, rooms) for number, part in enumerate(made.parts)
+    ]
     try:
         refs = [
-            handle.__ray_call__.options(max_task_retries=0).remote(
-                loop.begin, _program(made, number, part, channels, rooms)
-            )
-            for number, (handle, part) in enumerate(zip(handles, made.parts))
+            handle.__ray_call__.options(max_task_retries=0).remote(loop.begin, program, leader)
+            for handle, program in zip(handles, programs)
         ]
         graph._supervise(refs)
         objects.get([handle.__ray_ready__.remote() for handle in handles])
@@ -152,6 +159,8 @@ class CompiledDAG:
         self._uses = made.uses
         self._is_plain = made.uses.is_plain
         self._write: Callable[..., None] = channels[0].write
+        self._lead: Callable[[bool, bool], None] | None = None
+        self._is_small = len(handles) <= MOST_LOOKING
         self._results = Results(made, channels, rooms, options.max_inflight_executions)
         self._is_direct = self._results.is_direct
         self._pipeline = self._results.pipeline
@@ -227,6 +236,10 @@ class CompiledDAG:
         while not pipeline.has_room():
             if not results.read_unwanted():
                 raise errors.GraphCapacityError(limit=self.options.max_inflight_executions)
+        lead = self._lead
+        if lead is not None:
+            # Only where nothing else is in flight: what can be done at once needs more cores.
+            lead(pipeline.begun == pipeline.next_read, self._is_small)
         if not self._has_written(value, 0):
             self._write_patiently(value)
         return pipeline.begin()
@@ -288,6 +301,7 @@ class CompiledDAG:
             self._loops = []
         self._results.release()
         self._write = released
+        self._lead = None
         if kill_actors:
             for handle in self._handles:
                 actor.kill(handle)
@@ -341,6 +355,16 @@ class CompiledDAG:
             view=view,
             buffer_size_bytes=self.options.buffer_size_bytes if channel_details else None,
         )
+
+    def _follow(self, leader: Channel, channels: list[Channel]) -> None:
+        """Have a round of messages stay on this core while nothing else is in flight.
+
+        That is for graphs whose actors are more than can look for messages at once: what sleeps on
+        another core takes longer to wake than a message takes here (native/berth.hpp).
+        """
+        for channel in channels:
+            channel.follow(leader)
+        self._lead = leader.lead
 
     def _supervise(self, refs: list[Any]) -> None:
         """Hear of the ends of the loops."""

@@ -66,8 +66,14 @@ class Failed:
         self.error = error
 
 
-def begin(instance: Any, program: Program) -> lowlevel.Background:
-    """Begin the loop of one actor; called there, in its turn."""
+def begin(instance: Any, program: Program, leader: Channel | None) -> lowlevel.Background:
+    """Begin the loop of one actor; called there, in its turn.
+
+    ``leader``: the graph's input, if it says where readers of all channels wait.
+    """
+    if leader is not None:
+        for channel in program.channels.values():
+            channel.follow(leader)
     return lowlevel.Background(Loop(program).serve, stop=lambda: _close(program, None))
 
 
