@@ -36,6 +36,9 @@ class Rank:
         collective.init_collective_group(ranks, rank, group_name=name, **options)
         return os.getpid()
 
+    def pid(self) -> int:
+        return os.getpid()
+
     def leave(self, name: str) -> bool:
         collective.destroy_collective_group(name)
         return collective.is_group_initialized(name)
@@ -339,13 +342,31 @@ def test_wrong_joining_is_told_to_all(ranks: list[Any]) -> None:
     told(refs, errors.CollectiveError, "world_size [23], but it was begun with [23]")
     refs = [ranks[2].join.remote(2, 0, "twice"), ranks[3].join.remote(2, 0, "twice")]
     told(refs, errors.CollectiveError, "rank 0 of group 'twice' is taken by process")
-    # To a whole group a wrong call does nothing.
+    # To a whole group a wrong call does nothing: it would be the first of the next one.
     shoal.get([m.join.remote(2, r, "whole") for r, m in enumerate(ranks[:2])])
-    told([ranks[2].join.remote(2, 1, "whole")], errors.CollectiveError, "is taken by process")
-    told([ranks[2].join.remote(3, 2, "whole")], errors.CollectiveError, "was begun with 2")
+    pids = ", ".join(str(pid) for pid in shoal.get([m.pid.remote() for m in ranks[:2]]))
+    text = rf"rank 0 of 2 did not join .*older group of this name .*\(processes {pids}\)"
+    told([ranks[2].join.remote(2, 1, "whole", timeout_s=0.2)], errors.CollectiveTimeoutError, text)
+    told([ranks[2].join.remote(3, 2, "whole", timeout_s=0.2)], TimeoutError, "ranks 0, 1 of 3")
     told([ranks[0].join.remote(2, 0, "whole")], errors.CollectiveError, "already: destroy it")
     works(ranks[:2], "whole")
     shoal.get([m.leave.remote("whole") for m in ranks[:2]])
+
+
+def test_one_name_for_two_groups_that_form_one_after_the_other(ranks: list[Any]) -> None:
+    """As two trainers of one program have, which both say "default"."""
+    sets = [ranks[:2], ranks[2:5]]
+    for members in sets:
+        shoal.get([m.join.remote(len(members), r, "same") for r, m in enumerate(members)])
+    for _ in range(3):
+        for members in sets:
+            works(members, "same")
+    shoal.get([m.leave.remote("same") for m in sets[0]])
+    works(sets[1], "same")
+    shoal.get([m.join.remote(2, r, "same") for r, m in enumerate(sets[0])])
+    for members in sets:
+        works(members, "same")
+        shoal.get([m.leave.remote("same") for m in members])
 
 
 def test_a_rank_that_leaves(ranks: list[Any]) -> None:

@@ -27,8 +27,11 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     book.cells(TIMES, ())[-1] += 0.5
     book.cells(DEPTH, ())[0] = -3
     book.cells(READS, ("long" * 10_000,))[0] = 1.5  # a segment of its own
+    for i in range(9):  # of every length, and the zeros are its own
+        book.cells(READS, ("x" * i + "\0\0",))[0] = i
     found = rows(tmp_path)
-    assert len(found) == 1003
+    assert len(found) == 1012
+    assert [found["reads", ("x" * i + "\0\0",)] for i in range(9)] == [[i] for i in range(9)]
     assert all(found["reads", (f"disk {i}",)] == [i] for i in range(1000))
     assert found["times", ()] == [0, 0, 0, 0.5]
     assert found["reads", ("long" * 10_000,)] == [1.5]

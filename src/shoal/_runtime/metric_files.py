@@ -12,7 +12,7 @@ adds them up, whether it is part of the session or not (``shoal metrics``).
       lock                       flock: shared for readers, exclusive for who folds
 
     segment   "shoalmt1" | bytes of the segment u64 | bytes in use u64 | entry ...
-    entry     bytes of the definition u32 | cells u32 | definition, padded to 8 | cell f64 ...
+    entry     bytes of the definition u32 | cells u32 | definition and 0 to 7 bytes | cell f64 ...
 
 A counter has one cell, a gauge one; a histogram one per bucket and the sum of what was observed.
 
@@ -134,17 +134,16 @@ class Book:
                 " have a tag with endlessly many values"
             )
         text = msgspec.msgpack.encode(key)
-        text += bytes(-len(text) % 8)
-        size = _ENTRY.size + len(text) + 8 * definition.cells
+        begin = _ENTRY.size + _padded(len(text))
+        size = begin + 8 * definition.cells
         if self._used + size > self._room:
             self._begin_segment(_HEAD.size + size)
         start = self._used
         _ENTRY.pack_into(self._segment, start, len(text), definition.cells)
-        begin = start + _ENTRY.size + len(text)
-        self._segment[start + _ENTRY.size : begin] = text
+        self._segment[start + _ENTRY.size :][: len(text)] = text
         self._used = start + size
         _HEAD.pack_into(self._segment, 0, _MAGIC, self._room, self._used)
-        found = self._segment[begin : self._used].cast("d")
+        found = self._segment[start + begin : self._used].cast("d")
         self._series[key] = found
         return found
 
@@ -306,12 +305,17 @@ def _entries(data: bytes) -> Iterator[Reading]:
         while at < end:
             length, cells = _ENTRY.unpack_from(data, at)
             at += _ENTRY.size
-            key = msgspec.msgpack.Decoder(_Key).decode(data[at : at + length].rstrip(b"\0"))
-            at += length
+            key = msgspec.msgpack.Decoder(_Key).decode(data[at : at + length])
+            at += _padded(length)
             values = list(struct.unpack_from(f"<{cells}d", data, at))
             at += 8 * cells
             yield Reading(key.definition, key.values, values)
         begin += size
+
+
+def _padded(length: int) -> int:
+    """As long, and a multiple of 8: cells are aligned."""
+    return -(-length // 8) * 8
 
 
 def _remove(path: str) -> None:

@@ -62,7 +62,13 @@ def families(sockets: Sequence[str]) -> list[Family]:
 
 
 def _family(what: Definition) -> Family:
-    labels = [_label(key) for key in what.tag_keys] + ["session"]
+    labels: list[str] = []
+    for key in what.tag_keys:
+        label = _label(key)
+        while label in labels:  # two keys that differ in what Prometheus does not allow
+            label += "_"
+        labels.append(label)
+    labels.append("session")
     # Its own checks of names are ours already.
     if what.kind == "counter":
         return CounterMetricFamily(what.name, what.description, labels=labels)

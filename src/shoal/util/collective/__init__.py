@@ -49,7 +49,8 @@ def init_collective_group(
         world_size: How many ranks it has.
         rank: Which of them this process is, 0 to ``world_size - 1``.
         backend: ``"shm"``. Names of Gloo are taken, with a warning, and mean shared memory.
-        group_name: Its name, in this program's namespace.
+        group_name: Its name, in this program's namespace. A group that is whole does not keep
+            others from forming one of the same name.
         gloo_timeout: As ``timeout_s``, in milliseconds.
         timeout_s: Seconds that a rank waits for others, here and in each operation.
 

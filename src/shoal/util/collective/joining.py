@@ -10,8 +10,9 @@ Invariants:
    Whether a rank is taken is decided by one swap in the block.
 2. Each rank that is there hears of what broke its group; so does one that comes late, as long as
    somebody has the block still.
-3. Only a group that is still forming is broken by a wrong call to join it. To a whole one, a wrong
-   call is an error for the caller alone.
+3. Only a group that is still forming is broken by a wrong call to join it. One that is whole goes
+   on without its entry: who wants a rank of it begins the next group of this name, so several may
+   have one name if they form one after the other. Who waits for that one in vain is told of both.
 """
 
 from __future__ import annotations
@@ -44,6 +45,8 @@ class Place(NamedTuple):
     name: str
     owner: _Pidfd | None = None
     """Tells of the end of a process without which the group makes no sense."""
+    former: str = ""
+    """Who has an older group of this name, which was found whole."""
 
 
 def handed_over(block: Any, ranks: int, rank: int, name: str, owner: int) -> Place:
@@ -88,8 +91,9 @@ def take_place(name: str, ranks: int, rank: int) -> Place:
     with _alone(name):
         row = _entry(name)
         place = None if row is None else _opened(name, row)
-        found = None if place is None else _join(place, ranks, rank)
-        return found or _make(name, ranks, rank)
+        if place is None:
+            return _make(name, ranks, rank)
+        return _join(place, ranks, rank) or _make(name, ranks, rank, _whole(place.control))
 
 
 def forget(place: Place) -> None:
@@ -124,36 +128,42 @@ def _opened(name: str, row: _Row) -> Place | None:
     return Place(Control(block, row.ranks), holder, name)
 
 
-def _make(name: str, ranks: int, rank: int) -> Place:
+def _make(name: str, ranks: int, rank: int, former: str = "") -> Place:
     block = lowlevel.shared_block(nbytes(ranks))
     control = Control(block, ranks)
     control.claim(rank, os.getpid())
     holder = objects.put([block])
     row = msgspec.msgpack.encode(_Row(holder.key, ranks))
     lowlevel.kv_put(_key(name), row, namespace=TABLE)
-    return Place(control, holder, name)
+    return Place(control, holder, name, former=former)
+
+
+def _whole(control: Control) -> str:
+    """Who are the ranks of a group that goes on; empty if it does not."""
+    pids = [control.pid(rank) for rank in range(control.ranks)]
+    return "" if _is_over(control, pids) else ", ".join(str(pid) for pid in pids)
 
 
 def _join(place: Place, ranks: int, rank: int) -> Place | None:
-    """Our place in a group that was found; None if that group is over."""
+    """Our place in a group that was found; None if it is over, or whole without us."""
     control, name = place.control, place.name
     pids = [control.pid(other) for other in range(control.ranks)]
     if control.ranks != ranks:
-        if _is_over(control, pids):
+        if all(pids) or _is_over(control, pids):
             return None
         text = f"rank {rank} (pid {os.getpid()}) joins group {name!r} with world_size {ranks}, "
         text += f"but it was begun with {control.ranks}"
-        raise _refused(control, pids, name, rank, text)
+        raise _refused(control, name, rank, text)
     if control.claim(rank, os.getpid()):
         if control.is_broken():
             raise failed(*_reason(control, name, rank))
         return place
-    if _is_over(control, pids) or _is_over_for(control, rank, pids[rank]):
+    if all(pids) or _is_over(control, pids) or _is_over_for(control, rank, pids[rank]):
         return None
     pid = control.pid(rank)
     text = f"rank {rank} of group {name!r} is taken by process {pid}; process {os.getpid()} wants"
-    text += " it too: a rank is taken twice, or another group has this name"
-    raise _refused(control, pids, name, rank, text)
+    text += " it too: a rank is taken twice, or another group of this name forms at the same time"
+    raise _refused(control, name, rank, text)
 
 
 def _reason(control: Control, name: str, rank: int) -> tuple[str, str, int, str]:
@@ -173,11 +183,8 @@ def _is_over_for(control: Control, rank: int, pid: int) -> bool:
     return control.has_left(rank) or pidfd_of(pid) is None
 
 
-def _refused(
-    control: Control, pids: list[int], name: str, rank: int, text: str
-) -> errors.CollectiveError:
-    if not all(pids):
-        control.break_off("refused", text)
+def _refused(control: Control, name: str, rank: int, text: str) -> errors.CollectiveError:
+    control.break_off("refused", text)
     return failed("refused", name, rank, text)
 
 
@@ -225,7 +232,7 @@ def wait_for_all(place: Place, name: str, rank: int, timeout_s: float) -> dict[i
                 text = f"rank {dead[0]} of group {name!r} died before all had joined"
                 control.break_off("died", text)
             elif clock.now() >= deadline:
-                control.break_off("late", _late(control, name, timeout_s))
+                control.break_off("late", _late(control, name, timeout_s, place.former))
         if control.is_broken():
             raise failed(*_reason(control, name, rank))
         if other != rank:
@@ -238,10 +245,14 @@ def wait_for_all(place: Place, name: str, rank: int, timeout_s: float) -> dict[i
     return found
 
 
-def _late(control: Control, name: str, timeout_s: float) -> str:
+def _late(control: Control, name: str, timeout_s: float, former: str) -> str:
     missing = [str(other) for other in range(control.ranks) if not control.pid(other)]
     ranks = f"rank {missing[0]}" if len(missing) == 1 else f"ranks {', '.join(missing)}"
-    return f"{ranks} of {control.ranks} did not join group {name!r} within {timeout_s:g} s"
+    text = f"{ranks} of {control.ranks} did not join group {name!r} within {timeout_s:g} s"
+    if former:
+        text += f"; an older group of this name has all its ranks (processes {former}): is one of"
+        text += " them taken twice?"
+    return text
 
 
 def is_dead(pidfd: _Pidfd) -> bool:
