@@ -7,6 +7,7 @@ import gc
 import os
 import threading
 import time
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -515,3 +516,21 @@ def test_what_wait_has_no_say_about(workers: list[Any]) -> None:
         with pytest.raises(errors.NotARefError, match="for get and wait"):
             list(shoal.as_completed([ref]))  # type: ignore[list-item]
         assert shoal.get(ref) == 1
+
+
+def test_compiling_on_an_event_loop_is_no_reason_to_warn(workers: list[Any]) -> None:
+    async def main() -> Any:
+        with compiled(workers[0].echo.bind, enable_asyncio=True) as graph:
+            return await (await graph.execute_async(3))
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert asyncio.run(main()) == 3
+
+
+def test_a_timeout_below_zero_is_none_as_in_ray(tmp_path: Path) -> None:
+    file = tmp_path / "a"
+    with compiled(Gate.remote().hold.bind) as graph:
+        ref = graph.execute(str(file))
+        threading.Timer(0.05, file.touch).start()
+        assert ref.get(timeout=-1) == str(file)

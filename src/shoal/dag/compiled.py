@@ -24,7 +24,7 @@ import contextlib
 import os
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from functools import partial
 from typing import Any
 
@@ -33,7 +33,7 @@ import msgspec
 from shoal import errors, lowlevel
 from shoal._base import clock
 from shoal._native import Channel
-from shoal._runtime import actor, objects
+from shoal._runtime import actor
 from shoal._runtime import session as sessions
 from shoal._runtime.actor import ActorHandle
 from shoal.dag import drawing, loop
@@ -119,7 +119,8 @@ def compile(root: DAGNode, options: Options) -> CompiledDAG:
             for handle, program in zip(handles, programs)
         ]
         graph._supervise(refs)
-        objects.get([handle.__ray_ready__.remote() for handle in handles])
+        for ended in _ends([handle.__ray_ready__.remote() for handle in handles]):
+            ended.result()
         # A loop that could not begin has ended by now.
         graph._results.raise_if_over()
     except BaseException:
@@ -127,6 +128,14 @@ def compile(root: DAGNode, options: Options) -> CompiledDAG:
         raise
     session.on_end(graph)
     return graph
+
+
+def _ends(refs: list[Any], timeout_s: float | None = None) -> list[Future[Any]]:
+    """Wait for calls of actors. They are quick: on an event loop, too, where ``get`` would warn."""
+    futures = [ref.future() for ref in refs]
+    with lowlevel.waiting():
+        wait(futures, timeout_s)
+    return futures
 
 
 def _program(
@@ -297,7 +306,7 @@ class CompiledDAG:
         self._end()
         if self._loops:
             with contextlib.suppress(*sessions.NATIVE_ERRORS, errors.ShoalError):
-                objects.wait(self._loops, num_returns=len(self._loops), timeout=GOODBYE_S)
+                _ends(self._loops, GOODBYE_S)
             self._loops = []
         self._results.release()
         self._write = released

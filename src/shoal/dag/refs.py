@@ -70,7 +70,7 @@ class CompiledDAGRef(_Result):
         """Return the value, or raise what a method of the graph raised.
 
         Args:
-            timeout: Seconds to wait at most; None waits for ever.
+            timeout: Seconds to wait at most; None waits for ever, and so does -1, as in Ray.
 
         Raises:
             GetTimeoutError: it is not there in time; it can be asked for again.

@@ -99,7 +99,7 @@ class Results(Readers):
             self.raise_if_over()
         if number < pipeline.next_read:  # nobody is waited for who waits for a later one
             return self._taken(number, output)
-        deadline = None if timeout_s is None else clock.now() + timeout_s
+        deadline = None if timeout_s is None or timeout_s < 0 else clock.now() + timeout_s
         is_direct = False
         try:
             while number >= pipeline.next_read:
