@@ -119,8 +119,7 @@ def compile(root: DAGNode, options: Options) -> CompiledDAG:
             for handle, program in zip(handles, programs)
         ]
         graph._supervise(refs)
-        for ended in _ends([handle.__ray_ready__.remote() for handle in handles]):
-            ended.result()
+        _raise_first(_ends([handle.__ray_ready__.remote() for handle in handles]))
         # A loop that could not begin has ended by now.
         graph._results.raise_if_over()
     except BaseException:
@@ -136,6 +135,14 @@ def _ends(refs: list[Any], timeout_s: float | None = None) -> list[Future[Any]]:
     with lowlevel.waiting():
         wait(futures, timeout_s)
     return futures
+
+
+def _raise_first(ends: list[Future[Any]]) -> None:
+    """Raise the first error, in no frame that has it: it would keep the caller's channels."""
+    found = [error for error in (end.exception() for end in ends) if error is not None]
+    ends.clear()
+    if found:
+        raise found.pop(0)
 
 
 def _program(
