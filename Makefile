@@ -67,7 +67,7 @@ lint: $(VENV)/.installed-test ## Only ruff, mypy and the rules of tests/tidy
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q tests/tidy
 
-bench: $(VENV)/.installed-test ## All benchmarks against all peers, 25 minutes (ARGS=--quick: a short look)
+bench: $(VENV)/.installed-test ## All benchmarks against all peers, half an hour (ARGS=--quick: a short look)
 	$(BIN)/python -m benchmarks core classic $(ARGS)
 
 torture: $(VENV)/.installed-test ## Kill, stop, fill and starve for T seconds (default 60), then audit

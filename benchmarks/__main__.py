@@ -1,6 +1,6 @@
 """`python -m benchmarks SUITE ...`: run suites, write Markdown and JSON, print the tables.
 
-python -m benchmarks core classic       everything, about 25 minutes on two cores
+python -m benchmarks core classic       everything, about half an hour on two cores
 python -m benchmarks core --quick       a short look: one round of short windows
 python -m benchmarks core --only C11,C12 --no-peers --no-competitors
 python -m benchmarks classic            four whole programs, each written four times
