@@ -92,7 +92,9 @@ std::vector<Memory::TaskRow> Memory::list_tasks(u64 limit) {
                 event_of(*t),
                 t->queue,
                 t->job,
-                t->parent};
+                t->parent,
+                t->caller(),
+                x.job.load(RLX)};
     if (x.claim.load(ACQ) == c) rows.push_back(row);  // unchanged: the spec was this task's
   }
   return rows;
@@ -125,7 +127,8 @@ std::vector<Memory::EventRow> Memory::list_events(u64 limit) {
       u64 t = e.time.load(ACQ), what = e.what.load(RLX), key = e.key.load(RLX),
           about = e.about.load(RLX);
       if (t && e.time.load(ACQ) == t)
-        rows.push_back({t, what >> 8 & 0xfff, what & 0xff, key, about, what >> 32});
+        rows.push_back({t, what >> 8 & 0xfff, what & 0xff, key, about, what >> 32 & 0xffff,
+                        what >> 48, (what & EV_BY_ACTOR) != 0});
     }
   }
   std::sort(rows.begin(), rows.end(), [](auto& a, auto& b) { return a.time < b.time; });

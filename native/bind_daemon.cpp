@@ -23,14 +23,14 @@ u32 queue_index(u32 queue) {
 void bind_daemon(nb::class_<PyMemory>& c) {
   c.def(
        "new_queue",
-       [](nb::handle self, u32 kind, u32 job, u32 help_class) {
+       [](nb::handle self, u32 kind, u32 job) {
          u32 q, gen;
          if (kind != 1 && kind != 2) throw nb::value_error("no such kind of queue");
-         if (!of(self).m->new_queue(kind, job, help_class, q, gen))
+         if (!of(self).m->new_queue(kind, job, q, gen))
            throw std::runtime_error("no queue is left");
          return std::make_tuple(q, gen);
        },
-       nb::arg("kind"), nb::arg("job"), nb::arg("help_class") = 0)
+       nb::arg("kind"), nb::arg("job"))
       .def("free_queue",
            [](nb::handle self, u32 q) { return of(self).m->free_queue(queue_index(q)); })
       .def("queue_state",
@@ -238,7 +238,7 @@ void bind_daemon(nb::class_<PyMemory>& c) {
              nb::list out;
              for (auto& r : of(self).m->list_tasks(limit))
                out.append(nb::make_tuple(r.key, r.state, r.attempt, r.worker, r.function, r.queue,
-                                         r.job, r.parent));
+                                         r.job, r.parent, r.caller, r.id_job));
              return out;
            })
       .def("list_objects",
@@ -248,6 +248,17 @@ void bind_daemon(nb::class_<PyMemory>& c) {
                out.append(nb::make_tuple(r.key, r.format, r.size, r.refs, r.pins, r.owner));
              return out;
            })
+      .def("ancestry",
+           [](nb::handle self, u64 key) -> nb::object {
+             Ancestry from;
+             if (!names_slot(key) || !of(self).m->ancestry(key, from)) return nb::none();
+             return nb::make_tuple(from.task, from.actor, from.job, from.index);
+           })
+      .def("set_blocked", [](nb::handle self, bool b) { of(self).m->lend(b); })
+      .def_prop_ro("running", [](nb::handle self) { return of(self).m->running_top(); })
+      .def_prop_rw(
+          "actor", [](PyMemory& p) { return p.m->own_actor; },
+          [](PyMemory& p, u64 key) { p.m->own_actor = key; })
       .def_prop_rw(
           "job", [](PyMemory& p) { return p.m->job; }, [](PyMemory& p, u32 job) { p.m->job = job; })
       .def("note",
@@ -258,7 +269,8 @@ void bind_daemon(nb::class_<PyMemory>& c) {
       .def("list_events", [](nb::handle self, u64 limit) {
         nb::list out;
         for (auto& r : of(self).m->list_events(limit))
-          out.append(nb::make_tuple(r.time, r.process, r.kind, r.key, r.about, r.n));
+          out.append(
+              nb::make_tuple(r.time, r.process, r.kind, r.key, r.about, r.n, r.job, r.by_actor));
         return out;
       });
 }

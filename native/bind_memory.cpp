@@ -370,7 +370,8 @@ void bind_memory(nb::module_& mod, nb::class_<PyTask>& task) {
       .def(
           "__init__",
           [](Call* c, u64 function, u32 queue, u32 queue_generation, u32 job, u32 method,
-             u32 n_returns, i64 max_retries, u32 flags, u64 actor, u32 limit, double timeout_s) {
+             u32 n_returns, i64 max_retries, u32 flags, u64 actor, u32 limit, double timeout_s,
+             u32 actor_job) {
             if (queue == 0 || queue >= QUEUES) throw nb::value_error("no such queue");
             if (n_returns > 65535) throw nb::value_error("num_returns must be at most 65535");
             new (c) Call{function,    actor,
@@ -378,12 +379,13 @@ void bind_memory(nb::module_& mod, nb::class_<PyTask>& task) {
                          job,         method,
                          n_returns,   flags,
                          max_retries, 0,
-                         limit,       timeout_s > 0 ? u64(std::min(timeout_s, 1e8) * 1e9) : 0};
+                         limit,       timeout_s > 0 ? u64(std::min(timeout_s, 1e8) * 1e9) : 0,
+                         actor_job};
           },
           nb::kw_only(), nb::arg("function"), nb::arg("queue"), nb::arg("queue_generation"),
           nb::arg("job"), nb::arg("method") = 0, nb::arg("n_returns") = 1,
           nb::arg("max_retries") = 0, nb::arg("flags") = 0, nb::arg("actor") = 0,
-          nb::arg("limit") = 0, nb::arg("timeout_s") = 0.0);
+          nb::arg("limit") = 0, nb::arg("timeout_s") = 0.0, nb::arg("actor_job") = 0);
 
   nb::class_<PyMemory> c(mod, "Memory");
   c.def_static(
@@ -578,6 +580,7 @@ void bind_memory(nb::module_& mod, nb::class_<PyTask>& task) {
             if (!PyContextVar_CheckExact(current.ptr())) throw nb::type_error("no ContextVar");
             pm.current = current;
             pm.m->left_places.reserve(RUNNING_MAX);
+            pm.m->current = [&pm] { return current_task(pm); };
             pm.m->side_by_side = true;
           },
           nb::arg("current"))
@@ -587,9 +590,7 @@ void bind_memory(nb::module_& mod, nb::class_<PyTask>& task) {
                      return pm.m->proc(pm.m->me).door.load(SEQ);
                    })
       .def("take_many", &take_many, nb::arg("queues"), nb::arg("seen"),
-           nb::arg("timeout_s") = nb::none())
-      .def("set_blocked", [](nb::handle self, bool b) { of(self).m->lend(b); })
-      .def_prop_ro("running", [](nb::handle self) { return of(self).m->running_top(); });
+           nb::arg("timeout_s") = nb::none());
   bind_daemon(c);
   bind_drafts(mod, c);
   bind_blocks(mod, c);

@@ -352,8 +352,9 @@ nb::object make_task(nb::handle memory, PyMemory& pm, u64 key) {
   x->mem = &pm;
   x->owner = memory.inc_ref().ptr();
   x->key = key;
-  x->function = t->function;
-  x->actor = t->actor;
+  x->function = t->flags & F_ACTOR ? 0 : t->function;
+  x->actor = t->callee();
+  x->caller = t->caller();
   x->parent = t->parent;
   x->method = t->method;
   x->attempt = claim_attempt(m.slot(s).claim.load(RLX));
@@ -394,9 +395,29 @@ static int view_getbuffer(PyObject* self, Py_buffer* out, int flags) {
 static PyType_Slot view_slots[] = {{Py_bf_getbuffer, reinterpret_cast<void*>(view_getbuffer)},
                                    {0, nullptr}};
 
-static void node_and_key(Ref& r, u8* out) {
-  std::memcpy(out, &r.mem->m->node_id, 8);
-  for (int i = 0; i < 8; i++) out[8 + i] = u8(r.key >> (56 - 8 * i));  // as people read numbers
+// As people read numbers: highest byte first.
+static u8* put_number(u8* out, u64 number, int bytes) {
+  for (int i = bytes; i-- > 0; number >>= 8) out[i] = u8(number);
+  return out + bytes;
+}
+
+// The id, drawn in `_base/typed_ids.py`. What is not in the key stands in node memory, and is gone
+// with it: closed is looked at last.
+static constexpr int ID_BYTES = 32;
+static void write_id(nb::handle self, u8* out) {
+  Ref& r = nb::cast<Ref&>(self);
+  r.mem->usable();
+  Ancestry from{};
+  if (!r.mem->m->closed.load(ACQ)) r.mem->m->ancestry(r.key, from);
+  if (r.mem->m->closed.load(ACQ)) {
+    if (r.mem->about.is_valid() && !r.mem->about.is_none()) r.mem->about(self, "ended");
+    throw_closed();
+  }
+  out = put_number(out, from.task ? from.task : ~0ull, 8);
+  std::memcpy(out, &r.mem->m->node_id, 4);
+  out = put_number(out + 4, from.actor ? from.actor : ~0ull, 8);
+  out = put_number(out, from.job, 4);
+  put_number(out, r.key | u64(from.index) << 22, 8);
 }
 
 nb::class_<PyTask> bind_values(nb::module_& m) {
@@ -410,17 +431,17 @@ nb::class_<PyTask> bind_values(nb::module_& m) {
   ref.def_prop_ro("key", [](Ref& r) { return r.key; })
       .def_prop_ro("memory", [](Ref& r) { return nb::borrow(r.owner); })
       .def("binary",
-           [](Ref& r) {
-             u8 b[16];
-             node_and_key(r, b);
-             return nb::bytes(b, 16);
+           [](nb::object self) {
+             u8 b[ID_BYTES];
+             write_id(self, b);
+             return nb::bytes(b, ID_BYTES);
            })
       .def("hex",
-           [](Ref& r) {
-             u8 b[16];
-             node_and_key(r, b);
-             char t[33];
-             for (int i = 0; i < 16; i++) snprintf(t + 2 * i, 3, "%02x", b[i]);
+           [](nb::object self) {
+             u8 b[ID_BYTES];
+             write_id(self, b);
+             char t[2 * ID_BYTES + 1];
+             for (int i = 0; i < ID_BYTES; i++) snprintf(t + 2 * i, 3, "%02x", b[i]);
              return nb::str(t);
            })
       .def("is_sealed",
@@ -430,12 +451,6 @@ nb::class_<PyTask> bind_values(nb::module_& m) {
            })
       .def("__await__", [](nb::object self) { return nb::cast<Ref&>(self).mem->wait(self); })
       .def("future", [](nb::object self) { return nb::cast<Ref&>(self).mem->future(self); })
-      .def_prop_ro("maker", [](Ref& r) { return r.mem->usable(), r.mem->m->maker(r.key); })
-      .def_prop_ro("job",
-                   [](Ref& r) {
-                     r.mem->usable();
-                     return u32(r.mem->m->slot(key_slot(r.key)).job.load(RLX));
-                   })
       .def("__reduce__",
            [](nb::object self) -> nb::object {
              Ref& r = nb::cast<Ref&>(self);
@@ -452,7 +467,11 @@ nb::class_<PyTask> bind_values(nb::module_& m) {
                    nb::cast<Ref&>(other).mem == r.mem;
           },
           nb::arg("other").none())
-      .def("__repr__", [](nb::object self) {
+      .def("__repr__", [](nb::object self) -> nb::object {
+        Ref& r = nb::cast<Ref&>(self);
+        const PyMemory& pm = *r.mem;
+        if (pm.m->forked || pm.m->closed.load(ACQ))
+          return nb::str("ObjectRef(of a session that is not here any more)");
         return nb::str("ObjectRef(") + self.attr("hex")() + nb::str(")");
       });
   for (const char* name : {"as_future", "task_id", "job_id", "call_site"})
@@ -470,6 +489,7 @@ nb::class_<PyTask> bind_values(nb::module_& m) {
       .def_ro("job", &PyTask::job)
       .def_ro("queue", &PyTask::queue)
       .def_ro("actor", &PyTask::actor)
+      .def_ro("caller", &PyTask::caller)
       .def_ro("parent", &PyTask::parent)
       .def_ro("n_dependencies", &PyTask::n_dependencies)
       .def_ro("limit", &PyTask::limit)

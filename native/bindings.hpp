@@ -104,7 +104,7 @@ struct View {  // read-only bytes of a sealed value; keeps its pin
 struct PyTask {
   PyMemory* mem = nullptr;
   PyObject* owner = nullptr;
-  u64 key = 0, function = 0, actor = 0, parent = 0;
+  u64 key = 0, function = 0, actor = 0, caller = 0, parent = 0;
   u32 method = 0, attempt = 0, n_returns = 1, flags = 0, job = 0, queue = 0, n_dependencies = 0;
   u32 place = 0;  // in the table of running tasks
   u32 limit = 0;

@@ -277,6 +277,24 @@ void Memory::free_block(u64 offset, u64, u32 s) {
   }
 }
 
+// The block of a spec is given back, and `origin` takes its place in the slot. Between the two the
+// block is nobody's, as it is while it is made: the same intent lets repair give it back.
+void Memory::replace_spec(u32 s, u64 origin) {
+  const u64 offset = slot(s).spec.load(RLX);
+  const u64 e = extent_of(off, offset);
+  const u64 w = at<atom<u64>>(off.extents)[e].load(ACQ);
+  const u64 life = slot(s).life.load(RLX);
+  if (extent_kind(w) == EXT_SMALL) {
+    const u64 i = (offset - off.data) % EXTENT / class_bytes(extent_arg(w));
+    begin_op(s, OP_ALLOC, (e * HOLDERS_PER_EXTENT + i) << 5 | extent_arg(w), 0, false, life);
+  } else {
+    begin_op(s, OP_RUN, e << 24 | extent_arg(w), 0, false, life);
+  }
+  slot(s).spec.store(origin, SEQ);
+  free_block(offset, 0, s);
+  proc(me).op.store(0, REL);
+}
+
 void Memory::finish_alloc(u32 p, u64 op, u64 rec) {
   u64 kind = rec >> 2 & 0x3f, arg = rec >> 8;
   u32 s = static_cast<u32>(op);

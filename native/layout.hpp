@@ -118,8 +118,25 @@ inline constexpr u64 FREED = COUNTS;
 inline u64 freeing(u64 who) { return COUNTS | stamp(who, 1); }
 inline bool is_ending(u64 w) { return (w & COUNTS) == COUNTS; }
 
-// Who made it (Memory::maker): a put value keeps the key of the task that put it in {queue, succ},
-// the second and later returns keep the key of the first. Neither is ever queued or in a lane.
+// What an object knows of its ancestry for as long as it lives (Memory::ancestry), so that its id
+// can say it. Its job stands in `job` (of a call: the actor's). A put value keeps the key of the
+// task that put it in {queue, succ}, the second and later returns that of the first: neither is
+// ever queued or in a lane. The actor that made it and the number of the return stand in the spec
+// word, whose top bit tells them from an offset: of a first return once its spec is gone, of all
+// others from the start. 0 there: a task's first return, or a value that no actor put.
+//
+//   63  | index 9 | generation 32 and slot 22 of the actor's key, 0: no actor |
+inline constexpr u64 ORIGIN = 1ull << 63;
+inline constexpr u32 INDEX_MOST = 511;  // of returns beyond it
+inline u64 make_origin(u64 actor, u32 index) {
+  const u64 known = index < INDEX_MOST ? index : INDEX_MOST;
+  return ORIGIN | known << 54 | (actor >> 32) << 22 | (actor & 0x3fffff);
+}
+inline u64 origin_actor(u64 w) {
+  return w & ORIGIN ? (w >> 22 & 0xffffffff) << 32 | (w & 0x3fffff) : 0;
+}
+inline u32 origin_index(u64 w) { return w & ORIGIN ? w >> 54 & INDEX_MOST : 0; }
+
 inline constexpr u32 CLOSED = 0x80000000u, NODE_TAG = 0x40000000u, INDEX = 0x3fffffffu;
 
 // Whose turn it is to advance a HELD task: kept in the size word of its first return slot
@@ -152,11 +169,11 @@ struct alignas(128) Slot {
   atom<u64> life;
   atom<u64> block;  // offset of the value's block, 0: inline
   atom<u64> size;   // bytes of the value
-  atom<u64> spec;   // offset of the task's spec, in its first return slot
+  atom<u64> spec;   // offset of the task's spec, in its first return slot; or where it is from
   atom<u32> watch;
   atom<u32> succ;   // next call of the same caller; link of the freeing stack later
   atom<u32> queue;  // where it is queued; link of the cascade list once DONE
-  atom<u16> job;    // whose task made it
+  atom<u16> job;    // of the task that made it; of a call's returns: the actor's
   atom<u8> kind;
   atom<u8> flags;
   u8 inline_bytes[INLINE_BYTES];
@@ -184,7 +201,7 @@ struct alignas(128) Queue {
   atom<u32> gen;
   atom<u32> overflow;  // QUEUED tasks that are in no cell: the daemon refills
   atom<u32> used;      // 0 free, 1 class, 2 actor
-  u32 job, help_class;
+  u32 job;
   atom<u32> space;  // futex of drivers that wait for room
   alignas(128) atom<u64> idle[MAX_PROCS / 64];
 };
@@ -232,14 +249,18 @@ static_assert(sizeof(Node) == 32);
 struct Event {
   atom<u64> time, what, key;
   // EV_SUBMIT: key of the parent. EV_TAKE: key of the function, or `method_event`; so EV_SEAL of
-  // what was failed without being run. EV_NAME, EV_ERROR: eight bytes of text.
+  // what was failed without being run, and of what an actor ran. EV_NAME, EV_ERROR: eight bytes of
+  // text. EV_PUT: key of the task that put it, or `method_event` of an actor outside its calls.
   atom<u64> about;
-};  // what: kind:8 | process:12 at 8 | at 32: of EV_TAKE the attempt, of EV_SEAL the format of the
-    // first return, of a text which eight bytes
+};  // what: kind:8 | process:12 at 8 | EV_BY_ACTOR | at 32, 16 bits: of EV_TAKE the attempt, of
+    // EV_SEAL the format of the first return, of a text which eight bytes |
+    // job of the slot:16
+inline constexpr u64 EV_BY_ACTOR = 1ull << 20;  // written by an actor's process
 inline constexpr u64 EV_METHOD = 1ull << 63;
+inline constexpr u32 NO_METHOD = 1023;  // or one whose number is too large
 static_assert(SLOTS <= 1u << 22);
 inline u64 method_event(u64 actor, u32 method) {  // both can be told from it
-  return EV_METHOD | actor | u64(method < 1023 ? method : 1023) << 22;
+  return EV_METHOD | actor | u64(method < NO_METHOD ? method : NO_METHOD) << 22;
 }
 inline constexpr u32 NOTE_PIECES = 8;  // of a text; what is longer is cut
 enum EventKind : u32 {
@@ -287,6 +308,9 @@ struct Times {  // ns; of a task with a deadline, just before its payload
   atom<u64> queued, taken;
 };
 struct Spec {
+  // Of a plain task `actor` is the one in whose process it was submitted, and of a call, which has
+  // no function, `function` is; 0: none. So an id of the parent can be made when the parent is
+  // gone.
   u64 function, actor, parent;
   u32 queue, job, method, flags;
   i64 max_retries;
@@ -300,6 +324,8 @@ struct Spec {
   // atom<u64> holds[n_dependencies + n_contained + 2]; u64 returns[n_returns] (keys); payload
   atom<u64>* holds() { return reinterpret_cast<atom<u64>*>(this + 1); }
   u32 n_holds() const { return n_dependencies + n_contained + 2; }
+  u64 callee() const { return flags & F_ACTOR ? actor : 0; }
+  u64 caller() const { return flags & F_ACTOR ? function : actor; }
   Times* times() {
     return reinterpret_cast<Times*>(reinterpret_cast<u8*>(this) + payload_offset - sizeof(Times));
   }

@@ -210,13 +210,12 @@ u32 Memory::lease_chunk(int table) {
   return ~0u;
 }
 
-bool Memory::new_queue(u32 kind, u32 job, u32 help_class, u32& q, u32& gen) {
+bool Memory::new_queue(u32 kind, u32 job, u32& q, u32& gen) {
   u32 begin = kind == 1 ? 1 : CLASS_QUEUES, end = kind == 1 ? CLASS_QUEUES : QUEUES;
   for (u32 i = begin; i < end; i++) {
     Queue& x = queue(i);
     if (x.used.load()) continue;
     x.job = job;
-    x.help_class = help_class;
     x.searching = 0;
     x.hungry = 0;
     x.redo = 0;
@@ -291,7 +290,10 @@ void Memory::event(u32 kind, u64 key, u64 about, u32 n_of) {
   u64 n = r.event_seq.load(RLX);
   Event& e = at<Event>(off.events)[u64(me) * EVENTS_PER_PROC + n % EVENTS_PER_PROC];
   e.time.store(0, RLX);
-  e.what.store(u64(kind) | u64(me) << 8 | u64(n_of) << 32, RLX);
+  const u64 job_of = slot(key_slot(key) < SLOTS ? key_slot(key) : 0).job.load(RLX);
+  e.what.store(u64(kind) | u64(me) << 8 | (own_actor ? EV_BY_ACTOR : 0) | u64(n_of & 0xffff) << 32 |
+                   job_of << 48,
+               RLX);
   e.key.store(key, RLX);
   e.about.store(about, RLX);
   e.time.store(platform::boot_ns(), REL);

@@ -56,7 +56,13 @@ struct Call {  // the fixed part of a task
   i64 max_retries = 0;
   u64 parent = 0;  // who submits, where several tasks run side by side
   u32 limit = 0;
-  u64 timeout = 0;  // ns that it may take, 0: any time
+  u64 timeout = 0;    // ns that it may take, 0: any time
+  u32 actor_job = 0;  // of a call: the job that the actor's id says
+};
+
+struct Ancestry {  // what an object's id is made of, besides its key
+  u64 task, actor;
+  u32 job, index;  // from 1, of the return; 0: it was put
 };
 
 struct RunningTask {
@@ -143,7 +149,7 @@ class Memory {
   std::atomic<bool> closed{false};
 
   // ---- queues and processes (memory.cpp)
-  bool new_queue(u32 kind, u32 job, u32 help_class, u32& q, u32& gen);
+  bool new_queue(u32 kind, u32 job, u32& q, u32& gen);
   bool free_queue(u32 q);
   template <class F>
   void each_queue(F f) {
@@ -164,7 +170,7 @@ class Memory {
     return t.flags & F_ACTOR ? method_event(t.actor, t.method) : t.function;
   }
   void set_maker(u32 s, u64 task);
-  u64 maker(u64 key);
+  bool ancestry(u64 key, Ancestry& out);
   void ring_daemon() { platform::ring_bell(bell); }
 
   // ---- slots and holds (slot.cpp)
@@ -185,6 +191,7 @@ class Memory {
   // ---- blocks (block.cpp)
   Status new_block(u64 bytes, u32 slot, bool is_spec, bool reserve, u64& offset);
   void free_block(u64 offset, u64 bytes_hint, u32 slot);
+  void replace_spec(u32 slot, u64 origin);
   bool block_is(u64 offset, u32 slot);  // does `slot` hold the block at `offset`?
   u64 block_bytes(u64 offset);
   u32 asked_extents = 0;                // what the last NeedMemory wanted
@@ -322,7 +329,7 @@ class Memory {
   };
   Audit audit();
   struct TaskRow {
-    u64 key, state, attempt, worker, function, queue, job, parent;
+    u64 key, state, attempt, worker, function, queue, job, parent, caller, id_job;
   };
   std::vector<TaskRow> list_tasks(u64 limit);
   struct ObjectRow {
@@ -331,7 +338,8 @@ class Memory {
   };
   std::vector<ObjectRow> list_objects(u64 limit);
   struct EventRow {
-    u64 time, process, kind, key, about, n;
+    u64 time, process, kind, key, about, n, job;
+    bool by_actor;
   };
   std::vector<EventRow> list_events(u64 limit);
   void seal_error(u32 s, Bytes record);
@@ -361,6 +369,8 @@ class Memory {
   bool side_by_side = false;     // several tasks run at once: each submit names its parent
   u64 last_deadline = 0;         // of the task submitted last
   u32 job = 0;                   // whose values this process makes
+  u64 own_actor = 0;             // that lives in this process
+  std::function<u64()> current;  // the task that runs here, where several do side by side
   u64 op_number = 0;
   u32 scan_chunk = 0, extent_hint = 0;
   bool working = false, cascading = false;

@@ -101,14 +101,17 @@ void Memory::discard_value(u32 s) {
 }
 
 void Memory::seal_mine(u32 s) {
-  set_maker(s, running_top());
+  const u64 task = side_by_side ? current() : running_top();
+  set_maker(s, task);
   slot(s).job.store(u16(job), RLX);
+  if (own_actor) slot(s).spec.store(make_origin(own_actor, 0), RLX);
 #ifdef SHOAL_BREAK_SEAL  // test/race.cpp must see it
   slot(s).state.store(SEALED, RLX);
 #else
   slot(s).state.store(SEALED, REL);
 #endif
-  event(EV_PUT, make_key(s, slot(s).gen.load(RLX)));
+  event(EV_PUT, make_key(s, slot(s).gen.load(RLX)),
+        task || !own_actor ? task : method_event(own_actor, NO_METHOD));
 }
 
 // Only for slots that no task is named by: their queue and succ have no other use.
@@ -117,13 +120,32 @@ void Memory::set_maker(u32 s, u64 task) {
   slot(s).queue.store(key_gen(task), RLX);
 }
 
-// The task whose result or put value this is; 0: a driver's value, or gone. Never changes while the
-// object lives.
-u64 Memory::maker(u64 key) {
+// Where an object is from; never changes while it lives. `out.task` 0: a value that was put where
+// no task ran. False: it is gone.
+bool Memory::ancestry(u64 key, Ancestry& out) {
   Slot& x = slot(key_slot(key));
-  const bool is_first = claim_state(x.claim.load(ACQ)) != NO_CLAIM;
-  const u64 task = is_first ? key : make_key(x.succ.load(RLX), x.queue.load(RLX));
-  return is_live(key) && key_slot(task) ? task : 0;
+  const bool is_cell = x.flags.load(ACQ) & IS_CELL;
+  const bool is_first = !is_cell && claim_state(x.claim.load(ACQ)) != NO_CLAIM;
+  const u64 maker = is_first ? key : make_key(x.succ.load(RLX), x.queue.load(RLX));
+  out.task = !is_cell && key_slot(maker) ? maker : 0;
+  out.job = x.job.load(RLX);
+  for (;;) {
+    const u64 word = x.spec.load(ACQ);
+    out.actor = origin_actor(word);
+    out.index = is_first ? 1 : origin_index(word);
+    if (!is_first || (word & ORIGIN) || !word) break;
+    // The spec may end while it is read. What was read counts if the block is still this slot's
+    // afterwards; if it is not, the word has changed already, or will say 0: a plain task's.
+    const Spec* t = spec(key_slot(key));
+    const u64 actor = t ? t->callee() : 0;
+    std::atomic_thread_fence(ACQ);
+    if (t && spec(key_slot(key)) == t) {
+      out.actor = actor;
+      break;
+    }
+    if (x.spec.load(SEQ) == word) break;
+  }
+  return is_live(key);
 }
 
 // ---- submitting
@@ -180,8 +202,8 @@ Status Memory::submit(const Call& c, Bytes payload, const std::vector<u32>& depe
     return st;
   }
   auto* t = at<Spec>(offset);
-  t->function = c.function;
-  t->actor = c.actor;
+  t->function = c.flags & F_ACTOR ? own_actor : c.function;
+  t->actor = c.flags & F_ACTOR ? c.actor : own_actor;
   t->parent = parent;
   t->queue = c.queue;
   t->job = c.job;
@@ -249,10 +271,15 @@ Status Memory::submit(const Call& c, Bytes payload, const std::vector<u32>& depe
   }
   // A stream whose refs are all gone is nobody's any more: the daemon cancels it.
   if (c.flags & F_STREAM) x.flags.store(ADOPTED, RLX);
-  for (u32 y : returns) {
-    slot(y).job.store(u16(c.job), RLX);
-    if (y != s) set_maker(y, make_key(s, gen));
-    slot(y).life.fetch_or(TASK, std::memory_order_acq_rel);
+  const u32 from_job = c.actor_job ? c.actor_job : c.job;
+  for (u32 i = 0; i < n; i++) {
+    Slot& y = slot(returns[i]);
+    y.job.store(u16(from_job), RLX);
+    if (i) {
+      set_maker(returns[i], make_key(s, gen));
+      y.spec.store(make_origin(t->callee(), i + 1), RLX);
+    }
+    y.life.fetch_or(TASK, std::memory_order_acq_rel);
   }
   if (!ok) {  // a count was full: undo everything
     for (u32 y : returns) clear_bits(y, OWNER);
@@ -423,7 +450,7 @@ void Memory::commit(u64 key, u32 place) {
   // RUNNING by me: nobody else writes the claim. Everything written before is visible to whoever
   // sees DONE.
   x.claim.store(make_claim(claim_gen(c), claim_attempt(c), DONE, me), REL);
-  event(EV_SEAL, key, 0, x.kind.load(RLX));
+  event(EV_SEAL, key, own_actor ? method_event(own_actor, NO_METHOD) : 0, x.kind.load(RLX));
   publish(key, false);
   running_pop(place);
   work_cascade();
@@ -468,9 +495,12 @@ void Memory::cleanup(u64 key) {
       if (u64 e = hs[i].load(RLX)) hold(hold_slot(e), -1, false, &hs[i]);
     for (u32 i = 1; i < t->n_returns; i++)
       if (has_task(t->returns()[i])) clear_bits(key_slot(t->returns()[i]), TASK);
-    free_block(x.spec.load(RLX), 0, s);
+    if (t->callee())
+      replace_spec(s, make_origin(t->callee(), 1));
+    else
+      free_block(x.spec.load(RLX), 0, s);
   }
-  x.spec.store(0, REL);
+  if (!(x.spec.load(RLX) & ORIGIN)) x.spec.store(0, REL);
   if (has_task(key)) clear_bits(s, TASK);
 }
 

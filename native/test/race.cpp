@@ -34,8 +34,8 @@ static std::vector<std::unique_ptr<Memory>> views;
 static void start(int drivers, int workers) {
   views.clear();
   d.reset(Memory::create(64 << 20, 2, 7, 64));
-  d->new_queue(1, 1, 0, queue, gen);
-  d->new_queue(2, 1, 0, lane, lane_gen);
+  d->new_queue(1, 1, queue, gen);
+  d->new_queue(2, 1, lane, lane_gen);
   u64 done;
   bool more = true;
   d->header().want = 24;

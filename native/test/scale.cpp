@@ -70,7 +70,7 @@ static std::unique_ptr<Memory> node() {
 static int asleep(int n, int tasks) {
   auto d = node();
   u32 queue, gen;
-  d->new_queue(1, 1, 0, queue, gen);
+  d->new_queue(1, 1, queue, gen);
   std::atomic<u64> calls{0};
   std::atomic<int> waiting{n};
   std::vector<std::unique_ptr<Memory>> views;
@@ -127,7 +127,7 @@ int main(int argc, char** argv) {
   if (number(5, 0)) return asleep(n / 2, tasks);
   auto d = node();
   std::vector<std::pair<u32, u32>> queue(static_cast<size_t>(queues));
-  for (auto& [q, gen] : queue) d->new_queue(1, 1, 0, q, gen);
+  for (auto& [q, gen] : queue) d->new_queue(1, 1, q, gen);
   std::map<u64, std::map<int, Counts>> words;  // offset -> by process
   std::mutex merging;
   std::vector<std::unique_ptr<Memory>> views;

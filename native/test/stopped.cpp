@@ -93,7 +93,7 @@ int main(int argc, char** argv) {
   bool more = true;
   d.header().want = 8;
   while (more) d.populate(1 << 24, 1ull << 40, done, more);
-  d.new_queue(1, 1, 0, queue, generation);
+  d.new_queue(1, 1, queue, generation);
   auto view = [&](u32 kind) {
     return std::unique_ptr<Memory>(Memory::share(d, u32(d.open_process(kind))));
   };

@@ -37,6 +37,10 @@ inline void stay_on_one_core(int number) {
     }
 }
 
+// The actor that calls are for, and the job in the ids of what they return; others have job 1.
+inline const u64 CALLED = make_key(SLOTS - 1, 77);
+inline constexpr u32 CALLED_JOB = 2;
+
 struct World {
   std::unique_ptr<Memory> daemon;
   u32 queue = 0, queue_gen = 0, actor_queue = 0, actor_gen = 0, victim = 0, other = 0, third = 0,
@@ -50,8 +54,8 @@ struct World {
     bool more = true;
     daemon->header().want = 8;
     while (more) daemon->populate(1 << 24, 1ull << 40, done, more);
-    daemon->new_queue(1, 1, 0, queue, queue_gen);
-    daemon->new_queue(2, 1, 0, actor_queue, actor_gen);
+    daemon->new_queue(1, 1, queue, queue_gen);
+    daemon->new_queue(2, 1, actor_queue, actor_gen);
     victim = u32(daemon->open_process(DRIVER));
     other = u32(daemon->open_process(WORKER));
     third = u32(daemon->open_process(DRIVER));
@@ -78,6 +82,7 @@ struct Actor {  // what the scenarios are written in
     c.n_returns = returns;
     c.max_retries = 3;
     c.flags = actor ? F_ACTOR : F_HELP;
+    if (actor) c.actor = CALLED, c.actor_job = CALLED_JOB;
     c.timeout = timeout;
     if (m.submit(c, {"payload", 8}, deps, contained, refs) != Status::Ok) _exit(9);
     return refs[0];
@@ -212,6 +217,10 @@ struct Judge {
       const u32 state = o.slot(s).state.load();
       if (state != FREE && (state & ~WAITERS) != SEALED && !(o.slot(s).flags.load() & IS_CELL))
         return "a result that never comes";
+      Ancestry from;
+      const bool is_call = state != FREE && o.slot(s).job.load() == CALLED_JOB;
+      if (is_call && (!o.ancestry(make_key(s, o.slot(s).gen.load()), from) || from.actor != CALLED))
+        return "a result that does not know its actor any more";
     }
     return nullptr;
   }

@@ -93,15 +93,14 @@ class ObjectRef(Generic[T_co]):
     def key(self) -> int: ...
     @property
     def memory(self) -> Memory: ...
-    @property
-    def maker(self) -> int:
-        """Key of the task whose result this is, or that put it; 0 for what a driver put."""
-    @property
-    def job(self) -> int:
-        """Number of the job whose value this is (modulo 65,536); 0: not known."""
     def binary(self) -> bytes:
-        """16 bytes, the same in every process: node id, then the key, highest byte first."""
-    def hex(self) -> str: ...
+        """The bytes of its ``shoal.ids.ObjectID``, the same in every process.
+
+        Raises:
+            SessionLostError: the session has ended; ask before that.
+        """
+    def hex(self) -> str:
+        """``binary`` as text."""
     def is_sealed(self) -> bool: ...
     def __await__(self) -> Generator[Any, None, T_co]: ...
     def future(self) -> Future[T_co]:
@@ -109,9 +108,9 @@ class ObjectRef(Generic[T_co]):
     def as_future(self) -> asyncio.Future[T_co]:
         """A future of the running event loop (built by the ``about`` hook, as the next three)."""
     def task_id(self) -> TaskID:
-        """Id of the task whose result this is, or that put it; nil for what a driver put."""
+        """Id of the task whose result this is, or that put it (a driver has one too)."""
     def job_id(self) -> JobID:
-        """Id of the job."""
+        """Id of the job that ``task_id`` belongs to; of an actor's call, the actor's."""
     def call_site(self) -> str:
         """File and line of the call, if they are recorded (SHOAL_RECORD_CALL_SITES=1)."""
     def __reduce__(self) -> Any: ...
@@ -136,8 +135,10 @@ class Template:
         actor: int = 0,
         limit: int = 0,
         timeout_s: float = 0.0,
+        actor_job: int = 0,
     ) -> None:
-        """``actor`` is the key of the actor's lifetime slot, 0 for plain functions."""
+        """``actor`` is the key of the actor's lifetime slot, 0 for plain functions, and
+        ``actor_job`` the job that its id names."""
 
 @final
 class Task:
@@ -153,6 +154,8 @@ class Task:
     job: int
     queue: int
     actor: int
+    caller: int
+    """Key of the actor in whose process it was submitted, 0 for none."""
     parent: int
     n_dependencies: int
     limit: int
@@ -441,9 +444,14 @@ class Memory:
         """Key of the innermost running task of this process, 0 for none."""
     job: int
     """The job whose values this process makes."""
+    actor: int
+    """Key of the actor that lives in this process, 0 for none."""
+    def ancestry(self, key: int) -> tuple[int, int, int, int] | None:
+        """(key of its task or 0, key of the actor it is from or 0, job, number of the return from
+        1, or 0 if it was put): what the id of an object says besides its key; None: it is gone."""
 
     # ---- the daemon
-    def new_queue(self, kind: int, job: int, help_class: int = 0) -> tuple[int, int]:
+    def new_queue(self, kind: int, job: int) -> tuple[int, int]:
         """(queue, generation)."""
     def free_queue(self, queue: int) -> bool:
         """False while somebody may still be inside a push to it: try again later."""
@@ -540,19 +548,23 @@ class Memory:
         None if it has ended or is no task. The seconds are 0 without a deadline."""
     def is_running(self, key: int, attempt: int) -> bool:
         """Whether this very attempt runs."""
-    def list_tasks(self, limit: int) -> list[tuple[int, int, int, int, int, int, int, int]]:
+    def list_tasks(
+        self, limit: int
+    ) -> list[tuple[int, int, int, int, int, int, int, int, int, int]]:
         """(key, claim state 1 HELD 2 QUEUED 3 RUNNING, attempt, worker index, ``about`` as of a
-        take, queue, job, parent key)."""
+        take, queue, job, parent key, key of the actor that submitted it or 0, job of its id)."""
     def list_objects(self, limit: int) -> list[tuple[int, int, int, int, int, int]]:
         """(key, format or 0 while pending, size in bytes, refs, pins, owner index or -1)."""
     def note(self, key: int, kind: int, text: str) -> None:
         """Leave up to 64 bytes of text about a task among the events: EVENT_NAME, of its call, or
         EVENT_ERROR, the class of its error."""
-    def list_events(self, limit: int) -> list[tuple[int, int, int, int, int, int]]:
-        """(time in ns of CLOCK_BOOTTIME, process index, kind, key, about, number), oldest first.
+    def list_events(self, limit: int) -> list[tuple[int, int, int, int, int, int, int, bool]]:
+        """(time in ns of CLOCK_BOOTTIME, process index, kind, key, about, number, job of the key's
+        id, whether an actor's process wrote it), oldest first.
 
         ``about`` of a take: key of the function, or EVENT_METHOD | key of the actor | number of the
         method << 22 (1,023: some larger one), and ``number`` is its attempt. Of a submit: key of
-        the parent. Of a seal: the same as of a take if it was failed without being run, else 0, and
+        the parent. Of a put: of the task, or the actor. Of a seal: as of a take if it was failed
+        without being run, the actor without the method if one ran it, else 0, and
         ``number`` is the format of its first return. Of a note: eight bytes of text, and ``number``
         is their place."""

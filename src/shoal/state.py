@@ -23,6 +23,7 @@ from shoal import _native, errors
 from shoal._base import typed_ids
 from shoal._runtime import cluster, history, metric_files
 from shoal._runtime import session as sessions
+from shoal._runtime.event_ids import EventIds
 
 T = TypeVar("T", bound=msgspec.Struct)
 
@@ -134,11 +135,11 @@ class Task(msgspec.Struct, frozen=True):
     worker: int
     """Index of the process that runs it, or ran it last; -1 for none."""
     job: int
-    """0: not known any more."""
+    """Of a call that has ended, the actor's; 0: not known any more."""
     queue: int
     """0 of what has ended."""
     parent: str
-    """Id of the task that submitted it, "" for the driver's."""
+    """Id of the task that submitted it; "" for the driver's, or if it is not known any more."""
     actor_id: str = ""
     """Of a call: whose it is."""
     error: str = ""
@@ -171,6 +172,7 @@ class Event(msgspec.Struct, frozen=True):
     process: int
     kind: str
     id: str
+    """Of a value for ``put`` and ``freed``, else of a task; "" if it is not known any more."""
     name: str = ""
     """Of ``taken``: the function, or ``Class.method``."""
 
@@ -300,24 +302,28 @@ def tasks(*, limit: int = DEFAULT_LIMIT, **filters: Any) -> list[Task]:
     """
     told = history.read(_memory().list_events(history.ALL))
     names = history.Names()
+    ids = EventIds(told)
     rows: list[Task] = []
     if filters.get("state") not in _ENDED:
         most = limit if not filters else history.ALL
-        rows += [_unended(row, told, names) for row in _memory().list_tasks(most)]
+        rows += [_unended(row, told, names, ids) for row in _memory().list_tasks(most)]
     if len(rows) < limit or filters:
         living = {row.task_id for row in rows}
-        over = (_ended(task, names) for task in history.ended(told))
+        over = (_ended(task, names, ids) for task in history.ended(told))
         rows += [row for row in over if row.task_id not in living]
     return _chosen(rows, Task, limit, filters)
 
 
-def _unended(row: tuple[int, ...], told: Mapping[int, history.Told], names: history.Names) -> Task:
-    key, state, attempt, worker, about, queue, job, parent = row
+def _unended(
+    row: tuple[int, ...], told: Mapping[int, history.Told], names: history.Names, ids: EventIds
+) -> Task:
+    key, state, attempt, worker, about, queue, job, parent, caller, id_job = row
+    node_id = sessions.current().node_id
     known = told.get(key) or history.Told(key)
     function = names.of(about)
     is_running = _TASK_STATES.get(state) == "RUNNING"
     return Task(
-        task_id=_id(key),
+        task_id=typed_ids.task_id(node_id, key, history.actor_of(about), id_job),
         name=known.name or function,
         function=function,
         state=_TASK_STATES.get(state, str(state)),
@@ -325,31 +331,35 @@ def _unended(row: tuple[int, ...], told: Mapping[int, history.Told], names: hist
         worker=worker if is_running else -1,
         job=job,
         queue=queue,
-        parent=_id(parent) if parent else "",
-        actor_id=names.actor(about).get("actor_id", ""),
+        parent=typed_ids.task_id(node_id, parent, caller, job) if parent or caller else "",
+        actor_id=_actor_id(history.actor_of(about), id_job),
         submitted_s=_seconds(known.submitted_ns),
         started_s=_seconds(known.taken_ns) if is_running else None,
     )
 
 
-def _ended(task: history.Told, names: history.Names) -> Task:
+def _ended(task: history.Told, names: history.Names, ids: EventIds) -> Task:
     function = names.of(task.about)
     return Task(
-        task_id=_id(task.key),
+        task_id=ids.task(task.key),
         name=task.name or function,
         function=function,
         state="FAILED" if task.is_failed or task.error else "FINISHED",
         attempt=task.attempt,
         worker=task.worker,
-        job=names.job(task.about),
+        job=task.job,
         queue=0,
-        parent=_id(task.parent) if task.parent else "",
-        actor_id=names.actor(task.about).get("actor_id", ""),
+        parent=ids.parent(task),
+        actor_id=_actor_id(task.actor or 0, task.job),
         error=task.error,
         submitted_s=_seconds(task.submitted_ns),
         started_s=_seconds(task.taken_ns),
         ended_s=_seconds(task.sealed_ns),
     )
+
+
+def _actor_id(key: int, job: int) -> str:
+    return typed_ids.actor_id(sessions.current().node_id, key, job) if key else ""
 
 
 def _seconds(ns: int) -> float | None:
@@ -365,9 +375,10 @@ def objects(*, limit: int = DEFAULT_LIMIT, **filters: Any) -> list[Object]:
         'VALUE'
     """
     failed = (_native.FORMAT_ERROR_PICKLE, _native.FORMAT_ERROR_RECORD)
+    ids = EventIds({})
     rows = (
         Object(
-            object_id=_id(key),
+            object_id=ids.value(key),
             state="PENDING" if not format else "ERROR" if format in failed else "VALUE",
             size_bytes=size,
             refs=refs,
@@ -388,15 +399,17 @@ def events(*, limit: int = DEFAULT_LIMIT, **filters: Any) -> list[Event]:
         'put'
     """
     names = history.Names()
+    found = _memory().list_events(limit)
+    ids = EventIds(history.read(found), found)
     rows = (
         Event(
             time_s=ns / 1e9,
             process=process,
             kind=_EVENTS.get(kind, str(kind)),
-            id=_id(key),
+            id=_event_id(ids, kind, key),
             name=names.of(about) if kind == history.TAKEN else "",
         )
-        for ns, process, kind, key, about, _ in _memory().list_events(limit)
+        for ns, process, kind, key, about, *_ in found
     )
     return _chosen(rows, Event, limit, filters)
 
@@ -433,8 +446,10 @@ def _metric(row: metric_files.Reading) -> Metric:
     )
 
 
-def _id(key: int) -> str:
-    return typed_ids.object_id(sessions.current().node_id, key)
+def _event_id(ids: EventIds, kind: int, key: int) -> str:
+    if _EVENTS.get(kind) in ("put", "freed"):
+        return ids.value(key)
+    return ids.task(key) if _EVENTS.get(kind) != "repaired" else ""
 
 
 def _memory() -> _native.Memory:

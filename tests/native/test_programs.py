@@ -73,7 +73,7 @@ NOT_KILLED = {
     "give_node": "private to the process: a word that says whose a node of its own chunk is",
     "block_bytes": "a question, asked by tests only",
     "fork_mark": "a number, from an index",
-    "maker": "a question, which changes nothing",
+    "ancestry": "a question, which changes nothing",
     "lookers": "a question, which changes nothing",
 }  # fmt: skip
 

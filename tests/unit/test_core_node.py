@@ -112,7 +112,7 @@ def test_one_task_from_start_to_end() -> None:
     assert welcome.job == 1 and welcome.owner and welcome.total == {"CPU": 2.0}
     assert node.worker(WORKER) == [], "the answer waits until somebody needs the worker"
     out = node.ask(DRIVER, m.OpenQueue({"CPU": 1.0}))
-    assert out == [do.NewQueue(1, do.QUEUE_CLASS, 1, 10_001)]
+    assert out == [do.NewQueue(1, do.QUEUE_CLASS, 1)]
     out = node.tell(seen.QueueCreated(1, 5, 1))
     assert kinds(out) == ["SetHungry", "Reply"]
     assert reply(out, m.QueueOpened) == m.QueueOpened(5, 1)

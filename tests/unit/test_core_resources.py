@@ -14,7 +14,6 @@ from shoal._core.resources import (
     Account,
     AmountError,
     Grant,
-    help_class,
     parse,
     plain,
     threads_of,
@@ -45,13 +44,6 @@ def test_parse_refuses(wanted: dict[str, float]) -> None:
 
 def test_threads_follow_whole_cpus() -> None:
     assert [threads_of(parse({"CPU": c})) for c in (0, 0.5, 1, 2.5)] == [1, 1, 1, 2]
-
-
-def test_only_cpu_classes_are_helped() -> None:
-    assert help_class(parse({"CPU": 1, "GPU": 1})) == 0
-    assert (
-        0 < help_class(parse({})) < help_class(parse({"CPU": 0.5})) < help_class(parse({"CPU": 1}))
-    )
 
 
 def test_a_fraction_comes_from_one_gpu() -> None:

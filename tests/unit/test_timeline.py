@@ -9,23 +9,23 @@ SUBMITTED, TAKEN, SEALED = 1, 2, 3
 
 
 def taken(ns: int, process: int, key: int) -> Row:
-    return ns, process, TAKEN, key, 0, 1
+    return ns, process, TAKEN, key, 0, 1, 6, False
 
 
 def sealed(ns: int, process: int, key: int) -> Row:
-    return ns, process, SEALED, key, 0, 0
+    return ns, process, SEALED, key, 0, 0, 6, False
 
 
 def test_a_slice_lasts_from_taken_to_sealed() -> None:
-    rows = [(1, 9, SUBMITTED, 7, 0, 0), taken(5, 2, 7), sealed(8, 2, 7)]
-    assert list(slices_of(rows, {2}, 100)) == [Slice(5, 8, 2, 7, 0, False)]
+    rows = [(1, 9, SUBMITTED, 7, 0, 0, 6, False), taken(5, 2, 7), sealed(8, 2, 7)]
+    assert list(slices_of(rows, {2}, 100)) == [Slice(5, 8, 2, 7, 0, False, 6)]
 
 
 def test_what_nobody_sealed_runs_or_ended_with_its_process() -> None:
     rows = [taken(5, 2, 7), taken(6, 3, 8), sealed(9, 3, 1)]
     assert list(slices_of(rows, {2}, 100)) == [
-        Slice(5, 100, 2, 7, 0, True),
-        Slice(6, 9, 3, 8, 0, False),
+        Slice(5, 100, 2, 7, 0, True, 6),
+        Slice(6, 9, 3, 8, 0, False, 6),
     ]
 
 

@@ -7,8 +7,8 @@ A *key* names an object on its node and is what processes and daemon exchange::
     |   generation   |      slot      |      a slot that has been freed since never matches again
     +----------------+----------------+
 
-An actor id is 24 hexadecimal digits: 8 of the node and 8 of the job that made it, 8 counting. A
-session id is readable (when it began) and unguessable enough to be a directory's name.
+What programs see of it is drawn in ``typed_ids.py``. A session id is readable (when it began) and
+unguessable enough to be a directory's name.
 """
 
 from __future__ import annotations
@@ -32,11 +32,6 @@ def generation_of(key: int) -> int:
 def make_key(slot: int, generation: int) -> int:
     """The key of ``slot`` in its ``generation``."""
     return generation << SLOT_BITS | slot
-
-
-def actor_id(node_id: bytes, job: int, number: int) -> str:
-    """The ``number``-th actor made on node ``node_id``, by ``job``."""
-    return f"{node_id[:4].hex()}{job:08x}{number:08x}"
 
 
 def new_session_id() -> str:

@@ -2,17 +2,26 @@
 
 ::
 
-    JobID       4 bytes    number of the job
-    NodeID     16 bytes    random
-    ObjectID   16 bytes    first half of the node's id | key
-    TaskID     16 bytes    first half of the node's id | key of the first result
-    ActorID    12 bytes    first quarter of the node's id | job | number
-    WorkerID   16 bytes    first half of the node's id | index | pid
+    JobID       4    number of the job
+    NodeID     16    random
+    ActorID    16    node 4 | key of its lifetime object 8 | JobID
+    TaskID     24    key of its first result 8 | ActorID
+    ObjectID   32    TaskID | generation 4 | number of the return, 10 bits | slot, 22 bits
+    WorkerID   24    NodeID | index 4 | pid 4
 
-So an actor's id says its job, every id its node; the id of a task that returns one value is the id
-of that value, and the task of any other value is kept with it (``ObjectRef.task_id``).
+Each id contains the ids above it: an object's its task's, a task's its actor's and job's, and all
+begin of their node's. What there is not is all ones: the actor of a plain task; the task of what a
+driver put, or an actor outside its calls. A constructor's task is that of its actor, without a key.
+
+A task's parent is not in its id: it would bring its own parents along, without end. It is known all
+the same (``get_parent_task_id``, ``state.tasks``).
+
+An id is never made on the way of a call. Its key is born with the object; the rest stands in the
+object's slot while that lives (``layout.hpp``), in its events, and in the spec of what runs, so
+whoever has one of these writes the same bytes.
+
 Everywhere in the API an id is its ``hex()``; these classes are for programs that pack ids into
-bytes or compare them with those of ``ObjectRef``.
+bytes or want to know what they say.
 
 Invariants: an id is immutable, equal only to ids of its class, and pickles as its bytes.
 """
@@ -24,6 +33,10 @@ import os
 from typing import Any, ClassVar, TypeVar
 
 Id = TypeVar("Id", bound="UniqueID")
+
+NONE = b"\xff" * 8
+_NO_KEY = (1 << 64) - 1
+_SLOT_BITS = 22
 
 
 class UniqueID:
@@ -124,33 +137,63 @@ class NodeID(UniqueID):
 class WorkerID(UniqueID):
     """Id of a process that runs tasks or an actor."""
 
-    SIZE = 16
+    SIZE = 24
     __slots__ = ()
 
-
-class ObjectID(UniqueID):
-    """Id of a value, the bytes of ``ObjectRef.binary()``."""
-
-    SIZE = 16
-    __slots__ = ()
-
-
-class TaskID(UniqueID):
-    """Id of a task or call."""
-
-    SIZE = 16
-    __slots__ = ()
+    def node_id(self) -> NodeID:
+        """The node that it runs on."""
+        return NodeID(self._bytes[:16])
 
 
 class ActorID(UniqueID):
     """Id of an actor."""
 
-    SIZE = 12
+    SIZE = 16
     __slots__ = ()
 
     def job_id(self) -> JobID:
-        """The job that made it."""
-        return JobID(self._bytes[4:8])
+        """The job that it belongs to: that which made it, or a detached actor's own."""
+        return JobID(self._bytes[12:])
+
+
+class TaskID(UniqueID):
+    """Id of a task, of a call of an actor, of a constructor, or of a driver."""
+
+    SIZE = 24
+    __slots__ = ()
+
+    def actor_id(self) -> ActorID:
+        """The actor that is called or constructed; nil for plain tasks."""
+        return ActorID.nil() if self._bytes[12:20] == NONE else ActorID(self._bytes[8:])
+
+    def job_id(self) -> JobID:
+        """The job that it belongs to; of calls, the actor's."""
+        return JobID(self._bytes[20:])
+
+
+class ObjectID(UniqueID):
+    """Id of a value, the bytes of ``ObjectRef.binary()``.
+
+    Example:
+        >>> ref = shoal.remote(len).remote("four")
+        >>> shoal.ids.ObjectID.from_hex(ref.hex()).task_id() == ref.task_id()
+        True
+    """
+
+    SIZE = 32
+    __slots__ = ()
+
+    def task_id(self) -> TaskID:
+        """The task whose result it is, or that put it."""
+        return TaskID(self._bytes[:24])
+
+    def job_id(self) -> JobID:
+        """The job that it is from."""
+        return JobID(self._bytes[20:24])
+
+    def index(self) -> builtins.int:
+        """Number of the return, from 1 (511: it, or any later one); 0 for what was put."""
+        return builtins.int.from_bytes(self._bytes[28:32], "big") >> _SLOT_BITS
 
 
 class PlacementGroupID(UniqueID):
@@ -171,11 +214,26 @@ class ActorClassID(UniqueID):
     __slots__ = ()
 
 
-def object_id(node_id: bytes, key: int) -> str:
-    """``ObjectRef.hex()`` of the object with this key; the id of a task from its first result."""
-    return f"{node_id[:8].hex()}{key:016x}"
+def actor_id(node_id: bytes, key: int, job: int) -> str:
+    """The actor whose lifetime object has this key, and that belongs to ``job``."""
+    return f"{node_id[:4].hex()}{_key(key)}{job:08x}"
+
+
+def task_id(node_id: bytes, key: int, actor: int, job: int) -> str:
+    """The task with this first result; ``actor``: key of the actor that is called. 0: none."""
+    return _key(key) + actor_id(node_id, actor, job)
+
+
+def object_id(node_id: bytes, key: int, ancestry: tuple[int, int, int, int]) -> str:
+    """``ObjectRef.hex()`` of the object with this key, see ``Memory.ancestry``."""
+    task, actor, job, index = ancestry
+    return f"{task_id(node_id, task, actor, job)}{key | index << _SLOT_BITS:016x}"
 
 
 def worker_id(node_id: bytes, index: int, pid: int) -> str:
     """The worker with this index and pid."""
-    return f"{node_id[:8].hex()}{index:08x}{pid:08x}"
+    return f"{node_id.hex()}{index:08x}{pid:08x}"
+
+
+def _key(key: int) -> str:
+    return f"{key or _NO_KEY:016x}"

@@ -240,12 +240,6 @@ class ActorTable:
         """By the key of its lifetime object, as long as the daemon holds that."""
         self.pauses: Deadlines[str] = Deadlines()
         self.drains: Deadlines[str] = Deadlines()
-        self._number = 0
-
-    def next_number(self) -> int:
-        """Numbers for actor ids."""
-        self._number += 1
-        return self._number
 
     def add(self, actor: Actor) -> None:
         """Edge 1."""

@@ -92,7 +92,6 @@ class NewQueue(Command, frozen=True):
     ticket: int
     kind: int
     job: int
-    help_class: int
 
 
 class FreeQueue(Command, frozen=True):

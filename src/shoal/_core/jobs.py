@@ -22,6 +22,9 @@ from collections import OrderedDict
 
 from shoal._proto.messages import JobConfig
 
+NUMBER_MOST = 0xFFFF
+"""A slot of node memory has 16 bits for the number of its job; then they begin again."""
+
 
 class Job:
     """One job."""
@@ -75,11 +78,17 @@ class JobTable:
 
     def begin(self, now: float, config: JobConfig) -> Job:
         """A new job; without a namespace it gets one of its own (RULES T10)."""
-        self._number += 1
+        self._number = self._next_number()
         namespace = config.namespace or f"anonymous-{self._session}-{self._number}"
         job = Job(self._number, config, namespace, now)
         self.running[job.number] = job
         return job
+
+    def _next_number(self) -> int:
+        number = self._number % NUMBER_MOST + 1
+        while number in self.running or number in self.ended:
+            number = number % NUMBER_MOST + 1
+        return number
 
     def set_driver(self, job: Job, index: int, pid: int) -> None:
         """``index`` is its driver."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from shoal._base.ids import actor_id as make_actor_id
+from shoal._base.typed_ids import actor_id as make_actor_id
 from shoal._core import causes, placement, resources
 from shoal._core import commands as do
 from shoal._core.actors import Actor, Asking, Constructing, Ending, Living
@@ -46,12 +46,12 @@ def on_create_actor(t: NodeTables, now: float, event: Requested, body: m.CreateA
             return [do.Reply(event.index, event.request, other.describe(created=False))]
         if other is not None:
             return refuse(event, causes.name_taken(spec.name, namespace))
-    actor_id = make_actor_id(t.config.node_id, job.number, t.actors.next_number())
     out: Commands = []
     if spec.detached:
         # A root of its own: what it does outlives the driver that made it.
-        creator = job
-        job = begin_job(t, now, creator.config)
+        job = begin_job(t, now, job.config)
+    actor_id = make_actor_id(t.config.node_id, spec.arguments, job.number)
+    if spec.detached:
         job.root_actor = actor_id
         out += job_row(t, job)
     actor = Actor(actor_id, t.actors.share(spec), job.number, namespace, now)
@@ -65,7 +65,7 @@ def on_create_actor(t: NodeTables, now: float, event: Requested, body: m.CreateA
     for _ in ("", *spec.groups):
         ticket = t.new_ticket()
         t.tickets[ticket] = ActorTicket(actor_id, event.index, event.request)
-        out.append(do.NewQueue(ticket, do.QUEUE_ACTOR, job.number, 0))
+        out.append(do.NewQueue(ticket, do.QUEUE_ACTOR, job.number))
     return out
 
 

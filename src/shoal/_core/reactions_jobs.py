@@ -86,9 +86,7 @@ def on_open_queue(t: NodeTables, now: float, event: Requested, body: m.OpenQueue
     ticket = t.new_ticket()
     asked = ((event.index, event.request),)
     t.tickets[ticket] = ClassTicket(job.number, scheduling_class, asked)
-    # Who waits in a group runs only what belongs to that group too: the class says so.
-    help_class = 0 if target.group else resources.help_class(amounts)
-    return [*out, do.NewQueue(ticket, do.QUEUE_CLASS, job.number, help_class)]
+    return [*out, do.NewQueue(ticket, do.QUEUE_CLASS, job.number)]
 
 
 def on_queue_created(t: NodeTables, now: float, event: QueueCreated) -> Commands:

@@ -87,17 +87,6 @@ def threads_of(amounts: Amounts) -> int:
     return max(1, units_of(amounts, CPU) // UNIT)
 
 
-def help_class(amounts: Amounts) -> int:
-    """For node memory: a waiting worker of class a may run a task of class b if 0 < b <= a (RULES
-    S-6).
-
-    Only classes that ask for nothing but CPU take part; 0 for all others.
-    """
-    if any(name != CPU for name, _ in amounts):
-        return 0
-    return units_of(amounts, CPU) + 1
-
-
 class Grant:
     """What one attachment or actor holds."""
 

@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from shoal import _native, errors
+from shoal._base import typed_ids
 from shoal._proto import messages
 from shoal._runtime import concurrency, options, streams
 from shoal._runtime import session as sessions
@@ -122,6 +123,7 @@ class ActorMethod(Submitting):
             actor=facts.key,
             limit=streams.limit_of(given) or row.limit,
             timeout_s=given.get("timeout_s") or row.timeout_s,
+            actor_job=typed_ids.ActorID.from_hex(facts.actor_id).job_id().int(),
         )
         return self._ready(session, template, given.get("name"))
 

@@ -84,17 +84,25 @@ class _Ids:
     def get_task_id(self) -> str | None:
         """Id of the running task, as ``ref.task_id().hex()``; None outside tasks.
 
-        A thread that user code started in a task has that task's.
+        A thread that user code started in a task has that task's; an actor outside its calls, as in
+        its constructor, that of its construction.
         """
-        key = _running_key()
-        return typed_ids.object_id(sessions.current().node_id, key) if key else None
+        task = running.get()
+        if task is not None:
+            return id_of(task)
+        session = sessions.current()
+        actor = session.memory.actor
+        key = session.memory.running if process.is_worker and not actor else 0
+        if not key and not actor:
+            return None
+        return typed_ids.task_id(session.node_id, key, actor, session.job)
 
     def get_parent_task_id(self) -> str | None:
         """Id of the task that submitted the running one; None for what a driver submitted."""
         task = running.get()
-        if task is None or not task.parent:
+        if task is None or not (task.parent or task.caller):
             return None
-        return typed_ids.object_id(sessions.current().node_id, task.parent)
+        return typed_ids.task_id(sessions.current().node_id, task.parent, task.caller, task.job)
 
     def get_job_id(self) -> str:
         """Id of the job: one per driver."""
@@ -256,14 +264,10 @@ class RuntimeContext(_Ids):
         return {name: value for name, value in facts.items() if value is not None}
 
 
-def _running_key() -> int:
-    """Key of the task that this thread works for, 0 for none."""
-    task = running.get()
-    if task is not None:
-        return task.key
-    if process.is_worker and process.actor_id is None:
-        return sessions.current().memory.running  # a thread of user code: one task at a time
-    return 0
+def id_of(task: _native.Task) -> str:
+    """``TaskID.hex()`` of what runs here: a call's job is its actor's, which is this process's."""
+    session = sessions.current()
+    return typed_ids.task_id(session.node_id, task.key, task.actor, session.job)
 
 
 def _queue_row() -> dict[str, Any] | None:

@@ -70,7 +70,7 @@ class NodeMemory:
     # ---- queues
     def perform_new_queue(self, command: commands.NewQueue) -> None:
         kind = _KINDS[command.kind]
-        queue, generation = self._memory.new_queue(kind, command.job, command.help_class)
+        queue, generation = self._memory.new_queue(kind, command.job)
         self._post(events.QueueCreated(command.ticket, queue, generation))
 
     def perform_free_queue(self, command: commands.FreeQueue) -> None:

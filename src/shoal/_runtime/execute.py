@@ -29,7 +29,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
 from shoal import _native, errors
-from shoal._base import records, typed_ids
+from shoal._base import records
 from shoal._proto import messages
 from shoal._runtime import arguments, checkpoints, context, functions, serialize, streams
 from shoal._runtime import session as sessions
@@ -446,7 +446,7 @@ def describe(task: _native.Task, error: BaseException, session: Session) -> erro
     """The public error for what user code raised in ``task``."""
     facts = {
         "task": context.task_name(task),
-        "task_id": typed_ids.object_id(session.node_id, task.key),
+        "task_id": context.id_of(task),
         "attempt": task.attempt,
         "pid": os.getpid(),
         "node": session.node_id.hex()[:8],

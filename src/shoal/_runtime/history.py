@@ -32,8 +32,8 @@ ALL = 1 << 24
 """More events than there can be."""
 SUBMITTED, TAKEN, SEALED, NAME, ERROR = 1, 2, 3, _native.EVENT_NAME, _native.EVENT_ERROR
 
-Row = tuple[int, int, int, int, int, int]
-"""(ns, process, kind, key, about, number), see ``Memory.list_events``."""
+Row = tuple[int, int, int, int, int, int, int, bool]
+"""(ns, process, kind, key, about, number, job, whether by an actor), see ``Memory.list_events``."""
 
 _SLOT_BITS = 22
 _METHODS = (1 << 32 - _SLOT_BITS) - 1
@@ -57,25 +57,33 @@ class Told(msgspec.Struct):
     error: str = ""
     """Name of the class."""
     is_failed: bool = False
+    job: int = 0
+    """That its id names; 0: not known any more."""
+    actor: int | None = None
+    """Key of the actor that is called, 0: none; None: not known any more."""
+    is_by_actor: bool = False
+    """Whether an actor submitted it."""
 
 
 def read(rows: Iterable[Row]) -> dict[int, Told]:
     """What ``rows``, oldest first, say of each task."""
     found: dict[int, Told] = {}
     texts: dict[tuple[int, int], dict[int, bytes]] = {}
-    for ns, process, kind, key, about, number in rows:
+    for ns, process, kind, key, about, number, job, is_by_actor in rows:
         if kind not in (SUBMITTED, TAKEN, SEALED, NAME, ERROR):
             continue
         told = found.get(key)
         if told is None:
-            told = found[key] = Told(key)
+            told = found[key] = Told(key, job=job)
         if kind == SUBMITTED:
-            told.submitted_ns, told.parent = ns, about
+            told.submitted_ns, told.parent, told.is_by_actor = ns, about, is_by_actor
         elif kind == TAKEN:
             told.taken_ns, told.worker, told.about, told.attempt = ns, process, about, number
+            told.actor = actor_of(about)
         elif kind == SEALED:
             told.sealed_ns, told.is_failed = ns, number in _FAILED
-            told.about = about or told.about
+            told.about = told.about or about
+            told.actor = actor_of(told.about)
         else:
             texts.setdefault((key, kind), {})[number] = about.to_bytes(8, "little")
     for (key, kind), pieces in texts.items():
@@ -109,7 +117,7 @@ class Names:
         actor = self.actor(about)
         number = about >> _SLOT_BITS & _METHODS
         if not actor:
-            return f"method {number}"
+            return f"method {number}" if number < _METHODS else "method"
         actor_id = actor["actor_id"]
         if actor_id not in self._methods:
             self._methods[actor_id] = _methods_of(actor_id)
@@ -121,13 +129,14 @@ class Names:
         """The row of its actor; empty for plain tasks, and if it is not known any more."""
         if not about & _native.EVENT_METHOD:
             return {}
-        key = about & ~(_native.EVENT_METHOD | _METHODS << _SLOT_BITS)
-        return self._actors.get(key, {})
+        return self._actors.get(actor_of(about), {})
 
-    def job(self, about: int) -> int:
-        """The job that it belongs to; 0: not known any more."""
-        row = self.actor(about) or self._functions.get(about, {})
-        return int(row.get("job", 0))
+
+def actor_of(about: int) -> int:
+    """Key of the actor in an event's ``about``; 0 for what runs a function."""
+    if not about & _native.EVENT_METHOD:
+        return 0
+    return about & ~(_native.EVENT_METHOD | _METHODS << _SLOT_BITS)
 
 
 def _methods_of(actor_id: str) -> list[str]:

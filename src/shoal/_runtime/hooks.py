@@ -58,15 +58,12 @@ def _about(ref: ObjectRef, what: str) -> Any:
         from shoal._runtime import completion
 
         return completion.loop_future(ref)
-    session = sessions.current()
-    if what == "job_id":
-        return typed_ids.JobID.from_int(ref.job or session.job)
+    if what == "ended":  # what an id says was in node memory, which is gone
+        raise errors.SessionLostError(reason="it has ended; ask a ref for its id before that")
     if what == "call_site":
         return call_sites.of(ref)
-    key = ref.maker
-    if not key:
-        return typed_ids.TaskID.nil()
-    return typed_ids.TaskID.from_hex(typed_ids.object_id(session.node_id, key))
+    object_id = typed_ids.ObjectID(ref.binary())
+    return object_id.job_id() if what == "job_id" else object_id.task_id()
 
 
 def _timed(key: int, left_s: float) -> None:
@@ -86,13 +83,12 @@ def _escaped(ref: ObjectRef) -> Any:
         stacklevel=2,
     )
     _kept.append(ref)
-    return _restore_escaped, (ref.key,)
+    return _restore_escaped, (ref.key, ref.hex())
 
 
-def _restore_escaped(key: int) -> ObjectRef:
+def _restore_escaped(key: int, object_id: str) -> ObjectRef:
     ref = sessions.current().memory.ref(key)
     if ref is None:
         text = "it was pickled outside, and the process that had kept it has ended"
-        node_id = sessions.current().node_id
-        raise errors.ObjectLostError(object_id=typed_ids.object_id(node_id, key), reason=text)
+        raise errors.ObjectLostError(object_id=object_id, reason=text)
     return ref

@@ -33,6 +33,7 @@ class Slice(NamedTuple):
     key: int
     about: int
     is_running: bool
+    job: int = 0
 
 
 def timeline(filename: str | None = None) -> list[dict[str, Any]] | None:
@@ -55,7 +56,10 @@ def timeline(filename: str | None = None) -> list[dict[str, Any]] | None:
     events = list(_labels({(piece.process, lane) for piece, lane in placed}))
     names = history.Names()
     for piece, lane in placed:
-        told: dict[str, Any] = {"task_id": typed_ids.object_id(session.node_id, piece.key)}
+        actor = history.actor_of(piece.about)
+        told: dict[str, Any] = {
+            "task_id": typed_ids.task_id(session.node_id, piece.key, actor, piece.job)
+        }
         if piece.key in submitted:
             began = submitted[piece.key]
             told["submitted_by"] = began[1]
@@ -89,18 +93,19 @@ def slices_of(rows: Iterable[history.Row], living: set[int], now_ns: int) -> Ite
     open_: dict[int, history.Row] = {}
     last: dict[int, int] = {}
     for row in rows:
-        ns, process, kind, key, _, _ = row
+        ns, process, kind, key, _, _, _, _ = row
         last[process] = ns
         if kind not in (history.TAKEN, history.SEALED):
             continue
         began = open_.pop(key, None)
         if began is not None:
-            yield Slice(began[0], ns, began[1], key, began[4], False)
+            yield Slice(began[0], ns, began[1], key, began[4], False, began[6])
         if kind == history.TAKEN:
             open_[key] = row
-    for ns, process, _, key, about, _ in open_.values():
+    for ns, process, _, key, about, _, job, _ in open_.values():
         lives = process in living
-        yield Slice(ns, max(now_ns, ns) if lives else last[process], process, key, about, lives)
+        end_ns = max(now_ns, ns) if lives else last[process]
+        yield Slice(ns, end_ns, process, key, about, lives, job)
 
 
 def lanes_of(slices: Iterable[Slice]) -> Iterator[tuple[Slice, int]]:

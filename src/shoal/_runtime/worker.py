@@ -259,6 +259,7 @@ def _take_part(session: Session, info: messages.ActorInfo) -> None:
     process.class_name = info.spec.class_name
     process.incarnation = info.incarnation
     process.actor = handle_of(info, session.id, None)
+    session.memory.actor = info.spec.arguments
 
 
 if __name__ == "__main__":
