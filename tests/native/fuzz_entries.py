@@ -42,6 +42,8 @@ DOCUMENTED = (
 )  # fmt: skip
 ALARM_S = 0.05
 BYSTANDER_JOB = 77
+STEPS_LEAST = 1500
+"""However slow the machine is: every entry point gets its turn."""
 # Entry points that end the memory for everybody, or a process: called by the end of the program.
 LAST = {"punch"}
 # Called in `Fuzz.extremes`: what they make must be closed, and descriptors must be our own.
@@ -495,7 +497,7 @@ def main() -> None:
     signal.signal(signal.SIGALRM, fuzz.interrupt)
     end = time.monotonic() + seconds
     steps = 0
-    while time.monotonic() < end:
+    while time.monotonic() < end or steps < STEPS_LEAST:
         fuzz.step()
         steps += 1
         if steps % 500 == 0:
