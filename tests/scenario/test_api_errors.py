@@ -43,7 +43,7 @@ def test_a_task_error_is_an_instance_of_its_causes_class() -> None:
     assert isinstance(error, KeyError) and isinstance(error.cause, KeyError)
     assert error.args == ("deep",) and str(error) == "'deep'"
     assert error.task == "inner" and error.attempt == 1 and error.pid != os.getpid()
-    assert error.node and len(error.task_id) == 32
+    assert error.node and len(error.task_id) == 48
 
 
 def test_two_levels_are_at_most_eight_lines_of_user_code() -> None:

@@ -266,7 +266,7 @@ def test_runtime_context_in_a_task() -> None:
 
     name, task, node, resources, is_driver, actor = shoal.get(look.remote())
     driver = shoal.get_runtime_context()
-    assert name.endswith("look") and len(task) == 32 and node == driver.get_node_id()
+    assert name.endswith("look") and len(task) == 48 and node == driver.get_node_id()
     assert resources == {"CPU": 0.5} and not is_driver and actor is None
     assert driver.is_driver and driver.get_task_id() is None
 
