@@ -26,6 +26,8 @@ from shoal.util.placement_group import (
 from shoal.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from tests.torture.processes import eventually
 
+NODE = "ray.io/node-id"
+
 
 @shoal.remote
 def where() -> tuple[int, Any, list[Any]]:
@@ -190,6 +192,8 @@ def test_what_no_node_can_have_fails_within_a_second_or_two() -> None:
         (placement_group([{"GPU": 1}]), "no node has that much"),
         (placement_group([{"CPU": 1}] * 2, strategy="STRICT_SPREAD"), "needs 2 nodes"),
         (placement_group([{"CPU": 1}], bundle_label_selector=[{"zone": "b"}]), "zone=b"),
+        (placement_group([{"CPU": 1}], topology_strategy={"rack": "STRICT_PACK"}), "rack"),
+        (placement_group([{"CPU": 1}] * 2, topology_strategy={NODE: "STRICT_SPREAD"}), "2 nodes"),
     ):
         with pytest.raises(errors.UnschedulableError, match=why):
             group.wait(10)
@@ -199,6 +203,21 @@ def test_what_no_node_can_have_fails_within_a_second_or_two() -> None:
             shoal.get(where.options(num_cpus=0, **inside(group)).remote(), timeout=10)
     assert placement_group([{"CPU": 1}], bundle_label_selector=[{"zone": "a"}]).wait(10)
     assert placement_group([{"CPU": 1}], strategy="STRICT_SPREAD").wait(10)
+
+
+def test_a_strategy_for_each_level_of_a_cluster() -> None:
+    shoal.init(num_cpus=4, labels={"zone": "a"})
+    for levels in (
+        {},
+        {NODE: "SPREAD"},
+        {"zone": "STRICT_PACK"},
+        {"zone": "STRICT_PACK", NODE: "STRICT_PACK"},
+    ):
+        group = placement_group([{"CPU": 2}, {"CPU": 2}], topology_strategy=levels)
+        assert group.wait(30)
+        row = placement_group_table(group)
+        assert row["strategy"] == levels.get(NODE, "PACK")
+        remove_placement_group(group)
 
 
 def test_names_are_of_living_groups() -> None:
@@ -259,12 +278,17 @@ def test_mistakes_are_told_where_they_are_made() -> None:
         {"name": 3},
         {"_soft_target_node_id": "ab"},
         {"bundle_label_selector": [{}, {}]},
+        {"topology_strategy": [{}]},
+        {"topology_strategy": {"": "PACK"}},
+        {"topology_strategy": {"rack": "PACK"}},
+        {"topology_strategy": {"ray.io/node-id": "PACKED"}},
+        {"topology_strategy": {"rack": "STRICT_PACK", "row": "STRICT_PACK"}},
+        {"topology_strategy": {"rack": "STRICT_PACK"}, "strategy": "PACK"},
+        {"topology_strategy": {"rack": "STRICT_PACK"}, "_soft_target_node_id": "ab"},
     ]
     for given in wrong:
         with pytest.raises(errors.OptionError):
             placement_group([{"CPU": 1}], **given)
-    with pytest.raises(errors.NotSupportedError):
-        placement_group([{"CPU": 1}], topology_strategy=[{}])
     group = placement_group([{"CPU": 1}, {"CPU": 1}])
     for index in (2, -2, True, "0"):
         with pytest.raises(errors.OptionError, match="no bundle"):

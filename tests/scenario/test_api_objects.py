@@ -113,7 +113,9 @@ def test_as_completed_yields_by_completion() -> None:
     refs = [after.remote(t, t) for t in (0.4, 0.0)]
     done = shoal.put("there")
     order = list(shoal.as_completed([*refs, done]))
-    assert order[0] == done and set(order) == {*refs, done}
+    assert set(order) == {*refs, done} and len(order) == 3
+    late = after.remote(600, "late")
+    assert next(shoal.as_completed([late, done])) == done
     with pytest.raises(errors.GetTimeoutError):
         list(shoal.as_completed([after.remote(30)], timeout=0.05))
     assert list(shoal.as_completed([])) == []

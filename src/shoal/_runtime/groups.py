@@ -26,6 +26,7 @@ from shoal._runtime.remote import RemoteFunction
 
 _ID_BYTES = 14
 STRATEGIES = ("PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD")
+NODE_LABELS = ("ray.io/node-id", "shoal.io/node-id")
 WAIT_S = 30.0
 
 
@@ -179,23 +180,26 @@ _ITSELF = Definition(_itself, "placement_group.ready")
 
 def placement_group(
     bundles: Sequence[Mapping[str, float]],
-    strategy: str = "PACK",
+    strategy: str | None = None,
     name: str = "",
     lifetime: str | None = None,
     _soft_target_node_id: str | None = None,
     bundle_label_selector: Sequence[Mapping[str, str]] | None = None,
-    topology_strategy: Any = None,
+    topology_strategy: Mapping[str, str] | None = None,
 ) -> PlacementGroup:
     """Reserve several bundles of resources, all or none; returns at once.
 
     Args:
         bundles: What each bundle is to have: ``[{"CPU": 2, "GPU": 1}, {"CPU": 2}]``.
-        strategy: ``"PACK"``, ``"SPREAD"``, ``"STRICT_PACK"`` (all on one node) or
+        strategy: ``"PACK"`` (as None), ``"SPREAD"``, ``"STRICT_PACK"`` (all on one node) or
             ``"STRICT_SPREAD"`` (each on another node).
         name: How ``get_placement_group`` finds it, within the namespace.
         lifetime: ``"detached"`` for a group that outlives this program.
         bundle_label_selector: For each bundle what labels its node must have.
-        topology_strategy: Not there: one node has no topology.
+        topology_strategy: Instead of ``strategy``, one for each level of the cluster, named by the
+            label that tells its parts: ``{"ray.io/node-id": "SPREAD"}`` is ``strategy="SPREAD"``,
+            and with ``{"rack": "STRICT_PACK"}`` all bundles go to nodes that have one value of
+            the label ``rack``. Here that is this node, if it has the label.
 
     Returns:
         A handle. The group lasts until ``remove_placement_group``, or the end of the program.
@@ -203,7 +207,6 @@ def placement_group(
     Raises:
         OptionError: something is wrong with it (a ``ValueError``).
         GroupAlreadyExistsError: the name is taken (a ``ValueError``).
-        NotSupportedError: a ``topology_strategy`` is given.
 
     Example:
         >>> group = shoal.util.placement_group([{"CPU": 1}, {"CPU": 1}])
@@ -211,6 +214,13 @@ def placement_group(
         True
     """
     checked = _check_bundles(bundles)
+    level_rules: tuple[messages.LabelRule, ...] = ()
+    if topology_strategy is not None:
+        if strategy is not None:
+            text = "give strategy or topology_strategy, whose ray.io/node-id is the strategy; not both"
+            raise errors.OptionError(text, option="topology_strategy")
+        strategy, level_rules = _levels(topology_strategy)
+    strategy = "PACK" if strategy is None else strategy
     if strategy not in STRATEGIES:
         text = f"strategy must be one of {', '.join(STRATEGIES)}, not {strategy!r}"
         raise errors.OptionError(text, option="strategy", valid=list(STRATEGIES))
@@ -222,8 +232,6 @@ def placement_group(
     if _soft_target_node_id is not None and strategy != "STRICT_PACK":
         text = "_soft_target_node_id goes together with strategy='STRICT_PACK' only"
         raise errors.OptionError(text, option="_soft_target_node_id")
-    if topology_strategy:
-        raise errors.NotSupportedError("topology_strategy is not there yet: there is one node")
     session = sessions.current()
     group_id = PlacementGroupID(os.urandom(_ID_BYTES) + session.job.to_bytes(4, "little"))
     body = messages.CreateGroup(
@@ -233,7 +241,7 @@ def placement_group(
         name=name,
         namespace=session.namespace,
         detached=lifetime == "detached",
-        labels=_label_rules(bundle_label_selector, len(checked)),
+        labels=_label_rules(bundle_label_selector, len(checked), level_rules),
         waits=not name and lifetime is None,
     )
     group = PlacementGroup(group_id, checked)
@@ -263,14 +271,36 @@ def _check_bundles(bundles: Any) -> list[dict[str, float]]:
     return checked
 
 
-def _label_rules(selectors: Any, count: int) -> list[tuple[messages.LabelRule, ...]]:
+def _levels(topology: Any) -> tuple[str, tuple[messages.LabelRule, ...]]:
+    """Strategy for nodes, and what each node must have, of a ``topology_strategy``."""
+    option = "topology_strategy"
+    if not isinstance(topology, Mapping) or not all(isinstance(k, str) and k for k in topology):
+        text = f"topology_strategy must be a dict of strategies by label, not {topology!r}"
+        raise errors.OptionError(text, option=option)
+    others = {label: how for label, how in topology.items() if label not in NODE_LABELS}
+    if len(topology) - len(others) > 1 or len(others) > 1:
+        text = f"topology_strategy has room for ray.io/node-id and one more label, not {topology!r}"
+        raise errors.OptionError(text, option=option)
+    for label, how in topology.items():
+        valid = ["STRICT_PACK"] if label in others else list(STRATEGIES)
+        if how not in valid:
+            text = f"topology_strategy[{label!r}] must be one of {', '.join(valid)}, not {how!r}"
+            raise errors.OptionError(text, option=option, valid=valid)
+    nodes = next((how for label, how in topology.items() if label in NODE_LABELS), "PACK")
+    return nodes, tuple(strategies.has_label(label) for label in others)
+
+
+def _label_rules(
+    selectors: Any, count: int, of_all: tuple[messages.LabelRule, ...]
+) -> list[tuple[messages.LabelRule, ...]]:
     if not selectors:
-        return []
+        return [of_all] * count if of_all else []
     if len(selectors) not in (1, count) or not all(map(strategies.is_selector, selectors)):
         text = f"bundle_label_selector must be a dict of labels for each of the {count} bundles"
         raise errors.OptionError(f"{text}, not {selectors!r}", option="bundle_label_selector")
     rules = [strategies.selector_rules(selector) for selector in selectors]
-    return rules * count if len(rules) == 1 else rules
+    rules = rules * count if len(rules) == 1 else rules
+    return [(*rule, *of_all) for rule in rules]
 
 
 def remove_placement_group(placement_group: PlacementGroup) -> None:

@@ -179,6 +179,11 @@ def selector_rules(selector: Mapping[str, str]) -> tuple[messages.LabelRule, ...
     return tuple(rules)
 
 
+def has_label(key: str) -> messages.LabelRule:
+    """The rule that a node has this label, whatever its value."""
+    return messages.LabelRule(_own_key(key), "exists")
+
+
 def _rules(labels: Mapping[str, _Operator]) -> tuple[messages.LabelRule, ...]:
     return tuple(
         messages.LabelRule(_own_key(key), rule.operator, rule.values)
