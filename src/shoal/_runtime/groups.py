@@ -217,7 +217,9 @@ def placement_group(
     level_rules: tuple[messages.LabelRule, ...] = ()
     if topology_strategy is not None:
         if strategy is not None:
-            text = "give strategy or topology_strategy, whose ray.io/node-id is the strategy; not both"
+            text = (
+                "give strategy or topology_strategy (its ray.io/node-id is the strategy), not both"
+            )
             raise errors.OptionError(text, option="topology_strategy")
         strategy, level_rules = _levels(topology_strategy)
     strategy = "PACK" if strategy is None else strategy
