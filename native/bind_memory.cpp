@@ -100,8 +100,7 @@ static nb::object submit(nb::handle self, const Call& call, nb::handle payload,
   return out;
 }
 
-// Spin, then sleep on my completion word until it moves. With the GIL around it. False when time is
-// up.
+// Spin, then sleep on my completion word until it moves; with the GIL. False: the time is up.
 static bool wait_completion(Memory& m, u32 seen, u64 deadline, bool main, Doubt& doubt) {
   Proc& r = m.proc(m.me);
   auto moved = [&] { return r.cdoor.load(ACQ) != seen; };
