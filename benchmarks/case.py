@@ -39,6 +39,9 @@ Preparation = Callable[[str], AbstractContextManager[Step]]
 Quantity = Literal["rate", "time", "bytes"]
 
 
+BEST_PEER = "the best peer"
+
+
 @dataclass(frozen=True)
 class Share:
     """A floor or an aim that is so many times what was measured beside it in the same run."""
@@ -47,7 +50,7 @@ class Share:
     limit: str = ""
     """Of this limit of the machine (see `limits.py`), or ..."""
     side: str = ""
-    """... of what this side reached in the same case."""
+    """... of what this side reached in the same case; BEST_PEER: of the best of the others."""
 
 
 @dataclass(frozen=True)

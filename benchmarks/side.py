@@ -27,9 +27,9 @@ from benchmarks.cases import find
 MARK = "SHOAL_BENCHMARK_RUN"
 TICK_S = 1.0 / os.sysconf("SC_CLK_TCK")
 MAX_LATENCIES = 200_000
-OURS = ("shoal", "need", "gloo")
-"""Sides that run under our own interpreter: Shoal, what its calls need (see `Need`), and Gloo of
-the Torch that the tests need anyway."""
+OURS = ("shoal", "need", "gloo", "joblib")
+"""Sides that run under our own interpreter: Shoal, what its calls need (see `Need`), Gloo of the
+Torch and joblib with loky, which the tests need anyway."""
 
 
 def marked_pids(mark: str) -> list[int]:

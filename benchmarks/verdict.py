@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.case import Case, Mark, Share
+from benchmarks.case import BEST_PEER, Case, Mark, Share
 from benchmarks.limits import rates
 from benchmarks.protocol import SHOAL
 from benchmarks.sides import AT_ONCE
@@ -100,7 +100,8 @@ class Row:
         if mark.limit:
             whole = self.run.limits(place).get(mark.limit) if self.has(place) else None
         else:
-            whole = self.median(mark.side) if place == "alone" else None
+            side = self.best_peer() if mark.side == BEST_PEER else mark.side
+            whole = self.median(side) if place == "alone" and side is not None else None
         if whole is None:
             return None
         return whole * mark.factor

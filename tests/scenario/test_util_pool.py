@@ -412,6 +412,78 @@ def test_who_is_free_gets_the_next_item() -> None:
         assert time.monotonic() - began < 25 and not long.ready()
 
 
+def wait_if_long(job: tuple[str, str, int]) -> tuple[int, int]:
+    """The long one waits until somebody else has done all the others."""
+    folder, kind, number = job
+    if kind == "long":
+        while len(list(Path(folder).iterdir())) < number:
+            time.sleep(0.002)
+    elif kind == "short":
+        (Path(folder) / str(number)).touch()
+    return os.getpid(), number
+
+
+def test_what_was_dealt_behind_a_long_item_goes_to_others(tmp_path: Path) -> None:
+    """Else nobody would do those that the long one waits for."""
+    folder = str(tmp_path)
+    with Pool(2) as pool:
+        pool.map(wait_if_long, [(folder, "learn", 0)] * 400, chunksize=1)  # short: dealt ahead
+        before = [pool.apply_async(wait_if_long, ((folder, "learn", 0),)) for _ in range(50)]
+        long = pool.apply_async(wait_if_long, ((folder, "long", 300),))
+        shorts = [pool.apply_async(wait_if_long, ((folder, "short", n),)) for n in range(300)]
+        slow = long.get(60)[0]
+        done = [result.get(60) for result in shorts]
+        assert [number for _, number in done] == list(range(300))
+        assert slow not in {pid for pid, _ in done[-200:]}, "the free one did the rest"
+        assert len([result.get(60) for result in before]) == 50
+
+        # The one that was stuck gets jobs again.
+        def both() -> bool:
+            jobs = [(folder, "learn", 0)] * 200
+            return {slow} < {pid for pid, _ in pool.map(wait_if_long, jobs, chunksize=1)}
+
+        eventually(both, 30, "one process does everything")
+
+
+def test_more_functions_than_a_process_keeps() -> None:
+    def adding(n: int) -> Callable[[int], int]:
+        return lambda x: x + n
+
+    with Pool(1) as pool:
+        functions = [adding(n) for n in range(150)]
+        for _ in range(2):
+            results = [pool.apply_async(function, (1,)) for function in [*functions, square]]
+            assert [result.get(60) for result in results] == [*range(1, 151), 1]
+        assert [pool.apply(function, (1,)) for function in functions[:3]] == [1, 2, 3]
+
+
+def stop_at_two(x: int) -> int:
+    if x == 2:
+        raise StopIteration
+    return x
+
+
+def test_stop_iteration_is_an_exception_like_others() -> None:
+    """The standard library's takes it for the end, and leaves the rest of the chunk out."""
+    with Pool(1) as pool:
+        with pytest.raises(StopIteration):
+            pool.map(stop_at_two, range(4), chunksize=4)
+        assert pool.map(stop_at_two, range(2), chunksize=4) == [0, 1]
+
+
+def test_refs_and_lists_among_items_arrive_as_they_are() -> None:
+    def kind(*args: Any, **named: Any) -> Any:
+        return [type(arg).__name__ for arg in (*args, *named.values())]
+
+    ref = shoal.put(1)
+    with Pool(1) as pool:
+        assert pool.apply(kind, (ref, [1]), {"by": ref}) == ["ObjectRef", "list", "ObjectRef"]
+        assert pool.map(kind, [ref, (1,)], chunksize=2) == [["ObjectRef"], ["tuple"]]
+        assert pool.apply(kind, (), {"self": 1, "items": 2}) == ["int", "int"]
+        assert pool.map(kind, [[], None], chunksize=1) == [["list"], ["NoneType"]]
+        assert pool.apply(list, ([[]],)) == [[]]
+
+
 def test_a_callback_that_raises_is_shown_and_ends_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

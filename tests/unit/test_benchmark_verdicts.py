@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from benchmarks.__main__ import is_meant
-from benchmarks.case import Case, Need, Share
+from benchmarks.case import BEST_PEER, Case, Need, Share
 from benchmarks.cases import SUITES, suite
 from benchmarks.limits import rates
 from benchmarks.neighbours import busy_neighbours
@@ -75,6 +75,16 @@ def test_times_and_bytes_are_better_when_less(quantity: Any, median: float, reac
     row = row_of(case, {"shoal": side(median), "ray": side(20.0)})
     assert row.reached() == reached
     assert row.better(row.median("shoal"), row.median("ray")) == 20.0 / median
+
+
+@pytest.mark.parametrize(("median", "reached"), [(29.0, "**below**"), (30.0, "floor")])
+def test_a_share_of_the_best_peer_is_of_the_best_that_was_measured(
+    median: float, reached: str
+) -> None:
+    case = replace(CASE, sides=("shoal", "executor", "loky"), floor=Share(1.0, side=BEST_PEER))
+    sides = {"shoal": side(median), "executor": side(30.0), "loky": side(20.0)}
+    assert row_of(case, sides).reached() == reached
+    assert row_of(case, {"shoal": side(median)}).reached() == "–"
 
 
 def test_a_share_of_a_limit_is_of_the_limit_in_the_same_place() -> None:

@@ -2,6 +2,7 @@
 
 ``imap`` of pools and ``map`` of executors. The input is read by a thread of its own, since reading
 may take long or wait for results; it pauses when ``Crew.window`` chunks are given and not taken.
+Lists, tuples and ranges need no thread: who takes results gives what may be given.
 
 Nobody has to take the results: an iterator that was dropped before its first result, or whose pool
 is joined, is read to the end. One that was dropped in the middle is not wanted any more: reading
@@ -76,6 +77,9 @@ class Stream:
         self._taken = 0
         """Chunks of which all was taken, about: counted where their first item is."""
         self._is_unlimited = False
+        self._slices: Iterator[Any] | None = None
+        """What is left of an input that is read by who takes."""
+        self._giving = threading.RLock()
         self._error: BaseException | None = None
         """What reading raised."""
         self._is_read = False
@@ -84,7 +88,8 @@ class Stream:
     def read(self, items: Iterable[Any], chunksize: int) -> None:
         """Give the crew everything there is in ``items``."""
         error: BaseException | None = None
-        with self._crew.fed():
+        self._crew.feed(1)
+        try:
             try:
                 source = iter(items)
                 while chunk := list(itertools.islice(source, chunksize)):
@@ -98,21 +103,53 @@ class Stream:
                     self._crew.submit(_Chunk(self, number, chunk))
             except Exception as raised:  # whatever the user's iterator raises goes to who takes
                 error = raised
-            with self._changed:
-                self._error = error
-                self._is_read = True
-                self._changed.notify_all()
+            self._end_reading(error)
+        finally:
+            self._crew.feed(-1)
 
     def read_aside(self, items: Iterable[Any], chunksize: int) -> None:
-        """The same in a thread."""
+        """The same in a thread; without one where reading neither waits nor runs anybody's code."""
+        if type(items) in (list, tuple, range):
+            self._slices = (
+                items[start : start + chunksize]  # type: ignore[index]
+                for start in range(0, len(items), chunksize)  # type: ignore[arg-type]
+            )
+            self._crew.feed(1)
+            self._give_slices()
+            return
         source = iter(items)
         threading.Thread(
             target=self.read, args=(source, chunksize), name="shoal-crew-reader", daemon=True
         ).start()
 
+    def _give_slices(self) -> None:
+        """Give what ``Crew.window`` allows of an input that is read by who takes."""
+        with self._giving:
+            slices = self._slices
+            while slices is not None and (self._is_unlimited or self._has_room()):
+                broken = self._crew.broken
+                items = None if self.is_unwanted or broken else next(slices, None)
+                if items is None:
+                    self._slices = slices = None
+                    self._end_reading(broken)
+                    self._crew.feed(-1)
+                else:
+                    number = self._given
+                    self._given = number + 1
+                    self._crew.submit(_Chunk(self, number, items))
+
+    def _has_room(self) -> bool:
+        return self._given - self._taken < self._crew.window()
+
+    def _end_reading(self, error: BaseException | None) -> None:
+        with self._changed:
+            self._error = error
+            self._is_read = True
+            self._changed.notify_all()
+
     def _may_give(self) -> bool:
         """Wait for room; False if nobody wants more."""
-        if self._given - self._taken < self._crew.window():
+        if self._has_room():
             return not self.is_unwanted
         with self._changed:
             least = self._given - self._crew.window() // 2
@@ -127,6 +164,7 @@ class Stream:
         with self._changed:
             self._is_unlimited = True
             self._changed.notify_all()
+        self._give_slices()
 
     def unwant(self) -> None:
         """Nobody takes results any more."""
@@ -135,6 +173,7 @@ class Stream:
             self._ready.clear()
             self._arrived.clear()
             self._changed.notify_all()
+        self._give_slices()
 
     # ---- the thread of the crew
     def deliver(self, number: int, outcomes: list[Any]) -> None:
@@ -159,6 +198,10 @@ class Stream:
         Raises:
             NotThereError: there is none in time.
         """
+        if self._slices is not None and (
+            self._given - self._taken <= self._crew.window() // 2 or self._crew.broken is not None
+        ):
+            self._give_slices()
         with self._changed:
             if not self._ready and not self._wait(timeout):
                 return None

@@ -1,5 +1,7 @@
 """The thread of a crew: it is told what is ready, and lives while something may become so.
 
+While it is *hasty* it is called every ``HASTE_S`` also if there is nothing to tell.
+
 Invariants:
 
 1. There is at most one at a time, and there is one while a word is expected.
@@ -17,6 +19,7 @@ from typing import Any
 from shoal import errors, lowlevel
 
 LINGER_S = 0.05
+HASTE_S = 0.002
 
 
 class CrewThread:
@@ -30,6 +33,7 @@ class CrewThread:
     def __init__(self, land: Callable[[list[Any]], None], is_lasting: bool) -> None:
         self._land = land
         self._is_lasting = is_lasting
+        self.is_hasty = False
         self._inbox = lowlevel.Arrivals()
         self._lock = threading.Lock()
         self._expected = 0
@@ -50,6 +54,14 @@ class CrewThread:
         except errors.ShoalError:  # the session has ended: looking at the ref says so
             self._inbox.put(word)
 
+    def hurry(self) -> None:
+        """Be hasty, until ``is_hasty`` is taken back."""
+        if not self.is_hasty:
+            self.is_hasty = True
+            with self._lock:
+                self._expected += 1
+            self._inbox.put(None)
+
     def is_this(self) -> bool:
         """Whether the thread that asks is the crew's."""
         return threading.current_thread() is self._thread
@@ -61,7 +73,8 @@ class CrewThread:
 
     def _serve(self) -> None:
         while True:
-            words = self._inbox.take(None if self._expected else LINGER_S)
+            patience_s = None if self._expected else LINGER_S
+            words = self._inbox.take(HASTE_S if self.is_hasty else patience_s)
             with self._lock:
                 self._expected -= len(words)
                 if not words and not self._expected:

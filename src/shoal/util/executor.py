@@ -33,8 +33,12 @@ R = TypeVar("R")
 class _Call(Job):
     """One submitted call."""
 
-    def __init__(self, function: Shipped | BaseException, call: tuple[Any, Any]) -> None:
-        super().__init__(function, [call])
+    def __init__(
+        self, function: Shipped | BaseException, args: tuple[Any, ...], named: dict[str, Any]
+    ) -> None:
+        self.function = function
+        self.items = args
+        self.named = named
         self.future: Future[Any] = Future()
 
     def begins(self) -> bool:
@@ -119,7 +123,7 @@ class PoolExecutor(concurrent.futures.Executor):
             BrokenCrewError: no process can start (a ``BrokenProcessPool``).
         """
         crew = self._usable()
-        call = _Call(crew.ship(fn), (args, kwargs))
+        call = _Call(crew.ship(fn), args, kwargs)
         crew.submit(call)
         return call.future
 

@@ -19,9 +19,12 @@ Inside a process, nested ``Parallel`` calls run in threads, and below those one 
 
 from __future__ import annotations
 
+import functools
 import io
 import pickle
 import sys
+import threading
+from collections import ChainMap
 from concurrent.futures import Future
 from typing import Any
 
@@ -83,37 +86,40 @@ class _Packer(cloudpickle.Pickler):  # type: ignore[misc]
     """Pickles a call; large arrays become refs beside the pickle."""
 
     def __init__(self, stream: io.BytesIO, arrays: LargeArrays) -> None:
-        super().__init__(stream, 5)
-        self._numpy = sys.modules.get("numpy")
-        self._arrays = arrays
         self.refs: list[Any] = []
-
-    def persistent_id(self, thing: Any) -> int | None:
-        """The place of ``thing`` among the refs; None for what is pickled."""
-        numpy = self._numpy
-        if numpy is None or type(thing) is not numpy.ndarray:
-            return None
-        if thing.nbytes < LARGE_BYTES or thing.dtype.hasobject:
-            return None
-        self.refs.append(self._arrays.ref(thing))
-        return len(self.refs) - 1
+        numpy = sys.modules.get("numpy")
+        if numpy is not None:  # a method that is asked about every object costs more than pickling
+            # No method of this: a cycle would keep the arrays.
+            reduce = functools.partial(_reduce_array, arrays, self.refs)
+            own = {numpy.ndarray: reduce}
+            self.dispatch_table = ChainMap(own, cloudpickle.Pickler.dispatch_table)
+        super().__init__(stream, 5)  # reads the table
 
 
-class _Unpacker(pickle.Unpickler):
-    """The other side of ``_Packer``."""
+def _reduce_array(arrays: LargeArrays, refs: list[Any], array: Any) -> Any:
+    if array.nbytes < LARGE_BYTES or array.dtype.hasobject:
+        return array.__reduce_ex__(5)
+    refs.append(arrays.ref(array))
+    return _large_array, (len(refs) - 1,)
 
-    def __init__(self, data: bytes, refs: list[Any]) -> None:
-        super().__init__(io.BytesIO(data))
-        self._refs = refs
 
-    def persistent_load(self, place: int) -> Any:
-        """The array."""
-        return shoal.get(self._refs[place])
+_loading = threading.local()
+
+
+def _large_array(place: int) -> Any:
+    """In a process: the array that is so many-th among the refs of what is loaded."""
+    return shoal.get(_loading.refs[place])
 
 
 def _call(data: bytes, refs: list[Any]) -> Any:
     """In a process: run what was packed."""
-    return _Unpacker(data, refs).load()()
+    _loading.refs = refs
+    try:
+        call = pickle.loads(data)
+    finally:
+        _loading.refs = None
+    refs.clear()  # the arrays go with the call, before its results are there
+    return call()
 
 
 def _prepare(threads: dict[str, str]) -> None:

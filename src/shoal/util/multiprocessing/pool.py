@@ -97,7 +97,7 @@ class Pool:
         """Return ``func(*args, **kwds)``, called in one of the processes."""
         crew = self._running()
         result = AsyncResult(None, None)
-        crew.run(CallJob(crew.ship(_callable(func)), (tuple(args), dict(kwds or {})), result))
+        crew.run(CallJob(crew.ship(_callable(func)), tuple(args), _named(kwds), result))
         return result.get()
 
     def apply_async(
@@ -119,8 +119,7 @@ class Pool:
         """
         crew = self._running()
         result = AsyncResult(callback, error_callback)
-        call = (tuple(args), dict(kwds or {}))
-        crew.submit(CallJob(crew.ship(_callable(func)), call, result))
+        crew.submit(CallJob(crew.ship(_callable(func)), tuple(args), _named(kwds), result))
         return result
 
     def map(
@@ -234,7 +233,9 @@ class Pool:
         callbacks: tuple[Callback | None, Callback | None],
     ) -> MapResult:
         crew = self._running()
-        items = iterable if isinstance(iterable, list) else list(iterable)
+        # Slices of these are values, so nothing is copied here; those of a range are tiny.
+        is_sliced = isinstance(iterable, list | tuple | range)
+        items: Any = iterable if is_sliced else list(iterable)
         if chunksize is None:
             chunksize = -(-len(items) // (CHUNKS_PER_PROCESS * crew.size))
         chunksize = max(1, chunksize)
@@ -259,6 +260,10 @@ class Pool:
         self._streams.add(stream)
         stream.read_aside(iterable, chunksize)
         return IMapIterator(stream)
+
+
+def _named(kwds: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    return dict(kwds) if kwds else None
 
 
 def _callable(func: Any) -> Callable[..., Any]:

@@ -13,10 +13,13 @@ from typing import Any
 
 from shoal import lowlevel
 from shoal.util.crew import Failure, Job
-from shoal.util.crew_member import CALL, Raised, Shipped
+from shoal.util.crew_member import Raised, Shipped
 from shoal.util.crew_stream import NotThereError, Results
 
 Callback = Callable[[Any], Any]
+
+_lock = threading.Lock()
+"""Held for the moment in which a result gets ready, or somebody begins to wait for it."""
 
 
 class PoolTimeoutError(multiprocessing.TimeoutError, TimeoutError):
@@ -37,13 +40,15 @@ class AsyncResult:
     def __init__(self, callback: Callback | None, error_callback: Callback | None) -> None:
         self._callback = callback
         self._error_callback = error_callback
-        self._event = threading.Event()
+        self._is_done = False
+        self._event: threading.Event | None = None
+        """Made by who waits: most results are there before anybody does."""
         self._value: Any = None
         self._error: BaseException | None = None
 
     def ready(self) -> bool:
         """Whether the call has ended."""
-        return self._event.is_set()
+        return self._is_done
 
     def successful(self) -> bool:
         """Whether the call ended without an exception.
@@ -57,9 +62,16 @@ class AsyncResult:
 
     def wait(self, timeout: float | None = None) -> None:
         """Wait until the call has ended, or ``timeout`` seconds are over."""
-        if not self._event.is_set():
-            with lowlevel.waiting():
-                self._event.wait(timeout)
+        if self._is_done:
+            return
+        with _lock:
+            if self._is_done:
+                return
+            if self._event is None:
+                self._event = threading.Event()
+            event = self._event
+        with lowlevel.waiting():
+            event.wait(timeout)
 
     def get(self, timeout: float | None = None) -> Any:
         """Return the result, or raise what the call raised.
@@ -71,8 +83,9 @@ class AsyncResult:
             PoolTimeoutError: it is not there in time (a ``multiprocessing.TimeoutError``).
             WorkerLostError: its process died.
         """
-        self.wait(timeout)
-        if not self._event.is_set():
+        if not self._is_done:
+            self.wait(timeout)
+        if not self._is_done:
             raise PoolTimeoutError(f"the result is not there after {timeout} s")
         if self._error is not None:
             raise self._error
@@ -92,21 +105,26 @@ class AsyncResult:
             if callback is not None:
                 callback(what)
         finally:
-            self._event.set()
+            with _lock:
+                self._is_done = True
+                event = self._event
+            if event is not None:
+                event.set()
 
 
 class CallJob(Job):
     """One call."""
 
-    how = CALL
-
     def __init__(
         self,
         function: Shipped | BaseException,
-        call: tuple[Any, Any],
+        args: tuple[Any, ...],
+        named: dict[str, Any] | None,
         result: AsyncResult,
     ) -> None:
-        super().__init__(function, [call])
+        self.function = function
+        self.items = args
+        self.named = named
         self.result = result
 
     def ended(self, outcomes: list[Any]) -> None:
@@ -132,18 +150,25 @@ class MapResult(AsyncResult):
         super().__init__(callback, error_callback)
         self._outcomes: list[list[Any]] = [[]] * chunks
         self._left = chunks
+        self._is_flawed = False
+        """Something that is no value is among the outcomes: a chunk ends with it."""
 
     def _chunk(self, number: int, outcomes: list[Any]) -> None:
         self._outcomes[number] = outcomes
         self._left -= 1
+        if type(outcomes[-1]) is Raised or type(outcomes[-1]) is Failure:
+            self._is_flawed = True
         if self._left:
             return
-        values = [outcome for chunk in self._outcomes for outcome in chunk]
+        values: list[Any] = []
+        for chunk in self._outcomes:
+            values += chunk
         self._outcomes = []
-        for value in values:
-            if type(value) is Raised or type(value) is Failure:
-                self._fail(value.error())
-                return
+        if self._is_flawed:
+            for value in values:
+                if type(value) is Raised or type(value) is Failure:
+                    self._fail(value.error())
+                    return
         self._succeed(values)
 
 
