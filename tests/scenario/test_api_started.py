@@ -77,6 +77,26 @@ def test_init_joins_a_started_session(started: None) -> None:
         assert context["session"] != session
 
 
+@shoal.remote(num_cpus=0)
+def twice(n: int) -> int:
+    return 2 * n
+
+
+@shoal.remote(num_cpus=0)
+def twice_twice(n: int) -> int:
+    return shoal.get(twice.remote(shoal.get(twice.remote(n))))
+
+
+def test_who_leaves_and_joins_again_has_its_functions_and_classes(started: None) -> None:
+    for _ in range(3):
+        with shoal.init():
+            assert shoal.get(twice_twice.remote(2)) == 8
+            assert shoal.get(Adder.remote().add.remote(3)) == 3
+    with shoal.init():
+        ended = [job for job in state.jobs() if job.state == "ENDED"]
+        assert len(ended) == 3 and all(job.reason for job in ended)
+
+
 def test_another_program_joins_a_session_that_init_began() -> None:
     ask = "import sys, shoal; print(shoal.init(sys.argv[1], namespace='n')['session'])"
     use = "; print(shoal.get(shoal.get_actor('adder').add.remote(2)))"

@@ -68,6 +68,6 @@ def job_row(t: NodeTables, job: Job, reply: do.Reply | None = None) -> Commands:
         "root_actor": job.root_actor or "",
         "priority": job.config.priority,
         "weight": job.config.weight,
-        "end_reason": job.end_reason,
+        "reason": job.end_reason,
     }
     return t.write(PutRow("jobs", str(job.number), row), reply)

@@ -44,12 +44,14 @@ _lock = threading.RLock()
 class Definition:
     """One decorated function or class, and the keys of its exports."""
 
-    __slots__ = ("_key", "_session", "_token", "_value", "name")
+    __slots__ = ("_job", "_key", "_session", "_token", "_value", "name")
 
     def __init__(self, value: Any, name: str) -> None:
         self._value = value
         self.name = name
         self._session = ""
+        self._job = 0
+        """Whose export it is; 0: of whoever sent it here."""
         self._key = 0
         self._token = b""
 
@@ -68,10 +70,10 @@ class Definition:
             SerializationError: it captures something that can not be pickled.
             SessionEndedError: it came from a session that has ended.
         """
-        if self._session == session.id and self._key:
+        if self._is_exported(session):
             return self._key
         with _lock:
-            if self._session == session.id and self._key:
+            if self._is_exported(session):
                 return self._key
             if self._token and self._value is None:
                 self._key = _key_of_token(session, self._token)
@@ -79,8 +81,15 @@ class Definition:
                 raise errors.SessionEndedError(session=self._session, now=session.id)
             else:
                 self._key = self._export(session)
+                self._job = session.job
             self._session = session.id
             return self._key
+
+    def _is_exported(self, session: Session) -> bool:
+        # An export ends with its job: a program that left a session and joined it again is another.
+        return bool(
+            self._key and self._session == session.id and self._job in (0, session.job)
+        )
 
     def _export(self, session: Session) -> int:
         stack = _exports.stack
