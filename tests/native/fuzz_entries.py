@@ -42,8 +42,6 @@ DOCUMENTED = (
 )  # fmt: skip
 ALARM_S = 0.05
 BYSTANDER_JOB = 77
-STEPS_LEAST = 1500
-"""However slow the machine is: every entry point gets its turn."""
 # Entry points that end the memory for everybody, or a process: called by the end of the program.
 LAST = {"punch"}
 # Called in `Fuzz.extremes`: what they make must be closed, and descriptors must be our own.
@@ -491,13 +489,13 @@ class Fuzz:
 
 
 def main() -> None:
-    seed, seconds, log = int(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3])
+    seed, seconds, log, least = (int(word) for word in sys.argv[1:5])
 
     fuzz = Fuzz(seed, log)
     signal.signal(signal.SIGALRM, fuzz.interrupt)
     end = time.monotonic() + seconds
     steps = 0
-    while time.monotonic() < end or steps < STEPS_LEAST:
+    while time.monotonic() < end or steps < least:
         fuzz.step()
         steps += 1
         if steps % 500 == 0:

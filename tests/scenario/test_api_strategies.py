@@ -234,6 +234,7 @@ WORK = """
     """
 
 
+@pytest.mark.timeout(240)
 def test_a_short_job_beside_a_long_one_gets_its_half(started: None) -> None:
     """By counts, not by times: while 100 tasks of the later job are done, the earlier one gets on
     about as far, not further."""
@@ -248,9 +249,10 @@ def test_a_short_job_beside_a_long_one_gets_its_half(started: None) -> None:
             pass
 
     refs = [work.remote() for _ in range(120)]
-    shoal.get(refs[20], timeout=30)
+    shoal.get(refs[20], timeout=90)
     before = int(told(first, "count"))
-    shoal.get(refs, timeout=30)
+    missing = shoal.wait(refs, num_returns=len(refs), timeout=90)[1]
+    assert not missing, (shoal.state.workers(), told(first, "count"), missing)
     during = int(told(first, "count")) - before
     first.kill()
     first.wait()
