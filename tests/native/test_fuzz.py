@@ -36,7 +36,8 @@ def run_child(
         command = [sys.executable, "-m", "tests.native.fuzz_entries", str(seed), str(seconds)]
         try:
             done = subprocess.run(
-                [*command, str(log.fileno()), str(steps_least)], cwd=ROOT, env=environment, pass_fds=[log.fileno()],
+                [*command, str(log.fileno()), str(steps_least)],
+                cwd=ROOT, env=environment, pass_fds=[log.fileno()],
                 capture_output=True, text=True, timeout=seconds + 180, check=False,
             )  # fmt: skip
         except subprocess.TimeoutExpired:

@@ -87,9 +87,7 @@ class Definition:
 
     def _is_exported(self, session: Session) -> bool:
         # An export ends with its job: a program that left a session and joined it again is another.
-        return bool(
-            self._key and self._session == session.id and self._job in (0, session.job)
-        )
+        return bool(self._key and self._session == session.id and self._job in (0, session.job))
 
     def _export(self, session: Session) -> int:
         stack = _exports.stack
