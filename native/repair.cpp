@@ -16,6 +16,7 @@ void Memory::repair(u32 p, std::vector<RunningTask>& running) {
   event(EV_REPAIR, p);
   finish_op(p);
   finish_freeing(p);
+  r.epoch.fetch_add(1);  // its rights are free, before anybody can hear of its death
   // The cascade's links stand in slots that the steps below may free: note the keys first.
   std::vector<u64> sealed;
   for (u32 t = r.cascade.load(ACQ); t; t = slot(t).queue.load(ACQ)) {

@@ -20,8 +20,9 @@ from shoal import _native
 from tests.native.sanitized import ROOT, sanitized_environment, sanitizer_reports
 
 SEEDS = int(os.environ.get("SHOAL_FUZZ_SEEDS", "4"))
-STEPS_LEAST = 1500
-"""After so many every entry point has been called, however slow the machine is."""
+STEPS = 4000
+SANITIZED_STEPS = 800
+"""Fixed: after as many calls a seed has done the same on any machine, but for its alarms."""
 # Python's own: they are made by the interpreter and know nothing of our arguments.
 NOT_OURS = {"__new__", "__doc__", "__module__", "__init__", "__qualname__", "__name__"}
 EXCEPTED = {
@@ -29,16 +30,13 @@ EXCEPTED = {
 }
 
 
-def run_child(
-    seed: int, seconds: int, environment: dict[str, str] | None, steps_least: int
-) -> dict[str, Any]:
+def run_child(seed: int, steps: int, environment: dict[str, str] | None) -> dict[str, Any]:
     with tempfile.TemporaryFile() as log:
-        command = [sys.executable, "-m", "tests.native.fuzz_entries", str(seed), str(seconds)]
+        command = [sys.executable, "-m", "tests.native.fuzz_entries", str(seed), str(steps)]
         try:
             done = subprocess.run(
-                [*command, str(log.fileno()), str(steps_least)],
-                cwd=ROOT, env=environment, pass_fds=[log.fileno()],
-                capture_output=True, text=True, timeout=seconds + 180, check=False,
+                [*command, str(log.fileno())], cwd=ROOT, env=environment, pass_fds=[log.fileno()],
+                capture_output=True, text=True, timeout=180, check=False,
             )  # fmt: skip
         except subprocess.TimeoutExpired:
             done = None
@@ -64,9 +62,8 @@ def entry_points() -> set[str]:
 def test_any_argument_to_any_entry_point() -> None:
     calls: Counter[str] = Counter()
     with ThreadPoolExecutor(2) as pool:
-        for counts in pool.map(lambda seed: run_child(seed, 4, None, STEPS_LEAST), range(SEEDS)):
+        for counts in pool.map(lambda seed: run_child(seed, STEPS, None), range(SEEDS)):
             calls.update(counts["calls"])
-            assert counts["steps"] > 100
     print(f"{sum(calls.values())} calls of {len(calls)} entry points")
     assert entry_points() - set(EXCEPTED) <= set(calls)
 
@@ -76,5 +73,5 @@ def test_any_argument_under_sanitizers(tmp_path_factory: pytest.TempPathFactory)
     environment = sanitized_environment(tmp_path_factory)
     with ThreadPoolExecutor(2) as pool:
         seeds = range(100, 100 + SEEDS)
-        list(pool.map(lambda seed: run_child(seed, 5, environment, 0), seeds))
+        list(pool.map(lambda seed: run_child(seed, SANITIZED_STEPS, environment), seeds))
     assert not sanitizer_reports(environment)

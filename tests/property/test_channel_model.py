@@ -14,9 +14,11 @@ import os
 import pickle
 import select
 import threading
+import time
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -182,3 +184,37 @@ Channels.TestCase.settings = settings(
     max_examples=25, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
 )
 TestChannels = Channels.TestCase
+
+
+def test_rights_of_the_dead_are_free_before_anybody_hears_of_the_death() -> None:
+    """What the daemon tells of a death it tells after ``repair``, and before ``close_process``."""
+    world = Channels()
+    reader, successor = world.channels[2], world._open(world.memories[1])
+    ended: list[BaseException] = []
+
+    def read() -> None:
+        try:
+            reader.read(0, 30)
+        except errors.ChannelClosedError as error:
+            ended.append(error)
+
+    reading = threading.Thread(target=read)
+    reading.start()
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        try:
+            successor.read(0, 0)
+        except RuntimeError:  # the other one has the right
+            break
+        except errors.ChannelTimeoutError:
+            time.sleep(0.001)
+    else:
+        raise AssertionError("nobody reads")
+    world.daemon.repair(world.memories[2].index)
+    with pytest.raises(errors.ChannelTimeoutError):
+        successor.read(0, 0)
+    world.keeper.close(None)
+    reading.join()
+    assert len(ended) == 1
+    del reader, successor
+    world.teardown()
