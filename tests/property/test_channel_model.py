@@ -189,12 +189,12 @@ TestChannels = Channels.TestCase
 def test_rights_of_the_dead_are_free_before_anybody_hears_of_the_death() -> None:
     """What the daemon tells of a death it tells after ``repair``, and before ``close_process``."""
     world = Channels()
-    reader, successor = world.channels[2], world._open(world.memories[1])
+    successor = world._open(world.memories[1])
     ended: list[BaseException] = []
 
     def read() -> None:
         try:
-            reader.read(0, 30)
+            world.channels[2].read(0, 30)
         except errors.ChannelClosedError as error:
             ended.append(error)
 
@@ -216,5 +216,5 @@ def test_rights_of_the_dead_are_free_before_anybody_hears_of_the_death() -> None
     world.keeper.close(None)
     reading.join()
     assert len(ended) == 1
-    del reader, successor
+    del successor
     world.teardown()
