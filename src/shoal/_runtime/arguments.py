@@ -64,27 +64,33 @@ def pack(memory: Memory, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Packe
         SerializationError: an argument can not be pickled.
         FullError: there is no room for large arguments.
     """
-    if any(type(a) is bytes and len(a) > STORED_BYTES for a in args):
+    kinds = [*map(type, args)]
+    if bytes in kinds:
         # Large bytes are values of their own: one copy less than through a pickle.
         args = tuple([_stored_bytes(memory, a) for a in args])
-    places, dependencies, args, kwargs = split_refs(args, kwargs)
-    if places:
-        check_home(memory, dependencies)
-        value: Any = [args, kwargs, places]
-    else:
+        kinds = [*map(type, args)]
+    places: list[int | str] = []
+    dependencies: list[ObjectRef] = []
+    value: Any = args
+    if kwargs or ObjectRef in kinds:
+        places, dependencies, args, kwargs = split_refs(args, kwargs)
         value = [args, kwargs] if kwargs else args
+        if places:
+            check_home(memory, dependencies)
+            value = [args, kwargs, places]
     pickled = serialize.dumps(memory, value, unpicklable.ARGUMENTS)
-    views = serialize.raw(pickled.buffers)
-    size_bytes = len(pickled.data) + sum(view.nbytes for view in views)
+    data, buffers, contained = pickled
+    views = serialize.raw(buffers) if buffers else []
+    size_bytes = len(data) + sum([view.nbytes for view in views])
     if size_bytes > STORED_BYTES:
         stored = serialize.put_pickled(memory, pickled)
         flags = STORED | (PLACES if places else 0)
         return _HEAD.pack(FRAMED, flags, 0, 0), [stored, *dependencies], None
-    if not places and not views and not pickled.contained:
-        return pickled.data, None, None
-    flags = (CONTAINED if pickled.contained else 0) | (PLACES if places else 0)
-    payload = _frame(flags, pickled.data, views)
-    return payload, dependencies or None, pickled.contained or None
+    if not places and not views and not contained:
+        return data, None, None
+    flags = (CONTAINED if contained else 0) | (PLACES if places else 0)
+    payload = _frame(flags, data, views)
+    return payload, dependencies or None, contained or None
 
 
 def _stored_bytes(memory: Memory, value: Any) -> Any:

@@ -8,6 +8,7 @@ finish together.
 
 from __future__ import annotations
 
+import builtins
 import itertools
 import sys
 from collections import deque
@@ -42,8 +43,7 @@ class ChunkOf:
         results: list[Any] = []
         began = clock.now()
         try:
-            for item in items:
-                results.append(function(item))
+            results.extend(builtins.map(function, items))  # up to where it raised, if it did
         except Exception as error:  # whatever user code raises: say at which item
             error.add_note(f"in item {start + len(results)} of map")
             raise
@@ -82,7 +82,7 @@ def map(
     bar = _Bar(total) if progress else None
     run = _Map(_remote_chunk(function), iter(items), total, chunk)
     run.submit_more()
-    return run.results(ordered, bar)
+    return itertools.chain.from_iterable(run.results(ordered, bar))
 
 
 def _remote_chunk(function: Any) -> RemoteFunction[..., Any]:
@@ -139,8 +139,8 @@ class _Map:
             wanted = int(n * CHUNK_S / took_s) if took_s > 0 else MOST_ITEMS
             self._size = max(1, min(wanted, self._size * GROWTH, MOST_ITEMS))
 
-    def results(self, ordered: bool, bar: _Bar | None) -> Iterator[Any]:
-        """Yield results, submitting more as room is made."""
+    def results(self, ordered: bool, bar: _Bar | None) -> Iterator[list[Any]]:
+        """Yield the results of a chunk after the other, submitting more as room is made."""
         try:
             while self._flying:
                 ref = self._flying.popleft() if ordered else self._next_ready()
@@ -150,7 +150,7 @@ class _Map:
                 self.submit_more()
                 if bar is not None:
                     bar.advance(len(values))
-                yield from values
+                yield values
         finally:
             self._flying.clear()
             if bar is not None:

@@ -15,8 +15,7 @@ The C pickler goes first. cloudpickle (pure Python, 20 times slower) is used onl
 fails or has written a name of ``__main__``, which other processes do not have. Tried and dropped:
 cloudpickle for everything (9 us instead of 0.6 us for ``((1,), {})``).
 
-Torch tensors on a CPU can not be read-only; they travel as NumPy arrays and are copied on arrival
-(RULES O-13).
+Arrays and tensors have shorter pickles than they would make themselves: see ``array_pickles``.
 
 Errors of tasks are packed in two layers, facts outside and the exception inside, so that facts and
 traceback arrive even where the exception's class can not be imported.
@@ -24,16 +23,12 @@ traceback arrive even where the exception's class can not be imported.
 
 from __future__ import annotations
 
-import copyreg
-import io
 import pickle
-import sys
-from collections import ChainMap
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from shoal import _native, errors
-from shoal._runtime import unpicklable
+from shoal._runtime import array_pickles, unpicklable
 from shoal._runtime.session import check_home, current_or_none
 
 PROTOCOL = 5
@@ -63,8 +58,8 @@ def dumps(memory: _native.Memory, value: Any, what: str = "value") -> Pickled:
     former = memory.capture(contained)
     try:
         try:
-            if "torch" in sys.modules:
-                data = _dumps_with_tensors(value, buffers.append)
+            if array_pickles.are_meant(value):
+                data = array_pickles.dumps(value, buffers.append)
             else:
                 data = pickle.dumps(value, PROTOCOL, buffer_callback=buffers.append)
         except Exception:  # whatever a reducer raises: cloudpickle decides
@@ -228,35 +223,6 @@ def load_cause(error: errors.ActorError) -> None:
         return
     error.cause = cause.cause or cause
     error.__cause__ = cause
-
-
-# ---- tensors ------------------------------------------------------------------------------------
-
-
-def _dumps_with_tensors(value: Any, buffer_callback: Callable[[Any], Any]) -> bytes:
-    torch = sys.modules["torch"]
-    stream = io.BytesIO()
-    pickler = pickle.Pickler(stream, PROTOCOL, buffer_callback=buffer_callback)
-    known: Any = copyreg.dispatch_table
-    pickler.dispatch_table = ChainMap({torch.Tensor: _reduce_tensor}, known)
-    pickler.dump(value)
-    return stream.getvalue()
-
-
-def _reduce_tensor(tensor: Any) -> Any:
-    plain = tensor.device.type == "cpu" and not tensor.requires_grad and not tensor.is_sparse
-    if plain:
-        try:
-            return _rebuild_tensor, (tensor.numpy(),)
-        except (TypeError, RuntimeError):  # a dtype that NumPy does not have
-            pass
-    return tensor.__reduce_ex__(PROTOCOL)
-
-
-def _rebuild_tensor(array: Any) -> Any:
-    import torch
-
-    return torch.from_numpy(array.copy())
 
 
 def raw(buffers: Sequence[pickle.PickleBuffer]) -> list[memoryview]:
