@@ -493,6 +493,15 @@ nb::class_<PyTask> bind_values(nb::module_& m) {
       .def_ro("parent", &PyTask::parent)
       .def_ro("n_dependencies", &PyTask::n_dependencies)
       .def_ro("limit", &PyTask::limit)
+      .def_prop_ro("ending",
+                   [](PyTask& t) -> nb::object {
+                     Memory& mem = *t.mem->m;
+                     running_spec(t);
+                     if (!(mem.slot(key_slot(t.key)).flags.load(ACQ) & CANCELLED_))
+                       return nb::none();
+                     const Bytes b = mem.given_up_record(t.key);
+                     return nb::bytes(static_cast<const char*>(b.data), b.size);
+                   })
       .def("payload",
            [](PyTask& t) -> nb::object {
              Memory& mem = *t.mem->m;

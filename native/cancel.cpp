@@ -94,7 +94,7 @@ void Memory::cancel(u64 key, Bytes held, Bytes queued, bool is_late,
     const u32 flags = t->flags;
     if (x.claim.load(SEQ) != c) continue;
     running.push_back({key, claim_attempt(c), claim_worker(c), flags});
-    x.flags.fetch_or(CANCELLED_);
+    x.flags.fetch_or(CANCELLED_ | (is_late ? LATE : 0));
     if (!(flags & F_ACTOR)) return;
     // Only the daemon frees specs of what others run, and only after their death: this one may end
     // at any moment, so its other returns are looked at as strangers.

@@ -160,6 +160,9 @@ class Task:
     n_dependencies: int
     limit: int
     """Of a stream: how many items may be unseen; 0: any number."""
+    @property
+    def ending(self) -> bytes | None:
+        """What it is to fail with, if somebody wants it to end; None otherwise."""
     def stream(self) -> ObjectRef | None:
         """A cell of this task's stream from which the first unsealed one is reached."""
     def advance_stream(self, cell: ObjectRef) -> None:

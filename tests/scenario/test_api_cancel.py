@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import os
 import time
@@ -293,6 +294,56 @@ def test_the_producer_of_a_dropped_generator_ends(tmp_path: Path) -> None:
             assert is_cancelled(last, "running")
         del stream
         eventually(ended.exists, 10, "the producer has ended")
+
+
+@pytest.mark.parametrize("how", ["wait", "get", "catch"])
+def test_a_cancelled_child_does_not_free_its_cancelled_parent(how: str, tmp_path: Path) -> None:
+    """The child waits and is sealed at once: its parent goes on before it was told."""
+    shoal.init(num_cpus=1, resources={"one": 1})
+    runs, waits = tmp_path / "runs", tmp_path / "waits"
+    holder = sleeps.options(num_cpus=0, resources={"one": 1}).remote(runs)
+
+    @shoal.remote(num_cpus=0, resources={"one": 1})
+    def child() -> None:
+        return None
+
+    @shoal.remote(max_retries=3, retry_exceptions=True)
+    def parent() -> str:
+        ref = child.remote()
+        waits.touch()
+        if how == "wait":
+            shoal.wait([ref])
+        elif how == "get":
+            shoal.get(ref)
+        else:
+            with contextlib.suppress(errors.TaskCancelledError):
+                shoal.get(ref)
+        return "went on"
+
+    eventually(runs.exists, 10, "the resource is taken")
+    for _ in range(5):
+        waits.unlink(missing_ok=True)
+        ref = parent.remote()
+        eventually(waits.exists, 10, "the parent waits")
+        shoal.cancel(ref)
+        with pytest.raises(errors.TaskCancelledError) as caught:
+            shoal.get(ref, timeout=10)
+        assert type(caught.value) is errors.TaskCancelledError
+    shoal.cancel(holder)
+
+
+def test_a_generator_that_goes_to_its_end_all_the_same_is_cancelled() -> None:
+    @shoal.remote
+    def stubborn() -> Iterator[int]:
+        with contextlib.suppress(KeyboardInterrupt):
+            while True:
+                yield 1
+
+    stream = stubborn.remote()
+    next(stream)
+    shoal.cancel(stream)
+    with pytest.raises(errors.TaskCancelledError):
+        shoal.get(stream.completed(), timeout=10)
 
 
 def test_other_things_are_refused() -> None:

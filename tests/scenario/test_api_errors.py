@@ -38,6 +38,22 @@ def failure(ref: Any) -> Any:
     return caught.value
 
 
+class ResponseError(Exception):
+    def __init__(self, response: Any) -> None:
+        super().__init__(response.reason)
+        self.code = 404
+
+
+def test_an_exception_that_can_not_be_made_from_its_args_arrives_as_what_it_was() -> None:
+    @shoal.remote
+    def asks() -> None:
+        raise ResponseError(UnicodeDecodeError("utf8", b"x", 0, 1, "no such page"))
+
+    with pytest.raises(ResponseError, match="no such page") as caught:
+        shoal.get(asks.remote())
+    assert caught.value.code == 404
+
+
 def test_a_task_error_is_an_instance_of_its_causes_class() -> None:
     error = failure(inner.remote("deep"))
     assert isinstance(error, KeyError) and isinstance(error.cause, KeyError)

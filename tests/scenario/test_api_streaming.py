@@ -239,6 +239,43 @@ def test_dynamic_returns() -> None:
         shoal.get(second)
 
 
+def test_a_dynamic_generator_is_tried_again_as_every_task(tmp_path: Path) -> None:
+    attempts = tmp_path / "attempts"
+
+    @shoal.remote(max_retries=1, retry_exceptions=[ConnectionError])
+    def breaks(kind: type[Exception], heals: bool) -> Iterator[int]:
+        note(attempts, attempt := shoal.get_runtime_context().attempt)
+        yield attempt
+        if attempt == 1 or not heals:
+            raise kind("gone")
+
+    with pytest.warns(DeprecationWarning):
+        dynamic = breaks.options(num_returns="dynamic")
+    assert shoal.get(list(shoal.get(dynamic.remote(ConnectionError, True)))) == [2]
+    assert numbers(attempts) == [1, 2]
+    first, second = shoal.get(dynamic.remote(ConnectionError, False))
+    assert shoal.get(first) == 2  # the last attempt's items, and what ended it
+    with pytest.raises(ConnectionError):
+        shoal.get(second)
+    first, second = shoal.get(dynamic.remote(KeyError, True))
+    assert shoal.get(first) == 1
+    with pytest.raises(KeyError):
+        shoal.get(second)
+
+
+def test_an_asynchronous_dynamic_generator_keeps_what_came_before_its_error() -> None:
+    @shoal.remote
+    async def breaks() -> AsyncIterator[int]:
+        yield 1
+        raise KeyError("gone")
+
+    with pytest.warns(DeprecationWarning):
+        first, second = shoal.get(breaks.options(num_returns="dynamic").remote())
+    assert shoal.get(first) == 1
+    with pytest.raises(KeyError):
+        shoal.get(second)
+
+
 def test_a_fixed_number_of_returns_from_a_generator() -> None:
     three = count.options(num_returns=3)
     assert shoal.get(three.remote(3)) == [0, 1, 2]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import pickle
 from typing import Any
 
@@ -62,10 +63,10 @@ EXAMPLES: list[errors.ShoalError] = [
 
 @pytest.mark.parametrize("error", EXAMPLES, ids=lambda e: type(e).__name__)
 def test_every_error_travels_as_record_and_as_pickle(error: errors.ShoalError) -> None:
-    for copy in (again(error), pickle.loads(pickle.dumps(error))):
-        assert type(copy) is type(error)
-        assert str(copy) == str(error) and copy.facts == error.facts
-        assert str(copy)
+    for made in (again(error), pickle.loads(pickle.dumps(error))):
+        assert type(made) is type(error)
+        assert str(made) == str(error) and made.facts == error.facts
+        assert str(made)
 
 
 def test_the_examples_cover_the_tree() -> None:
@@ -192,6 +193,31 @@ def test_the_dual_class(cause: Exception) -> None:
     else:
         again = pickle.loads(pickle.dumps(error))
         assert type(again) is type(error) and again.attempt == 2
+
+
+class ResponseError(Exception):
+    def __init__(self, response: Any) -> None:
+        super().__init__(response.text)
+        self.response = str(response)
+
+
+class NamedError(ValueError):
+    def __init__(self, *, code: int) -> None:
+        super().__init__(f"code {code}")
+        self.code = code
+
+
+class Response:
+    text = "no such page"
+
+
+@pytest.mark.parametrize("cause", [ResponseError(Response), NamedError(code=4)])
+def test_errors_of_classes_with_constructors_of_their_own_can_be_copied(cause: Exception) -> None:
+    error = errors.task_error(str(cause), cause, {"task": "f", "remote_traceback": "in f"})
+    for again in (pickle.loads(pickle.dumps(error)), copy.copy(error), copy.deepcopy(error)):
+        assert type(again) is type(error) and str(again) == str(error)
+        assert type(again.cause) is type(cause) and vars(again.cause) == vars(cause)
+        assert again.facts == error.facts and again.__notes__ == ["in f"]
 
 
 def test_what_can_have_no_dual_class() -> None:

@@ -11,7 +11,8 @@ Who runs it depends on how it runs::
 
 1. The handler raises only if that very attempt is the innermost one, and only inside user code or
    where a stream waits or is resumed: never while a result is written (RULES Q-2).
-2. However the code ends after that, the attempt fails with the record of the daemon.
+2. However the code ends after that, the attempt fails with the record of the daemon; also if it
+   ends between the daemon's mark and the message, with what a cancelled child gave it.
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ SIGNAL = signal.SIGRTMIN + 5
 """Real-time signals have no other meaning, and nobody else uses this one."""
 INSIST_S = 0.02
 INSIST_MOST_S = 2.0
+NEWS_WAIT_S = 1.0
+"""How long the news of a mark is waited for: a daemon that is slower has said why it ends."""
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 
 
@@ -51,6 +54,7 @@ class Cancelling:
         self._others: Callable[[int], None] | None = None
         self._run: CodeType | None = None
         self._main = 0
+        self._told = threading.Condition()
 
     def serve(self, run: CodeType) -> None:
         """Interrupt tasks on this, the main, thread; ``run`` is what calls user code there."""
@@ -67,6 +71,20 @@ class Cancelling:
         """What ``task`` is to fail with; None if nobody wants it to end."""
         found = self._records.get(task.key)
         return found[1] if found is not None and found[0] == task.attempt else None
+
+    def last_record(self, task: _native.Task) -> bytes | None:
+        """As ``record``, for who is about to write the result.
+
+        The daemon marks a task first, ends its children that wait, and tells its process last: a
+        task that came out of waiting for a child is asked here before it was told.
+        """
+        ending = task.ending
+        if ending is None:
+            return None
+        with self._told:
+            if self._main:  # the news is under way, with more in it; nobody waits behind this
+                self._told.wait_for(lambda: self.record(task) is not None, NEWS_WAIT_S)
+            return self.record(task) or ending
 
     def forget(self, task: _native.Task) -> None:
         """The attempt is over."""
@@ -96,7 +114,9 @@ class Cancelling:
         memory = sessions.current().memory
         if not memory.is_running(news.key, news.attempt):
             return
-        self._records[news.key] = (news.attempt, news.record)
+        with self._told:
+            self._records[news.key] = (news.attempt, news.record)
+            self._told.notify_all()
         way = self._ways.get(news.key)
         if way is not None:
             way()

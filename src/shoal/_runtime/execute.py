@@ -148,7 +148,7 @@ class Executor:
         if type(value) is Background:
             value.begin(self, task)
             return
-        if cancelling.record(task) is not None:
+        if cancelling.last_record(task) is not None:
             raise Interrupted
         if inspect.iscoroutine(value):
             value = self._run_coroutine(task, value)
@@ -167,6 +167,8 @@ class Executor:
             )
         elif n == 1:
             self._write(task, 0, value)
+        if cancelling.last_record(task) is not None:
+            raise Interrupted  # a generator that caught the first one and came to its end
         task.commit()
 
     def _drain(self, task: _native.Task, value: Any) -> Any:
@@ -184,7 +186,9 @@ class Executor:
         if task.flags & _native.FLAG_STREAM:
             return self._produce(task, value)
 
-        def fail(error: BaseException) -> _native.ObjectRef:
+        def fail(error: Exception) -> _native.ObjectRef:
+            if self._may_retry(task, error):
+                raise error
             pickled = serialize.pack_error(self._memory, describe(task, error, self._session))
             return self._memory.put(_native.FORMAT_ERROR_PICKLE, *pickled)
 
@@ -270,7 +274,7 @@ class Executor:
                 self._exit_actor(task)
                 return
             _crash(describe(task, error, self._session), error.code)
-        record = cancelling.record(task)
+        record = cancelling.last_record(task)
         if record is not None:
             cancelling.forget(task)
             self._write_packed(task, record)
@@ -428,7 +432,20 @@ def _label(instance: Any) -> str:
 
 
 async def _list_of(items: Any) -> Any:
-    return (item for item in [item async for item in items])
+    made = []
+    failure = None
+    try:
+        async for item in items:
+            made.append(item)
+    except Exception as error:  # whatever user code raises comes behind what it has yielded
+        failure = error
+    return _again(made, failure)
+
+
+def _again(made: list[Any], failure: Exception | None) -> Iterator[Any]:
+    yield from made
+    if failure is not None:
+        raise failure
 
 
 def _items(value: Any, n: int) -> list[Any]:

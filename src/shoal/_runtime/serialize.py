@@ -30,6 +30,7 @@ from typing import Any, NamedTuple
 from shoal import _native, errors
 from shoal._runtime import array_pickles, unpicklable
 from shoal._runtime.session import check_home, current_or_none
+from shoal.errors._task import Bare
 
 PROTOCOL = 5
 
@@ -155,31 +156,12 @@ def _dumps_cause(cause: BaseException) -> bytes:
         data = dumps_by_value(cause, "exception")
     try:
         pickle.loads(data)
-    except TypeError:
-        # Its constructor takes other arguments than it keeps in ``args``, the most common mistake
+    except Exception:  # whatever its constructor raises
+        # It takes other arguments than the exception keeps in ``args``, the most common mistake
         # with exceptions: make it without the constructor.
-        data = dumps_by_value(_Bare(cause), "exception")
+        data = dumps_by_value(Bare(cause), "exception")
         pickle.loads(data)
     return data
-
-
-class _Bare:
-    """An exception that is made again without its constructor."""
-
-    def __init__(self, error: BaseException) -> None:
-        self._error = error
-
-    def __reduce__(self) -> Any:
-        return _make_bare, (type(self._error), self._error.args, vars(self._error))
-
-
-def _make_bare(
-    cls: type[BaseException], args: tuple[Any, ...], state: dict[str, Any]
-) -> BaseException:
-    error = cls.__new__(cls, *args)
-    error.args = args
-    error.__dict__.update(state)
-    return error
 
 
 def unpack_error(data: Any) -> errors.TaskError:

@@ -366,7 +366,7 @@ async def produce_async(
 
 
 def collect(
-    memory: _native.Memory, items: Iterator[Any], fail: Callable[[BaseException], ObjectRef]
+    memory: _native.Memory, items: Iterator[Any], fail: Callable[[Exception], ObjectRef]
 ) -> DynamicObjectRefGenerator:
     """Run a generator to its end (``num_returns="dynamic"``); an error is one more ref."""
     refs = []

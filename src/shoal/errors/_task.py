@@ -42,7 +42,48 @@ class TaskError(ShoalError):
         return self._message
 
     def __reduce__(self) -> Any:
-        return task_error, (self._message, self.cause, self.facts)
+        cause = self.cause
+        if cause is not None and _needs_no_constructor(cause):
+            return _rebuild, (self._message, Bare(cause), self.facts)
+        return task_error, (self._message, cause, self.facts)
+
+
+class Bare:
+    """An exception that is pickled so that it is made again without its constructor."""
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+    def __reduce__(self) -> Any:
+        return _make_bare, (type(self.error), self.error.args, vars(self.error))
+
+
+def _make_bare(
+    cls: type[BaseException], args: tuple[Any, ...], state: dict[str, Any]
+) -> BaseException:
+    error = cls.__new__(cls, *args)
+    error.args = args
+    error.__dict__.update(state)
+    return error
+
+
+def _needs_no_constructor(error: BaseException) -> bool:
+    """Whether its class takes other arguments than it keeps in ``args``, a common mistake."""
+    cls = type(error)
+    if cls.__init__ in (Exception.__init__, BaseException.__init__):
+        return False
+    try:
+        parts = error.__reduce_ex__(4)
+        if parts[0] is cls:
+            cls(*parts[1])
+    except Exception:  # a constructor of the user's: it would say the same where it is loaded
+        return True
+    return False
+
+
+def _rebuild(message: str, cause: Bare | BaseException, facts: dict[str, Any]) -> TaskError:
+    # Pickle has made the exception of it already; ``copy.copy`` has not.
+    return task_error(message, cause.error if isinstance(cause, Bare) else cause, facts)
 
 
 _dual_classes: dict[type[BaseException], type[TaskError]] = {}
