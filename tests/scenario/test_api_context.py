@@ -8,7 +8,10 @@ import json
 import os
 import pickle
 import threading
+import time
 import warnings
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +26,7 @@ from shoal.util import (
     list_named_actors,
     register_serializer,
 )
+from tests.torture.processes import eventually
 
 
 def facts() -> dict[str, Any]:
@@ -302,6 +306,103 @@ def test_the_timeline_is_a_trace(tmp_path: Path) -> None:
     assert not running
 
 
+def trace_problems(trace: list[dict[str, Any]]) -> list[str]:
+    """What is wrong with ``trace`` by the published format of trace events."""
+    found = []
+    rows: dict[tuple[int, int], list[tuple[float, float]]] = {}
+    named = set()
+    for event in trace:
+        whose = event.get("pid"), event.get("tid", 0)
+        if not isinstance(event.get("name"), str) or not all(type(i) is int for i in whose):
+            found.append(f"no name, pid or tid: {event}")
+        elif event["ph"] == "M":
+            kinds = ("process_name", "process_sort_index", "thread_name", "thread_sort_index")
+            if event["name"] not in kinds or not isinstance(event.get("args"), dict):
+                found.append(f"no metadata event: {event}")
+            named.add((event["name"], *whose))
+        elif event["ph"] != "X" or not isinstance(event.get("cat"), str):
+            found.append(f"neither metadata nor a complete event: {event}")
+        elif any(type(event.get(k)) not in (int, float) or event[k] < 0 for k in ("ts", "dur")):
+            found.append(f"times are no microseconds: {event}")
+        else:
+            rows.setdefault(whose, []).append((event["ts"], -event["dur"]))
+    for row, spans in rows.items():
+        if ("thread_name", *row) not in named or ("process_name", row[0], 0) not in named:
+            found.append(f"row {row} has no name")
+        open_ends: list[float] = []
+        for begin, minus in sorted(spans):
+            while open_ends and open_ends[-1] <= begin + 0.001:
+                open_ends.pop()
+            if open_ends and begin - minus > open_ends[-1] + 0.001:
+                found.append(f"row {row}: what begins at {begin} ends after what is around it")
+            open_ends.append(begin - minus)
+    return found
+
+
+def test_a_trace_of_everything_at_once_is_well_formed(tmp_path: Path) -> None:
+    begun = tmp_path / "begun"
+
+    @shoal.remote
+    def leaf() -> int:
+        return 1
+
+    @shoal.remote
+    def tree() -> int:
+        return sum(shoal.get([leaf.remote() for _ in range(3)]))
+
+    @shoal.remote
+    def stream() -> Iterator[int]:
+        yield from shoal.get([leaf.remote(), leaf.remote()])
+
+    @shoal.remote(max_retries=1)
+    def crashes() -> None:
+        if shoal.get_runtime_context().attempt == 1:
+            os._exit(1)
+
+    @shoal.remote
+    def stays() -> None:
+        begun.touch()
+        time.sleep(600)
+
+    @shoal.remote
+    class Awaits:
+        async def both(self) -> int:
+            return sum(await asyncio.gather(leaf.remote(), leaf.remote()))
+
+    @shoal.remote(max_concurrency=4)
+    class Threads:
+        def gets(self) -> int:
+            return shoal.get(leaf.remote())
+
+    shoal.init(num_cpus=2)
+    awaits, threads = Awaits.remote(), Threads.remote()
+    calls = [call for _ in range(8) for call in (awaits.both.remote(), threads.gets.remote())]
+    shoal.get([*calls, tree.remote(), tree.remote(), crashes.remote()])
+    assert shoal.get(list(stream.remote())) == [1, 1]
+    stopped = stays.remote()
+    eventually(begun.exists, 30, "a task runs")
+    shoal.cancel(stopped)
+    with pytest.raises(errors.TaskCancelledError):
+        shoal.get(stopped, timeout=30)
+    begun.unlink()
+    running = stays.remote()
+    eventually(begun.exists, 30, "another task runs")
+    trace = shoal.timeline()
+    assert trace is not None
+    assert trace_problems(json.loads(json.dumps(trace))) == []
+    slices = [
+        (event["name"].rpartition(".")[2], bool(event["args"].get("running")))
+        for event in trace
+        if event["ph"] == "X"
+    ]
+    names = Counter(name for name, _ in slices)
+    assert names["crashes"] == names["stays"] == 2 and names["gets"] == names["both"] == 8, names
+    assert [name for name, is_running in slices if is_running] == ["stays"]
+    shoal.cancel(running)
+    nobody = {"ph": "X", "cat": "task", "name": "f", "pid": 1, "tid": -1, "ts": 1, "dur": 1}
+    assert len(trace_problems([*trace, nobody])) == 1
+
+
 # ---- utilities
 
 
@@ -310,6 +411,10 @@ def test_nodes_have_the_rows_that_people_read() -> None:
     node = shoal.nodes()[0]
     for name in ("NodeID", "Alive", "NodeManagerAddress", "NodeManagerHostname", "Resources"):
         assert node[name], name
+    named = [name for name in shoal.cluster_resources() if name.startswith("node:")]
+    assert set(named) == {"node:__internal_head__", f"node:{node['NodeManagerAddress']}"}
+    here = shoal.remote(os.getpid).options(resources=dict.fromkeys(named, 0.01))
+    assert shoal.get(here.remote(), timeout=30) > 0
     assert node["Resources"]["CPU"] == 2 and isinstance(node["Labels"], dict)
 
 

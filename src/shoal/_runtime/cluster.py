@@ -5,10 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from shoal._proto import messages
+from shoal._runtime import machine_facts
 from shoal._runtime import session as sessions
-
-LOCAL_ADDRESS = "127.0.0.1"
-"""Of every node: a session is on one machine."""
 
 
 def table(name: str, limit: int = 10_000) -> list[dict[str, Any]]:
@@ -24,6 +22,7 @@ def nodes() -> list[dict[str, Any]]:
         True
     """
     rows = []
+    address = machine_facts.address()  # of every node: a session is on one machine
     for row in table("nodes"):
         is_alive = row.get("state", "ALIVE") == "ALIVE"
         rows.append(
@@ -33,7 +32,7 @@ def nodes() -> list[dict[str, Any]]:
                 "alive": is_alive,
                 "NodeName": row.get("name"),
                 "NodeManagerHostname": row.get("name"),
-                "NodeManagerAddress": LOCAL_ADDRESS,
+                "NodeManagerAddress": address,
                 "Resources": row.get("total", {}),
                 "Labels": row.get("labels", {}),
                 **row,

@@ -320,6 +320,8 @@ def node_config(settings: launch.NodeSettings, memory: Memory) -> config.NodeCon
         total["GPU"] = float(gpus)
     total["memory"] = float(max(0, machine_facts.usable_memory_bytes() - memory.capacity_bytes))
     total["object_store_memory"] = float(memory.capacity_bytes)
+    # Names by which programs ask for this very node, and for the one that a session began on.
+    total[f"node:{machine_facts.address()}"] = total["node:__internal_head__"] = 1.0
     gpu_ids = tuple(visible.split(",")) if visible else ()
     return config.NodeConfig(
         session=settings.session,

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import os
 import re
+import socket
 
 import msgspec
 
@@ -173,3 +174,15 @@ class Headroom:
             if name == field:
                 return int(value)
         return 0
+
+
+def address() -> str:
+    """The address under which other machines reach this one, 127.0.0.1 if there is no network."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            # Nothing is sent: the kernel says which of its addresses it would send from. The
+            # network is the one that is reserved for documentation.
+            probe.connect(("192.0.2.1", 9))
+            return str(probe.getsockname()[0])
+        except OSError:
+            return "127.0.0.1"

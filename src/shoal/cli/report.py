@@ -49,7 +49,13 @@ def amount(name: str, value: float) -> str:
 
 def amounts(total: Mapping[str, float]) -> str:
     """``4 CPU, 7 GiB memory``."""
-    return ", ".join(f"{amount(name, value)} {name}" for name, value in sorted(total.items()))
+    shown = (name for name in sorted(total) if not is_name_of_node(name))
+    return ", ".join(f"{amount(name, total[name])} {name}" for name in shown)
+
+
+def is_name_of_node(name: str) -> bool:
+    """Whether this resource only says which node it is."""
+    return name.startswith("node:")
 
 
 def print_rows(title: str, rows: Sequence[Mapping[str, object]]) -> None:
@@ -87,6 +93,8 @@ def print_status(observer: Observer) -> None:
     kind = "started" if session["started"] else "of a program"
     print(f"Session {session['session']} ({kind}, node daemon {session['pid']}), up {uptime}")
     for name, total in sorted(resources.total.items()):
+        if is_name_of_node(name):
+            continue
         used = total - resources.available.get(name, 0.0)
         if name == "object_store_memory":
             used = float(str(session["memory_used_bytes"]))

@@ -7,7 +7,6 @@ named in one warning per process (``IGNORED`` says why each means nothing).
 from __future__ import annotations
 
 import itertools
-import socket
 import sys
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -16,6 +15,7 @@ from typing import Any
 import shoal
 from shoal import errors
 from shoal._base import clock
+from shoal._runtime import machine_facts
 from shoal._runtime import session as sessions
 from shoal._runtime.driver import SessionContext
 from shoal.compat.ray.names import VERSION
@@ -159,14 +159,7 @@ ActorProxy = shoal.ActorHandle
 
 def get_node_ip_address() -> str:
     """The address under which other machines reach this one, 127.0.0.1 if there is no network."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        try:
-            # Nothing is sent: the kernel says which of its addresses it would send from. The
-            # network is the one that is reserved for documentation.
-            probe.connect(("192.0.2.1", 9))
-            return str(probe.getsockname()[0])
-        except OSError:
-            return "127.0.0.1"
+    return machine_facts.address()
 
 
 def get_node_instance_id() -> str:

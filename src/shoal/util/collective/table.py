@@ -76,7 +76,7 @@ def check_backend(backend: Any) -> None:
             f"backend={backend!r}: groups go through shared memory here; for torch.distributed"
             " itself use init_torch_group",
             UserWarning,
-            stacklevel=4,
+            stacklevel=3,
         )
 
 
