@@ -148,7 +148,7 @@ class Executor:
         if type(value) is Background:
             value.begin(self, task)
             return
-        if cancelling.last_record(task) is not None:
+        if task.ending is not None:
             raise Interrupted
         if inspect.iscoroutine(value):
             value = self._run_coroutine(task, value)
@@ -167,7 +167,7 @@ class Executor:
             )
         elif n == 1:
             self._write(task, 0, value)
-        if cancelling.last_record(task) is not None:
+        if task.ending is not None:
             raise Interrupted  # a generator that caught the first one and came to its end
         task.commit()
 
