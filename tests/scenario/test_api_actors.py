@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import atexit
 import dataclasses
 import os
@@ -351,3 +352,25 @@ def test_an_actor_ends_like_an_interpreter(tmp_path: pathlib.Path) -> None:
     del careful
     wanted = ["thread", "atexit", "del"]
     eventually(lambda: path.exists() and path.read_text().split() == wanted, 5.0, "its notes")
+
+
+def test_a_constructor_that_does_not_fit_is_told_at_once() -> None:
+    class Account:
+        def __init__(self, owner: str, *, balance: int = 0) -> None:
+            self.balance = balance
+
+        def read(self) -> int:
+            return self.balance
+
+    class Abstract(abc.ABC):
+        @abc.abstractmethod
+        def area(self) -> float: ...
+
+    account = shoal.remote(Account)
+    with pytest.raises(TypeError, match=r"missing .* 'owner'. It takes \(owner"):
+        account.remote()  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match="unexpected keyword argument 'debt'"):
+        account.options(num_cpus=0).remote("me", debt=1)  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match="Abstract is abstract: it has no area"):
+        shoal.remote(Abstract).remote()
+    assert shoal.get(account.remote("me", balance=3).read.remote()) == 3

@@ -118,6 +118,7 @@ class ActorHandle(Generic[C]):
         return f"<actor {self._facts.class_name} {self._facts.actor_id}>"
 
 
+_ANY_ARGUMENTS = inspect.signature(lambda *args, **kwargs: None)
 _facts_decoder = msgspec.msgpack.Decoder(ActorFacts)
 _rows_decoder = msgspec.msgpack.Decoder(tuple[MethodRow, ...])
 
@@ -128,6 +129,9 @@ def _restore_handle(facts: bytes, lifetime: _native.ObjectRef | None) -> ActorHa
 
 class ActorClass(Generic[C], Bindable):
     """A class whose instances may live in processes of their own."""
+
+    _signature: inspect.Signature | None = None
+    """Of the constructor, once it has been asked for."""
 
     def __init__(
         self, cls: Any, given: Mapping[str, Any], definition: Definition | None = None
@@ -173,7 +177,9 @@ class ActorClass(Generic[C], Bindable):
 
         Raises:
             ActorAlreadyExistsError: its name is taken.
+            TypeError: the arguments do not fit the constructor, or the class is abstract.
         """
+        self._check_constructor(args, kwargs)
         try:
             return self._create(args, kwargs)
         except sessions.NATIVE_ERRORS as error:
@@ -187,6 +193,23 @@ class ActorClass(Generic[C], Bindable):
     ) -> ActorHandle[Any]:
         chosen = self.options(**given) if given else self
         return chosen.remote(*(args or ()), **(kwargs or {}))
+
+    def _check_constructor(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Say here what would else be said by a process that died of it."""
+        if inspect.isabstract(self._cls):
+            missing = ", ".join(sorted(self._cls.__abstractmethods__))
+            raise TypeError(f"{self.__qualname__} is abstract: it has no {missing}")
+        if self._signature is None:
+            try:
+                self._signature = inspect.signature(self._cls)
+            except (TypeError, ValueError):  # made in C, and does not say what it takes
+                self._signature = _ANY_ARGUMENTS
+        try:
+            self._signature.bind(*args, **kwargs)
+        except TypeError as error:
+            raise TypeError(
+                f"{self.__qualname__}.remote(): {error}. It takes {self._signature}"
+            ) from None
 
     def _create(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ActorHandle[Any]:
         given = self._given
