@@ -276,6 +276,7 @@ class Memory {
   void advance(u32 t);
   u32 advance_one(u32 t);
   u32 end_lane(u32 t);
+  void note_lane(u32 queue, u64 key);
   bool link_lane(u32 t, u32 predecessor);
   bool seal_like(u32 t, u32 dependency);
   void set_turn(u32 t, u32 process_plus_1);
@@ -359,10 +360,11 @@ class Memory {
     u64 token;
     u32 node;
   };
-  std::unordered_map<u64, Watched> watched;   // key -> what to do once it is sealed
-  std::vector<u64> ready;                     // tokens of sealed watched refs
-  std::unordered_map<u32, atom<u64>*> lanes;  // actor queue -> my hold on my last unpushed call
-  std::vector<atom<u32>*> sleeping_on;        // words that threads of this process sleep on
+  std::unordered_map<u64, Watched> watched;  // key -> what to do once it is sealed
+  std::vector<u64> ready;                    // tokens of sealed watched refs
+  std::unordered_map<u32, u64> lanes;   // actor queue -> key of my last call not pushed at once
+  size_t lanes_looked_at = 64;          // so many, and those that are gone are forgotten
+  std::vector<atom<u32>*> sleeping_on;  // words that threads of this process sleep on
   Patience for_value, for_completion, for_task;
   std::vector<u32> left_places;  // of `mine`, below depth; may be stale
   u32 claimed_place = 0;         // of the last task that was claimed

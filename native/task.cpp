@@ -248,16 +248,21 @@ Status Memory::submit(const Call& c, Bytes payload, const std::vector<u32>& depe
     if (open && c.actor && is_live(c.actor))
       ok = ok && hold(key_slot(c.actor), 1, false, &hs[k + 1]);
   } else if (c.flags & F_ACTOR) {
-    auto it = lanes.find(c.queue);
-    if (it != lanes.end()) {
-      u32 last = hold_slot(it->second->load(RLX));
-      if (slot(last).succ.load(SEQ) & CLOSED) {  // pushed meanwhile
-        drop(it->second);
+    if (auto it = lanes.find(c.queue); it != lanes.end()) {
+      const u32 last = key_slot(it->second);
+      atom<u64>* held;
+      if (!hold_key(it->second, false, held)) {  // done and gone, or no count is left for it
+        ok = ok && (!is_live(it->second) || slot(last).succ.load(SEQ) & CLOSED);
         lanes.erase(it);
       } else {
-        t->predecessor.store(last, RLX);
-        ok = ok && hold(last, 1, false, &hs[k]);
-        lane = true;
+        if (slot(last).succ.load(SEQ) & CLOSED) {  // pushed meanwhile
+          lanes.erase(it);
+        } else {
+          t->predecessor.store(last, RLX);
+          ok = ok && hold(last, 1, false, &hs[k]);
+          lane = true;
+        }
+        drop(held);
       }
     }
     bool open = false;
@@ -288,14 +293,7 @@ Status Memory::submit(const Call& c, Bytes payload, const std::vector<u32>& depe
     return Status::Gone;
   }
   event(EV_SUBMIT, make_key(s, gen), parent);
-  if (lane) {  // my own hold on the last unpushed call of the lane, for the next one
-    auto* e = ledger_take();
-    if (e && hold(s, 1, false, e)) {
-      auto it = lanes.find(c.queue);
-      if (it != lanes.end()) drop(it->second);
-      lanes[c.queue] = e;
-    }
-  }
+  if (lane) note_lane(c.queue, make_key(s, gen));
   me_.task_op.store(make_task_op(TASK_ADVANCE, s), SEQ);  // COMMIT: from here repair goes on for us
   if (lane || !dependencies.empty())
     advance(s);
@@ -304,6 +302,15 @@ Status Memory::submit(const Call& c, Bytes payload, const std::vector<u32>& depe
   me_.task_op.store(0, REL);
   work_cascade();
   return Status::Ok;
+}
+
+// The next call of this lane waits for this one, if this one is not pushed by then. Only its key is
+// kept: until it is pushed it lives by itself, and its value is nobody's but its refs'.
+void Memory::note_lane(u32 queue, u64 key) {
+  lanes[queue] = key;
+  if (lanes.size() < lanes_looked_at) return;
+  std::erase_if(lanes, [&](auto& lane) { return !is_live(lane.second); });
+  lanes_looked_at = 64 + 2 * lanes.size();
 }
 
 // HELD -> QUEUED, into the ring, wake. The caller's task_op names s.

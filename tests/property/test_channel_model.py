@@ -111,7 +111,7 @@ class Channels(RuleBasedStateMachine):
             assert isinstance(self.written[number], Failed)
         self.next[reader] += 1
         expected = self.written[number]
-        is_view = isinstance(found, np.ndarray) and not isinstance(found.base.base, bytes)
+        is_view = isinstance(found, np.ndarray) and not isinstance(found.base, bytes)
         if isinstance(found, np.ndarray):
             assert (found == expected).all() and not found.flags.writeable
             others = {n for n in self.places_of_arrays if self.owed[n] and n != number}

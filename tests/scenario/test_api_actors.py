@@ -8,6 +8,7 @@ import dataclasses
 import os
 import pathlib
 import pickle
+import tempfile
 import threading
 import time
 from typing import Any
@@ -374,3 +375,28 @@ def test_a_constructor_that_does_not_fit_is_told_at_once() -> None:
     with pytest.raises(TypeError, match="Abstract is abstract: it has no area"):
         shoal.remote(Abstract).remote()
     assert shoal.get(account.remote("me", balance=3).read.remote()) == 3
+
+
+def test_the_last_call_that_had_to_wait_keeps_its_value_no_longer_than_its_refs() -> None:
+    @shoal.remote
+    class Maker:
+        def make(self, _: Any) -> bytes:
+            return bytes(5_000_000)
+
+    @shoal.remote
+    def after(path: pathlib.Path) -> None:
+        eventually(path.exists, 60, "the test goes on")
+
+    with tempfile.TemporaryDirectory() as folder:
+        maker, go = Maker.remote(), pathlib.Path(folder) / "go"
+        before = after.remote(go)
+        made = maker.make.remote(before)  # no other call comes behind it
+        go.touch()
+        assert len(shoal.get(made)) == 5_000_000
+        del before, made
+        eventually(lambda: used_by_large() == 0, 20, "its value goes")
+    assert shoal.get(maker.make.remote(0)) == bytes(5_000_000)
+
+
+def used_by_large() -> int:
+    return sum(row.size_bytes for row in shoal.state.objects() if row.size_bytes > 1_000_000)

@@ -38,6 +38,9 @@ def kill_self(how: str) -> None:
 
 @shoal.remote
 class Actor:
+    def __init__(self, given: Any = None) -> None:
+        self.given = given
+
     def work(self, x: Any = None) -> Any:
         return x
 
