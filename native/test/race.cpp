@@ -380,7 +380,6 @@ static bool run_tasks(int tasks) {
         last = out;
       }
       for (u32 s : last) m.clear_bits(s, OWNER);
-      for (auto& [q, e] : m.lanes) m.drop(e);
       m.lanes.clear();
       active--;
     });
