@@ -261,7 +261,9 @@ def test_an_actor_that_dies_while_executing(where: int) -> None:
 
     graph = compiled(make)
     assert shoal.get(graph.execute("fine")) == "fine"
-    refs = [graph.execute(x) for x in ("fine", "die", "never")]
+    refs = [graph.execute("fine"), graph.execute("die")]
+    with contextlib.suppress(errors.ActorDiedError):  # it may be dead by now
+        refs.append(graph.execute("never"))
     assert shoal.get(refs[0]) == "fine"
     for ref in refs[1:]:
         with pytest.raises(errors.ActorDiedError, match="its process died") as raised:
