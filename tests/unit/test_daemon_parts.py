@@ -137,13 +137,13 @@ def test_a_zombie_is_not_alive() -> None:
 
 # ---- the machine
 def test_a_group_ends_with_its_leader_before_that_is_collected() -> None:
-    program = "import os; os.setsid(); print(os.fork() or 'child', flush=True); os.read(0, 1)"
+    program = "import os; os.setsid(); os.write(1, b'%d\\n' % os.fork()); os.read(0, 1)"
     leader = subprocess.Popen(
         [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     assert leader.stdout is not None
     said = {leader.stdout.readline().strip(), leader.stdout.readline().strip()}
-    (child,) = (int(word) for word in said - {"child"})
+    (child,) = (int(word) for word in said - {"0"})
     leader.kill()
     eventually(lambda: session_dir.process_start_time(leader.pid) is None, 10, "it ends")
     assert session_dir.process_start_time(child) is not None
