@@ -316,22 +316,30 @@ class Fuzz:
         del self.keys[:-200]
 
     def call(self, where: str, function: Callable[..., Any], args: list[Any], named: Any) -> None:
-        name = where.rsplit(".", maxsplit=1)[-1]
         self.calls[where] += 1
         text = f"{where} {[repr(a)[:60] for a in args]} {sorted(named)}"
         os.pwrite(self.log, text.encode(errors="replace").ljust(2000)[:2000], 0)
+        try:
+            self.watched(where, function, args, named)
+        except Alarm:  # it came when the call had ended, and was being written down
+            self.raised["Alarm"] += 1
+        finally:
+            self.is_armed = False
+            signal.setitimer(signal.ITIMER_REAL, 0)
+
+    def watched(
+        self, where: str, function: Callable[..., Any], args: list[Any], named: Any
+    ) -> None:
         try:
             self.is_armed = True  # the alarm comes again and again: a destructor may swallow one
             signal.setitimer(signal.ITIMER_REAL, ALARM_S, ALARM_S)
             result = function(*args, **named)
             self.is_armed = False
             self.returned[where] += 1
+            name = where.rsplit(".", maxsplit=1)[-1]
             self.keep(name, result, args, getattr(function, "__self__", None))
         except (*DOCUMENTED, Alarm, Failed, pickle.UnpicklingError, EOFError) as error:
             self.raised[type(error).__name__] += 1
-        finally:
-            self.is_armed = False
-            signal.setitimer(signal.ITIMER_REAL, 0)
 
     def interrupt(self, _signal: int, _frame: object) -> None:
         if self.is_armed:
