@@ -259,6 +259,32 @@ void bind_daemon(nb::class_<PyMemory>& c) {
       .def_prop_rw(
           "actor", [](PyMemory& p) { return p.m->own_actor; },
           [](PyMemory& p, u64 key) { p.m->own_actor = key; })
+      .def("sight",
+           [](nb::handle self, u64 key) -> nb::object {
+             Memory::Sight s;
+             if (!names_slot(key) || !of(self).m->sight(key, s)) return nb::none();
+             nb::list out;
+             for (u64 n : {s.task, s.format, s.state, s.attempt, s.worker, s.flags, s.about,
+                           s.queue, s.job, s.parent, s.dependency, s.predecessor, s.is_cell,
+                           s.deadline, s.submitted, s.taken, s.size})
+               out.append(n);
+             out.append(s.owner);
+             return nb::tuple(out);
+           })
+      .def("process_sight",
+           [](nb::handle self, u32 index) {
+             auto s = of(self).m->process_sight(process_index(index));
+             return nb::make_tuple(s.waits_for, double(s.waits_since) / 1e9, s.events, s.running,
+                                   s.watched);
+           })
+      .def("list_holds",
+           [](nb::handle self, u64 limit) {
+             nb::list out;
+             for (auto& r : of(self).m->list_holds(limit))
+               out.append(nb::make_tuple(r.key, r.kind, r.holder, r.refs, r.pins));
+             return out;
+           })
+      .def_prop_ro("events_lost", [](nb::handle self) { return of(self).m->events_lost(); })
       .def_prop_rw(
           "job", [](PyMemory& p) { return p.m->job; }, [](PyMemory& p, u32 job) { p.m->job = job; })
       .def("note",

@@ -125,8 +125,7 @@ static bool wait_completion(Memory& m, u32 seen, u64 deadline, bool main, Doubt&
   return w != Memory::Wait::Timeout;
 }
 
-// Split `refs` into the first `n` that are sealed and the rest, both in input order. Looks again
-// after each completion; a wait that finds enough at once costs one load per ref it has to look at.
+// The first `n` of `refs` that are sealed, and the rest, in input order. Enough at once: n loads.
 static nb::object wait_many(nb::handle self, nb::list list, u32 n, std::optional<double> timeout) {
   PyMemory& pm = of(self);
   Memory& m = *pm.m;
@@ -160,6 +159,7 @@ static nb::object wait_many(nb::handle self, nb::list list, u32 n, std::optional
   n = std::min<u32>(n, u32(size));
   bool watching = false;
   Doubt doubt;
+  Awaiting awaiting(m);
   for (;;) {
     const u32 seen = m.proc(m.me).cdoor.load(SEQ);
     u32 k = 0;
@@ -171,6 +171,7 @@ static nb::object wait_many(nb::handle self, nb::list list, u32 n, std::optional
       watching = true;
       continue;  // something may have been sealed before its watch was linked
     }
+    awaiting.say_first(keys, sealed);
     wait_completion(m, seen, deadline, main, doubt);
     m.drain_completions();
   }

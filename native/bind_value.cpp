@@ -125,6 +125,7 @@ void write_patiently(PyMemory& pm, u32 s, const ValueParts& v, bool reserve, dou
 
 void patiently(PyMemory& pm, u64 total, double timeout_s, const std::function<Status()>& step) {
   Memory& m = *pm.m;
+  Awaiting awaiting(m);
   const u64 deadline = platform::now_ns() + u64(std::min(1e8, std::max(0.0, timeout_s)) * 1e9);
   for (;;) {
     Status st = step();
@@ -140,6 +141,7 @@ void patiently(PyMemory& pm, u64 total, double timeout_s, const std::function<St
     if (st == Status::Full && platform::now_ns() < deadline) {
       {
         Unlocked unlocked;
+        awaiting.say(WAITS_FOR_ROOM);
         m.header().space_waiters.fetch_add(1);
         u32 seen = m.header().space.load(SEQ);
         platform::futex_wait(m.header().space, seen, 20000000);
@@ -288,6 +290,7 @@ bool wait_sealed(nb::handle memory, PyMemory& pm, u64 key, u64 deadline, bool ma
   const bool helps = may_help && main && !deadline && pm.help.is_valid() && !pm.help.is_none();
   bool spun = false, lent = false;
   Doubt doubt;
+  Awaiting awaiting(m);
   auto finish = [&](bool r) {
     if (lent) m.lend(false);
     if (spun) m.for_value.ended(platform::now_ns());
@@ -321,6 +324,7 @@ bool wait_sealed(nb::handle memory, PyMemory& pm, u64 key, u64 deadline, bool ma
       // The first millisecond is not worth a grant; after it the CPU is lent.
       u64 slice = lent ? (main ? 500000000ull : 0) : 1000000ull;
       if (m.proc(m.me).depth.load(RLX) == 0) slice = main ? 500000000ull : 0;
+      awaiting.say(key);
       r = m.wait_slot(s, gen, deadline, slice, doubt);
     }
     if (sealed()) return finish(true);

@@ -235,7 +235,11 @@ struct alignas(128) Proc {
   atom<u32> assign, attached, blocked, sleeping;
   Ring completions;
   atom<u64> event_seq;
+  // What it sleeps for, and since when (ns): for explanations only. Of several threads the last
+  // one that went to sleep.
+  atom<u64> waits_for, waits_since;
 };
+inline constexpr u64 WAITS_FOR_ROOM = ~0ull;  // for node memory; no key has this value
 
 struct Node {
   atom<u32> next;
@@ -374,6 +378,7 @@ constexpr u64 layout_hash() {
                 u64(sizeof(ValueHeader)),
                 u64(offsetof(Proc, door)),
                 u64(offsetof(Proc, completions)),
+                u64(offsetof(Proc, waits_for)),
                 u64(RUNNING_MAX),
                 u64(offsetof(Queue, searching)),
                 u64(offsetof(Queue, idle)),

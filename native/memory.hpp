@@ -343,6 +343,25 @@ class Memory {
     bool by_actor;
   };
   std::vector<EventRow> list_events(u64 limit);
+
+  // ---- what explanations look at (sight.cpp)
+  struct Sight {
+    u64 task, format, state, attempt, worker, flags, about, queue, job, parent, dependency,
+        predecessor, is_cell, deadline, submitted, taken, size;
+    i64 owner;
+  };
+  bool sight(u64 key, Sight& out);
+  bool names_task(u64 key);
+  struct ProcessSight {
+    u64 waits_for, waits_since, events;
+    std::vector<u64> running, watched;
+  };
+  ProcessSight process_sight(u32 p);
+  struct HoldRow {
+    u64 key, kind, holder, refs, pins;
+  };
+  std::vector<HoldRow> list_holds(u64 limit);
+  u64 events_lost();
   void seal_error(u32 s, Bytes record);
 
   // ---- private hints: nothing here is needed after a death
@@ -403,5 +422,30 @@ class Memory {
 u32 size_class(u64 bytes);
 u64 class_bytes(u32 cls);
 inline constexpr u32 SIZE_CLASSES = 27;
+
+// Says what a thread of this process is about to sleep for, until the end of its wait.
+class Awaiting {
+ public:
+  explicit Awaiting(Memory& memory) : m(memory) {}
+  ~Awaiting() {
+    u64 mine = key;
+    if (key) m.proc(m.me).waits_for.compare_exchange_strong(mine, 0, RLX);
+  }
+  template <class F>
+  void say_first(const std::vector<u64>& keys, F is_ready) {
+    for (u64 k : keys)
+      if (!is_ready(k)) return say(k);
+  }
+  void say(u64 awaited) {
+    if (awaited == key) return;
+    key = awaited;
+    m.proc(m.me).waits_since.store(platform::now_ns(), RLX);
+    m.proc(m.me).waits_for.store(key, REL);
+  }
+
+ private:
+  Memory& m;
+  u64 key = 0;
+};
 
 }  // namespace shoal

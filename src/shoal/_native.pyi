@@ -549,6 +549,21 @@ class Memory:
     def task_state(self, key: int) -> tuple[int, int, int, int, float, float, float] | None:
         """(1 held, 2 queued or 3 running; attempt, worker, flags, seconds held, queued, running);
         None if it has ended or is no task. The seconds are 0 without a deadline."""
+    def sight(self, key: int) -> tuple[int, ...] | None:
+        """What explanations look at: (task whose result it is or 0; format or 0 while pending;
+        claim state as of ``task_state`` or 0; attempt, worker, flags, ``about`` as of a take,
+        queue, job, parent; argument and earlier call that it waits for, or 0; 1 for a pending
+        object that no task makes; deadline, submit and take in ns, or 0; size in bytes; index of
+        the process that made it or -1). None if it is gone."""
+    def process_sight(self, index: int) -> tuple[int, float, int, list[int], list[int]]:
+        """(key that process ``index`` sleeps for, 2**64 - 1: room, 0: nothing; since when; events
+        that it has written; running tasks, outermost first; unsealed keys that it watches)."""
+    def list_holds(self, limit: int) -> list[tuple[int, int, int, int, int]]:
+        """(key, kind, holder, refs, pins): who holds what. Kind 0: process ``holder``, 1: the task
+        ``holder``, 2: the value ``holder``, in which the ref stands."""
+    @property
+    def events_lost(self) -> int:
+        """How many events have been overwritten."""
     def is_running(self, key: int, attempt: int) -> bool:
         """Whether this very attempt runs."""
     def list_tasks(

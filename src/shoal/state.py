@@ -21,9 +21,10 @@ import msgspec
 
 from shoal import _native, errors
 from shoal._base import typed_ids
-from shoal._runtime import cluster, history, metric_files
+from shoal._runtime import cluster, explaining, history, metric_files
 from shoal._runtime import session as sessions
 from shoal._runtime.event_ids import EventIds
+from shoal.errors._why import Why
 
 T = TypeVar("T", bound=msgspec.Struct)
 
@@ -207,6 +208,30 @@ _EVENTS = {
     7: "named",
     8: "failed",
 }
+
+
+def why(ref_or_id: Any = None, *, timeout_s: float = explaining.ANSWER_S) -> Why:
+    """Explain why something is not there yet: a typed reason, and the chain behind it.
+
+    Args:
+        ref_or_id: A ref, a generator of refs, an actor's handle, a placement group, or the id of
+            one of them or of a task; None: whatever this program waits for.
+        timeout_s: Seconds to wait for the daemon's answer. It never waits for what it explains.
+
+    Returns:
+        What can be printed, and looked at: ``reason`` is the first record, each record's ``cause``
+        the next, ``chain`` has them all (docs/why.md lists them).
+
+    Raises:
+        UsageError: nobody here knows that id.
+        NotARefError: it is nothing that has an id.
+
+    Example:
+        >>> ref = shoal.put(1)
+        >>> type(shoal.state.why(ref).reason).__name__
+        'Ready'
+    """
+    return explaining.why(ref_or_id, timeout_s)
 
 
 def nodes(*, limit: int = DEFAULT_LIMIT, **filters: Any) -> list[Node]:

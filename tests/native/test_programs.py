@@ -66,6 +66,10 @@ NOT_KILLED = {
         "inline: counted where they are used",
     ),
     **dict.fromkeys(
+        ("sight", "names_task", "process_sight", "list_holds", "events_lost"),
+        "a question of explanations: nothing is written",
+    ),
+    **dict.fromkeys(
         ("stages", "is_running", "is_ready", "is_given_up", "given_up_record", "event_of"),
         "a question: nothing is written",
     ),

@@ -168,6 +168,17 @@ class SiftTasks(Command, frozen=True):
     keys: tuple[int, ...]
 
 
+class Inspect(Command, frozen=True):
+    """Look at these objects, processes and queues for an explanation: ``Inspected`` follows."""
+
+    ticket: int
+    tasks: tuple[int, ...] = ()
+    processes: tuple[int, ...] = ()
+    queues: tuple[int, ...] = ()
+    has_holders: bool = False
+    """Say also which process has refs to how many bytes."""
+
+
 class EndChildren(Command, frozen=True):
     """``end_children(parents, record)``: fail what these dead attempts had submitted, has not
     started, and nobody holds a ref to (RULES S-20)."""
@@ -261,6 +272,7 @@ AnyCommand = Union[
     CancelTasks,
     LookAtTask,
     SiftTasks,
+    Inspect,
     EndChildren,
     FailQueued,
     EndJobTasks,

@@ -60,6 +60,10 @@ class CrashLoops:
         row = self._rows.get(cause)
         return row is not None and now < row.until
 
+    def row(self, cause: Cause) -> Row | None:
+        """What is counted for ``cause``, if anything is."""
+        return self._rows.get(cause)
+
     def any(self) -> bool:
         """Whether any row is open."""
         return bool(self._rows)

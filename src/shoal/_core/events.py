@@ -25,6 +25,7 @@ command              answered by                    when
 ``CancelTasks``      ``FoundRunning``               at once
 ``LookAtTask``       ``TaskLooked``                 at once, only if it has not ended
 ``SiftTasks``        ``TasksSifted``                at once
+``Inspect``          ``Inspected``                  at once
 ``StartWorker``      ``WorkerForked`` or            when the zygote has answered; afterwards
                      ``WorkerStartFailed``          ``WorkerJoined`` when its Hello has come
 ``SetAlarm``         ``AlarmRang``                  when that time has come
@@ -239,6 +240,69 @@ class TasksSifted(Event, frozen=True):
     ended: tuple[int, ...]
 
 
+class TaskSight(msgspec.Struct, frozen=True):
+    """``Memory.sight``: one object, and the task whose result it is."""
+
+    key: int
+    is_gone: bool = False
+    task: int = 0
+    """Key of the task, 0: no task makes it."""
+    format: int = 0
+    """0: it has no value yet."""
+    is_error: bool = False
+    stage: str = ""
+    """held, queued or running; "": none of them."""
+    attempt: int = 1
+    worker: int = -1
+    is_call: bool = False
+    is_stream: bool = False
+    about: int = 0
+    """What it runs, as in an event of a take."""
+    queue: int = 0
+    job: int = 0
+    parent: int = 0
+    dependency: int = 0
+    """The argument that a held task waits for."""
+    predecessor: int = 0
+    """The earlier call that a held call waits for."""
+    is_cell: bool = False
+    """It is given by a process, not by a task."""
+    deadline: float = 0.0
+    submitted: float = 0.0
+    taken: float = 0.0
+    owner: int = -1
+
+
+class ProcessSight(msgspec.Struct, frozen=True):
+    """``Memory.process_sight``, and what the kernel says."""
+
+    index: int
+    pid: int = 0
+    waits_for: int = 0
+    """Key of what it sleeps for; 0: nothing."""
+    waits_since: float = 0.0
+    waits_for_room: bool = False
+    running: tuple[int, ...] = ()
+    """Its running tasks, outermost first."""
+    watched: tuple[int, ...] = ()
+    """Keys that it wants to hear of."""
+    is_blocked: bool = False
+    is_stopped: bool = False
+
+
+class Inspected(Event, frozen=True):
+    """Answer to ``Inspect``."""
+
+    ticket: int
+    tasks: tuple[TaskSight, ...] = ()
+    processes: tuple[ProcessSight, ...] = ()
+    queues: tuple[QueueState, ...] = ()
+    used_bytes: int = 0
+    capacity_bytes: int = 0
+    held_bytes: tuple[tuple[int, int], ...] | None = None
+    """(process, bytes that it has refs to), if that was asked for."""
+
+
 class AlarmRang(Event, frozen=True):
     """The time of the last ``SetAlarm`` has come."""
 
@@ -297,6 +361,7 @@ AnyEvent = Union[
     FoundRunning,
     TaskLooked,
     TasksSifted,
+    Inspected,
     AlarmRang,
     StoreWritten,
     StoreConnected,

@@ -95,6 +95,15 @@ class LockTable:
         """Whether somebody holds it."""
         return name in self._lines
 
+    def awaited_by(self, index: int) -> tuple[str, int, int] | None:
+        """(lock, process that holds it, how many stand before it) of what a process waits for."""
+        for name in self._names.get(index, ()):
+            line = self._lines[name]
+            for ahead, waiter in enumerate(line):
+                if ahead and waiter.index == index:
+                    return name, line[0].index, ahead
+        return None
+
     def next_deadline(self) -> float | None:
         """The earliest deadline of a waiter."""
         return min(self._deadlines(), default=None)

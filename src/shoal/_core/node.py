@@ -14,6 +14,7 @@ stands at the top of ``events``.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from types import ModuleType
 from typing import Any
 
 from shoal._base.config import NodeConfig
@@ -65,8 +66,16 @@ _REQUESTS: dict[type, Callable[[NodeTables, float, seen.Requested, Any], Command
     m.KvDelete: reactions_tables.on_kv_delete,
     m.GetResources: reactions_tables.on_view,
     m.GetTable: reactions_tables.on_view,
+    m.AskWhy: lambda t, now, event, body: _reactions_why().on_ask(t, now, event, body),
     m.LeaveJob: lambda t, now, event, _: reactions_jobs.on_leave_job(t, now, event),
 }
+
+
+def _reactions_why() -> ModuleType:
+    from shoal._core import reactions_why
+
+    return reactions_why
+
 
 _NO_WORK = frozenset(
     {
@@ -88,6 +97,7 @@ _NO_WORK = frozenset(
         m.OpenQueue,
         m.CreateActor,
         m.ActorStarted,
+        m.AskWhy,
     }
 )
 """Requests after which nobody can run who could not before."""
@@ -100,6 +110,7 @@ _NO_WORK_EVENTS = frozenset(
         seen.FoundRunning,
         seen.TaskLooked,
         seen.TasksSifted,
+        seen.Inspected,
     }
 )
 """The same for what is seen."""
@@ -135,6 +146,7 @@ class NodeMachine:
             seen.FoundRunning: self._with(reactions_cancels.on_found_running),
             seen.TaskLooked: self._with(reactions_cancels.on_task_looked),
             seen.TasksSifted: self._with(reactions_cancels.on_tasks_sifted),
+            seen.Inspected: self._on_inspected,
             seen.Requeued: self._with(reactions_workers.on_requeued),
             seen.AdoptFailed: self._on_adopt_failed,
             seen.StoreWritten: self._on_store_written,
@@ -283,6 +295,10 @@ class NodeMachine:
             out += reactions_workers.end_locks(t, now, event.index)
             return [*out, do.CloseProcess(event.index)]
         return reactions_workers.on_process_died(t, now, event)
+
+    def _on_inspected(self, now: float, event: seen.Inspected) -> Commands:
+        out: Commands = _reactions_why().on_inspected(self.tables, now, event)
+        return out
 
     def _on_stop(self, now: float, event: seen.StopAsked) -> Commands:
         return reactions_jobs.end_session(self.tables, now, event.reason)

@@ -129,6 +129,10 @@ class Pool:
         most = self.limits.starting_most if not self.failures else 1
         return count < most and not self.is_full()
 
+    def joining(self) -> int:
+        """Processes that are there and not ready yet."""
+        return len(self._joined)
+
     def is_full(self) -> bool:
         """Whether there may be no more processes."""
         return len(self.workers) + len(self.starts) >= self.limits.workers_most

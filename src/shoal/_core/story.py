@@ -23,6 +23,16 @@ class Stories:
         self._lines.append(f"{about}\n{now:.6f} {text}")
         self._told += 1
 
+    def count_since(self, name: str, begins: str, at: float) -> int:
+        """How many lines about ``name`` that begin so were told since ``at``."""
+        found = 0
+        for line in reversed(self._lines):
+            about, _, told = line.partition("\n")
+            if about == name:
+                when, _, text = told.partition(" ")
+                found += float(when) >= at and text.startswith(begins)
+        return found
+
     def about(self, name: str) -> list[str]:
         """Every line about ``name`` that is still known, oldest first."""
         begin = f"{name}\n"

@@ -23,7 +23,8 @@ from shoal._core.locks import LockTable
 from shoal._core.pool import Pool
 from shoal._core.resources import CPU, UNIT, Account
 from shoal._core.scheduler import Scheduler
-from shoal._core.store import DropRow, StoreMachine
+from shoal._core.sights import Sights
+from shoal._core.store import DropRow, PutRow, StoreMachine
 from shoal._core.story import Stories
 from shoal._core.tasks import Crashes
 from shoal._proto.messages import KvDelete, KvPut, Message
@@ -52,6 +53,16 @@ class RetryTicket(msgspec.Struct, frozen=True):
     index: int
     request: int
     queue: int
+
+
+class Inquiry(msgspec.Struct, frozen=True):
+    """Somebody has asked why, and node memory is being looked at."""
+
+    index: int
+    request: int
+    about: str
+    sights: Sights
+    rounds: int = 0
 
 
 class Unwritten(msgspec.Struct, frozen=True):
@@ -99,6 +110,8 @@ class NodeTables:
         self.waiting_looks: list[Requested] = []
         """Requests that are answered after the next look at the workers."""
         self.name_waiters: dict[tuple[str, str], list[Requested]] = {}
+        self.inquiries: dict[int, Inquiry] = {}
+        """Explanations that are being made."""
         self.retries: list[Requested] = []
         """Requests to be looked at once more in this very step."""
         self.ended_roots: list[Job] = []
@@ -183,6 +196,11 @@ class NodeTables:
             return [unwritten.reply]
         self.store.apply(unwritten.write)
         return [msgspec.structs.replace(unwritten.reply, body=answer)]
+
+    def is_unwritten(self, table: str, key: str) -> bool:
+        """Whether the store has yet to answer for a row."""
+        rows = (unwritten.write for unwritten in self._unwritten.values())
+        return any(isinstance(w, PutRow) and (w.table, w.key) == (table, key) for w in rows)
 
     def report(self) -> list[do.Command]:
         """A new store: tell it everything, then send again what was not answered."""

@@ -437,6 +437,19 @@ class Table(Message, frozen=True):
     rows: list[dict[str, object]]
 
 
+class AskWhy(Message, frozen=True):
+    """Why something is not there yet: id of an object, task, actor or group; empty: of what the
+    asking driver waits for, or the first driver that waits."""
+
+    about: str = ""
+
+
+class WhyAnswer(Message, frozen=True):
+    """``_proto.reasons`` packs it."""
+
+    reason: bytes
+
+
 # ---- the session
 class StopSession(Message, frozen=True):
     """``shoal stop``, or the driver that owns the session calls ``shutdown``."""
@@ -525,6 +538,8 @@ Body = Union[
     Resources,
     GetTable,
     Table,
+    AskWhy,
+    WhyAnswer,
     StopSession,
     LeaveJob,
     LogLines,

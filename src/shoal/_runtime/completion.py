@@ -22,14 +22,14 @@ import asyncio
 import queue
 import threading
 import weakref
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, InvalidStateError
 from typing import Any, Protocol, TypeVar
 
 from shoal import errors
 from shoal._base import clock
 from shoal._native import Memory, ObjectRef
-from shoal._runtime import objects
+from shoal._runtime import objects, streams
 from shoal._runtime import session as sessions
 from shoal._runtime.session import NATIVE_ERRORS
 
@@ -344,6 +344,7 @@ def _as_completed(refs: list[ObjectRef[R]], timeout: float | None) -> Iterator[O
     sink = QueueSink()
     done = []
     pending = 0
+    late = _late(memory, timeout, refs)
     for ref in refs:
         if not _watch(ref, sink, ref):
             done.append(ref)
@@ -353,13 +354,31 @@ def _as_completed(refs: list[ObjectRef[R]], timeout: float | None) -> Iterator[O
     yield from done
     del done
     while pending:
-        for ref in _next_batch(memory, sink, deadline, timeout, pending):
+        for ref in _next_batch(memory, sink, deadline, late):
             pending -= 1
             yield ref
 
 
+def _late(
+    memory: Memory, timeout: float | None, refs: list[ObjectRef]
+) -> Callable[[], errors.GetTimeoutError]:
+    """Makes the error for what is not ready in time, without holding any ref meanwhile."""
+    keys = [] if timeout is None else [ref.key for ref in refs]
+
+    def make() -> errors.GetTimeoutError:
+        left = memory.unsealed(keys)
+        error = errors.GetTimeoutError(timeout_s=timeout, pending=len(left))
+        refs = [ref for key in left[:1] if (ref := memory.ref(key)) is not None]
+        return streams.explained(error, refs)
+
+    return make
+
+
 def _next_batch(
-    memory: Memory, sink: QueueSink, deadline: float | None, timeout: float | None, pending: int
+    memory: Memory,
+    sink: QueueSink,
+    deadline: float | None,
+    late: Callable[[], errors.GetTimeoutError],
 ) -> list[ObjectRef]:
     left = None if deadline is None else max(0.0, deadline - clock.now())
     is_worker = memory.running != 0
@@ -368,7 +387,7 @@ def _next_batch(
     try:
         batch = sink.ready.get(timeout=left)
     except queue.Empty:
-        raise errors.GetTimeoutError(timeout_s=timeout, pending=pending) from None
+        raise late() from None
     finally:
         if is_worker:
             memory.set_blocked(False)

@@ -44,6 +44,7 @@ from shoal._runtime.daemon_door import Door
 from shoal._runtime.daemon_loop import Loop, Timer
 from shoal._runtime.daemon_memory import NodeMemory, Warming
 from shoal._runtime.daemon_processes import Processes
+from shoal._runtime.daemon_sights import Sights
 from shoal._runtime.daemon_store import StoreLink
 from shoal._runtime.daemon_zygote import ZygoteLink
 
@@ -99,7 +100,8 @@ class Daemon:
         self._store: StoreLink | None = None
         if settings.started:
             self._store = StoreLink(self._loop, settings.directory, self.post)
-        self._perform = performers(self, self._processes, self._node_memory)
+        sights = Sights(memory, self.post, self._pid_of)
+        self._perform = performers(self, self._processes, self._node_memory, sights)
         place = (settings.session, settings.directory)
         self._zygote = ZygoteLink(
             self._loop, place, zygote, self._processes.listeners(self._no_zygote, self._known_pids)
@@ -227,6 +229,10 @@ class Daemon:
                     self._store.ended()
             elif self._environments is None or not self._environments.ended(pid):
                 self._processes.ended(pid, status)
+
+    def _pid_of(self, index: int) -> int:
+        process = self._processes.get(index)
+        return 0 if process is None else process.pid
 
     def _known_pids(self) -> frozenset[int]:
         store = {self._store.pid} if self._store is not None else set()

@@ -157,14 +157,20 @@ def _memory_of(refs: Any) -> Any:
 def _explain(error: Exception, refs: Any, timeout: float | None) -> Exception:
     """The public error for what ``get`` or ``wait`` refused."""
     if type(error) is TimeoutError:
-        pending = sum(not ref.is_sealed() for ref in ([refs] if type(refs) is ObjectRef else refs))
-        return errors.GetTimeoutError(timeout_s=float(timeout or 0), pending=pending)
+        return late([refs] if type(refs) is ObjectRef else refs, timeout)
     if timeout is not None and (isinstance(timeout, bool) or not isinstance(timeout, int | float)):
         return errors.OptionError(f"timeout must be a number of seconds or None, not {timeout!r}")
     for i, ref in enumerate(refs if isinstance(refs, list) else ()):
         if type(ref) is not ObjectRef:
             return not_a_ref("get", ref, f"item {i} of the list")
     return error
+
+
+def late(refs: list[ObjectRef], timeout: float | None, text: str = "") -> errors.GetTimeoutError:
+    """The error for refs that are not ready in time, which says why."""
+    pending = sum(not ref.is_sealed() for ref in refs)
+    error = errors.GetTimeoutError(text, timeout_s=float(timeout or 0), pending=pending)
+    return streams.explained(error, refs)
 
 
 def not_a_ref(what: str, value: Any, where: str = "the argument") -> errors.NotARefError:

@@ -66,6 +66,15 @@ def limit_of(given: Mapping[str, Any]) -> int:
     return max(0, given.get("_generator_backpressure_num_objects") or 0)
 
 
+def explained(error: errors.GetTimeoutError, refs: list[ObjectRef]) -> errors.GetTimeoutError:
+    """``error``, which says why the first of ``refs`` is not there. Who only looked (0 seconds)
+    asks only if it is shown."""
+    from shoal._runtime import explaining
+
+    error.ask(explaining.for_error(refs, is_patient=bool(error.timeout_s)))
+    return error
+
+
 # ---- the consumer -------------------------------------------------------------------------------
 
 
@@ -107,7 +116,8 @@ class ObjectRefGenerator(Generic[R]):
             if not self._cell.is_sealed():
                 pair = [self._cell, self._completion]
                 if not memory.wait(pair, 1, timeout_s)[0]:
-                    raise errors.GetTimeoutError(timeout_s=timeout_s or 0.0)
+                    error = errors.GetTimeoutError(timeout_s=timeout_s or 0.0)
+                    raise explained(error, [self._completion])
             item = self._take()
         except NATIVE_ERRORS as error:
             raise sessions.translate(error, memory) from None

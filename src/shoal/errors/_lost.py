@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
 from shoal.errors._base import ShoalError, exit_text, tail
+
+if TYPE_CHECKING:
+    from shoal.errors._why import Why
+
+SHOWN_S = 1.0
+"""So long an error that is shown waits for its reason."""
 
 
 class LostError(ShoalError):
@@ -170,17 +179,59 @@ class GetTimeoutError(LostError, TimeoutError):
     """What was asked for was not there in time; it still goes on."""
 
     ray = ("GetTimeoutError",)
-    advice = "wait longer, or look at shoal.state.tasks() for what it waits for."
+    advice = "wait longer, or look at error.why for what it waits for."
     timeout_s: float = 0.0
     pending: int = 1
     what: str = ""
+    reasons: bytes = b""
+    """The chain of reasons at that moment, as it travels; ``why`` reads it."""
+
+    _ask: Callable[[float], bytes] | None = None
+    """Gives ``reasons`` once they have come."""
+
+    @property
+    def why(self) -> Why | None:
+        """What the first of what was not ready waited for when this was raised (docs/why.md); None
+        if nobody could say.
+
+        Example:
+            >>> ref = shoal.remote(time.sleep).remote(0.2)
+            >>> try:
+            ...     shoal.get(ref, timeout=0.1)
+            ... except shoal.errors.GetTimeoutError as error:
+            ...     print(type(error.why.root).__name__)
+            Running
+        """
+        from shoal.errors import _why
+
+        self._settle(SHOWN_S)
+        return _why.unpacked(self.reasons) if self.reasons else None
+
+    def ask(self, take: Callable[[float], bytes]) -> None:
+        """``take(timeout_s)`` gives the reasons, which are on their way."""
+        self._ask = take
+        self._settle(0.0)
+
+    def _settle(self, timeout_s: float) -> None:
+        if self._ask is not None and (found := self._ask(timeout_s)):
+            self.reasons = self.facts["reasons"] = found
+            self._ask = None
 
     def describe(self) -> str:
         """Return what happened, from the facts."""
-        return (
+        text = (
             self._message
             or f"{self.what or f'{self.pending} ref(s)'}: not ready after {self.timeout_s} s"
         )
+        why = self.why
+        return text if why is None else f"{text}: {why}"
+
+    def __str__(self) -> str:
+        return self.describe() if self.why is not None else super().__str__()
+
+    def __reduce__(self) -> Any:
+        self._settle(0.0)
+        return super().__reduce__()
 
 
 class ChannelError(LostError):

@@ -125,7 +125,9 @@ class ActorPool:
         ref = self._refs[self._next]
         if timeout is not None and not objects.wait([ref], timeout=timeout)[0]:
             if not ignore_if_timedout:
-                raise TimeoutError(f"the next result is not there after {timeout} s")
+                raise objects.late(
+                    [ref], timeout, f"the next result is not there after {timeout} s"
+                )
             self._take(ref)
             raise TimeoutError(f"the next result is not there after {timeout} s, and is left out")
         return self._value(ref)
@@ -139,7 +141,8 @@ class ActorPool:
             raise self._failed.pop(min(self._failed))
         ready, _ = objects.wait(list(self._running), timeout=timeout)
         if not ready:
-            raise TimeoutError(f"no result is there after {timeout} s")
+            running = list(self._running)
+            raise objects.late(running, timeout, f"no result is there after {timeout} s")
         return self._value(ready[0])
 
     def _check_next(self) -> None:

@@ -1,0 +1,316 @@
+"""Why something is not there yet: from an id along a chain of reasons to its end.
+
+::
+
+    object -> task: held -----> the argument that it waits for -> (object)
+                    queued ---> its queue: environment, group, resources -> their holder, worker
+                                its actor: pending, constructing, restarting, busy -> that call
+                    running --> what its process sleeps for: an object, lock, group, room
+    actor, group -> as a call or task that waits for it
+    nothing ------> what the program sleeps for
+
+Pure: everything is read from the tables and from what the shell has seen (``sights``). Nothing is
+remembered, nothing is changed, and what is explained is never waited for (RULES V-1).
+
+1. Each step is about something that the chain has not been at, or ends it as ``Circular``.
+2. There is no reason "unknown": a state that no other record fits is a task that is being handed on
+   (``Submitting``, ``Delivering``), which lasts for moments.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from shoal._base import typed_ids
+from shoal._core import causes, why_actors, why_places
+from shoal._core.events import ProcessSight, TaskSight
+from shoal._core.groups import Group
+from shoal._core.sights import Need, Sights
+from shoal._core.tables import NodeTables
+from shoal._proto import reasons as r
+
+METHOD_BIT = 1 << 63
+SLOT_BITS = 22
+METHODS = (1 << 10) - 1
+"""How an event says which method of which actor (``method_event`` in native/layout.hpp)."""
+KEY_HEX = 16
+CHAIN_MOST = 100
+
+
+class UnknownIdError(Exception):
+    """Nobody knows what was asked about."""
+
+    def __init__(self, record: bytes) -> None:
+        super().__init__()
+        self.record = record
+
+
+def explain(
+    t: NodeTables, now: float, asker: int, about: str, sights: Sights, is_last: bool = False
+) -> r.Reason:
+    """The chain for ``about``; see ``AskWhy``.
+
+    Raises:
+        Need: something has to be seen first (never if it ``is_last``: the chain then ends there).
+        UnknownIdError: it is no id of an object, task, actor or group of this session.
+    """
+    explainer = Explainer(t, now, sights, is_last)
+    if not about:
+        return explainer.of_driver(asker)
+    actor = t.actors.find(about)
+    if actor is not None:
+        return why_actors.of_actor(explainer, actor, None)
+    group = t.groups.find(about)
+    if group is not None:
+        return explainer.of_group(group, None) or r.Ready(id=about)
+    node = t.config.node_id[: (len(about) - KEY_HEX) // 2].hex()
+    if len(about) == 2 * KEY_HEX and about.startswith(node):
+        try:
+            return explainer.of_key(int(about[KEY_HEX:], 16))
+        except ValueError:
+            pass
+    raise UnknownIdError(
+        causes.usage(f"{about!r} is no id of an object, task, actor or group here")
+    )
+
+
+class Explainer:
+    """One explanation that is being made."""
+
+    def __init__(self, t: NodeTables, now: float, sights: Sights, is_last: bool) -> None:
+        self.t = t
+        self.now = now
+        self.sights = sights
+        self.is_last = is_last
+        self.path: list[str] = []
+        """Ids of what the chain has been at."""
+
+    # ---- small things that every reason needs
+    def id_of(self, key: int) -> str:
+        """An object's or task's id."""
+        return typed_ids.object_id(self.t.config.node_id, key)
+
+    def ago(self, at: float) -> float | None:
+        """Seconds since ``at``; 0 means that nobody knows."""
+        return max(0.0, self.now - at) if at else None
+
+    def name_of(self, about: int) -> str:
+        """Name of a function, or ``Class.method``."""
+        if not about & METHOD_BIT:
+            for job in self.t.jobs.running.values():
+                for key, name, _ in job.functions.values():
+                    if key == about:
+                        return name
+            return "task"
+        number = about >> SLOT_BITS & METHODS
+        actor = self.t.actors.by_key.get(about & ~(METHOD_BIT | METHODS << SLOT_BITS))
+        if actor is None:
+            return f"method {number}"
+        rows = msgspec.msgpack.decode(actor.spec.methods) if actor.spec.methods else []
+        method = rows[number][0] if number < len(rows) else f"method {number}"
+        return f"{actor.spec.class_name}.{method}"
+
+    def task_facts(self, task: TaskSight | None, at: float = 0.0) -> dict[str, Any]:
+        """The fields of ``OfTask``; none for an actor or group that waits for itself."""
+        if task is None:
+            return {"task": "", "since_s": self.ago(at)}
+        return {
+            "task": self.id_of(task.task),
+            "name": self.name_of(task.about),
+            "attempt": task.attempt,
+            "since_s": self.ago(at or task.submitted),
+            "ends_in_s": task.deadline - self.now if task.deadline else None,
+        }
+
+    def pid_of(self, index: int) -> int:
+        """Of a worker or driver."""
+        worker = self.t.pool.workers.get(index)
+        job = self.t.jobs.by_driver.get(index)
+        return worker.pid if worker is not None else job.pid if job is not None else 0
+
+    def process_holder(self, index: int) -> r.Holder:
+        """A process as whoever has something."""
+        actor = self.t.actors.by_worker.get(index)
+        if index in self.t.jobs.by_driver:
+            name, kind = "the program", "process"
+        else:
+            name, kind = (actor.spec.class_name if actor is not None else ""), "worker"
+        who = actor.actor_id if actor is not None else str(index)
+        return r.Holder(kind=kind, id=who, name=name, worker=index, pid=self.pid_of(index))
+
+    # ---- objects and tasks
+    def follow(self, key: int) -> Any:
+        """The next of the chain; None where it ends because too much had to be seen."""
+        try:
+            return self.of_key(key)
+        except Need:
+            if not self.is_last:
+                raise
+            return None
+
+    def enter(self, name: str) -> r.Circular | None:
+        """The chain comes to ``name``: for the second time?"""
+        if name in self.path:
+            return r.Circular(ids=self.path[self.path.index(name) :])
+        self.path.append(name)
+        return None
+
+    def of_key(self, key: int) -> r.Reason:
+        """Why the object ``key`` has no value."""
+        sight = self.sights.task(key)
+        if sight.is_gone:
+            return r.Gone(id=self.id_of(key))
+        if sight.format:
+            return r.Ready(id=self.id_of(key), is_error=sight.is_error)
+        if sight.is_cell or not sight.task:
+            return self._not_sealed(key, sight)
+        if circle := self.enter(self.id_of(sight.task)):
+            return circle
+        if sight.stage == "held":
+            return self._held(sight)
+        if sight.stage == "queued":
+            return self._queued(sight)
+        return self.of_running(sight)
+
+    def _not_sealed(self, key: int, sight: TaskSight) -> r.Reason:
+        name = self.id_of(key)
+        if circle := self.enter(name):
+            return circle
+        owner = cause = None
+        if sight.owner >= 0:
+            owner = self.process_holder(sight.owner)
+            cause = self.of_process(sight.owner)
+        return r.NotSealed(object=name, owner=owner, cause=cause)
+
+    def _held(self, sight: TaskSight) -> r.Reason:
+        facts = self.task_facts(sight)
+        if sight.dependency:
+            argument = self.id_of(sight.dependency)
+            cause = self.follow(sight.dependency)
+            return r.WaitsForArgument(**facts, argument=argument, cause=cause)
+        if sight.predecessor:
+            earlier = self.id_of(sight.predecessor)
+            cause = self.follow(sight.predecessor)
+            return r.WaitsForEarlierCall(**facts, earlier=earlier, cause=cause)
+        return r.Submitting(**facts)
+
+    def _queued(self, sight: TaskSight) -> r.Reason:
+        if sight.is_call:
+            actor = self.t.actors.find(self.t.actor_queues.get(sight.queue, ""))
+            if actor is not None:
+                return why_actors.of_actor(self, actor, sight)
+            return r.Delivering(**self.task_facts(sight))
+        queue = self.t.scheduler.held.queues.get(sight.queue)
+        if queue is None:
+            return r.JobEnding(**self.task_facts(sight), job=sight.job)
+        return why_places.of_queue(self, queue, sight)
+
+    # ---- what runs
+    def running_in(self, process: ProcessSight) -> list[TaskSight]:
+        """Its tasks that have no result yet, outermost first: it may just be ending others."""
+        tasks = self.sights.tasks_of(process.running)
+        return [task for task in tasks if not task.is_gone and not task.format]
+
+    def of_running(self, sight: TaskSight) -> r.Reason:
+        """About a task that runs, and what it waits for."""
+        process = self.sights.process(sight.worker)
+        actor = self.t.actors.by_worker.get(sight.worker)
+        cause = self._inside(sight, process)
+        return r.Running(
+            **self.task_facts(sight, sight.taken),
+            worker=sight.worker,
+            pid=process.pid,
+            actor="" if actor is None else actor.actor_id,
+            waits=cause is not None and not isinstance(cause, r.Stopped),
+            cause=cause,
+        )
+
+    def _inside(self, sight: TaskSight, process: ProcessSight) -> Any:
+        """What a running task waits for itself."""
+        if process.is_stopped:
+            return r.Stopped(worker=process.index, pid=process.pid)
+        actor = self.t.actors.by_worker.get(process.index)
+        is_alone = actor is None or not why_actors.runs_side_by_side(actor)
+        if is_alone and sight.task in process.running:
+            above = process.running[process.running.index(sight.task) + 1 :]
+            living = [task for task in self.running_in(process) if task.task in above]
+            if living:  # it waits, and its worker runs the very task that it waits for
+                return self.follow(living[0].task)
+        if sight.is_stream and process.waits_for:
+            awaited = self.sights.task(process.waits_for)
+            if awaited.is_cell and not awaited.format:
+                return self._unseen(sight)
+        return self.of_process(process.index)
+
+    def _unseen(self, sight: TaskSight) -> r.Reason:
+        """A stream waits until its consumer, who called for it, has taken an item."""
+        stream, owner = self.id_of(sight.task), sight.owner
+        if owner < 0:
+            return r.BackPressure(stream=stream)
+        consumer, cause = self.process_holder(owner), self.of_process(owner)
+        return r.BackPressure(stream=stream, consumer=consumer, cause=cause)
+
+    def of_process(self, index: int) -> Any:
+        """What process ``index`` sleeps for; None: it does not, as far as Shoal knows."""
+        process = self.sights.process(index)
+        if process.is_stopped:
+            return r.Stopped(worker=index, pid=process.pid)
+        if circle := self.enter(f"process {index}"):
+            return circle
+        if process.waits_for_room:
+            return why_places.of_room(self)
+        lock = self.t.locks.awaited_by(index)
+        if lock is not None:
+            return self._of_lock(*lock)
+        for wait in self.t.groups.waits.values():
+            if wait.index == index:
+                return self.of_group(self.t.groups.living[wait.group_id], None)
+        keys = [process.waits_for] if process.waits_for else []
+        if not keys and process.is_blocked:
+            keys = list(process.watched)
+        pending = [sight for sight in self.sights.tasks_of(keys) if not sight.format]
+        chosen = next((sight for sight in pending if sight.task), None)
+        if chosen is None:
+            chosen = next(iter(pending), None)
+        return None if chosen is None else self.follow(chosen.key)
+
+    def _of_lock(self, name: str, holder: int, ahead: int) -> r.Reason:
+        cause = None
+        if circle := self.enter(f"lock {name}"):
+            return circle
+        running = self.running_in(self.sights.process(holder))
+        if running:
+            cause = self.follow(running[-1].task)
+        elif holder in self.t.jobs.by_driver:
+            cause = self.of_process(holder)
+        return r.WaitsForLock(
+            lock=name, holder=self.process_holder(holder), ahead=ahead, cause=cause
+        )
+
+    def of_driver(self, asker: int) -> r.Reason:
+        """What a program waits for: that of the asker, or the first one that does."""
+        drivers = [asker] if asker in self.t.jobs.by_driver else sorted(self.t.jobs.by_driver)
+        self.sights.processes_of(drivers)
+        for index in drivers:
+            self.path = []
+            reason = self.of_process(index)
+            if reason is not None:
+                return reason  # type: ignore[no-any-return]
+        return r.Nothing(pid=self.pid_of(drivers[0]) if drivers else 0)
+
+    # ---- groups
+    def of_group(self, group: Group, task: TaskSight | None) -> Any:
+        """Why a group has no place; None if it has."""
+        facts = self.task_facts(task, group.created_at)
+        if group.record is not None:
+            text = group.reason or "it was removed"
+            return r.GroupRemoved(**facts, group=group.group_id, text=text)
+        if group.is_placed:
+            return None
+        ask = self.t.scheduler.asks.by_who.get(group.group_id)
+        cause = None
+        if ask is not None:
+            cause = why_places.of_ask(self, ask, group.why)
+        return r.GroupPending(**facts, group=group.group_id, cause=cause)

@@ -1,0 +1,117 @@
+"""What the machine wants to see for an explanation: node memory, and whether a process is stopped.
+
+Read only; each look is a few native calls and one small file of the kernel per process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from shoal import _native
+from shoal._core import commands, events
+from shoal._core.events import AnyEvent, ProcessSight, QueueState, TaskSight
+from shoal._native import Memory
+
+STAGES = ("", "held", "queued", "running")
+ERRORS = (_native.FORMAT_ERROR_PICKLE, _native.FORMAT_ERROR_RECORD)
+HOLDS_MOST = 200_000
+WAITS_FOR_ROOM = 2**64 - 1
+PROCESS = 0
+"""Kind of a row of ``list_holds``."""
+
+
+class Sights:
+    """Performs ``Inspect``."""
+
+    def __init__(
+        self, memory: Memory, post: Callable[[AnyEvent], None], pid_of: Callable[[int], int]
+    ) -> None:
+        self._memory = memory
+        self._post = post
+        self._pid_of = pid_of
+
+    def perform_inspect(self, command: commands.Inspect) -> None:
+        used, _, capacity = self._memory.usage()
+        self._post(
+            events.Inspected(
+                command.ticket,
+                tuple(task_sight(self._memory, key) for key in command.tasks),
+                tuple(self._process(index) for index in command.processes),
+                tuple(self._queue(queue) for queue in command.queues),
+                used,
+                capacity,
+                held_bytes(self._memory) if command.has_holders else None,
+            )
+        )
+
+    def _queue(self, queue: int) -> QueueState:
+        entries, takes, _ = self._memory.queue_state(queue)
+        return QueueState(queue, entries, takes)
+
+    def _process(self, index: int) -> ProcessSight:
+        waits_for, waits_since, _, running, watched = self._memory.process_sight(index)
+        is_blocked = self._memory.process_state(index)[3]
+        pid = self._pid_of(index)
+        return ProcessSight(
+            index,
+            pid,
+            0 if waits_for == WAITS_FOR_ROOM else waits_for,
+            waits_since,
+            waits_for == WAITS_FOR_ROOM,
+            tuple(running),
+            tuple(watched),
+            is_blocked,
+            is_stopped(pid),
+        )
+
+
+def task_sight(memory: Memory, key: int) -> TaskSight:
+    """What node memory says of ``key`` now."""
+    row = memory.sight(key)
+    if row is None:
+        return TaskSight(key, is_gone=True)
+    task, format, state, attempt, worker, flags, about, queue, job, parent, *rest = row
+    dependency, predecessor, is_cell, deadline, submitted, taken, _, owner = rest
+    return TaskSight(
+        key,
+        task=task,
+        format=format,
+        is_error=format in ERRORS,
+        stage=STAGES[state],
+        attempt=attempt,
+        worker=worker,
+        is_call=bool(flags & _native.FLAG_ACTOR),
+        is_stream=bool(flags & _native.FLAG_STREAM),
+        about=about,
+        queue=queue,
+        job=job,
+        parent=parent,
+        dependency=dependency,
+        predecessor=predecessor,
+        is_cell=bool(is_cell),
+        deadline=deadline / 1e9,
+        submitted=submitted / 1e9,
+        taken=taken / 1e9,
+        owner=owner,
+    )
+
+
+def held_bytes(memory: Memory) -> tuple[tuple[int, int], ...]:
+    """(process, bytes of the values that it has refs to)."""
+    sizes = {key: size for key, _, size, *_ in memory.list_objects(HOLDS_MOST)}
+    found: dict[int, int] = {}
+    for key, kind, holder, _, _ in memory.list_holds(HOLDS_MOST):
+        if kind == PROCESS and holder:
+            found[holder] = found.get(holder, 0) + sizes.get(key, 0)
+    return tuple(found.items())
+
+
+def is_stopped(pid: int) -> bool:
+    """Whether the kernel has stopped the process, or a debugger has."""
+    if not pid:
+        return False
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return file.read().rpartition(b")")[2].split()[0] in (b"T", b"t")
+    except OSError:  # it has just gone
+        return False
