@@ -21,6 +21,7 @@ import msgspec
 
 from shoal import _native, errors
 from shoal._base import typed_ids
+from shoal._proto import messages
 from shoal._runtime import cluster, explaining, history, metric_files
 from shoal._runtime import session as sessions
 from shoal._runtime.event_ids import EventIds
@@ -196,6 +197,48 @@ class Metric(msgspec.Struct, frozen=True):
     description: str = ""
 
 
+class StoryLine(msgspec.Struct, frozen=True):
+    """Something that happened to one thing."""
+
+    time_s: float
+    """Since boot (CLOCK_BOOTTIME); 0 of a line that says how much is overwritten."""
+    process: int
+    """Index of the process that says it; 0: the node daemon."""
+    text: str
+
+
+class Holder(msgspec.Struct, frozen=True):
+    """Who keeps a value alive."""
+
+    kind: str
+    """process, task (as an argument) or value (a ref stands in it)."""
+    id: str
+    name: str = ""
+    pid: int = 0
+    refs: int = 0
+    pins: int = 0
+    """How often it is looked at: arrays that stand in node memory."""
+
+
+class Held(msgspec.Struct, frozen=True):
+    """A value in node memory, and everybody who holds it."""
+
+    object_id: str
+    size_bytes: int = 0
+    state: str = ""
+    """PENDING, VALUE or ERROR."""
+    refs: int = 0
+    pins: int = 0
+    owner: int = -1
+    age_s: float | None = None
+    """None: its beginning is not known any more."""
+    made_by: str = ""
+    """Name of the task that made it, or ``put``; "": not known any more."""
+    site: str = ""
+    """The line of the call, of programs that run with SHOAL_RECORD_CALL_SITES=1."""
+    holders: list[Holder] = []
+
+
 _TASK_STATES = {1: "HELD", 2: "QUEUED", 3: "RUNNING"}
 _ENDED = frozenset({"FINISHED", "FAILED"})
 _EVENTS = {
@@ -232,6 +275,37 @@ def why(ref_or_id: Any = None, *, timeout_s: float = explaining.ANSWER_S) -> Why
         'Ready'
     """
     return explaining.why(ref_or_id, timeout_s)
+
+
+def story(ref_or_id: Any) -> list[StoryLine]:
+    """Return everything that is still known to have happened to one thing, oldest first.
+
+    Args:
+        ref_or_id: What ``why`` takes, or ``"worker 3"``, ``"queue 7"``, ``"job 1"``. The story of
+            an actor has its calls too.
+
+    Example:
+        >>> ref = shoal.remote(len).remote("four")
+        >>> shoal.get(ref)
+        4
+        >>> [line.text for line in shoal.state.story(ref)][:2]
+        ['submitted', 'len begins, attempt 1']
+    """
+    asked = messages.GetTable("story", about=explaining.name_of(ref_or_id))
+    rows = sessions.current().request(asked, messages.Table).rows
+    return [msgspec.convert(row, StoryLine) for row in rows]
+
+
+def memory(*, limit: int = DEFAULT_LIMIT, **filters: Any) -> list[Held]:
+    """Return the values in node memory, the largest first, each with everybody who holds it.
+
+    Example:
+        >>> ref = shoal.put(bytes(1_000_000))
+        >>> shoal.state.memory(object_id=ref.hex())[0].holders[0].name
+        'the program'
+    """
+    rows = (msgspec.convert(row, Held) for row in cluster.table("memory", DEFAULT_LIMIT))
+    return _chosen(rows, Held, limit, filters)
 
 
 def nodes(*, limit: int = DEFAULT_LIMIT, **filters: Any) -> list[Node]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Callable
 from typing import Any, get_args
 
@@ -19,6 +20,7 @@ from shoal._proto import messages as m
 from shoal._proto import reasons as r
 from shoal._proto.environments import Environment, Packages
 from shoal.errors._why import Why, advice, unpacked
+from tests.tidy.sources import ROOT
 
 DRIVER = 1
 NODE = bytes(range(16))
@@ -558,3 +560,12 @@ def test_an_explanation_changes_nothing_and_asks_for_no_pass() -> None:
     before = [repr(row) for row in node.machine.tables.scheduler.waiting]
     assert chain(node.why()) == ["WaitsForWorker"]
     assert [repr(row) for row in node.machine.tables.scheduler.waiting] == before
+
+
+def test_the_page_lists_every_reason_with_facts_that_it_has() -> None:
+    page = (ROOT / "docs/why.md").read_text()
+    rows = re.findall(r"^\| `(\w+)` \| [^|]+ \|([^|]*)\|$", page, re.M)
+    kinds = {kind.__name__: kind for kind in get_args(r.AnyReason)}
+    assert [name for name, _ in rows] == list(kinds)
+    for name, facts in rows:
+        assert set(re.findall(r"`(\w+)`", facts)) <= set(kinds[name].__struct_fields__), name

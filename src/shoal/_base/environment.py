@@ -17,7 +17,7 @@ variable              meaning
 ``SHOAL_SOCKET``      set in every worker: the socket of its daemon
 ====================  =====================================================================
 
-Where ``SHOAL_RECORD_CALL_SITES`` is set, ``ref.call_site()`` says who called.
+Where ``SHOAL_RECORD_CALL_SITES`` is set, ``ref.call_site()`` and ``shoal memory`` say who called.
 """
 
 from __future__ import annotations

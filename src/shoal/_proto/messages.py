@@ -427,10 +427,11 @@ class Resources(Message, frozen=True):
 
 class GetTable(Message, frozen=True):
     """nodes, jobs, actors, groups, functions, workers, queues, environments,
-    session."""
+    session, memory, and the story of ``about``."""
 
     table: str
     limit: int = 10_000
+    about: str = ""
 
 
 class Table(Message, frozen=True):

@@ -54,16 +54,16 @@ class Door:
         self._node = node
         self._processes = processes
         self._post = post
-        self._tables: dict[str, Callable[[], dict[str, object]]] = {}
+        self._tables: dict[str, Callable[[str], list[dict[str, object]]]] = {}
         self._observers: dict[int, Connection] = {}
         self._observer_numbers = itertools.count(FIRST_OBSERVER, -1)
         self.drivers: list[tuple[int, int]] = []
         """(pid, start time) of those that joined and were alive when the last one did."""
         self._listener = Listener(loop, listening, self.let_in)
 
-    def add_table(self, name: str, row: Callable[[], dict[str, object]]) -> None:
-        """Answer ``GetTable(name)`` with one row, made by the shell."""
-        self._tables[name] = row
+    def add_table(self, name: str, rows: Callable[[str], list[dict[str, object]]]) -> None:
+        """Answer ``GetTable(name)`` with ``rows(about)``, made by the shell."""
+        self._tables[name] = rows
 
     def connection(self, index: int) -> Connection | None:
         """The connection of a process or observer, if it is there."""
@@ -100,7 +100,8 @@ class Door:
         elif connection.index is None:
             self._refuse(connection, frame.id, "the first message must be a Hello")
         elif isinstance(body, messages.GetTable) and body.table in self._tables:
-            connection.send(frame.id, messages.Table([self._tables[body.table]()]))
+            rows = self._tables[body.table](body.about)
+            connection.send(frame.id, messages.Table(rows[: body.limit]))
         else:
             self._post(events.Requested(connection.index, frame.id, body))
 

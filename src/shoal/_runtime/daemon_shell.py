@@ -109,7 +109,9 @@ class Daemon:
         self._zygote.set_up(self._zygote_setup(), memory.fd, memory.eventfd)
         self._door = Door(self._loop, listening, self._node, self._processes, self.post)
         self._processes.use(self._zygote, self._door.let_in)
-        self._door.add_table("session", self._session_row)
+        self._door.add_table("session", lambda _: [self._session_row()])
+        self._door.add_table("story", self._story)
+        self._door.add_table("memory", self._memory_rows)
         self._watch()
         self.post(events.Began())
 
@@ -258,6 +260,17 @@ class Daemon:
             )
             connection.send(0, messages.Notice(text))
         connection.send(0, lines)
+
+    def _story(self, about: str) -> list[dict[str, object]]:
+        from shoal._runtime import daemon_told
+
+        return daemon_told.story(self._memory, self._machine, about)
+
+    def _memory_rows(self, _: str) -> list[dict[str, object]]:
+        from shoal._runtime import daemon_told
+
+        directory = self._settings.directory
+        return daemon_told.memory_rows(self._memory, self._machine, directory, clock.now())
 
     def _session_row(self) -> dict[str, object]:
         """What ``GetTable("session")`` shows: this process, for people and for tests."""

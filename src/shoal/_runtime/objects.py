@@ -20,7 +20,7 @@ from typing import Any, TypeVar, overload
 from shoal import errors
 from shoal._base import clock
 from shoal._native import ObjectRef
-from shoal._runtime import serialize, streams
+from shoal._runtime import call_sites, serialize, streams
 from shoal._runtime import session as sessions
 from shoal._runtime.session import NATIVE_ERRORS
 
@@ -311,3 +311,6 @@ def _check_wait(n: int, num_returns: Any, timeout: Any) -> None:
             raise errors.OptionError(f"timeout must be seconds or None, not {timeout!r}")
         if timeout < 0:
             raise errors.OptionError(f"timeout must not be negative: {timeout!r}")
+
+
+put = call_sites.recorded_if_asked(put)

@@ -9,7 +9,8 @@ import os
 import signal
 import sys
 import time
-from typing import Annotated
+from collections.abc import Callable
+from typing import Annotated, Literal
 
 import cyclopts
 from cyclopts import Parameter
@@ -18,7 +19,7 @@ from shoal import errors
 from shoal._base import clock, environment
 from shoal._runtime import launch, registry, session_dir, strategies
 from shoal._runtime.registry import Entry
-from shoal.cli import report
+from shoal.cli import explanations, report
 from shoal.cli.observer import Observer
 
 STOP_S = 5.0
@@ -192,6 +193,69 @@ def metrics(*, serve: int | None = None) -> int:
     except (OSError, OverflowError) as error:
         raise CommandError(f"nothing can listen at port {serve}: {error}") from None
     return 0
+
+
+@app.command
+def why(about: str = "") -> int:
+    """Say why something is not there yet: the reason, and the chain behind it.
+
+    Parameters
+    ----------
+    about
+        Id of an object, task, actor or placement group; without one: what your program waits for.
+    """
+    return _told(lambda observer: explanations.print_why(observer, about))
+
+
+@app.command
+def story(about: str) -> int:
+    """Show what happened to one task, object, actor, group, worker or job.
+
+    Parameters
+    ----------
+    about
+        Its id; "worker 3", "queue 7" and "job 1" are ids too.
+    """
+    return _told(lambda observer: explanations.print_story(observer, about))
+
+
+@app.command
+def memory(
+    *,
+    by: Literal["object", "site", "process"] = "object",
+    limit: int = 30,
+    as_json: Annotated[bool, Parameter(name="--json", negative="")] = False,
+) -> int:
+    """Show who holds what in node memory, since when, and where it was made.
+
+    Lines of code are known of programs that run with SHOAL_RECORD_CALL_SITES=1.
+
+    Parameters
+    ----------
+    by
+        One row per object, per line of code, or per process.
+    limit
+        Rows at most; the largest first.
+    as_json
+        Print JSON.
+    """
+    return _told(lambda observer: explanations.print_memory(observer, by, limit, as_json))
+
+
+def _told(tell: Callable[[Observer], bool]) -> int:
+    """Have the sessions of this user tell, until one knows."""
+    sessions = _reachable()
+    if not sessions:
+        raise CommandError("no session is running")
+    refused: Exception | None = None
+    for path in sessions:
+        try:
+            with Observer(path) as observer:
+                if tell(observer):
+                    return 0
+        except (errors.UsageError, OSError) as error:
+            refused = error
+    raise CommandError(str(refused) if refused else "no session knows anything about it")
 
 
 def _plain(value: object) -> str:

@@ -195,12 +195,9 @@ class GetTimeoutError(LostError, TimeoutError):
         if nobody could say.
 
         Example:
-            >>> ref = shoal.remote(time.sleep).remote(0.2)
-            >>> try:
-            ...     shoal.get(ref, timeout=0.1)
-            ... except shoal.errors.GetTimeoutError as error:
-            ...     print(type(error.why.root).__name__)
-            Running
+            >>> error = shoal.errors.GetTimeoutError(timeout_s=1.0)
+            >>> error.why is None
+            True
         """
         from shoal.errors import _why
 

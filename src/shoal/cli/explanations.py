@@ -1,0 +1,116 @@
+"""How the command line shows why something waits, what happened to it, and who holds memory."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from shoal._base import clock
+from shoal._proto import messages
+from shoal.cli import report
+from shoal.cli.observer import Observer
+from shoal.errors import _why
+
+HOLDERS_SHOWN = 3
+
+
+def print_why(observer: Observer, about: str) -> bool:
+    """Print the chain of reasons."""
+    answer = observer.ask(messages.AskWhy(about), messages.WhyAnswer)
+    print(_why.unpacked(answer.reason))
+    return True
+
+
+def print_story(observer: Observer, about: str) -> bool:
+    """Print its lines, each with how long ago it was; False if there are none."""
+    asked = messages.GetTable("story", about=about)
+    rows: list[dict[str, Any]] = observer.ask(asked, messages.Table).rows
+    now = clock.now()
+    for row in rows:
+        ago = f"{now - row['time_s']:9.3f} s ago" if row["time_s"] else " " * 15
+        who = f"process {row['process']}" if row["process"] > 0 else "daemon"
+        print(f"{ago}  {'' if row['process'] < 0 else who:12} {row['text']}")
+    return bool(rows)
+
+
+def print_memory(observer: Observer, by: str, limit: int, as_json: bool) -> bool:
+    """Print who holds what."""
+    rows: list[dict[str, Any]] = observer.table("memory", 100_000)
+    table = {"object": _objects, "site": _sites, "process": _processes}[by](rows)[:limit]
+    if as_json:
+        print(json.dumps(rows[:limit] if by == "object" else table))
+        return True
+    total = sum(row["size_bytes"] for row in rows)
+    print(f"{report.count(len(rows), 'object')}, {report.size(total)}")
+    report.print_rows("memory", table)
+    return True
+
+
+def _objects(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, object]]:
+    return [
+        {
+            "object": row["object_id"],
+            "size": report.size(row["size_bytes"]),
+            "state": row["state"],
+            "age": "" if row["age_s"] is None else report.duration(row["age_s"]),
+            "made by": row["made_by"],
+            "line": row["site"],
+            "held by": _holders(row["holders"]),
+        }
+        for row in rows
+    ]
+
+
+def _holders(holders: Sequence[Mapping[str, Any]]) -> str:
+    """The first few, in words."""
+    words = []
+    for holder in holders[:HOLDERS_SHOWN]:
+        pid = f" pid {holder['pid']}" if holder["pid"] else ""
+        who = (
+            f"{holder['name']}{pid}"
+            if holder["kind"] == "process"
+            else (f"{holder['kind']} {holder['id']}")
+        )
+        pins = f", {holder['pins']} looked at" if holder["pins"] else ""
+        words.append(f"{who}: {report.count(holder['refs'], 'ref')}{pins}")
+    more = len(holders) - len(words)
+    return "; ".join([*words, *([f"{more} more"] if more else [])])
+
+
+def _sites(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, object]]:
+    found: dict[str, list[int]] = {}
+    for row in rows:
+        place = row["site"] or (f"(no line known) {row['made_by']}").strip()
+        sums = found.setdefault(place, [0, 0])
+        sums[0] += 1
+        sums[1] += row["size_bytes"]
+    largest = sorted(found.items(), key=lambda item: -item[1][1])
+    return [
+        {"line": place, "objects": count, "size": report.size(size_bytes)}
+        for place, (count, size_bytes) in largest
+    ]
+
+
+def _processes(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, object]]:
+    found: dict[tuple[str, str, int], list[int]] = {}
+    for row in rows:
+        for holder in row["holders"]:
+            if holder["kind"] == "process":
+                who = (holder["id"], holder["name"], holder["pid"])
+                sums = found.setdefault(who, [0, 0, 0])
+                sums[0] += 1
+                sums[1] += row["size_bytes"]
+                sums[2] += holder["pins"]
+    largest = sorted(found.items(), key=lambda item: -item[1][1])
+    return [
+        {
+            "process": number,
+            "what": name,
+            "pid": pid,
+            "objects": count,
+            "size": report.size(size_bytes),
+            "looked at": pins,
+        }
+        for (number, name, pid), (count, size_bytes, pins) in largest
+    ]

@@ -1,0 +1,160 @@
+"""Stories and memory, in a program and from another terminal; the command line of explanations."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+
+import pytest
+
+import shoal
+from shoal import errors, state
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[pathlib.Path]:
+    """Where the session of this module stands: the command line looks there."""
+    path = tmp_path_factory.mktemp("root", numbered=False)
+    path.chmod(0o700)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SHOAL_DIR", str(path))
+        shoal.init(num_cpus=1, object_store_memory=64 << 20, log_to_driver=False)
+        yield path
+        shoal.shutdown()
+
+
+@pytest.fixture(autouse=True)
+def _end_session(root: pathlib.Path) -> Iterator[None]:
+    """One session for all tests here: the one of tests/conftest.py would end it."""
+    yield
+
+
+def command(root: pathlib.Path, *words: str) -> subprocess.CompletedProcess[str]:
+    variables = {**os.environ, "SHOAL_DIR": str(root)}
+    return subprocess.run(
+        [sys.executable, "-m", "shoal", *words],
+        capture_output=True, text=True, timeout=60, env=variables, check=False,
+    )  # fmt: skip
+
+
+@shoal.remote
+def half(value: int) -> int:
+    if value % 2:
+        raise ArithmeticError(value)
+    return value // 2
+
+
+@shoal.remote
+class Counter:
+    def count(self) -> int:
+        return 1
+
+
+def texts(about: object) -> list[str]:
+    return [line.text for line in state.story(about)]
+
+
+def test_the_story_of_a_task() -> None:
+    ref = half.options(name="two").remote(4)
+    assert shoal.get(ref) == 2
+    assert texts(ref)[:3] == ["submitted", "is called two", "half begins, attempt 1"]
+    assert texts(ref.hex())[3] == "ended: its value is there"
+    failed = half.remote(3)
+    with pytest.raises(ArithmeticError):
+        shoal.get(failed)
+    assert {"fails with ArithmeticError", "ended with an error"} <= set(texts(failed))
+    put = shoal.put("value")
+    assert texts(put) == ["put"]
+    assert texts("0" * 32) == [] == texts("nothing")
+
+
+def test_the_story_of_an_actor_and_its_worker() -> None:
+    counter = Counter.remote()
+    ref = counter.count.remote()
+    assert shoal.get(ref) == 1
+    lines = texts(counter)
+    assert lines[0].startswith("created by process") and "alive" in lines
+    assert f"Counter.count begins, attempt 1 ({ref.hex()})" in lines
+    (worker,) = state.workers(actor_id=counter._actor_id.hex())
+    assert texts(f"worker {worker.worker}")[0] == f"forked, pid {worker.pid}"
+    shoal.kill(counter)
+    assert "ends" in texts(counter._actor_id.hex())
+
+
+def test_who_holds_what() -> None:
+    value = shoal.put(bytes(1_000_000))
+    outer = shoal.put([value])
+    (held,) = state.memory(object_id=value.hex())
+    assert held.size_bytes >= 1_000_000 and held.state == "VALUE" and held.made_by == "put"
+    assert held.age_s is not None and held.age_s < 60
+    kinds = {holder.kind: holder for holder in held.holders}
+    assert kinds["process"].pid == os.getpid() and kinds["process"].name == "the program"
+    assert kinds["value"].id == outer.hex()
+    assert state.memory()[0].object_id == value.hex(), "the largest is the first"
+    with pytest.raises(errors.OptionError, match="no field"):
+        state.memory(colour="red")
+
+
+def test_the_command_line(root: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    gate = tmp_path / "go"
+
+    @shoal.remote
+    def waits_at(gate: pathlib.Path) -> int:
+        deadline = time.monotonic() + 60
+        while not gate.exists() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        return 1
+
+    running = waits_at.remote(gate)
+    waiting = half.remote(running)
+    value = shoal.put(bytes(2_000_000))
+    told = command(root, "why", waiting.hex())
+    assert told.returncode == 0, told.stderr
+    assert running.hex() in told.stdout.splitlines()[0]
+    assert command(root, "why").stdout.startswith("the program")
+    gate.touch()
+    with pytest.raises(ArithmeticError):
+        shoal.get(waiting)
+    story = command(root, "story", running.hex())
+    assert "waits_at begins, attempt 1" in story.stdout and story.returncode == 0
+    unknown = command(root, "story", "nothing")
+    assert unknown.returncode == 1 and "knows anything" in unknown.stderr
+    assert "no id" in command(root, "why", "nothing").stderr
+    table = command(root, "memory")
+    assert value.hex() in table.stdout and "the program" in table.stdout, table.stderr
+    by_process = command(root, "memory", "--by", "process")
+    assert str(os.getpid()) in by_process.stdout
+    rows = json.loads(command(root, "memory", "--json", "--limit", "1").stdout)
+    assert [row["object_id"] for row in rows] == [value.hex()]
+
+
+SITES = """
+import shoal, sys
+shoal.init(num_cpus=1, object_store_memory=64 << 20)
+ref = shoal.put(bytes(3_000_000))
+made = shoal.remote(len).remote("four")
+shoal.get(made)
+print("ready", flush=True)
+sys.stdin.readline()
+"""
+
+
+def test_lines_of_code_from_another_terminal(tmp_path: pathlib.Path) -> None:
+    root = tmp_path / "root"
+    root.mkdir(mode=0o700)
+    script = tmp_path / "program.py"
+    script.write_text(SITES)
+    variables = {**os.environ, "SHOAL_DIR": str(root), "SHOAL_RECORD_CALL_SITES": "1"}
+    with subprocess.Popen(
+        [sys.executable, str(script)],
+        env=variables, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    ) as program:  # fmt: skip
+        assert program.stdout is not None and program.stdout.readline() == "ready\n"
+        told = command(root, "memory", "--by", "site").stdout
+        program.communicate("\n", timeout=60)
+    assert "program.py:4 in <module>" in told and "program.py:5 in <module>" in told
