@@ -10,12 +10,14 @@ and the checkers (``checkers``) must agree with what the processes really do. Fo
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 from shoal._base.config import NodeConfig
 from shoal._core import commands as do
 from shoal._core import events as seen
 from shoal._core.node import NodeMachine
+from shoal._core.store import StoreAsked, StoreMachine, StoreReply
 from shoal._proto import messages as m
 from tests.sim import checkers
 from tests.sim.fakes import FakeGroup, FakeProcess
@@ -33,7 +35,7 @@ class World(FakeWorkers):
         self.steps = 0
         self.notices: list[tuple[int, m.Message]] = []
         self.start_failure_rate = 0.0
-        self.is_store_up = True
+        self.store = StoreMachine()
         self.groups: dict[str, FakeGroup] = {}
         self.environments: set[str] = set()
         """Those that have been made and are still held."""
@@ -45,6 +47,8 @@ class World(FakeWorkers):
         self._alarm = 0
         self._next_index = 1
         self.feed(seen.Began())
+        if config.started:
+            self.feed(seen.StoreConnected())
 
     def feed(self, event: seen.Event) -> None:
         """One event and everything that follows at once."""
@@ -160,11 +164,16 @@ class World(FakeWorkers):
         self.after(delay, ring)
 
     def do_writestore(self, command: do.WriteStore) -> None:
-        answer: m.Message = m.KvAnswer() if isinstance(command.write, m.KvPut) else m.Done()
-        if self.is_store_up:
-            self.after(
-                self.delay(0.001), lambda: self.feed(seen.StoreWritten(command.ticket, answer))
-            )
+        """The store answers later, what is lasting on its disk by then."""
+        delay = 0.0 if self.machine.tables.mirror.is_fresh else self.delay(0.001)
+        asked = StoreAsked(1, command.ticket, command.write)
+        for done in self.store.step(self.now, asked):
+            if isinstance(done, StoreReply):
+                written = seen.StoreWritten(done.ticket, done.body)
+                self.after(delay, functools.partial(self.feed, written))
+
+    def do_readvalues(self, command: do.ReadValues) -> None:
+        self.feed(seen.ValuesRead(command.ticket, tuple(b"value" for _ in command.keys)))
 
     def do_buildenvironment(self, command: do.BuildEnvironment) -> None:
         key = command.environment.key

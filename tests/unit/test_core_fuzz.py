@@ -14,6 +14,7 @@ from shoal._base.config import Limits, NodeConfig
 from shoal._core import commands as do
 from shoal._core import events as seen
 from shoal._core.node import NodeMachine
+from shoal._core.store import Answered, Joined, StoreAsked, StoreMachine, StoreReply
 from shoal._proto import messages as m
 
 AMOUNTS: tuple[dict[str, float], ...] = (
@@ -138,6 +139,10 @@ class Chance:
             lambda: seen.Requeued(self.small(), self.flip()),
             lambda: seen.AdoptFailed(self.key()),
             lambda: seen.StoreWritten(number(30), m.Done()),
+            lambda: seen.StoreWritten(number(30), Answered(number(9), m.KvAnswer())),
+            lambda: seen.StoreWritten(number(30), Joined(number(9), number(9), self.flip())),
+            lambda: seen.ValuesRead(number(30), (b"v", None)),
+            lambda: seen.ValuesPut(number(30), (number(9), number(9))),
             seen.StoreConnected,
         )
         return self.random.choice(kinds)()
@@ -172,6 +177,9 @@ class Shell:
         self.tickets: list[int] = []
         self.queues = 0
         self.alarm: float | None = None
+        self.store = StoreMachine()
+        if started:
+            self.tell(seen.StoreConnected())
 
     def tell(self, event: seen.Event) -> None:
         for command in self.machine.step(self.now, event):
@@ -181,6 +189,15 @@ class Shell:
                 self.tickets.append(command.ticket)
             elif isinstance(command, do.SetAlarm):
                 self.alarm = command.at
+            elif isinstance(command, do.ReadValues):
+                values = tuple(b"v" if key % 2 else None for key in command.keys)
+                self.tell(seen.ValuesRead(command.ticket, values))
+            elif isinstance(command, do.WriteStore) and command.ticket % 7:
+                # One in seven is never answered: the store was away.
+                asked = StoreAsked(1, command.ticket, command.write)
+                for done in self.store.step(self.now, asked):
+                    if isinstance(done, StoreReply):
+                        self.tell(seen.StoreWritten(done.ticket, done.body))
             elif isinstance(command, do.Reply | do.Assign):
                 assert command.index >= 0
         self.machine.validate()

@@ -12,7 +12,7 @@ from shoal._base.config import Limits, NodeConfig
 from shoal._core import commands as do
 from shoal._core import events as seen
 from shoal._core.node import NodeMachine
-from shoal._core.store import PutRow, Report
+from shoal._core.store import StoreAsked, StoreMachine, StoreReply
 from shoal._proto import messages as m
 
 DRIVER, WORKER = 1, 2
@@ -21,7 +21,9 @@ DRIVER, WORKER = 1, 2
 class Node:
     """A machine, a clock that is set by hand, and what came out last."""
 
-    def __init__(self, started: bool = False, **total: float) -> None:
+    def __init__(
+        self, started: bool = False, store: StoreMachine | None = None, **total: float
+    ) -> None:
         config = NodeConfig(
             session="s",
             directory="/d",
@@ -35,11 +37,24 @@ class Node:
         self.now = 0.0
         self.number = 10
         self.starts: list[int] = []
+        self.store: StoreMachine | None = (store or StoreMachine()) if started else None
+        """What answers writes at once; None: away."""
+        self.first = self.tell(seen.StoreConnected()) if started else []
 
     def tell(self, event: seen.Event, after: float = 0.0) -> list[do.Command]:
-        """One step; alarms and tables' rows are left out of what is returned."""
+        """One step and what the store answers; alarms and tables' rows are left out of what is
+        returned."""
         self.now += after
         commands = self.machine.step(self.now, event)
+        for command in commands:
+            if isinstance(command, do.WriteStore) and self.store is not None:
+                asked = StoreAsked(1, command.ticket, command.write)
+                for reply in self.store.step(self.now, asked):
+                    if isinstance(reply, StoreReply):
+                        written = seen.StoreWritten(reply.ticket, reply.body)
+                        commands += self.machine.step(self.now, written)
+        if self.store is not None:
+            commands = [c for c in commands if not isinstance(c, do.WriteStore)]
         self.machine.validate()
         self.starts += [c.start for c in commands if isinstance(c, do.StartWorker)]
         quiet = (do.SetAlarm, do.StartWorker, do.LabelWorker)
@@ -532,23 +547,6 @@ def test_lock_wait_ends() -> None:
     waiting = node.number
     out = node.tell(seen.AlarmRang(), after=0.6)
     assert do.Reply(DRIVER, waiting, m.LockAnswer(False)) in out
-
-
-def test_writes_wait_for_the_store() -> None:
-    node = Node(started=True)
-    (write, welcome) = node.driver()
-    assert isinstance(write, do.WriteStore) and isinstance(write.write, PutRow)
-    assert isinstance(welcome, do.Reply)
-    (put,) = node.ask(DRIVER, m.KvPut(b"k", b"v"))
-    assert isinstance(put, do.WriteStore)
-    assert reply(node.ask(DRIVER, m.KvGet(b"k")), m.KvAnswer).value is None
-    again = node.tell(seen.StoreConnected())
-    assert isinstance(again[0], do.WriteStore) and isinstance(again[0].write, Report)
-    assert put in again, "a new store is told again what was not answered"
-    out = node.tell(seen.StoreWritten(put.ticket, m.KvAnswer(existed=False)))
-    assert reply(out, m.KvAnswer) == m.KvAnswer(existed=False)
-    assert reply(node.ask(DRIVER, m.KvGet(b"k")), m.KvAnswer).value == b"v"
-    assert node.tell(seen.StoreWritten(put.ticket, m.KvAnswer())) == [], "told twice: harmless"
 
 
 def test_stop() -> None:

@@ -65,6 +65,8 @@ class Limits(msgspec.Struct, frozen=True):
     story_most: int = 20_000
     jobs_ended_most: int = 1000
     kv_value_bytes_most: int = 64 << 20
+    record_bytes_most: int = 64 << 20
+    """Of a detached actor's class and arguments: more is not kept for another session."""
 
 
 class NodeConfig(msgspec.Struct, frozen=True):

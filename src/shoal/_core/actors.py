@@ -43,7 +43,8 @@ import msgspec
 
 from shoal._base.config import Limits
 from shoal._core.deadlines import Deadlines
-from shoal._proto.messages import ActorInfo, ActorSpec
+from shoal._proto.environments import Environment
+from shoal._proto.messages import ActorInfo, ActorSpec, JobConfig
 
 DRAIN_PAUSE_MOST_S = 0.25
 SPECS_MOST = 16
@@ -214,6 +215,20 @@ class Actor:
             "cause": self.cause,
             "key": self.spec.arguments,
         }
+
+
+class ActorRecord(msgspec.Struct, frozen=True):
+    """What a detached actor is made again from, after its node has ended."""
+
+    spec: ActorSpec
+    job: int
+    namespace: str
+    config: JobConfig
+    environment: Environment | None
+    values: list[bytes] = []
+    """Its class and its constructor's arguments, as opaque bytes; empty: it cannot come back."""
+    why: str = ""
+    """Why not."""
 
 
 class Drain(msgspec.Struct):

@@ -57,9 +57,9 @@ def want_environment(
     return environment.key, out
 
 
-def job_row(t: NodeTables, job: Job, reply: do.Reply | None = None) -> Commands:
-    """Bring the job's row up to date."""
-    row: dict[str, object] = {
+def row_of_job(job: Job) -> dict[str, object]:
+    """The row of the job table."""
+    return {
         "job": job.number,
         "state": "ENDED" if job.is_over else "RUNNING",
         "namespace": job.namespace,
@@ -70,4 +70,8 @@ def job_row(t: NodeTables, job: Job, reply: do.Reply | None = None) -> Commands:
         "weight": job.config.weight,
         "reason": job.end_reason,
     }
-    return t.write(PutRow("jobs", str(job.number), row), reply)
+
+
+def job_row(t: NodeTables, job: Job, reply: do.Reply | None = None) -> Commands:
+    """Bring the job's row up to date."""
+    return t.write(PutRow("jobs", str(job.number), row_of_job(job)), reply)

@@ -218,12 +218,26 @@ class SetAlarm(Command, frozen=True):
 
 
 class WriteStore(Command, frozen=True):
-    """Send ``write`` (a body of ``_core.store``) to the store's process. Dropped while none is
-    connected: after ``StoreConnected`` the machine sends what is unanswered again. Only in a
-    started session."""
+    """Send ``write`` (a body of ``_core.store``) to the store's process; ticket 0 is news that it
+    does not answer. Dropped while none is connected: after ``StoreConnected`` the machine sends
+    what is unanswered again. Only in a started session."""
 
     ticket: int
     write: messages.Message
+
+
+class ReadValues(Command, frozen=True):
+    """Read values of node memory as opaque bytes: ``ValuesRead`` follows."""
+
+    ticket: int
+    keys: tuple[int, ...]
+
+
+class PutValues(Command, frozen=True):
+    """Make values of what ``ReadValues`` has read (in another life): ``ValuesPut`` follows."""
+
+    ticket: int
+    values: tuple[bytes, ...]
 
 
 class BuildEnvironment(Command, frozen=True):
@@ -280,6 +294,8 @@ AnyCommand = Union[
     Release,
     SetAlarm,
     WriteStore,
+    ReadValues,
+    PutValues,
     BuildEnvironment,
     DropEnvironment,
     Warn,

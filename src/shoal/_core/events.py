@@ -29,7 +29,9 @@ command              answered by                    when
 ``StartWorker``      ``WorkerForked`` or            when the zygote has answered; afterwards
                      ``WorkerStartFailed``          ``WorkerJoined`` when its Hello has come
 ``SetAlarm``         ``AlarmRang``                  when that time has come
-``WriteStore``       ``StoreWritten``               when the store has answered
+``WriteStore``       ``StoreWritten``               when the store has answered; 0 is not answered
+``ReadValues``       ``ValuesRead``                 at once
+``PutValues``        ``ValuesPut``                  at once
 ``BuildEnvironment`` ``EnvironmentBuilt`` or        when it is there, or could not be made
                      ``EnvironmentFailed``
 ===================  =============================  ==========================================
@@ -316,7 +318,22 @@ class StoreWritten(Event, frozen=True):
 
 
 class StoreConnected(Event, frozen=True):
-    """A (new) store process serves: it must be told everything again."""
+    """A (new) store process takes connections: ``Join`` is the first that it hears."""
+
+
+class ValuesRead(Event, frozen=True):
+    """Answer to ``ReadValues``: opaque bytes of each, None for one that is gone."""
+
+    ticket: int
+    values: tuple[bytes | None, ...]
+
+
+class ValuesPut(Event, frozen=True):
+    """Answer to ``PutValues``: their keys, held until they are adopted; none if there is no
+    room."""
+
+    ticket: int
+    keys: tuple[int, ...]
 
 
 class EnvironmentBuilt(Event, frozen=True):
@@ -365,6 +382,8 @@ AnyEvent = Union[
     AlarmRang,
     StoreWritten,
     StoreConnected,
+    ValuesRead,
+    ValuesPut,
     EnvironmentBuilt,
     EnvironmentFailed,
     Began,

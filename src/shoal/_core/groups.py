@@ -155,6 +155,14 @@ class Group:
         }
 
 
+class GroupRecord(msgspec.Struct, frozen=True):
+    """What a detached group is made again from, after its node has ended."""
+
+    spec: CreateGroup
+    job: int
+    namespace: str
+
+
 class GroupWait(msgspec.Struct, frozen=True):
     """Process ``index`` waits for the answer to ``request``."""
 

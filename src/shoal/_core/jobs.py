@@ -90,6 +90,11 @@ class JobTable:
             number = number % NUMBER_MOST + 1
         return number
 
+    def restore(self, number: int, config: JobConfig, namespace: str, now: float) -> Job:
+        """A job of a former node daemon, to be put among the running or the ended ones."""
+        self._number = max(self._number, number)
+        return Job(number, config, namespace, now)
+
     def set_driver(self, job: Job, index: int, pid: int) -> None:
         """``index`` is its driver."""
         assert job.root_actor is None and index not in self.by_driver

@@ -26,6 +26,7 @@ from shoal._core import (
     reactions_environments,
     reactions_groups,
     reactions_jobs,
+    reactions_store,
     reactions_tables,
     reactions_workers,
 )
@@ -149,8 +150,10 @@ class NodeMachine:
             seen.Inspected: self._on_inspected,
             seen.Requeued: self._with(reactions_workers.on_requeued),
             seen.AdoptFailed: self._on_adopt_failed,
-            seen.StoreWritten: self._on_store_written,
-            seen.StoreConnected: self._on_store_connected,
+            seen.ValuesRead: self._with(reactions_actors.on_values_read),
+            seen.ValuesPut: self._with(reactions_store.on_values_put),
+            seen.StoreWritten: self._with(reactions_store.on_written),
+            seen.StoreConnected: self._with(reactions_store.on_connected),
         }
 
     def _with(
@@ -164,7 +167,13 @@ class NodeMachine:
         t = self.tables
         if t.is_over:
             return []
+        if t.mirror.is_fresh and reactions_store.must_wait(event):
+            t.early.append(event)
+            return []
         out = self._reactions[type(event)](now, event)
+        while t.early and not t.mirror.is_fresh:
+            early = t.early.pop(0)
+            out += self._reactions[type(early)](now, early)
         while t.retries:
             out += self._on_request(now, t.retries.pop(0))
         if t.is_over:
@@ -302,13 +311,6 @@ class NodeMachine:
 
     def _on_stop(self, now: float, event: seen.StopAsked) -> Commands:
         return reactions_jobs.end_session(self.tables, now, event.reason)
-
-    # ---- the store's process
-    def _on_store_written(self, now: float, event: seen.StoreWritten) -> Commands:
-        return self.tables.written(event.ticket, event.answer)
-
-    def _on_store_connected(self, now: float, event: seen.StoreConnected) -> Commands:
-        return self.tables.report()
 
     # ---- looking at it
     def story(self, about: str) -> Sequence[str]:

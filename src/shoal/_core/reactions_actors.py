@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from shoal._base.typed_ids import actor_id as make_actor_id
 from shoal._core import causes, placement, resources
 from shoal._core import commands as do
-from shoal._core.actors import Actor, Asking, Constructing, Ending, Living
+from shoal._core.actors import Actor, ActorRecord, Asking, Constructing, Ending, Living
 from shoal._core.answers import Commands, begin_job, job_row, refuse, want_environment
 from shoal._core.asks import ActorAsk
-from shoal._core.events import Looked, ProcessDied, QueueCreated, Requested, RunningTask
+from shoal._core.events import (
+    Looked,
+    ProcessDied,
+    QueueCreated,
+    Requested,
+    RunningTask,
+    ValuesRead,
+)
 from shoal._core.resources import Target, parse
-from shoal._core.store import PutRow
-from shoal._core.tables import ActorTicket, NodeTables
+from shoal._core.store import PutRecord, PutRow
+from shoal._core.tables import ActorTicket, NodeTables, RecordTicket
 from shoal._core.tasks import has_retry_left
 from shoal._proto import messages as m
 
@@ -81,11 +90,59 @@ def on_actor_queue(t: NodeTables, now: float, ticket: ActorTicket, event: QueueC
     t.actor_queues[event.queue] = actor.actor_id
     if len(actor.group_queues) < len(actor.spec.groups):
         return []
+    if ticket.index < 0:  # of a former session: nobody waits for it
+        return [] if actor.is_dead else actor_row(t, actor) + ask_worker(t, now, actor)
     reply = do.Reply(ticket.index, ticket.request, actor.describe())
-    out = actor_row(t, actor, reply)
     if actor.is_dead:
-        return out + _kill_queues(actor, actor.cause)
-    return out + ask_worker(t, now, actor)
+        return actor_row(t, actor, reply) + _kill_queues(actor, actor.cause)
+    if actor.spec.detached and t.mirror.has_process:
+        return _read_record(t, actor, reply) + ask_worker(t, now, actor)
+    return actor_row(t, actor, reply) + ask_worker(t, now, actor)
+
+
+def _read_record(t: NodeTables, actor: Actor, reply: do.Reply) -> Commands:
+    """It is acknowledged once the store has what it can be made from again (A-14)."""
+    ticket = t.new_ticket()
+    t.tickets[ticket] = RecordTicket(actor.actor_id, reply)
+    return [do.ReadValues(ticket, (actor.spec.function, actor.spec.arguments))]
+
+
+def on_values_read(t: NodeTables, now: float, event: ValuesRead) -> Commands:
+    """Its class and its constructor's arguments, as they stand in node memory."""
+    ticket = t.tickets.pop(event.ticket, None)
+    if not isinstance(ticket, RecordTicket):
+        return []
+    actor = t.actors.find(ticket.actor_id)
+    if actor is None or actor.is_dead:
+        return [ticket.reply] if actor is None else actor_row(t, actor, ticket.reply)
+    record = ActorRecord(
+        spec=actor.spec,
+        job=actor.job,
+        namespace=actor.namespace,
+        config=t.jobs.running[actor.job].config,
+        environment=t.environments.get(actor.env),
+        values=[value or b"" for value in event.values],
+    )
+    if why := _cannot_return(t, record):
+        record = msgspec.structs.replace(record, values=[], why=why)
+        text = f"actor {actor.spec.class_name} ends with this session for good: {why}"
+        t.tell(now, actor.actor_id, text)
+    out = t.write(PutRecord(actor.actor_id, msgspec.msgpack.encode(record)))
+    return out + actor_row(t, actor, ticket.reply)
+
+
+def _cannot_return(t: NodeTables, record: ActorRecord) -> str:
+    if record.spec.holds_refs:
+        return "its constructor's arguments hold refs or handles, which end with the session"
+    if not all(record.values):
+        return "its class or its constructor's arguments could not be read"
+    size_bytes = sum(len(value) for value in record.values)
+    if size_bytes > t.limits.record_bytes_most:
+        return f"its class and arguments have {size_bytes} bytes, more than are kept on disk"
+    trees = () if record.environment is None else record.environment.trees()
+    if any(not tree.uri for tree in trees):
+        return "its runtime environment has files that were copied into the session"
+    return ""
 
 
 def ask_worker(t: NodeTables, now: float, actor: Actor) -> Commands:
@@ -325,6 +382,7 @@ def _buried(t: NodeTables, now: float, actor: Actor) -> Commands:
     out: Commands = []
     if actor.spec.detached:
         out += t.release(actor.spec.function)
+        out += t.drop_record(actor.actor_id)
     if actor.checkpoint:
         out += t.release(actor.checkpoint)
         actor.checkpoint = 0

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from shoal._core import causes, placement, reactions_actors, resources
 from shoal._core import commands as do
 from shoal._core.answers import Commands, refuse
 from shoal._core.asks import GroupAsk
 from shoal._core.events import Requested
-from shoal._core.groups import STRATEGIES, Group, GroupWait
+from shoal._core.groups import STRATEGIES, Group, GroupRecord, GroupWait
 from shoal._core.pool import Phase
 from shoal._core.resources import Amounts, Grant
-from shoal._core.store import PutRow
+from shoal._core.store import PutRecord, PutRow
 from shoal._core.tables import NodeTables
 from shoal._proto import messages as m
 
 WARN_AGAIN_S = 60.0
 
 
-def _row(t: NodeTables, group: Group, reply: do.Reply | None = None) -> Commands:
-    return t.write(PutRow("groups", group.group_id, group.row()), reply)
+def _row(t: NodeTables, group: Group, *replies: do.Reply) -> Commands:
+    return t.write(PutRow("groups", group.group_id, group.row()), *replies)
 
 
 # ---- making
@@ -39,19 +41,34 @@ def on_create(t: NodeTables, now: float, event: Requested, body: m.CreateGroup) 
     namespace = body.namespace or job.namespace
     if body.name and (namespace, body.name) in t.groups.by_name:
         return refuse(event, causes.group_name_taken(body.name, namespace))
-    group = Group(body, amounts, job.number, namespace, now)
+    group = _begin(t, now, GroupRecord(body, job.number, namespace), amounts)
+    t.tell(now, group.group_id, f"asked for by process {event.index}")
+    out: Commands = []
+    if body.detached:
+        record = GroupRecord(body, job.number, namespace)
+        out += t.write(PutRecord(group.group_id, msgspec.msgpack.encode(record)))
+    if body.waits:
+        t.groups.wait(GroupWait(event.index, event.request, body.group_id), None)
+        return out + _row(t, group)
+    return out + _row(t, group, done)
+
+
+def _begin(t: NodeTables, now: float, record: GroupRecord, amounts: tuple[Amounts, ...]) -> Group:
+    """It exists, and stands in the scheduler's line."""
+    group = Group(record.spec, amounts, record.job, record.namespace, now)
     group.why = _why_never(t, group)
     t.groups.add(group)
-    t.tell(now, group.group_id, f"asked for by process {event.index}")
     target = placement.nowhere(group.why) if group.why else t.scheduler.node
-    ask = GroupAsk(group.group_id, job.number, amounts, target)
+    ask = GroupAsk(group.group_id, record.job, amounts, target)
     t.scheduler.asks.add_group(now, ask)
     if group.group_id in t.scheduler.asks.impossible and not group.why:
         group.why = "no node has that much"
-    if body.waits:
-        t.groups.wait(GroupWait(event.index, event.request, body.group_id), None)
-        return _row(t, group)
-    return _row(t, group, done)
+    return group
+
+
+def ask_again(t: NodeTables, now: float, record: GroupRecord) -> Commands:
+    """A detached group of a former node daemon."""
+    return _row(t, _begin(t, now, record, _parse(record.spec)))
 
 
 def _parse(body: m.CreateGroup) -> tuple[Amounts, ...]:
@@ -80,8 +97,8 @@ def place(t: NodeTables, now: float, ask: GroupAsk, grants: list[Grant]) -> Comm
     group.open([held.accounts.add_bundle(grant) for grant in grants], t.scheduler.node.room)
     t.tell(now, group.group_id, "created")
     answer = m.GroupAnswer(is_ready=True)
-    out: Commands = [do.Reply(w.index, w.request, answer) for w in t.groups.answered(ask.who)]
-    return out + _row(t, group)
+    replies = [do.Reply(w.index, w.request, answer) for w in t.groups.answered(ask.who)]
+    return _row(t, group, *replies)
 
 
 # ---- what others ask
@@ -123,13 +140,14 @@ def on_remove(t: NodeTables, now: float, event: Requested, body: m.RemoveGroup) 
     """Edge 3; to repeat it is harmless. Who only tells it waits for no answer."""
     group = t.groups.living.get(body.group_id)
     done = [do.Reply(event.index, event.request, m.Done())] if event.request else []
-    return [*(() if group is None else remove(t, now, group, "")), *done]
+    return [*done] if group is None else remove(t, now, group, "", *done)
 
 
 # ---- the end
-def remove(t: NodeTables, now: float, group: Group, reason: str) -> Commands:
+def remove(t: NodeTables, now: float, group: Group, reason: str, *replies: do.Reply) -> Commands:
     """Edge 3."""
-    return _end(t, now, group, causes.group_removed(group.group_id, group.name, reason), reason)
+    record = causes.group_removed(group.group_id, group.name, reason)
+    return _end(t, now, group, record, reason, *replies)
 
 
 def end_job(t: NodeTables, now: float, job: int) -> Commands:
@@ -140,7 +158,9 @@ def end_job(t: NodeTables, now: float, job: int) -> Commands:
     return out
 
 
-def _end(t: NodeTables, now: float, group: Group, record: bytes, reason: str) -> Commands:
+def _end(
+    t: NodeTables, now: float, group: Group, record: bytes, reason: str, *replies: do.Reply
+) -> Commands:
     group_id = group.group_id
     t.scheduler.withdraw(group_id)
     t.tell(now, group_id, f"ends: {reason or 'removed'}")
@@ -150,7 +170,7 @@ def _end(t: NodeTables, now: float, group: Group, record: bytes, reason: str) ->
     if group.was_used:
         out += _end_queues(t, now, group_id, record)
         out += _end_processes(t, now, group, record)
-    return out + _row(t, group)
+    return out + t.drop_record(group_id) + _row(t, group, *replies)
 
 
 def _end_queues(t: NodeTables, now: float, group_id: str, record: bytes) -> Commands:

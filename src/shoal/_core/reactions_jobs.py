@@ -41,7 +41,8 @@ def on_driver_joined(t: NodeTables, now: float, event: DriverJoined) -> Commands
     if not t.config.started and t.owner < 0:
         t.owner = event.index
     t.tell(now, f"job {job.number}", f"driver {event.index} (pid {event.pid}) joined")
-    out = [*job_row(t, job), welcome(t, event.index, event.request, job)]
+    # Who is let in exists: a number that has been told is never given again.
+    out = job_row(t, job, welcome(t, event.index, event.request, job))
     environment = event.config.environment
     if environment is not None and environment.is_eager:
         out += want_environment(t, now, job, None)[1]

@@ -16,15 +16,16 @@ from shoal._core.asks import GroupAsk
 from shoal._core.cancels import Cancels
 from shoal._core.crash_loops import CrashLoops
 from shoal._core.environments import Environments
-from shoal._core.events import Requested
+from shoal._core.events import Event, Requested
 from shoal._core.groups import GroupTable
 from shoal._core.jobs import Job, JobTable
 from shoal._core.locks import LockTable
+from shoal._core.mirror import Mirror
 from shoal._core.pool import Pool
 from shoal._core.resources import CPU, UNIT, Account
 from shoal._core.scheduler import Scheduler
 from shoal._core.sights import Sights
-from shoal._core.store import DropRow, PutRow, StoreMachine
+from shoal._core.store import DropRecord, DropRow
 from shoal._core.story import Stories
 from shoal._core.tasks import Crashes
 from shoal._proto.messages import KvDelete, KvPut, Message
@@ -65,13 +66,22 @@ class Inquiry(msgspec.Struct, frozen=True):
     rounds: int = 0
 
 
-class Unwritten(msgspec.Struct, frozen=True):
-    """A write that the store has not answered yet, and whom to tell."""
+class RecordTicket(msgspec.Struct, frozen=True):
+    """``ReadValues`` for the record of a detached actor is under way."""
 
-    write: Message
-    reply: do.Reply | None
-    is_answer_reply: bool = False
-    """The reply's body is the store's answer."""
+    actor_id: str
+    reply: do.Reply
+
+
+class RestoreTicket(msgspec.Struct, frozen=True):
+    """``PutValues`` for a detached actor of a former session is under way."""
+
+    actor_id: str
+    data: bytes
+    """Its record."""
+
+
+Ticket = ClassTicket | ActorTicket | RetryTicket | RecordTicket | RestoreTicket
 
 
 class NodeTables:
@@ -93,14 +103,17 @@ class NodeTables:
         self.jobs = JobTable(config.session, limits.jobs_ended_most)
         self.locks = LockTable()
         self.groups = GroupTable(limits)
-        self.store = StoreMachine()
+        self.mirror = Mirror(config.node_id.hex(), config.started)
+        self.store = self.mirror.tables
         """The tables, or their mirror in a started session."""
+        self.early: list[Event] = []
+        """What was asked before the store had said what there is."""
         self.stories = Stories(limits.story_most)
         self.owner = -1
         """The driver whose end is the session's; -1 in a started one."""
         self.is_over = False
         self.is_starving = False
-        self.tickets: dict[int, ClassTicket | ActorTicket | RetryTicket] = {}
+        self.tickets: dict[int, Ticket] = {}
         self.actor_queues: dict[int, str] = {}
         """Queue -> actor id, as long as the queue exists."""
         self.doomed: set[int] = set()
@@ -119,7 +132,6 @@ class NodeTables:
         self.housekeeping_at: float | None = None
         self.alarm_at: float | None = None
         self._adopted: dict[int, int] = {}
-        self._unwritten: dict[int, Unwritten] = {}
         self._ticket = 0
 
     # ---- small things that many reactions need
@@ -164,50 +176,26 @@ class NodeTables:
         return self.jobs.running.get(worker.binding.job)
 
     # ---- the store
-    def write(self, write: Message, reply: do.Reply | None = None) -> list[do.Command]:
-        """Change a table; ``reply`` goes out once the store has the change."""
-        if not self.config.started:
-            self.store.apply(write)
-            return [] if reply is None else [reply]
-        self.store.apply(write)
-        return self._send(Unwritten(write, reply))
+    def write(self, write: Message, *replies: do.Reply | None) -> list[do.Command]:
+        """Change a table; ``replies`` go out once the change cannot be lost any more, if it is one
+        that may not be lost."""
+        return self.mirror.write(write, tuple(reply for reply in replies if reply is not None))
 
     def drop_row(self, table: str, key: str) -> list[do.Command]:
         """Take a row away."""
         return self.write(DropRow(table, key))
 
+    def drop_record(self, name: str) -> list[do.Command]:
+        """Nobody will be made from it any more."""
+        return self.write(DropRecord(name)) if name in self.store.records else []
+
     def write_kv(self, write: KvPut | KvDelete, index: int, request: int) -> list[do.Command]:
         """Change the key-value table; the store's answer is the answer."""
-        if not self.config.started:
-            return [do.Reply(index, request, self.store.apply(write))]
-        return self._send(Unwritten(write, do.Reply(index, request, write), is_answer_reply=True))
-
-    def _send(self, unwritten: Unwritten) -> list[do.Command]:
-        ticket = self.new_ticket()
-        self._unwritten[ticket] = unwritten
-        return [do.WriteStore(ticket, unwritten.write)]
-
-    def written(self, ticket: int, answer: Message) -> list[do.Command]:
-        """The store has it."""
-        unwritten = self._unwritten.pop(ticket, None)
-        if unwritten is None or unwritten.reply is None:
-            return []
-        if not unwritten.is_answer_reply:
-            return [unwritten.reply]
-        self.store.apply(unwritten.write)
-        return [msgspec.structs.replace(unwritten.reply, body=answer)]
+        return self.mirror.write_kv(write, do.Reply(index, request, write))
 
     def is_unwritten(self, table: str, key: str) -> bool:
         """Whether the store has yet to answer for a row."""
-        rows = (unwritten.write for unwritten in self._unwritten.values())
-        return any(isinstance(w, PutRow) and (w.table, w.key) == (table, key) for w in rows)
-
-    def report(self) -> list[do.Command]:
-        """A new store: tell it everything, then send again what was not answered."""
-        ticket = self.new_ticket()
-        again = [do.WriteStore(t, unwritten.write) for t, unwritten in self._unwritten.items()]
-        self._unwritten[ticket] = Unwritten(self.store.report(), None)
-        return [do.WriteStore(ticket, self._unwritten[ticket].write), *again]
+        return self.mirror.is_unwritten(table, key)
 
     def validate(self) -> None:
         """Assert the invariants of every part and between them."""
@@ -221,7 +209,7 @@ class NodeTables:
         self.environments.validate()
         self.locks.validate()
         self._validate_groups()
-        self.store.validate()
+        self.mirror.validate()
         assert all(count > 0 for count in self._adopted.values())
         self._validate_workers()
         for queue, actor_id in self.actor_queues.items():

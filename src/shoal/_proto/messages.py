@@ -120,6 +120,8 @@ class ActorSpec(msgspec.Struct, frozen=True):
     max_pending_calls: int = -1
     checkpoint_every: int = 1
     """After how many calls the state of an actor that has hooks for it is kept."""
+    holds_refs: bool = False
+    """Its arguments hold refs or handles: they mean nothing in another session."""
 
 
 class ActorInfo(Message, frozen=True):

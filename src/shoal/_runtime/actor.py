@@ -219,9 +219,8 @@ class ActorClass(Generic[C], Bindable):
             raise errors.OptionError("get_if_exists needs a name", option="get_if_exists")
         key = self._definition.key(session)
         value = [args, kwargs]
-        lifetime = serialize.put_pickled(
-            memory, serialize.dumps(memory, value, unpicklable.ARGUMENTS)
-        )
+        pickled = serialize.dumps(memory, value, unpicklable.ARGUMENTS)
+        lifetime = serialize.put_pickled(memory, pickled)
         place, hold = options.actor_amounts(given)
         strategy = strategies.resolve(given, place, f"actor {self._cls.__qualname__}")
         calls = concurrency.decide(self._cls.__qualname__, self._is_asyncio(), self._rows, given)
@@ -246,6 +245,7 @@ class ActorClass(Generic[C], Bindable):
             runs_in_threads=calls.is_asyncio and bool(options.get(given, "thread")),
             max_pending_calls=_limit(options.get(given, "max_pending_calls")),
             checkpoint_every=int(options.get(given, "checkpoint_every")),
+            holds_refs=bool(pickled.contained),
         )
         environment = inheriting.asked(session, given.get("runtime_env"))
         body = messages.CreateActor(spec, environment)

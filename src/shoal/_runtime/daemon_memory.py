@@ -17,10 +17,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import msgspec
+
 from shoal._base import clock
 from shoal._core import commands, events
 from shoal._core.events import AnyEvent, QueueState, RunningAttempt, WorkerState
-from shoal._native import FLAG_ACTOR, QUEUE_ACTOR, QUEUE_CLASS, Memory
+from shoal._native import FLAG_ACTOR, FORMAT_PICKLE, QUEUE_ACTOR, QUEUE_CLASS, Memory, ObjectRef
 from shoal._runtime.daemon_loop import Loop
 from shoal._runtime.machine_facts import Headroom, IdleCores
 
@@ -45,6 +47,8 @@ BUSY_S = 0.1
 BUSY_MOST_S = 5.0
 """Until the next look whether the daemon is quiet, doubling."""
 CHAIN_PASSES = 8
+PUT_S = 0.0
+"""Nobody waits inside the daemon: room has been made, or there is none."""
 STAGES = ("held", "queued", "running")
 """What ``task_state`` numbers from 1."""
 _KINDS = {commands.QUEUE_CLASS: QUEUE_CLASS, commands.QUEUE_ACTOR: QUEUE_ACTOR}
@@ -61,11 +65,53 @@ class NodeMemory:
         self._memory = memory
         self._post = post
         self._make_room = make_room
+        self._is_raw = False
+        self._put: dict[int, ObjectRef[object]] = {}
+        """Made by ``PutValues``, until the machine has taken its own hold."""
 
     def bell_rang(self) -> None:
         """Read what the bell may have been rung for; the machine looks at the rest itself."""
         gone = {key for key in self._memory.inbox() if self._memory.handles(key) == 0}
         self._post(events.BellRang(tuple(gone), tuple(self._memory.drain_dead())))
+
+    # ---- values that outlive this node
+    def perform_read_values(self, command: commands.ReadValues) -> None:
+        self._read_raw()
+        values: list[bytes | None] = []
+        for key in command.keys:
+            try:
+                values.append(msgspec.msgpack.encode(self._memory.load_key(key)))
+            except (KeyError, ValueError, RuntimeError, TypeError):
+                values.append(None)  # it has gone, or is an error
+        self._post(events.ValuesRead(command.ticket, tuple(values)))
+
+    def perform_put_values(self, command: commands.PutValues) -> None:
+        keys: list[int] = []
+        for value in command.values:
+            self._make_room()
+            data, buffers = msgspec.msgpack.decode(value, type=tuple[bytes, list[bytes]])
+            try:
+                ref = self._memory.put(FORMAT_PICKLE, data, buffers, (), PUT_S)
+            except (MemoryError, TimeoutError):
+                keys = []
+                break
+            self._put[ref.key] = ref
+            keys.append(ref.key)
+        self._post(events.ValuesPut(command.ticket, tuple(keys)))
+
+    def _read_raw(self) -> None:
+        """From now on what this process loads is what is written, never what it means."""
+        if self._is_raw:
+            return
+        self._is_raw = True
+        self._memory.set_hooks(
+            loads=lambda data, buffers=(): (bytes(data), [bytes(part) for part in buffers]),
+            error=lambda *_: ValueError("an error"),
+            help=None,
+            future=_unused,
+            wait=_unused,
+            escaped=_unused,
+        )
 
     # ---- queues
     def perform_new_queue(self, command: commands.NewQueue) -> None:
@@ -154,9 +200,14 @@ class NodeMemory:
     def perform_adopt(self, command: commands.Adopt) -> None:
         if not self._memory.adopt(command.key):
             self._post(events.AdoptFailed(command.key))
+        self._put.pop(command.key, None)
 
     def perform_release(self, command: commands.Release) -> None:
         self._memory.release(command.key)
+
+
+def _unused(*_: object) -> None:
+    raise RuntimeError("the daemon loads nothing and waits for nothing")
 
 
 class Warming:

@@ -99,7 +99,8 @@ class Daemon:
         self._environments: EnvironmentPlaces | None = None
         self._store: StoreLink | None = None
         if settings.started:
-            self._store = StoreLink(self._loop, settings.directory, self.post)
+            kept = settings.kept or os.path.join(settings.directory, session_dir.STORE_DIRECTORY)
+            self._store = StoreLink(self._loop, settings.directory, kept, self.post)
         sights = Sights(memory, self.post, self._pid_of)
         self._perform = performers(self, self._processes, self._node_memory, sights)
         place = (settings.session, settings.directory)
@@ -228,7 +229,7 @@ class Daemon:
                     self._zygote.ended()
             elif self._store is not None and pid == self._store.pid:
                 if not self._is_ending:
-                    self._store.ended()
+                    self._store.ended(status)
             elif self._environments is None or not self._environments.ended(pid):
                 self._processes.ended(pid, status)
 
@@ -282,6 +283,8 @@ class Daemon:
             "pid": os.getpid(),
             "zygote_pid": self._zygote.pid,
             "store_pid": self._store.pid if self._store is not None else 0,
+            "name": self._settings.name,
+            "store": self._store_row(),
             "uptime_s": clock.now() - self._begun_at,
             "python": sys.version.split()[0],
             "memory_used_bytes": in_use,
@@ -296,6 +299,13 @@ class Daemon:
             },
         }
 
+    def _store_row(self) -> dict[str, object]:
+        if self._store is None:
+            return {}
+        mirror, row = self._machine.tables.mirror, self._store.row()
+        notices = [*self._store.notices, *mirror.notices]
+        return {**row, "waiting": mirror.unanswered, "notices": notices}
+
     # ---- the end
     def perform_end_session(self, command: commands.EndSession) -> None:
         if self._is_ending:
@@ -308,6 +318,8 @@ class Daemon:
 
     def _end(self) -> None:
         self._door.close()
+        if self._store is not None and self._settings.kept:
+            self._store.finish()
         since = session_dir.process_start_time(os.getpid()) or 0
         descendants.end_all(self._settings.session, frozenset({self._zygote.pid}), END_S, since)
         directory = self._settings.directory

@@ -2,37 +2,55 @@
 
 Used in a session that ``shoal start`` started; in one that ``init()`` started the machine holds the
 tables itself and none of this exists. The machine asks again for every write that was not
-answered when ``StoreConnected`` says that a (new) store serves, so this link keeps nothing.
+answered when ``StoreConnected`` says that a (new) store takes connections, so this link keeps
+nothing. What the store has to say to people (``StoreNotice``) is kept for ``GetTable("session")``.
 """
 
 from __future__ import annotations
 
 import os
+import select
+import signal
 import sys
 from collections.abc import Callable
 
 from shoal._base import clock, environment
 from shoal._core import commands, events
 from shoal._core.events import AnyEvent
+from shoal._core.store import Joined, StoreNotice
 from shoal._runtime import session_dir, wire
-from shoal._runtime.control import LISTENER_FD, StoreFrame, store_messages
 from shoal._runtime.daemon_connections import Connection
 from shoal._runtime.daemon_loop import Loop
+from shoal._runtime.store_wire import LISTENER_FD, NOTICES_MOST, StoreFrame, store_messages
 
-RESTART_PAUSE_S = 0.5
-"""Before a store that ended within this time of its start is started again."""
+SHORT_LIFE_S = 0.5
+PAUSE_S = 0.05
+PAUSE_MOST_S = 1.0
+"""Before a store is started again that never served, or several in a row that lived so short."""
+AGAIN_S = 0.2
+"""Until a connection that broke while its store lives is made again."""
+END_S = 1.0
+"""For the last copy of the journal, when the session is stopped."""
 
 
 class StoreLink:
     """One store process at a time and the connection to it."""
 
-    def __init__(self, loop: Loop, directory: str, post: Callable[[AnyEvent], None]) -> None:
+    def __init__(
+        self, loop: Loop, directory: str, kept: str, post: Callable[[AnyEvent], None]
+    ) -> None:
+        """The socket is in ``directory``, the journal in ``kept``."""
         self.pid = 0
+        self.notices: list[str] = []
         self._loop = loop
         self._path = os.path.join(directory, session_dir.STORE_SOCKET_NAME)
+        self._kept = kept
         self._listening = session_dir.listen(directory, session_dir.STORE_SOCKET_NAME)
         self._post = post
         self._connection: Connection | None = None
+        self._away_since: float | None = clock.now()
+        self._epoch = 0
+        self._short_lives = 0
         self._start()
 
     def write(self, command: commands.WriteStore) -> None:
@@ -40,25 +58,71 @@ class StoreLink:
         if self._connection is not None:
             self._connection.send(command.ticket, command.write)
 
-    def ended(self) -> None:
+    def row(self) -> dict[str, object]:
+        """What there is to know about it."""
+        away = self._away_since
+        return {
+            "pid": self.pid,
+            "epoch": self._epoch,
+            "away_s": 0.0 if away is None else clock.now() - away,
+            "journal": self._kept,
+            "notices": list(self.notices),
+        }
+
+    def ended(self, status: int) -> None:
         """The store's pid has been reaped: start another."""
-        print("the control store has ended: starting another", file=sys.stderr, flush=True)
+        if os.WIFSIGNALED(status):
+            how = f"signal {os.WTERMSIG(status)}"
+        else:
+            how = f"exit code {os.WEXITSTATUS(status)}"
+        self._tell(f"the control store has ended ({how}): another one is started")
+        self.pid = 0
         if self._connection is not None:
             self._connection.close()
-        if clock.now() < self._started_at + RESTART_PAUSE_S:
-            self._loop.call_later(RESTART_PAUSE_S, self._start)
+        self._away_since = self._away_since or clock.now()
+        is_short = clock.now() < self._started_at + SHORT_LIFE_S
+        self._short_lives = self._short_lives + 1 if is_short else 0
+        if self._short_lives > 1:
+            pause_s = min(PAUSE_S * 2.0**self._short_lives, PAUSE_MOST_S)
+            self._loop.call_later(pause_s, self._start)
         else:
             self._start()
 
+    def finish(self) -> None:
+        """Let it write the last copy of the journal, and wait for that."""
+        if not self.pid:
+            return
+        try:
+            pidfd = os.pidfd_open(self.pid)
+        except OSError:
+            return
+        try:
+            signal.pidfd_send_signal(pidfd, signal.SIGTERM)
+            select.select([pidfd], [], [], END_S)
+        except ProcessLookupError:
+            pass
+        finally:
+            os.close(pidfd)
+
     def _start(self) -> None:
         self._started_at = clock.now()
-        self.pid = os.posix_spawn(
-            sys.executable,
-            [sys.executable, "-P", "-m", "shoal._runtime.control"],
-            environment.inherited_variables(),
-            file_actions=[(os.POSIX_SPAWN_DUP2, self._listening, LISTENER_FD)],
-            setsid=True,
-        )
+        try:
+            self.pid = os.posix_spawn(
+                sys.executable,
+                [sys.executable, "-P", "-m", "shoal._runtime.control", self._kept],
+                environment.inherited_variables(),
+                file_actions=[(os.POSIX_SPAWN_DUP2, self._listening, LISTENER_FD)],
+                setsid=True,
+            )
+        except OSError as error:
+            self._tell(f"the control store cannot be started: {error}")
+            self._loop.call_later(PAUSE_MOST_S, self._start)
+            return
+        self._connect()
+
+    def _connect(self) -> None:
+        if not self.pid or self._connection is not None:
+            return
         connected = wire.connect(self._path)
         self._connection = Connection(
             self._loop, connected, self.pid, self._framed, self._closed, store_messages()
@@ -67,8 +131,26 @@ class StoreLink:
         self._loop.call_later(0.0, lambda: self._post(events.StoreConnected()))
 
     def _framed(self, connection: Connection, frame: StoreFrame) -> None:
+        if isinstance(frame.body, StoreNotice):
+            self._keep_notice(frame.body.text)
+            return
+        if isinstance(frame.body, Joined):
+            self._away_since, self._epoch = None, frame.body.epoch
+            for text in frame.body.notices:
+                self._keep_notice(text)
         self._post(events.StoreWritten(frame.id, frame.body))
 
     def _closed(self, connection: Connection) -> None:
         if connection is self._connection:
             self._connection = None
+            self._away_since = self._away_since or clock.now()
+            # It is stopped or broken, or its end has not been seen yet.
+            self._loop.call_later(AGAIN_S, self._connect)
+
+    def _tell(self, text: str) -> None:
+        print(text, file=sys.stderr, flush=True)
+        self._keep_notice(text)
+
+    def _keep_notice(self, text: str) -> None:
+        if text not in self.notices:
+            self.notices = [*self.notices, text][-NOTICES_MOST:]

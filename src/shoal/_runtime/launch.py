@@ -24,6 +24,10 @@ class NodeSettings(msgspec.Struct, frozen=True, omit_defaults=True):
     directory: str
     started: bool = False
     """By ``shoal start``: lives until ``shoal stop``; else it ends with ``owner_pid``."""
+    name: str = ""
+    """Of a session whose journal stays when it ends."""
+    kept: str = ""
+    """Directory of that journal; empty: in the session's own, which goes with it."""
     owner_pid: int = 0
     owner_start_time: int = 0
     num_cpus: float | None = None
@@ -48,14 +52,18 @@ class Launched(msgspec.Struct, frozen=True):
         return os.path.join(self.settings.directory, session_dir.SOCKET_NAME)
 
 
-def launch(root: str, variables: dict[str, str], **options: Any) -> Launched:
-    """Begin a session under ``root`` and settle it at once; see ``settle`` for the options.
+def launch(root: str, variables: dict[str, str], *, name: str = "", **options: Any) -> Launched:
+    """Begin a session under ``root`` and settle it at once; see ``settle`` for the options. One
+    with a ``name`` goes on from what is kept under it.
 
     Raises:
         SessionDirectoryError: ``root`` cannot be used.
         OSError: no more processes or descriptors.
     """
-    return settle(node_spawn.begin(root, variables), **options)
+    begun = node_spawn.begin(root, variables)
+    if name:
+        begun.name, begun.kept = name, session_dir.kept(root, name)
+    return settle(begun, **options)
 
 
 def settle(
@@ -75,6 +83,8 @@ def settle(
             session=begun.session,
             directory=begun.directory,
             started=started,
+            name=begun.name,
+            kept=begun.kept,
             owner_pid=0 if started else os.getpid(),
             owner_start_time=0 if started else session_dir.process_start_time(os.getpid()) or 0,
             num_cpus=num_cpus,

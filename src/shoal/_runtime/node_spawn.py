@@ -44,6 +44,8 @@ class Begun:
         """A child of this process, who reaps it when the session has ended."""
         self.session = session
         self.directory = directory
+        self.name = self.kept = ""
+        """Of a started session that has a name; where its journal stays."""
         self._settings_fd = settings_fd
 
     def settle(self, settings: bytes) -> None:

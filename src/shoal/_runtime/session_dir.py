@@ -7,7 +7,9 @@
         settings.json            what the node daemon was started with (``launch.NodeSettings``)
         node.sock                the daemon's socket
         store.sock               the control store's, only in a started session
+        store/                   its journal, unless the session has a name
         logs/                    node.log, worker-<index>-<pid>.out and .err
+      kept-<name>/               the journal of sessions with that name; stays  mode 0700
       sessions/<id>.json         one per started session, see ``registry``
 
 Light: ``init`` makes the directory before anything large is imported. (Even ``socket`` is: it
@@ -26,8 +28,10 @@ if TYPE_CHECKING:
 
 SOCKET_NAME = "node.sock"
 STORE_SOCKET_NAME = "store.sock"
+STORE_DIRECTORY = "store"
 SETTINGS_NAME = "settings.json"
 _PREFIX = "session-"
+_KEPT_PREFIX = "kept-"
 REGISTRY = "sessions"
 
 
@@ -85,6 +89,16 @@ def create(root: str, session: str) -> str:
     return path
 
 
+def kept(root: str, name: str) -> str:
+    """Where the journal of sessions called ``name`` stays."""
+    return os.path.join(root, _KEPT_PREFIX + name)
+
+
+def forget_kept(root: str, name: str) -> None:
+    """Throw the journal of sessions called ``name`` away."""
+    _remove_tree(kept(root, name))
+
+
 def listen(directory: str, name: str) -> int:
     """Return the descriptor (close-on-exec) of a unix socket that listens at ``directory/name``;
     who may enter the directory may connect.
@@ -111,6 +125,10 @@ def remove(path: str) -> None:
     """
     if not os.path.basename(path).startswith(_PREFIX):
         raise ValueError(f"{path} is not a session directory")
+    _remove_tree(path)
+
+
+def _remove_tree(path: str) -> None:
     for directory, directories, files in os.walk(path, topdown=False):
         for name in files:
             _ignore_gone(os.unlink, os.path.join(directory, name))

@@ -6,6 +6,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import re
 import signal
 import sys
 import time
@@ -63,6 +64,8 @@ def start(
     resources: str = "{}",
     labels: str = "",
     object_store_memory: Annotated[str, Parameter(help="such as 2GB or 500MiB")] = "",
+    name: str = "",
+    fresh: Annotated[bool, Parameter(negative="")] = False,
 ) -> int:
     """Start a session on this machine that several programs can join, until `shoal stop`.
 
@@ -78,14 +81,22 @@ def start(
         More resources, as JSON: '{"licence": 2}'.
     labels
         Labels of this machine, for label_selector: zone=a,disk=fast.
+    name
+        Keep key-value table, detached actors and groups, and jobs on disk under this name: the next
+        session that is started with it goes on from there, also after a crash of the machine.
+    fresh
+        Throw away what is kept under the name.
     """
     root = _root()
+    _check_name(name, fresh)
     if running := registry.started_sessions(root):
         raise CommandError(
             f"session {running[0].session} is running (pid {running[0].pid}).\n"
             "What to do: join it with init(), end it with `shoal stop`, or set SHOAL_DIR to another"
             " directory for a second one."
         )
+    if fresh:
+        session_dir.forget_kept(root, name)
     launched = launch.launch(
         root,
         environment.inherited_variables(),
@@ -95,6 +106,7 @@ def start(
         resources=_resources(resources),
         labels=_labels(labels),
         object_store_memory=_size(object_store_memory),
+        name=name,
     )
     try:
         with Observer(launched.socket_path) as observer:
@@ -306,6 +318,15 @@ def _wait_gone(entry: Entry) -> bool:
             return True
         time.sleep(0.01)
     return False
+
+
+def _check_name(name: str, fresh: bool) -> None:
+    if fresh and not name:
+        raise CommandError("--fresh needs a --name: a session without one keeps nothing")
+    if name and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name):
+        raise CommandError(
+            f"--name must be of letters, digits, dots, dashes and underscores, 64 at most: {name!r}"
+        )
 
 
 def _positive(option: str, value: float | None) -> float | None:

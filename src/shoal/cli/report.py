@@ -91,7 +91,10 @@ def print_status(observer: Observer) -> None:
     resources = observer.resources()
     uptime = duration(float(str(session["uptime_s"])))
     kind = "started" if session["started"] else "of a program"
+    if session["name"]:
+        kind = f"started as {session['name']}"
     print(f"Session {session['session']} ({kind}, node daemon {session['pid']}), up {uptime}")
+    _print_store(session["store"])
     for name, total in sorted(resources.total.items()):
         if is_name_of_node(name):
             continue
@@ -111,3 +114,16 @@ def print_status(observer: Observer) -> None:
         if row["entries"]:
             asked = _cell(row["resources"]) or "nothing"
             print(f"  waiting: up to {row['entries']} tasks of job {row['job']} asking {asked}")
+
+
+def _print_store(row: object) -> None:
+    """What is unusual about the control store."""
+    if not isinstance(row, dict) or not row:
+        return
+    if row["away_s"]:
+        print(
+            f"  control store: away for {duration(row['away_s'])},"
+            f" {count(row['waiting'], 'change')} wait for it; running work goes on"
+        )
+    for notice in row["notices"]:
+        print(f"  control store: {notice}")

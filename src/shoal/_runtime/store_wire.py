@@ -1,0 +1,46 @@
+"""What a daemon and the control store's process must agree on.
+
+Apart from both: a daemon does not import what only the store needs (``journal``, SQLite).
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Union
+
+import msgspec
+
+from shoal._core import store
+from shoal._proto.frames import Codec
+from shoal._proto.messages import Done, GetTable, KvAnswer, Table
+
+LISTENER_FD = 3
+MAX_STORE_FRAME_BYTES = 1 << 30
+"""A mirror reports everything it knows in one frame."""
+NOTICES_MOST = 20
+
+
+class StoreFrame(msgspec.Struct, frozen=True, array_like=True):
+    """One request to the store, or its answer."""
+
+    id: int
+    body: Union[
+        store.Join,
+        store.Joined,
+        store.Report,
+        store.Request,
+        store.Answered,
+        store.StoreNotice,
+        store.Write,
+        store.Read,
+        GetTable,
+        Done,
+        KvAnswer,
+        Table,
+    ]
+
+
+@functools.cache
+def store_messages() -> Codec:
+    """What daemons and the store say to each other; few sessions have such a store."""
+    return Codec(StoreFrame, MAX_STORE_FRAME_BYTES)

@@ -1,0 +1,31 @@
+"""Faults on purpose, and who judges what came of them.
+
+``tests/torture`` asks whether node memory survives deaths; this package asks whether promises made
+to people survive them: what was acknowledged is there, nothing was done twice, nothing hangs. The
+letters (G1, L2, ...) are those of the table of faults that the project promises to survive.
+
+Three roles, never in one hand:
+
+* a *load* (``loads``) knows nothing of faults. It writes down what it asked and what it was told.
+* a *fault* is injected from outside, at times drawn from a seed that a failure prints.
+* an *oracle* (``oracle``) reads afterwards what really happened, from files that the workers
+  themselves have synced, and compares: lost, doubled, out of order, never asked for. After each
+  case ``audit`` looks whether node memory, processes, descriptors and files are as before.
+
+Rules for new cases:
+
+1. Wait for conditions with generous limits, never for durations; the seed decides what is done, not
+   whether the test is right.
+2. Judge by what was acknowledged. What nobody was told may have happened or not; it must not have
+   happened twice.
+3. Small in the suite (a few faults, seconds); the same code with more of them is
+   ``python -m tests.chaos``, which prints the figures of ``docs/reliability.md``.
+
+===================  =====================================================================
+``stores``           a control store without a daemon, and a client that repeats its requests
+``failing_io.cpp``   makes the n-th write, sync or truncation of a process fail, tear or kill
+``loads``            L2: actors that append unique ids to synced files
+``test_store``       G1, G3, G5 on the store alone: thousands of operations a second
+``test_sessions``    G1, G2, G4 and L2 in sessions of ``shoal start``
+===================  =====================================================================
+"""

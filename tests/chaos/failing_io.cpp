@@ -1,0 +1,96 @@
+// Makes the n-th write, sync or truncation below a directory fail. Loaded with LD_PRELOAD.
+//
+//   FAIL_BELOW=<directory>  FAIL_AT=<n>  FAIL_HOW=<errno> | torn | kill
+//
+// "torn" writes half of what was asked for and kills the process, "kill" kills it instead of doing
+// anything. An errno is returned once; the call after it works again.
+
+#include <dlfcn.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/types.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <cerrno>
+#include <cstdio>
+
+namespace {
+
+std::atomic<long> calls{0};
+
+bool is_watched(int fd) {
+  const char* below = getenv("FAIL_BELOW");
+  if (below == nullptr) return false;
+  char link[64];
+  char path[4096];
+  snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
+  const ssize_t length = readlink(link, path, sizeof path - 1);
+  return length > 0 && strncmp(path, below, strlen(below)) == 0;
+}
+
+// Whether this call is the one: -1 no, 0 torn, else the errno to fail with.
+int turn(int fd) {
+  if (!is_watched(fd)) return -1;
+  const char* at = getenv("FAIL_AT");
+  const char* how = getenv("FAIL_HOW");
+  if (at == nullptr || how == nullptr || ++calls != atol(at)) return -1;
+  if (strcmp(how, "torn") == 0) return 0;
+  if (strcmp(how, "kill") == 0) kill(getpid(), SIGKILL);
+  return atoi(how);
+}
+
+template <typename Function>
+Function next(const char* name) {
+  return reinterpret_cast<Function>(dlsym(RTLD_NEXT, name));
+}
+
+ssize_t write_at(const char* name, int fd, const void* data, size_t size, off64_t offset) {
+  static auto real = next<ssize_t (*)(int, const void*, size_t, off64_t)>(name);
+  const int what = turn(fd);
+  if (what < 0) return real(fd, data, size, offset);
+  if (what == 0) {
+    real(fd, data, size / 2, offset);
+    kill(getpid(), SIGKILL);
+  }
+  errno = what;
+  return -1;
+}
+
+template <typename Real>
+int guarded(Real real, int fd) {
+  const int what = turn(fd);
+  if (what < 0) return real();
+  if (what == 0) kill(getpid(), SIGKILL);
+  errno = what;
+  return -1;
+}
+
+}  // namespace
+
+extern "C" {
+
+ssize_t pwrite64(int fd, const void* data, size_t size, off64_t offset) {
+  return write_at("pwrite64", fd, data, size, offset);
+}
+
+ssize_t pwrite(int fd, const void* data, size_t size, off_t offset) {
+  return write_at("pwrite64", fd, data, size, offset);
+}
+
+int fsync(int fd) {
+  static auto real = next<int (*)(int)>("fsync");
+  return guarded([&] { return real(fd); }, fd);
+}
+
+int fdatasync(int fd) {
+  static auto real = next<int (*)(int)>("fdatasync");
+  return guarded([&] { return real(fd); }, fd);
+}
+
+int ftruncate64(int fd, off64_t size) noexcept {
+  static auto real = next<int (*)(int, off64_t)>("ftruncate64");
+  return guarded([&] { return real(fd, size); }, fd);
+}
+}

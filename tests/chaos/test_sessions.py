@@ -1,0 +1,282 @@
+"""Sessions of ``shoal start`` whose control store is killed, kept away, and loses its files."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import shoal
+from shoal import lowlevel
+from tests.chaos.loads import Appending
+from tests.torture.processes import eventually
+from tests.torture.started import Started, shoal_command, start_session
+
+WAIT_S = 60.0
+
+
+@pytest.fixture
+def session(tmp_path: Path) -> Iterator[Started]:
+    with start_session(tmp_path, 2) as started:
+        yield started
+
+
+def store_row(session: Started) -> dict[str, object]:
+    row = session.facts()["store"]
+    assert isinstance(row, dict)
+    return row
+
+
+def serving(session: Started, than: int = 0) -> int:
+    """Wait until a store of a later epoch than ``than`` serves; its epoch."""
+    eventually(
+        lambda: int(str(store_row(session)["epoch"])) > than and not store_row(session)["away_s"],
+        WAIT_S,
+        "no control store serves",
+    )
+    return int(str(store_row(session)["epoch"]))
+
+
+def kill_store(session: Started) -> None:
+    """``kill -9``, if there is one at the moment."""
+    pid = int(str(session.facts()["store_pid"]))
+    if pid:
+        os.kill(pid, signal.SIGKILL)
+
+
+def journal_of(session: Started) -> Path:
+    return Path(str(store_row(session)["journal"]))
+
+
+def append_under_kills(session: Started, folder: Path, actors: int, kills: int, seed: int) -> float:
+    """L2 while the store is killed again and again; the longest round in seconds."""
+    chance = random.Random(seed)
+    load = Appending(folder, actors)
+    killed = 0
+    wanted = {b"%d-%d" % (seed, number): chance.randbytes(20) for number in range(kills)}
+    for key, value in wanted.items():
+        epoch = serving(session)
+        kill_store(session)
+        killed += 1
+        for _ in range(chance.randrange(1, 6)):
+            load.round()
+        # The store may be away: the change waits for it, and is acknowledged once it is on disk.
+        lowlevel.kv_put(key, value)
+        serving(session, epoch)
+    assert killed == kills and load.judge() == load.calls
+    for key, value in wanted.items():
+        assert lowlevel.kv_get(key) == value
+    return load.worst_s
+
+
+def test_calls_are_exact_while_the_store_is_killed(session: Started, tmp_path: Path) -> None:
+    append_under_kills(session, tmp_path / "files", actors=4, kills=5, seed=2)
+
+
+def test_existing_work_goes_on_without_the_store(session: Started, tmp_path: Path) -> None:
+    """G2: for as long as somebody else has the lock no store can serve."""
+    load = Appending(tmp_path / "files", actors=3)
+    load.round()
+    epoch = serving(session)
+    lock = os.open(journal_of(session) / "lock", os.O_RDWR)
+    kill_store(session)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    answered = threading.Event()
+
+    def change() -> None:
+        lowlevel.kv_put(b"while away", b"1")
+        answered.set()
+
+    thread = threading.Thread(target=change)
+    try:
+        eventually(
+            lambda: any("exit code 3" in text for text in notices(session)), WAIT_S, "nobody tried"
+        )
+        thread.start()
+        for _ in range(10):
+            load.round()
+        assert shoal.get(shoal.remote(os.getpid).remote(), timeout=WAIT_S) != os.getpid()
+        new = Appending(tmp_path / "new", actors=1)
+        new.round()
+        assert not answered.is_set(), "nothing is acknowledged that is not on disk"
+        assert lowlevel.kv_get(b"while away") is None
+        status = shoal_command("status", environment=session.environment)
+        assert "control store: away for" in status and "1 change" in status
+    finally:
+        os.close(lock)
+    thread.join(WAIT_S)
+    assert answered.is_set() and lowlevel.kv_get(b"while away") == b"1"
+    assert serving(session) > epoch
+    assert load.judge() == load.calls and new.judge() == new.calls
+
+
+def notices(session: Started) -> list[str]:
+    found = store_row(session)["notices"]
+    assert isinstance(found, list)
+    return [str(text) for text in found]
+
+
+@pytest.mark.parametrize("how", ["older", "gone"])
+def test_a_store_that_lost_its_files_is_told_again(session: Started, how: str) -> None:
+    """G4: the daemon knows what was acknowledged; what was deleted stays deleted."""
+    journal = journal_of(session)
+    lowlevel.kv_put(b"deleted", b"1")
+    serving(session)
+    pid = int(str(session.facts()["store_pid"]))
+    os.kill(pid, signal.SIGSTOP)  # so that its files are of one moment
+    older = journal.with_name(f"older-{how}")
+    shutil.copytree(journal, older)
+    os.kill(pid, signal.SIGCONT)
+    lowlevel.kv_delete(b"deleted")
+    lowlevel.kv_put(b"kept", how.encode())
+    os.kill(pid, signal.SIGSTOP)
+    for file in journal.iterdir():
+        if file.name != "lock":
+            file.unlink()
+    if how == "older":
+        for file in older.iterdir():
+            if file.name != "lock":
+                shutil.copy(file, journal / file.name)
+    os.kill(pid, signal.SIGKILL)
+    eventually(
+        lambda: any("less than it had acknowledged" in text for text in notices(session)),
+        WAIT_S,
+        "nobody said that something was lost",
+    )
+    assert lowlevel.kv_get(b"kept") == how.encode() and lowlevel.kv_get(b"deleted") is None
+    lowlevel.kv_put(b"written down", b"1")
+    epoch = serving(session)
+    kill_store(session)
+    serving(session, epoch)
+    assert lowlevel.kv_get(b"kept") == how.encode() and lowlevel.kv_get(b"deleted") is None
+    assert "less than it had acknowledged" in shoal_command(
+        "status", environment=session.environment
+    )
+
+
+def test_daemons_of_programs_have_no_journal() -> None:
+    code = """
+        import shoal
+        from shoal._runtime import cluster
+        shoal.init(num_cpus=1)
+        (row,) = cluster.table("session")
+        print(any("sqlite" in m or m.endswith((".journal", ".control")) for m in row["modules"]))
+    """
+    assert run(code, dict(os.environ, SHOAL_ADDRESS="local")) == "False\n"
+
+
+# ---- another session of the same name
+FIRST = """
+    import shoal
+    from shoal import lowlevel
+    from shoal.util import placement_group
+    shoal.init(namespace="common")
+
+    @shoal.remote
+    class Counter:
+        def __init__(self, start, *more):
+            self.value = start
+        def add(self):
+            self.value += 1
+            return self.value, shoal.get_runtime_context().incarnation
+
+    kept = Counter.options(name="kept", lifetime="detached").remote(10)
+    refs = Counter.options(name="refs", lifetime="detached").remote(1, [shoal.put(1)])
+    gone = Counter.options(name="gone").remote(1)
+    group = placement_group([{"CPU": 1}], name="group", lifetime="detached")
+    shoal.get(group.ready())
+    lowlevel.kv_put(b"k", b"v")
+    print(*(shoal.get(each.add.remote()) for each in (kept, refs, gone)))
+"""
+SECOND = """
+    import shoal
+    from shoal import lowlevel, state
+    shoal.init(namespace="common")
+    print(shoal.get(shoal.get_actor("kept").add.remote()))
+    for name in ("refs", "gone"):
+        try:
+            shoal.get_actor(name)
+        except shoal.errors.ActorNotFoundError:
+            print("no", name)
+    print(lowlevel.kv_get(b"k"), [group.state for group in state.groups(name="group")])
+    print(len(state.jobs(state="ENDED")) >= 2)
+    shoal.util.get_placement_group("group")
+    shoal.kill(shoal.get_actor("kept"))
+"""
+THIRD = """
+    import shoal
+    shoal.init(namespace="common")
+    try:
+        shoal.get_actor("kept")
+    except shoal.errors.ActorNotFoundError:
+        print("no kept")
+"""
+
+
+def run(code: str, environment: dict[str, str]) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("end", ["stop", "killed"])
+def test_a_named_session_goes_on(tmp_path: Path, end: str) -> None:
+    environment = {**os.environ, "SHOAL_DIR": str(tmp_path)}
+    environment.pop("SHOAL_ADDRESS", None)
+
+    def command(*words: str) -> str:
+        return shoal_command(*words, environment=environment)
+
+    command("start", "--num-cpus", "2", "--name", "house")
+    try:
+        assert run(FIRST, environment) == "(11, 1) (2, 1) (2, 1)\n"
+        if end == "stop":
+            command("stop")
+        else:
+            kill_daemon(tmp_path)
+        command("start", "--num-cpus", "2", "--name", "house")
+        assert "started as house" in command("status")
+        out = run(SECOND, environment)
+        assert out == "(11, 2)\nno refs\nno gone\nb'v' ['CREATED']\nTrue\n"
+        command("stop")
+        command("start", "--num-cpus", "2", "--name", "house")
+        assert run(THIRD, environment) == "no kept\n"
+        command("stop")
+        command("start", "--num-cpus", "2", "--name", "house", "--fresh")
+        assert "none" in command("list", "jobs")
+    finally:
+        command("stop")
+
+
+def kill_daemon(root: Path) -> None:
+    """``kill -9`` of the node daemon, and wait until its store has let go of the journal."""
+    (entry,) = (root / "sessions").glob("*.json")
+    os.kill(json.loads(entry.read_text())["pid"], signal.SIGKILL)
+    with open(root / "kept-house" / "lock", "rb") as lock:
+        deadline = time.monotonic() + WAIT_S
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except BlockingIOError:
+                assert time.monotonic() < deadline, "the store lives on without its daemon"
+                time.sleep(0.02)
