@@ -57,7 +57,8 @@ __attribute__((no_sanitize("thread"))) bool Memory::sight(u64 key, Sight& out) {
     }
     if (out.is_cell) return true;
     // Later returns of a task name its first one, whose slot has the claim.
-    const u64 first = maker(key), task = spec(s) || !first ? key : first;
+    Ancestry from;
+    const u64 task = spec(s) || !ancestry(key, from) || !from.task ? key : from.task;
     if (!names_task(task)) return true;
     const u64 c = slot(key_slot(task)).claim.load(ACQ);
     const u64 state = claim_state(c);
