@@ -16,6 +16,7 @@ from shoal._core import commands as do
 from shoal._core import events as seen
 from shoal._core.events import ProcessSight, TaskSight
 from shoal._core.node import NodeMachine
+from shoal._core.store import Joined, Report
 from shoal._proto import messages as m
 from shoal._proto import reasons as r
 from shoal._proto.environments import Environment, Packages
@@ -50,6 +51,9 @@ class Node:
         self.held: tuple[tuple[int, int], ...] = ()
         self.starts: list[int] = []
         self.tell(seen.Began())
+        if started:
+            (join,) = [c for c in self.tell(seen.StoreConnected()) if isinstance(c, do.WriteStore)]
+            self.tell(seen.StoreWritten(join.ticket, Joined(1, 0, state=Report([]))))
         self.tell(seen.DriverJoined(DRIVER, 1, 100, m.JobConfig()))
         self.processes[DRIVER] = ProcessSight(DRIVER, 100)
 
@@ -462,7 +466,7 @@ def ending() -> Why:
 @makes(r.ControlStoreAway)
 def store_away() -> Why:
     node = Node(started=True)
-    info = node.actor()
+    info = node.actor(name="keeper")
     return node.why(info.actor_id)
 
 

@@ -82,7 +82,7 @@ def _restore_job(t: NodeTables, now: float, row: dict[str, object], is_root: boo
     job = t.jobs.restore(number, config, str(row["namespace"]), now)
     job.pid = int(str(row["pid"]))
     job.root_actor = str(row["root_actor"]) or None
-    job.end_reason = str(row["end_reason"])
+    job.end_reason = str(row["reason"])
     job.ended_at = now
     t.jobs.ended[number] = job
     if row["state"] == "ENDED":
@@ -130,7 +130,7 @@ def on_values_put(t: NodeTables, now: float, event: seen.ValuesPut) -> Commands:
     for _ in ("", *spec.groups):
         number = t.new_ticket()
         t.tickets[number] = ActorTicket(actor.actor_id, -1, 0)
-        out.append(do.NewQueue(number, do.QUEUE_ACTOR, actor.job, 0))
+        out.append(do.NewQueue(number, do.QUEUE_ACTOR, actor.job))
     return out
 
 

@@ -284,7 +284,7 @@ class Daemon:
             "zygote_pid": self._zygote.pid,
             "store_pid": self._store.pid if self._store is not None else 0,
             "name": self._settings.name,
-            "store": self._store_row(),
+            "store": {} if self._store is None else self._store.row(self._machine.tables.mirror),
             "uptime_s": clock.now() - self._begun_at,
             "python": sys.version.split()[0],
             "memory_used_bytes": in_use,
@@ -298,13 +298,6 @@ class Daemon:
                 **self._door.sizes(),
             },
         }
-
-    def _store_row(self) -> dict[str, object]:
-        if self._store is None:
-            return {}
-        mirror, row = self._machine.tables.mirror, self._store.row()
-        notices = [*self._store.notices, *mirror.notices]
-        return {**row, "waiting": mirror.unanswered, "notices": notices}
 
     # ---- the end
     def perform_end_session(self, command: commands.EndSession) -> None:

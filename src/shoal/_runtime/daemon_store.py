@@ -17,6 +17,7 @@ from collections.abc import Callable
 from shoal._base import clock, environment
 from shoal._core import commands, events
 from shoal._core.events import AnyEvent
+from shoal._core.mirror import Mirror
 from shoal._core.store import Joined, StoreNotice
 from shoal._runtime import session_dir, wire
 from shoal._runtime.daemon_connections import Connection
@@ -58,15 +59,16 @@ class StoreLink:
         if self._connection is not None:
             self._connection.send(command.ticket, command.write)
 
-    def row(self) -> dict[str, object]:
-        """What there is to know about it."""
+    def row(self, mirror: Mirror) -> dict[str, object]:
+        """What there is to know about it; ``mirror`` is the machine's."""
         away = self._away_since
         return {
             "pid": self.pid,
             "epoch": self._epoch,
             "away_s": 0.0 if away is None else clock.now() - away,
             "journal": self._kept,
-            "notices": list(self.notices),
+            "waiting": mirror.unanswered,
+            "notices": [*self.notices, *mirror.notices],
         }
 
     def ended(self, status: int) -> None:
