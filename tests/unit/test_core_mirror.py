@@ -71,7 +71,7 @@ OLD_JOB = {
     "root_actor": "",
     "priority": 0,
     "weight": 1.0,
-    "end_reason": "",
+    "reason": "",
 }
 
 
