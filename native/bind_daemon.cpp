@@ -269,6 +269,8 @@ void bind_daemon(nb::class_<PyMemory>& c) {
                            s.deadline, s.submitted, s.taken, s.size})
                out.append(n);
              out.append(s.owner);
+             for (u64 n : {s.from.task, s.from.actor, u64(s.from.job), u64(s.from.index)})
+               out.append(n);
              return nb::tuple(out);
            })
       .def("process_sight",

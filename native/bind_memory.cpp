@@ -132,8 +132,7 @@ static nb::object wait_many(nb::handle self, nb::list list, u32 n, std::optional
   // A copy: while we sleep, the caller's list may be changed by another thread or a signal.
   nb::list refs = nb::steal<nb::list>(PyList_GetSlice(list.ptr(), 0, PY_SSIZE_T_MAX));
   const size_t size = nb::len(refs);
-  static thread_local std::vector<u32>
-      seen_in;  // by slot: the call that saw it last; finds doubles in O(1) each
+  static thread_local std::vector<u32> seen_in;  // by slot: the call that saw it; finds doubles
   static thread_local u32 call = 0;
   std::vector<u64> keys;
   keys.reserve(size);

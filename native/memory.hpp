@@ -349,6 +349,7 @@ class Memory {
     u64 task, format, state, attempt, worker, flags, about, queue, job, parent, dependency,
         predecessor, is_cell, deadline, submitted, taken, size;
     i64 owner;
+    Ancestry from;
   };
   bool sight(u64 key, Sight& out);
   bool names_task(u64 key);

@@ -51,15 +51,15 @@ __attribute__((no_sanitize("thread"))) bool Memory::sight(u64 key, Sight& out) {
     const u64 size = x.size.load(RLX);
     out.size = is_turn(size) ? 0 : size;
     out.is_cell = (x.flags.load(ACQ) & IS_CELL) != 0;
+    if (!ancestry(key, out.from)) return false;
     if ((u32(head) & ~WAITERS) == SEALED) {
       out.format = x.kind.load(ACQ);
       return true;
     }
     if (out.is_cell) return true;
     // Later returns of a task name its first one, whose slot has the claim.
-    Ancestry from;
-    const u64 task = spec(s) || !ancestry(key, from) || !from.task ? key : from.task;
-    if (!names_task(task)) return true;
+    const u64 task = out.from.task;
+    if (!out.from.index || !names_task(task)) return true;
     const u64 c = slot(key_slot(task)).claim.load(ACQ);
     const u64 state = claim_state(c);
     if (claim_gen(c) != key_gen(task)) return true;

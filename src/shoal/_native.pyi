@@ -554,7 +554,8 @@ class Memory:
         claim state as of ``task_state`` or 0; attempt, worker, flags, ``about`` as of a take,
         queue, job, parent; argument and earlier call that it waits for, or 0; 1 for a pending
         object that no task makes; deadline, submit and take in ns, or 0; size in bytes; index of
-        the process that made it or -1). None if it is gone."""
+        the process that made it or -1; then the four numbers of ``ancestry``). None if it is
+        gone."""
     def process_sight(self, index: int) -> tuple[int, float, int, list[int], list[int]]:
         """(key that process ``index`` sleeps for, 2**64 - 1: room, 0: nothing; since when; events
         that it has written; running tasks, outermost first; unsealed keys that it watches)."""

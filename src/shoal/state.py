@@ -25,6 +25,7 @@ from shoal._proto import messages
 from shoal._runtime import cluster, explaining, history, metric_files
 from shoal._runtime import session as sessions
 from shoal._runtime.event_ids import EventIds
+from shoal._runtime.event_names import Names
 from shoal.errors._why import Why
 
 T = TypeVar("T", bound=msgspec.Struct)
@@ -400,8 +401,8 @@ def tasks(*, limit: int = DEFAULT_LIMIT, **filters: Any) -> list[Task]:
         ('FINISHED', 'len', '')
     """
     told = history.read(_memory().list_events(history.ALL))
-    names = history.Names()
-    ids = EventIds(told)
+    names = Names()
+    ids = _event_ids(told)
     rows: list[Task] = []
     if filters.get("state") not in _ENDED:
         most = limit if not filters else history.ALL
@@ -414,7 +415,7 @@ def tasks(*, limit: int = DEFAULT_LIMIT, **filters: Any) -> list[Task]:
 
 
 def _unended(
-    row: tuple[int, ...], told: Mapping[int, history.Told], names: history.Names, ids: EventIds
+    row: tuple[int, ...], told: Mapping[int, history.Told], names: Names, ids: EventIds
 ) -> Task:
     key, state, attempt, worker, about, queue, job, parent, caller, id_job = row
     node_id = sessions.current().node_id
@@ -437,7 +438,7 @@ def _unended(
     )
 
 
-def _ended(task: history.Told, names: history.Names, ids: EventIds) -> Task:
+def _ended(task: history.Told, names: Names, ids: EventIds) -> Task:
     function = names.of(task.about)
     return Task(
         task_id=ids.task(task.key),
@@ -457,6 +458,10 @@ def _ended(task: history.Told, names: history.Names, ids: EventIds) -> Task:
     )
 
 
+def _event_ids(told: Mapping[int, history.Told], rows: Iterable[history.Row] = ()) -> EventIds:
+    return EventIds(_memory(), sessions.current().node_id, told, rows)
+
+
 def _actor_id(key: int, job: int) -> str:
     return typed_ids.actor_id(sessions.current().node_id, key, job) if key else ""
 
@@ -474,7 +479,7 @@ def objects(*, limit: int = DEFAULT_LIMIT, **filters: Any) -> list[Object]:
         'VALUE'
     """
     failed = (_native.FORMAT_ERROR_PICKLE, _native.FORMAT_ERROR_RECORD)
-    ids = EventIds({})
+    ids = _event_ids({})
     rows = (
         Object(
             object_id=ids.value(key),
@@ -497,9 +502,9 @@ def events(*, limit: int = DEFAULT_LIMIT, **filters: Any) -> list[Event]:
         >>> shoal.state.events(id=ref.hex())[0].kind
         'put'
     """
-    names = history.Names()
+    names = Names()
     found = _memory().list_events(limit)
-    ids = EventIds(history.read(found), found)
+    ids = _event_ids(history.read(found), found)
     rows = (
         Event(
             time_s=ns / 1e9,

@@ -79,7 +79,7 @@ def test_the_story_of_an_actor_and_its_worker() -> None:
     assert shoal.get(ref) == 1
     lines = texts(counter)
     assert lines[0].startswith("created by process") and "alive" in lines
-    assert f"Counter.count begins, attempt 1 ({ref.hex()})" in lines
+    assert f"Counter.count begins, attempt 1 ({ref.task_id().hex()})" in lines
     (worker,) = state.workers(actor_id=counter._actor_id.hex())
     assert texts(f"worker {worker.worker}")[0] == f"forked, pid {worker.pid}"
     shoal.kill(counter)

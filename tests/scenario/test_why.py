@@ -78,6 +78,11 @@ class Keeper:
         return os.getpid()
 
 
+def made(ref: Any) -> str:
+    """Id of the task whose result it is."""
+    return str(ref.task_id().hex())
+
+
 def names(why: Why) -> list[str]:
     return [type(reason).__name__ for reason in why.chain]
 
@@ -117,12 +122,12 @@ def test_what_is_there_and_what_is_gone() -> None:
 
 
 def test_an_argument_that_a_task_makes(gate: Path) -> None:
-    made = waits_at.remote(gate)
-    waiting = same.remote(same.remote(made))
+    first = waits_at.remote(gate)
+    waiting = same.remote(same.remote(first))
     why = explained(waiting, r.WaitsForArgument, r.WaitsForArgument, r.Running)
     outer, inner, running = why.chain
-    assert outer.task == waiting.hex() and outer.argument == inner.task
-    assert inner.argument == made.hex() == running.task
+    assert outer.task == made(waiting) and outer.argument.startswith(inner.task)
+    assert inner.argument == first.hex() and running.task == made(first)
     assert running.name == "waits_at" and running.pid != os.getpid() and running.since_s >= 0
     gate.touch()
     assert shoal.get(waiting) == 1
@@ -134,8 +139,8 @@ def test_the_turn_of_a_task(gate: Path) -> None:
     both = lambda why: why.reason.workers == 2  # noqa: E731
     why = explained(waiting, r.WaitsForTurn, r.Running, until=both)
     turn, longest = why.chain
-    assert turn.task == waiting.hex() and turn.ahead >= 1
-    assert longest.task in [ref.hex() for ref in running]
+    assert turn.task == made(waiting) and turn.ahead >= 1
+    assert longest.task in [made(ref) for ref in running]
     gate.touch()
     shoal.get([*running, waiting])
 
@@ -147,8 +152,8 @@ def test_cpus_that_other_tasks_hold(gate: Path) -> None:
     why = explained(waiting, r.WaitsForResources, r.Running)
     lacks, holder = why.chain
     assert lacks.asked == {"CPU": 1} == lacks.missing and lacks.total == {"CPU": 2}
-    assert [row.id for row in lacks.holders] == [running.hex()] and lacks.holders[0].kind == "task"
-    assert holder.task == running.hex()
+    assert [row.id for row in lacks.holders] == [made(running)] and lacks.holders[0].kind == "task"
+    assert holder.task == made(running)
     gate.touch()
     assert shoal.get([running, waiting]) == [1, 1]
 
@@ -167,7 +172,7 @@ def test_a_resource_that_an_idle_actor_holds() -> None:
         row for row in pending.root.holders if row.id == holder._actor_id.hex()
     ]
     call = second.pid.remote()
-    assert explained(call, r.ActorPending, r.WaitsForResources).reason.task == call.hex()
+    assert explained(call, r.ActorPending, r.WaitsForResources).reason.task == made(call)
     del call, second
     shoal.kill(holder)
     assert shoal.get(waiting) == 1
@@ -190,8 +195,8 @@ def test_an_actor_that_is_busy(gate: Path) -> None:
     second = keeper.pid.remote()
     why = explained(second, r.ActorBusy, r.Running)
     busy, running = why.chain
-    assert busy.call == first.hex() == running.task and busy.actor == keeper._actor_id.hex()
-    assert busy.task == second.hex() and running.actor == busy.actor
+    assert busy.call == made(first) == running.task and busy.actor == keeper._actor_id.hex()
+    assert busy.task == made(second) and running.actor == busy.actor
     assert (busy.name, running.name) == ("Keeper.pid", "Keeper.wait")
     assert explained(keeper, r.ActorBusy, r.Running).reason.task == ""
     gate.touch()
@@ -201,12 +206,13 @@ def test_an_actor_that_is_busy(gate: Path) -> None:
 
 def test_an_earlier_call_of_the_same_caller(gate: Path) -> None:
     keeper = Keeper.remote()
-    made = waits_at.remote(gate)
-    first = keeper.take.remote(made)
+    value = waits_at.remote(gate)
+    first = keeper.take.remote(value)
     second = keeper.pid.remote()
     why = explained(second, r.WaitsForEarlierCall, r.WaitsForArgument, r.Running)
     lane, argument, running = why.chain
-    assert (lane.earlier, argument.argument, running.task) == (first.hex(), made.hex(), made.hex())
+    assert (lane.earlier, argument.argument) == (made(first), value.hex())
+    assert running.task == made(value)
     gate.touch()
     shoal.get([first, second])
 
@@ -253,7 +259,7 @@ def test_as_many_calls_as_may_run(gate: Path) -> None:
     third = keeper.pid.remote()
     why = explained(third, r.ConcurrencyFull, r.Running)
     assert (why.reason.limit, why.reason.group) == (2, "")
-    assert sorted(why.reason.calls) == sorted(ref.hex() for ref in running)
+    assert sorted(why.reason.calls) == sorted(made(ref) for ref in running)
     assert why.root.task in why.reason.calls
     gate.touch()
     shoal.get([*running, third])
@@ -270,7 +276,7 @@ def test_a_task_that_waits_inside(gate: Path) -> None:
 
     ref = outer.remote(gate)
     why = explained(ref, r.Running, r.Running, until=lambda why: why.root.name == "waits_at")
-    assert why.reason.task == ref.hex() and why.reason.waits and not why.root.waits
+    assert why.reason.task == made(ref) and why.reason.waits and not why.root.waits
     other = waits.remote([ref])
     explained(other, r.Running, r.Running, r.Running, until=lambda why: why.root.name == "waits_at")
     gate.touch()
@@ -290,7 +296,7 @@ def test_a_deadlock_of_two_actors() -> None:
     one, other = Asks.remote(), Asks.remote()
     ref = one.ask.remote([other, one], 2)
     why = explained(ref, r.Running, r.Running, r.ActorBusy, r.Circular)
-    assert ref.hex() in why.root.ids and "deadlock" in str(why)
+    assert made(ref) in why.root.ids and "deadlock" in str(why)
     shoal.kill(one)
     shoal.kill(other)
 
@@ -318,7 +324,7 @@ def test_a_stream_whose_items_nobody_takes() -> None:
 
     stream = numbers.remote()
     why = explained(stream, r.Running, r.BackPressure)
-    assert why.root.stream == stream.completed().hex() == why.reason.task
+    assert why.root.stream == made(stream.completed()) == why.reason.task
     assert why.root.consumer.pid == os.getpid()
     assert [shoal.get(ref) for ref in stream] == list(range(5))
 
@@ -334,7 +340,7 @@ def test_a_lock_that_somebody_holds(gate: Path) -> None:
     second = locks.remote(gate)
     why = explained(second, r.Running, r.WaitsForLock, r.Running)
     waiting, lock, holder = why.chain
-    assert (waiting.task, lock.lock, holder.task) == (second.hex(), "door", first.hex())
+    assert (waiting.task, lock.lock, holder.task) == (made(second), "door", made(first))
     assert lock.holder.pid == holder.pid
     gate.touch()
     assert shoal.get([first, second]) == [1, 1]
@@ -351,7 +357,7 @@ def test_a_group_that_has_no_place_yet(gate: Path) -> None:
     strategy = PlacementGroupSchedulingStrategy(group)
     waiting = same.options(scheduling_strategy=strategy, num_cpus=1).remote(1)
     why = explained(waiting, r.GroupPending, r.WaitsForResources, r.Running)
-    assert why.reason.group == group.id.hex() and why.root.task == running.hex()
+    assert why.reason.group == group.id.hex() and why.root.task == made(running)
     explained(group, r.GroupPending, r.WaitsForResources, r.Running)
     gate.touch()
     assert shoal.get(waiting) == 1

@@ -32,7 +32,11 @@ MADE = Environment(key="e1", packages=Packages(digest="d"))
 
 
 def oid(key: int) -> str:
-    return typed_ids.object_id(NODE, key)
+    return typed_ids.object_id(NODE, key, (key, 0, 1, 1))
+
+
+def tid(key: int) -> str:
+    return typed_ids.task_id(NODE, key, 0, 1)
 
 
 class Node:
@@ -142,10 +146,14 @@ class Node:
             out = self.tell(self.inspected(look))
         raise AssertionError("no answer")
 
+    def sight(self, key: int) -> TaskSight:
+        found = self.tasks.get(key, TaskSight(key, is_gone=True))
+        return msgspec.structs.replace(found, ancestry=(key, 0, 1, 1))
+
     def inspected(self, look: do.Inspect) -> seen.Inspected:
         return seen.Inspected(
             look.ticket,
-            tuple(self.tasks.get(key, TaskSight(key, is_gone=True)) for key in look.tasks),
+            tuple(self.sight(key) for key in look.tasks),
             tuple(self.processes[index] for index in look.processes),
             tuple(seen.QueueState(q, self.entries.get(q, 0), 0) for q in look.queues),
             90,
@@ -223,7 +231,7 @@ def lane() -> Why:
     node.waits(OTHER, info.queue, "held", is_call=True)
     node.waits(TASK, info.queue, "held", is_call=True, predecessor=OTHER)
     why = node.why()
-    assert why.reason.earlier == oid(OTHER) == why.root.task
+    assert why.reason.earlier == tid(OTHER) == why.root.task
     return why
 
 
@@ -235,7 +243,7 @@ def running() -> Why:
     node.runs(index, TASK, OTHER, queue=queue)
     why = node.why()
     assert why.reason.waits and (why.reason.worker, why.reason.pid) == (index, 1000 + index)
-    assert (why.root.task, why.root.since_s, why.root.waits) == (oid(OTHER), 3, False)
+    assert (why.root.task, why.root.since_s, why.root.waits) == (tid(OTHER), 3, False)
     return why
 
 
@@ -294,7 +302,7 @@ def resources() -> Why:
     node.tell(seen.Looked((), (seen.WorkerState(index, first, first, 1, False, OTHER),)))
     node.waits(TASK, node.queue({"CPU": 1.0}))
     why = node.why()
-    holder = r.Holder("task", oid(OTHER), "task", index, 1000 + index, {"CPU": 2.0}, 3.0)
+    holder = r.Holder("task", tid(OTHER), "task", index, 1000 + index, {"CPU": 2.0}, 3.0)
     assert why.reason.holders == [holder] and why.reason.holders_count == 1
     assert why.reason.asked == {"CPU": 1} and why.reason.total == {"CPU": 2}
     return why
@@ -421,7 +429,7 @@ def busy() -> Why:
     info, index = node.living()
     node.runs(index, OTHER, queue=info.queue)
     why = node.why()
-    assert (why.reason.call, why.reason.ahead) == (oid(OTHER), 2)
+    assert (why.reason.call, why.reason.ahead) == (tid(OTHER), 2)
     assert why.root.actor == info.actor_id
     return why
 
@@ -435,7 +443,7 @@ def full() -> Why:
     node.waits(TASK, io, is_call=True)
     why = node.why()
     assert (why.reason.group, why.reason.limit) == ("io", 2)
-    assert why.reason.calls == [oid(OTHER), oid(THIRD)]
+    assert why.reason.calls == [tid(OTHER), tid(THIRD)]
     assert chain(node.why(info.actor_id))[0] == "ActorIdle", "its own group runs nothing"
     node.waits(TASK, info.queue, is_call=True)
     assert chain(node.why()) == ["Delivering"], "the other group has room"
@@ -490,7 +498,7 @@ def back_pressure() -> Why:
     node.tasks[TASK] = msgspec.structs.replace(node.tasks[TASK], is_stream=True, owner=DRIVER)
     node.tasks[OTHER] = TaskSight(OTHER, is_cell=True, owner=index)
     why = node.why()
-    assert why.root.stream == oid(TASK) and why.root.consumer.pid == 100
+    assert why.root.stream == tid(TASK) and why.root.consumer.pid == 100
     return why
 
 
@@ -520,7 +528,7 @@ def circular() -> Why:
     info, index = node.living()
     node.runs(index, OTHER, queue=info.queue, waits_for=TASK)
     why = node.why(OTHER)
-    assert why.root.ids == [oid(OTHER), f"process {index}", oid(TASK), f"actor {info.actor_id}"]
+    assert why.root.ids == [tid(OTHER), f"process {index}", tid(TASK), f"actor {info.actor_id}"]
     return why
 
 
@@ -535,7 +543,7 @@ def test_each_reason(kind: type[r.Reason]) -> None:
 
 def test_who_asks_about_nothing_that_is_here_hears_so() -> None:
     node = Node()
-    for about in ("nonsense", "0" * 32, oid(TASK)[:-1] + "x"):
+    for about in ("nonsense", "0" * 32, "0" * 64, oid(TASK)[:-1] + "x"):
         with pytest.raises(LookupError, match="no id"):
             node.why(about)
 

@@ -37,6 +37,7 @@ Id = TypeVar("Id", bound="UniqueID")
 NONE = b"\xff" * 8
 _NO_KEY = (1 << 64) - 1
 _SLOT_BITS = 22
+_INDEXES = (1 << 10) - 1
 
 
 class UniqueID:
@@ -228,6 +229,17 @@ def object_id(node_id: bytes, key: int, ancestry: tuple[int, int, int, int]) -> 
     """``ObjectRef.hex()`` of the object with this key, see ``Memory.ancestry``."""
     task, actor, job, index = ancestry
     return f"{task_id(node_id, task, actor, job)}{key | index << _SLOT_BITS:016x}"
+
+
+def key_of(about: str) -> int:
+    """The key in an object's or task's id as text; 0 if it is neither, or has none."""
+    try:
+        number = int(about[:16] if len(about) == 2 * TaskID.SIZE else about[-16:], 16)
+    except ValueError:
+        return 0
+    if len(about) == 2 * ObjectID.SIZE:
+        return number & ~(_INDEXES << _SLOT_BITS)
+    return number if len(about) == 2 * TaskID.SIZE and number != _NO_KEY else 0
 
 
 def worker_id(node_id: bytes, index: int, pid: int) -> str:

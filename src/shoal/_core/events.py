@@ -273,6 +273,8 @@ class TaskSight(msgspec.Struct, frozen=True):
     submitted: float = 0.0
     taken: float = 0.0
     owner: int = -1
+    ancestry: tuple[int, int, int, int] = (0, 0, 0, 0)
+    """``Memory.ancestry``, of which its id is made."""
 
 
 class ProcessSight(msgspec.Struct, frozen=True):

@@ -21,22 +21,16 @@ from __future__ import annotations
 
 from typing import Any
 
-import msgspec
-
 from shoal._base import typed_ids
 from shoal._core import causes, why_actors, why_places
 from shoal._core.events import ProcessSight, TaskSight
 from shoal._core.groups import Group
 from shoal._core.sights import Need, Sights
 from shoal._core.tables import NodeTables
+from shoal._core.why_names import Names
 from shoal._proto import reasons as r
 
-METHOD_BIT = 1 << 63
-SLOT_BITS = 22
-METHODS = (1 << 10) - 1
-"""How an event says which method of which actor (``method_event`` in native/layout.hpp)."""
-KEY_HEX = 16
-CHAIN_MOST = 100
+TASK_HEX = 2 * typed_ids.TaskID.SIZE
 
 
 class UnknownIdError(Exception):
@@ -56,7 +50,7 @@ def explain(
         Need: something has to be seen first (never if it ``is_last``: the chain then ends there).
         UnknownIdError: it is no id of an object, task, actor or group of this session.
     """
-    explainer = Explainer(t, now, sights, is_last)
+    explainer = Explainer(t, now, sights, is_last, about)
     if not about:
         return explainer.of_driver(asker)
     actor = t.actors.find(about)
@@ -65,82 +59,42 @@ def explain(
     group = t.groups.find(about)
     if group is not None:
         return explainer.of_group(group, None) or r.Ready(id=about)
-    node = t.config.node_id[: (len(about) - KEY_HEX) // 2].hex()
-    if len(about) == 2 * KEY_HEX and about.startswith(node):
-        try:
-            return explainer.of_key(int(about[KEY_HEX:], 16))
-        except ValueError:
-            pass
+    reason: r.Reason | None = explainer.of_id(about)
+    if reason is not None:
+        return reason
     raise UnknownIdError(
         causes.usage(f"{about!r} is no id of an object, task, actor or group here")
     )
 
 
-class Explainer:
+class Explainer(Names):
     """One explanation that is being made."""
 
-    def __init__(self, t: NodeTables, now: float, sights: Sights, is_last: bool) -> None:
-        self.t = t
-        self.now = now
-        self.sights = sights
-        self.is_last = is_last
+    def __init__(
+        self, t: NodeTables, now: float, sights: Sights, is_last: bool, about: str = ""
+    ) -> None:
+        super().__init__(t, now, sights, is_last, about)
         self.path: list[str] = []
         """Ids of what the chain has been at."""
 
-    # ---- small things that every reason needs
-    def id_of(self, key: int) -> str:
-        """An object's or task's id."""
-        return typed_ids.object_id(self.t.config.node_id, key)
-
-    def ago(self, at: float) -> float | None:
-        """Seconds since ``at``; 0 means that nobody knows."""
-        return max(0.0, self.now - at) if at else None
-
-    def name_of(self, about: int) -> str:
-        """Name of a function, or ``Class.method``."""
-        if not about & METHOD_BIT:
-            for job in self.t.jobs.running.values():
-                for key, name, _ in job.functions.values():
-                    if key == about:
-                        return name
-            return "task"
-        number = about >> SLOT_BITS & METHODS
-        actor = self.t.actors.by_key.get(about & ~(METHOD_BIT | METHODS << SLOT_BITS))
-        if actor is None:
-            return f"method {number}"
-        rows = msgspec.msgpack.decode(actor.spec.methods) if actor.spec.methods else []
-        method = rows[number][0] if number < len(rows) else f"method {number}"
-        return f"{actor.spec.class_name}.{method}"
-
-    def task_facts(self, task: TaskSight | None, at: float = 0.0) -> dict[str, Any]:
-        """The fields of ``OfTask``; none for an actor or group that waits for itself."""
-        if task is None:
-            return {"task": "", "since_s": self.ago(at)}
-        return {
-            "task": self.id_of(task.task),
-            "name": self.name_of(task.about),
-            "attempt": task.attempt,
-            "since_s": self.ago(at or task.submitted),
-            "ends_in_s": task.deadline - self.now if task.deadline else None,
-        }
-
-    def pid_of(self, index: int) -> int:
-        """Of a worker or driver."""
-        worker = self.t.pool.workers.get(index)
-        job = self.t.jobs.by_driver.get(index)
-        return worker.pid if worker is not None else job.pid if job is not None else 0
-
-    def process_holder(self, index: int) -> r.Holder:
-        """A process as whoever has something."""
-        actor = self.t.actors.by_worker.get(index)
-        if index in self.t.jobs.by_driver:
-            name, kind = "the program", "process"
-        else:
-            name, kind = (actor.spec.class_name if actor is not None else ""), "worker"
-        who = actor.actor_id if actor is not None else str(index)
-        return r.Holder(kind=kind, id=who, name=name, worker=index, pid=self.pid_of(index))
-
     # ---- objects and tasks
+    def of_id(self, about: str) -> Any:
+        """About what has this id as text; None if nothing here can have it."""
+        t = self.t
+        if about[16:24] != t.config.node_id[:4].hex():
+            return None
+        if key := typed_ids.key_of(about):
+            return self.of_key(key)
+        actor = t.actors.find(about[16:]) if len(about) == TASK_HEX else None
+        if actor is not None:  # its constructor
+            return why_actors.of_actor(self, actor, None)
+        index = next(
+            (i for i, job in t.jobs.by_driver.items() if about.endswith(f"{job.number:08x}")), 0
+        )
+        if len(about) != TASK_HEX or not index:
+            return None
+        return self.of_process(index) or r.Nothing(pid=self.pid_of(index))
+
     def follow(self, key: int) -> Any:
         """The next of the chain; None where it ends because too much had to be seen."""
         try:
@@ -161,12 +115,12 @@ class Explainer:
         """Why the object ``key`` has no value."""
         sight = self.sights.task(key)
         if sight.is_gone:
-            return r.Gone(id=self.id_of(key))
+            return r.Gone(id=self.name_object(sight))
         if sight.format:
-            return r.Ready(id=self.id_of(key), is_error=sight.is_error)
+            return r.Ready(id=self.name_object(sight), is_error=sight.is_error)
         if sight.is_cell or not sight.task:
-            return self._not_sealed(key, sight)
-        if circle := self.enter(self.id_of(sight.task)):
+            return self._not_sealed(sight)
+        if circle := self.enter(self.name_task(sight)):
             return circle
         if sight.stage == "held":
             return self._held(sight)
@@ -174,8 +128,8 @@ class Explainer:
             return self._queued(sight)
         return self.of_running(sight)
 
-    def _not_sealed(self, key: int, sight: TaskSight) -> r.Reason:
-        name = self.id_of(key)
+    def _not_sealed(self, sight: TaskSight) -> r.Reason:
+        name = self.name_object(sight)
         if circle := self.enter(name):
             return circle
         owner = cause = None
@@ -191,7 +145,7 @@ class Explainer:
             cause = self.follow(sight.dependency)
             return r.WaitsForArgument(**facts, argument=argument, cause=cause)
         if sight.predecessor:
-            earlier = self.id_of(sight.predecessor)
+            earlier = self.task_of(sight.predecessor)
             cause = self.follow(sight.predecessor)
             return r.WaitsForEarlierCall(**facts, earlier=earlier, cause=cause)
         return r.Submitting(**facts)
@@ -246,7 +200,7 @@ class Explainer:
 
     def _unseen(self, sight: TaskSight) -> r.Reason:
         """A stream waits until its consumer, who called for it, has taken an item."""
-        stream, owner = self.id_of(sight.task), sight.owner
+        stream, owner = self.name_task(sight), sight.owner
         if owner < 0:
             return r.BackPressure(stream=stream)
         consumer, cause = self.process_holder(owner), self.of_process(owner)

@@ -56,7 +56,7 @@ def of_actor(e: Explainer, actor: Actor, call: TaskSight | None) -> r.Reason:
         if full is not None:
             return full
     elif running := e.running_in(process):
-        call_id = e.id_of(running[0].task)
+        call_id = e.name_task(running[0])
         ahead = e.sights.queue(actor.queue).entries if call is not None else 0
         cause = e.follow(running[0].task)
         return r.ActorBusy(**facts, call=call_id, ahead=ahead, cause=cause)
@@ -93,7 +93,7 @@ def _side_by_side(
         return None
     if not mine:
         return None
-    calls = [e.id_of(task.task) for task in mine]
+    calls = [e.name_task(task) for task in mine]
     cause = e.follow(mine[0].task)
     if call is None:
         return r.ActorBusy(**facts, call=calls[0], cause=cause)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from shoal._base import typed_ids
 from shoal._core import resources
 from shoal._core.asks import Asked, GroupAsk
 from shoal._core.environments import Phase
@@ -173,7 +174,7 @@ def _lacks(
     found = _holders(e, account, missing)
     cause = None
     if found and found[0].kind == "task":
-        cause = e.follow(int(found[0].id[-16:], 16))
+        cause = e.follow(typed_ids.key_of(found[0].id))
     elif found and found[0].kind == "actor":
         cause = _of_holding_actor(e, found[0].id)
     return r.WaitsForResources(
@@ -218,7 +219,7 @@ def _holders(e: Explainer, account: Account, missing: dict[str, int]) -> list[r.
         found.append(
             r.Holder(
                 kind="worker" if task is None else "task",
-                id=str(index) if task is None else e.id_of(task.task or task.key),
+                id=str(index) if task is None else e.name_task(task),
                 name="" if task is None else e.name_of(task.about),
                 worker=index,
                 pid=e.pid_of(index),

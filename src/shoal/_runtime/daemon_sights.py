@@ -71,7 +71,8 @@ def task_sight(memory: Memory, key: int) -> TaskSight:
     if row is None:
         return TaskSight(key, is_gone=True)
     task, format, state, attempt, worker, flags, about, queue, job, parent, *rest = row
-    dependency, predecessor, is_cell, deadline, submitted, taken, _, owner = rest
+    dependency, predecessor, is_cell, deadline, submitted, taken, _, owner, *ancestry = rest
+    by, actor, of_job, index = ancestry
     return TaskSight(
         key,
         task=task,
@@ -93,6 +94,7 @@ def task_sight(memory: Memory, key: int) -> TaskSight:
         submitted=submitted / 1e9,
         taken=taken / 1e9,
         owner=owner,
+        ancestry=(by, actor, of_job, index),
     )
 
 

@@ -17,9 +17,10 @@ from shoal import _native
 from shoal._base import typed_ids
 from shoal._core.node import NodeMachine
 from shoal._core.sights import Sights
-from shoal._core.why import KEY_HEX, METHOD_BIT, METHODS, SLOT_BITS, Explainer
+from shoal._core.why_names import Names
 from shoal._native import Memory
-from shoal._runtime import call_sites
+from shoal._runtime import call_sites, history
+from shoal._runtime.event_ids import EventIds
 
 Row = dict[str, object]
 EVENTS_MOST = 1 << 24
@@ -35,14 +36,10 @@ def story(memory: Memory, machine: NodeMachine, about: str) -> list[Row]:
     teller = _Teller(memory, machine)
     rows = teller.lines(about)
     actor = machine.tables.actors.find(about)
-    key = 0
-    if len(about) == 2 * KEY_HEX:
-        try:
-            key = int(about[KEY_HEX:], 16)
-        except ValueError:
-            key = 0
-    if actor is not None or key:
-        rows += teller.events(key, 0 if actor is None else actor.spec.arguments)
+    if actor is not None:
+        rows += teller.of_calls(actor.spec.arguments)
+    elif key := typed_ids.key_of(about):
+        rows += teller.of_key(key)
     rows.sort(key=lambda row: float(str(row["time_s"])))
     rows = rows[-LINES_MOST:]
     if rows and (lost := memory.events_lost):
@@ -55,7 +52,10 @@ class _Teller:
     def __init__(self, memory: Memory, machine: NodeMachine) -> None:
         self._memory = memory
         self._machine = machine
-        self._names = Explainer(machine.tables, 0.0, Sights(), is_last=True)
+        self._names = Names(machine.tables, 0.0, Sights())
+        self.rows = memory.list_events(EVENTS_MOST)
+        self.told = history.read(self.rows)
+        self.ids = EventIds(memory, machine.tables.config.node_id, self.told, self.rows)
 
     def lines(self, about: str) -> list[Row]:
         """What the machine has kept."""
@@ -67,59 +67,58 @@ class _Teller:
             found.append({"time_s": float(when), "process": 0, "text": text})
         return found if any(row["time_s"] for row in found) else []
 
-    def events(self, key: int, actor: int) -> list[Row]:
-        """What processes have left about object ``key``, or about the calls of ``actor``."""
-        events = self._memory.list_events(EVENTS_MOST)
-        wanted = {key} if key else set()
-        if actor:
-            mine = METHOD_BIT | actor
-            wanted |= {
-                row[3]
-                for row in events
-                if row[2] == TAKEN and row[4] & ~(METHODS << SLOT_BITS) == mine
-            }
+    def of_key(self, key: int) -> list[Row]:
+        """What processes have left about an object, and about the task that makes it."""
+        ancestry = self._memory.ancestry(key)
+        is_later = ancestry is not None and ancestry[3] > 1
+        return self._events({key, ancestry[0]} if ancestry and is_later else {key}, False)
+
+    def of_calls(self, actor: int) -> list[Row]:
+        """What they have left about all calls of the actor."""
+        calls = {
+            row[3] for row in self.rows if row[2] == TAKEN and history.actor_of(row[4]) == actor
+        }
+        return self._events(calls, True)
+
+    def _events(self, wanted: set[int], are_named: bool) -> list[Row]:
         found: list[Row] = []
-        texts: dict[tuple[int, int], tuple[Row, dict[int, bytes]]] = {}
-        for ns, process, kind, whose, number, n in events:
-            if whose not in wanted:
+        has_text: set[tuple[int, int]] = set()
+        for ns, process, kind, key, number, n, *_ in self.rows:
+            if key not in wanted or (key, kind) in has_text:
                 continue
-            row: Row = {"time_s": ns / 1e9, "process": process, "text": ""}
-            if kind in TEXTS:
-                known = texts.get((whose, kind))
-                if known is None:
-                    found.append(row)
-                    known = texts[whose, kind] = (row, {})
-                known[1][n] = number.to_bytes(8, "little")
-                continue
-            row["text"] = self._text(kind, number, n) + ("" if key else f" ({self.id_of(whose)})")
-            found.append(row)
-        for (whose, kind), (row, pieces) in texts.items():
-            joined = b"".join(pieces[place] for place in sorted(pieces)).rstrip(b"\0")
-            what = "is called" if kind == _native.EVENT_NAME else "fails with"
-            suffix = "" if key else f" ({self.id_of(whose)})"
-            row["text"] = f"{what} {joined.decode(errors='ignore')}{suffix}"
+            if kind in TEXTS:  # in pieces of eight bytes
+                has_text.add((key, kind))
+            text = self._text(kind, key, number, n)
+            suffix = f" ({self.ids.task(key) or self.ids.value(key)})" if are_named else ""
+            found.append({"time_s": ns / 1e9, "process": process, "text": text + suffix})
         return found
 
-    def _text(self, kind: int, about: int, n: int) -> str:
+    def _text(self, kind: int, key: int, about: int, n: int) -> str:
+        told = self.told.get(key)
         if kind == SUBMITTED:
-            by = f" by task {self.id_of(about)}" if about else ""
-            return f"submitted{by}"
+            by = told and self.ids.parent(told)
+            return f"submitted by task {by}" if by else "submitted"
         if kind == TAKEN:
             return f"{self._names.name_of(about)} begins, attempt {n}"
         if kind == SEALED:
             return "ended with an error" if n in ERRORS else "ended: its value is there"
+        if kind == _native.EVENT_NAME:
+            return f"is called {told.name if told else ''}"
+        if kind == _native.EVENT_ERROR:
+            return f"fails with {told.error if told else ''}"
         return {PUT: "put", FREED: "freed", REPAIRED: "repaired after a death"}.get(
             kind, f"event {kind}"
         )
 
-    def id_of(self, key: int) -> str:
-        return typed_ids.object_id(self._machine.tables.config.node_id, key)
+    def id_of(self, key: int, is_task: bool = False) -> str:
+        """An object's id, or a task's; "" if a part of it is not known any more."""
+        return self.ids.task(key) if is_task else self.ids.value(key)
 
 
 def memory_rows(memory: Memory, machine: NodeMachine, directory: str, now: float) -> list[Row]:
     """One row per value: size, age, where it was made, and its holders, the largest first."""
     teller = _Teller(memory, machine)
-    names = Explainer(machine.tables, now, Sights(), is_last=True)
+    names = Names(machine.tables, now, Sights())
     objects = memory.list_objects(OBJECTS_MOST)
     largest = heapq.nlargest(OBJECTS_MOST, objects, key=lambda row: row[2])
     holders: dict[int, list[Row]] = {}
@@ -131,10 +130,10 @@ def memory_rows(memory: Memory, machine: NodeMachine, directory: str, now: float
             row |= {"kind": "process", "id": str(holder), "name": what, "pid": who.pid}
         else:
             word = ("", "task", "value")[kind]
-            row |= {"kind": word, "id": teller.id_of(holder), "name": "", "pid": 0}
+            row |= {"kind": word, "id": teller.id_of(holder, kind == 1), "name": "", "pid": 0}
         holders.setdefault(key, []).append(row)
     made: dict[int, tuple[float, str]] = {}
-    for ns, _, kind, key, about, _ in memory.list_events(EVENTS_MOST):
+    for ns, _, kind, key, about, *_ in teller.rows:
         if kind in (PUT, SUBMITTED, TAKEN):
             since, name = made.get(key, (ns / 1e9, ""))
             made[key] = since, names.name_of(about) if kind == TAKEN else name or _word(kind)

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Mapping
 
 from shoal import _native
 from shoal._base import typed_ids
+from shoal._native import Memory
 from shoal._runtime import history
-from shoal._runtime import session as sessions
 
 PUT = 4
 Ancestry = tuple[int, int, int, int]
@@ -22,10 +22,15 @@ Ancestry = tuple[int, int, int, int]
 class EventIds:
     """Texts of ids, while somebody looks at one reading of the rings."""
 
-    def __init__(self, told: Mapping[int, history.Told], rows: Iterable[history.Row] = ()) -> None:
-        session = sessions.current()
-        self._node_id = session.node_id
-        self._memory = session.memory
+    def __init__(
+        self,
+        memory: Memory,
+        node_id: bytes,
+        told: Mapping[int, history.Told],
+        rows: Iterable[history.Row] = (),
+    ) -> None:
+        self._node_id = node_id
+        self._memory = memory
         self._told = told
         self._puts = {row[3]: row for row in rows if row[2] == PUT}
 

@@ -18,15 +18,10 @@ history costs nothing while nobody does, is bounded, and begins where the rings 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 import msgspec
 
-from shoal import _native, errors
-from shoal._proto import messages
-from shoal._runtime import cluster
-from shoal._runtime import session as sessions
-from shoal._runtime.actor_method import MethodRow
+from shoal import _native
 
 ALL = 1 << 24
 """More events than there can be."""
@@ -35,8 +30,8 @@ SUBMITTED, TAKEN, SEALED, NAME, ERROR = 1, 2, 3, _native.EVENT_NAME, _native.EVE
 Row = tuple[int, int, int, int, int, int, int, bool]
 """(ns, process, kind, key, about, number, job, whether by an actor), see ``Memory.list_events``."""
 
-_SLOT_BITS = 22
-_METHODS = (1 << 32 - _SLOT_BITS) - 1
+SLOT_BITS = 22
+METHODS = (1 << 32 - SLOT_BITS) - 1
 _FAILED = (_native.FORMAT_ERROR_PICKLE, _native.FORMAT_ERROR_RECORD)
 
 
@@ -102,48 +97,8 @@ def ended(told: Mapping[int, Told]) -> list[Told]:
     return sorted(over, key=lambda task: -task.sealed_ns)
 
 
-class Names:
-    """What an event is about: functions by key, methods by the actor that they belong to."""
-
-    def __init__(self) -> None:
-        self._functions = {row["key"]: row for row in cluster.table("functions")}
-        self._actors = {row["key"]: row for row in cluster.table("actors")}
-        self._methods: dict[str, list[str]] = {}
-
-    def of(self, about: int) -> str:
-        """Name of the function, or ``Class.method``."""
-        if not about & _native.EVENT_METHOD:
-            return str(self._functions[about]["name"]) if about in self._functions else "task"
-        actor = self.actor(about)
-        number = about >> _SLOT_BITS & _METHODS
-        if not actor:
-            return f"method {number}" if number < _METHODS else "method"
-        actor_id = actor["actor_id"]
-        if actor_id not in self._methods:
-            self._methods[actor_id] = _methods_of(actor_id)
-        names = self._methods[actor_id]
-        name = names[number] if number < len(names) else f"method {number}"
-        return f"{actor['class_name']}.{name}"
-
-    def actor(self, about: int) -> Mapping[str, Any]:
-        """The row of its actor; empty for plain tasks, and if it is not known any more."""
-        if not about & _native.EVENT_METHOD:
-            return {}
-        return self._actors.get(actor_of(about), {})
-
-
 def actor_of(about: int) -> int:
     """Key of the actor in an event's ``about``; 0 for what runs a function."""
     if not about & _native.EVENT_METHOD:
         return 0
-    return about & ~(_native.EVENT_METHOD | _METHODS << _SLOT_BITS)
-
-
-def _methods_of(actor_id: str) -> list[str]:
-    try:
-        body = messages.DescribeActor(actor_id)
-        answer = sessions.current().request(body, messages.ActorInfo)
-    except errors.ActorNotFoundError:  # it has gone since
-        return []
-    rows = msgspec.msgpack.decode(answer.spec.methods, type=tuple[MethodRow, ...])
-    return [row.name for row in rows]
+    return about & ~(_native.EVENT_METHOD | METHODS << SLOT_BITS)
