@@ -27,5 +27,7 @@ Rules for new cases:
 ``loads``            L2: actors that append unique ids to synced files
 ``test_store``       G1, G3, G5 on the store alone: thousands of operations a second
 ``test_sessions``    G1, G2, G4 and L2 in sessions of ``shoal start``
+``test_processes``   W1 to W3, A1 to A3 and R1 in one such session
+``audit``            what each case ends with
 ===================  =====================================================================
 """

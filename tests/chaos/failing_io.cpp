@@ -4,6 +4,10 @@
 //
 // "torn" writes half of what was asked for and kills the process, "kill" kills it instead of doing
 // anything. An errno is returned once; the call after it works again.
+//
+//   FAIL_BELOW=<directory>  FULL_WHILE=<file>
+//
+// The disk is full as long as there is that file: every write fails with ENOSPC.
 
 #include <dlfcn.h>
 #include <signal.h>
@@ -33,6 +37,8 @@ bool is_watched(int fd) {
 // Whether this call is the one: -1 no, 0 torn, else the errno to fail with.
 int turn(int fd) {
   if (!is_watched(fd)) return -1;
+  const char* full = getenv("FULL_WHILE");
+  if (full != nullptr) return access(full, F_OK) == 0 ? ENOSPC : -1;
   const char* at = getenv("FAIL_AT");
   const char* how = getenv("FAIL_HOW");
   if (at == nullptr || how == nullptr || ++calls != atol(at)) return -1;

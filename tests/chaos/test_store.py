@@ -170,6 +170,43 @@ def build_failing_io(folder: Path) -> Path:
     return built
 
 
+def test_a_full_disk_is_said_and_survived(
+    store: StoreProcess, failing_io: Path, tmp_path: Path
+) -> None:
+    """S1: who asks waits, and can hear why; once there is room all of it is there."""
+    full = tmp_path / "full"
+    store.start(
+        {
+            "LD_PRELOAD": str(failing_io),
+            "FAIL_BELOW": str(store.kept),
+            "FULL_WHILE": str(full),
+        }
+    )
+    client, other = Client(store), Client(store, "other")
+    client.join()
+    client.put(b"before", b"1")
+    assert client.answers()
+    other.join()
+    full.touch()
+    client.put(b"meanwhile", b"2")
+    deadline = time.monotonic() + ANSWER_S
+    while not (said := str(other.table()["failure"])):
+        assert time.monotonic() < deadline, "nobody says that the disk is full"
+    assert "full" in said, said
+    assert client.unanswered, "nothing is acknowledged that is not on disk"
+    assert "changes wait" in store.said()
+    full.unlink()
+    assert client.answers() and other.table()["failure"] == ""
+    other.leave()
+    client.leave()
+    store.kill()
+    store.start()
+    assert not client.join().is_behind
+    check(client, {b"before": b"1", b"meanwhile": b"2"})
+    assert list(store.kept.glob("journal-*.db")), "in the new file"
+    client.leave()
+
+
 WAYS = ("5", "28", "torn", "kill")
 """EIO, ENOSPC, half a write and no more, nothing at all and no more."""
 
