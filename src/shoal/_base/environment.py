@@ -13,6 +13,8 @@ variable              meaning
 ``SHOAL_CACHE``       where made runtime environments are kept, instead of ``~/.cache/shoal``
 ``SHOAL_CACHE_BYTES`` how large that may grow before what is unused goes; default 10 GiB
 ``SHOAL_PACKAGE_BYTES``  the most that one working_dir or module may have; default 512 MiB
+``SHOAL_STALL_S``     after how long a program is told what it waits for, if nothing goes on;
+                      default 30, 0: never
 ``SHOAL_SESSION``     set in every process of a session: its id
 ``SHOAL_SOCKET``      set in every worker: the socket of its daemon
 ====================  =====================================================================
@@ -46,6 +48,7 @@ class Environment:
         "root",
         "session",
         "socket",
+        "stall_s",
     )
 
     def __init__(self, seen: Mapping[str, str]) -> None:
@@ -63,12 +66,21 @@ class Environment:
         self.package_bytes = _bytes(seen.get("SHOAL_PACKAGE_BYTES", ""), 512 << 20)
         self.session = seen.get(SESSION_VARIABLE, "")
         self.socket = seen.get(SOCKET_VARIABLE, "")
+        self.stall_s = _seconds(seen.get("SHOAL_STALL_S", ""), 30.0)
         self.call_sites = bool(seen.get("SHOAL_RECORD_CALL_SITES"))
         """Whether calls note who made them."""
 
 
 def _bytes(text: str, default: int) -> int:
     return int(text) if text.isdecimal() else default
+
+
+def _seconds(text: str, default: float) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        return default
+    return value if 0 <= value < 1e9 else default
 
 
 def read(variables: Mapping[str, str] | None = None) -> Environment:

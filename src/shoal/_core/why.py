@@ -222,7 +222,7 @@ class Explainer(Names):
             if wait.index == index:
                 return self.of_group(self.t.groups.living[wait.group_id], None)
         keys = [process.waits_for] if process.waits_for else []
-        if not keys and process.is_blocked:
+        if not keys and (process.is_blocked or index in self.t.jobs.by_driver):
             keys = list(process.watched)
         pending = [sight for sight in self.sights.tasks_of(keys) if not sight.format]
         chosen = next((sight for sight in pending if sight.task), None)

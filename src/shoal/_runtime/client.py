@@ -20,6 +20,7 @@ from __future__ import annotations
 import _thread
 import itertools
 import os
+import select
 import socket
 import sys
 import threading
@@ -27,6 +28,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from shoal import errors
+from shoal._base import clock
 from shoal._proto import frames, messages
 from shoal._runtime import wire
 
@@ -83,6 +85,8 @@ class Connection:
         self._pid = os.getpid()
         self._news: Callable[[messages.Message], None] = lambda body: None
         self._lost: Callable[[], None] = lambda: None
+        self._look: Callable[[], float] | None = None
+        self._look_at = 0.0
 
     @property
     def fd(self) -> int:
@@ -131,14 +135,21 @@ class Connection:
             if isinstance(answer, messages.Failure):
                 raise errors.from_record(answer.record)
 
-    def start(self, news: Callable[[messages.Message], None], lost: Callable[[], None]) -> None:
-        """Begin to read in the session thread.
+    def start(
+        self,
+        news: Callable[[messages.Message], None],
+        lost: Callable[[], None],
+        look: Callable[[], float] | None = None,
+    ) -> None:
+        """Begin to read in the session thread; ``look`` is called there now and then, and says
+        after how many seconds again.
 
         Not a ``threading.Thread``: nobody joins it, and waiting until it runs would cost every
         start of a worker two thread switches.
         """
         self._news = news
         self._lost = lost
+        self._look = look
         _thread.start_new_thread(self._read, ())
 
     def tell(self, body: messages.Body) -> None:
@@ -189,6 +200,11 @@ class Connection:
         self._send(frames.encode(number, body))
         return Coming(pending, body)
 
+    @property
+    def is_asking(self) -> bool:
+        """Whether an answer has not come yet."""
+        return bool(self._pending)
+
     def end(self) -> None:
         """Close a connection that was never started."""
         self._socket.close()
@@ -213,7 +229,7 @@ class Connection:
         try:
             for frame in self._early:
                 self._deliver(frame)
-            while (received := wire.receive_frames(self._socket, self._decoder)) is not None:
+            while (received := self._receive()) is not None:
                 for descriptor in received[1]:
                     os.close(descriptor)
                 for frame in received[0]:
@@ -226,6 +242,14 @@ class Connection:
             _release(pending)
         self._socket.close()
         self._lost()
+
+    def _receive(self) -> tuple[list[messages.Frame], list[int]] | None:
+        if self._look is not None:
+            coming = select.poll()
+            coming.register(self._socket, select.POLLIN)
+            while not coming.poll(max(0.0, self._look_at - clock.now()) * 1000):
+                self._look_at = clock.now() + self._look()
+        return wire.receive_frames(self._socket, self._decoder)
 
     def _deliver(self, frame: messages.Frame) -> None:
         if frame.id == 0:

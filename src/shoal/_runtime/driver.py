@@ -35,6 +35,7 @@ from shoal._runtime import (
     node_spawn,
     options,
     registry,
+    stalls,
     starting,
     strategies,
     wire,
@@ -275,7 +276,10 @@ def _join(path: str, given: Mapping[str, Any], launched: launch.Launched | None)
     def lost() -> None:
         session.end("ended" if session.is_leaving else "lost", session.reason)
 
-    connection.start(news, lost)
+    watch = None
+    if period_s := environment.read().stall_s:
+        watch = stalls.StallWatch(session, period_s, lambda text: news(messages.Notice(text))).look
+    connection.start(news, lost, watch)
     sessions.install(session)
     _at_exit_once()
     return session

@@ -1,0 +1,86 @@
+"""The stall detector of a program: one diagnosis when nothing goes on although something is wanted.
+
+Twice in every ``SHOAL_STALL_S`` seconds the session thread of a driver looks whether the program
+waits for something (in ``get`` or ``wait``, for an awaited ref, for an answer of the daemon). If it
+does, it asks the daemon why, and if the same answer comes twice in a row, and is no answer that
+merely takes its time, it is printed, once.
+
+1. A program that waits for nothing asks nothing: its look is one native call.
+2. What runs is no stall, however long it runs; nor is an environment or actor that is being made.
+3. Nobody is waited for here, the daemon neither: one that does not answer is the diagnosis.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from shoal import errors
+from shoal._base import clock
+from shoal._proto import messages
+from shoal._runtime.client import Coming
+from shoal._runtime.session import NATIVE_ERRORS, Session
+
+ANSWER_S = 0.2
+"""So soon after a question somebody looks for its answer."""
+SILENT_S = 5.0
+"""A daemon that does not answer for so long is told of, also where the period is shorter."""
+
+
+class StallWatch:
+    """What one driver has seen of its own waiting."""
+
+    def __init__(self, session: Session, period_s: float, show: Callable[[str], None]) -> None:
+        self._session = session
+        self._period_s = period_s
+        self._show = show
+        self._coming: Coming | None = None
+        self._asked_at = 0.0
+        self._last = b""
+        """What the last answer was, without what passes; b"" if it was no stall."""
+        self._shown = b""
+
+    def look(self) -> float:
+        """Look once; how many seconds until the next time."""
+        try:
+            return self._look()
+        except (errors.ShoalError, *NATIVE_ERRORS):  # the session has just ended
+            return self._period_s
+
+    def _look(self) -> float:
+        session, half = self._session, self._period_s / 2
+        if self._coming is not None:
+            waited_s = clock.now() - self._asked_at
+            if self._coming.wait(0):
+                self._judge(session.result(self._coming, messages.WhyAnswer).reason, waited_s)
+                self._coming = None
+                return max(ANSWER_S, half - waited_s)
+            if waited_s >= max(half, SILENT_S):
+                self._judge(b"", waited_s)
+            return half
+        sight = session.memory.process_sight(session.index)
+        if not (sight[0] or sight[4] or session.connection.is_asking):
+            self._last = b""
+            return half
+        self._asked_at = clock.now()
+        self._coming = session.begin(messages.AskWhy(""))
+        return ANSWER_S
+
+    def _judge(self, answer: bytes, waited_s: float) -> None:
+        """Of the daemon's answer; b"": there is none."""
+        from shoal._core import stalls
+        from shoal._proto import reasons
+        from shoal.errors import _why
+
+        reason: reasons.Reason = reasons.NoAnswer(pid=self._session.daemon_pid, waited_s=waited_s)
+        if answer:
+            reason = reasons.unpack(answer)
+        seen = b"" if stalls.is_moving(reason) else stalls.mark_of(reason)
+        is_stall = bool(seen) and (seen == self._last or not answer) and seen != self._shown
+        self._last = seen
+        if is_stall:
+            self._shown = seen
+            told = str(_why.Why(reason)).replace("\n", "\n  ")
+            self._show(
+                f"nothing that this program waits for has gone on for {self._period_s:g} s:\n"
+                f"  {told}"
+            )
