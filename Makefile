@@ -14,6 +14,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 # Arguments of single targets: make demo DIR=~/notes, make torture T=300, make test ARGS="-k lock"
 DIR ?=
 T ?= 60
+SEED ?=
 ARGS ?=
 NATIVE_TESTS ?= $(wildcard tests/unit/test_native*.py tests/property/*.py)
 
@@ -21,7 +22,7 @@ SOURCES := pyproject.toml README.md LICENSE $(shell find src native -type f \
 	-not -name '*.pyc' -not -name '*.so' 2>/dev/null)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench lint torture asan tsan clean
+.PHONY: help demo test bench lint torture chaos asan tsan clean
 # A recipe that fails leaves no half-made target behind that the next run would trust.
 .DELETE_ON_ERROR:
 
@@ -72,6 +73,9 @@ bench: $(VENV)/.installed-test ## All benchmarks against all peers, half an hour
 
 torture: $(VENV)/.installed-test ## Kill, stop, fill and starve for T seconds (default 60), then audit
 	$(BIN)/python -m tests.torture --seconds $(T) --json build/torture.json $(ARGS)
+
+chaos: $(VENV)/.installed-test ## Faults under real programs, control store and disk, for T seconds (SEED=... again)
+	$(BIN)/python -m tests.chaos --seconds $(T) $(if $(SEED),--seed $(SEED)) --json build/chaos.json $(ARGS)
 
 # ---- sanitizers: builds of their own under build/, beside the installed package
 

@@ -19,7 +19,7 @@ Rules for new cases:
 2. Judge by what was acknowledged. What nobody was told may have happened or not; it must not have
    happened twice.
 3. Small in the suite (a few faults, seconds); the same code with more of them is
-   ``python -m tests.chaos``, which prints the figures of ``docs/reliability.md``.
+   ``make chaos T=600`` (``__main__``), which prints the figures of ``docs/reliability.md``.
 
 ===================  =====================================================================
 ``stores``           a control store without a daemon, and a client that repeats its requests
@@ -29,5 +29,9 @@ Rules for new cases:
 ``test_sessions``    G1, G2, G4 and L2 in sessions of ``shoal start``
 ``test_processes``   W1 to W3, A1 to A3 and R1 in one such session
 ``audit``            what each case ends with
+``work``             real programs, compared with the serial run
+``faults``           kills, stops, a full disk, changed files and memory pressure, from one seed
+``soak``             these programs under these faults
+``recovery``         how long it takes until work goes on after a death (C26)
 ===================  =====================================================================
 """

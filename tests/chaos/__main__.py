@@ -1,88 +1,176 @@
-"""``python -m tests.chaos --kills 200``: the figures of ``docs/reliability.md`` about the store.
+"""``make chaos T=600 SEED=1``: every fault of this package for its share of the time, as JSON.
 
-Prints one line per fault: how often it was injected, what was asked and answered, and what was
-wrong (which ends the run with the seed of it).
+    python -m tests.chaos [--seconds 60] [--seed N] [--only work,away] [--json FILE]
+
+Each part ends with its audit or its oracle; the first violation ends the run with a traceback, the
+seed and a non-zero exit code. ``docs/reliability.md`` says what the figures mean.
 """
 
 from __future__ import annotations
 
 import argparse
 import itertools
+import json
+import os
 import random
+import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from tests.chaos import test_sessions, test_store
+from tests.chaos import audit, recovery, soak, test_sessions, test_store
 from tests.chaos.stores import Client, StoreProcess
-from tests.torture.started import start_session
+
+Say = Callable[[str], None]
 
 
-def main() -> None:
-    """Run the faults of the control store, as many as asked for."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--kills", type=int, default=50)
-    parser.add_argument("--writes", type=int, default=40, help="G3: fail each of the first N")
-    parser.add_argument("--seed", type=int, default=random.randrange(1 << 30))
-    given = parser.parse_args()
-    print(f"seed {given.seed}")
-    with tempfile.TemporaryDirectory() as folder:
-        root = Path(folder)
-        _killed_alone(root / "g1", given.kills, given.seed)
-        _restarts(root / "restarts", min(given.kills, 50))
-        _failing_disk(root, given.writes)
-        _killed_under_load(root / "l2", given.kills, given.seed)
+def store(folder: Path, seed: int, seconds: float, say: Say) -> dict[str, Any]:
+    """G1: the store alone, killed while it writes."""
+    end = time.monotonic() + seconds
+    kills = asked = 0
+    for number in itertools.count():
+        process = StoreProcess(folder / str(number))
+        try:
+            asked += test_store.kill_at_random(process, 10, seed + number)
+        finally:
+            process.close()
+        kills += 10
+        if time.monotonic() >= end:
+            break
+    return {
+        "kills": kills,
+        "changes": asked,
+        "lost": 0,
+        "doubled": 0,
+        "below_at_95_percent": float(f"{3 / asked:.1e}"),
+        "restart_to_answer": recovery.figures(_restarts(folder / "restarts", 20)),
+    }
 
 
-def _killed_alone(folder: Path, kills: int, seed: int) -> None:
-    store = StoreProcess(folder)
+def _restarts(folder: Path, count: int) -> list[float]:
+    """From the start of a store that was killed until it has answered."""
+    process, times = StoreProcess(folder), []
+    client = Client(process)
     try:
-        asked = test_store.kill_at_random(store, kills, seed)
-    finally:
-        store.close()
-    print(f"G1: {kills} kills, {asked} changes: 0 lost, 0 doubled (below {3 / asked:.1e} at 95 %)")
-
-
-def _restarts(folder: Path, kills: int) -> None:
-    """From ``kill -9`` until the next one has answered."""
-    store, times = StoreProcess(folder), []
-    client = Client(store)
-    try:
-        for _ in range(kills):
+        for _ in range(count):
             begun = time.monotonic()
-            store.start()
+            process.start()
             client.join()
             times.append(time.monotonic() - begun)
-            store.kill()
+            process.kill()
     finally:
         client.leave()
-        store.close()
-    times.sort()
-    middle, late = times[len(times) // 2], times[int(len(times) * 0.99)]
-    print(f"restart to first answer: p50 {middle * 1e3:.0f} ms, p99 {late * 1e3:.0f} ms")
+        process.close()
+    return times
 
 
-def _failing_disk(root: Path, writes: int) -> None:
-    shim = test_store.build_failing_io(root)
-    count = 0
-    for at, how in itertools.product(range(1, writes + 1), test_store.WAYS):
-        store = StoreProcess(root / f"g3-{at}-{how}")
+def disk(folder: Path, seed: int, seconds: float, say: Say) -> dict[str, Any]:
+    """G3: each of its writes, syncs and truncations fails in each way, in an order by chance."""
+    folder.mkdir(parents=True, exist_ok=True)
+    shim = test_store.build_failing_io(folder)
+    cases = list(itertools.product(range(1, 60), test_store.WAYS))
+    random.Random(seed).shuffle(cases)
+    end = time.monotonic() + seconds
+    done = 0
+    for at, how in cases:
+        process = StoreProcess(folder / f"{at}-{how}")
         try:
-            test_store.fail_at(store, shim, at, how)
+            test_store.fail_at(process, shim, at, how)
         finally:
-            store.close()
-        count += 1
-    print(
-        f"G3: {count} faults (EIO, ENOSPC, torn, killed at writes 1 to {writes}): 0 lost, 0 wrong"
-    )
+            process.close()
+        done += 1
+        if time.monotonic() >= end:
+            break
+    return {"faults": done, "of": len(cases), "lost": 0, "wrong": 0}
 
 
-def _killed_under_load(folder: Path, kills: int, seed: int) -> None:
-    folder.mkdir(parents=True)
-    with start_session(folder, 2) as session:
-        worst_s = test_sessions.append_under_kills(session, folder / "files", 30, kills, seed)
-    print(f"L2, 30 actors: {kills} kills, exact; longest round of 30 calls {worst_s * 1e3:.0f} ms")
+def calls(folder: Path, seed: int, seconds: float, say: Say) -> dict[str, Any]:
+    """G1 and L2: actors are called while the store is killed again and again."""
+    end = time.monotonic() + seconds
+    kills, worst_s = 0, 0.0
+    with audit.session(folder, 2) as started:
+        for number in itertools.count():
+            with audit.audited(started):
+                files = folder / f"files-{number}"
+                took_s = test_sessions.append_under_kills(started, files, 30, 10, seed + number)
+            kills, worst_s = kills + 10, max(worst_s, took_s)
+            say(f"{kills} kills, longest round {worst_s * 1e3:.0f} ms")
+            if time.monotonic() >= end:
+                break
+    return {"actors": 30, "kills": kills, "exact": True, "longest_round_of_30_s": round(worst_s, 3)}
+
+
+def away(folder: Path, seed: int, seconds: float, say: Say) -> dict[str, Any]:
+    """G2: no store can serve for this long; existing and new work goes on."""
+    with audit.session(folder, 2) as started, audit.audited(started):
+        done = test_sessions.work_without_store(started, folder, seconds)
+    return {"seconds": seconds, "calls": done, "failed": 0, "queued_change": "done afterwards"}
+
+
+def recover(folder: Path, seed: int, seconds: float, say: Say) -> dict[str, Any]:
+    """C26 on a session that does nothing else."""
+    with audit.session(folder, 2) as started, audit.audited(started):
+        probes = recovery.Probes(started, folder)
+        names = ("task", "actor", "store", "stall")
+        end = time.monotonic() + seconds
+        times = recovery.measure(
+            {name: getattr(probes, name) for name in names}, lambda: time.monotonic() >= end
+        )
+        del probes
+    return {name: recovery.figures(each) for name, each in times.items()}
+
+
+Part = Callable[[Path, int, float, Say], dict[str, Any]]
+PARTS: dict[str, tuple[Part, float]] = {
+    "store": (store, 0.08),
+    "disk": (disk, 0.1),
+    "calls": (calls, 0.1),
+    "away": (away, 0.1),
+    "recover": (recover, 0.1),
+    "work": (soak.run, 0.52),
+}
+"""Each part and its share of the time; of a few, they share it all."""
+
+
+def run_part(name: str, seed: int, seconds: float) -> dict[str, Any]:
+    part, _ = PARTS[name]
+    with tempfile.TemporaryDirectory(prefix="shoal-chaos-") as folder:
+        root = Path(folder) / name
+        root.mkdir()
+        return part(root, seed, seconds, lambda text: print(f"{name}: {text}", flush=True))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.chaos")
+    parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--seed", type=int, default=int.from_bytes(os.urandom(4), "little"))
+    parser.add_argument("--only", default=",".join(PARTS), help=f"of {', '.join(PARTS)}")
+    parser.add_argument("--json", type=Path, default=None, help="where the last line goes too")
+    given = parser.parse_args()
+    print(f"seed {given.seed}", flush=True)
+    begun = time.monotonic()
+    names = given.only.split(",")
+    second = given.seconds / sum(PARTS[name][1] for name in names)
+    report: dict[str, Any] = {
+        "seed": given.seed,
+        "seconds_asked": given.seconds,
+        "cores": os.cpu_count(),
+        "load_average": os.getloadavg()[0],
+        "python": sys.version.split()[0],
+    }
+    for name in names:
+        report[name] = run_part(name, given.seed, PARTS[name][1] * second)
+        print(f"{name}: {json.dumps(report[name])}", flush=True)
+    report["seconds"] = round(time.monotonic() - begun, 1)
+    line = json.dumps(report)
+    if given.json is not None:
+        given.json.parent.mkdir(parents=True, exist_ok=True)
+        given.json.write_text(line + "\n")
+    print(line)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,0 +1,202 @@
+"""Real programs whose results are compared with the serial run, again and again.
+
+    python -m tests.chaos.work SESSION KIND SEED SECONDS BYTES
+
+is one driver that makes rounds of one kind until the time is over. A round is right, or it is told
+of a loss by name (a ``LostError``) and made again; anything else (a wrong result, a hang, another
+error) ends this process with a traceback, and the run with it. The last line printed is JSON.
+
+=========  =========================================================================================
+words      word count: tasks that count, tasks that merge by twos
+server     parameter server: tasks compute, an actor with a checkpoint adds up
+shuffle    maps make one part for each reduce; BYTES of arrays are alive in between
+nested     tasks that submit tasks and wait for them
+=========  =========================================================================================
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import json
+import random
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+import shoal
+from shoal.errors import LostError, TaskError
+
+PATIENCE_S = 180.0
+HANG_S = 400.0
+PARTS = 8
+"""Of a shuffle: so many maps, each with so many results, and so many reduces."""
+
+Array = Any  # of numpy, whose types change from release to release
+
+
+# ---- words
+def text_of(seed: int) -> list[str]:
+    """One chunk of text."""
+    chance = random.Random(seed)
+    return [f"w{int(chance.paretovariate(1.0)) % 500}" for _ in range(2_000)]
+
+
+@shoal.remote(max_retries=-1)
+def count(seed: int) -> Counter[str]:
+    return Counter(text_of(seed))
+
+
+@shoal.remote(max_retries=-1)
+def merge(one: Counter[str], other: Counter[str]) -> Counter[str]:
+    return one + other
+
+
+def words(chance: random.Random, size: int) -> None:
+    seeds = [chance.getrandbits(30) for _ in range(16)]
+    refs: list[Any] = [count.remote(seed) for seed in seeds]
+    while len(refs) > 1:
+        refs = [merge.remote(refs[at], refs[at + 1]) for at in range(0, len(refs), 2)]
+    expected = sum((Counter(text_of(seed)) for seed in seeds), Counter[str]())
+    assert shoal.get(refs[0], timeout=PATIENCE_S) == expected
+
+
+# ---- server
+WIDTH = 1_000
+
+
+def gradient(weights: Array, shard: int, step: int) -> Array:
+    """Whole numbers, so that the order of adding does not matter."""
+    return (weights // 3 + np.arange(WIDTH) * shard + step) % 1_000
+
+
+@shoal.remote(max_retries=-1)
+def compute(weights: Array, shard: int, step: int) -> Array:
+    return gradient(weights, shard, step)
+
+
+@shoal.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)
+class Server:
+    """A step that is asked for again is not made again: its number says so."""
+
+    def __init__(self) -> None:
+        self.weights: Array = np.zeros(WIDTH, dtype=np.int64)
+        self.step = 0
+
+    def __shoal_checkpoint__(self) -> tuple[Array, int]:
+        return self.weights, self.step
+
+    def __shoal_restore__(self, state: tuple[Array, int]) -> None:
+        self.weights, self.step = state
+
+    def apply(self, step: int, *gradients: Array) -> Array:
+        if step == self.step + 1:
+            self.weights = self.weights + sum(gradients)
+            self.step = step
+        assert step == self.step, f"step {step} after {self.step}"
+        return self.weights
+
+
+def server(chance: random.Random, size: int) -> None:
+    actor = Server.remote()
+    steps, shards = 10, [chance.randrange(100) for _ in range(3)]
+    weights: Any = np.zeros(WIDTH, dtype=np.int64)
+    expected: Array = np.zeros(WIDTH, dtype=np.int64)
+    for step in range(1, steps + 1):
+        weights = actor.apply.remote(step, *(compute.remote(weights, s, step) for s in shards))
+        expected = expected + sum(gradient(expected, shard, step) for shard in shards)
+    assert (shoal.get(weights, timeout=PATIENCE_S) == expected).all()
+
+
+# ---- shuffle
+def numbers_of(seed: int, length: int) -> Array:
+    return np.random.default_rng(seed).integers(0, 1 << 40, length)
+
+
+@shoal.remote(num_returns=PARTS, max_retries=-1)
+def split(seed: int, length: int) -> list[Array]:
+    values = numbers_of(seed, length)
+    return [values[values % PARTS == part] for part in range(PARTS)]
+
+
+@shoal.remote(max_retries=-1)
+def gather(*parts: Array) -> tuple[int, int, int]:
+    """Of a sorted part: its length and two sums."""
+    return summary(np.sort(np.concatenate(parts)))
+
+
+def summary(values: Array) -> tuple[int, int, int]:
+    places = np.arange(1, len(values) + 1, dtype=np.uint64)
+    return len(values), int(values.sum()), int((values.astype(np.uint64) * places).sum())
+
+
+def shuffle(chance: random.Random, size: int) -> None:
+    maps = max(PARTS, size // (8 << 20))
+    length = size // maps // 8
+    seeds = [chance.getrandbits(30) for _ in range(maps)]
+    parts = [split.remote(seed, length) for seed in seeds]
+    refs = [gather.remote(*(row[part] for row in parts)) for part in range(PARTS)]
+    for part, ref in enumerate(refs):
+        found = shoal.get(ref, timeout=PATIENCE_S)
+        mine = [values[values % PARTS == part] for values in (numbers_of(s, length) for s in seeds)]
+        assert found == summary(np.sort(np.concatenate(mine))), f"part {part} of {seeds}"
+
+
+# ---- nested
+@shoal.remote(max_retries=-1)
+def tree(number: int, depth: int) -> int:
+    if depth == 0:
+        return number % 1_000
+    below = [tree.remote(number * 3 + child, depth - 1) for child in range(3)]
+    return sum(shoal.get(below)) + depth
+
+
+def serial_tree(number: int, depth: int) -> int:
+    if depth == 0:
+        return number % 1_000
+    return sum(serial_tree(number * 3 + child, depth - 1) for child in range(3)) + depth
+
+
+def nested(chance: random.Random, size: int) -> None:
+    number = chance.getrandbits(20)
+    assert shoal.get(tree.remote(number, 3), timeout=PATIENCE_S) == serial_tree(number, 3)
+
+
+KINDS: dict[str, Callable[[random.Random, int], None]] = {
+    "words": words,
+    "server": server,
+    "shuffle": shuffle,
+    "nested": nested,
+}
+
+
+def main() -> None:
+    """Rounds until the time is over."""
+    session, kind, seed, seconds, size = sys.argv[1:]
+    faulthandler.dump_traceback_later(float(seconds) + HANG_S, exit=True)
+    shoal.init(address=session, log_to_driver=False)
+    chance = random.Random(int(seed))
+    rounds, named = 0, Counter[str]()
+    worst_s, end = 0.0, time.monotonic() + float(seconds)
+    while time.monotonic() < end:
+        begun = time.monotonic()
+        try:
+            KINDS[kind](chance, int(size))
+        except (LostError, TaskError) as error:
+            cause = error if isinstance(error, LostError) else error.cause
+            if not isinstance(cause, LostError):
+                raise
+            named[type(cause).__name__] += 1
+            continue
+        rounds += 1
+        worst_s = max(worst_s, time.monotonic() - begun)
+    shoal.shutdown()
+    row = {"rounds": rounds, "named": dict(named), "longest_round_s": round(worst_s, 2)}
+    print(json.dumps(row), flush=True)
+
+
+if __name__ == "__main__":
+    main()
