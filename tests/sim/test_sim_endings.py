@@ -15,9 +15,9 @@ from shoal._core.events import FoundRunning
 from shoal._core.tables import NodeTables
 from shoal._core.tasks import Crashes, Death
 from shoal._proto import messages as m
-from tests.sim import checkers
-from tests.sim.endings import EndingProgram, EndingWorld, check_records
-from tests.sim.test_sim_node import config, live
+from shoal.testing.sim import checkers
+from shoal.testing.sim.endings import EndingProgram, EndingWorld, check_records
+from shoal.testing.sim.lives import config, live
 
 SEEDS = range(30)
 WILD_SEEDS = range(182, 362, 3)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from shoal._base.config import NodeConfig
 from shoal._core import resources
 from shoal._proto import messages as m
-from tests.sim import checkers
-from tests.sim.fakes import FakeProcess, FakeTask, Script
-from tests.sim.world import World
+from shoal.testing.sim import checkers
+from shoal.testing.sim.fakes import FakeProcess, FakeTask, Script
+from shoal.testing.sim.world import World
 
 
 def node(cpus: float, **more: float) -> World:

@@ -14,8 +14,6 @@ def test_the_page_is_the_present_one() -> None:
 def test_the_tree_names_every_class() -> None:
     named = list(classes())
     exported = {
-        value
-        for name in errors.__all__
-        if isinstance(value := getattr(errors, name), type)
+        value for name in errors.__all__ if isinstance(value := getattr(errors, name), type)
     }
     assert set(named) == exported and len(named) == len(exported)

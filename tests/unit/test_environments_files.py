@@ -133,9 +133,7 @@ def test_what_is_too_large_says_what_is_large(
     assert names(packing.look(root, ["data"], "working_dir")) == ["small"]
 
 
-def test_one_line_says_what_is_left_out(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_one_line_says_what_is_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = tree(tmp_path / "d", small="1", data__x="x" * (11 << 20))
     packing.look(root, ["data"], "working_dir")
     said = capsys.readouterr().err

@@ -10,8 +10,8 @@ from collections import deque
 
 from shoal._core import commands as do
 from shoal._core import events as seen
-from tests.sim.cancels import FakeCancels
-from tests.sim.fakes import FakeProcess, FakeQueue, FakeTask, Script
+from shoal.testing.sim.cancels import FakeCancels
+from shoal.testing.sim.fakes import FakeProcess, FakeQueue, FakeTask, Script
 
 LEAVE = -1
 

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from shoal._core import events as seen
 from shoal._core import resources
 from shoal._proto import messages as m
-from tests.sim import checkers
-from tests.sim.fakes import FakeProcess, FakeTask, Script
-from tests.sim.memory import LEAVE, FakeMemory
+from shoal.testing.sim import checkers
+from shoal.testing.sim.fakes import FakeProcess, FakeTask, Script
+from shoal.testing.sim.memory import LEAVE, FakeMemory
 
 
 class FakeWorkers(FakeMemory):

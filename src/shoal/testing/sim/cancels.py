@@ -6,8 +6,8 @@ from collections import deque
 
 from shoal._core import commands as do
 from shoal._core import events as seen
-from tests.sim.clock import Clock
-from tests.sim.fakes import FakeQueue, FakeTask
+from shoal.testing.sim.clock import Clock
+from shoal.testing.sim.fakes import FakeQueue, FakeTask
 
 
 class FakeCancels(Clock):

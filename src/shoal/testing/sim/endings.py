@@ -1,6 +1,6 @@
 """Programs that cancel, have deadlines, drop streams and run calls side by side, and their rules.
 
-On top of groups and environments (`test_sim_groups.GroupProgram`). What a program has been told is
+On top of groups and environments (`group_programs.GroupProgram`). What a program has been told is
 cancelled is marked; from then on these hold, looked at from outside:
 
 * it never begins again, neither after a crash nor after an exception;
@@ -21,11 +21,11 @@ from shoal._base.config import NodeConfig
 from shoal._core import commands as do
 from shoal._core import events as seen
 from shoal._proto import messages as m
-from tests.sim.checkers import LATE_S, Violation
-from tests.sim.fakes import FakeProcess, FakeTask, Script
-from tests.sim.memory import LEAVE
-from tests.sim.test_sim_groups import GroupProgram, GroupWorld
-from tests.sim.world import World
+from shoal.testing.sim.checkers import LATE_S, Violation
+from shoal.testing.sim.fakes import FakeProcess, FakeTask, Script
+from shoal.testing.sim.group_programs import GroupProgram, GroupWorld
+from shoal.testing.sim.memory import LEAVE
+from shoal.testing.sim.world import World
 
 PATIENCE_S = 0.6
 SOON_S = 0.2

@@ -9,8 +9,8 @@ import msgspec
 from shoal._core import resources
 from shoal._proto import messages as m
 from shoal._proto.environments import Environment, Packages
-from tests.sim.fakes import FakeProcess, FakeTask, Script
-from tests.sim.world import World
+from shoal.testing.sim.fakes import FakeProcess, FakeTask, Script
+from shoal.testing.sim.world import World
 
 CLASSES: tuple[dict[str, float], ...] = (
     {"CPU": 1.0},

@@ -16,10 +16,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from shoal._core import resources
-from tests.sim.fakes import FakeProcess, FakeQueue, FakeTask
+from shoal.testing.sim.fakes import FakeProcess, FakeQueue, FakeTask
 
 if TYPE_CHECKING:
-    from tests.sim.world import World
+    from shoal.testing.sim.world import World
 
 
 class Violation(AssertionError):

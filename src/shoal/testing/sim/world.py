@@ -19,10 +19,10 @@ from shoal._core import events as seen
 from shoal._core.node import NodeMachine
 from shoal._core.store import StoreAsked, StoreMachine, StoreReply
 from shoal._proto import messages as m
-from tests.sim import checkers
-from tests.sim.fakes import FakeGroup, FakeProcess
-from tests.sim.memory import LEAVE
-from tests.sim.workers import FakeWorkers
+from shoal.testing.sim import checkers
+from shoal.testing.sim.fakes import FakeGroup, FakeProcess
+from shoal.testing.sim.memory import LEAVE
+from shoal.testing.sim.workers import FakeWorkers
 
 
 class World(FakeWorkers):
