@@ -15,6 +15,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 DIR ?=
 T ?= 60
 SEED ?=
+SEEDS ?= 1000
 ARGS ?=
 NATIVE_TESTS ?= $(wildcard tests/unit/test_native*.py tests/property/*.py)
 
@@ -22,7 +23,7 @@ SOURCES := pyproject.toml README.md LICENSE $(shell find src native -type f \
 	-not -name '*.pyc' -not -name '*.so' 2>/dev/null)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench lint torture chaos asan tsan clean
+.PHONY: help demo test bench lint torture chaos sim asan tsan clean
 # A recipe that fails leaves no half-made target behind that the next run would trust.
 .DELETE_ON_ERROR:
 
@@ -76,6 +77,9 @@ torture: $(VENV)/.installed-test ## Kill, stop, fill and starve for T seconds (d
 
 chaos: $(VENV)/.installed-test ## Faults under real programs, control store and disk, for T seconds (SEED=... again)
 	$(BIN)/python -m tests.chaos --seconds $(T) $(if $(SEED),--seed $(SEED)) --json build/chaos.json $(ARGS)
+
+sim: $(VENV)/.installed-test ## Lives of a simulated cluster, one for each of SEEDS seeds (default 1000)
+	$(BIN)/python -m shoal.testing.sim --seeds $(SEEDS) --json build/sim.json $(ARGS)
 
 # ---- sanitizers: builds of their own under build/, beside the installed package
 

@@ -20,7 +20,7 @@ from shoal._core.resources import UNIT, Account
 from shoal._core.scheduler import Binding, Scheduler
 from shoal._core.tables import NodeTables
 from shoal._core.tasks import Crashes
-from shoal.testing.sim.lives import live
+from tests.sim.lives import live
 
 
 def anything_fits(monkeypatch: pytest.MonkeyPatch) -> None:

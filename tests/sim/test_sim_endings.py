@@ -17,9 +17,9 @@ from shoal._core.tasks import Crashes, Death
 from shoal._proto import messages as m
 from shoal.testing.sim import checkers
 from shoal.testing.sim.endings import EndingProgram, EndingWorld, check_records
-from shoal.testing.sim.lives import config, live
+from tests.sim.lives import config, live
 
-SEEDS = range(30)
+SEEDS = range(10)
 WILD_SEEDS = range(182, 362, 3)
 """Those with most faults: tried, until it is caught, with a broken machine."""
 

@@ -20,9 +20,9 @@ from shoal._core.scheduler import Binding
 from shoal._core.tables import NodeTables
 from shoal.testing.sim import checkers
 from shoal.testing.sim.group_programs import GroupWorld, Watched
-from shoal.testing.sim.lives import config, live
+from tests.sim.lives import config, live
 
-SEEDS = range(60)
+SEEDS = range(20)
 
 
 @pytest.mark.parametrize("seed", SEEDS)

@@ -11,9 +11,9 @@ import gc
 from types import BuiltinFunctionType, FunctionType, ModuleType
 
 from shoal._base.config import Limits, NodeConfig
-from shoal.testing.sim.lives import kill_somebody
 from shoal.testing.sim.programs import Program
 from shoal.testing.sim.world import World
+from tests.sim.lives import kill_somebody
 
 LIMITS = Limits(
     story_most=100,

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import pytest
 
-from shoal.testing.sim.lives import live
+from tests.sim.lives import live
 
-SEEDS = range(120)
+SEEDS = range(40)
 
 
 @pytest.mark.parametrize("seed", SEEDS)

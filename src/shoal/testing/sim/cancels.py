@@ -1,4 +1,4 @@
-"""Cancels and deadlines of the naive node memory."""
+"""Cancels, deadlines and other ends of tasks in the naive node memory."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class FakeCancels(Clock):
     queues: dict[int, FakeQueue]
     _pending: deque[seen.Event]
 
-    def seal(self, task: FakeTask, state: str, record: bytes = b"") -> None:
+    def seal(self, task: FakeTask, state: str, record: bytes) -> None:
         """End a task (the layer above)."""
         raise NotImplementedError
 
@@ -53,3 +53,23 @@ class FakeCancels(Clock):
         tasks = [self.tasks.get(key) for key in command.keys]
         ended = [k for k, task in zip(command.keys, tasks) if task is None or task.is_over]
         self._pending.append(seen.TasksSifted(tuple(ended)))
+
+    # ---- ends of many
+    def do_endchildren(self, command: do.EndChildren) -> None:
+        assert command.parents and command.record
+        for queue in self.queues.values():
+            for task in [x for x in queue.entries if x.parent in command.parents]:
+                queue.entries.remove(task)
+                self.seal(task, "FAILED", command.record)
+
+    def do_failqueued(self, command: do.FailQueued) -> None:
+        queue = self.queues[command.queue]
+        for task in list(queue.entries):
+            queue.entries.remove(task)
+            self.seal(task, "FAILED", command.record)
+
+    def do_endjobtasks(self, command: do.EndJobTasks) -> None:
+        for queue in self.queues.values():
+            for task in [x for x in queue.entries if x.job == command.job]:
+                queue.entries.remove(task)
+                self.seal(task, "FAILED", command.record)

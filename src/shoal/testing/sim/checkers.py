@@ -19,6 +19,7 @@ from shoal._core import resources
 from shoal.testing.sim.fakes import FakeProcess, FakeQueue, FakeTask
 
 if TYPE_CHECKING:
+    from shoal.testing.sim.workers import FakeWorkers
     from shoal.testing.sim.world import World
 
 
@@ -70,7 +71,7 @@ def _check_debt(world: World, cpu: int) -> None:
         world.overused_since = None
     elif world.overused_since is None:
         world.overused_since = world.now
-    elif world.now - world.overused_since > DEBT_S:
+    elif world.since(world.overused_since) > DEBT_S:
         raise Violation(f"too much CPU in use since {world.overused_since}")
 
 
@@ -134,7 +135,7 @@ GROUP_END_S = 0.05
 """Time for the processes of a removed group to be killed."""
 
 
-def _check_group_of(world: World, process: FakeProcess, queue: FakeQueue) -> None:
+def _check_group_of(world: FakeWorkers, process: FakeProcess, queue: FakeQueue) -> None:
     assert process.assignment is not None
     own = process.assignment.group
     if queue.group is not None and queue.actor_id == "" and queue.group != own:
@@ -142,7 +143,7 @@ def _check_group_of(world: World, process: FakeProcess, queue: FakeQueue) -> Non
     group = world.groups.get(own)
     if group is None or group.removed_at is None:
         return
-    if world.now - group.removed_at > GROUP_END_S:
+    if world.since(group.removed_at) > GROUP_END_S:
         raise Violation(f"something runs in group {own}, which was removed")
 
 
@@ -174,7 +175,7 @@ def check_alarm(world: World, at: float) -> None:
         raise Violation(f"alarm after alarm at {world.now}: something is due and never done")
 
 
-def check_assignment(world: World, process: FakeProcess) -> None:
+def check_assignment(world: FakeWorkers, process: FakeProcess) -> None:
     """A process is told what it is for."""
     assert process.assignment is not None
     if process.assignment.actor is not None and process.assignment.job == 0:
@@ -185,7 +186,7 @@ LATE_S = 0.05
 """Time for the alarm, and for words on their way."""
 
 
-def check_take(world: World, process: FakeProcess, queue: FakeQueue, task: FakeTask) -> None:
+def check_take(world: FakeWorkers, process: FakeProcess, queue: FakeQueue, task: FakeTask) -> None:
     """A worker takes a task."""
     assert process.assignment is not None
     if task.state != "QUEUED":
@@ -203,19 +204,33 @@ def check_take(world: World, process: FakeProcess, queue: FakeQueue, task: FakeT
         )
     if task.cancelled_at is not None:
         raise Violation(f"{task} was cancelled, and begins")
-    if task.deadline is not None and world.now > task.deadline + LATE_S:
+    if task.deadline is not None and world.since(task.deadline) > LATE_S:
         raise Violation(f"{task} begins after its time is over")
     if not is_actor_queue and process.actor is not None:
         raise Violation("an actor takes a plain task")
+    if (task.key, task.attempt) in world.taken:
+        raise Violation(f"attempt {task.attempt} of task {task.key} is run a second time")
+    world.taken.add((task.key, task.attempt))
+    if process.actor is not None:
+        _check_order(process, queue, task)
     if queue.dead_record is not None:
         raise Violation("a task of a dead queue is taken")
     _check_group_of(world, process, queue)
     environment = process.assignment.environment
-    if queue.env != ("" if environment is None else environment.key):
+    if queue.env not in (None, "" if environment is None else environment.key):
         raise Violation(f"a task for environment {queue.env!r} is taken in {environment}")
     is_made = environment is not None and environment.has_to_be_made()
-    if is_made and queue.env not in world.environments:
+    if is_made and environment is not None and environment.key not in world.environments:
         raise Violation(f"{environment} is used and not there")
+
+
+def _check_order(process: FakeProcess, queue: FakeQueue, task: FakeTask) -> None:
+    """Calls of one caller begin in the order in which it made them (DESIGN section 6)."""
+    if process.limits().get(queue.queue) != 1:
+        return
+    earlier = [other.key for other in queue.entries if other.job == task.job]
+    if any(key < task.key for key in earlier):
+        raise Violation(f"call {task.key} begins before an earlier one of its caller")
 
 
 def check_all_over(world: World) -> None:

@@ -48,12 +48,13 @@ class EndingWorld(GroupWorld):
         """Remembers what the machine is asked to end, and what has to be over for it."""
         ended: list[FakeTask] = []
         body = event.body if isinstance(event, seen.Requested) else None
+        index = event.index if isinstance(event, seen.Requested) else -1
         if isinstance(body, m.CancelTask):
             ended = self.family(self.tasks[body.key]) if body.recursive else [self.tasks[body.key]]
         elif isinstance(body, m.KillActor):
             self.unwanted.add(body.actor_id)
         elif isinstance(body, m.LeaveJob):
-            self.left.add(event.index)
+            self.left.add(index)
         elif isinstance(event, seen.BellRang):
             ended = [self.tasks[key] for key in event.gone if key in self.tasks]
         ended = [task for task in ended if not task.is_over]
@@ -83,8 +84,17 @@ class EndingWorld(GroupWorld):
     def end_by(self, task: FakeTask, within_s: float) -> None:
         """It must be over then; a call in a thread takes its time."""
 
+        began, was_deaf = self.now, task.script.is_deaf
+
         def look() -> None:
-            if not task.is_over and not self.is_call(task):
+            if task.is_over or self.is_call(task):
+                return
+            left_s = within_s - self.since(began)
+            if left_s > 0:
+                self.after(left_s, look)
+            elif task.script.is_deaf and not was_deaf:
+                self.end_by(task, within_s + PATIENCE_S)  # its process was stopped meanwhile
+            else:
                 raise Violation(f"at {self.now} {task} has not ended")
 
         self.after(within_s, look)
@@ -118,14 +128,16 @@ class EndingWorld(GroupWorld):
         if task.is_forced:
             return True
         since = [at for at in (task.cancelled_at, task.deadline) if at is not None]
-        was_patient = bool(since) and self.now - min(since) >= PATIENCE_S - LATE_S
-        return task.script.is_deaf and was_patient
+        if not since:
+            return False
+        was_patient = self.now - min(since) >= PATIENCE_S - LATE_S
+        return was_patient and (task.script.is_deaf or self.disturbed_at >= min(since))
 
 
 def check_records(world: World) -> None:
     """Who ended as cancelled or too late was."""
     for task in world.tasks.values():
-        if task.state != "FAILED" or task.record in (b"user", b"freed", b"gone"):
+        if task.state != "FAILED" or task.record in (b"user", b"freed", b"gone", b"session"):
             continue
         name = records.unpack(task.record)[0]
         if name == "TaskCancelledError" and not task.is_unwanted:

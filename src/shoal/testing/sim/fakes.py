@@ -82,8 +82,8 @@ class FakeQueue:
     kind: int
     job: int
     amounts: Amounts = ()
-    env: str = ""
-    """Key of the environment that its tasks were to have."""
+    env: str | None = None
+    """Key of the environment that its tasks were to have; None: who asked for it has died."""
     group: str | None = None
     """The placement group that its tasks are to run in, "" for none, None: anywhere."""
     actor_id: str = ""
@@ -126,6 +126,8 @@ class FakeProcess:
     """Takes from queues: a worker after its assignment, an actor after its constructor."""
     requests: int = 0
     is_waking: bool = False
+    stopped_until: float = 0.0
+    """SIGSTOP until then: it does nothing, and what it was about to do comes afterwards."""
 
     def limits(self) -> dict[int, int]:
         """How many tasks of each queue it runs side by side."""

@@ -25,6 +25,8 @@ class FakeMemory(FakeCancels):
         self.tasks: dict[int, FakeTask] = {}
         self.processes: dict[int, FakeProcess] = {}
         self.adopted: set[int] = set()
+        self.put: set[int] = set()
+        """Made by ``PutValues``: the daemon lets go of them when its machine holds them."""
         self.streams: set[int] = set()
         """Completions of streams: their last ref, too, is told of."""
         self.is_starving = False
@@ -34,6 +36,12 @@ class FakeMemory(FakeCancels):
         self._gone: list[int] = []
         self._keys = 100
         self._next_queue = 1
+
+    def forget(self) -> None:
+        """Node memory ends with its daemon."""
+        self.is_starving = self._bell_pending = False
+        self._gone.clear()
+        self.put.clear()
 
     def feed(self, event: seen.Event) -> None:
         """Give the machine an event (the layer above)."""
@@ -124,28 +132,12 @@ class FakeMemory(FakeCancels):
         if not task.is_over:
             self.seal(task, "FAILED", command.record)
 
-    def do_endchildren(self, command: do.EndChildren) -> None:
-        assert command.parents and command.record
-        for queue in self.queues.values():
-            for task in [x for x in queue.entries if x.parent in command.parents]:
-                queue.entries.remove(task)
-                self.seal(task, "FAILED", command.record)
-
-    def do_failqueued(self, command: do.FailQueued) -> None:
-        queue = self.queues[command.queue]
-        for task in list(queue.entries):
-            queue.entries.remove(task)
-            self.seal(task, "FAILED", command.record)
-
-    def do_endjobtasks(self, command: do.EndJobTasks) -> None:
-        for queue in self.queues.values():
-            for task in [x for x in queue.entries if x.job == command.job]:
-                queue.entries.remove(task)
-                self.seal(task, "FAILED", command.record)
-
     def do_adopt(self, command: do.Adopt) -> None:
         assert command.key not in self.adopted
         self.adopted.add(command.key)
+        if command.key in self.put:
+            self.put.discard(command.key)
+            self.drop_last_handle(command.key)
 
     def do_release(self, command: do.Release) -> None:
         self.adopted.remove(command.key)

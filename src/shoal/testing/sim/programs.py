@@ -67,6 +67,9 @@ class Program:
         world, random = self.world, self.world.random
         if self.process.index not in world.processes:
             return
+        if self.process.stopped_until > world.now:
+            world.after(self.process.stopped_until - world.now, self.next_burst)
+            return
         if self.bursts == 0:
             self.leave()
             return

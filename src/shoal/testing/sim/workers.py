@@ -8,7 +8,7 @@ from shoal._core import events as seen
 from shoal._core import resources
 from shoal._proto import messages as m
 from shoal.testing.sim import checkers
-from shoal.testing.sim.fakes import FakeProcess, FakeTask, Script
+from shoal.testing.sim.fakes import FakeGroup, FakeProcess, FakeTask, Script
 from shoal.testing.sim.memory import LEAVE, FakeMemory
 
 
@@ -20,6 +20,32 @@ class FakeWorkers(FakeMemory):
         self.replies: dict[tuple[int, int], Callable[[m.Message], None]] = {}
         self.starts: dict[int, int] = {}
         """Start number -> process index, until it has joined."""
+        self.groups: dict[str, FakeGroup] = {}
+        self.environments: set[str] = set()
+        """Those that have been made and are still held."""
+        self.taken: set[tuple[int, int]] = set()
+        """(task, attempt) of every take there was."""
+
+    # ---- what a process does, when it runs
+    def act(self, process: FakeProcess, delay_s: float, action: Callable[[], None]) -> None:
+        """The process does something then, if it lives, and as soon as it is not stopped."""
+
+        def due() -> None:
+            if self.processes.get(process.index) is not process:
+                return
+            if process.stopped_until > self.now:
+                self.after(process.stopped_until - self.now, due)
+                return
+            action()
+
+        self.after(delay_s, due)
+
+    def stop(self, process: FakeProcess, for_s: float) -> None:
+        """SIGSTOP, and SIGCONT so much later. What it runs does not listen meanwhile."""
+        process.stopped_until = max(process.stopped_until, self.now + for_s)
+        for task in process.running:
+            task.script.is_deaf = True
+        self.disturb(for_s)
 
     # ---- asking the daemon
     def _ask(self, process: FakeProcess, action: Callable[[m.Message], None]) -> int:
@@ -47,12 +73,10 @@ class FakeWorkers(FakeMemory):
         """A doorbell: the worker looks a little later."""
         if not process.is_waking:
             process.is_waking = True
-            self.after(self.delay(30e-6), lambda: self._look_around(process))
+            self.act(process, self.delay(30e-6), lambda: self._look_around(process))
 
     def _look_around(self, process: FakeProcess) -> None:
         process.is_waking = False
-        if self.processes.get(process.index) is not process:
-            return
         if process.running and (process.actor is None or process.assigned == LEAVE):
             return
         if process.assigned == LEAVE:
@@ -88,7 +112,9 @@ class FakeWorkers(FakeMemory):
                 if other.has_room(queue.queue):
                     self.wake(other)
                     break
-        self.after(task.script.duration_s / 2, lambda: self._middle(process, task, task.attempt))
+        attempt = task.attempt
+        half_s = task.script.duration_s / 2
+        self.act(process, half_s, lambda: self._middle(process, task, attempt))
         if process.actor is not None:
             self.wake(process)  # for what may run beside it
         return True
@@ -115,6 +141,7 @@ class FakeWorkers(FakeMemory):
                 if isinstance(answer, m.QueueOpened) and self._is_running(process, task, attempt):
                     self.queues[answer.queue].amounts = resources.parse(body.resources)
                     self.queues[answer.queue].group = group
+                    self.queues[answer.queue].env = ""
                     made = self.submit(answer.queue, task.job, child, max_retries=0)
                     made.parent = task.key
                     self.watch(process, made, task.deadline)
@@ -131,7 +158,7 @@ class FakeWorkers(FakeMemory):
                 if self.is_starving:
                     self.bell()
 
-        self.after(0.001, late)
+        self.act(process, 0.001, late)
 
         def go_on() -> None:
             if self._is_running(process, task, attempt):
@@ -140,7 +167,7 @@ class FakeWorkers(FakeMemory):
         if child.is_over:
             go_on()
         else:
-            child.waiters.append(go_on)
+            child.waiters.append(lambda: self.act(process, 0.0, go_on))
 
     def _resume(self, process: FakeProcess, task: FakeTask, attempt: int) -> None:
         process.has_resumed = process.has_resumed or process.is_blocked
@@ -163,9 +190,9 @@ class FakeWorkers(FakeMemory):
             # Its consumer is slow: it sleeps, and keeps its place.
             again = lambda: self._second_half(process, task, attempt)  # noqa: E731
             if self._is_running(process, task, attempt):
-                self.after(0.02, again)
+                self.act(process, 0.02, again)
             return
-        self.after(task.script.duration_s / 2, over)
+        self.act(process, task.script.duration_s / 2, over)
 
     def _retried(self, process: FakeProcess, task: FakeTask, answer: m.Message) -> None:
         assert isinstance(answer, m.RetryDecision)
@@ -210,7 +237,7 @@ class FakeWorkers(FakeMemory):
                 self._finish(process, task, "FAILED")
 
         if listens:
-            self.after(self.delay(0.005), end)
+            self.act(process, self.delay(0.005), end)
 
     # ---- life
     def _assigned(self, process: FakeProcess, body: m.Message) -> None:
@@ -227,7 +254,7 @@ class FakeWorkers(FakeMemory):
             return
         process.actor = body.actor
         script = self.constructor_of(body.actor)
-        self.after(script.duration_s, lambda: self._constructed(process, script))
+        self.act(process, script.duration_s, lambda: self._constructed(process, script))
 
     def constructor_of(self, actor: m.ActorInfo) -> Script:
         """How the constructor goes; the class name says it."""
@@ -236,8 +263,6 @@ class FakeWorkers(FakeMemory):
         return Script(self.delay(0.002), crashes=crashes, raises=raises)
 
     def _constructed(self, process: FakeProcess, script: Script) -> None:
-        if self.processes.get(process.index) is not process:
-            return
         assert process.actor is not None
         if script.crashes:
             self.die(process, code=3)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 from shoal._base.config import NodeConfig
 from shoal.testing.sim import checkers
 from shoal.testing.sim.programs import Program
@@ -28,12 +30,13 @@ def live(seed: int, world: World | None = None, kind: type[Program] = Program) -
     chaos = (0.0, 0.3, 1.0)[seed % 3]
     world.start_failure_rate = 0.05 * chaos
     programs: list[Program] = []
+
+    def arrive(name: str, bursts: int) -> None:
+        programs.append(kind(world, name, bursts, chaos))
+
     for number in range(random.choice((1, 2, 4))):
-        bursts = random.choice((2, 5, 10))
-        world.after(
-            world.delay(0.2),
-            lambda n=number, b=bursts: programs.append(kind(world, f"driver {n}", b, chaos)),
-        )
+        begin = functools.partial(arrive, f"driver {number}", random.choice((2, 5, 10)))
+        world.after(world.delay(0.2), begin)
     if chaos:
         for _ in range(random.choice((0, 3, 10))):
             world.after(world.delay(0.3), lambda: kill_somebody(world))

@@ -1,0 +1,250 @@
+"""``SimCluster``: whole lives of a simulated cluster, one seed each.
+
+A seed is a plan (``plan``: how large the node is, which programs come when, what goes wrong when)
+and the chance of everything else. A life has four parts::
+
+    trouble   0 to 6 s       programs come and go, faults strike
+    quiet     to 200 s       no more faults: everything must end or wait for what nobody has
+    reading   to 204 s       a last program reads what was acknowledged, and ends what is detached
+    leaving   to 300 s       everybody has left: nothing may be left, and all agree
+
+After every step of a machine the checkers look at the fakes. The machines are the real ones: the
+same classes of ``_core`` as the daemon and the control store construct.
+"""
+
+from __future__ import annotations
+
+import functools
+import random
+from collections import Counter
+from collections.abc import Callable, Collection
+
+import msgspec
+
+from shoal._base.config import NodeConfig
+from shoal.testing.sim import checkers, endings, store_checkers, stories
+from shoal.testing.sim.faults import FAULTS, Fault, strike
+from shoal.testing.sim.store_programs import ClusterProgram, ClusterWorld, Reader
+
+TROUBLE_S = 6.0
+QUIET_S = 200.0
+READ_S = 204.0
+LEAVE_S = 206.0
+END_S = 300.0
+SHRINK_MOST = 60
+
+
+class Visit(msgspec.Struct, frozen=True):
+    """One program comes."""
+
+    at: float
+    name: str
+    bursts: int
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """What a seed stands for."""
+
+    seed: int
+    cpus: float
+    chaos: float
+    """How likely a program itself does something bad."""
+    visits: tuple[Visit, ...]
+    faults: tuple[Fault, ...]
+
+
+class Report(msgspec.Struct, frozen=True):
+    """One life that went well.
+
+    Attributes:
+        seed: which one.
+        steps: events that the machines of the node have answered.
+        tasks: tasks and calls that were submitted.
+        keys: requests to the key-value table that were answered.
+        faults: how often each kind of fault struck.
+        virtual_s: virtual seconds that passed.
+    """
+
+    seed: int
+    steps: int
+    tasks: int
+    keys: int
+    faults: dict[str, int]
+    virtual_s: float
+
+
+class SimulationError(AssertionError):
+    """A rule was broken in a simulated cluster.
+
+    Attributes:
+        plan: what to run again: ``SimCluster(plan.seed).run()``.
+        violation: the rule, and who broke it.
+        story: events about whatever the violation names, the last ones first to be read last.
+        full: every event of the life.
+    """
+
+    def __init__(self, plan: Plan, violation: AssertionError, world: ClusterWorld) -> None:
+        self.plan = plan
+        self.violation = violation
+        self.story = stories.about(world.log, str(violation))
+        self.full = stories.lines(world.log)
+        super().__init__(
+            f"seed {plan.seed}: {str(violation) or repr(violation)}\n"
+            f"run it again: python -m shoal.testing.sim --seed {plan.seed}\n"
+            + "\n".join(self.story)
+        )
+
+
+def plan(seed: int, kinds: Collection[str] = tuple(FAULTS)) -> Plan:
+    """What ``seed`` stands for, with faults of these kinds only."""
+    chance = random.Random(seed)
+    visits = tuple(
+        Visit(chance.uniform(0.0, TROUBLE_S / 2), f"driver {n}", chance.choice((2, 5, 8)))
+        for n in range(chance.choice((1, 2, 3)))
+    )
+    count = chance.choice((0, 2, 5, 12))
+    faults = tuple(
+        Fault(chance.uniform(0.0, TROUBLE_S), chance.choice(sorted(kinds)), chance.getrandbits(32))
+        for _ in range(count if kinds else 0)
+    )
+    cpus, chaos = chance.choice((1.0, 2.0, 4.0, 16.0)), chance.choice((0.0, 0.3, 1.0))
+    return Plan(seed, cpus, chaos, visits, tuple(sorted(faults, key=lambda fault: fault.at)))
+
+
+class SimCluster:
+    """A cluster on a virtual clock: its machines are real, everything around them is simulated.
+
+    One node and its control store, with the programs, processes, disks and links that they need.
+    The same seed is the same run on every machine, to the last event.
+
+    Args:
+        seed: which life.
+        faults: kinds of faults that may strike (keys of ``shoal.testing.FAULTS``); default all.
+
+    Example:
+        >>> from shoal.testing import SimCluster
+        >>> report = SimCluster(seed=7).run()
+        >>> report == SimCluster(seed=7).run()
+        True
+        >>> SimCluster(seed=7, faults=[]).run().faults
+        {}
+    """
+
+    def __init__(self, seed: int, *, faults: Collection[str] | None = None) -> None:
+        kinds = tuple(FAULTS) if faults is None else tuple(faults)
+        unknown = [kind for kind in kinds if kind not in FAULTS]
+        if unknown:
+            known = ", ".join(sorted(FAULTS))
+            raise ValueError(f"faults={unknown}: there is no such kind; there are: {known}")
+        self.plan = plan(seed, kinds)
+
+    def run(self) -> Report:
+        """Live, and check.
+
+        Raises:
+            SimulationError: a rule was broken; it says which, and tells the story.
+        """
+        return run(self.plan)
+
+
+def run(what: Plan) -> Report:
+    """One life of this plan.
+
+    Raises:
+        SimulationError: a rule was broken.
+    """
+    world = ClusterWorld(what.seed, _config(what))
+    struck: Counter[str] = Counter()
+    try:
+        _live(world, what, struck)
+    except AssertionError as violation:
+        raise SimulationError(what, violation, world) from violation
+    asked = sum(history.answered for history in world.histories.values())
+    return Report(what.seed, world.steps, len(world.tasks), asked, dict(struck), world.now)
+
+
+def _config(what: Plan) -> NodeConfig:
+    return NodeConfig(
+        session="sim",
+        directory="/nowhere",
+        node_id=b"simulated node 1",
+        total={"CPU": max(what.cpus, 2.0), "GPU": 2.0, "disk": 1.0, "memory": 1e9},
+        cores=int(what.cpus),
+        started=True,
+    )
+
+
+def _live(world: ClusterWorld, what: Plan, struck: Counter[str]) -> None:
+    programs: list[ClusterProgram] = []
+
+    def arrive(visit: Visit) -> None:
+        programs.append(ClusterProgram(world, visit.name, visit.bursts, what.chaos))
+
+    def hit(fault: Fault) -> None:
+        struck[fault.kind] += 1
+        world.note(f"fault: {fault.kind}")
+        strike(world, fault)
+
+    for visit in what.visits:
+        world.later(visit.at, functools.partial(arrive, visit))
+    for fault in what.faults:
+        world.later(fault.at, functools.partial(hit, fault))
+    world.run(TROUBLE_S)
+    world.run(max(QUIET_S, world.now + QUIET_S - TROUBLE_S))
+    quiet_at = world.now
+    checkers.check_progress(world)
+    store_checkers.check_converged(world)
+    # Whoever waits for what will never come (an infeasible request of a started session) ends now.
+    for program in programs:
+        world.die(program.process, signal=15)
+    reader = Reader(world)
+    world.run(quiet_at + READ_S - QUIET_S)
+    if not reader.is_done:
+        raise checkers.Violation("the last program waits for ever")
+    for program in programs:
+        program.drop_everything()
+    world.run(quiet_at + END_S - QUIET_S)
+    checkers.check_all_over(world)
+    checkers.check_given_back(world)
+    endings.check_records(world)
+    store_checkers.check_converged(world)
+
+
+def shrink(error: SimulationError, tell: Callable[[str], None] = lambda text: None) -> Plan:
+    """The smallest plan found that breaks the same rule: without most faults and programs."""
+    kind = _kind_of(error)
+    best, tries = error.plan, 0
+    is_smaller = True
+    while is_smaller and tries < SHRINK_MOST:
+        is_smaller = False
+        for smaller in _smaller(best):
+            tries += 1
+            if tries > SHRINK_MOST:
+                break
+            try:
+                run(smaller)
+            except SimulationError as found:
+                if _kind_of(found) == kind:
+                    best, is_smaller = smaller, True
+                    tell(f"{len(best.faults)} faults, {len(best.visits)} programs")
+                    break
+    return best
+
+
+def _kind_of(error: SimulationError) -> str:
+    """The violation without the numbers in it."""
+    return "".join(" " if c.isdigit() else c for c in str(error.violation))[:30]
+
+
+def _smaller(what: Plan) -> list[Plan]:
+    out: list[Plan] = []
+    size = len(what.faults)
+    while size:
+        for start in range(0, len(what.faults), size):
+            fewer = what.faults[:start] + what.faults[start + size :]
+            out.append(msgspec.structs.replace(what, faults=fewer))
+        size //= 2
+    for number in range(len(what.visits)):
+        fewer_visits = what.visits[:number] + what.visits[number + 1 :]
+        out.append(msgspec.structs.replace(what, visits=fewer_visits))
+    return out
