@@ -23,6 +23,7 @@ import shoal
 from shoal import lowlevel
 from tests.chaos import audit
 from tests.chaos.loads import Appending
+from tests.chaos.test_store import build_failing_io, damage
 from tests.torture.processes import eventually
 from tests.torture.started import Started, shoal_command
 
@@ -178,6 +179,37 @@ def test_a_store_that_lost_its_files_is_told_again(
     )
 
 
+def test_programs_hear_of_a_full_disk_and_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """S1: running work needs no journal; a change waits, says why, and is there afterwards."""
+    full, kept = tmp_path / "full", tmp_path / "sessions-of-test" / "kept-disk"
+    monkeypatch.setenv("LD_PRELOAD", str(build_failing_io(tmp_path)))
+    monkeypatch.setenv("FAIL_BELOW", str(kept))
+    monkeypatch.setenv("FULL_WHILE", str(full))
+    with audit.session(tmp_path, 2, "--name", "disk") as started, audit.audited(started):
+        serving(started)
+        full.touch()
+        thread = threading.Thread(target=lowlevel.kv_put, args=(b"meanwhile", b"1"))
+        thread.start()
+        said = []
+
+        def heard(words: str) -> bool:
+            said.append(capfd.readouterr().err)
+            return words in "".join(said)
+
+        eventually(lambda: heard("changes wait until it can"), WAIT_S, "nobody says why it waits")
+        assert "shoal: control store: the journal cannot be written" in "".join(said)
+        load = Appending(tmp_path / "files", actors=2)
+        load.round()
+        assert thread.is_alive(), "nothing is acknowledged that is not on disk"
+        full.unlink()
+        thread.join(WAIT_S)
+        eventually(lambda: heard("can be written again"), WAIT_S, "nobody says that it is over")
+        assert lowlevel.kv_get(b"meanwhile") == b"1" and load.judge() == load.calls
+        del load
+
+
 def test_daemons_of_programs_have_no_journal() -> None:
     code = """
         import shoal
@@ -272,7 +304,10 @@ def test_a_named_session_goes_on(tmp_path: Path, end: str) -> None:
         if end == "killed":
             return
         command("stop")
-        command("start", "--num-cpus", "2", "--name", "house")
+        (journal,) = (tmp_path / "kept-house").glob("journal-*.db")
+        damage(journal, "cut", random.Random(3))
+        said = command("start", "--num-cpus", "2", "--name", "house")
+        assert "is damaged" in said and "the last good state is used: copy-" in said, said
         assert run(THIRD, environment) == "no kept\n"
         command("stop")
         command("start", "--num-cpus", "2", "--name", "house", "--fresh")

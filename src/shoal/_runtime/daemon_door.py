@@ -33,7 +33,7 @@ from shoal._proto import messages
 from shoal._runtime import session_dir
 from shoal._runtime.daemon_connections import Connection, Listener
 from shoal._runtime.daemon_loop import Loop
-from shoal._runtime.daemon_processes import Processes
+from shoal._runtime.daemon_processes import KIND_DRIVER, Processes
 
 EARLY_HELLO_S = 0.001
 FIRST_OBSERVER = -2
@@ -83,6 +83,12 @@ class Door:
                 process.connection.send(0, news)
         for connection in self._observers.values():
             connection.send(0, news)
+
+    def tell_drivers(self, news: messages.Body) -> None:
+        """Send ``news`` to every program that is attached."""
+        for process in self._processes:
+            if process.kind == KIND_DRIVER and process.connection is not None:
+                process.connection.send(0, news)
 
     def close(self) -> None:
         """Let nobody in any more."""

@@ -100,7 +100,13 @@ class Daemon:
         self._store: StoreLink | None = None
         if settings.started:
             kept = settings.kept or os.path.join(settings.directory, session_dir.STORE_DIRECTORY)
-            self._store = StoreLink(self._loop, settings.directory, kept, self.post)
+            self._store = StoreLink(
+                self._loop,
+                settings.directory,
+                kept,
+                self.post,
+                lambda text: self._door.tell_drivers(messages.Notice(text)),
+            )
         sights = Sights(memory, self.post, self._pid_of)
         self._perform = performers(self, self._processes, self._node_memory, sights)
         place = (settings.session, settings.directory)

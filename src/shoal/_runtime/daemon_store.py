@@ -38,9 +38,14 @@ class StoreLink:
     """One store process at a time and the connection to it."""
 
     def __init__(
-        self, loop: Loop, directory: str, kept: str, post: Callable[[AnyEvent], None]
+        self,
+        loop: Loop,
+        directory: str,
+        kept: str,
+        post: Callable[[AnyEvent], None],
+        tell: Callable[[str], None],
     ) -> None:
-        """The socket is in ``directory``, the journal in ``kept``."""
+        """The socket is in ``directory``, the journal in ``kept``; ``tell`` reaches people."""
         self.pid = 0
         self.notices: list[str] = []
         self._loop = loop
@@ -48,6 +53,7 @@ class StoreLink:
         self._kept = kept
         self._listening = session_dir.listen(directory, session_dir.STORE_SOCKET_NAME)
         self._post = post
+        self._tell_people = tell
         self._connection: Connection | None = None
         self._away_since: float | None = clock.now()
         self._epoch = 0
@@ -134,12 +140,13 @@ class StoreLink:
 
     def _framed(self, connection: Connection, frame: StoreFrame) -> None:
         if isinstance(frame.body, StoreNotice):
-            self._keep_notice(frame.body.text)
+            self._hear(frame.body.text)
             return
         if isinstance(frame.body, Joined):
             self._away_since, self._epoch = None, frame.body.epoch
             for text in frame.body.notices:
-                self._keep_notice(text)
+                if text not in self.notices:
+                    self._hear(text)
         self._post(events.StoreWritten(frame.id, frame.body))
 
     def _closed(self, connection: Connection) -> None:
@@ -148,6 +155,11 @@ class StoreLink:
             self._away_since = self._away_since or clock.now()
             # It is stopped or broken, or its end has not been seen yet.
             self._loop.call_later(AGAIN_S, self._connect)
+
+    def _hear(self, text: str) -> None:
+        """The store says something about the journal: that is for programs too."""
+        self._keep_notice(text)
+        self._tell_people(f"control store: {text}")
 
     def _tell(self, text: str) -> None:
         print(text, file=sys.stderr, flush=True)

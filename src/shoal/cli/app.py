@@ -111,11 +111,13 @@ def start(
     try:
         with Observer(launched.socket_path) as observer:
             total = observer.resources().total
+            (row,) = observer.table("session")
     except OSError as error:
         last = launch.startup_failure(launched.settings)
         launch.give_up(launched)
         raise CommandError(f"the session did not start ({error})\n{last}".rstrip()) from None
     print(f"Session {launched.settings.session} has started: {report.amounts(total)}.")
+    report.print_store(row["store"])
     print("Programs join it with shoal.init(); `shoal status` shows it, `shoal stop` ends it.")
     return 0
 

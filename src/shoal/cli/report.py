@@ -94,7 +94,7 @@ def print_status(observer: Observer) -> None:
     if session["name"]:
         kind = f"started as {session['name']}"
     print(f"Session {session['session']} ({kind}, node daemon {session['pid']}), up {uptime}")
-    _print_store(session["store"])
+    print_store(session["store"])
     for name, total in sorted(resources.total.items()):
         if is_name_of_node(name):
             continue
@@ -116,7 +116,7 @@ def print_status(observer: Observer) -> None:
             print(f"  waiting: up to {row['entries']} tasks of job {row['job']} asking {asked}")
 
 
-def _print_store(row: object) -> None:
+def print_store(row: object) -> None:
     """What is unusual about the control store."""
     if not isinstance(row, dict) or not row:
         return
