@@ -33,7 +33,7 @@ Memory::Audit Memory::audit() {
     Slot& x = slot(s);
     if (x.state.load(ACQ) == FREE) continue;
     a.slots++;
-    if (u64 b = x.block.load(); b && block_is(b, s)) {
+    if (u64 b = block_of(x.block.load()); b && block_is(b, s)) {
       named[b] = s;
       if (x.flags.load() & HAS_TABLE) {
         auto* v = at<ValueHeader>(b);

@@ -20,7 +20,8 @@ u32 queue_index(u32 queue) {
   return queue;
 }
 
-void bind_daemon(nb::class_<PyMemory>& c) {
+void bind_daemon(nb::module_& mod, nb::class_<PyMemory>& c) {
+  bind_spilling(mod, c);
   c.def(
        "new_queue",
        [](nb::handle self, u32 kind, u32 job) {
@@ -187,6 +188,7 @@ void bind_daemon(nb::class_<PyMemory>& c) {
              PyMemory& pm = of(self);
              return names_slot(key) ? pm.m->handles(key) : 0;
            })
+      .def("is_live", [](nb::handle self, u64 key) { return of(self).m->is_live(key); })
       .def("inbox",
            [](nb::handle self) {
              Memory& m = *of(self).m;
@@ -194,7 +196,9 @@ void bind_daemon(nb::class_<PyMemory>& c) {
              u32 s;
              RingView r = m.inbox();
              while (r.pop(s)) out.append(make_key(s, m.slot(s).gen.load()));
-             if (m.header().inbox_full.exchange(0))
+             const bool overflowed = m.header().inbox_full.exchange(0);
+             m.inbox_overflows += overflowed;
+             if (overflowed)
                for (u32 i = 1; i < m.header().chunk_high[0].load() * SLOTS_PER_CHUNK; i++)
                  if (m.slot(i).flags.load() & ADOPTED)
                    out.append(make_key(i, m.slot(i).gen.load()));
@@ -208,7 +212,10 @@ void bind_daemon(nb::class_<PyMemory>& c) {
              return std::make_tuple(done, more);
            })
       .def_prop_ro("is_asked_for_memory",
-                   [](nb::handle self) { return of(self).m->header().want.load(SEQ) != 0; })
+                   [](nb::handle self) {
+                     auto& h = of(self).m->header();
+                     return h.want.load(SEQ) != 0 || h.want_room.load(SEQ) != 0;
+                   })
       .def("collapse", [](nb::handle self, u32 budget) { return of(self).m->collapse(budget); })
       .def("punch",
            [](nb::handle self) {

@@ -590,7 +590,7 @@ void bind_memory(nb::module_& mod, nb::class_<PyTask>& task) {
                    })
       .def("take_many", &take_many, nb::arg("queues"), nb::arg("seen"),
            nb::arg("timeout_s") = nb::none());
-  bind_daemon(c);
+  bind_daemon(mod, c);
   bind_drafts(mod, c);
   bind_blocks(mod, c);
   bind_channels(mod, c);

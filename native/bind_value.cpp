@@ -123,19 +123,30 @@ void write_patiently(PyMemory& pm, u32 s, const ValueParts& v, bool reserve, dou
   patiently(pm, total, timeout_s, [&] { return m.write_value(s, v, reserve, copy_without_gil); });
 }
 
+// So long an answer may take: values of others go to a disk meanwhile.
+static constexpr u64 MEMORY_PATIENCE = 60000000000ull;
+
 void patiently(PyMemory& pm, u64 total, double timeout_s, const std::function<Status()>& step) {
   Memory& m = *pm.m;
   Awaiting awaiting(m);
-  const u64 deadline = platform::now_ns() + u64(std::min(1e8, std::max(0.0, timeout_s)) * 1e9);
+  const u64 begun = platform::now_ns();
+  const u64 deadline = begun + u64(std::min(1e8, std::max(0.0, timeout_s)) * 1e9);
+  const u64 last = std::max(deadline, begun + MEMORY_PATIENCE);
   for (;;) {
     Status st = step();
     if (st == Status::Ok) return;
     if (st == Status::NeedMemory) {
-      // The daemon answers in well under a second, yes or no; the caller's patience counts from its
-      // first no.
-      Unlocked unlocked;
-      st = m.wait_memory(std::max<u64>(deadline, platform::now_ns() + 2000000000ull));
-      if (st == Status::Ok) continue;
+      // The daemon answers yes or no, in well under a second unless a slow disk has to take others
+      // first; the caller's patience counts from its first no.
+      {
+        Unlocked unlocked;
+        awaiting.say(WAITS_FOR_ROOM);
+        st = m.wait_memory(std::max<u64>(deadline, platform::now_ns() + 2000000000ull));
+      }
+      check_signals();
+      if (m.closed.load()) throw_closed();
+      if (st == Status::Ok && platform::now_ns() < last) continue;
+      if (st == Status::Ok) st = Status::Full;
     }
     if (!pm.guards.empty()) pm.release_guards();
     if (st == Status::Full && platform::now_ns() < deadline) {
@@ -196,15 +207,16 @@ static PyObject* loads(PyMemory& pm, nb::handle data, nb::handle buffers) {
 }
 
 static nb::object load_pickle(nb::handle memory, PyMemory& pm, u32 s, Bytes data, ValueHeader* h,
-                              u64 block) {
+                              u64 block, nb::object pin) {
   Memory& m = *pm.m;
   nb::object mv = nb::steal(PyMemoryView_FromMemory(
       const_cast<char*>(static_cast<const char*>(data.data)), Py_ssize_t(data.size), PyBUF_READ));
   nb::list views;
   if (h && h->n_buffers) {
     if (!pm.guards.empty()) pm.release_guards();
-    nb::object pin = make_pin(memory, pm, s, m.ro + block, m.ro + block);
+    if (!pin.is_valid()) pin = make_pin(memory, pm, s, m.ro + block, m.ro + block);
     Pin* p = nb::inst_ptr<Pin>(pin);
+    p->begin = m.ro + block;
     auto* table =
         reinterpret_cast<const u64*>(reinterpret_cast<const atom<u64>*>(h + 1) + h->n_contained);
     for (u32 i = 0; i < h->n_buffers; i++) {
@@ -240,8 +252,14 @@ nb::object load_slot(nb::handle memory, PyMemory& pm, u32 s) {
   Memory& m = *pm.m;
   Slot& x = m.slot(s);
   const u8* in = x.inline_bytes;
-  const u64 block = x.block.load(ACQ);
-  const u8 kind = x.kind.load(RLX);
+  const u64 size = x.size.load(ACQ);  // first: a value that is lost gets another, then its block
+  u64 block = x.block.load(ACQ);
+  nb::object pin;
+  if (block && (is_spillable(size) || (block & SPILLED))) {
+    pin = make_pin(memory, pm, s, m.ro, m.ro);
+    block = come_back(pm, s);
+  }
+  const u8 kind = x.kind.load(RLX);  // an error by now, if the value was lost
   switch (kind) {
     case NONE:
     case TRUE_:
@@ -258,7 +276,8 @@ nb::object load_slot(nb::handle memory, PyMemory& pm, u32 s) {
       Bytes b = m.value_bytes(s, true);
       if (!block) b.data = m.ro + (reinterpret_cast<u8*>(const_cast<void*>(b.data)) - m.rw);
       return load_pickle(memory, pm, s, b,
-                         block ? reinterpret_cast<ValueHeader*>(m.ro + block) : nullptr, block);
+                         block ? reinterpret_cast<ValueHeader*>(m.ro + block) : nullptr, block,
+                         std::move(pin));
     }
     default:
       raise_value(memory, pm, s);

@@ -123,6 +123,7 @@ NB_MODULE(_native, m) {
   m.attr("FLAG_NO_RETURN") = int(F_NO_RETURN);
   m.attr("FLAG_STREAM") = int(F_STREAM);
   m.attr("FLAG_DYNAMIC") = int(F_DYNAMIC);
+  m.attr("EXTENT_BYTES") = EXTENT;
   m.attr("QUEUE_CLASS") = 1;
   m.attr("QUEUE_ACTOR") = 2;
   m.attr("EVENT_METHOD") = EV_METHOD;

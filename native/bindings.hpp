@@ -163,6 +163,8 @@ void write_patiently(PyMemory& pm, u32 s, const ValueParts& v, bool reserve, dou
 // Keeps the value of `s` while [begin, end) of it can be seen by Python.
 nb::object make_pin(nb::handle memory, PyMemory& pm, u32 s, u8* begin, u8* end);
 nb::object make_pin(nb::handle memory, PyMemory& pm, const Kept& kept, u8* begin, u8* end);
+// The block of a pinned value, once it is in node memory.
+u64 come_back(PyMemory& pm, u32 s);
 bool wait_sealed(nb::handle memory, PyMemory& pm, u64 key, u64 deadline_ns, bool may_help);
 nb::object make_task(nb::handle memory, PyMemory& pm, u64 key);
 Spec* running_spec(PyTask& t);         // throws unless this process runs this very attempt
@@ -188,7 +190,8 @@ void bind_drafts(nb::module_& m, nb::class_<PyMemory>& memory);
 void bind_blocks(nb::module_& m, nb::class_<PyMemory>& memory);
 void bind_channels(nb::module_& m, nb::class_<PyMemory>& memory);
 void bind_pending(nb::class_<PyMemory>& memory, nb::class_<PyTask>& task);
-void bind_daemon(nb::class_<PyMemory>& c);
+void bind_daemon(nb::module_& mod, nb::class_<PyMemory>& c);
+void bind_spilling(nb::module_& m, nb::class_<PyMemory>& c);
 PyMemory& of(nb::handle self);  // throws when the memory was closed or the process forked
 extern PyObject *session_lost, *forked_error, *full_error, *pending_error;
 

@@ -145,16 +145,24 @@ Status Memory::find_extents(u32 n, bool reserve, u32& first) {
   u8* warm = at<u8>(off.warm);
   const u64 cap = h.capacity / EXTENT;
   if (n > cap) return Status::TooBig;
-  // The last 5 % are for results: a put must not stop a task from finishing.
-  if (!reserve && h.extents_used.load(RLX) + n > cap - cap / 20 &&
-      h.extents_used.load(RLX) + n > 4) {
+  // The last 5 % are for results: a put must not stop a task from finishing. Where values may
+  // leave, the last extent is the daemon's: for stubs and for records of what went wrong.
+  const bool spills = h.spills.load(RLX) != SPILLS_NOT;
+  const u64 most = cap - (spills && (me != 0 || spares_last) ? 1 : 0);
+  const u64 limit = reserve ? most : std::min(most, cap - cap / 20);
+  if (limit < cap && h.extents_used.load(RLX) + n > limit && h.extents_used.load(RLX) + n > 4) {
     u64 used = 0;
     for (u32 e = 0; e < h.extent_high.load(); e++)
       used += extent_kind(words[e].load(RLX)) != EXT_FREE;
     h.extents_used.store(used, RLX);
-    if (used + n > cap - cap / 20) {
+    if (used + n > limit) {
       for (u32 e = 0; e < h.extent_high.load(); e++) close_extent(e);
-      if (h.extents_used.load(RLX) + n > cap - cap / 20) return Status::Full;
+      if (h.extents_used.load(RLX) + n > limit) {
+        if (!spills) return Status::Full;
+        asked_extents = n;
+        asked_room = !reserve;
+        return Status::NeedMemory;
+      }
     }
   }
   u32 high = h.extent_high.load(ACQ);
@@ -182,6 +190,7 @@ Status Memory::find_extents(u32 n, bool reserve, u32& first) {
     }
   }
   asked_extents = n;
+  asked_room = false;
   return Status::NeedMemory;
 }
 
@@ -333,15 +342,15 @@ void Memory::finish_alloc(u32 p, u64 op, u64 rec) {
 Status Memory::wait_memory(u64 deadline_ns) {
   Header& h = header();
   u32 refused = h.refused.load(ACQ);
-  for (u32 w = h.want.load();
-       w < asked_extents && !h.want.compare_exchange_weak(w, asked_extents);) {
+  atom<u32>& want = asked_room ? h.want_room : h.want;
+  for (u32 w = want.load(); w < asked_extents && !want.compare_exchange_weak(w, asked_extents);) {
   }
   u32 seen = h.space.load(SEQ);
   h.space_waiters.fetch_add(1);
   ring_daemon();
   u64 now = platform::now_ns();
   bool in_time = now < deadline_ns &&
-                 (h.want.load() == 0 ||
+                 (want.load() == 0 ||
                   platform::futex_wait(h.space, seen, std::min<u64>(deadline_ns - now, 500000000)));
   h.space_waiters.fetch_sub(1);
   if (closed.load()) return Status::Gone;
@@ -366,6 +375,12 @@ void Memory::count_extents(u64& used_bytes, u64& populated) {
   populated = h.populated.load() * EXTENT;
 }
 
+// What the store may have, on a machine that gives `headroom` bytes more than we have now.
+u64 Memory::extents_to_have(u64 headroom) {
+  Header& h = header();
+  return std::min(h.capacity / EXTENT, h.populated.load() + headroom / EXTENT);
+}
+
 // Populate what is asked for (a run of `want` extents), or keep a reserve of free warm extents: a
 // quarter of the store, an eighth of what is free on the machine, at most 1 GiB, so that a first
 // large value meets memory that is there. Free extents elsewhere are given back when the budget is
@@ -374,7 +389,7 @@ void Memory::populate(u64 budget, u64 headroom, u64& done, bool& more) {
   Header& h = header();
   auto* words = at<atom<u64>>(off.extents);
   u8* warm = at<u8>(off.warm);
-  const u64 cap = h.capacity / EXTENT;
+  const u64 cap = extents_to_have(headroom);
   done = 0;
   u32 want = h.want.load(SEQ);
   u32 high = h.extent_high.load(), free_warm = 0, best = 0, run = 0, longest = 0;
@@ -429,7 +444,7 @@ void Memory::populate(u64 budget, u64 headroom, u64& done, bool& more) {
       words[e].store(make_extent(EXT_FREE, 0, 0), SEQ);
     }
   }
-  if (!found || h.populated.load() + cost > cap || u64(cost) * EXTENT > headroom) {
+  if (!found || h.populated.load() + cost > cap) {
     if (want) answer(true);
     return;
   }

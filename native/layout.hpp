@@ -99,6 +99,17 @@ enum Format : u8 {
 };
 inline bool is_error(u8 kind) { return kind >= ERROR_PICKLE; }
 
+// A value of which only a stub is in node memory, in its block word (spill.cpp). Smaller values
+// stay: who reads them takes no pin.
+inline constexpr u64 SPILLED = 1ull << 63, BARE = 1ull << 62;
+// What stands in node memory of a value with this block word: its block, its stub, or nothing (0).
+inline u64 block_of(u64 word) {
+  return !(word & SPILLED) ? word : word & BARE ? 0 : word & ~SPILLED;
+}
+inline constexpr u64 SPILLED_LEAST = 32768;
+inline constexpr u32 SPILLS_NOT = 0, SPILLS = 1, SPILLS_RECORDS = 2;  // there are records in files
+inline bool is_spillable(u64 size) { return size >= SPILLED_LEAST && !(size >> 63); }
+
 enum Claim : u64 { NO_CLAIM = 0, HELD = 1, QUEUED = 2, RUNNING = 3, DONE = 4, CANCELLED = 5 };
 inline u64 make_claim(u64 gen, u64 attempt, u64 st, u64 worker) {
   return gen << 32 | (attempt & 0xff) << 24 | st << 20 | worker;
@@ -167,7 +178,7 @@ struct alignas(128) Slot {
   atom<u32> gen;
   atom<u64> claim;
   atom<u64> life;
-  atom<u64> block;  // offset of the value's block, 0: inline
+  atom<u64> block;  // offset of the value's block, 0: inline; or SPILLED
   atom<u64> size;   // bytes of the value
   atom<u64> spec;   // offset of the task's spec, in its first return slot; or where it is from
   atom<u32> watch;
@@ -274,8 +285,10 @@ enum EventKind : u32 {
   EV_PUT = 4,
   EV_FREE = 5,
   EV_REPAIR = 6,
-  EV_NAME = 7,  // of a call that was given a name of its own
-  EV_ERROR = 8  // class of what a task failed with
+  EV_NAME = 7,   // of a call that was given a name of its own
+  EV_ERROR = 8,  // class of what a task failed with
+  EV_SPILL = 9,
+  EV_RESTORE = 10
 };
 
 // ---- blocks ------------------------------------------------------------------------------------
@@ -349,8 +362,11 @@ struct Header {
   Offsets off;
   alignas(128) atom<u32> space;  // futex bumped when room appears
   atom<u32> space_waiters;
-  atom<u32> want;     // longest run of extents somebody asks the daemon for
-  atom<u32> refused;  // bumped when the daemon cannot give it
+  atom<u32> want;       // longest run of extents somebody asks the daemon for
+  atom<u32> want_room;  // the same, by those who must leave the reserve alone
+  atom<u32> refused;    // bumped when the daemon cannot give it
+  atom<u32> spills;     // SPILLS...: values may leave for files, who finds no room asks first
+  atom<u32> restored;   // futex bumped when a spilled value is back, or will not come
   atom<u32> starving;
   atom<u32> proc_high;      // indexes ever used
   atom<u32> queue_high[2];  // class and actor queues ever used
@@ -398,7 +414,7 @@ constexpr u64 layout_hash() {
                 u64(CLASS_CELLS_LOG),
                 u64(ACTOR_CELLS_LOG),
                 u64(MIN_BLOCK),
-                u64(3 /* protocol */)})
+                u64(4 /* protocol */)})
     h = (h ^ x) * 1099511628211ull;
   return h;
 }

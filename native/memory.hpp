@@ -194,7 +194,11 @@ class Memory {
   void replace_spec(u32 slot, u64 origin);
   bool block_is(u64 offset, u32 slot);  // does `slot` hold the block at `offset`?
   u64 block_bytes(u64 offset);
-  u32 asked_extents = 0;                // what the last NeedMemory wanted
+  u32 asked_extents = 0;     // what the last NeedMemory wanted
+  bool spares_last = false;  // the daemon, for a value that comes back
+  bool asked_room = false;   // ... below the reserve
+  u64 extents_to_have(u64 headroom);
+  u32 inbox_overflows = 0;              // of the daemon: rows that were not told
   Status wait_memory(u64 deadline_ns);  // sleeps until the daemon gave or refused; without intents
   void finish_alloc(u32 p, u64 op, u64 record);
   void populate(u64 budget, u64 headroom, u64& done, bool& more);
@@ -202,6 +206,26 @@ class Memory {
   bool makes_huge_pages = true;  // until the kernel says that it cannot
   bool collapse(u32 budget);
   void count_extents(u64& used_bytes, u64& populated);
+
+  // ---- spilling (spill.cpp): the daemon only, but for ask_back
+  struct Spillable {
+    u32 extent, n_extents;
+    std::vector<u64> keys;
+    u64 mark;  // changes whenever one of them is looked at
+  };
+  bool is_looked_at(u32 slot);
+  bool may_spill(u32 slot, u64 block);
+  std::vector<Spillable> list_spillable();
+  u32 shortage(u64 headroom);
+  void answer_room(bool is_given);
+  Status block_aside(u64 bytes, u32 slot, u64& offset);
+  u64 spill(u32 slot, u64 number);
+  bool spilled(u32 slot, u64& number, u64& size);
+  void restore(u32 slot, u64 offset);
+  void lose(u32 slot, Bytes record);
+  void drop_aside(u32 slot, u64 offset);
+  void tell_restored();
+  void ask_back(u32 slot);
 
   // ---- values (task.cpp)
   Status write_value(u32 slot, const ValueParts& v, bool reserve,

@@ -139,7 +139,7 @@ void Memory::work_freeing() {
   working = true;  // nested drops only push on the stack
   while (u32 s = r.freeing.load(RLX)) {
     Slot& x = slot(s);
-    u64 block = x.block.load(RLX);
+    const u64 word = x.block.load(RLX), block = block_of(word);
     if (block && (x.flags.load(RLX) & HAS_TABLE) && block_is(block, s)) {
       auto* v = at<ValueHeader>(block);
       auto* table = reinterpret_cast<atom<u64>*>(v + 1);
@@ -153,10 +153,13 @@ void Memory::work_freeing() {
     }
     if (block) free_block(block, x.size.load(RLX), s);
     event(EV_FREE, make_key(s, x.gen.load(RLX)));
+    const bool has_record =
+        word && is_spillable(x.size.load(RLX)) && header().spills.load(RLX) == SPILLS_RECORDS;
     u32 next = x.succ.load(RLX), gen = x.gen.load(RLX);
     r.freeing_next.store(next, REL);
     x.head().store(u64(gen + 1) << 32 | FREE, REL);
     r.freeing.store(next, REL);
+    if (has_record) ask_back(s);  // maybe: the daemon looks, and lets go of it
     if (at<atom<u32>>(off.owners)[s / SLOTS_PER_CHUNK].load(RLX) == me + 1 && s < listed.size() &&
         !listed[s] && free_slots.size() < free_slots.capacity()) {
       listed[s] = true;

@@ -10,13 +10,16 @@
 //   that
 //            all add to and wait for
 //
+//   spills   the daemon moves values out of memory and back while others read and hold them
+//
 // Keys go from one thread to another by relaxed words, so that nothing but the protocol orders what
 // they name. Built with -DSHOAL_BREAK_SEAL a value is sealed without an order, which the sanitizer
-// must see.
+// must see; with -DSHOAL_BREAK_SPILL memory is given away that somebody looks at.
 //
 //   race [tasks per submitter]
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <memory>
 #include <thread>
 #include <vector>
@@ -62,8 +65,8 @@ static bool ended(const char* phase, u64 expected) {
 // ---- values
 
 // A value whose every byte says which it is: 2,000 bytes inside, or three extents.
-static u32 put(Memory& m, u8 mark, bool large, std::vector<u32> contained) {
-  const std::vector<u8> bytes(large ? 5 << 20 : 2000, mark);
+static u32 put_bytes(Memory& m, u8 mark, u64 size, std::vector<u32> contained) {
+  const std::vector<u8> bytes(size, mark);
   ValueParts v;
   v.format = PICKLE;
   v.data = {bytes.data(), bytes.size()};
@@ -75,6 +78,10 @@ static u32 put(Memory& m, u8 mark, bool large, std::vector<u32> contained) {
   }
   m.seal_mine(s);
   return s;
+}
+
+static u32 put(Memory& m, u8 mark, bool large, std::vector<u32> contained) {
+  return put_bytes(m, mark, large ? 5 << 20 : 2000, contained);
 }
 
 static void read(Memory& m, u64 key) {
@@ -121,6 +128,92 @@ static bool values(int rounds) {
     });
   for (auto& t : threads) t.join();
   return ended("values", 0);
+}
+
+// ---- spills
+
+static void move_values(Memory& m, const std::vector<u64>& keys, const std::atomic<int>& readers) {
+  std::vector<std::vector<u8>> file(1);  // by number
+  u64 dice = 99;
+  while (readers.load()) {
+    dice = dice * 6364136223846793005ull + 1442695040888963407ull;
+    const u64 key = keys[(dice >> 40) % keys.size()];
+    const u32 s = key_slot(key);
+    atom<u64>* hold;
+    u64 number, size, offset;
+    for (u32 asked; m.inbox().pop(asked);) {
+    }
+    if (!m.hold_key(key, false, hold)) continue;
+    if (m.spilled(s, number, size)) {
+      if (m.block_aside(size, s, offset) == Status::Ok) {
+        platform::copy(m.rw + offset, file[number].data(), size);
+        m.restore(s, offset);
+      }
+    } else if (const u64 block = m.slot(s).block.load(ACQ); m.may_spill(s, block)) {
+      if (file.size() < 4096) file.emplace_back(m.ro + block, m.ro + block + m.slot(s).size.load());
+      // The bytes are those of any earlier time: look which record is this value's.
+      for (number = file.size(); --number;)
+        if (file[number].size() == m.slot(s).size.load() &&
+            !memcmp(file[number].data(), m.ro + block, file[number].size()))
+          break;
+      if (number) m.spill(s, number);
+    }
+    m.drop(hold);
+  }
+  for (u64 key : keys) {  // who waits for the last one is answered
+    u64 number, size, offset;
+    if (m.spilled(key_slot(key), number, size) &&
+        m.block_aside(size, key_slot(key), offset) == Status::Ok) {
+      platform::copy(m.rw + offset, file[number].data(), size);
+      m.restore(key_slot(key), offset);
+    }
+    m.clear_bits(key_slot(key), OWNER);
+  }
+}
+
+static bool spills(int rounds) {
+  const int n = 3;
+  start(0, n);
+  d->header().spills = SPILLS_RECORDS;
+  std::vector<u64> keys;
+  for (int i = 0; i < 5; i++) {
+    const u32 inside = put(*d, 1, false, {});
+    const u32 s = i ? put_bytes(*d, u8(10 + i), 40000, {inside}) : put(*d, 9, true, {inside});
+    d->clear_bits(inside, OWNER);
+    keys.push_back(make_key(s, d->slot(s).gen.load()));
+  }
+  std::atomic<int> readers{n};
+  std::vector<std::thread> threads;
+  for (int i = 0; i < n; i++)
+    threads.emplace_back([&, i] {
+      Memory& m = *views[size_t(i)];
+      u64 dice = u64(i) * 7 + 1;
+      for (int k = 0; k < rounds; k++) {
+        dice = dice * 6364136223846793005ull + 1442695040888963407ull;
+        const u64 which = (dice >> 40) % keys.size(), key = keys[which];
+        const u32 s = key_slot(key);
+        atom<u64>* pin;
+        if (!m.hold_key(key, true, pin)) continue;
+        std::atomic_thread_fence(SEQ);
+        for (;;) {
+          const u32 seen = m.header().restored.load(SEQ);
+          if (!(m.slot(s).block.load(SEQ) & SPILLED)) break;
+          m.ask_back(s);
+          m.sleep_on(m.header().restored, seen, 0, 1000000);
+        }
+        const Bytes seen = m.value_bytes(s, false);
+        auto* bytes = static_cast<const u8*>(seen.data);
+        for (u64 b = 0; b < seen.size; b += seen.size / 8) {
+          if (bytes[b] != (which ? 10 + which : 9)) errors++;
+          std::this_thread::yield();
+        }
+        m.drop(pin);
+      }
+      readers--;
+    });
+  move_values(*d, keys, readers);
+  for (auto& t : threads) t.join();
+  return ended("spills", 0);
 }
 
 // ---- waits
@@ -416,5 +509,5 @@ static bool run_tasks(int tasks) {
 int main(int argc, char** argv) {
   const int tasks = argc > 1 ? atoi(argv[1]) : 3000;
   const bool ok = run_tasks(tasks);
-  return !(values(tasks / 4) & waits(tasks / 4) & channels(tasks / 4) & ok);
+  return !(values(tasks / 4) & spills(tasks / 4) & waits(tasks / 4) & channels(tasks / 4) & ok);
 }

@@ -21,6 +21,27 @@ struct Scenario {
 inline void nothing(Actor&) {}
 inline void ask_daemon() { raise(SIGUSR1); }
 
+// A value that is large enough to leave, with a ref in it.
+inline void large_value(Actor& a) {
+  const u32 inside = a.put(8), s = a.put(40000, {inside});
+  a.drop(inside);
+  a.w.moved = a.key_of(s);
+}
+// Out of memory, or back if it is out.
+inline void move_value(World& w, u64) {
+  Memory& m = *w.daemon;
+  const u32 s = key_slot(w.moved);
+  atom<u64>* hold;
+  u64 number, size, offset;
+  m.header().spills = SPILLS_RECORDS;
+  if (!m.hold_key(w.moved, false, hold)) return;
+  if (!m.spilled(s, number, size))
+    m.spill(s, 1);
+  else if (m.block_aside(size, s, offset) == Status::Ok)
+    m.restore(s, offset);
+  m.drop(hold);
+}
+
 inline const Scenario scenarios[] = {
     // ---- a driver and its worker in one
     {"submit, take, finish", nothing, [](Actor& a) { a.submit(), a.run(); }},
@@ -396,6 +417,33 @@ inline const Scenario scenarios[] = {
        const u32 cause = a.put(100);
        ends.c.close(cause);
        a.drop(cause);
+     }},
+    // ---- values that leave for files
+    {"a value that was spilled is read and dropped", large_value,
+     [](Actor& a) {
+       atom<u64>*ref, *pin;
+       a.m.hold_key(a.w.moved, false, ref);
+       ask_daemon();
+       a.m.hold_key(a.w.moved, true, pin);
+       a.m.ask_back(key_slot(a.w.moved));
+       ask_daemon();
+       if (a.m.slot(key_slot(a.w.moved)).block.load() & SPILLED) _exit(9);
+       a.m.drop(pin);
+       ask_daemon();
+       a.m.drop(ref);
+     },
+     move_value},
+    {"the last ref of a spilled value", large_value,
+     [](Actor& a) {
+       atom<u64>* ref;
+       a.m.hold_key(a.w.moved, false, ref);
+       ask_daemon();
+       if (!(a.m.slot(key_slot(a.w.moved)).block.load() & SPILLED)) _exit(9);
+       a.m.drop(ref);
+     },
+     [](World& w, u64) {
+       move_value(w, 0);
+       w.daemon->clear_bits(key_slot(w.moved), OWNER);  // whoever made it has let go
      }},
     {"leaving the session", [](Actor& a) { a.submit(); },
      [](Actor& a) {

@@ -47,6 +47,7 @@ struct World {
       drainer = 0;
   u64 adopted = 0;
   u64 channel = 0;  // what the scenario is about, if it is
+  u64 moved = 0;    // a value that the daemon moves out of memory and back
   World() {
     daemon.reset(Memory::create(16 << 20, 2, 7, 16));
     daemon->makes_huge_pages = false;  // copies of small pages are cheaper, and every step is one

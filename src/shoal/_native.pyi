@@ -46,6 +46,11 @@ FLAG_DYNAMIC: int
 FLAG_FILLS: int
 """The payload names places that the values of the dependencies fill."""
 
+def punch_hole(fd: int, offset: int, size: int) -> bool:
+    """Give a part of a file back to its disk; it reads as zeros then."""
+
+EXTENT_BYTES: int
+"""Memory is given to values in steps of this."""
 QUEUE_CLASS: int
 QUEUE_ACTOR: int
 
@@ -193,6 +198,12 @@ class Task:
         queue."""
     def commit(self) -> None:
         """Commit every return at once, publish them, drop what the arguments held."""
+
+@final
+class Moving:
+    """A value on its way to a file (a read-only buffer) or back (a writable one), and held."""
+
+    def __buffer__(self, flags: int, /) -> memoryview: ...
 
 @final
 class Draft:
@@ -534,6 +545,37 @@ class Memory:
     @property
     def is_asked_for_memory(self) -> bool:
         """Whether a process waits until ``populate`` has answered it."""
+    spills: int
+    """1: values may leave for files, who finds no room asks the daemon first. 2: some have a record
+    there, whoever frees a value says so."""
+    def spillable(self) -> list[tuple[int, int, list[int], int]]:
+        """Memory that is free once some values left: (place, extents, keys, mark). The mark changes
+        whenever one of the values is looked at."""
+    def shortage(self, headroom: int) -> int:
+        """How many extents have to become free before what is asked for can be given, on a machine
+        that gives so many bytes more."""
+    def offset_of(self, buffer: Any, /) -> int | None:
+        """Where the bytes of a value stand in the file of node memory; None: not in it."""
+    @property
+    def inbox_overflows(self) -> int:
+        """How often rows of the inbox could not be told."""
+    def answer_room(self, is_given: bool) -> None:
+        """Answer those who wait for room below the reserve."""
+    def begin_spill(self, key: int) -> Moving | None:
+        """Hold a value whose bytes go to a file; None if it may not leave (any more)."""
+    def end_spill(self, moving: Moving, number: int) -> int:
+        """The bytes are in the files as ``number``: give the block back. Bytes that became free; 0
+        if somebody looks at the value."""
+    def is_live(self, key: int) -> bool:
+        """Whether the object of this key is not freed yet."""
+    def spilled(self, key: int) -> tuple[int, int, int] | None:
+        """(number, bytes, pins) of a value that is in a file; None if it is in memory, or gone."""
+    def begin_restore(self, key: int) -> Moving | bool | None:
+        """Memory for a value that comes back; False if there is none now, None if it is gone."""
+    def end_restore(self, moving: Moving) -> None:
+        """The bytes are there: readers go on."""
+    def lose(self, key: int, record: bytes) -> bool:
+        """A spilled value will not come back: readers get the error ``record``."""
     def collapse(self, budget_extents: int) -> bool:
         """Turn populated free extents into huge pages; True if more could be done."""
     def punch(self) -> None:

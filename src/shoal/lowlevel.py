@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import mmap
 import pickle
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -108,6 +109,53 @@ def kv_keys(prefix: bytes = b"", *, namespace: str = "") -> list[bytes]:
         []
     """
     return sessions.current().request(messages.KvKeys(prefix, namespace), messages.KvAnswer).keys
+
+
+class _PrivatePages(mmap.mmap):
+    """Pages of one value that are copied when they are written to; keeps the value."""
+
+    kept: Any
+
+
+_WORTH_MAPPING_BYTES = 1 << 20
+"""Below it a copy is faster."""
+
+
+def writable(array: Any) -> Any:
+    """Return a writable array with the contents of ``array``, which ``get`` has returned.
+
+    A large one shares its memory with ``array`` until it is written to: only the pages that are
+    written to are copied, and nobody else sees it. What is small, not contiguous or not in the
+    object store is copied at once. ``array`` stays in the object store as long as the copy lives.
+
+    Raises:
+        TypeError: it is no NumPy array.
+
+    Example:
+        >>> import numpy
+        >>> array = shoal.get(shoal.put(numpy.zeros(200_000)))
+        >>> mine = shoal.lowlevel.writable(array)
+        >>> mine[0] = 1.0
+        >>> float(mine.sum()), float(array.sum())
+        (1.0, 0.0)
+    """
+    import numpy
+
+    if not isinstance(array, numpy.ndarray):
+        raise TypeError(f"writable takes a NumPy array, not {type(array).__name__}")
+    session = sessions.current_or_none()
+    plain = array if array.flags.c_contiguous else array.T
+    at = None
+    if session is not None and array.nbytes >= _WORTH_MAPPING_BYTES and plain.flags.c_contiguous:
+        at = session.memory.offset_of(plain)
+    if session is None or at is None:
+        return array.copy(order="K")
+    begin = at // mmap.PAGESIZE * mmap.PAGESIZE
+    rights = mmap.PROT_READ | mmap.PROT_WRITE
+    size = at - begin + array.nbytes
+    pages = _PrivatePages(session.memory.fd, size, mmap.MAP_PRIVATE, rights, offset=begin)
+    pages.kept = array
+    return numpy.ndarray(array.shape, array.dtype, pages, at - begin, array.strides)
 
 
 def create_array(shape: int | tuple[int, ...], dtype: Any = float) -> Any:

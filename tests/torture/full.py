@@ -49,7 +49,9 @@ def fill(
 
 def run(folder: Path, seed: int, seconds: float, say: Say) -> dict[str, Any]:
     """One session with a small store from start to end."""
-    size = ("--object-store-memory", str(STORE_BYTES))
+    # Where values may leave for files nothing is full.
+    none = ("--object-spilling-directory", "none")
+    size = ("--object-store-memory", str(STORE_BYTES), *none)
     with start_session(folder, WORKERS, *size) as started:
         found = fill(started, folder, random.Random(seed), seconds, say)
     assert found["full"] > 0, f"the store was never full: {found}"

@@ -122,7 +122,9 @@ def run(folder: Path, seed: int, seconds: float, say: Say) -> dict[str, Any] | s
 
 def main() -> None:
     folder, seed, seconds = Path(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])
-    size = ("--object-store-memory", str(STORE_BYTES))
+    # Where values may leave for files nothing is full.
+    none = ("--object-spilling-directory", "none")
+    size = ("--object-store-memory", str(STORE_BYTES), *none)
     with start_session(folder, WORKERS, *size) as started:
         pids = (started.daemon(), *started.zygotes(), *started.stores())
         found = full.fill(started, folder, random.Random(seed), seconds, print)

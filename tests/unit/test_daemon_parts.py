@@ -224,7 +224,7 @@ def test_what_nobody_waits_for_takes_little_of_a_core(
     monkeypatch: pytest.MonkeyPatch, is_core_free: bool, share: float
 ) -> None:
     machine = WarmedInSteps(monkeypatch, is_core_free)
-    warming = daemon_memory.Warming(machine, machine, machine)  # type: ignore[arg-type]
+    warming = daemon_memory.Warming(machine, machine, machine, bool)  # type: ignore[arg-type]
     warming.start()
     machine.go_on_until(5.0)
     assert machine.cpu == pytest.approx(5.0 * share, rel=0.15)
@@ -234,7 +234,7 @@ def test_what_nobody_waits_for_takes_little_of_a_core(
 
 def test_busy_cores_give_only_so_much(monkeypatch: pytest.MonkeyPatch) -> None:
     machine = WarmedInSteps(monkeypatch, is_core_free=False)
-    warming = daemon_memory.Warming(machine, machine, machine)  # type: ignore[arg-type]
+    warming = daemon_memory.Warming(machine, machine, machine, bool)  # type: ignore[arg-type]
     warming.start()
     machine.go_on_until(100.0)
     given = daemon_memory.BUSY_CPU_S
@@ -246,7 +246,7 @@ def test_busy_cores_give_only_so_much(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_nothing_is_warmed_while_the_daemon_works(monkeypatch: pytest.MonkeyPatch) -> None:
     machine = WarmedInSteps(monkeypatch, is_core_free=True)
-    warming = daemon_memory.Warming(machine, machine, machine)  # type: ignore[arg-type]
+    warming = daemon_memory.Warming(machine, machine, machine, bool)  # type: ignore[arg-type]
     warming.start()
     for tenth in range(1, 100):
         warming.work_was_done()

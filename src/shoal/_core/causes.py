@@ -25,6 +25,7 @@ GroupAlreadyExistsError     name, namespace
 GroupNotFoundError          name, namespace, group_id
 TaskCancelledError          stage, reason
 DeadlineExceededError       stage, timeout_s, stages_s (dict)
+ObjectLostError             object_id, reason
 UsageError                  text (a request that makes no sense; a ValueError)
 ==========================  ================================================================
 
@@ -184,3 +185,8 @@ def deadline_exceeded(stage: str, stages_s: Mapping[str, float]) -> bytes:
 def usage(text: str) -> bytes:
     """A request that makes no sense."""
     return records.pack("UsageError", text=text)
+
+
+def object_lost(object_id: str, reason: str) -> bytes:
+    """Pack an ObjectLostError: the bytes of a value are gone."""
+    return records.pack("ObjectLostError", object_id=object_id, reason=reason)

@@ -209,6 +209,13 @@ class Release(Command, frozen=True):
     key: int
 
 
+class LoseValue(Command, frozen=True):
+    """``lose(key, record)``: who reads the value, now or later, gets that error."""
+
+    key: int
+    record: bytes
+
+
 # ---- the rest
 class SetAlarm(Command, frozen=True):
     """Feed ``AlarmRang`` at ``at`` (same clock as ``now``). There is one alarm: this replaces the
@@ -292,6 +299,7 @@ AnyCommand = Union[
     EndJobTasks,
     Adopt,
     Release,
+    LoseValue,
     SetAlarm,
     WriteStore,
     ReadValues,

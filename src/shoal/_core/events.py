@@ -353,6 +353,15 @@ class EnvironmentFailed(Event, frozen=True):
     output: tuple[str, ...] = ()
 
 
+class ValueLost(Event, frozen=True):
+    """The bytes of a sealed value are gone, and why: the file that it was in is gone or damaged.
+    Its readers wait until ``LoseValue``, or until it is there again. ``ancestry``: ``Memory``."""
+
+    key: int
+    reason: str
+    ancestry: tuple[int, int, int, int] | None = None
+
+
 class Began(Event, frozen=True):
     """The first event: memory exists and the zygote has been asked for. Workers are started
     ahead."""
@@ -388,6 +397,7 @@ AnyEvent = Union[
     ValuesPut,
     EnvironmentBuilt,
     EnvironmentFailed,
+    ValueLost,
     Began,
     StopAsked,
 ]

@@ -17,10 +17,10 @@ from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any
 
+from shoal._base import typed_ids
 from shoal._base.config import NodeConfig
-from shoal._core import commands as do
-from shoal._core import events as seen
 from shoal._core import (
+    causes,
     reactions_actors,
     reactions_cancels,
     reactions_environments,
@@ -30,6 +30,8 @@ from shoal._core import (
     reactions_tables,
     reactions_workers,
 )
+from shoal._core import commands as do
+from shoal._core import events as seen
 from shoal._core.answers import Commands
 from shoal._core.tables import NodeTables
 from shoal._proto import messages as m
@@ -150,6 +152,7 @@ class NodeMachine:
             seen.Inspected: self._on_inspected,
             seen.Requeued: self._with(reactions_workers.on_requeued),
             seen.AdoptFailed: self._on_adopt_failed,
+            seen.ValueLost: self._on_value_lost,
             seen.ValuesRead: self._with(reactions_actors.on_values_read),
             seen.ValuesPut: self._with(reactions_store.on_values_put),
             seen.StoreWritten: self._with(reactions_store.on_written),
@@ -285,6 +288,11 @@ class NodeMachine:
 
     def _on_adopt_failed(self, now: float, event: seen.AdoptFailed) -> Commands:
         return reactions_actors.on_arguments_lost(self.tables, now, event.key)
+
+    def _on_value_lost(self, now: float, event: seen.ValueLost) -> Commands:
+        node_id, ancestry = self.tables.config.node_id, event.ancestry
+        object_id = typed_ids.object_id(node_id, event.key, ancestry) if ancestry else ""
+        return [do.LoseValue(event.key, causes.object_lost(object_id, event.reason))]
 
     # ---- requests and processes
     def _on_request(self, now: float, event: seen.Requested) -> Commands:

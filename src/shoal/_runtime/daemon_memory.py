@@ -58,20 +58,28 @@ class NodeMemory:
     """Performs commands on node memory; ``post`` takes the events that answer them."""
 
     def __init__(
-        self, memory: Memory, post: Callable[[AnyEvent], None], make_room: Callable[[], None]
+        self,
+        memory: Memory,
+        post: Callable[[AnyEvent], None],
+        make_room: Callable[[], None],
+        look: Callable[[list[int]], None],
     ) -> None:
         """``make_room`` warms memory before the daemon writes a record: nobody would answer if it
-        waited for memory itself."""
+        waited for memory itself. ``look`` is shown what was in the inbox: spilled values are wanted
+        back through it."""
         self._memory = memory
         self._post = post
         self._make_room = make_room
         self._is_raw = False
         self._put: dict[int, ObjectRef[object]] = {}
         """Made by ``PutValues``, until the machine has taken its own hold."""
+        self._look = look
 
     def bell_rang(self) -> None:
         """Read what the bell may have been rung for; the machine looks at the rest itself."""
-        gone = {key for key in self._memory.inbox() if self._memory.handles(key) == 0}
+        inbox = self._memory.inbox()
+        gone = {key for key in inbox if self._memory.handles(key) == 0}
+        self._look(inbox)
         self._post(events.BellRang(tuple(gone), tuple(self._memory.drain_dead())))
 
     # ---- values that outlive this node
@@ -213,7 +221,12 @@ def _unused(*_: object) -> None:
 class Warming:
     """Keeps enough memory warm; does nothing, and costs nothing, while nothing changes."""
 
-    def __init__(self, loop: Loop, memory: Memory, headroom: Headroom) -> None:
+    def __init__(
+        self, loop: Loop, memory: Memory, headroom: Headroom, make_room: Callable[[], bool]
+    ) -> None:
+        """``make_room`` is asked first where somebody asks for memory: whether others leave it, who
+        then calls ``wake``."""
+        self._others_leave = make_room
         self._loop = loop
         self._memory = memory
         self._headroom = headroom
@@ -252,6 +265,8 @@ class Warming:
     def _step(self) -> None:
         now, begun = clock.now(), clock.cpu()
         is_asked = self._memory.is_asked_for_memory
+        if is_asked and self._others_leave():
+            return
         is_busy = not is_asked and not self._cores.is_one_free(now)
         is_spent = is_busy and self._busy_cpu_s >= BUSY_CPU_S
         if not is_asked and (is_spent or now < self._worked_at + QUIET_S):

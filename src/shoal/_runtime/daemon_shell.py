@@ -45,6 +45,7 @@ from shoal._runtime.daemon_loop import Loop, Timer
 from shoal._runtime.daemon_memory import NodeMemory, Warming
 from shoal._runtime.daemon_processes import Processes
 from shoal._runtime.daemon_sights import Sights
+from shoal._runtime.daemon_spill import Spiller
 from shoal._runtime.daemon_store import StoreLink
 from shoal._runtime.daemon_zygote import ZygoteLink
 
@@ -94,8 +95,14 @@ class Daemon:
         self._processes = Processes(
             self._loop, memory, log_directory, self.post, self._forward_lines
         )
-        self._warming = Warming(self._loop, memory, machine_facts.Headroom())
-        self._node_memory = NodeMemory(memory, self.post, self._warming.make_room)
+        self._spiller = Spiller(self._loop, memory, self._machine, settings, self.post)
+        self._warming = Warming(
+            self._loop, memory, machine_facts.Headroom(), self._spiller.make_room
+        )
+        self._spiller.wake = self._warming.wake
+        self._node_memory = NodeMemory(
+            memory, self.post, self._warming.make_room, self._spiller.look
+        )
         self._environments: EnvironmentPlaces | None = None
         self._store: StoreLink | None = None
         if settings.started:
@@ -108,7 +115,7 @@ class Daemon:
                 lambda text: self._door.tell_drivers(messages.Notice(text)),
             )
         sights = Sights(memory, self.post, self._pid_of)
-        self._perform = performers(self, self._processes, self._node_memory, sights)
+        self._perform = performers(self, self._processes, self._node_memory, self._spiller, sights)
         place = (settings.session, settings.directory)
         self._zygote = ZygoteLink(
             self._loop, place, zygote, self._processes.listeners(self._no_zygote, self._known_pids)
@@ -119,6 +126,7 @@ class Daemon:
         self._door.add_table("session", lambda _: [self._session_row()])
         self._door.add_table("story", self._story)
         self._door.add_table("memory", self._memory_rows)
+        self._door.add_table("holders", self._spiller.holders)
         self._watch()
         self.post(events.Began())
 
@@ -178,6 +186,8 @@ class Daemon:
 
     def _step(self, event: AnyEvent) -> None:
         self._warming.work_was_done()
+        if isinstance(event, events.ProcessDied):
+            self._spiller.sweep()
         for command in self._machine.step(clock.now(), event):
             self._loop.guard(self._perform[type(command)], command)
 
@@ -291,6 +301,7 @@ class Daemon:
             "store_pid": self._store.pid if self._store is not None else 0,
             "name": self._settings.name,
             "store": {} if self._store is None else self._store.row(self._machine.tables.mirror),
+            "spilling": self._spiller.row(),
             "uptime_s": clock.now() - self._begun_at,
             "python": sys.version.split()[0],
             "memory_used_bytes": in_use,
@@ -322,6 +333,7 @@ class Daemon:
         since = session_dir.process_start_time(os.getpid()) or 0
         descendants.end_all(self._settings.session, frozenset({self._zygote.pid}), END_S, since)
         directory = self._settings.directory
+        self._spiller.close()
         registry.unregister(os.path.dirname(directory), self._settings.session)
         session_dir.remove(directory)
         is_driven = any(session_dir.is_alive(*driver) for driver in self._door.drivers)

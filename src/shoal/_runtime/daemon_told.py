@@ -12,6 +12,7 @@ arguments) and other values (a ref stands in them). Whoever recorded call sites
 from __future__ import annotations
 
 import heapq
+from collections.abc import Collection
 
 from shoal import _native
 from shoal._base import typed_ids
@@ -26,8 +27,9 @@ Row = dict[str, object]
 EVENTS_MOST = 1 << 24
 LINES_MOST = 1000
 OBJECTS_MOST = 100_000
+HOLDERS_MOST = 3
 ERRORS = (_native.FORMAT_ERROR_PICKLE, _native.FORMAT_ERROR_RECORD)
-SUBMITTED, TAKEN, SEALED, PUT, FREED, REPAIRED = 1, 2, 3, 4, 5, 6
+SUBMITTED, TAKEN, SEALED, PUT, FREED, REPAIRED, SPILLED, RESTORED = 1, 2, 3, 4, 5, 6, 9, 10
 TEXTS = (_native.EVENT_NAME, _native.EVENT_ERROR)
 
 
@@ -106,9 +108,13 @@ class _Teller:
             return f"is called {told.name if told else ''}"
         if kind == _native.EVENT_ERROR:
             return f"fails with {told.error if told else ''}"
-        return {PUT: "put", FREED: "freed", REPAIRED: "repaired after a death"}.get(
-            kind, f"event {kind}"
-        )
+        return {
+            PUT: "put",
+            FREED: "freed",
+            REPAIRED: "repaired after a death",
+            SPILLED: "left for a file",
+            RESTORED: "came back from its file",
+        }.get(kind, f"event {kind}")
 
     def id_of(self, key: int, is_task: bool = False) -> str:
         """An object's id, or a task's; "" if a part of it is not known any more."""
@@ -156,6 +162,37 @@ def memory_rows(memory: Memory, machine: NodeMachine, directory: str, now: float
             }
         )
     return rows
+
+
+def holders(memory: Memory, machine: NodeMachine, out: Collection[int], problem: str) -> list[Row]:
+    """Who holds the most bytes, but for those of values that are ``out``, for the error of a full
+    store: rows (kind, text)."""
+    names = Names(machine.tables, 0.0, Sights())
+    sizes = {
+        key: size
+        for key, format, size, *_ in memory.list_objects(OBJECTS_MOST)
+        if format and key not in out
+    }
+    held: dict[tuple[int, int], list[int]] = {}
+    for key, kind, holder, _, pins in memory.list_holds(2 * OBJECTS_MOST):
+        if size := sizes.get(key, 0):
+            total = held.setdefault((kind, holder if kind == 0 else 0), [0, 0, 0])
+            total[0] += size
+            total[1] += 1
+            total[2] += size if pins else 0
+    rows: list[Row] = []
+    for (kind, holder), (size, count, read) in heapq.nlargest(
+        HOLDERS_MOST, held.items(), key=lambda item: item[1][0]
+    ):
+        who = ("", "tasks, as arguments", "other values, which contain them")[kind]
+        if kind == 0:
+            process = names.process_holder(holder)
+            who = "the daemon" if holder == 0 else f"{process.name or 'a worker'}"
+            who += f" (pid {process.pid})" if process.pid else ""
+        text = f"{size:,} bytes in {count:,} values by {who}"
+        text += f" ({read:,} bytes of it are being looked at)" if read else ""
+        rows.append({"kind": "holder", "text": text})
+    return [*rows, {"kind": "problem", "text": problem}]
 
 
 def _word(kind: int) -> str:

@@ -64,6 +64,15 @@ def _is_labels(value: Any) -> bool:
     )
 
 
+def _is_places(value: Any) -> bool:
+    given = [value] if isinstance(value, str) else value
+    return value is False or (
+        isinstance(given, list | tuple)
+        and bool(given)
+        and all(isinstance(p, str) and (os.path.isabs(p) or "://" in p) for p in given)
+    )
+
+
 def _is_bytes(value: Any) -> bool:
     return type(value) is int and value >= _LEAST_STORE_BYTES
 
@@ -73,6 +82,9 @@ _TABLE: dict[str, _Row] = {
     "num_gpus": _Row("a number >= 0", options.TABLE["num_gpus"].check),
     "resources": _Row(options.TABLE["resources"].expected, options.TABLE["resources"].check),
     "object_store_memory": _Row(f"an integer >= {_LEAST_STORE_BYTES} (bytes)", _is_bytes),
+    "object_spilling_directory": _Row(
+        "the absolute path of a directory, a URI, a list of them, or False", _is_places
+    ),
     "namespace": _Row("a text that is not empty", lambda v: isinstance(v, str) and bool(v)),
     "ignore_reinit_error": _Row("True or False", lambda v: isinstance(v, bool)),
     "log_to_driver": _Row("True or False", lambda v: isinstance(v, bool)),
@@ -86,7 +98,9 @@ _TABLE: dict[str, _Row] = {
     "include_dashboard": _Row("False: there is none yet", lambda v: v is False),
 }
 
-_OF_THE_SESSION = ("num_cpus", "num_gpus", "resources", "object_store_memory", "labels")
+_OF_THE_SESSION = ("num_cpus", "num_gpus", "resources", "object_store_memory", "labels",
+    "object_spilling_directory",
+)  # fmt: skip
 """Options that describe a new session and make no sense for one that exists."""
 
 
@@ -214,6 +228,12 @@ def _find(address: str | None, seen: environment.Environment) -> registry.Entry 
     raise ConnectionError(f"there is no session {address!r} of this user here; running: {known}")
 
 
+def _places(given: Any) -> tuple[str, ...] | None:
+    if given is False:
+        return ()
+    return (given,) if isinstance(given, str) else tuple(given) if given else None
+
+
 def _start(begun: node_spawn.Begun, given: Mapping[str, Any]) -> Session:
     launched = launch.settle(
         begun,
@@ -223,6 +243,7 @@ def _start(begun: node_spawn.Begun, given: Mapping[str, Any]) -> Session:
         resources=dict(given.get("resources") or {}),
         labels=dict(given.get("labels") or {}),
         object_store_memory=given.get("object_store_memory"),
+        spill=_places(given.get("object_spilling_directory")),
     )
     return _join(launched.socket_path, given, launched)
 

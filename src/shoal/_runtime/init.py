@@ -32,6 +32,9 @@ def init(address: str | None = None, **given: Unpack[InitOptions]) -> SessionCon
         num_gpus: GPUs to declare. Default: what is visible.
         resources: Other resources by name.
         object_store_memory: Bytes for values. Default: 30 % of memory.
+        object_spilling_directory: Where values go that have no room: a directory, a URI of fsspec,
+            several that take turns, or False for nowhere. Default: one of the session's own, on a
+            disk. See docs/spilling.md.
         namespace: Where names of actors live. Default: one of this program's own.
         runtime_env: What stands around the code of its tasks; see ``shoal.runtime_env``.
         ignore_reinit_error: Return the present session instead of an error.

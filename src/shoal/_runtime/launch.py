@@ -37,6 +37,8 @@ class NodeSettings(msgspec.Struct, frozen=True, omit_defaults=True):
     labels: dict[str, str] = {}
     object_store_memory: int | None = None
     """Bytes; None: 30 % of the memory that this process may use."""
+    spill: tuple[str, ...] | None = None
+    """Directories for values that have no room; None: one in the session's; empty: nowhere."""
 
 
 class Launched(msgspec.Struct, frozen=True):
@@ -75,6 +77,7 @@ def settle(
     resources: dict[str, float] | None = None,
     labels: dict[str, str] | None = None,
     object_store_memory: int | None = None,
+    spill: tuple[str, ...] | None = None,
 ) -> Launched:
     """Tell a daemon that has begun to start what it is to be."""
     encoded = b""
@@ -92,6 +95,7 @@ def settle(
             resources=dict(resources or {}),
             labels=dict(labels or {}),
             object_store_memory=object_store_memory,
+            spill=spill,
         )
         encoded = msgspec.json.encode(settings)
     finally:

@@ -24,7 +24,7 @@ from shoal._runtime import call_sites, serialize, streams
 from shoal._runtime import session as sessions
 from shoal._runtime.session import NATIVE_ERRORS
 
-PUT_WAIT_S = 2.0
+PUT_WAIT_S = 0.75
 """How long ``put`` waits for others to free memory before it fails."""
 
 NEVER_OVER_S = 1e9

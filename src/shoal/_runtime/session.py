@@ -33,6 +33,8 @@ from shoal._proto.environments import Environment
 from shoal._runtime.client import Coming, Connection
 
 T = TypeVar("T")
+HOLDERS_MOST = 10
+"""Rows about a full store."""
 
 NATIVE_ERRORS = (
     _native.SessionLostError,
@@ -246,7 +248,7 @@ def translate(error: BaseException, memory: _native.Memory | None = None) -> Bas
     if isinstance(error, _native.FullError):
         if error.args[2:] == ("hold",):
             return errors.ObjectLostError(reason="it was freed while it was being passed on")
-        return store_full(error)
+        return store_full(error, memory)
     if isinstance(error, _native.PendingError):
         return errors.PendingTasksLimitError()
     return error
@@ -260,7 +262,22 @@ def check_home(memory: _native.Memory, refs: Iterable[_native.ObjectRef]) -> Non
             raise error
 
 
-def store_full(error: _native.FullError) -> errors.ObjectStoreFullError:
-    """The public error for a value that finds no room."""
+def store_full(
+    error: _native.FullError, memory: _native.Memory | None = None
+) -> errors.ObjectStoreFullError:
+    """The public error for a value that finds no room in ``memory``, whose daemon is asked who has
+    it all (None: nobody is asked)."""
     asked, capacity = error.args[:2] if len(error.args) > 1 else (0, 0)
-    return errors.ObjectStoreFullError(asked_bytes=asked, capacity_bytes=capacity)
+    full = errors.ObjectStoreFullError(asked_bytes=asked, capacity_bytes=capacity)
+    session = current_or_none()
+    if session is None or session.memory is not memory or asked > capacity:
+        return full
+    try:
+        rows = session.request(messages.GetTable("holders", HOLDERS_MOST), messages.Table).rows
+    except errors.ShoalError:
+        return full  # it has just ended
+    texts = [str(row["text"]) for row in rows if row["kind"] == "holder"]
+    reason = "".join(str(row["text"]) for row in rows if row["kind"] == "problem")
+    return errors.ObjectStoreFullError(
+        asked_bytes=asked, capacity_bytes=capacity, holders=texts, reason=reason
+    )

@@ -18,7 +18,7 @@ pyright alike, without a plugin:
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -119,6 +119,7 @@ class InitOptions(TypedDict, total=False):
     num_gpus: float | None
     resources: Mapping[str, float] | None
     object_store_memory: int | None
+    object_spilling_directory: str | Sequence[str] | Literal[False] | None
     namespace: str | None
     ignore_reinit_error: bool
     log_to_driver: bool

@@ -64,6 +64,7 @@ def start(
     resources: str = "{}",
     labels: str = "",
     object_store_memory: Annotated[str, Parameter(help="such as 2GB or 500MiB")] = "",
+    object_spilling_directory: str = "",
     name: str = "",
     fresh: Annotated[bool, Parameter(negative="")] = False,
 ) -> int:
@@ -81,6 +82,9 @@ def start(
         More resources, as JSON: '{"licence": 2}'.
     labels
         Labels of this machine, for label_selector: zone=a,disk=fast.
+    object_spilling_directory
+        Where values go that have no room: a directory, a URI, several with commas between them, or
+        none (default: one of the session's own).
     name
         Keep key-value table, detached actors and groups, and jobs on disk under this name: the next
         session that is started with it goes on from there, also after a crash of the machine.
@@ -106,6 +110,7 @@ def start(
         resources=_resources(resources),
         labels=_labels(labels),
         object_store_memory=_size(object_store_memory),
+        spill=_places(object_spilling_directory),
         name=name,
     )
     try:
@@ -365,6 +370,16 @@ def _labels(text: str) -> dict[str, str]:
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 _BINARY_UNITS = {"ki": 1 << 10, "mi": 1 << 20, "gi": 1 << 30, "ti": 1 << 40}
+
+
+def _places(text: str) -> tuple[str, ...] | None:
+    if not text:
+        return None
+    given = () if text == "none" else tuple(text.split(","))
+    for place in given:
+        if "://" not in place and not os.path.isabs(place):
+            raise CommandError(f"--object-spilling-directory must be an absolute path: {place}")
+    return given
 
 
 def _size(text: str) -> int | None:

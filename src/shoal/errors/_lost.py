@@ -163,6 +163,10 @@ class ObjectStoreFullError(LostError, MemoryError):
     )
     asked_bytes: int = 0
     capacity_bytes: int = 0
+    holders: list[str] = []
+    """Who holds most of what is in the store."""
+    reason: str = ""
+    """Why values could not leave for files; empty: they may, or must not."""
 
     def describe(self) -> str:
         """Return what happened, from the facts."""
@@ -172,7 +176,12 @@ class ObjectStoreFullError(LostError, MemoryError):
             if larger
             else "finds no room in the object store"
         )
-        return f"a value of {self.asked_bytes:,} bytes {room} of {self.capacity_bytes:,} bytes"
+        text = f"a value of {self.asked_bytes:,} bytes {room} of {self.capacity_bytes:,} bytes"
+        if self.holders:
+            text += "; held are " + ", ".join(self.holders)
+        if self.reason:
+            text += f"; values cannot leave for files: {self.reason}"
+        return text
 
 
 class GetTimeoutError(LostError, TimeoutError):

@@ -7,6 +7,8 @@ named in one warning per process (``IGNORED`` says why each means nothing).
 from __future__ import annotations
 
 import itertools
+import json
+import os
 import sys
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -44,7 +46,6 @@ IGNORED = {
     "_memory": "memory is what the machine has",
     "_temp_dir": _PLACES,
     "_plasma_directory": _PLACES,
-    "_object_spilling_directory": "there is no spilling yet",
     "_driver_object_store_memory": "there is one store per node",
     "_redis_max_memory": "there is no Redis",
     "_redis_password": "there is no Redis",
@@ -109,6 +110,7 @@ def init(address: str | None = None, *, job_config: Any = None, **given: Any) ->
     if job_config is not None:
         given = _of_job(job_config, given)
     passed = {name: given.pop(name) for name in _PASSED if name in given}
+    passed |= _spilling(given)
     _tell({name: value for name, value in given.items() if name in IGNORED})
     unknown = [name for name in given if name not in IGNORED]
     if unknown:
@@ -128,6 +130,24 @@ def _of_job(job_config: Any, given: dict[str, Any]) -> dict[str, Any]:
         )
     from_job = {"namespace": job_config.ray_namespace, "runtime_env": job_config.runtime_env}
     return {name: value for name, value in from_job.items() if value} | given
+
+
+def _spilling(given: dict[str, Any]) -> dict[str, Any]:
+    """Where values go that have no room, in each way that Ray has to say it."""
+    where = given.pop("object_spilling_directory", None)
+    where = given.pop("_object_spilling_directory", None) or where
+    rest = dict(given.get("_system_config") or {})
+    config = rest.pop("object_spilling_config", None)
+    if config is not None:
+        given["_system_config"] = rest
+        config = json.loads(config) if isinstance(config, str) else config
+        params = config.get("params", {})
+        where = where or params.get("directory_path") or params.get("uri")
+    if not where:
+        return {}
+    places = [where] if isinstance(where, str) else list(where)
+    named = [place if "://" in place else os.path.abspath(place) for place in places]
+    return {"object_spilling_directory": named}
 
 
 def _tell(ignored: Mapping[str, Any]) -> None:

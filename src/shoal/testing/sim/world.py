@@ -125,6 +125,10 @@ class World(FakeStarts):
         self.put.update(keys)
         self._pending.append(seen.ValuesPut(command.ticket, keys))
 
+    def do_losevalue(self, command: do.LoseValue) -> None:
+        """No value is in a file here."""
+        raise AssertionError(f"{command} out of nothing")
+
     def do_warn(self, command: do.Warn) -> None:
         self.warnings.append(command.text)
 

@@ -1,0 +1,276 @@
+"""Where the files of spilled values are written: directories, and what fsspec knows.
+
+::
+
+    "/data/spilled"          Directory    appended to, read in place
+    "s3://bucket/prefix"     Remote       one object per batch, read by ranges
+
+A file of a directory is locked as long as its session lives (``flock``, which also holds between
+containers): so who comes later knows the files of sessions that were killed, and removes them.
+
+The place that is chosen where nobody has said any: a directory of the session, or, where that is
+memory itself (a tmpfs, which would only move the bytes from one budget to the other), one below
+``/var/tmp``; if that is memory too there is none, and whoever asks for room is told so.
+
+Invariants: ``append`` has written everything or raised; what is read is looked at by who reads it
+(``spill_files``), never trusted. All of it runs in the one thread of ``daemon_spill``.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import msgspec
+
+from shoal._native import punch_hole
+
+PAGE = 4096
+SUFFIX = ".spill"
+SPARE = 0.02
+"""Of a disk is left to others, at most ``SPARE_MOST_BYTES``."""
+SPARE_MOST_BYTES = 1 << 30
+READ_TRIES = 3
+"""Of what is read through a network."""
+_IN_MEMORY = ("tmpfs", "ramfs", "devtmpfs")
+
+
+class SpillFile(msgspec.Struct, eq=False):
+    """One file and how many of its records are still needed."""
+
+    place: Place
+    name: str
+    fd: int = -1
+    size: int = 0
+    live: int = 0
+
+
+class Place(Protocol):
+    """Somewhere to write files."""
+
+    can_append: bool
+    """Else each file is written once."""
+
+    def append(self, file: SpillFile, parts: Sequence[Any]) -> None:
+        """Write ``parts`` at the end of ``file``. Raises OSError, and has then written nothing."""
+
+    def read_into(self, file: SpillFile, offset: int, buffer: memoryview) -> int:
+        """Fill ``buffer`` from ``offset`` on; how many bytes there were."""
+
+    def remove(self, file: SpillFile) -> None:
+        """The file is not needed any more."""
+
+    def forget(self, file: SpillFile, offset: int, size: int) -> None:
+        """This part of a file is not needed any more, others are."""
+
+    def room(self) -> int | None:
+        """Bytes that may be written; None: nobody knows."""
+
+
+class Directory:
+    """A directory of a disk."""
+
+    can_append = True
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        os.makedirs(path, mode=0o700, exist_ok=True)
+        self._remove_forgotten()
+
+    def __str__(self) -> str:
+        return self.path
+
+    def append(self, file: SpillFile, parts: Sequence[Any]) -> None:
+        """As ``Place``."""
+        if file.fd < 0:
+            self._open(file)
+        elif os.fstat(file.fd).st_nlink == 0:
+            raise OSError(errno.ENOENT, f"{file.name} was deleted")
+        at = file.size
+        for part in parts:
+            view = memoryview(part).cast("B")
+            while view.nbytes:
+                written = os.pwrite(file.fd, view, at)
+                at += written
+                view = view[written:]
+
+    def _open(self, file: SpillFile) -> None:
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+        fd = os.open(os.path.join(self.path, file.name), flags, 0o600)
+        file.fd = fd
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            pass  # a file system without locks: then nobody takes it for forgotten either
+
+    def _remove_forgotten(self) -> None:
+        """Files of sessions that were killed: their locks went with them."""
+        for entry in os.scandir(self.path):
+            if not entry.name.endswith(SUFFIX) or not entry.is_file(follow_symlinks=False):
+                continue
+            try:
+                fd = os.open(entry.path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+            except OSError:
+                continue  # it is another user's, or has just gone
+            try:
+                # What is empty may have been made this moment, and not be locked yet.
+                if os.fstat(fd).st_size:
+                    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    os.unlink(entry.path)
+            except OSError:
+                pass  # it is in use
+            finally:
+                os.close(fd)
+
+    def read_into(self, file: SpillFile, offset: int, buffer: memoryview) -> int:
+        """As ``Place``. By its name: a file that was deleted or replaced is not read on."""
+        fd = os.open(os.path.join(self.path, file.name), os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            done = 0
+            while done < buffer.nbytes:
+                count = os.preadv(fd, [buffer[done:]], offset + done)
+                if count == 0:
+                    break
+                done += count
+            os.posix_fadvise(fd, offset, done, os.POSIX_FADV_DONTNEED)
+            return done
+        finally:
+            os.close(fd)
+
+    def remove(self, file: SpillFile) -> None:
+        """As ``Place``."""
+        try:
+            os.unlink(os.path.join(self.path, file.name))
+        except FileNotFoundError:
+            pass  # somebody has tidied up: it is gone, which is what was wanted
+        finally:
+            if file.fd >= 0:
+                os.close(file.fd)
+                file.fd = -1
+
+    def forget(self, file: SpillFile, offset: int, size: int) -> None:
+        """As ``Place``: the disk has its whole pages back."""
+        begin, end = -(-offset // PAGE) * PAGE, (offset + size) // PAGE * PAGE
+        if file.fd >= 0 and end > begin:
+            punch_hole(file.fd, begin, end - begin)
+
+    def room(self) -> int | None:
+        """As ``Place``."""
+        found = os.statvfs(self.path)
+        spare = min(SPARE_MOST_BYTES, int(SPARE * found.f_blocks * found.f_frsize))
+        return max(0, found.f_bavail * found.f_frsize - spare)
+
+
+class Remote:
+    """A prefix of what fsspec knows: ``s3://``, ``gs://``, ``file://`` and others."""
+
+    can_append = False
+
+    def __init__(self, uri: str) -> None:
+        try:
+            import fsspec
+        except ImportError:
+            text = f"{uri} needs the package fsspec. What to do: pip install 'shoal[env]'"
+            raise OSError(errno.ENOPKG, text) from None
+        self.uri = uri.rstrip("/")
+        try:
+            self._system, self._path = fsspec.core.url_to_fs(self.uri)
+            self._system.makedirs(self._path, exist_ok=True)
+        except Exception as error:
+            raise OSError(errno.EIO, f"{uri} cannot be used: {error}") from error
+
+    def __str__(self) -> str:
+        return self.uri
+
+    def append(self, file: SpillFile, parts: Sequence[Any]) -> None:
+        """As ``Place``."""
+        try:
+            with self._system.open(f"{self._path}/{file.name}", "wb") as out:
+                for part in parts:
+                    out.write(part)
+        except Exception as error:
+            raise OSError(errno.EIO, f"{type(error).__name__}: {error}") from error
+
+    def read_into(self, file: SpillFile, offset: int, buffer: memoryview) -> int:
+        """As ``Place``."""
+        for left in range(READ_TRIES - 1, -1, -1):
+            try:
+                return self._read(file, offset, buffer)
+            except FileNotFoundError:
+                raise
+            except Exception as error:
+                if not left:
+                    raise OSError(errno.EIO, f"{type(error).__name__}: {error}") from error
+        return 0
+
+    def _read(self, file: SpillFile, offset: int, buffer: memoryview) -> int:
+        name = f"{self._path}/{file.name}"
+        found = self._system.cat_file(name, start=offset, end=offset + buffer.nbytes)
+        buffer[: len(found)] = found
+        return len(found)
+
+    def remove(self, file: SpillFile) -> None:
+        """As ``Place``."""
+        try:
+            self._system.rm_file(f"{self._path}/{file.name}")
+        except Exception as error:
+            raise OSError(errno.EIO, str(error)) from error
+
+    def forget(self, file: SpillFile, offset: int, size: int) -> None:
+        """As ``Place``: an object goes as a whole."""
+
+    def room(self) -> int | None:
+        """As ``Place``."""
+        return None
+
+
+def file_system_of(path: str, mounts: str = "/proc/self/mountinfo") -> str:
+    """The kind of file system that ``path`` stands on, such as "ext4"; empty: nobody knows."""
+    device = os.stat(path).st_dev
+    wanted = f"{os.major(device)}:{os.minor(device)}"
+    with open(mounts, encoding="utf-8") as file:
+        for line in file:
+            before, _, after = line.partition(" - ")
+            if before.split()[2] == wanted:
+                return after.split(" ", 1)[0]
+    return ""
+
+
+def choose(given: Sequence[str] | None, session_directory: str) -> list[Place]:
+    """The places to write to: what was given, else one on a disk.
+
+    Raises:
+        OSError: there is none; the text says why.
+    """
+    if given is None:
+        return [_own(session_directory)]
+    places: list[Place] = []
+    problems: list[str] = []
+    for where in given:
+        try:
+            places.append(Remote(where) if "://" in where else Directory(where))
+        except OSError as error:
+            problems.append(f"{where}: {error.strerror or error}")
+    if not places:
+        raise OSError(errno.ENOENT, "; ".join(problems))
+    return places
+
+
+def _own(session_directory: str, other: str = "/var/tmp") -> Directory:
+    if file_system_of(session_directory) not in _IN_MEMORY:
+        return Directory(os.path.join(session_directory, "spilled"))
+    if not os.path.isdir(other) or file_system_of(other) in _IN_MEMORY:
+        raise OSError(
+            errno.ENODEV,
+            f"{session_directory} and {other} are in memory. What to do: give"
+            " init(object_spilling_directory=) a directory on a disk",
+        )
+    path = os.path.join(other, f"shoal-{os.geteuid()}")
+    os.makedirs(path, mode=0o700, exist_ok=True)
+    found = os.lstat(path)
+    if found.st_uid != os.geteuid() or not os.path.isdir(path) or os.path.islink(path):
+        raise OSError(errno.EPERM, f"{path} is not a directory of yours")
+    return Directory(path)
