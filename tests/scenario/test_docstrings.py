@@ -16,6 +16,7 @@ import pytest
 
 import shoal
 import shoal.dag
+import shoal.testing
 import shoal.util
 import shoal.util.collective
 import shoal.util.dask
@@ -29,7 +30,7 @@ from shoal.util import progress
 MODULES = [
     *(shoal, shoal.dag, shoal.util, shoal.util.collective, shoal.util.metrics, progress),
     *(shoal.util.dask, shoal.util.executor, shoal.util.joblib, shoal.util.multiprocessing),
-    *(state, ids, lowlevel, runtime_env, errors),
+    *(state, ids, lowlevel, runtime_env, errors, shoal.testing),
 ]
 
 OPTIONS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE

@@ -17,6 +17,7 @@ SEEDS = range(200)
 PER_TEST = 10
 
 
+@pytest.mark.timeout(600)  # on a machine that does other things too
 @pytest.mark.parametrize("first", SEEDS[::PER_TEST])
 def test_lives_of_a_cluster(first: int) -> None:
     for seed in range(first, first + PER_TEST):

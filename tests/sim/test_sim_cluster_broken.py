@@ -20,8 +20,7 @@ from shoal._core.mirror import Mirror, Unwritten
 from shoal._core.node import NodeMachine
 from shoal._core.store import Effect, StoreMachine
 from shoal._proto import messages as m
-from shoal.testing import Fault, Plan, SimulationError, run
-from shoal.testing.sim.cluster import Visit
+from shoal.testing import Fault, Plan, SimulationError, Visit, run
 from shoal.testing.sim.disk import FakeDisk
 from shoal.testing.sim.store import FakeStore
 
@@ -231,6 +230,7 @@ def test_these_seeds_are_good_as_long_as_nothing_is_broken() -> None:
         assert run(store_plan(seed)).steps > 0
 
 
+@pytest.mark.timeout(600)  # on a machine that does other things too
 @pytest.mark.parametrize("break_it", VARIANTS, ids=lambda variant: variant.__name__)
 def test_broken_store_is_caught(break_it: Callable[[Patch], None], monkeypatch: Patch) -> None:
     break_it(monkeypatch)

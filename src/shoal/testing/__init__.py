@@ -7,7 +7,7 @@ wrong going wrong, and checks after every step that the rules hold. See ``docs/s
 from __future__ import annotations
 
 from shoal.testing.sim.checkers import Violation
-from shoal.testing.sim.cluster import Plan, Report, SimCluster, SimulationError, run, shrink
+from shoal.testing.sim.cluster import Plan, Report, SimCluster, SimulationError, Visit, run, shrink
 from shoal.testing.sim.faults import FAULTS, Fault
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "SimCluster",
     "SimulationError",
     "Violation",
+    "Visit",
     "run",
     "shrink",
 ]
