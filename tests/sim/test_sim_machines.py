@@ -21,7 +21,6 @@ NOT_SIMULATED = {
     "Inspected": "as for Inspect",
     "Spilling": "values and their files have no device here yet: unit tests, torture, chaos",
     "ValueLost": "as for Spilling",
-    "LoseValue": "as for Spilling",
 }
 
 
