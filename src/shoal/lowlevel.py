@@ -19,9 +19,11 @@ from shoal._proto import messages
 from shoal._runtime import background, channels
 from shoal._runtime import session as sessions
 from shoal._runtime.objects import PUT_WAIT_S
+from shoal.errors._explained import Explained as Explained  # noqa: PLC0414
 
 if TYPE_CHECKING:
     from shoal._runtime.completion import Arrivals as Arrivals  # noqa: PLC0414
+    from shoal._runtime.explaining import explained as explained  # noqa: PLC0414
 
 Background = background.Background
 Inside = background.Inside
@@ -30,6 +32,8 @@ Inside = background.Inside
 def __getattr__(name: str) -> Any:
     if name == "Arrivals":  # imports asyncio, which takes 30 ms
         return importlib.import_module("shoal._runtime.completion").Arrivals
+    if name == "explained":  # makes the classes of all reasons: for what is late
+        return importlib.import_module("shoal._runtime.explaining").explained
     raise AttributeError(f"module 'shoal.lowlevel' has no attribute {name!r}")
 
 

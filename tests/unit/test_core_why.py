@@ -10,6 +10,7 @@ from typing import Any, get_args
 import msgspec
 import pytest
 
+from shoal import errors
 from shoal._base import typed_ids
 from shoal._base.config import Limits, NodeConfig
 from shoal._core import commands as do
@@ -511,6 +512,18 @@ def lock() -> Why:
     why = node.why("")
     assert (why.reason.lock, why.reason.holder.pid) == ("door", 1000 + index)
     return why
+
+
+@makes(r.WaitsForChannel)
+def channel() -> Why:  # the asker makes it: no daemon knows of channels
+    return Why(r.WaitsForChannel(what="the next message of the channel"))
+
+
+@makes(r.TimeOver)
+def time_over() -> Why:  # the error makes it
+    error = errors.DeadlineExceededError(task="f", timeout_s=2.0, stages_s={"held": 2.0})
+    assert "2 s held" in str(error.why)
+    return error.why
 
 
 @makes(r.NotSealed)

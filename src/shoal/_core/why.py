@@ -31,6 +31,7 @@ from shoal._core.why_names import Names
 from shoal._proto import reasons as r
 
 TASK_HEX = 2 * typed_ids.TaskID.SIZE
+PROCESSES = ("worker", "process", "pid")
 
 
 class UnknownIdError(Exception):
@@ -81,6 +82,9 @@ class Explainer(Names):
     def of_id(self, about: str) -> Any:
         """About what has this id as text; None if nothing here can have it."""
         t = self.t
+        kind, _, number = about.partition(" ")
+        if kind in PROCESSES and number.isdecimal():
+            return self._of_number(kind, int(number))
         if about[16:24] != t.config.node_id[:4].hex():
             return None
         if key := typed_ids.key_of(about):
@@ -94,6 +98,20 @@ class Explainer(Names):
         if len(about) != TASK_HEX or not index:
             return None
         return self.of_process(index) or r.Nothing(pid=self.pid_of(index))
+
+    def _of_number(self, kind: str, number: int) -> Any:
+        """About a process: by its index, as ``shoal story`` shows it, or by its pid."""
+        known = [*self.t.pool.workers, *self.t.jobs.by_driver]
+        mine = [i for i in known if number == (self.pid_of(i) if kind == "pid" else i)]
+        if not mine:
+            return None
+        running = self.running_in(self.sights.process(mine[0]))
+        if running:
+            return self.of_key(running[-1].key)
+        actor = self.t.actors.by_worker.get(mine[0])
+        if actor is not None:
+            return why_actors.of_actor(self, actor, None)
+        return self.of_process(mine[0]) or r.Nothing(pid=self.pid_of(mine[0]))
 
     def follow(self, key: int) -> Any:
         """The next of the chain; None where it ends because too much had to be seen."""
@@ -245,6 +263,8 @@ class Explainer(Names):
 
     def of_driver(self, asker: int) -> r.Reason:
         """What a program waits for: that of the asker, or the first one that does."""
+        if asker in self.t.pool.workers:
+            return self._of_number("worker", asker)  # type: ignore[no-any-return]
         drivers = [asker] if asker in self.t.jobs.by_driver else sorted(self.t.jobs.by_driver)
         self.sights.processes_of(drivers)
         for index in drivers:

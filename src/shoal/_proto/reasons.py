@@ -296,6 +296,22 @@ class WaitsForLock(Reason, frozen=True, kw_only=True):
     ahead: int = 1
 
 
+class WaitsForChannel(Reason, frozen=True, kw_only=True):
+    """A channel: its other side has not written the next message, or not read an earlier one."""
+
+    what: str
+
+
+class TimeOver(OfTask, frozen=True, kw_only=True):
+    """The task was ended: its time was over."""
+
+    stage: str
+    """What it was at then: held, queued or running."""
+    timeout_s: float
+    stages_s: dict[str, float]
+    """Seconds that each stage took."""
+
+
 class NotSealed(Reason, frozen=True, kw_only=True):
     """A value that no task makes: the process that owns it has to give it."""
 
@@ -343,6 +359,8 @@ AnyReason = Union[
     WaitsForRoom,
     BackPressure,
     WaitsForLock,
+    WaitsForChannel,
+    TimeOver,
     NotSealed,
     Circular,
 ]

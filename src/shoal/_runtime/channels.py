@@ -78,7 +78,16 @@ def _failed(kind: str, a: Any, b: Any) -> BaseException:
     if kind == "large":
         return errors.MessageTooLargeError(size_bytes=a, capacity_bytes=b)
     what = "the next message of the channel" if kind == "read" else "a free slot of the channel"
-    return errors.ChannelTimeoutError(what=what, timeout_s=a)
+    late = errors.ChannelTimeoutError(what=what, timeout_s=a)
+    late.ask(lambda timeout_s: _reason(what) if timeout_s else b"")
+    return late
+
+
+def _reason(what: str) -> bytes:
+    """Only who looks at the error makes it: many try again and again."""
+    from shoal._proto import reasons
+
+    return reasons.pack(reasons.WaitsForChannel(what=what))
 
 
 _native.set_channel_hooks(dumps=_dumps, pack=_pack, failed=_failed, translate=sessions.translate)

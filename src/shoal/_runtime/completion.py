@@ -224,6 +224,37 @@ def loop_future(ref: ObjectRef[R]) -> asyncio.Future[R]:
 # ---- futures ------------------------------------------------------------------------------------
 
 
+class RefFuture(Future[Any]):
+    """A concurrent future whose ``TimeoutError`` says why its ref is not ready."""
+
+    def __init__(self, ref: ObjectRef) -> None:
+        super().__init__()
+        self._memory = ref.memory
+        self._key = ref.key
+
+    def result(self, timeout: float | None = None) -> Any:
+        """The value, or raise what the task raised."""
+        try:
+            return super().result(timeout)
+        except TimeoutError:
+            self._raise_if_late(timeout)
+            raise
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """What the task raised; None if it did not."""
+        try:
+            return super().exception(timeout)
+        except TimeoutError:
+            self._raise_if_late(timeout)
+            raise
+
+    def _raise_if_late(self, timeout: float | None) -> None:
+        """A ``TimeoutError`` of a future that is done is the task's own."""
+        ref = None if self.done() else self._memory.ref(self._key)
+        if ref is not None and not ref.is_sealed():
+            raise objects.late([ref], timeout) from None
+
+
 class FutureSink:
     """All concurrent futures of the process."""
 
@@ -241,7 +272,7 @@ _future_sink = FutureSink()
 
 def future_hook(ref: ObjectRef) -> Future[Any]:
     """``ref.future()``: a concurrent future of the value."""
-    future: Future[Any] = Future()
+    future: Future[Any] = RefFuture(ref)
     if not _watch(ref, _future_sink, (future, ref)):
         _set(future, ref)
     return future

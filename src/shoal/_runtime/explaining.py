@@ -7,7 +7,7 @@ node memory, in a moment. If it does not answer in time, that is the reason (``N
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from shoal import errors
 from shoal._native import ObjectRef
@@ -15,7 +15,10 @@ from shoal._proto import messages, reasons
 from shoal._runtime import actor, groups, streams
 from shoal._runtime import session as sessions
 from shoal._runtime.client import Coming
+from shoal.errors._explained import Explained
 from shoal.errors._why import Why
+
+E = TypeVar("E", bound=Explained)
 
 ANSWER_S = 2.0
 SOON_S = 0.05
@@ -52,6 +55,23 @@ def name_of(thing: Any) -> str:
         text = f"why needs a ref, a handle, a placement group or an id, not {thing!r:.80}"
         raise errors.NotARefError(text)
     return str(thing.hex())
+
+
+def explained(error: E, about: Any = None, is_patient: bool = True) -> E:
+    """``error``, whose ``why`` says why ``about`` (of ``shoal.state.why``) is not there.
+
+    Example:
+        >>> isinstance(shoal.lowlevel.explained(shoal.lowlevel.Explained("late")), Exception)
+        True
+    """
+    if isinstance(about, list):
+        error.ask(for_error(about, is_patient))
+    elif (session := sessions.current_or_none()) is not None:
+        question = _Question(session, name_of(about))
+        if is_patient:
+            question.take(SOON_S)
+        error.ask(question.take)
+    return error
 
 
 def for_error(refs: list[ObjectRef], is_patient: bool = True) -> Callable[[float], bytes]:

@@ -281,10 +281,10 @@ class CompiledDAG:
                 if self._has_written(value, 0):
                     return
         except errors.ChannelTimeoutError:
-            raise _no_room(timeout_s) from None
+            raise _no_room(timeout_s, self._loops) from None
         # Every result was read: nothing stands between us and a free slot but actors that work.
         if not self._has_written(value, left(deadline)):
-            raise _no_room(timeout_s)
+            raise _no_room(timeout_s, self._loops)
 
     async def _submit_async(self, value: Any, turns: Turns) -> int:
         self._results.raise_if_over()
@@ -295,7 +295,7 @@ class CompiledDAG:
         if not self._has_written(value, 0):
             timeout_s = self.options.submit_timeout_s
             if not await turns.in_thread(self._has_written, value, timeout_s):
-                raise _no_room(timeout_s)
+                raise _no_room(timeout_s, self._loops)
         number = self._pipeline.begin()
         turns.begin()
         return number
@@ -384,7 +384,7 @@ class CompiledDAG:
 
     def _supervise(self, refs: list[Any]) -> None:
         """Hear of the ends of the loops."""
-        self._loops = refs
+        self._loops = self._results.loops = refs
         for ref in refs:
             ref.future().add_done_callback(partial(_loop_ended, self._results))
 
@@ -412,7 +412,8 @@ def _loop_ended(results: Results, ended: Future[Any]) -> None:
         results.end(error)
 
 
-def _no_room(timeout_s: float | None) -> errors.ChannelTimeoutError:
-    return errors.ChannelTimeoutError(
+def _no_room(timeout_s: float | None, loops: list[Any]) -> errors.ChannelTimeoutError:
+    error = errors.ChannelTimeoutError(
         what="room for the input of the compiled graph", timeout_s=float(timeout_s or 0)
     )
+    return lowlevel.explained(error, loops, is_patient=bool(timeout_s))

@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from shoal import errors
+from shoal import errors, lowlevel
 from shoal._base import clock
 from shoal._native import Channel
 from shoal.dag.loop import Failed
@@ -48,6 +48,8 @@ class Results(Readers):
         self.reason: BaseException | None = None
         """Why the graph has ended; None as long as it lives."""
         self._is_released = False
+        self.loops: list[Any] = []
+        """Refs to the calls that the actors of the graph go round in."""
         self.at_end: Callable[[], object] = lambda: None
         """Called after it has ended."""
 
@@ -118,7 +120,7 @@ class Results(Readers):
                     if self.n_waiting or self.watchers:
                         self.tell()
         except errors.ChannelTimeoutError:
-            raise late(timeout_s) from None
+            raise self.late(timeout_s) from None
         if not is_direct:
             return self._taken(number, output)
         return given(value, None) if type(value) is Failed else value
@@ -132,7 +134,14 @@ class Results(Readers):
                     continue
                 self.raise_if_unread(number)
         except errors.ChannelTimeoutError:
-            raise late(timeout_s) from None
+            raise self.late(timeout_s) from None
+
+    def late(self, timeout_s: float | None) -> errors.ChannelTimeoutError:
+        """The error for a result that is not there in time; it can still be taken."""
+        error = errors.ChannelTimeoutError(
+            what="a result of the compiled graph", timeout_s=float(timeout_s or 0)
+        )
+        return lowlevel.explained(error, list(self.loops), is_patient=bool(timeout_s))
 
     def raise_if_unread(self, number: int) -> None:
         """Raise why an execution will never be read."""
@@ -218,13 +227,6 @@ def given(value: Any, part: int | None) -> Any:
 def left(deadline: float | None) -> float | None:
     """Seconds until then."""
     return None if deadline is None else max(0.0, deadline - clock.now())
-
-
-def late(timeout_s: float | None) -> errors.ChannelTimeoutError:
-    """The error for a result that is not there in time; it can still be taken."""
-    return errors.ChannelTimeoutError(
-        what="a result of the compiled graph", timeout_s=float(timeout_s or 0)
-    )
 
 
 def again(error: BaseException) -> BaseException:

@@ -2,16 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
-
 from shoal.errors._base import ShoalError, exit_text, tail
-
-if TYPE_CHECKING:
-    from shoal.errors._why import Why
-
-SHOWN_S = 1.0
-"""So long an error that is shown waits for its reason."""
+from shoal.errors._explained import Explained
 
 
 class LostError(ShoalError):
@@ -184,7 +176,7 @@ class ObjectStoreFullError(LostError, MemoryError):
         return text
 
 
-class GetTimeoutError(LostError, TimeoutError):
+class GetTimeoutError(Explained, LostError, TimeoutError):
     """What was asked for was not there in time; it still goes on."""
 
     ray = ("GetTimeoutError",)
@@ -194,34 +186,6 @@ class GetTimeoutError(LostError, TimeoutError):
     what: str = ""
     reasons: bytes = b""
     """The chain of reasons at that moment, as it travels; ``why`` reads it."""
-
-    _ask: Callable[[float], bytes] | None = None
-    """Gives ``reasons`` once they have come."""
-
-    @property
-    def why(self) -> Why | None:
-        """What the first of what was not ready waited for when this was raised (docs/why.md); None
-        if nobody could say.
-
-        Example:
-            >>> error = shoal.errors.GetTimeoutError(timeout_s=1.0)
-            >>> error.why is None
-            True
-        """
-        from shoal.errors import _why
-
-        self._settle(SHOWN_S)
-        return _why.unpacked(self.reasons) if self.reasons else None
-
-    def ask(self, take: Callable[[float], bytes]) -> None:
-        """``take(timeout_s)`` gives the reasons, which are on their way."""
-        self._ask = take
-        self._settle(0.0)
-
-    def _settle(self, timeout_s: float) -> None:
-        if self._ask is not None and (found := self._ask(timeout_s)):
-            self.reasons = self.facts["reasons"] = found
-            self._ask = None
 
     def describe(self) -> str:
         """Return what happened, from the facts."""
@@ -233,11 +197,7 @@ class GetTimeoutError(LostError, TimeoutError):
         return text if why is None else f"{text}: {why}"
 
     def __str__(self) -> str:
-        return self.describe() if self.why is not None else super().__str__()
-
-    def __reduce__(self) -> Any:
-        self._settle(0.0)
-        return super().__reduce__()
+        return self.describe() if self.why is not None else ShoalError.__str__(self)
 
 
 class ChannelError(LostError):
@@ -278,11 +238,13 @@ class CollectiveError(LostError, RuntimeError):
     """Who was told."""
 
 
-class CollectiveTimeoutError(CollectiveError, TimeoutError):
+class CollectiveTimeoutError(Explained, CollectiveError, TimeoutError):
     """A rank of a group did not come in time."""
 
     __new__ = TimeoutError.__new__  # type: ignore[assignment]  # of the two builtin classes, this
     advice = "look what the missing rank does; give the group a longer timeout_s if that is right."
+    reasons: bytes = b""
+    """What the missing rank did at that moment, as it travels; ``why`` reads it."""
 
 
 class JobEndedError(LostError):

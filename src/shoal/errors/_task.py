@@ -9,9 +9,12 @@ be (a final class, a layout of its own, ``SystemExit``), the error is a plain ``
 from __future__ import annotations
 
 import types
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from shoal.errors._base import ShoalError
+
+if TYPE_CHECKING:
+    from shoal.errors._why import Why
 
 
 class TaskError(ShoalError):
@@ -176,6 +179,27 @@ class DeadlineExceededError(TaskCancelledError, TimeoutError):
     timeout_s: float = 0.0
     stages_s: dict[str, float] = {}
     """Seconds that each stage took: ``"held"``, ``"queued"``, ``"running"``."""
+
+    @property
+    def why(self) -> Why:
+        """How long it was at each stage, as a reason (docs/why.md).
+
+        Example:
+            >>> error = shoal.errors.DeadlineExceededError(timeout_s=2.0, stages_s={"queued": 2.0})
+            >>> error.why.reason.stages_s
+            {'queued': 2.0}
+        """
+        from shoal._proto import reasons
+        from shoal.errors import _why
+
+        over = reasons.TimeOver(
+            task=self.task_id,
+            name=self.task,
+            stage=self.stage,
+            timeout_s=self.timeout_s,
+            stages_s=self.stages_s,
+        )
+        return _why.Why(over)
 
     def describe(self) -> str:
         """Return what happened, from the facts."""

@@ -205,6 +205,13 @@ def _lock(reason: r.WaitsForLock) -> str:
     return f"it waits for the lock {reason.lock!r}, which {_who(reason.holder)} holds"
 
 
+def _time_over(reason: r.TimeOver) -> str:
+    spent = ", ".join(f"{_seconds(took)} {name}" for name, took in reason.stages_s.items())
+    when = f" while it was {reason.stage}" if reason.stage else ""
+    text = f"{_subject(reason)} was ended{when}, after {_seconds(reason.timeout_s)}"
+    return f"{text} ({spent})" if spent else text
+
+
 def _ready(reason: r.Ready) -> str:
     return f"{reason.id} is there" + (", and is an error" if reason.is_error else "")
 
@@ -258,6 +265,10 @@ _SENTENCES: dict[type[r.Reason], Callable[[Any], str]] = {
         f" {_who(x.consumer)} does not take them"
     ),
     r.WaitsForLock: _lock,
+    r.WaitsForChannel: lambda x: (
+        f"it waits for {x.what}: the other side of the channel has not come"
+    ),
+    r.TimeOver: _time_over,
     r.NotSealed: lambda x: f"{x.object} is made by no task: {_who(x.owner)} has to give it a value",
     r.Circular: lambda x: f"it comes back to where it began ({' -> '.join(x.ids)}): a deadlock",
 }
@@ -277,6 +288,8 @@ _ADVICE: dict[type[r.Reason], str] = {
     r.WaitsForRoom: "drop refs that are not needed (`shoal memory` shows whose), or give"
     " init(object_store_memory=) more.",
     r.BackPressure: "take the items of the stream, or drop its generator.",
+    r.WaitsForChannel: "see what the process on the other side does (`shoal why`).",
+    r.TimeOver: "give it more timeout_s, or less to do; where it was longest says which.",
     r.NotSealed: "see what that process does; shoal.cancel does not end this wait.",
     r.Circular: "break the circle: no task or actor may wait for something that waits for it.",
     r.ActorRestarting: "read the last lines of the actor's log for why its process dies.",

@@ -129,7 +129,8 @@ class ActorPool:
                     [ref], timeout, f"the next result is not there after {timeout} s"
                 )
             self._take(ref)
-            raise TimeoutError(f"the next result is not there after {timeout} s, and is left out")
+            text = f"the next result is not there after {timeout} s, and is left out"
+            raise objects.late([ref], timeout, text)
         return self._value(ref)
 
     def get_next_unordered(

@@ -20,7 +20,7 @@ from concurrent.futures import Future
 from typing import Any, ParamSpec, TypeVar
 
 import shoal
-from shoal import errors
+from shoal import errors, lowlevel
 from shoal._base import clock
 from shoal.util.crew import BrokenCrewError, Crew, Job, WorkerLostError
 from shoal.util.crew_member import STARMAP, Raised, Shipped
@@ -207,6 +207,10 @@ class PoolExecutor(concurrent.futures.Executor):
         )
 
 
+class ExecutorTimeoutError(lowlevel.Explained, TimeoutError):
+    """The results of ``map`` were not there in time; ``why`` says what they waited for."""
+
+
 def _results(results: Results, deadline: float | None) -> Iterator[Any]:
     """As the standard library's: the first exception ends it, and takes back what waits."""
     while True:
@@ -214,7 +218,8 @@ def _results(results: Results, deadline: float | None) -> Iterator[Any]:
             left = None if deadline is None else max(0.0, deadline - clock.now())
             value = results.next(left)
         except NotThereError:
-            raise TimeoutError("map was not done in time") from None
+            late = ExecutorTimeoutError("map was not done in time")
+            raise lowlevel.explained(late, is_patient=bool(left)) from None
         except StopIteration:
             return
         yield value

@@ -18,15 +18,16 @@ import queue
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from shoal import lowlevel
 from shoal._runtime import actor, objects
 from shoal._runtime.remote import remote
 
 
-class Empty(queue.Empty):
+class Empty(lowlevel.Explained, queue.Empty):
     """There was no item, or not as many as were asked for."""
 
 
-class Full(queue.Full):
+class Full(lowlevel.Explained, queue.Full):
     """There was no room for an item, or for the whole batch."""
 
 
@@ -140,15 +141,15 @@ class Queue:
     async def put_async(self, item: Any, block: bool = True, timeout: float | None = None) -> None:
         """As ``put``, awaited."""
         if not block:
-            await _awaited(self.actor.put_batch.remote([item]))
+            await self._awaited(self.actor.put_batch.remote([item]))
             return
-        await _awaited(self.actor.put.remote(item, _checked(timeout)))
+        await self._awaited(self.actor.put.remote(item, _checked(timeout)))
 
     async def get_async(self, block: bool = True, timeout: float | None = None) -> Any:
         """As ``get``, awaited."""
         if not block:
-            return (await _awaited(self.actor.get_batch.remote(1)))[0]
-        return await _awaited(self.actor.get.remote(_checked(timeout)))
+            return (await self._awaited(self.actor.get_batch.remote(1)))[0]
+        return await self._awaited(self.actor.get.remote(_checked(timeout)))
 
     def put_nowait(self, item: Any) -> None:
         """Put an item now, or raise ``Full``."""
@@ -188,19 +189,19 @@ class Queue:
         try:
             return objects.get(ref)
         except (Empty, Full) as error:
-            raise _plain(error) from None
+            raise self._plain(error) from None
 
+    async def _awaited(self, ref: Any) -> Any:
+        try:
+            return await ref
+        except (Empty, Full) as error:
+            raise self._plain(error) from None
 
-async def _awaited(ref: Any) -> Any:
-    try:
-        return await ref
-    except (Empty, Full) as error:
-        raise _plain(error) from None
-
-
-def _plain(error: Empty | Full) -> Exception:
-    """The error itself, without the story of the task that raised it."""
-    return (Empty if isinstance(error, Empty) else Full)(*error.args)
+    def _plain(self, error: Empty | Full) -> Exception:
+        """The error itself, without the story of the task that raised it. Why the queue was so is
+        asked when somebody looks: most who catch it only try again."""
+        plain = (Empty if isinstance(error, Empty) else Full)(*error.args)
+        return lowlevel.explained(plain, self.actor, is_patient=False)
 
 
 def _checked(timeout: float | None) -> float | None:

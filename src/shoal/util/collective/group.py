@@ -240,10 +240,13 @@ class Group:
         if clock.now() - since >= self.timeout_s:
             self.break_off("late", self._late())
 
-    def _late(self) -> str:
+    def _behind(self) -> list[int]:
         load = self.block.load
         numbers = {r: (load(self._words[ARRIVED][r]) & VALUE) >> CHECK_BITS for r in self.others}
-        behind = [str(r) for r, number in numbers.items() if number < self._number]
+        return [r for r, number in numbers.items() if number < self._number]
+
+    def _late(self) -> str:
+        behind = [str(r) for r in self._behind()]
         who = f"ranks {', '.join(behind)}" if len(behind) > 1 else f"rank {(behind or ['?'])[0]}"
         text = bytes(self._texts[self.rank][self._number & 1]).rstrip(b"\0").decode()
         if not behind:
@@ -269,7 +272,9 @@ class Group:
     def error(self) -> errors.CollectiveError:
         """What broke the group."""
         kind, text = self.control.reason()
-        return joining.failed(kind, self.name, self.rank, text)
+        behind = self._behind() if kind == "late" else []
+        missing = self.control.pid(behind[0]) if behind else 0
+        return joining.failed(kind, self.name, self.rank, text, missing)
 
     def leave(self) -> None:
         """Destroy our side: the others can end the call they are in, and make no further one."""

@@ -76,10 +76,13 @@ class _Row(msgspec.Struct, array_like=True):
     ranks: int
 
 
-def failed(kind: str, group: str, rank: int, text: str) -> errors.CollectiveError:
-    """The error for ``kind`` (late, or anything else)."""
-    made = errors.CollectiveTimeoutError if kind == "late" else errors.CollectiveError
-    return made(text, group=group, rank=rank)
+def failed(kind: str, group: str, rank: int, text: str, missing: int = 0) -> errors.CollectiveError:
+    """The error for ``kind`` (late, or anything else); ``missing``: pid of who is late."""
+    if kind != "late":
+        return errors.CollectiveError(text, group=group, rank=rank)
+    late = errors.CollectiveTimeoutError(text, group=group, rank=rank)
+    told: errors.CollectiveError = lowlevel.explained(late, f"pid {missing}" if missing else None)
+    return told
 
 
 def take_place(name: str, ranks: int, rank: int) -> Place:

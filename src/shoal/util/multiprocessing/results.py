@@ -22,7 +22,7 @@ _lock = threading.Lock()
 """Held for the moment in which a result gets ready, or somebody begins to wait for it."""
 
 
-class PoolTimeoutError(multiprocessing.TimeoutError, TimeoutError):
+class PoolTimeoutError(lowlevel.Explained, multiprocessing.TimeoutError, TimeoutError):
     """A result was not there in time; ask again later. Both kinds of ``TimeoutError``."""
 
 
@@ -86,7 +86,8 @@ class AsyncResult:
         if not self._is_done:
             self.wait(timeout)
         if not self._is_done:
-            raise PoolTimeoutError(f"the result is not there after {timeout} s")
+            late = PoolTimeoutError(f"the result is not there after {timeout} s")
+            raise lowlevel.explained(late, is_patient=bool(timeout))
         if self._error is not None:
             raise self._error
         return self._value
@@ -211,4 +212,5 @@ class IMapIterator(Results):
         try:
             return super().next(timeout)
         except NotThereError:
-            raise PoolTimeoutError(f"the next result is not there after {timeout} s") from None
+            late = PoolTimeoutError(f"the next result is not there after {timeout} s")
+            raise lowlevel.explained(late, is_patient=bool(timeout)) from None
