@@ -23,7 +23,7 @@ SOURCES := pyproject.toml README.md LICENSE $(shell find src native -type f \
 	-not -name '*.pyc' -not -name '*.so' 2>/dev/null)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench lint torture chaos sim asan tsan clean
+.PHONY: help demo test bench tracing lint torture chaos sim asan tsan clean
 # A recipe that fails leaves no half-made target behind that the next run would trust.
 .DELETE_ON_ERROR:
 
@@ -72,6 +72,13 @@ lint: $(VENV)/.installed-test ## Only ruff, mypy and the rules of tests/tidy
 bench: $(VENV)/.installed-test ## All benchmarks against all peers, half an hour (ARGS=--quick: a short look)
 	$(BIN)/python -m benchmarks core classic $(ARGS)
 
+tracing: $(VENV)/.installed-test ## What the events of all that happens cost: C12 with them and without, 20 pairs
+	$(CMAKE_RELEASE) -S native -B build/tracing/with
+	$(CMAKE_RELEASE) -S native -B build/tracing/without -DSHOAL_EVENTS=OFF
+	PATH="$(abspath $(BIN)):$$PATH" cmake --build build/tracing/with
+	PATH="$(abspath $(BIN)):$$PATH" cmake --build build/tracing/without
+	$(BIN)/python -m benchmarks.tracing build/tracing $(ARGS)
+
 torture: $(VENV)/.installed-test ## Kill, stop, fill and starve for T seconds (default 60), then audit
 	$(BIN)/python -m tests.torture --seconds $(T) --json build/torture.json $(ARGS)
 
@@ -84,6 +91,8 @@ sim: $(VENV)/.installed-test ## Lives of a simulated cluster, one for each of SE
 # ---- sanitizers: builds of their own under build/, beside the installed package
 
 CMAKE = PATH="$(abspath $(BIN)):$$PATH" cmake -G Ninja -DCMAKE_BUILD_TYPE=RelWithDebInfo \
+	-DPython_EXECUTABLE=$(abspath $(BIN))/python
+CMAKE_RELEASE = PATH="$(abspath $(BIN)):$$PATH" cmake -G Ninja -DCMAKE_BUILD_TYPE=Release \
 	-DPython_EXECUTABLE=$(abspath $(BIN))/python
 RUNTIMES = $(shell $${CXX:-g++} -print-file-name=libasan.so):$(shell $${CXX:-g++} -print-file-name=libstdc++.so)
 

@@ -283,6 +283,7 @@ i64 Memory::open_process(u32 kind) {
   return -1;
 }
 
+#ifndef SHOAL_NO_EVENTS
 // Fixed records in a ring of this process: four stores and a clock, no lock. A reader may see a
 // torn record of a ring that laps it; `time` is written last and checked by the reader.
 void Memory::event(u32 kind, u64 key, u64 about, u32 n_of) {
@@ -299,6 +300,7 @@ void Memory::event(u32 kind, u64 key, u64 about, u32 n_of) {
   e.time.store(platform::boot_ns(), REL);
   r.event_seq.store(n + 1, REL);
 }
+#endif
 
 // Text that belongs to a task, as events: each has eight bytes, and their place.
 void Memory::note(u32 kind, u64 key, Bytes text) {

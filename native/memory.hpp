@@ -163,7 +163,11 @@ class Memory {
   void begin_fork();
   // Where the mark of process p stands in the file: its completion ring, a place of its own.
   u64 fork_mark(u32 p) { return off.comps + (u64(p) * 8 << COMPLETION_LOG); }
+#ifdef SHOAL_NO_EVENTS  // benchmarks/tracing.py: what would it cost without?
+  void event(u32, u64, u64 = 0, u32 = 0) {}
+#else
   void event(u32 kind, u64 key, u64 about = 0, u32 n = 0);
+#endif
   void note(u32 kind, u64 key, Bytes text);
   void note_failed(u64 key, u64 about, u8 format, Bytes error);
   static u64 event_of(const Spec& t) {
