@@ -161,6 +161,8 @@ bool Memory::seal_like(u32 t, u32 dependency) {
   ValueParts v;
   v.format = y.kind.load(RLX);
   v.data = value_bytes(dependency, false);
+  for (u64 key : contained(make_key(dependency, y.gen.load(RLX))))
+    v.contained.push_back(key_slot(key));
   Spec* sp = spec(t);
   for (u32 i = 0; i < sp->n_returns; i++) {
     u32 r = key_slot(sp->returns()[i]);

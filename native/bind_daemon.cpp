@@ -123,10 +123,31 @@ void bind_daemon(nb::module_& mod, nb::class_<PyMemory>& c) {
              PyMemory& pm = of(self);
              return names_slot(key) && pm.m->requeue(key, charged, front);
            })
-      .def("fail",
-           [](nb::handle self, u64 key, nb::bytes record) {
+      .def(
+          "fail",
+          [](nb::handle self, u64 key, nb::bytes record, nb::handle kept) {
+            PyMemory& pm = of(self);
+            std::vector<u32> slots;
+            for (nb::handle r : kept) slots.push_back(key_slot(nb::cast<Ref&>(r).key));
+            return names_slot(key) && pm.m->fail(key, bytes_of(record), true, slots);
+          },
+          nb::arg("key"), nb::arg("record"), nb::arg("kept") = nb::make_tuple())
+      .def("contained",
+           [](nb::handle self, u64 key) {
              PyMemory& pm = of(self);
-             return names_slot(key) && pm.m->fail(key, bytes_of(record), true);
+             return names_slot(key) ? pm.m->contained(key) : std::vector<u64>{};
+           })
+      .def("loading", [](nb::handle self, u64 key) { begin_loading(self, of(self), key); })
+      .def("loaded", [](PyMemory&) { end_loading(); })
+      .def("call_of",
+           [](nb::handle self, u64 key) -> nb::object {
+             Memory& m = *of(self).m;
+             Spec* t = names_slot(key) && !m.is_ready(key) ? m.spec(key_slot(key)) : nullptr;
+             if (!t) return nb::none();
+             const u8* p = reinterpret_cast<u8*>(t) + t->payload_offset;
+             return nb::make_tuple(t->function, t->callee(), t->method, t->flags, t->job,
+                                   t->n_dependencies,
+                                   nb::bytes(reinterpret_cast<const char*>(p), t->payload_size));
            })
       .def(
           "cancel",

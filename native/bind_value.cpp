@@ -284,6 +284,21 @@ nb::object load_slot(nb::handle memory, PyMemory& pm, u32 s) {
   }
 }
 
+void begin_loading(nb::handle memory, PyMemory& pm, u64 key) {
+  const u64 block = pm.m->slot(key_slot(key)).block.load(ACQ);
+  auto* h = block ? reinterpret_cast<ValueHeader*>(pm.m->ro + block) : nullptr;
+  context.mem = &pm;
+  context.owner = memory.ptr();
+  context.table = h ? reinterpret_cast<atom<u64>*>(h + 1) : nullptr;
+  context.n = h ? h->n_contained : 0;
+}
+
+void end_loading() {
+  context.mem = nullptr;
+  context.table = nullptr;
+  context.n = 0;
+}
+
 nb::object restore_ref(u32 index) {
   if (!context.mem || !context.table || index >= context.n)
     throw std::runtime_error("a pickled ref was loaded outside of the value that names it");
@@ -548,12 +563,7 @@ nb::class_<PyTask> bind_values(nb::module_& m) {
              context.table = s->holds() + s->n_dependencies;
              context.n = s->n_contained;
            })
-      .def("loaded",
-           [](PyTask&) {
-             context.mem = nullptr;
-             context.table = nullptr;
-             context.n = 0;
-           })
+      .def("loaded", [](PyTask&) { end_loading(); })
       .def(
           "seal",
           [](PyTask& t, nb::handle v) {

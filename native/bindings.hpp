@@ -172,6 +172,9 @@ u32 running_return(PyTask& t, u32 i);  // the slot of its return i
 void commit_task(PyTask& t);
 void forget_task(PyTask& t);
 nb::object restore_ref(u32 index);
+// Make the refs that value `key` holds those that `restore_ref` reads.
+void begin_loading(nb::handle memory, PyMemory& pm, u64 key);
+void end_loading();
 u64 deadline_of(const std::optional<double>& timeout_s);
 void check_signals();
 void throw_closed();

@@ -342,7 +342,11 @@ class Memory {
   void release_pins(u32 p);
   void close_process(u32 p);
   bool requeue(u64 key, bool charged, bool front);
-  bool fail(u64 key, Bytes record, bool is_worker_dead = false);
+  // `kept`: slots that the error holds, as what the task was to work on.
+  bool fail(u64 key, Bytes record, bool is_worker_dead = false, const std::vector<u32>& kept = {});
+  // Keys that a sealed value, or the arguments of a task that cannot move, hold: of a task first
+  // its dependencies.
+  std::vector<u64> contained(u64 key);
   u32 kill_queue(u32 q, Bytes record);
   u32 fail_queued(u32 q, Bytes record);
   u32 end_job(u32 job, Bytes record);
@@ -391,7 +395,7 @@ class Memory {
   };
   std::vector<HoldRow> list_holds(u64 limit);
   u64 events_lost();
-  void seal_error(u32 s, Bytes record);
+  void seal_error(u32 s, Bytes record, const std::vector<u32>& kept = {});
 
   // ---- private hints: nothing here is needed after a death
   struct SizeClass {

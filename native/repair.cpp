@@ -167,8 +167,9 @@ void Memory::ring_all() {
 
 // An error can always be sealed: in a block (results' reserve included), else inline, cut to a bare
 // record.
-void Memory::seal_error(u32 s, Bytes record) {
+void Memory::seal_error(u32 s, Bytes record, const std::vector<u32>& kept) {
   ValueParts v;
+  v.contained = kept;
   v.format = ERROR_RECORD;
   v.data = record;
   Status st = write_value(s, v, true, platform::copy);
@@ -207,7 +208,7 @@ bool Memory::requeue(u64 key, bool charged, bool front) {
 
 // What runs is failed only where the caller knows that its worker is dead: a worker may take what
 // was QUEUED a moment ago, and is then alone with it.
-bool Memory::fail(u64 key, Bytes record, bool is_worker_dead) {
+bool Memory::fail(u64 key, Bytes record, bool is_worker_dead, const std::vector<u32>& kept) {
   u32 s = key_slot(key);
   Slot& x = slot(s);
   for (;;) {
@@ -237,7 +238,7 @@ bool Memory::fail(u64 key, Bytes record, bool is_worker_dead) {
     for (u64 k : returns) {
       discard_value(key_slot(k));
       keep_turn = st == HELD && k == key;
-      seal_error(key_slot(k), record);
+      seal_error(key_slot(k), record, kept);
       keep_turn = false;
     }
     note_failed(key, about, ERROR_RECORD, record);

@@ -82,6 +82,25 @@ Bytes Memory::value_bytes(u32 s, bool read_only) {
   return {x.inline_bytes, is_turn(n) ? sizeof FULL_RECORD : n};
 }
 
+std::vector<u64> Memory::contained(u64 key) {
+  const u32 s = key_slot(key);
+  std::vector<u64> keys;
+  if (!is_live(key)) return keys;
+  auto add = [&](const atom<u64>* table, u32 n) {
+    for (u32 i = 0; i < n; i++)
+      if (const u64 e = table[i].load(ACQ))
+        keys.push_back(make_key(hold_slot(e), slot(hold_slot(e)).gen.load(ACQ)));
+  };
+  if (Spec* t = is_ready(key) ? nullptr : spec(s)) {
+    add(t->holds(), t->n_dependencies + t->n_contained);
+  } else if (const u64 block = slot(s).block.load(ACQ);
+             block && (slot(s).flags.load(ACQ) & HAS_TABLE) && block_is(block, s)) {
+    auto* h = at<ValueHeader>(block);
+    add(reinterpret_cast<atom<u64>*>(h + 1), h->n_contained);
+  }
+  return keys;
+}
+
 // What a dead or failed attempt had written: contained holds, then the block. Repeatable.
 void Memory::discard_value(u32 s) {
   Slot& x = slot(s);

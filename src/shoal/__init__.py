@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from shoal._runtime.cluster import available_resources, cluster_resources, nodes
     from shoal._runtime.completion import as_completed
     from shoal._runtime.context import RuntimeContext, get_gpu_ids, get_runtime_context
+    from shoal._runtime.debugging import debug
     from shoal._runtime.driver import SessionContext, is_initialized, shutdown
     from shoal._runtime.execute import exit_actor
     from shoal._runtime.init import init
@@ -68,6 +69,7 @@ _HOMES = {
     "available_resources": "_runtime.cluster",
     "cancel": "_runtime.cancelling",
     "cluster_resources": "_runtime.cluster",
+    "debug": "_runtime.debugging",
     "exit_actor": "_runtime.execute",
     "get": "_runtime.objects",
     "get_actor": "_runtime.actor",
@@ -104,6 +106,7 @@ __all__ = [
     "cancel",
     "cluster_resources",
     "dag",
+    "debug",
     "errors",
     "exceptions",
     "exit_actor",

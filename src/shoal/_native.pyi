@@ -512,9 +512,18 @@ class Memory:
         """RUNNING by a dead process (or by one that asks for a retry) -> QUEUED, attempt + 1.
         ``front`` puts
         an actor's call before all others (the ``redo`` word)."""
-    def fail(self, key: int, record: bytes) -> bool:
+    def fail(self, key: int, record: bytes, kept: Sequence[ObjectRef] = ()) -> bool:
         """Seal the returns of a task that is HELD, QUEUED, or RUNNING by a dead process. False if
-        it ended otherwise."""
+        it ended otherwise. The error holds ``kept``, and so does what fails because of it."""
+    def call_of(self, key: int) -> tuple[int, int, int, int, int, int, bytes] | None:
+        """(function, key of the actor or 0, method, flags, job, number of dependencies, payload)
+        of a task that runs here, or whose process ``repair`` has named; None for anything else."""
+    def contained(self, key: int) -> list[int]:
+        """What a sealed value holds, or the arguments of such a task: first its dependencies."""
+    def loading(self, key: int) -> None:
+        """Make the table of a sealed value, which somebody holds, the one ``restore_ref`` reads
+        (``loaded`` ends it)."""
+    def loaded(self) -> None: ...
     def fail_queued(self, queue: int, record: bytes) -> int:
         """Fail what is QUEUED in ``queue`` now; how many. What is pushed later stays."""
     def end_job(self, job: int, record: bytes) -> int:

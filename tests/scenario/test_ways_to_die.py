@@ -186,10 +186,12 @@ def told(error: Any, way: str, path: Path) -> None:
 @pytest.mark.parametrize("way", [*EXITS, *SIGNALS])
 def test_a_task_that_ends_its_process(way: str, tmp_path: Path) -> None:
     path = tmp_path / "pid"
+    ref = task.remote(way, str(path))
     with pytest.raises(errors.WorkerCrashedError) as caught:
-        shoal.get(task.remote(way, str(path)), timeout=LONG_S)
+        shoal.get(ref, timeout=LONG_S)
     assert type(caught.value) is errors.WorkerCrashedError
     assert caught.value.attempt == 1
+    assert (caught.value.task, caught.value.task_id) == ("task", ref.task_id().hex())
     told(caught.value, way, path)
 
 

@@ -17,6 +17,9 @@ variable              meaning
                       default 30, 0: never
 ``SHOAL_SESSION``     set in every process of a session: its id
 ``SHOAL_SOCKET``      set in every worker: the socket of its daemon
+``SHOAL_DEBUGGER``    what ``breakpoint()`` in a task opens: ``pdb`` (default) or ``debugpy``
+``SHOAL_DEBUGGER_WAIT_S``  how long it waits for somebody where no terminal is; default 30
+``SHOAL_DEBUG_BYTES`` the most that is kept of one failed task for ``debug``; default 64 MiB
 ====================  =====================================================================
 
 Where ``SHOAL_RECORD_CALL_SITES`` is set, ``ref.call_site()`` and ``shoal memory`` say who called.
@@ -44,7 +47,11 @@ class Environment:
         "cache",
         "cache_bytes",
         "call_sites",
+        "debug_bytes",
+        "debugger",
+        "debugger_wait_s",
         "package_bytes",
+        "python_breakpoint",
         "root",
         "session",
         "socket",
@@ -69,6 +76,11 @@ class Environment:
         self.stall_s = _seconds(seen.get("SHOAL_STALL_S", ""), 30.0)
         self.call_sites = bool(seen.get("SHOAL_RECORD_CALL_SITES"))
         """Whether calls note who made them."""
+        self.python_breakpoint = seen.get("PYTHONBREAKPOINT", "")
+        """What Python itself asks before ``breakpoint()``; "0" turns it off."""
+        self.debugger = seen.get("SHOAL_DEBUGGER", "") or "pdb"
+        self.debugger_wait_s = _seconds(seen.get("SHOAL_DEBUGGER_WAIT_S", ""), 30.0)
+        self.debug_bytes = _bytes(seen.get("SHOAL_DEBUG_BYTES", ""), 64 << 20)
 
 
 def _bytes(text: str, default: int) -> int:

@@ -7,8 +7,8 @@ sentences are made where it is read. Fields of all of them (a field that is not 
 
 ==========================  ================================================================
 WorkerCrashedError          pid, signal, exit_code, stderr (list of lines), attempt, max_retries,
-                            reason
-PoisonTaskError             pid, signal, exit_code, stderr, attempt, pids (list)
+                            reason, task, task_id
+PoisonTaskError             pid, signal, exit_code, stderr, attempt, pids (list), task, task_id
 ActorUnavailableError       as ActorDiedError: its reason "restarting"
 ActorDiedError              actor_id, class_name, name, reason, incarnation, pid, signal,
                             exit_code, stderr, may_have_run, error (bytes: pickled exception of
@@ -65,8 +65,9 @@ def worker_crashed(
     stderr: Sequence[str],
     attempt: int,
     max_retries: int,
+    who: tuple[str, str] = ("", ""),
 ) -> bytes:
-    """The process of a task ended under it."""
+    """The process of a task ended under it; ``who``: name and id of the task."""
     return records.pack(
         "WorkerCrashedError",
         pid=pid,
@@ -75,6 +76,8 @@ def worker_crashed(
         stderr=list(stderr),
         attempt=attempt,
         max_retries=max_retries,
+        task=who[0],
+        task_id=who[1],
     )
 
 
@@ -92,7 +95,12 @@ def workers_cannot_start(
 
 
 def poison_task(
-    pids: Sequence[int], code: int | None, signal: int | None, stderr: Sequence[str], attempt: int
+    pids: Sequence[int],
+    code: int | None,
+    signal: int | None,
+    stderr: Sequence[str],
+    attempt: int,
+    who: tuple[str, str] = ("", ""),
 ) -> bytes:
     """The task ended too many processes; ``pids``: which, the last one at the end."""
     return records.pack(
@@ -103,6 +111,8 @@ def poison_task(
         stderr=list(stderr),
         attempt=attempt,
         pids=list(pids),
+        task=who[0],
+        task_id=who[1],
     )
 
 

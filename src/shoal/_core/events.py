@@ -110,6 +110,8 @@ class RunningTask(msgspec.Struct, frozen=True):
     charged: int
     flags: int
     queue: int
+    about: int = 0
+    """What it runs, as in an event of a take."""
 
 
 class Looked(Event, frozen=True):

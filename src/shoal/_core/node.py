@@ -70,6 +70,7 @@ _REQUESTS: dict[type, Callable[[NodeTables, float, seen.Requested, Any], Command
     m.GetResources: reactions_tables.on_view,
     m.GetTable: reactions_tables.on_view,
     m.AskWhy: lambda t, now, event, body: _reactions_why().on_ask(t, now, event, body),
+    m.TaskStopped: reactions_jobs.on_task_stopped,
     m.LeaveJob: lambda t, now, event, _: reactions_jobs.on_leave_job(t, now, event),
 }
 
@@ -101,6 +102,7 @@ _NO_WORK = frozenset(
         m.CreateActor,
         m.ActorStarted,
         m.AskWhy,
+        m.TaskStopped,
     }
 )
 """Requests after which nobody can run who could not before."""

@@ -188,6 +188,12 @@ def on_export_function(
     return out + t.write(PutRow("functions", f"{job.number}/{body.digest.hex()}", row), reply)
 
 
+def on_task_stopped(t: NodeTables, now: float, event: Requested, body: m.TaskStopped) -> Commands:
+    """A task stands at a breakpoint: the program that it works for may have a terminal."""
+    job = t.job_of(event.index)
+    return [] if job is None or job.driver < 0 else [do.Notify(job.driver, body)]
+
+
 # ---- the end
 def on_leave_job(t: NodeTables, now: float, event: Requested) -> Commands:
     """A driver ends its job and stays connected until it has read the answer."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from shoal._base import typed_ids
 from shoal._core import (
     causes,
     reactions_actors,
@@ -17,10 +18,12 @@ from shoal._core.events import (
     ProcessDied,
     Requested,
     Requeued,
+    RunningTask,
     WorkerForked,
     WorkerJoined,
     WorkerStartFailed,
 )
+from shoal._core.jobs import Job
 from shoal._core.pool import Phase
 from shoal._core.queues import Attachment, ClassQueue
 from shoal._core.reactions_starts import python_of
@@ -95,7 +98,9 @@ def on_process_died(t: NodeTables, now: float, event: ProcessDied) -> Commands:
     is_ours = worker.phase is Phase.LEAVING
     if record is None and not is_ours and not event.running:
         out += reactions_starts.on_idle_death(t, now, worker, queue, event)
-    out += t.crashes.decide(Death(worker.pid, event, is_ours, record, cancelled))
+    job = None if worker.binding is None else t.jobs.running.get(worker.binding.job)
+    who = {task.key: _who(t, job, task) for task in event.running}
+    out += t.crashes.decide(Death(worker.pid, event, is_ours, record, cancelled, who))
     out.append(do.CloseProcess(event.index))
     again = {task.queue for task in event.running}
     if queue is not None:
@@ -103,6 +108,15 @@ def on_process_died(t: NodeTables, now: float, event: ProcessDied) -> Commands:
     queues = t.scheduler.held.queues
     known = tuple(n for n in sorted(again) if n in queues and queues[n].dead_record is None)
     return [*out, do.Look(queues=known)] if known else out
+
+
+def _who(t: NodeTables, job: Job | None, task: RunningTask) -> tuple[str, str]:
+    """Name and id of a task that its process has died with."""
+    if job is None:
+        return "", ""
+    names = (name for key, name, _ in job.functions.values() if key == task.about)
+    task_id = typed_ids.task_id(t.config.node_id, task.key, 0, job.number)
+    return next(names, ""), task_id
 
 
 def _lost(event: ProcessDied, max_retries: int) -> bytes:

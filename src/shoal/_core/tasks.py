@@ -49,6 +49,8 @@ class Death(msgspec.Struct):
     """What its tasks fail with because their job is over."""
     cancelled: dict[int, bytes] = {}
     """What those of its tasks fail with that were to end."""
+    who: dict[int, tuple[str, str]] = {}
+    """(name, id) of each of its tasks."""
 
 
 class Crashes:
@@ -96,7 +98,8 @@ class Crashes:
 
     def _poison(self, death: Death, task: RunningTask, pids: Sequence[int]) -> bytes:
         event = death.event
-        return causes.poison_task(pids, event.code, event.signal, event.stderr, task.attempt)
+        who = death.who.get(task.key, ("", ""))
+        return causes.poison_task(pids, event.code, event.signal, event.stderr, task.attempt, who)
 
     def validate(self) -> None:
         """Assert what must hold."""
@@ -120,5 +123,11 @@ def end_children(pid: int, event: ProcessDied, task: RunningTask) -> do.EndChild
 def _crashed(death: Death, task: RunningTask) -> bytes:
     event = death.event
     return causes.worker_crashed(
-        death.pid, event.code, event.signal, event.stderr, task.attempt, task.max_retries
+        death.pid,
+        event.code,
+        event.signal,
+        event.stderr,
+        task.attempt,
+        task.max_retries,
+        death.who.get(task.key, ("", "")),
     )

@@ -490,6 +490,14 @@ class CancelAttempt(Message, frozen=True):
     record: bytes
 
 
+class TaskStopped(Message, frozen=True):
+    """A task stands at a breakpoint: told by its worker, passed on to the driver of its job."""
+
+    name: str
+    """Of its socket (``_runtime/terminals.py``); "": a debugger of its own waits."""
+    place: str
+
+
 class SessionEnds(Message, frozen=True):
     reason: str
 
@@ -547,6 +555,7 @@ Body = Union[
     LeaveJob,
     LogLines,
     Notice,
+    TaskStopped,
     SessionEnds,
 ]
 

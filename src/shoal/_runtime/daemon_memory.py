@@ -23,6 +23,7 @@ from shoal._base import clock
 from shoal._core import commands, events
 from shoal._core.events import AnyEvent, QueueState, RunningAttempt, WorkerState
 from shoal._native import FLAG_ACTOR, FORMAT_PICKLE, QUEUE_ACTOR, QUEUE_CLASS, Memory, ObjectRef
+from shoal._runtime import recorded
 from shoal._runtime.daemon_loop import Loop
 from shoal._runtime.machine_facts import Headroom, IdleCores
 
@@ -166,7 +167,8 @@ class NodeMemory:
 
     def perform_fail(self, command: commands.Fail) -> None:
         self._make_room()
-        self._memory.fail(command.key, command.record)
+        record = recorded.keep(self._memory, command.key)
+        self._memory.fail(command.key, command.record, () if record is None else (record,))
 
     def perform_cancel_tasks(self, command: commands.CancelTasks) -> None:
         self._make_room()

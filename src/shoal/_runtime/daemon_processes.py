@@ -40,6 +40,8 @@ from shoal._runtime.worker_logs import OldLogs, WorkerLog
 KIND_DRIVER = 1
 KIND_WORKER = 2
 STATUS_WAIT_S = 0.2
+_ABOUT = 6
+"""Of ``Memory.sight``."""
 HANG_UP_S = 0.25
 """How long a worker may live on after the end of its connection."""
 
@@ -98,6 +100,11 @@ def exit_of(status: int | None) -> tuple[int | None, int | None]:
     if os.WIFSIGNALED(status):
         return None, os.WTERMSIG(status)
     return os.WEXITSTATUS(status), None
+
+
+def _about(memory: Memory, key: int) -> int:
+    sight = memory.sight(key)
+    return 0 if sight is None else sight[_ABOUT]
 
 
 class Processes:
@@ -325,7 +332,10 @@ class Processes:
         if process.connection is not None:
             process.connection.read_rest()
         stderr = process.log.last_stderr() if process.log is not None else ()
-        running = tuple(RunningTask(*row) for row in self._memory.repair(process.index))
+        running = tuple(
+            RunningTask(*row, about=_about(self._memory, row[0]))
+            for row in self._memory.repair(process.index)
+        )
         code, signal_number = exit_of(process.status)
         if process.has_joined:
             self._post(events.ProcessDied(process.index, code, signal_number, stderr, running))

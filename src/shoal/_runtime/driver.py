@@ -283,16 +283,23 @@ def _join(path: str, given: Mapping[str, Any], launched: launch.Launched | None)
     session.daemon_pid = launched.pid if launched else 0
     session.environment = session.job_environment = config.environment
     printer = logs.LogPrinter()
+    console = _Console(session)
 
     def news(body: messages.Message) -> None:
         if isinstance(body, messages.LogLines):
             printer.show(body)
         elif isinstance(body, messages.Notice):
             print(f"shoal: {body.text}", file=sys.stderr, flush=True)
+        elif isinstance(body, messages.TaskStopped):
+            console.stopped(body)
         elif isinstance(body, messages.SessionEnds):
             session.reason = body.reason
 
-    session.flush_logs = printer.flush
+    def flush() -> None:
+        console.close()
+        printer.flush()
+
+    session.flush_logs = flush
 
     def lost() -> None:
         session.end("ended" if session.is_leaving else "lost", session.reason)
@@ -304,6 +311,25 @@ def _join(path: str, given: Mapping[str, Any], launched: launch.Launched | None)
     sessions.install(session)
     _at_exit_once()
     return session
+
+
+class _Console:
+    """The terminal of this program, once a task stands at a breakpoint."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._console: Any = None
+
+    def stopped(self, news: messages.TaskStopped) -> None:
+        if self._console is None:
+            from shoal._runtime import console
+
+            self._console = console.Console(self._session.directory)
+        self._console.stopped(news)
+
+    def close(self) -> None:
+        if self._console is not None:
+            self._console.close()
 
 
 def _preload() -> None:

@@ -31,7 +31,15 @@ from typing import Any, NoReturn
 from shoal import _native, errors
 from shoal._base import records
 from shoal._proto import messages
-from shoal._runtime import arguments, checkpoints, context, functions, serialize, streams
+from shoal._runtime import (
+    arguments,
+    checkpoints,
+    context,
+    functions,
+    recorded,
+    serialize,
+    streams,
+)
 from shoal._runtime import session as sessions
 from shoal._runtime.actor_method import BUILTIN_METHODS, CALL, READY, TERMINATE
 from shoal._runtime.background import Background
@@ -189,7 +197,7 @@ class Executor:
         def fail(error: Exception) -> _native.ObjectRef:
             if self._may_retry(task, error):
                 raise error
-            pickled = serialize.pack_error(self._memory, describe(task, error, self._session))
+            pickled = self._packed(task, describe(task, error, self._session), error)
             return self._memory.put(_native.FORMAT_ERROR_PICKLE, *pickled)
 
         return streams.collect(self._memory, iter(value), fail)
@@ -220,7 +228,7 @@ class Executor:
             if self._may_retry(task, error):
                 raise
             failure = describe(task, error, self._session)
-            pickled = serialize.pack_error(self._memory, failure)
+            pickled = self._packed(task, failure, error)
             for left in range(index, n):
                 task.write(left, _native.FORMAT_ERROR_PICKLE, *pickled)
             return
@@ -292,7 +300,7 @@ class Executor:
         self._memory.note(task.key, _native.EVENT_ERROR, type(failure.cause or error).__name__)
         if task.n_returns == 0:
             print(f"{failure}\n{failure.remote_traceback}", file=sys.stderr, flush=True)
-        pickled = serialize.pack_error(self._memory, failure)
+        pickled = self._packed(task, failure, error)
         try:
             for index in range(task.n_returns):
                 task.write(index, _native.FORMAT_ERROR_PICKLE, *pickled)
@@ -301,6 +309,18 @@ class Executor:
         else:
             task.commit()
         traceback.clear_frames(error.__traceback__)
+
+    def _packed(
+        self, task: _native.Task, failure: errors.TaskError, error: BaseException
+    ) -> serialize.Pickled:
+        """What ``failure`` is written as: it holds what ``task`` was called with, and what the task
+        that failed first was called with if this one only passes its ``error`` on."""
+        pickled = serialize.pack_error(self._memory, failure)
+        if not task.n_returns:
+            return pickled
+        own = recorded.keep(self._memory, task.key)
+        records = [*serialize.records_of(error), *([] if own is None else [own])]
+        return pickled._replace(contained=records)
 
     def _may_retry(self, task: _native.Task, error: BaseException) -> bool:
         if not task.flags & _native.FLAG_RETRY_EXCEPTIONS or not isinstance(error, Exception):

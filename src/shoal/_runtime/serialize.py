@@ -28,11 +28,13 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from shoal import _native, errors
-from shoal._runtime import array_pickles, unpicklable
+from shoal._runtime import array_pickles, recorded, unpicklable
 from shoal._runtime.session import check_home, current_or_none
 from shoal.errors._task import Bare
 
 PROTOCOL = 5
+_RECORDS = "__shoal_records__"
+"""Attribute of an error that was loaded in a worker."""
 
 
 class Pickled(NamedTuple):
@@ -178,11 +180,17 @@ def unpack_error(data: Any) -> errors.TaskError:
 
 def load_error(format: int, data: Any, ref: _native.ObjectRef) -> BaseException:
     """Build what ``get(ref)`` raises."""
-    if format == _native.FORMAT_ERROR_PICKLE:
-        return unpack_error(data)
-    error = errors.from_record(bytes(data))
+    session = current_or_none()
+    is_pickled = format == _native.FORMAT_ERROR_PICKLE
+    error = unpack_error(data) if is_pickled else errors.from_record(bytes(data))
+    if ref is not None and session is not None and session.role == "worker":
+        # Should the task that asked fail of it, its own error holds them too.
+        records = recorded.of_error(ref.memory, ref.key)[: recorded.MOST_PASSED_ON]
+        if records:
+            error.__dict__[_RECORDS] = records
+    if is_pickled:
+        return error
     if isinstance(error, errors.WorkerCrashedError | errors.ActorError):
-        session = current_or_none()
         if error.pid and not error.node and session is not None:
             # Of a process of this node: daemons do not write their own name into every record.
             error.node = error.facts["node"] = session.node_id.hex()[:8]
@@ -194,6 +202,12 @@ def load_error(format: int, data: Any, ref: _native.ObjectRef) -> BaseException:
         error.stages_s = dict(zip(("held", "queued", "running"), seconds[:number]))
         error.timeout_s = round(sum(error.stages_s.values()), 3)
     return error
+
+
+def records_of(error: BaseException) -> list[_native.ObjectRef]:
+    """Records of failed tasks that came with ``error``, if it was loaded here from a ref."""
+    found = getattr(error, "__dict__", {}).get(_RECORDS)
+    return found if isinstance(found, list) else []
 
 
 def load_cause(error: errors.ActorError) -> None:

@@ -23,7 +23,7 @@ import importlib
 import os
 import sys
 import threading
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import msgspec
 
@@ -127,6 +127,7 @@ def begin(
     except OSError:  # the session has ended
         os._exit(1)
     sessions.install(session)
+    sys.breakpointhook = _stop
     connection.start(cancelling.receive, lambda: os._exit(1))
     if assignment.config.as_ray:
         importlib.import_module(AS_RAY_LAYER).install()
@@ -140,6 +141,13 @@ def begin(
         if executor is not None:
             executor.serve()
     _end(executor)
+
+
+def _stop(*args: Any, **kwargs: Any) -> Any:
+    """``breakpoint()`` in user code."""
+    from shoal._runtime import breakpoints
+
+    return breakpoints.hook(*args, **kwargs)
 
 
 def join(

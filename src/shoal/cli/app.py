@@ -261,6 +261,43 @@ def memory(
     return _told(lambda observer: explanations.print_memory(observer, by, limit, as_json))
 
 
+@app.command
+def debug(
+    about: str = "", *, show: Annotated[bool, Parameter(name="--list", negative="")] = False
+) -> int:
+    """Join a task that stands at a breakpoint, or run a failed one again, here.
+
+    Parameters
+    ----------
+    about
+        What `shoal debug --list` calls it, its pid or task id; or the id of a failed object
+        (ref.hex()), whose task is run again in this process. Without one: the only one there is.
+    show
+        Only list the tasks that stand at a breakpoint.
+    """
+    from shoal.cli import debugger
+
+    sockets = _reachable()
+    found = debugger.stops(sockets)
+    chosen = debugger.find(found, about)
+    if len(about) > debugger.KEY_HEX and not chosen:
+        debugger.run_again(sockets, about)
+        return 0
+    if show or (len(chosen) > 1 and not about):
+        debugger.print_stops(found)
+        return 0
+    if not chosen and about:
+        raise CommandError(
+            f"no task {about} stands at a breakpoint; `shoal debug --list` shows all"
+        )
+    if not chosen:
+        print("No task stands at a breakpoint.")
+        return 0
+    if not debugger.join(chosen[0][1]):
+        print("It goes on already.")
+    return 0
+
+
 def _told(tell: Callable[[Observer], bool]) -> int:
     """Have the sessions of this user tell, until one knows."""
     sessions = _reachable()

@@ -29,6 +29,7 @@
     |-- UsageError             misuse; each is also the builtin class that fits
     |   |-- OptionError            an option or argument is wrong            (Value-, TypeError)
     |   |-- NotARefError           get or wait of something that is no ref   (Type-, ValueError)
+    |   |-- NotReplayableError     a failed task that debug can not run again (LookupError)
     |   |-- SerializationError     a value can not travel                    (TypeError)
     |   |-- MessageTooLargeError   a value is larger than its channel        (ValueError)
     |   |-- ActorAlreadyExistsError  the name belongs to another actor       (ValueError)
@@ -100,6 +101,7 @@ from shoal.errors._usage import (
     MessageTooLargeError,
     NotARefError,
     NotInActorError,
+    NotReplayableError,
     NotSupportedError,
     OptionError,
     PendingCallsLimitError,
@@ -137,6 +139,7 @@ __all__ = [
     "MessageTooLargeError",
     "NotARefError",
     "NotInActorError",
+    "NotReplayableError",
     "NotSupportedError",
     "ObjectLostError",
     "ObjectStoreFullError",

@@ -33,6 +33,10 @@ class NotARefError(UsageError, TypeError, ValueError):
     """
 
 
+class NotReplayableError(UsageError, LookupError):
+    """A failed task can not be run again here: what it was called with is not there."""
+
+
 class SerializationError(UsageError, TypeError):
     """A value can not travel to another process."""
 

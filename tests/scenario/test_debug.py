@@ -1,0 +1,198 @@
+"""``shoal.debug``: a failed task runs again here, with what it was called with."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+import shoal
+from shoal import errors
+from shoal._base import clock
+
+LONG_S = 60.0
+
+
+@pytest.fixture(scope="module", autouse=True)
+def session() -> Iterator[None]:
+    with shoal.init(num_cpus=2, log_to_driver=False):
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _end_session() -> None:
+    """In the place of conftest's: one session for all tests of this module."""
+
+
+@shoal.remote
+def table() -> dict[str, int]:
+    return {"a": 1}
+
+
+@shoal.remote(max_retries=0)
+def look_up(rows: dict[str, int], numbers: Any, refs: list[Any], *, key: str) -> int:
+    if key == "die":
+        os._exit(3)
+    rows["changed"] = sum(rows.values()) + int(numbers[0]) + shoal.get(refs[0])
+    raise KeyError(f"{key} of {sorted(rows.items())}")
+
+
+@shoal.remote
+def pass_on(value: int) -> int:
+    return value
+
+
+@shoal.remote
+def ask_for(refs: list[Any]) -> int:
+    return shoal.get(refs[0])
+
+
+@shoal.remote
+class Divider:
+    def __init__(self, number: int) -> None:
+        self.number = number
+        1 / number
+
+    def divide(self, by: int) -> float:
+        return self.number / by
+
+
+def failed(numbers: int = 10, key: str = "none") -> Any:
+    refs = [shoal.put(5)]
+    return look_up.remote(table.remote(), np.arange(numbers), refs, key=key)
+
+
+@pytest.mark.parametrize("numbers", [10, 100_000], ids=["small", "stored"])
+def test_it_fails_again_with_the_same_arguments(numbers: int) -> None:
+    ref = failed(numbers)
+    with pytest.raises(KeyError) as caught:
+        shoal.get(ref, timeout=LONG_S)
+    for _ in range(2):  # what a run changes is its own
+        error = shoal.debug(ref, post_mortem=False)
+        assert type(error) is KeyError
+        assert error.args == caught.value.args == ("none of [('a', 1), ('changed', 6)]",)
+    again = shoal.debug(ref.hex(), post_mortem=False)
+    assert type(again) is KeyError, "by id"
+
+
+@pytest.mark.parametrize("way", ["argument", "get", "two"])
+def test_the_task_that_failed_first_is_run(way: str) -> None:
+    ref = failed()
+    if way == "argument":
+        last = pass_on.remote(ref)
+    elif way == "get":
+        last = ask_for.remote([ref])
+    else:
+        last = pass_on.remote(ask_for.remote([pass_on.remote(ref)]))
+    with pytest.raises(errors.TaskError):
+        shoal.get(last, timeout=LONG_S)
+    del ref  # its inputs stay with the error that was passed on
+    error = shoal.debug(last, post_mortem=False)
+    assert type(error) is KeyError
+    assert "('changed', 6)" in str(error)
+
+
+def test_a_task_that_killed_its_process_is_stepped_into(monkeypatch: pytest.MonkeyPatch) -> None:
+    ref = failed(key="die")
+    with pytest.raises(errors.WorkerCrashedError) as caught:
+        shoal.get(ref, timeout=LONG_S)
+    assert caught.value.task == "look_up"
+    assert caught.value.task_id == ref.task_id().hex()
+    calls: list[Any] = []
+
+    def runcall(function: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
+        calls.append((function.__name__, args[0], len(args[1]), kwargs))
+
+    assert shoal.debug(ref, runcall=runcall) is None
+    assert calls == [("look_up", {"a": 1}, 10, {"key": "die"})]
+    typed, said = io.StringIO("n\np key\nq\n"), io.StringIO()
+    monkeypatch.setattr(sys, "stdin", typed)
+    monkeypatch.setattr(sys, "stdout", said)
+    shoal.debug(ref)
+    assert "'die'" in said.getvalue() and "os._exit(3)" in said.getvalue()
+
+
+def test_the_debugger_opens_at_the_failing_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    ref = failed()
+    typed, said = io.StringIO("p rows\nu\nd\nq\n"), io.StringIO()
+    monkeypatch.setattr(sys, "stdin", typed)
+    monkeypatch.setattr(sys, "stdout", said)
+    assert type(shoal.debug(ref)) is KeyError
+    assert "'changed': 6" in said.getvalue()
+    assert "raise KeyError" in said.getvalue()
+    assert "shoal/_runtime" not in said.getvalue()
+
+
+def test_generators_and_coroutines_run_to_their_end() -> None:
+    @shoal.remote
+    def count(n: int) -> Iterator[int]:
+        yield from range(n)
+        raise OSError("after them")
+
+    @shoal.remote
+    async def late(n: int) -> None:
+        raise OSError(f"later, {n}")
+
+    stream = count.remote(2)
+    refs = list(stream)
+    with pytest.raises(OSError):
+        shoal.get(refs[-1], timeout=LONG_S)
+    assert str(shoal.debug(refs[-1], post_mortem=False)) == "after them"
+    assert str(shoal.debug(late.remote(3), post_mortem=False)) == "later, 3"
+
+
+def test_a_method_needs_an_instance_and_a_constructor_none() -> None:
+    divider = Divider.remote(6)
+    ref = divider.divide.remote(0)
+    with pytest.raises(errors.NotReplayableError, match=r"Divider\.divide.*instance="):
+        shoal.debug(ref, post_mortem=False)
+
+    class Alike:
+        number = 6
+
+        def divide(self, by: int) -> float:
+            return self.number / by
+
+    assert type(shoal.debug(ref, post_mortem=False, instance=Alike())) is ZeroDivisionError
+    broken = Divider.remote(0)
+    call = broken.divide.remote(1)
+    assert type(shoal.debug(call, post_mortem=False)) is ZeroDivisionError
+
+
+def test_what_can_not_be_run_again_says_why() -> None:
+    with pytest.raises(errors.UsageError, match="has a value"):
+        shoal.debug(shoal.put(1))
+    with pytest.raises(errors.NotARefError):
+        shoal.debug(5)  # type: ignore[arg-type]
+    with pytest.raises(errors.UsageError, match="no id"):
+        shoal.debug("nothing")
+    waits = pass_on.options(resources={"none": 1}).remote(1)
+    shoal.cancel(waits)
+    with pytest.raises(errors.NotReplayableError, match="nothing was recorded"):
+        shoal.debug(waits)
+
+
+def test_inputs_over_the_budget_are_not_kept() -> None:
+    env = {"env_vars": {"SHOAL_DEBUG_BYTES": "100000"}}
+    ref = look_up.options(runtime_env=env).remote({}, np.arange(100_000), [], key="none")
+    with pytest.raises(errors.NotReplayableError, match="SHOAL_DEBUG_BYTES"):
+        shoal.debug(ref, post_mortem=False)
+
+
+def test_inputs_go_with_the_last_ref() -> None:
+    before = {row.object_id for row in shoal.state.objects()}
+    ref = failed(100_000)
+    with pytest.raises(KeyError):
+        shoal.get(ref, timeout=LONG_S)
+    kept = {row.object_id for row in shoal.state.objects()} - before
+    assert len(kept) >= 4  # the error, the record, the array, the table, the number
+    del ref
+    deadline = clock.now() + LONG_S  # the worker lets go when it takes its next task, or waits
+    while {row.object_id for row in shoal.state.objects()} & kept:
+        assert clock.now() < deadline
+        shoal.get(table.remote(), timeout=LONG_S)
