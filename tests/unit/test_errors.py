@@ -41,6 +41,7 @@ EXAMPLES: list[errors.ShoalError] = [
     errors.OptionError("bad", option="x", valid=["y"]),
     errors.NotARefError("no ref"),
     errors.NotInActorError("current_actor: this code does not run in an actor"),
+    errors.NotReplayableError("nothing was recorded"),
     errors.SerializationError("no", path="args[0]", culprit="lock"),
     errors.ActorAlreadyExistsError(name="n", namespace="s"),
     errors.ActorNotFoundError(name="n", namespace="s"),

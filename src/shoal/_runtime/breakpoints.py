@@ -103,14 +103,14 @@ class TaskPdb(pdb.Pdb):
         memory = sessions.current().memory
         is_task = memory.running != 0
         watch = threading.Thread(target=self._watch, daemon=True)
-        self._is_asking = True
+        self._terminal.is_asking = True
         watch.start()
         if is_task:
             memory.set_blocked(True)
         try:
             super().interaction(frame, trace)
         finally:
-            self._is_asking = False
+            self._terminal.is_asking = False
             if is_task:
                 memory.set_blocked(False)
 
@@ -139,9 +139,9 @@ class TaskPdb(pdb.Pdb):
 
     def _watch(self) -> None:
         pause = threading.Event()
-        while self._is_asking:
+        while self._terminal.is_asking:
             pause.wait(_LOOK_S)
-            if self._is_asking and self._is_deserted():
+            if self._terminal.is_asking and self._is_deserted():
                 self._terminal.give_up()
                 return
 
@@ -218,7 +218,8 @@ def _stop(frame: types.FrameType, name: str) -> Stop:
 
 
 def _say(text: str) -> None:
-    print(f"shoal: {text}", file=sys.stderr, flush=True)
+    sys.stderr.write(f"shoal: {text}\n")
+    sys.stderr.flush()
 
 
 # ---- editors

@@ -141,4 +141,5 @@ def _own_interrupts() -> Iterator[None]:
 
 
 def _say(text: str) -> None:
-    print(f"shoal: {text}", file=sys.stderr, flush=True)
+    sys.stderr.write(f"shoal: {text}\n")
+    sys.stderr.flush()

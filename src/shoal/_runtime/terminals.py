@@ -109,8 +109,8 @@ class Terminal:
         """When the last one went away, or this began."""
         self._is_closed = False
         self.on_interrupt = lambda: None
-        """Called in the terminal's thread when Ctrl-C comes while nobody reads."""
-        self._is_reading = False
+        """Called in the terminal's thread when Ctrl-C comes while nobody is asked anything."""
+        self.is_asking = True
         self._listener = socket.socket(fileno=session_dir.listen(directory, stop.name + ".sock"))
         self._waker, self._wakee = os.pipe2(os.O_CLOEXEC)
         with open(self._path + ".part", "wb") as file:
@@ -122,11 +122,7 @@ class Terminal:
     # ---- what the debugger does
     def readline(self) -> str:
         """The next line, "" at Ctrl-D; raises ``KeyboardInterrupt`` at Ctrl-C."""
-        self._is_reading = True
-        try:
-            line = self._typed.get()
-        finally:
-            self._is_reading = False
+        line = self._typed.get()
         if line is None:
             raise KeyboardInterrupt
         return line.decode(errors="replace")
@@ -213,7 +209,7 @@ class Terminal:
                 self._drop()
             return
         for piece in _pieces(data):
-            if piece == INTERRUPT and not self._is_reading:
+            if piece == INTERRUPT and not self.is_asking:
                 self.on_interrupt()
                 continue
             with self._lock:
