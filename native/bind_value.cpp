@@ -285,7 +285,7 @@ nb::object load_slot(nb::handle memory, PyMemory& pm, u32 s) {
 }
 
 void begin_loading(nb::handle memory, PyMemory& pm, u64 key) {
-  const u64 block = pm.m->slot(key_slot(key)).block.load(ACQ);
+  const u64 block = block_of(pm.m->slot(key_slot(key)).block.load(ACQ));
   auto* h = block ? reinterpret_cast<ValueHeader*>(pm.m->ro + block) : nullptr;
   context.mem = &pm;
   context.owner = memory.ptr();

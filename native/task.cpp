@@ -93,7 +93,7 @@ std::vector<u64> Memory::contained(u64 key) {
   };
   if (Spec* t = is_ready(key) ? nullptr : spec(s)) {
     add(t->holds(), t->n_dependencies + t->n_contained);
-  } else if (const u64 block = slot(s).block.load(ACQ);
+  } else if (const u64 block = block_of(slot(s).block.load(ACQ));
              block && (slot(s).flags.load(ACQ) & HAS_TABLE) && block_is(block, s)) {
     auto* h = at<ValueHeader>(block);
     add(reinterpret_cast<atom<u64>*>(h + 1), h->n_contained);
