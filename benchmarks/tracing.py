@@ -23,11 +23,14 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 BATCH = 1000
 RUN = f"""
-import json, resource, time
+import json, time
 import shoal
 
 shoal.init(num_cpus=2, object_store_memory=256 << 20, log_to_driver=False)
-nothing = shoal.remote(int)
+
+@shoal.remote
+def nothing():
+    return None
 
 def batch():
     shoal.get([nothing.remote() for _ in range({BATCH})])
