@@ -18,7 +18,9 @@ from tests.chaos.work import KINDS
 from tests.torture.drivers import ROOT
 from tests.torture.started import Started
 
-STORE_BYTES = 64 << 20
+STORE_BYTES = 32 << 20
+SHARE = 10.0
+"""Of the store: how much a shuffle has alive in between."""
 FAULTS_PER_S = 3.0
 PROBE_EVERY_S = 2.0
 FINISH_S = 500.0
@@ -106,15 +108,20 @@ def torment(
     }
 
 
-def run(folder: Path, seed: int, seconds: float, say: Say, share: float = 0.5) -> dict[str, Any]:
+def run(folder: Path, seed: int, seconds: float, say: Say, share: float = SHARE) -> dict[str, Any]:
     """One session from start to end; arrays of ``share`` of its store are alive in a shuffle."""
     disk = folder / "sessions-of-test"
-    options = ("--object-store-memory", str(STORE_BYTES))
+    spilled = disk / "spilled"
+    options = ["--object-store-memory", str(STORE_BYTES)]
     size = int(STORE_BYTES * share)
     with small_disk(disk) as is_small:
+        if is_small:
+            spilled.mkdir()
+            options += ["--object-spilling-directory", str(spilled)]
         with audit.session(folder, 3, *options) as started, audit.audited(started):
             faults = Faults(started, disk if is_small else None, random.Random(seed))
             programs = Programs(started, folder, seed, seconds, size)
             found = torment(started, folder, faults, programs, seconds, say)
+        assert not list(disk.rglob("*.spill")), "files of spilled values are left"
     where = "a tmpfs" if is_small else "not one of its own, so it was never full"
     return {**found, "disk": where, "audit": "zero"}
