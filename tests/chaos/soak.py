@@ -18,8 +18,8 @@ from tests.chaos.work import KINDS
 from tests.torture.drivers import ROOT
 from tests.torture.started import Started
 
-STORE_BYTES = 32 << 20
-SHARE = 10.0
+STORE_BYTES = 64 << 20
+SHARE = 2.0
 """Of the store: how much a shuffle has alive in between."""
 FAULTS_PER_S = 3.0
 PROBE_EVERY_S = 2.0
