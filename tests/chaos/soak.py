@@ -19,7 +19,7 @@ from tests.torture.drivers import ROOT
 from tests.torture.started import Started
 
 STORE_BYTES = 64 << 20
-SHARE = 2.0
+SHARE = 0.5
 """Of the store: how much a shuffle has alive in between."""
 FAULTS_PER_S = 3.0
 PROBE_EVERY_S = 2.0
