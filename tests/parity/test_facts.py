@@ -97,7 +97,9 @@ def test_arguments(path: str) -> None:
         for name in FACTS["arguments"][path]
         if name not in ALIASES.get(path, {}) and not name.startswith("_")
     ]
-    known = {*parameters, *api._PASSED, *api.IGNORED} if path == "ray.init" else set(parameters)
+    known = set(parameters)
+    if path == "ray.init":
+        known |= {*api._PASSED, *api.SPILLING, *api.IGNORED}
     assert [name for name in given if name not in known] == []
 
 

@@ -27,6 +27,9 @@ _PASSED = (
     "logging_level", "log_to_driver", "namespace", "runtime_env", "priority", "weight",
 )  # fmt: skip
 
+SPILLING = ("object_spilling_directory", "_object_spilling_directory")
+"""Where values go that have no room; ``_system_config`` may say it too."""
+
 _ADDRESSES = "a session of one machine has no network addresses"
 _LOGS = "workers log as their code says, and what they print is shown"
 _PLACES = "node memory is anonymous; SHOAL_DIR moves the session's directory"
@@ -134,8 +137,8 @@ def _of_job(job_config: Any, given: dict[str, Any]) -> dict[str, Any]:
 
 def _spilling(given: dict[str, Any]) -> dict[str, Any]:
     """Where values go that have no room, in each way that Ray has to say it."""
-    where = given.pop("object_spilling_directory", None)
-    where = given.pop("_object_spilling_directory", None) or where
+    said = [given.pop(name, None) for name in SPILLING]
+    where = next(filter(None, said), None)
     rest = dict(given.get("_system_config") or {})
     config = rest.pop("object_spilling_config", None)
     if config is not None:
