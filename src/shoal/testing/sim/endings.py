@@ -90,7 +90,7 @@ class EndingWorld(GroupWorld):
             if task.is_over or self.is_call(task):
                 return
             left_s = within_s - self.since(began)
-            if left_s > 0:
+            if left_s > 1e-9:  # less is how floats add up, and would never pass
                 self.after(left_s, look)
             elif task.script.is_deaf and not was_deaf:
                 self.end_by(task, within_s + PATIENCE_S)  # its process was stopped meanwhile
