@@ -108,7 +108,7 @@ std::vector<Memory::ObjectRow> Memory::list_objects(u64 limit) {
     Slot& x = slot(s);
     u64 head = x.head().load(ACQ), w = x.life.load(ACQ);
     u32 st = u32(head);
-    if (st == FREE || is_ending(w)) continue;
+    if (st == FREE || is_ending(w) || x.kind.load(RLX) == RECIPE) continue;
     u64 n = x.size.load(RLX);
     u32 owner = owners[s / SLOTS_PER_CHUNK].load(RLX);
     rows.push_back({make_key(s, u32(head >> 32)), (st & ~WAITERS) == SEALED ? x.kind.load() : 0u,

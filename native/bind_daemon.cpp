@@ -209,6 +209,12 @@ void bind_daemon(nb::module_& mod, nb::class_<PyMemory>& c) {
              PyMemory& pm = of(self);
              return names_slot(key) ? pm.m->handles(key) : 0;
            })
+      .def("is_adopted",
+           [](nb::handle self, u64 key) {
+             Memory& m = *of(self).m;
+             return names_slot(key) && (m.slot(key_slot(key)).flags.load(ACQ) & ADOPTED) &&
+                    m.slot(key_slot(key)).state.load(ACQ) != FREE && m.is_live(key);
+           })
       .def("is_live", [](nb::handle self, u64 key) { return of(self).m->is_live(key); })
       .def("inbox",
            [](nb::handle self) {

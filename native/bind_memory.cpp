@@ -484,11 +484,12 @@ void bind_memory(nb::module_& mod, nb::class_<PyTask>& task) {
             Ref& r = *nb::inst_ptr<Ref>(ref);
             if (r.mem != &pm) throw nb::value_error("the ref belongs to another session");
             nb::object keep = nb::borrow(ref);
-            if (!wait_sealed(self, pm, r.key, deadline_of(timeout), true)) {
+            const u64 deadline = deadline_of(timeout);
+            if (!wait_sealed(self, pm, r.key, deadline, true)) {
               PyErr_SetString(PyExc_TimeoutError, "the value is not there yet");
               throw nb::python_error();
             }
-            return load_slot(self, pm, key_slot(r.key));
+            return load_slot(self, pm, key_slot(r.key), deadline);
           },
           nb::arg("ref"), nb::arg("timeout_s") = nb::none())
       .def(
@@ -506,7 +507,7 @@ void bind_memory(nb::module_& mod, nb::class_<PyTask>& task) {
                 PyErr_SetString(PyExc_TimeoutError, "not every value is there yet");
                 throw nb::python_error();
               }
-              out.append(load_slot(self, pm, key_slot(r.key)));
+              out.append(load_slot(self, pm, key_slot(r.key), deadline));
             }
             return out;
           },
@@ -552,7 +553,6 @@ void bind_memory(nb::module_& mod, nb::class_<PyTask>& task) {
              if (!wait_sealed(self, pm, key, 0, false)) throw nb::key_error("the object is gone");
              return load_slot(self, pm, key_slot(key));
            })
-      // ---- tasks
       .def("submit", &submit, nb::arg("template"), nb::arg("payload").none(),
            nb::arg("dependencies").none() = nb::none(), nb::arg("contained").none() = nb::none())
       .def("is_queue_dead",

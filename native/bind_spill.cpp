@@ -58,9 +58,10 @@ static nb::object hold_value(nb::handle self, u64 key) {
 }
 
 // Sleeps without the GIL; the pin of the caller is what the daemon comes back for.
-u64 come_back(PyMemory& pm, u32 s) {
+u64 come_back(PyMemory& pm, u32 s, u64 until) {
   Memory& m = *pm.m;
   Slot& x = m.slot(s);
+  Awaiting awaiting(m);
   std::atomic_thread_fence(SEQ);  // the pin first, then the block
   for (u64 deadline = 0;;) {
     const u32 seen = m.header().restored.load(SEQ);
@@ -69,12 +70,21 @@ u64 come_back(PyMemory& pm, u32 s) {
     if (m.me == 0) throw std::runtime_error("the daemon must not wait for a spilled value");
     const u64 now = platform::now_ns();
     if (!deadline) deadline = now + RESTORE_PATIENCE;
+    // What is lost is made again, for as long as that takes; its own task says when it cannot be.
+    if (m.is_lost(s)) deadline = now + RESTORE_PATIENCE;
     if (now >= deadline) throw_status(Status::Full, x.size.load(RLX), m);
+    if (until && now >= until) {
+      PyErr_SetString(PyExc_TimeoutError, "the value is not there yet");
+      throw nb::python_error();
+    }
     m.ask_back(s);
+    awaiting.say(make_key(s, x.gen.load(RLX)));
     {
       SleepingOn registered(m, m.header().restored);
       Unlocked unlocked;
-      m.sleep_on(m.header().restored, seen, 0, 500000000);
+      m.lend(true);  // what makes it may need this very CPU
+      m.sleep_on(m.header().restored, seen, until, 500000000);
+      m.lend(false);
     }
     if (m.closed.load()) throw_closed();
     if (is_main_thread()) check_signals();
@@ -82,6 +92,7 @@ u64 come_back(PyMemory& pm, u32 s) {
 }
 
 void bind_spilling(nb::module_& mod, nb::class_<PyMemory>& c) {
+  bind_lineage(mod, c);
   mod.def("punch_hole", &platform::punch);
   nb::class_<Moving>(mod, "Moving", nb::type_slots(moving_slots));
   c.def_prop_rw(

@@ -96,7 +96,7 @@ bool write_simple(Memory& m, u32 s, PyObject* v) {
 }
 
 void write_parts(PyMemory& pm, u32 s, int format, nb::handle data, nb::handle buffers,
-                 nb::handle contained, bool reserve, double timeout_s) {
+                 nb::handle contained, bool reserve, double timeout_s, u64 task) {
   // The others are inline by their nature, and their readers rely on it: see write_simple.
   if (format < BYTES || format > ERROR_RECORD) throw nb::value_error("unknown format");
   Buffers keep;
@@ -110,6 +110,11 @@ void write_parts(PyMemory& pm, u32 s, int format, nb::handle data, nb::handle bu
     if (ref.mem != &pm) throw nb::value_error("a ref of another session cannot be stored");
     v.contained.push_back(key_slot(ref.key));
   }
+  u64 total = v.data.size;
+  for (auto& b : v.buffers) total += b.size;
+  // Only what may leave memory can be lost.
+  if (task && is_spillable(total + 4096) && !is_error(v.format))
+    if (const u32 recipe = pm.m->recipe_for(task)) v.contained.push_back(recipe);
   write_patiently(pm, s, v, reserve, timeout_s);
 }
 
@@ -247,7 +252,7 @@ nb::object call_loads(PyMemory& pm, nb::handle data, nb::handle buffers) {
   return nb::steal(result);
 }
 
-nb::object load_slot(nb::handle memory, PyMemory& pm, u32 s) {
+nb::object load_slot(nb::handle memory, PyMemory& pm, u32 s, u64 deadline) {
   Memory& m = *pm.m;
   Slot& x = m.slot(s);
   const u8* in = x.inline_bytes;
@@ -256,7 +261,7 @@ nb::object load_slot(nb::handle memory, PyMemory& pm, u32 s) {
   nb::object pin;
   if (block && (is_spillable(size) || (block & SPILLED))) {
     pin = make_pin(memory, pm, s, m.ro, m.ro);
-    block = come_back(pm, s);
+    block = come_back(pm, s, deadline);
   }
   const u8 kind = x.kind.load(RLX);  // an error by now, if the value was lost
   switch (kind) {
@@ -388,7 +393,8 @@ nb::object make_task(nb::handle memory, PyMemory& pm, u64 key) {
   nb::inst_mark_ready(o);
   x->mem = &pm;
   x->owner = memory.inc_ref().ptr();
-  x->key = key;
+  x->key = x->first = key;
+  if (t->flags & F_REBUILD) x->first = m.first_of(*t, key);
   x->function = t->flags & F_ACTOR ? 0 : t->function;
   x->actor = t->callee();
   x->caller = t->caller();
@@ -517,6 +523,7 @@ nb::class_<PyTask> bind_values(nb::module_& m) {
 
   nb::class_<PyTask> task(m, "Task");
   task.def_ro("key", &PyTask::key)
+      .def_ro("first", &PyTask::first)
       .def_ro("function", &PyTask::function)
       .def_ro("method", &PyTask::method)
       .def_ro("attempt", &PyTask::attempt)
@@ -587,7 +594,7 @@ nb::class_<PyTask> bind_values(nb::module_& m) {
              nb::handle contained) {
             const u32 r = running_return(t, i);
             t.mem->m->discard_value(r);  // a value may be replaced by an error before the commit
-            write_parts(*t.mem, r, format, data, buffers, contained, true, 30.0);
+            write_parts(*t.mem, r, format, data, buffers, contained, true, 30.0, t.key);
           },
           nb::arg("index"), nb::arg("format"), nb::arg("data"), nb::arg("buffers"),
           nb::arg("contained"))

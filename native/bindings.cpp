@@ -123,6 +123,8 @@ NB_MODULE(_native, m) {
   m.attr("FLAG_NO_RETURN") = int(F_NO_RETURN);
   m.attr("FLAG_STREAM") = int(F_STREAM);
   m.attr("FLAG_DYNAMIC") = int(F_DYNAMIC);
+  m.attr("FLAG_REBUILD") = int(F_REBUILD);
+  m.attr("FORMAT_RECIPE") = int(RECIPE);
   m.attr("EXTENT_BYTES") = EXTENT;
   m.attr("QUEUE_CLASS") = 1;
   m.attr("QUEUE_ACTOR") = 2;

@@ -104,7 +104,7 @@ struct View {  // read-only bytes of a sealed value; keeps its pin
 struct PyTask {
   PyMemory* mem = nullptr;
   PyObject* owner = nullptr;
-  u64 key = 0, function = 0, actor = 0, caller = 0, parent = 0;
+  u64 key = 0, first = 0, function = 0, actor = 0, caller = 0, parent = 0;
   u32 method = 0, attempt = 0, n_returns = 1, flags = 0, job = 0, queue = 0, n_dependencies = 0;
   u32 place = 0;  // in the table of running tasks
   u32 limit = 0;
@@ -128,7 +128,8 @@ extern thread_local Context context;
 void register_memory(PyMemory* p);  // for what happens at a fork
 void forget_memory(PyMemory* p);
 nb::object make_ref(nb::handle memory, PyMemory& pm, u64 key, atom<u64>* record);
-nb::object load_slot(nb::handle memory, PyMemory& pm, u32 s);
+// `deadline` (0: none) is for a value that has to be made again first.
+nb::object load_slot(nb::handle memory, PyMemory& pm, u32 s, u64 deadline = 0);
 [[noreturn]] void raise_value(nb::handle memory, PyMemory& pm, u32 s);
 [[noreturn]] void raise_given_up(nb::handle memory, PyMemory& pm, u64 key);
 void tell_submitted(PyMemory& pm, u64 key, const std::vector<u32>& dependencies);
@@ -155,7 +156,7 @@ nb::object call_loads(PyMemory& pm, nb::handle data, nb::handle buffers);
 nb::object make_view(nb::handle pin, const u8* data, u64 size);
 void acknowledge(PyObject* channel, u32 reader, u32 place);
 void write_parts(PyMemory& pm, u32 s, int format, nb::handle data, nb::handle buffers,
-                 nb::handle contained, bool reserve, double timeout_s);
+                 nb::handle contained, bool reserve, double timeout_s, u64 task = 0);
 // Do what needs memory, waiting for it.
 void patiently(PyMemory& pm, u64 bytes, double timeout_s, const std::function<Status()>& step);
 // Write, waiting for memory and, for timeout_s, for others to free some; throws FullError.
@@ -164,7 +165,8 @@ void write_patiently(PyMemory& pm, u32 s, const ValueParts& v, bool reserve, dou
 nb::object make_pin(nb::handle memory, PyMemory& pm, u32 s, u8* begin, u8* end);
 nb::object make_pin(nb::handle memory, PyMemory& pm, const Kept& kept, u8* begin, u8* end);
 // The block of a pinned value, once it is in node memory.
-u64 come_back(PyMemory& pm, u32 s);
+u64 come_back(PyMemory& pm, u32 s, u64 deadline = 0);
+void bind_lineage(nb::module_& m, nb::class_<PyMemory>& c);
 bool wait_sealed(nb::handle memory, PyMemory& pm, u64 key, u64 deadline_ns, bool may_help);
 nb::object make_task(nb::handle memory, PyMemory& pm, u64 key);
 Spec* running_spec(PyTask& t);         // throws unless this process runs this very attempt

@@ -96,8 +96,9 @@ enum Format : u8 {
   PICKLE = 8,
   ERROR_PICKLE = 9,
   ERROR_RECORD = 10,
+  RECIPE = 11,  // how other values are made again, see lineage.cpp; nobody loads it
 };
-inline bool is_error(u8 kind) { return kind >= ERROR_PICKLE; }
+inline bool is_error(u8 kind) { return kind == ERROR_PICKLE || kind == ERROR_RECORD; }
 
 // A value of which only a stub is in node memory, in its block word (spill.cpp). Smaller values
 // stay: who reads them takes no pin.
@@ -288,7 +289,9 @@ enum EventKind : u32 {
   EV_NAME = 7,   // of a call that was given a name of its own
   EV_ERROR = 8,  // class of what a task failed with
   EV_SPILL = 9,
-  EV_RESTORE = 10
+  EV_RESTORE = 10,
+  EV_LOST = 11,
+  EV_REBUILD = 12  // about: the task that makes it again; n: its attempt
 };
 
 // ---- blocks ------------------------------------------------------------------------------------
@@ -318,7 +321,8 @@ enum SpecFlag : u32 {
   F_UNORDERED = 64,
   F_STREAM = 128,  // its last two contained refs are where its chain of cells stands
   F_DYNAMIC = 256,
-  F_TIMED = 512  // has `Times`
+  F_TIMED = 512,    // has `Times`
+  F_REBUILD = 1024  // of a recipe, which is its last contained ref
 };
 struct Times {  // ns; of a task with a deadline, just before its payload
   u64 deadline, submitted;
@@ -349,6 +353,45 @@ struct Spec {
   u64* returns() { return reinterpret_cast<u64*>(holds() + n_holds()); }
 };
 
+// What a task was: all that is needed to run it again. Key of each argument, then of each return
+// (as they were called in its first life), then the payload.
+struct Recipe {
+  u64 function, actor, parent, made, cost;  // made: ns; cost: bytes that only it keeps
+  u32 queue, queue_gen, job, method, flags, limit;
+  i64 max_retries;
+  u32 attempt, charged;  // of the last run; the daemon changes them
+  u32 n_returns, n_dependencies, n_contained, pad;
+  u64 payload_size;
+  void fill(const Spec& t, u32 its_attempt, u32 gen) {
+    *this = {t.function,
+             t.actor,
+             t.parent,
+             0,
+             0,
+             t.queue,
+             gen,
+             t.job,
+             t.method,
+             t.flags,
+             t.limit,
+             t.max_retries,
+             its_attempt,
+             t.charged.load(std::memory_order_relaxed),
+             t.n_returns,
+             t.n_dependencies,
+             t.n_contained,
+             0,
+             t.payload_size};
+  }
+  u32 n_arguments() const { return n_dependencies + n_contained; }
+  static u64* arguments_at(void* data) {
+    return reinterpret_cast<u64*>(static_cast<u8*>(data) + sizeof(Recipe));
+  }
+  u64* arguments() { return arguments_at(this); }
+  u64* returns() { return arguments() + n_arguments(); }
+  u8* payload() { return reinterpret_cast<u8*>(returns() + n_returns); }
+};
+
 // ---- header ------------------------------------------------------------------------------------
 struct Offsets {
   u64 procs, running, queues, rings, inbox, comps, owners, slots, ledger, nodes, events, extents,
@@ -375,6 +418,9 @@ struct Header {
   atom<u64> populated;      // extents backed by memory now; only the daemon writes it
   atom<u64> extents_used;   // a hint, recounted by the daemon
   atom<u32> audit_epoch;
+  atom<u64> lineage_most;                     // bytes that recipes may keep; 0: none are made
+  atom<u64> lineage_bytes;                    // what they keep, about; the daemon counts exactly
+  atom<u32> lineage_over;                     // it is more
   alignas(128) atom<u32> tokens[MAX_TOKENS];  // process index + 1 of who may spin
   alignas(128) Ring inbox;
   atom<u32> inbox_full;
@@ -391,6 +437,7 @@ constexpr u64 layout_hash() {
                 u64(sizeof(Node)),
                 u64(sizeof(Event)),
                 u64(sizeof(Spec)),
+                u64(sizeof(Recipe)),
                 u64(sizeof(ValueHeader)),
                 u64(offsetof(Proc, door)),
                 u64(offsetof(Proc, completions)),

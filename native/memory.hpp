@@ -56,8 +56,9 @@ struct Call {  // the fixed part of a task
   i64 max_retries = 0;
   u64 parent = 0;  // who submits, where several tasks run side by side
   u32 limit = 0;
-  u64 timeout = 0;    // ns that it may take, 0: any time
-  u32 actor_job = 0;  // of a call: the job that the actor's id says
+  u64 timeout = 0;               // ns that it may take, 0: any time
+  u32 actor_job = 0;             // of a call: the job that the actor's id says
+  u32 attempt = 0, charged = 0;  // of a rebuild: those that were before
 };
 
 struct Ancestry {  // what an object's id is made of, besides its key
@@ -231,6 +232,25 @@ class Memory {
   void tell_restored();
   void ask_back(u32 slot);
 
+  void give_to(u64 offset, u32 slot);
+
+  // ---- lineage (lineage.cpp)
+  bool is_recipe(u32 slot);
+  u32 recipe_of(u32 slot);
+  Recipe* recipe(u32 slot);
+  u64 first_of(const Spec& t, u64 key);
+  int recipe_index(u32 slot, u64 key);
+  atom<u64>* hold_recipe_of(u32 slot);
+  u32 recipe_for(u64 key);
+  void drop_recipe();
+  void forget_cost(u32 slot);
+  u32 trim_lineage(u64 most);
+  Status rebuild(u32 slot, std::vector<u32> arguments, std::vector<u32>& returns);
+  void set_lost(u32 slot);
+  bool is_lost(u32 slot);
+  void take_over(u32 slot, u32 from);
+  void drop_stub(u32 slot, u64 stub);
+
   // ---- values (task.cpp)
   Status write_value(u32 slot, const ValueParts& v, bool reserve,
                      const std::function<void(void*, const void*, u64)>& copier);
@@ -248,6 +268,7 @@ class Memory {
   void commit(u64 key) { commit(key, proc(me).depth.load(RLX) - 1); }  // the innermost
   void publish(u64 key, bool unconditional);
   void cleanup(u64 key);   // drop what a task holds, clear its task bits
+  void end_return(u64 key);
   bool has_task(u64 key);  // is the task bit of this very generation still set?
   bool push(u32 s);        // QUEUED and into the ring, wake
   void wake(u32 q);
@@ -425,6 +446,8 @@ class Memory {
   u32 job = 0;                   // whose values this process makes
   u64 own_actor = 0;             // that lives in this process
   std::function<u64()> current;  // the task that runs here, where several do side by side
+  u32 own_recipe = 0;            // made for the task that runs here, until it ends
+  u64 recipe_key = 0;            // ... that task
   u64 op_number = 0;
   u32 scan_chunk = 0, extent_hint = 0;
   bool working = false, cascading = false;

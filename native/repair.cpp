@@ -36,7 +36,11 @@ void Memory::repair(u32 p, std::vector<RunningTask>& running) {
     if (!key) continue;
     Slot& x = slot(key_slot(key));
     u64 c = x.claim.load(ACQ);
-    if (claim_gen(c) != key_gen(key) || claim_worker(c) != p || !has_task(key)) continue;
+    if (claim_gen(c) != key_gen(key) || claim_worker(c) != p) continue;
+    if (!has_task(key)) {
+      if (claim_state(c) == DONE) end_return(key);
+      continue;
+    }
     if (claim_state(c) == DONE) publish(key, true);
     if (claim_state(c) == RUNNING) {
       Spec* t = spec(key_slot(key));
@@ -250,6 +254,7 @@ bool Memory::fail(u64 key, Bytes record, bool is_worker_dead, const std::vector<
         if (old & WAITERS) platform::futex_wake(slot(key_slot(k)).state);
         fire(key_slot(k));
       }
+      ring_daemon();
     } else {
       x.claim.store(make_claim(claim_gen(c), claim_attempt(c), DONE, me), SEQ);
       publish(key, true);

@@ -151,6 +151,7 @@ void Memory::work_freeing() {
         }
       if (again) continue;
     }
+    if (block && x.kind.load(RLX) == RECIPE) forget_cost(s);
     if (block) free_block(block, x.size.load(RLX), s);
     event(EV_FREE, make_key(s, x.gen.load(RLX)));
     const bool has_record =

@@ -113,20 +113,25 @@ Status Memory::block_aside(u64 bytes, u32 s, u64& offset) {
   if (!own) return Status::Full;
   const Status st = new_block(bytes, own, false, true, offset);
   if (st == Status::Ok) {
-    auto* words = at<atom<u64>>(off.extents);
-    const u64 e = (offset - off.data) / EXTENT, w = words[e].load(ACQ);
-    if (extent_kind(w) == EXT_SMALL) {
-      const u64 i = (offset - off.data) % EXTENT / class_bytes(extent_arg(w));
-      at<atom<u32>>(off.holders)[e * HOLDERS_PER_EXTENT + i].store(s + 1, SEQ);
-    } else {
-      const u32 n = extent_arg(w);
-      for (u32 k = 0; k < n; k++)
-        words[e + k].store(make_extent(k ? EXT_TAIL : EXT_HEAD, n, s + 1), SEQ);
-    }
+    give_to(offset, s);
     slot(own).block.store(0, REL);
   }
   clear_bits(own, OWNER);
   return st;
+}
+
+// The block at `offset` belongs to slot `s` from now on.
+void Memory::give_to(u64 offset, u32 s) {
+  auto* words = at<atom<u64>>(off.extents);
+  const u64 e = (offset - off.data) / EXTENT, w = words[e].load(ACQ);
+  if (extent_kind(w) == EXT_SMALL) {
+    const u64 i = (offset - off.data) % EXTENT / class_bytes(extent_arg(w));
+    at<atom<u32>>(off.holders)[e * HOLDERS_PER_EXTENT + i].store(s + 1, SEQ);
+    return;
+  }
+  const u32 n = extent_arg(w);
+  for (u32 k = 0; k < n; k++)
+    words[e + k].store(make_extent(k ? EXT_TAIL : EXT_HEAD, n, s + 1), SEQ);
 }
 
 static void copy_table(ValueHeader* to, const ValueHeader* from) {

@@ -209,7 +209,7 @@ Status Memory::submit(const Call& c, Bytes payload, const std::vector<u32>& depe
   Proc& me_ = proc(me);
   me_.task_op.store(make_task_op(TASK_BUILD, s), REL);
   const u32 holds = u32(dependencies.size() + contained.size()) + 2;
-  const u64 parent = side_by_side ? c.parent : running_top();
+  const u64 parent = side_by_side || (c.flags & F_REBUILD) ? c.parent : running_top();
   const u64 deadline = last_deadline = c.timeout || parent ? deadline_for(c, parent) : 0;
   const u64 payload_at =
       align(sizeof(Spec) + 8ull * holds + 8ull * n + (deadline ? sizeof(Times) : 0), 16);
@@ -229,7 +229,7 @@ Status Memory::submit(const Call& c, Bytes payload, const std::vector<u32>& depe
   t->method = c.method;
   t->flags = c.flags | (deadline ? F_TIMED : 0);
   t->max_retries = c.max_retries;
-  t->charged.store(0, RLX);
+  t->charged.store(c.charged, RLX);
   t->n_returns = n;
   t->n_dependencies = u32(dependencies.size());
   t->n_contained = u32(contained.size());
@@ -255,7 +255,7 @@ Status Memory::submit(const Call& c, Bytes payload, const std::vector<u32>& depe
   x.queue.store(c.queue, RLX);
   const u32 gen = x.gen.load(RLX);
   set_turn(s, me + 1);
-  x.claim.store(make_claim(gen, 0, HELD, me), REL);
+  x.claim.store(make_claim(gen, c.attempt, HELD, me), REL);
   bool ok = true;
   u32 k = 0;
   for (u32 d : dependencies) ok = ok && hold(d, 1, false, &hs[k++]);
@@ -338,7 +338,8 @@ bool Memory::push(u32 s) {
   u64 c = x.claim.load(ACQ);
   const u32 q = x.queue.load(ACQ);
   if (claim_state(c) != HELD ||
-      !x.claim.compare_exchange_strong(c, make_claim(claim_gen(c), 1, QUEUED, 0), SEQ))
+      !x.claim.compare_exchange_strong(c, make_claim(claim_gen(c), claim_attempt(c) + 1, QUEUED, 0),
+                                       SEQ))
     return false;
   if (!ring(q).push(s)) {  // only beyond the reserve: the daemon refills from the slots
     queue(q).overflow.store(1, SEQ);
@@ -409,6 +410,7 @@ u32 Memory::running_push(u64 key) {
 }
 // Each push drops what is stale from `left_places` first, so it never has more than RUNNING_MAX.
 void Memory::running_pop(u32 place) {
+  if (own_recipe && mine[place].load(RLX) == recipe_key) drop_recipe();
   Proc& r = proc(me);
   u32 d = r.depth.load(RLX);
   if (place + 1 != d) {
@@ -506,6 +508,7 @@ void Memory::publish(u64 key, bool unconditional) {
     if ((old & WAITERS) || unconditional) platform::futex_wake(x.state);
     if (x.watch.load(SEQ) != CLOSED) fire(key_slot(k));
   }
+  if (t && (t->flags & F_REBUILD)) ring_daemon();  // who asked for it
   cleanup(key);
 }
 
@@ -519,15 +522,23 @@ void Memory::cleanup(u64 key) {
     auto* hs = t->holds();
     for (u32 i = 0, n = t->n_holds(); i < n; i++)
       if (u64 e = hs[i].load(RLX)) hold(hold_slot(e), -1, false, &hs[i]);
-    for (u32 i = 1; i < t->n_returns; i++)
-      if (has_task(t->returns()[i])) clear_bits(key_slot(t->returns()[i]), TASK);
+    for (u32 i = 1; i < t->n_returns; i++) end_return(t->returns()[i]);
     if (t->callee())
       replace_spec(s, make_origin(t->callee(), 1));
     else
       free_block(x.spec.load(RLX), 0, s);
   }
   if (!(x.spec.load(RLX) & ORIGIN)) x.spec.store(0, REL);
-  if (has_task(key)) clear_bits(s, TASK);
+  end_return(key);
+}
+
+// The task lets go of a result. (Repeated by repair: its bit may be gone, and the dead have died
+// before they saw that nothing else was left.)
+void Memory::end_return(u64 key) {
+  if (has_task(key)) return clear_bits(key_slot(key), TASK);
+  if (me != 0 || !is_live(key)) return;
+  claim_free(key_slot(key));
+  if (!working) work_freeing();
 }
 
 }  // namespace shoal

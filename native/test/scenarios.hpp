@@ -108,6 +108,33 @@ inline const Scenario scenarios[] = {
        a.m.seal_error(key_slot(key), {FULL_RECORD, sizeof FULL_RECORD});
        a.m.commit(key);
      }},
+    // ---- lineage
+    {"results that can be made again", [](Actor& a) { a.m.header().lineage_most.store(1 << 20); },
+     [](Actor& a) {
+       u32 x = a.put(100);
+       u32 s = a.submit({x}, 2, false, {x});
+       u32 other = a.refs[1];
+       a.drop(x);
+       a.made(40000);
+       u32 t = a.submit({s});  // holds the recipe of its argument
+       a.drop(s);
+       a.made(200);
+       a.drop(other);
+       a.drop(t);
+     },
+     nullptr, 37},
+    {"a value is made again",
+     [](Actor& a) {
+       a.m.header().lineage_most.store(1 << 20);
+       u32 x = a.put(100);
+       a.submit({x}, 2);
+       a.made(300);
+       Memory& daemon = *a.w.daemon;
+       std::vector<u32> returns;
+       if (daemon.rebuild(daemon.recipe_of(a.refs[0]), {x}, returns) != Status::Ok) _exit(9);
+       for (u32 r : returns) daemon.clear_bits(r, OWNER);
+     },
+     [](Actor& a) { a.made(300); }},
     {"refs inside arguments", nothing,
      [](Actor& a) {
        u32 x = a.put(100);

@@ -15,7 +15,7 @@ import asyncio
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future
 from contextvars import ContextVar
-from typing import Any, Generic, TypeVar, final
+from typing import Any, Generic, Literal, TypeVar, final
 
 from shoal._base.typed_ids import JobID, TaskID
 
@@ -27,6 +27,11 @@ LAYOUT_HASH: int
 FORMAT_PICKLE: int
 FORMAT_BYTES: int
 FORMAT_ERROR_PICKLE: int
+FORMAT_RECIPE: int
+FLAG_REBUILD: int
+_RecipeRow = tuple[
+    int, bool, int, int, int, int, bool, list[tuple[int, bool, bool, int]], list[int]
+]
 """A pickled exception, written by a worker."""
 FORMAT_ERROR_RECORD: int
 """A typed record, written by a daemon."""
@@ -150,6 +155,8 @@ class Task:
     """One claimed attempt. Only its claimer may use it, on the thread that runs it."""
 
     key: int
+    first: int
+    """``key``, or of a rebuild the key of the task that it does again."""
     function: int
     method: int
     attempt: int
@@ -204,6 +211,12 @@ class Moving:
     """A value on its way to a file (a read-only buffer) or back (a writable one), and held."""
 
     def __buffer__(self, flags: int, /) -> memoryview: ...
+
+@final
+class Rebuilt:
+    """The results of a rebuild, kept until they are taken over."""
+
+    keys: list[int]
 
 @final
 class Draft:
@@ -575,6 +588,8 @@ class Memory:
     def end_spill(self, moving: Moving, number: int) -> int:
         """The bytes are in the files as ``number``: give the block back. Bytes that became free; 0
         if somebody looks at the value."""
+    def is_adopted(self, key: int) -> bool:
+        """Whether the daemon wants to hear when nobody else has it."""
     def is_live(self, key: int) -> bool:
         """Whether the object of this key is not freed yet."""
     def spilled(self, key: int) -> tuple[int, int, int] | None:
@@ -585,6 +600,30 @@ class Memory:
         """The bytes are there: readers go on."""
     def lose(self, key: int, record: bytes) -> bool:
         """A spilled value will not come back: readers get the error ``record``."""
+    lineage_most: int
+    """Bytes that recipes may keep; 0: none are made."""
+    @property
+    def lineage_bytes(self) -> int:
+        """What they keep, about."""
+    @property
+    def lineage_over(self) -> bool:
+        """They keep more: ``trim_lineage`` is due."""
+    def trim_lineage(self, most: int) -> int:
+        """Empty the oldest recipes until all keep at most ``most`` bytes; how many were."""
+    def recipe_of(self, key: int) -> _RecipeRow | None:
+        """How this value is made again; None if nothing knows."""
+    def recipe(self, key: int) -> _RecipeRow | None:
+        """The recipe with this key."""
+    def set_lost(self, key: int) -> bool:
+        """A spilled value is gone from its file: its readers wait. False: it is not spilled."""
+    def is_lost(self, key: int) -> bool:
+        """Whether a value waits to be made again."""
+    def evict(self, key: int) -> int:
+        """Lose a value that can be made again; bytes that became free, 0 if it stays."""
+    def rebuild(self, recipe: int, arguments: list[int]) -> Rebuilt | Literal[False] | None:
+        """Submit a recipe's task once more. False: no room now; None: it can not run again."""
+    def fill(self, key: int, source: int) -> bool:
+        """A lost value takes over that of ``source``, a result of a rebuild."""
     def collapse(self, budget_extents: int) -> bool:
         """Turn populated free extents into huge pages; True if more could be done."""
     def punch(self) -> None:

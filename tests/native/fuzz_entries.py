@@ -285,6 +285,8 @@ class Fuzz:
             return self._names_bystander(first)
         if name == "end_job":
             return first == BYSTANDER_JOB
+        if name in ("set_lost", "evict", "fill", "rebuild"):  # values, and tasks, of anybody
+            return target is not self.elsewhere
         if name in ("fail", "requeue", "cancel", "release", "adopt") and first is not None:
             slot = first & 0xFFFFFFFF
             is_task = name in ("fail", "requeue", "cancel")

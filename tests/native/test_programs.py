@@ -13,7 +13,7 @@ import pytest
 NATIVE = Path(__file__).parents[2] / "native"
 CORE = (
     "platform", "memory", "slot", "block", "task", "pending", "cancel", "advance", "wait",
-    "channel", "spill", "repair", "audit",
+    "channel", "spill", "lineage", "repair", "audit",
 )  # fmt: skip
 COMPILER = os.environ.get("CXX", "g++")
 
@@ -59,6 +59,7 @@ NOT_KILLED = {
             "release", "release_pins", "repair", "requeue", "ring_all", "settle", "each_queue",
             "answer_room", "block_aside", "drop_aside", "extents_to_have", "list_spillable",
             "lose", "restore", "shortage", "spill", "tell_restored",
+            "trim_lineage", "rebuild", "set_lost", "take_over", "drop_stub", "give_to",
         ),
         DAEMON,
     ),
@@ -78,6 +79,8 @@ NOT_KILLED = {
             "may_spill",
             "is_looked_at",
             "spilled",
+            "is_lost",
+            "first_of",
             "is_ready",
             "is_given_up",
             "given_up_record",

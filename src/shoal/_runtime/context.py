@@ -267,7 +267,7 @@ class RuntimeContext(_Ids):
 def id_of(task: _native.Task) -> str:
     """``TaskID.hex()`` of what runs here: a call's job is its actor's, which is this process's."""
     session = sessions.current()
-    return typed_ids.task_id(session.node_id, task.key, task.actor, session.job)
+    return typed_ids.task_id(session.node_id, task.first, task.actor, session.job)
 
 
 def _queue_row() -> dict[str, Any] | None:

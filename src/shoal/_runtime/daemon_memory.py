@@ -79,7 +79,10 @@ class NodeMemory:
     def bell_rang(self) -> None:
         """Read what the bell may have been rung for; the machine looks at the rest itself."""
         inbox = self._memory.inbox()
-        gone = {key for key in inbox if self._memory.handles(key) == 0}
+        # The inbox has slots of spilled values too, and a slot may be another task's by now.
+        gone = {
+            key for key in inbox if self._memory.handles(key) == 0 and self._memory.is_adopted(key)
+        }
         self._look(inbox)
         self._post(events.BellRang(tuple(gone), tuple(self._memory.drain_dead())))
 

@@ -39,7 +39,7 @@ from shoal._core.events import AnyEvent
 from shoal._core.node import NodeMachine
 from shoal._native import Memory, become_subreaper
 from shoal._proto import forking, frames, messages
-from shoal._runtime import descendants, launch, machine_facts, registry, session_dir
+from shoal._runtime import daemon_lineage, descendants, launch, machine_facts, registry, session_dir
 from shoal._runtime.daemon_door import Door
 from shoal._runtime.daemon_loop import Loop, Timer
 from shoal._runtime.daemon_memory import NodeMemory, Warming
@@ -95,14 +95,16 @@ class Daemon:
         self._processes = Processes(
             self._loop, memory, log_directory, self.post, self._forward_lines
         )
+        most = daemon_lineage.budget_of(settings.lineage_bytes, memory.capacity_bytes)
+        self._lost = daemon_lineage.LostValues(self._loop, memory, most, self.post)
         self._spiller = Spiller(self._loop, memory, self._machine, settings, self.post)
+        self._spiller.lost, self._spiller.evict = self._lost.lost, self._lost.evict
         self._warming = Warming(
             self._loop, memory, machine_facts.Headroom(), self._spiller.make_room
         )
+        self._lost.make_room, self._lost.first = self._warming.make_room, self._spiller.look
         self._spiller.wake = self._warming.wake
-        self._node_memory = NodeMemory(
-            memory, self.post, self._warming.make_room, self._spiller.look
-        )
+        self._node_memory = NodeMemory(memory, self.post, self._warming.make_room, self._lost.look)
         self._environments: EnvironmentPlaces | None = None
         self._store: StoreLink | None = None
         if settings.started:
@@ -308,6 +310,7 @@ class Daemon:
             "memory_populated_bytes": populated,
             "memory_capacity_bytes": capacity,
             "modules": sorted(sys.modules),
+            "lineage": {**self._lost.counts, "bytes": self._memory.lineage_bytes},
             "tables": {
                 **{name: len(table) for name, table in self._processes.tables.items()},
                 "looked_at": self._processes.lookers.waiting,
@@ -334,6 +337,7 @@ class Daemon:
         descendants.end_all(self._settings.session, frozenset({self._zygote.pid}), END_S, since)
         directory = self._settings.directory
         self._spiller.close()
+        self._lost.close()
         registry.unregister(os.path.dirname(directory), self._settings.session)
         session_dir.remove(directory)
         is_driven = any(session_dir.is_alive(*driver) for driver in self._door.drivers)

@@ -62,6 +62,8 @@ class Spiller:
         post: Takes events for the node's machine.
 
     ``wake`` is called when memory may be had, or asked for: what warms memory looks again.
+    ``lost`` is told of a value that is gone from its file, and what has happened; ``evict`` frees
+    extents by giving up values that can be made again, and says how many.
     """
 
     def __init__(
@@ -78,7 +80,10 @@ class Spiller:
         self._settings = settings
         memory.spills = int(settings.spill != ())
         self.wake: Callable[[], None] = lambda: None
-        self._tell = post
+        self.lost: Callable[[int, str], None] = lambda key, problem: post(
+            events.ValueLost(key, problem, memory.ancestry(key))
+        )
+        self.evict: Callable[[int], int] = lambda n_extents: 0
         self._headroom = Headroom()
         self._machine = spilling.Spilling(memory.capacity_bytes // EXTENT_BYTES, EXTENT_BYTES)
         self._files: SpillFiles | None = None
@@ -204,8 +209,7 @@ class Spiller:
     def _lose(self, command: spilling.Lose) -> None:
         print(f"a value that was in a file is lost: {command.problem}", file=sys.stderr, flush=True)
         self.counts["lost"] += 1
-        ancestry = self._memory.ancestry(command.key)
-        self._tell(events.ValueLost(command.key, command.problem, ancestry))
+        self.lost(command.key, command.problem)
 
     def perform_lose_value(self, command: commands.LoseValue) -> None:
         """Nothing brings it back: its readers get the record."""
@@ -217,7 +221,10 @@ class Spiller:
             self._last_problem = command.problem
             text = f"values cannot be written to files: {command.problem}"
             print(text, file=sys.stderr, flush=True)
+        missing = 0
         if not command.is_given:
+            missing = self._memory.shortage(self._headroom.bytes_free())
+        if missing and self.evict(missing) < missing:
             self._memory.answer_room(False)
         self.wake()
 

@@ -85,6 +85,7 @@ _TABLE: dict[str, _Row] = {
     "object_spilling_directory": _Row(
         "the absolute path of a directory, a URI, a list of them, or False", _is_places
     ),
+    "lineage_bytes": _Row("an integer >= 0 (bytes)", lambda v: type(v) is int and v >= 0),
     "namespace": _Row("a text that is not empty", lambda v: isinstance(v, str) and bool(v)),
     "ignore_reinit_error": _Row("True or False", lambda v: isinstance(v, bool)),
     "log_to_driver": _Row("True or False", lambda v: isinstance(v, bool)),
@@ -99,7 +100,7 @@ _TABLE: dict[str, _Row] = {
 }
 
 _OF_THE_SESSION = ("num_cpus", "num_gpus", "resources", "object_store_memory", "labels",
-    "object_spilling_directory",
+    "object_spilling_directory", "lineage_bytes",
 )  # fmt: skip
 """Options that describe a new session and make no sense for one that exists."""
 
@@ -244,6 +245,7 @@ def _start(begun: node_spawn.Begun, given: Mapping[str, Any]) -> Session:
         labels=dict(given.get("labels") or {}),
         object_store_memory=given.get("object_store_memory"),
         spill=_places(given.get("object_spilling_directory")),
+        lineage_bytes=given.get("lineage_bytes"),
     )
     return _join(launched.socket_path, given, launched)
 

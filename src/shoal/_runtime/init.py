@@ -35,6 +35,8 @@ def init(address: str | None = None, **given: Unpack[InitOptions]) -> SessionCon
         object_spilling_directory: Where values go that have no room: a directory, a URI of fsspec,
             several that take turns, or False for nowhere. Default: one of the session's own, on a
             disk. See docs/spilling.md.
+        lineage_bytes: What may be kept for making lost values again, in bytes. Default: a tenth of
+            the store, at most 1 GiB. See docs/lineage.md.
         namespace: Where names of actors live. Default: one of this program's own.
         runtime_env: What stands around the code of its tasks; see ``shoal.runtime_env``.
         ignore_reinit_error: Return the present session instead of an error.

@@ -39,6 +39,8 @@ class NodeSettings(msgspec.Struct, frozen=True, omit_defaults=True):
     """Bytes; None: 30 % of the memory that this process may use."""
     spill: tuple[str, ...] | None = None
     """Directories for values that have no room; None: one in the session's; empty: nowhere."""
+    lineage_bytes: int | None = None
+    """What may be kept for making lost values again; None: a tenth of the store, at most 1 GiB."""
 
 
 class Launched(msgspec.Struct, frozen=True):
@@ -78,6 +80,7 @@ def settle(
     labels: dict[str, str] | None = None,
     object_store_memory: int | None = None,
     spill: tuple[str, ...] | None = None,
+    lineage_bytes: int | None = None,
 ) -> Launched:
     """Tell a daemon that has begun to start what it is to be."""
     encoded = b""
@@ -96,6 +99,7 @@ def settle(
             labels=dict(labels or {}),
             object_store_memory=object_store_memory,
             spill=spill,
+            lineage_bytes=lineage_bytes,
         )
         encoded = msgspec.json.encode(settings)
     finally:

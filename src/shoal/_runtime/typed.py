@@ -120,6 +120,7 @@ class InitOptions(TypedDict, total=False):
     resources: Mapping[str, float] | None
     object_store_memory: int | None
     object_spilling_directory: str | Sequence[str] | Literal[False] | None
+    lineage_bytes: int | None
     namespace: str | None
     ignore_reinit_error: bool
     log_to_driver: bool

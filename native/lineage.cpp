@@ -1,0 +1,306 @@
+// Lineage: how a value that is lost is made again.
+//
+// A *recipe* is an object of its own (kind RECIPE): its data is what the spec of a task said, its
+// table of contained refs are the task's arguments. Who writes a large result of a task that may
+// run again puts the recipe's ref last into the table of that result. So the counts do all the
+// rest: a recipe lives as long as a result that it can rebuild, with what it needs; freeing is
+// iterative; a death at any moment is repaired as for any other value; and a task with small
+// results, which cannot be lost, pays nothing.
+//
+//   result's table   its own refs ..., recipe
+//   recipe's table   an entry for each argument: its ref, or (it has a recipe itself) that recipe;
+//                    what the argument's key was stands in the data
+//
+// A rebuild is a new task made of the recipe, with F_REBUILD and the recipe as its last contained
+// ref, submitted by the daemon; its results are taken over into the slots of the lost values, whose
+// readers sleep as those of a spilled value do (spill.cpp: block word SPILLED, number 0). So no
+// slot is ever unsealed, and the claim keeps its one direction.
+//
+// The budget: recipes count their block and those arguments that nobody else had when they were
+// made. Over it, the daemon counts exactly, each argument once, and empties the oldest: such a
+// recipe keeps its slot, without a block, and says so to whoever asks.
+#include <algorithm>
+#include <cstring>
+#include <unordered_map>
+#include <unordered_set>
+
+#include "memory.hpp"
+
+namespace shoal {
+
+static u64 data_size(const Recipe& r) {
+  return sizeof(Recipe) + 8ull * (r.n_arguments() + r.n_returns) + r.payload_size;
+}
+
+bool Memory::is_recipe(u32 s) {
+  return slot(s).kind.load(ACQ) == RECIPE && (slot(s).state.load(ACQ) & ~WAITERS) == SEALED;
+}
+
+// The recipe in the table of `s`, 0: it has none. The block may be moved or given back while we
+// read (by the daemon): what was read counts if the block word is the same afterwards.
+u32 Memory::recipe_of(u32 s) {
+  Slot& x = slot(s);
+  for (int tries = 0; tries < 100; tries++) {
+    const u64 word = x.block.load(ACQ), block = block_of(word);
+    if (!block || !(x.flags.load(ACQ) & HAS_TABLE) || is_recipe(s)) return 0;
+    const u32 n = at<ValueHeader>(block)->n_contained;
+    const u64 place = block + sizeof(ValueHeader) + 8ull * (u64(n) - 1);
+    u64 entry = 0;
+    if (n && place + 8 <= off.end) entry = at<atom<u64>>(place)->load(ACQ);
+    std::atomic_thread_fence(ACQ);
+    if (x.block.load(SEQ) != word) continue;
+    const u32 r = entry ? hold_slot(entry) : 0;
+    return r && r < SLOTS && is_recipe(r) ? r : 0;
+  }
+  return 0;
+}
+
+Recipe* Memory::recipe(u32 s) {
+  const u64 block = slot(s).block.load(ACQ);
+  return is_recipe(s) && block ? at<Recipe>(block + at<ValueHeader>(block)->data_offset) : nullptr;
+}
+
+// What task `key` was called in its first life.
+u64 Memory::first_of(const Spec& t, u64 key) {
+  const auto* holds = reinterpret_cast<const atom<u64>*>(&t + 1);
+  const u64 e = holds[t.n_dependencies + t.n_contained - 1].load(RLX);
+  Recipe* r = e ? recipe(hold_slot(e)) : nullptr;
+  return r ? r->returns()[0] : key;
+}
+
+// What result `key` of a task is called in the recipe: its number, or -1.
+int Memory::recipe_index(u32 s, u64 key) {
+  Recipe* r = recipe(s);
+  for (u32 i = 0; r && i < r->n_returns; i++)
+    if (r->returns()[i] == key) return int(i);
+  return -1;
+}
+
+// A hold of mine on the recipe of argument `s`, if it can be rebuilt without the argument itself.
+atom<u64>* Memory::hold_recipe_of(u32 s) {
+  const u32 r = recipe_of(s);
+  if (!r) return nullptr;
+  atom<u64>* entry;
+  if (!hold_key(make_key(r, slot(r).gen.load(ACQ)), false, entry)) return nullptr;
+  if (recipe_index(r, make_key(s, slot(s).gen.load(ACQ))) >= 0) return entry;
+  drop(entry);
+  return nullptr;
+}
+
+// The recipe that large results of `key`, which runs here, are to hold; 0: none, they cannot be
+// made again. Mine until the attempt ends (running_pop).
+u32 Memory::recipe_for(u64 key) {
+  Spec* t = spec(key_slot(key));
+  if (!t || t->max_retries == 0 || (t->flags & (F_ACTOR | F_STREAM | F_DYNAMIC | F_NO_RETURN)) ||
+      header().lineage_most.load(RLX) == 0)
+    return 0;
+  if (t->flags & F_REBUILD) {
+    const u64 e = t->holds()[t->n_dependencies + t->n_contained - 1].load(RLX);
+    return e ? hold_slot(e) : 0;
+  }
+  if (own_recipe && recipe_key == key) return own_recipe;
+  drop_recipe();
+  const u32 s = new_slot(OWNER);
+  if (!s) return 0;
+  const u32 n = t->n_dependencies + t->n_contained;
+  std::vector<u8> data(sizeof(Recipe) + 8ull * (n + t->n_returns) + t->payload_size);
+  Recipe* r = reinterpret_cast<Recipe*>(data.data());
+  ValueParts v;
+  v.format = RECIPE;
+  std::vector<atom<u64>*> held;
+  u64 cost = 0;
+  for (u32 i = 0; i < n; i++) {
+    const u32 a = hold_slot(t->holds()[i].load(RLX));
+    r->arguments_at(data.data())[i] = make_key(a, slot(a).gen.load(ACQ));
+    const u64 life = slot(a).life.load(RLX), size = slot(a).size.load(RLX);
+    if (atom<u64>* e = is_spillable(size) ? hold_recipe_of(a) : nullptr) {
+      held.push_back(e);
+      v.contained.push_back(hold_slot(e->load(RLX)));
+      continue;
+    }
+    v.contained.push_back(a);
+    if (is_spillable(size) && (life & REFS) == 1 && !(life & OWNER)) cost += size;
+  }
+  r->fill(*t, claim_attempt(slot(key_slot(key)).claim.load(RLX)), queue(t->queue).gen.load(ACQ));
+  r->made = platform::boot_ns();
+  u64* returns = r->returns();
+  for (u32 i = 0; i < t->n_returns; i++) returns[i] = t->returns()[i];
+  std::memcpy(returns + t->n_returns, reinterpret_cast<u8*>(t) + t->payload_offset,
+              t->payload_size);
+  v.data = {data.data(), data_size(*r)};
+  if (write_value(s, v, false, platform::copy) != Status::Ok) {
+    discard_value(s);  // no room for it: it says that it was dropped
+    slot(s).kind.store(RECIPE, RLX);
+    cost = 0;
+  } else {
+    const u64 block = slot(s).block.load(RLX);
+    cost += block_bytes(block);
+    at<Recipe>(block + at<ValueHeader>(block)->data_offset)->cost = cost;
+  }
+  for (auto* e : held) drop(e);
+  slot(s).job.store(u16(t->job), RLX);
+  slot(s).state.store(SEALED, REL);
+  own_recipe = s;
+  recipe_key = key;
+  auto& bytes = header().lineage_bytes;
+  if (cost && bytes.fetch_add(cost, RLX) + cost > header().lineage_most.load(RLX)) {
+    header().lineage_over.store(1, SEQ);
+    ring_daemon();
+  }
+  return s;
+}
+
+void Memory::drop_recipe() {
+  if (const u32 s = own_recipe) {
+    own_recipe = 0;
+    clear_bits(s, OWNER);
+  }
+}
+
+// A recipe is about to be freed, or emptied.
+void Memory::forget_cost(u32 s) {
+  if (const Recipe* r = recipe(s)) header().lineage_bytes.fetch_sub(r->cost, RLX);
+}
+
+// ---- the daemon only
+
+// What recipes keep is counted, each argument once, and the oldest are emptied until it is at most
+// `most`. Answers how many were.
+u32 Memory::trim_lineage(u64 most) {
+  header().lineage_over.store(0, SEQ);
+  struct Row {
+    u64 made, key;
+  };
+  std::vector<Row> rows;
+  std::unordered_map<u32, u32> named;  // arguments, and how many recipes hold them
+  const u32 end = header().chunk_high[0].load() * SLOTS_PER_CHUNK;
+  auto each = [&](u32 s, auto f) {
+    auto* h = at<ValueHeader>(slot(s).block.load(ACQ));
+    auto* table = reinterpret_cast<atom<u64>*>(h + 1);
+    for (u32 i = 0; i < h->n_contained; i++)
+      if (u64 e = table[i].load(RLX)) f(hold_slot(e), table[i]);
+  };
+  std::vector<atom<u64>*> held;
+  for (u32 s = 1; s < end; s++) {
+    atom<u64>* e;
+    if (slot(s).kind.load(RLX) != RECIPE || slot(s).state.load(ACQ) == FREE ||
+        !hold_key(make_key(s, slot(s).gen.load(ACQ)), false, e))
+      continue;
+    held.push_back(e);
+    if (Recipe* r = recipe(s)) {
+      rows.push_back({r->made, u64(s)});
+      each(s, [&](u32 a, atom<u64>&) { named[a]++; });
+    }
+  }
+  std::sort(rows.begin(), rows.end(), [](auto& a, auto& b) { return a.made > b.made; });
+  std::unordered_set<u32> counted;
+  u64 total = 0, kept = 0;
+  u32 dropped = 0;
+  for (auto& row : rows) {
+    const u32 s = u32(row.key);
+    const u64 block = slot(s).block.load(ACQ);
+    u64 cost = block_bytes(block);
+    each(s, [&](u32 a, atom<u64>&) {
+      const u64 life = slot(a).life.load(ACQ), size = slot(a).size.load(RLX);
+      const bool is_ours = !is_recipe(a) && (life & REFS) == named[a] && !(life & (OWNER | TASK));
+      if (is_ours && is_spillable(size) && counted.insert(a).second) cost += size;
+    });
+    total += cost;
+    if (total <= most) {
+      kept += cost;
+      recipe(s)->cost = cost;
+      continue;
+    }
+    slot(s).size.store(0, RLX);
+    each(s, [&](u32, atom<u64>& e) { hold(hold_slot(e.load(RLX)), -1, false, &e); });
+    slot(s).flags.fetch_and(u8(~HAS_TABLE));
+    slot(s).block.store(0, SEQ);
+    free_block(block, 0, s);
+    dropped++;
+  }
+  header().lineage_bytes.store(kept, RLX);
+  for (auto* e : held) drop(e);
+  return dropped;
+}
+
+// Submits the task of recipe `s` once more, with these slots as its arguments. Its results belong
+// to the daemon.
+Status Memory::rebuild(u32 s, std::vector<u32> arguments, std::vector<u32>& returns) {
+  Recipe* r = recipe(s);
+  if (!r || queue(r->queue).gen.load(ACQ) != r->queue_gen || queue(r->queue).dead.load(ACQ))
+    return Status::Dead;
+  Call c;
+  c.function = r->function;
+  c.queue = r->queue;
+  c.queue_gen = r->queue_gen;
+  c.job = r->job;
+  c.method = r->method;
+  c.n_returns = r->n_returns;
+  c.flags = (r->flags & (F_HELP | F_RETRY | F_FILLS)) | F_REBUILD;
+  c.max_retries = r->max_retries;
+  c.parent = r->parent;
+  c.limit = r->limit;
+  c.attempt = std::min(r->attempt, 254u);
+  c.charged = r->charged + 1;
+  const std::vector<u32> dependencies(arguments.begin(), arguments.begin() + r->n_dependencies);
+  std::vector<u32> contained(arguments.begin() + r->n_dependencies, arguments.end());
+  contained.push_back(s);
+  const Status st = submit(c, {r->payload(), r->payload_size}, dependencies, contained, returns);
+  if (st != Status::Ok) return st;
+  r->attempt++;
+  r->charged++;
+  event(EV_REBUILD, r->returns()[0], make_key(returns[0], slot(returns[0]).gen.load(RLX)),
+        r->attempt);
+  return st;
+}
+
+// The value of `s` is lost: its readers wait from now on, until somebody fills it or says why not.
+void Memory::set_lost(u32 s) {
+  Slot& x = slot(s);
+  const u64 word = x.block.load(ACQ), stub = block_of(word);
+  if (!(word & SPILLED)) return;
+  if (stub)
+    at<ValueHeader>(stub)->data_offset = 0;
+  else
+    x.block.store(SPILLED | BARE, SEQ);
+  event(EV_LOST, make_key(s, x.gen.load(RLX)));
+}
+
+bool Memory::is_lost(u32 s) {
+  u64 number, size;
+  return spilled(s, number, size) && number == 0;
+}
+
+// The value of `from`, sealed and known to nobody but the daemon, becomes that of `s`, which was
+// lost.
+void Memory::take_over(u32 s, u32 from) {
+  Slot &x = slot(s), &y = slot(from);
+  const u64 stub = block_of(x.block.load(ACQ)), block = y.block.load(ACQ);
+  if (block) give_to(block, s);
+  y.block.store(0, REL);
+  std::memcpy(x.inline_bytes, y.inline_bytes, INLINE_BYTES);
+  x.size.store(y.size.load(RLX), RLX);
+  x.kind.store(y.kind.load(RLX), RLX);
+  const bool has_table = y.flags.load(RLX) & HAS_TABLE;
+  y.flags.fetch_and(u8(~HAS_TABLE));
+  if (has_table)
+    x.flags.fetch_or(HAS_TABLE);
+  else
+    x.flags.fetch_and(u8(~HAS_TABLE));
+  x.block.store(block, SEQ);
+  drop_stub(s, stub);
+  event(EV_RESTORE, make_key(s, x.gen.load(RLX)));
+  tell_restored();
+}
+
+// The holds in a stub that its slot does not name any more, and the stub.
+void Memory::drop_stub(u32 s, u64 stub) {
+  if (!stub) return;
+  auto* h = at<ValueHeader>(stub);
+  auto* table = reinterpret_cast<atom<u64>*>(h + 1);
+  for (u32 i = 0; i < h->n_contained; i++)
+    if (u64 e = table[i].load(RLX)) hold(hold_slot(e), -1, false, &table[i]);
+  free_block(stub, 0, s);
+}
+
+}  // namespace shoal

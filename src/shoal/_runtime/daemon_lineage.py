@@ -1,0 +1,235 @@
+"""Lineage as the daemon does it: what the machine of ``_core.lineage`` decides, done to memory.
+
+::
+
+    a file with a value is damaged (daemon_spill)     -> lost()
+    bell: somebody reads a value that was evicted      -> lost()
+          the task of a rebuild has ended              -> Ended
+          recipes keep more than the budget            -> the oldest are emptied
+
+A lost value has a block word that says so, and its readers sleep (``native/spill.cpp``). The
+results of a rebuild are slots of the daemon's own, pinned until they are taken over. Nothing here
+is on anybody's way: without a loss this is one look at a flag per bell.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import deque
+from collections.abc import Callable
+
+from shoal._base import clock
+from shoal._core import events, lineage
+from shoal._native import Memory, Rebuilt
+from shoal._runtime.daemon_loop import Loop
+
+KEPT_AFTER_TRIM = 0.8
+"""Of the budget, so that not every recipe that comes makes another go."""
+SHARE_OF_STORE = 0.1
+BYTES_MOST = 1 << 30
+"""The default budget: this share of the store, at most so many bytes."""
+
+
+_ArgumentRow = tuple[int, bool, bool, int]
+RecipeRow = tuple[int, bool, int, int, int, int, bool, list[_ArgumentRow], list[int]]
+"""As ``Memory.recipe`` gives it."""
+
+
+def budget_of(given: int | None, capacity_bytes: int) -> int:
+    """Bytes that lineage may keep."""
+    return given if given is not None else min(BYTES_MOST, int(SHARE_OF_STORE * capacity_bytes))
+
+
+class LostValues:
+    """Makes lost values again, or says why not."""
+
+    def __init__(
+        self, loop: Loop, memory: Memory, most: int, post: Callable[[events.AnyEvent], None]
+    ) -> None:
+        """``most`` is the budget in bytes; ``post`` takes events for the node's machine.
+
+        ``make_room`` warms memory before the daemon writes; ``first`` is shown the inbox before us.
+        """
+        self._loop = loop
+        self._memory = memory
+        self._most = most
+        self._tell = post
+        self.make_room: Callable[[], None] = lambda: None
+        self.first: Callable[[list[int]], None] = lambda keys: None
+        memory.lineage_most = most
+        self._machine = lineage.Lineage(most)
+        self._results: dict[int, Rebuilt] = {}
+        """By recipe."""
+        self._names: dict[int, tuple[int, ...]] = {}
+        """What they were called in their first life, by recipe."""
+        self._held: dict[int, list[object]] = {}
+        """By recipe, until it is submitted: refs to it and to what is there of its arguments."""
+        self._running: dict[int, int] = {}
+        """Key of the first result of a task that runs -> its recipe."""
+        self._events: deque[lineage.AnyEvent] = deque()
+        self._is_stepping = False
+        self.counts = {"rebuilt": 0, "given_up": 0, "evicted_bytes": 0, "dropped": 0}
+
+    # ---- what is seen
+    def lost(self, key: int, problem: str) -> None:
+        """The value of ``key``, which is in no memory, is gone from where it was."""
+        if not self._memory.set_lost(key):
+            return  # it was freed meanwhile
+        found = self._memory.recipe_of(key)
+        if found is None:
+            self._post(lineage.Lost(key, problem, why_not=self._why_not(key)))
+            return
+        recipes = self._closure(_recipe(found))
+        if len(recipes) > lineage.CHAIN_MOST:
+            why_not = f"more than {lineage.CHAIN_MOST:,} tasks would have to run again for it"
+            self._post(lineage.Lost(key, problem, why_not=why_not))
+            return
+        for name, recipe in recipes.items():
+            if name not in self._machine.work:
+                refs = [self._memory.ref(a.key) for a in recipe.arguments if a.is_live]
+                self._held[name] = [self._memory.ref(name), *refs]
+        self._post(lineage.Lost(key, problem, found[0], tuple(recipes.values())))
+        for name in [name for name in self._held if name not in self._machine.work]:
+            del self._held[name]
+
+    def look(self, keys: list[int]) -> None:
+        """Slots out of the inbox: somebody wants a value that was evicted; and what has ended."""
+        self.first(keys)
+        memory = self._memory
+        if memory.lineage_over:
+            self.counts["dropped"] += memory.trim_lineage(int(KEPT_AFTER_TRIM * self._most))
+        for key in keys:
+            if memory.is_lost(key) and not self._machine.knows(key):
+                found = memory.spilled(key)
+                if found is not None and found[2]:
+                    self.lost(key, "it had left memory, as there was no room for it")
+        if self._running:
+            pending = set(memory.unsealed(list(self._running)))
+            for key in [key for key in self._running if key not in pending]:
+                self._post(lineage.Ended(self._running.pop(key)))
+
+    def evict(self, n_extents: int) -> int:
+        """Give the memory of values back that can be made again; extents that became free."""
+        freed = 0
+        for _, extents, keys, _ in self._memory.spillable():
+            if freed >= n_extents:
+                break
+            if all(self._can_rebuild(key) for key in keys):
+                bytes_freed = [self._memory.evict(key) for key in keys]
+                self.counts["evicted_bytes"] += sum(bytes_freed)
+                freed += extents if all(bytes_freed) else 0
+        return freed
+
+    def _can_rebuild(self, key: int) -> bool:
+        found = self._memory.recipe_of(key)
+        if found is None:
+            return False
+        recipe = _recipe(found)
+        has_retries = recipe.max_retries < 0 or recipe.charged < recipe.max_retries
+        is_easy = all(a.is_live and not a.is_lost for a in recipe.arguments)
+        return recipe.is_kept and recipe.has_queue and has_retries and is_easy
+
+    def _closure(self, first: lineage.Recipe) -> dict[int, lineage.Recipe]:
+        found = {first.key: first}
+        todo = [first]
+        while todo and len(found) <= lineage.CHAIN_MOST:
+            for argument in todo.pop().arguments:
+                is_missing = argument.is_lost or not argument.is_live
+                if not is_missing or not argument.recipe or argument.recipe in found:
+                    continue
+                row = self._memory.recipe(argument.recipe)
+                if row is not None:
+                    found[argument.recipe] = _recipe(row)
+                    todo.append(found[argument.recipe])
+        return found
+
+    def _why_not(self, key: int) -> str:
+        ancestry = self._memory.ancestry(key)
+        if ancestry is None or not ancestry[3]:
+            return "it was made by put (or yielded by a generator), so no task can make it again"
+        if ancestry[1]:
+            return "an actor's method returned it, and what an actor has done is not done again"
+        if not self._most:
+            return "no lineage is kept (init(lineage_bytes=0))"
+        return "its task may not run again (max_retries=0)"
+
+    # ---- decisions
+    def _post(self, event: lineage.AnyEvent) -> None:
+        self._events.append(event)
+        if self._is_stepping:
+            return
+        self._is_stepping = True
+        while self._events:
+            self._loop.guard(self._step, self._events.popleft())
+        self._is_stepping = False
+
+    def _step(self, event: lineage.AnyEvent) -> None:
+        for command in self._machine.step(clock.now(), event):
+            self._perform(command)
+
+    def _perform(self, command: lineage.AnyCommand) -> None:
+        match command:
+            case lineage.Submit():
+                self._submit(command)
+            case lineage.Fill():
+                self._fill(command)
+            case lineage.Forget():
+                self._held.pop(command.recipe, None)
+                self._results.pop(command.recipe, None)
+                self._names.pop(command.recipe, None)
+            case lineage.GiveUp():
+                self._give_up(command)
+            case lineage.RetryAt():
+                self._loop.call_at(command.at, lambda: self._post(lineage.TimeToRetry()))
+
+    def _submit(self, command: lineage.Submit) -> None:
+        row = self._memory.recipe(command.recipe)
+        if row is None:
+            self._events.append(lineage.Refused(command.recipe, "its lineage is gone"))
+            return
+        recipe = _recipe(row)
+        made = {
+            name: key
+            for source in command.sources
+            for name, key in zip(self._names[source], self._results[source].keys, strict=True)
+        }
+        keys = [a.key if a.is_live else made.get(a.key, 0) for a in recipe.arguments]
+        self.make_room()
+        result = self._memory.rebuild(command.recipe, keys)
+        if isinstance(result, Rebuilt):
+            self._results[command.recipe] = result
+            self._names[command.recipe] = recipe.returns
+            self._running[result.keys[0]] = command.recipe
+            self._held.pop(command.recipe, None)
+        elif result is None:
+            problem = "its task can not run again: what it needs has gone meanwhile"
+            self._events.append(lineage.Refused(command.recipe, problem))
+        else:
+            self._events.append(lineage.NoRoomFor(command.recipe))
+
+    def _fill(self, command: lineage.Fill) -> None:
+        keys = dict(
+            zip(self._names[command.recipe], self._results[command.recipe].keys, strict=True)
+        )
+        if self._memory.fill(command.key, keys[command.key]):
+            self.counts["rebuilt"] += 1
+
+    def _give_up(self, command: lineage.GiveUp) -> None:
+        print(f"a value is lost: {command.reason}", file=sys.stderr, flush=True)
+        self.counts["given_up"] += 1
+        self.make_room()
+        ancestry = self._memory.ancestry(command.key)
+        self._tell(events.ValueLost(command.key, command.reason, ancestry))
+
+    def close(self) -> None:
+        """Let go of everything, before memory is closed."""
+        self._results.clear()
+        self._held.clear()
+
+
+def _recipe(row: RecipeRow) -> lineage.Recipe:
+    key, is_kept, attempt, charged, most, function, has_queue, arguments, returns = row
+    known = tuple(lineage.Argument(*argument) for argument in arguments)
+    return lineage.Recipe(
+        key, is_kept, attempt, charged, most, function, has_queue, known, tuple(returns)
+    )

@@ -1,0 +1,90 @@
+"""What lineage may keep, and values that are given up because they can be made again."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import shoal
+from shoal import errors
+from shoal._runtime import cluster
+
+STORE = 32 << 20
+ONE = 1 << 20
+
+
+def array(i: int) -> Any:
+    return np.full(ONE // 8 - 100, i, dtype=np.int64)
+
+
+@shoal.remote(max_retries=3)
+def made(i: int) -> Any:
+    return array(i)
+
+
+def counts() -> dict[str, int]:
+    found: dict[str, int] = cluster.table("session")[0]["lineage"]
+    return found
+
+
+def is_soon(what: Any) -> bool:
+    deadline = time.monotonic() + 30
+    while not what() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return bool(what())
+
+
+def lose(path: Path) -> None:
+    ballast = [shoal.put(array(-1)) for _ in range(64)]
+    for file in path.iterdir():
+        os.truncate(file, 1000)
+    del ballast
+
+
+def test_the_oldest_lineage_is_dropped_first_and_says_so(tmp_path: Path) -> None:
+    place = {"object_store_memory": STORE, "object_spilling_directory": str(tmp_path)}
+    with shoal.init(num_cpus=2, lineage_bytes=10_000, **place):
+        refs = [made.remote(i) for i in range(100)]
+        shoal.wait(refs, num_returns=100)
+        assert is_soon(lambda: counts()["dropped"] > 0 and counts()["bytes"] <= 10_000)
+        lose(tmp_path)
+        with pytest.raises(errors.ObjectLostError, match=r"lineage was dropped.* 10,000 bytes"):
+            shoal.get(refs[0])
+        assert shoal.get(refs[99])[0] == 99
+        del refs
+        assert is_soon(lambda: counts()["bytes"] == 0)
+
+
+def test_without_a_budget_nothing_is_kept(tmp_path: Path) -> None:
+    place = {"object_store_memory": STORE, "object_spilling_directory": str(tmp_path)}
+    with shoal.init(num_cpus=2, lineage_bytes=0, **place):
+        ref = made.remote(1)
+        shoal.wait([ref])
+        assert counts()["bytes"] == 0
+        lose(tmp_path)
+        with pytest.raises(errors.ObjectLostError, match="lineage_bytes=0"):
+            shoal.get(ref)
+
+
+def test_what_can_be_made_again_leaves_where_no_file_can_be_written(tmp_path: Path) -> None:
+    place = tmp_path / "no directory"
+    with shoal.init(num_cpus=2, object_store_memory=STORE, object_spilling_directory=str(place)):
+        place.write_text("")
+        refs = [made.remote(i) for i in range(80)]
+        shoal.wait(refs, num_returns=80)
+        assert counts()["evicted_bytes"] > 0
+        for i in range(0, 80, 5):
+            value = shoal.get(refs[i])
+            assert value[0] == value[-1] == i
+            del value
+        assert counts()["rebuilt"] > 0 and counts()["given_up"] == 0
+
+
+def test_the_option_is_looked_at() -> None:
+    with pytest.raises(ValueError, match="lineage_bytes"):
+        shoal.init(lineage_bytes=-1)
