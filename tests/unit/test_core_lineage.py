@@ -69,17 +69,17 @@ def test_two_lost_results_of_one_task_run_it_once() -> None:
 def test_a_lost_argument_is_filled_first() -> None:
     machine = l.Lineage(BUDGET)
     assert lose(machine, 2, recipe(2, lost(1)), recipe(1)) == [l.Submit(1, ())]
-    assert end(machine, 1) == [l.Fill(100, 1), l.Submit(2, ()), l.Forget(1)]
-    assert end(machine, 2) == [l.Fill(200, 2), l.Forget(2)]
+    assert end(machine, 1) == [l.Fill(100, 1), l.Submit(2, ())]
+    assert end(machine, 2) == [l.Fill(200, 2), l.Forget(1), l.Forget(2)]
 
 
 def test_what_is_gone_is_made_for_as_long_as_it_is_needed() -> None:
     machine = l.Lineage(BUDGET)
     chain = [recipe(3, gone(2)), recipe(2, gone(1)), recipe(1)]
     assert lose(machine, 3, *chain) == [l.Submit(1, ())]
-    assert end(machine, 1) == [l.Submit(2, (1,)), l.Forget(1)]
-    assert end(machine, 2) == [l.Submit(3, (2,)), l.Forget(2)]
-    assert end(machine, 3) == [l.Fill(300, 3), l.Forget(3)]
+    assert end(machine, 1) == [l.Submit(2, (1,))]
+    assert end(machine, 2) == [l.Submit(3, (2,)), l.Forget(1)]
+    assert end(machine, 3) == [l.Fill(300, 3), l.Forget(2), l.Forget(3)]
 
 
 def test_a_result_stays_until_the_last_who_needs_it() -> None:
@@ -88,8 +88,24 @@ def test_a_result_stays_until_the_last_who_needs_it() -> None:
     assert set(lose(machine, 3, *recipes)) == {l.Submit(1, ()), l.Submit(2, ())}
     assert end(machine, 1) == []
     assert lose(machine, 1, recipe(1)) == [l.Fill(100, 1)]
-    out = end(machine, 2)
-    assert out[0] == l.Submit(3, (1, 2)) and set(out[1:]) == {l.Forget(1), l.Forget(2)}
+    assert end(machine, 2) == [l.Submit(3, (1, 2))]
+    # There is no room for it: what it needs is still there when there is.
+    assert machine.step(5.0, l.NoRoomFor(3)) == [l.RetryAt(5.0 + l.RETRY_S)]
+    assert machine.step(6.0, l.TimeToRetry()) == [l.Submit(3, (1, 2))]
+    assert set(end(machine, 3)) == {l.Fill(300, 3), l.Forget(1), l.Forget(2), l.Forget(3)}
+
+
+def test_a_result_fills_a_value_once() -> None:
+    """Lost again while somebody still needs the rebuild: its reader asks again, and is served."""
+    machine = l.Lineage(BUDGET)
+    lose(machine, 3, recipe(3, lost(1), gone(2)), recipe(2), recipe(1))
+    assert end(machine, 1) == [l.Fill(100, 1)]
+    assert lose(machine, 1, recipe(1)) == [] and not machine.knows(100)
+    assert lose(machine, 4, recipe(4, lost(1)), recipe(1)) == []
+    assert end(machine, 2) == [l.Submit(3, (2,))]
+    assert set(end(machine, 3)) == {l.Fill(300, 3), l.Forget(1), l.Forget(2), l.Forget(3)}
+    assert lose(machine, 1, recipe(1)) == [l.Submit(1, ())]
+    assert end(machine, 1) == [l.Fill(100, 1), l.Forget(1)]
 
 
 def test_a_long_chain_needs_no_recursion() -> None:
@@ -170,8 +186,11 @@ class World:
         }
         self.live = {key for key in self.needs if self.random.random() < 0.6} | {n}
         self.lost: set[int] = set()
+        self.without_room: list[int] = []
         self.running: set[int] = set()
         self.results: set[int] = set()
+        self.given: set[int] = set()
+        """Results that some value has been given: nothing is left for another."""
         self.runs = 0
 
     def row(self, key: int) -> l.Recipe:
@@ -194,6 +213,8 @@ class World:
         for command in self.machine.step(0.0, event):
             self.perform(command)
         self.machine.validate()
+        while self.without_room:
+            self.post(l.NoRoomFor(self.without_room.pop()))
 
     def perform(self, command: l.AnyCommand) -> None:
         match command:
@@ -202,13 +223,20 @@ class World:
                 for need in self.needs[key]:
                     assert need in self.live or need in sources
                 assert set(sources) <= self.results
+                if self.random.random() < 0.2:
+                    self.without_room.append(key)
+                    return
                 self.running.add(key)
                 self.runs += 1
             case l.Fill(key=value, recipe=key):
-                assert value == 100 * key and key in self.results
+                assert value == 100 * key and key in self.results - self.given
+                self.given.add(key)
                 self.lost.discard(key)
             case l.Forget(recipe=key):
-                self.results.discard(key)
+                self.results.remove(key)
+                self.given.discard(key)
+            case l.RetryAt():
+                pass
             case _:
                 raise AssertionError(command)
 
@@ -221,11 +249,13 @@ class World:
                     self.post(l.Lost(100 * key, "lost", key, self.closure(key)))
             elif self.running:
                 self.finish()
-        for key in sorted(self.lost):
-            if not self.machine.knows(100 * key):
-                self.post(l.Lost(100 * key, "wanted", key, self.closure(key)))
-        while self.running:
-            self.finish()
+        for _ in range(100):  # who reads asks again and again
+            self.post(l.TimeToRetry())
+            for key in sorted(self.lost):
+                if not self.machine.knows(100 * key):
+                    self.post(l.Lost(100 * key, "wanted", key, self.closure(key)))
+            while self.running:
+                self.finish()
         assert not self.lost and not self.machine.work and not self.results
 
     def finish(self) -> None:

@@ -18,6 +18,9 @@ Rules:
 3. A rebuild is one more attempt of the same task, counted by the same ``max_retries``. Before
    anything runs it is looked whether all of it may: half a rebuild would be for nothing.
 4. Each lost value is filled or given up exactly once for each time that it is lost.
+5. The results of a rebuild stay until the tasks that need them have ended: one for which there is
+   no room is submitted again. A result fills one value once. Who loses it again meanwhile asks again
+   (readers do), and is served when the rebuild that has it is forgotten.
 """
 
 from __future__ import annotations
@@ -141,7 +144,9 @@ class Work(msgspec.Struct):
     waits_for: set[int] = set()
     sources: tuple[int, ...] = ()
     users: set[int] = set()
-    """Recipes that wait for this one, and are not submitted yet."""
+    """Recipes that need this one, and have not ended yet."""
+    filled: set[int] = set()
+    """Values that have been given its results: there is nothing left for them."""
     state: str = "waiting"
     """Or "running", "ended"."""
 
@@ -187,11 +192,13 @@ class Lineage:
             if known.state != "ended":
                 return []
             del known.lost[event.key]
-            return [Fill(event.key, event.recipe)]
+            return self._fill(known, [event.key])
         needed = self._needed(event.recipe, recipes)
         for key in needed:
             if key not in self.work and (problem := self._problem_of(recipes.get(key))):
                 return [GiveUp(event.key, f"{event.problem}; {problem}")]
+        if self._has_spent(needed, recipes):
+            return []
         return self._begin(event, needed, recipes)
 
     def _needed(self, root: int, recipes: dict[int, Recipe]) -> list[int]:
@@ -228,6 +235,21 @@ class Lineage:
             return "an argument of its task is gone, and nothing is known of how it was made"
         return ""
 
+    def _has_spent(self, needed: Iterable[int], recipes: dict[int, Recipe]) -> bool:
+        """Whether a value was filled, and is lost again while others need that rebuild."""
+        return any(
+            argument.is_live and argument.key in self.work[argument.recipe].filled
+            for key in needed
+            if key not in self.work
+            for argument in _missing(recipes[key])
+            if argument.recipe in self.work
+        )
+
+    def _fill(self, work: Work, keys: Iterable[int]) -> list[AnyCommand]:
+        fresh = [key for key in keys if key not in work.filled]
+        work.filled.update(fresh)
+        return [Fill(key, work.recipe.key) for key in fresh]
+
     def _begin(
         self, event: Lost, needed: Iterable[int], recipes: dict[int, Recipe]
     ) -> list[AnyCommand]:
@@ -250,7 +272,7 @@ class Lineage:
             if not argument.is_live:
                 sources.append(argument.recipe)
             elif is_there:
-                out.append(Fill(argument.key, argument.recipe))
+                out += self._fill(other, [argument.key])
             else:
                 other.lost.setdefault(argument.key, "an argument of a task that runs again")
             if not is_there:
@@ -266,8 +288,6 @@ class Lineage:
             work = self.work[key]
             if work.state == "waiting" and not work.waits_for:
                 out.append(self._submit(key))
-                for argument in _missing(work.recipe):
-                    self.work[argument.recipe].users.discard(key)
         for key in [key for key in self._kept if not self.work[key].users]:
             del self.work[key], self._kept[key]
             out.append(Forget(key))
@@ -285,8 +305,11 @@ class Lineage:
             return []
         work.state = "ended"
         self._kept[key] = None
-        out: list[AnyCommand] = [Fill(lost, key) for lost in work.lost]
+        out = self._fill(work, work.lost)
         work.lost = {}
+        for argument in _missing(work.recipe):
+            if argument.recipe in self.work:
+                self.work[argument.recipe].users.discard(key)
         users = sorted(work.users)
         for user in users:
             self.work[user].waits_for.discard(key)
@@ -315,7 +338,7 @@ class Lineage:
             for other in work.waits_for:
                 assert key in self.work[other].users and self.work[other].state != "ended"
             for user in work.users:
-                assert self.work[user].state == "waiting"
+                assert self.work[user].state != "ended"
             assert work.state != "ended" or (work.users and not work.lost)
             assert bool(work.waits_for) == (work.state == "waiting")
 
