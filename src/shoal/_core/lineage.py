@@ -19,8 +19,8 @@ Rules:
    anything runs it is looked whether all of it may: half a rebuild would be for nothing.
 4. Each lost value is filled or given up exactly once for each time that it is lost.
 5. The results of a rebuild stay until the tasks that need them have ended: one for which there is
-   no room is submitted again. A result fills one value once. Who loses it again meanwhile asks again
-   (readers do), and is served when the rebuild that has it is forgotten.
+   no room is submitted again. A result fills one value once. Who loses it again meanwhile asks
+   again (readers do), and is served when the rebuild that has it is forgotten.
 """
 
 from __future__ import annotations
