@@ -73,3 +73,23 @@ def _read_until(program: subprocess.Popen[str], word: str) -> str:
         if word in line:
             return found
     raise AssertionError(f"it ended without {word!r}:\n{found}")
+
+
+SHORT = """
+import shoal, sys, time
+from shoal._runtime import cluster
+shoal.init(num_cpus=1)
+shoal.get(shoal.remote(time.sleep).remote(0.2))
+(row,) = cluster.table("session")
+print([name for name in [*sys.modules, *row["modules"]] if name.endswith((".reasons", ".why"))])
+"""
+
+
+def test_a_short_program_never_asks(tmp_path: Path) -> None:
+    """What explains takes longer to import than such a program to run."""
+    root = tmp_path / "root"
+    root.mkdir(mode=0o700)
+    environment = {**os.environ, "SHOAL_DIR": str(root), "SHOAL_STALL_S": "600"}
+    command = [sys.executable, "-c", SHORT]
+    out = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    assert out.stdout == "[]\n", out

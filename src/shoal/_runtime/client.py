@@ -140,9 +140,10 @@ class Connection:
         news: Callable[[messages.Message], None],
         lost: Callable[[], None],
         look: Callable[[], float] | None = None,
+        look_after_s: float = 0.0,
     ) -> None:
-        """Begin to read in the session thread; ``look`` is called there now and then, and says
-        after how many seconds again.
+        """Begin to read in the session thread; ``look`` is called there now and then, first after
+        ``look_after_s``, and says after how many seconds again.
 
         Not a ``threading.Thread``: nobody joins it, and waiting until it runs would cost every
         start of a worker two thread switches.
@@ -150,6 +151,7 @@ class Connection:
         self._news = news
         self._lost = lost
         self._look = look
+        self._look_at = clock.now() + look_after_s
         _thread.start_new_thread(self._read, ())
 
     def tell(self, body: messages.Body) -> None:

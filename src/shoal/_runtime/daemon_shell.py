@@ -48,6 +48,7 @@ from shoal._runtime.daemon_sights import Sights
 from shoal._runtime.daemon_spill import Spiller
 from shoal._runtime.daemon_store import StoreLink
 from shoal._runtime.daemon_zygote import ZygoteLink
+from shoal._runtime.strays import Strays
 
 if TYPE_CHECKING:
     from shoal._runtime.daemon_environments import EnvironmentPlaces
@@ -125,6 +126,8 @@ class Daemon:
         self._zygote.set_up(self._zygote_setup(), memory.fd, memory.eventfd)
         self._door = Door(self._loop, listening, self._node, self._processes, self.post)
         self._processes.use(self._zygote, self._door.let_in)
+        running = self._machine.tables.jobs.running
+        self._strays = Strays(self._loop, running, self._known_pids)
         self._door.add_table("session", lambda _: [self._session_row()])
         self._door.add_table("story", self._story)
         self._door.add_table("memory", self._memory_rows)
@@ -190,6 +193,7 @@ class Daemon:
         self._warming.work_was_done()
         if isinstance(event, events.ProcessDied):
             self._spiller.sweep()
+            self._strays.look_soon(self._zygote.pid)
         for command in self._machine.step(clock.now(), event):
             self._loop.guard(self._perform[type(command)], command)
 

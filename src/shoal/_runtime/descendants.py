@@ -11,7 +11,7 @@ again is never hit.
 
 What a worker has started ends with the worker: each worker leads a process group, and whoever
 collects a dead one (its zygote, or the daemon once that is gone) ends its group first. What has
-left the group lives to the end of the session.
+left the group lives to the end of its job (``strays``), or of the session.
 """
 
 from __future__ import annotations
@@ -80,12 +80,24 @@ def list_processes() -> list[Seen]:
         if not name.isdigit():
             continue
         try:
-            fields = _read(f"/proc/{name}/stat").rpartition(b")")[2].split()
+            one = seen(int(name))
         except OSError:
             continue
-        if fields[0] not in (b"Z", b"X"):
-            found.append(Seen(int(name), int(fields[1]), int(fields[19])))
+        if one is not None:
+            found.append(one)
     return found
+
+
+def seen(pid: int) -> Seen | None:
+    """What /proc says of process ``pid``; None: it is dead and not collected yet.
+
+    Raises:
+        OSError: there is none.
+    """
+    fields = _read(f"/proc/{pid}/stat").rpartition(b")")[2].split()
+    if fields[0] in (b"Z", b"X"):
+        return None
+    return Seen(pid, int(fields[1]), int(fields[19]))
 
 
 def carries_session(pid: int, session: str) -> bool:
@@ -99,15 +111,15 @@ def carries_session(pid: int, session: str) -> bool:
 def of_session(session: str, root: int, spared: frozenset[int], since: int = 0) -> list[Seen]:
     """Return the processes of ``session`` and the descendants of process ``root``, without
     ``spared``; ``since``: start time of the first process of the session, if that is known."""
-    seen = list_processes()
-    later = (each.pid for each in seen if each.start_time >= since)
+    processes = list_processes()
+    later = (each.pid for each in processes if each.start_time >= since)
     ours = {root} | {pid for pid in later if carries_session(pid, session)}
     grown = True
     while grown:
-        more = {each.pid for each in seen if each.parent in ours and each.pid not in ours}
+        more = {each.pid for each in processes if each.parent in ours and each.pid not in ours}
         grown = bool(more)
         ours |= more
-    return [each for each in seen if each.pid in ours and each.pid not in spared]
+    return [each for each in processes if each.pid in ours and each.pid not in spared]
 
 
 def kill(target: Seen) -> bool:

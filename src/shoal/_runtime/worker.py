@@ -31,7 +31,7 @@ from shoal import _native
 from shoal._base import environment
 from shoal._proto import messages
 from shoal._proto.environments import Environment
-from shoal._runtime import context, hooks, side_by_side, wire, worker_output
+from shoal._runtime import context, hooks, side_by_side, strays, wire, worker_output
 from shoal._runtime import session as sessions
 from shoal._runtime.actor import handle_of
 from shoal._runtime.cancelling import cancelling
@@ -126,6 +126,7 @@ def begin(
         session, assignment = join(memory, connection, welcome, prepared)
     except OSError:  # the session has ended
         os._exit(1)
+    strays.mark(assignment.job)  # not in ``join``, which the zygote rehearses
     sessions.install(session)
     sys.breakpointhook = _stop
     connection.start(cancelling.receive, lambda: os._exit(1))
