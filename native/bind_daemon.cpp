@@ -128,7 +128,11 @@ void bind_daemon(nb::module_& mod, nb::class_<PyMemory>& c) {
           [](nb::handle self, u64 key, nb::bytes record, nb::handle kept) {
             PyMemory& pm = of(self);
             std::vector<u32> slots;
-            for (nb::handle r : kept) slots.push_back(key_slot(nb::cast<Ref&>(r).key));
+            for (nb::handle r : kept) {
+              Ref& ref = nb::cast<Ref&>(r);
+              if (ref.mem != &pm) throw nb::value_error("a ref of another session cannot be kept");
+              slots.push_back(key_slot(ref.key));
+            }
             return names_slot(key) && pm.m->fail(key, bytes_of(record), true, slots);
           },
           nb::arg("key"), nb::arg("record"), nb::arg("kept") = nb::make_tuple())
@@ -137,7 +141,7 @@ void bind_daemon(nb::module_& mod, nb::class_<PyMemory>& c) {
              PyMemory& pm = of(self);
              return names_slot(key) ? pm.m->contained(key) : std::vector<u64>{};
            })
-      .def("loading", [](nb::handle self, u64 key) { begin_loading(self, of(self), key); })
+      .def("loading", [](nb::handle self, nb::handle ref) { begin_loading(self, of(self), ref); })
       .def("loaded", [](PyMemory&) { end_loading(); })
       .def("call_of",
            [](nb::handle self, u64 key) -> nb::object {
@@ -215,7 +219,8 @@ void bind_daemon(nb::module_& mod, nb::class_<PyMemory>& c) {
              return names_slot(key) && (m.slot(key_slot(key)).flags.load(ACQ) & ADOPTED) &&
                     m.slot(key_slot(key)).state.load(ACQ) != FREE && m.is_live(key);
            })
-      .def("is_live", [](nb::handle self, u64 key) { return of(self).m->is_live(key); })
+      .def("is_live",
+           [](nb::handle self, u64 key) { return names_slot(key) && of(self).m->is_live(key); })
       .def("inbox",
            [](nb::handle self) {
              Memory& m = *of(self).m;

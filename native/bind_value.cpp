@@ -213,9 +213,19 @@ nb::object load_slot(nb::handle memory, PyMemory& pm, u32 s, u64 deadline) {
   }
 }
 
-void begin_loading(nb::handle memory, PyMemory& pm, u64 key) {
-  const u64 block = block_of(pm.m->slot(key_slot(key)).block.load(ACQ));
+// Only of a small value: the table of one that may leave for a file moves.
+void begin_loading(nb::handle memory, PyMemory& pm, nb::handle ref) {
+  if (!nb::isinstance<Ref>(ref)) throw nb::type_error("not an ObjectRef");
+  const Ref& r = *nb::inst_ptr<Ref>(ref);
+  if (r.mem != &pm) throw nb::value_error("the ref belongs to another session");
+  Slot& x = pm.m->slot(key_slot(r.key));
+  if ((x.state.load(ACQ) & ~WAITERS) != SEALED || is_spillable(x.size.load(ACQ)))
+    throw nb::value_error("not a small value that is there");
+  const bool has_table = x.flags.load(ACQ) & HAS_TABLE;
+  const u64 block = has_table ? block_of(x.block.load(ACQ)) : 0;
   auto* h = block ? reinterpret_cast<ValueHeader*>(pm.m->ro + block) : nullptr;
+  end_loading();
+  context.keep = ref.inc_ref().ptr();
   context.mem = &pm;
   context.owner = memory.ptr();
   context.table = h ? reinterpret_cast<atom<u64>*>(h + 1) : nullptr;
@@ -226,6 +236,7 @@ void end_loading() {
   context.mem = nullptr;
   context.table = nullptr;
   context.n = 0;
+  Py_CLEAR(context.keep);
 }
 
 nb::object restore_ref(u32 index) {

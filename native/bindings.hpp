@@ -122,6 +122,7 @@ struct Context {
   PyObject* owner = nullptr;
   atom<u64>* table = nullptr;
   u32 n = 0;
+  PyObject* keep = nullptr;  // what the table stands in, if nobody else keeps it
 };
 extern thread_local Context context;
 
@@ -175,7 +176,7 @@ void commit_task(PyTask& t);
 void forget_task(PyTask& t);
 nb::object restore_ref(u32 index);
 // Make the refs that value `key` holds those that `restore_ref` reads.
-void begin_loading(nb::handle memory, PyMemory& pm, u64 key);
+void begin_loading(nb::handle memory, PyMemory& pm, nb::handle ref);
 void end_loading();
 u64 deadline_of(const std::optional<double>& timeout_s);
 void check_signals();

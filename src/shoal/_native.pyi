@@ -533,9 +533,9 @@ class Memory:
         of a task that runs here, or whose process ``repair`` has named; None for anything else."""
     def contained(self, key: int) -> list[int]:
         """What a sealed value holds, or the arguments of such a task: first its dependencies."""
-    def loading(self, key: int) -> None:
-        """Make the table of a sealed value, which somebody holds, the one ``restore_ref`` reads
-        (``loaded`` ends it)."""
+    def loading(self, ref: ObjectRef) -> None:
+        """Make the table of a sealed small value the one ``restore_ref`` reads (``loaded`` ends
+        it)."""
     def loaded(self) -> None: ...
     def fail_queued(self, queue: int, record: bytes) -> int:
         """Fail what is QUEUED in ``queue`` now; how many. What is pushed later stays."""

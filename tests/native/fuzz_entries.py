@@ -341,6 +341,7 @@ class Fuzz:
             name = where.rsplit(".", maxsplit=1)[-1]
             self.keep(name, result, args, getattr(function, "__self__", None))
         except (*DOCUMENTED, Alarm, Failed, pickle.UnpicklingError, EOFError) as error:
+            self.is_armed = False  # first: a late alarm would end the program in here
             self.raised[type(error).__name__] += 1
 
     def interrupt(self, _signal: int, _frame: object) -> None:

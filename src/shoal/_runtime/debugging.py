@@ -58,7 +58,7 @@ class Recording:
     def loading(self) -> None:
         """Refs inside structures are read from now on."""
         self._table = _holding(self._contained)
-        self._memory.loading(self._table.key)
+        self._memory.loading(self._table)
 
     def loaded(self) -> None:
         """They are not any more."""
