@@ -239,6 +239,8 @@ class RefFuture(Future[Any]):
         except TimeoutError:
             self._raise_if_late(timeout)
             raise
+        finally:
+            del self  # else the frame of an error holds the future that holds the error
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """What the task raised; None if it did not."""

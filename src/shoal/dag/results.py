@@ -72,6 +72,7 @@ class Results(Readers):
         """After its end: let go of the channels and of what nobody took, whoever has the graph."""
         self._is_released = True
         self._closed_at_end = []
+        self.loops = []
         self._reads = [(released, reader) for _, reader in self._reads]
         self._read = released
         self.pipeline.forget()
