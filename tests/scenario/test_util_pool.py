@@ -352,6 +352,23 @@ def test_an_initializer_that_raises_or_dies_breaks_the_pool_at_once() -> None:
         pool.map(square, range(3))
 
 
+def test_what_other_workers_had_fails_as_the_broken_pool_does(tmp_path: Path) -> None:
+    place = str(tmp_path / "refused")
+
+    def refuse_first() -> None:
+        try:
+            os.mkdir(place)
+        except FileExistsError:
+            time.sleep(120)  # it is ended in its initializer
+        raise OSError("no disk")
+
+    with Pool(2, refuse_first) as pool:
+        results = [pool.apply_async(square, (i,)) for i in range(6)]
+        for result in results:
+            with pytest.raises(BrokenCrewError, match="no disk"):
+                result.get(60)
+
+
 def test_endless_input_is_read_a_little_ahead() -> None:
     read = itertools.count()
     with Pool(2) as pool:

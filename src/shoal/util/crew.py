@@ -450,6 +450,8 @@ class Crew:
             self._deaths = 0
         if error.reason in _FINAL or self._deaths >= DEATHS * self.size:
             self._failures.append((job, self._break(error)))
+        elif self.broken is not None:  # it was ended with the others
+            self._failures.append((job, self.broken))
         elif error.reason == "crashed" and not error.may_have_run:
             self._waiting.appendleft(job)
         else:
