@@ -67,6 +67,16 @@ class Worker(msgspec.Struct, frozen=True):
     running: int = 0
     blocked: bool = False
     actor_id: str = ""
+    memory_bytes: int | None = None
+
+
+class MemoryPeak(msgspec.Struct, frozen=True):
+    """What a function needs (docs/memory.md); ``is_admitted``: it waits until there is enough."""
+
+    function: str
+    peak_bytes: int = 0
+    ended: int = 0
+    is_admitted: bool = False
 
 
 class Actor(msgspec.Struct, frozen=True):
@@ -242,16 +252,8 @@ class Held(msgspec.Struct, frozen=True):
 
 _TASK_STATES = {1: "HELD", 2: "QUEUED", 3: "RUNNING"}
 _ENDED = frozenset({"FINISHED", "FAILED"})
-_EVENTS = {
-    1: "submitted",
-    2: "taken",
-    3: "sealed",
-    4: "put",
-    5: "freed",
-    6: "repaired",
-    7: "named",
-    8: "failed",
-}
+_EVENTS = {1: "submitted", 2: "taken", 3: "sealed", 4: "put", 5: "freed", 6: "repaired"}
+_EVENTS |= {7: "named", 8: "failed"}
 
 
 def why(ref_or_id: Any = None, *, timeout_s: float = explaining.ANSWER_S) -> Why:
@@ -307,6 +309,16 @@ def memory(*, limit: int = DEFAULT_LIMIT, **filters: Any) -> list[Held]:
     """
     rows = (msgspec.convert(row, Held) for row in cluster.table("memory", DEFAULT_LIMIT))
     return _chosen(rows, Held, limit, filters)
+
+
+def memory_peaks(*, limit: int = DEFAULT_LIMIT, **filters: Any) -> list[MemoryPeak]:
+    """Return what functions have needed of memory, as far as it was learned (docs/memory.md).
+
+    Example:
+        >>> shoal.state.memory_peaks(is_admitted=True)
+        []
+    """
+    return _asked("memory_peaks", MemoryPeak, limit, filters)
 
 
 def nodes(*, limit: int = DEFAULT_LIMIT, **filters: Any) -> list[Node]:

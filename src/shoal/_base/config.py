@@ -88,4 +88,10 @@ class NodeConfig(msgspec.Struct, frozen=True):
     node_name: str = ""
     labels: dict[str, str] = {}
     """What ``init(labels=)`` says about this node."""
+    memory_bytes: int = 0
+    """What there is for everything together; 0: nobody watches it."""
+    memory_threshold: float = 0.95
+    """Above this share of it somebody has to go."""
+    memory_refresh_s: float = 0.25
+    """At least so often it is looked at while something runs; 0: nobody watches it."""
     limits: Limits = Limits()

@@ -15,6 +15,12 @@ variable              meaning
 ``SHOAL_PACKAGE_BYTES``  the most that one working_dir or module may have; default 512 MiB
 ``SHOAL_STALL_S``     after how long a program is told what it waits for, if nothing goes on;
                       default 30, 0: never
+``SHOAL_MEMORY_BYTES``   what all processes of a session may use together, node memory included;
+                      default: what the machine and the groups around it leave
+``SHOAL_MEMORY_THRESHOLD``  above this share of it a worker is ended; default 0.95
+``SHOAL_MEMORY_REFRESH_MS``  how often that is looked at, at least; 0: never; default 250
+``RAY_memory_...``    the same for programs that run with the Ray names: ``usage_threshold``,
+                      ``monitor_refresh_ms``
 ``SHOAL_SESSION``     set in every process of a session: its id
 ``SHOAL_SOCKET``      set in every worker: the socket of its daemon
 ``SHOAL_DEBUGGER``    what ``breakpoint()`` in a task opens: ``pdb`` (default) or ``debugpy``
@@ -50,6 +56,9 @@ class Environment:
         "debug_bytes",
         "debugger",
         "debugger_wait_s",
+        "memory_bytes",
+        "memory_refresh_s",
+        "memory_threshold",
         "package_bytes",
         "python_breakpoint",
         "root",
@@ -71,6 +80,10 @@ class Environment:
         """Directory of what this user's sessions share."""
         self.cache_bytes = _bytes(seen.get("SHOAL_CACHE_BYTES", ""), 10 << 30)
         self.package_bytes = _bytes(seen.get("SHOAL_PACKAGE_BYTES", ""), 512 << 20)
+        self.memory_bytes = _bytes(seen.get("SHOAL_MEMORY_BYTES", ""), 0)
+        self.memory_threshold = _share(self._either(seen, "THRESHOLD", "usage_threshold"), 0.95)
+        refresh = self._either(seen, "REFRESH_MS", "monitor_refresh_ms")
+        self.memory_refresh_s = _bytes(refresh, 250) / 1000
         self.session = seen.get(SESSION_VARIABLE, "")
         self.socket = seen.get(SOCKET_VARIABLE, "")
         self.stall_s = _seconds(seen.get("SHOAL_STALL_S", ""), 30.0)
@@ -81,6 +94,11 @@ class Environment:
         self.debugger = seen.get("SHOAL_DEBUGGER", "") or "pdb"
         self.debugger_wait_s = _seconds(seen.get("SHOAL_DEBUGGER_WAIT_S", ""), 30.0)
         self.debug_bytes = _bytes(seen.get("SHOAL_DEBUG_BYTES", ""), 64 << 20)
+
+    def _either(self, seen: Mapping[str, str], name: str, ray: str) -> str:
+        """A setting of the memory watch, under our name or, ``as_ray``, under Ray's."""
+        own = seen.get("SHOAL_MEMORY_" + name, "")
+        return own or (seen.get("RAY_memory_" + ray, "") if self.as_ray else "")
 
 
 def _bytes(text: str, default: int) -> int:
@@ -93,6 +111,11 @@ def _seconds(text: str, default: float) -> float:
     except ValueError:
         return default
     return value if 0 <= value < 1e9 else default
+
+
+def _share(text: str, default: float) -> float:
+    value = _seconds(text, default)
+    return value if 0 < value <= 1 else default
 
 
 def read(variables: Mapping[str, str] | None = None) -> Environment:

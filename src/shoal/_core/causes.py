@@ -8,6 +8,8 @@ sentences are made where it is read. Fields of all of them (a field that is not 
 ==========================  ================================================================
 WorkerCrashedError          pid, signal, exit_code, stderr (list of lines), attempt, max_retries,
                             reason, task, task_id
+OutOfMemoryError            as WorkerCrashedError, and task, kind (limit or node), limit_bytes,
+                            peak_bytes, used_bytes, others (list of dicts: name, pid, bytes)
 PoisonTaskError             pid, signal, exit_code, stderr, attempt, pids (list), task, task_id
 ActorUnavailableError       as ActorDiedError: its reason "restarting"
 ActorDiedError              actor_id, class_name, name, reason, incarnation, pid, signal,
@@ -49,12 +51,14 @@ REASONS = {
     "arguments_lost": "the arguments of its constructor are gone",
     "group_removed": "the placement group that it ran in is gone",
     "restarting": "its process died while this call was running",
+    "out_of_memory": "it used more memory than it may, or than there is",
 }
 
 
 _ACTOR_ERRORS = {
     "restarting": "ActorUnavailableError",
     "group_removed": "ActorGroupRemovedError",
+    "out_of_memory": "ActorOutOfMemoryError",
 }
 
 
@@ -79,6 +83,18 @@ def worker_crashed(
         task=who[0],
         task_id=who[1],
     )
+
+
+def out_of_memory(
+    ended: Mapping[str, object],
+    attempt: int = 1,
+    max_retries: int = 0,
+    stderr: Sequence[str] = (),
+    task_id: str = "",
+) -> bytes:
+    """The process of a task was ended for its memory; ``ended`` says why."""
+    more = {"signal": 9, "stderr": list(stderr), "attempt": attempt, "max_retries": max_retries}
+    return records.pack("OutOfMemoryError", **{**ended, **more, "task_id": task_id})
 
 
 def workers_cannot_start(

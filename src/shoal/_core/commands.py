@@ -179,6 +179,25 @@ class Inspect(Command, frozen=True):
     """Say also which process has refs to how many bytes."""
 
 
+class MemoryOf(msgspec.Struct, frozen=True):
+    """A worker whose memory is to be read."""
+
+    index: int
+    exact_bytes: int
+    """From here on the quick figure is not good enough, and its function is of interest."""
+    declared_bytes: int = 0
+    is_actor: bool = False
+    can_return: bool = True
+    is_free: bool = False
+
+
+class ReadMemory(Command, frozen=True):
+    """How much memory these workers and the node use: ``MemoryRead`` follows."""
+
+    workers: tuple[MemoryOf, ...]
+    is_first_look: bool = False
+
+
 class EndChildren(Command, frozen=True):
     """``end_children(parents, record)``: fail what these dead attempts had submitted, has not
     started, and nobody holds a ref to (RULES S-20)."""
@@ -294,6 +313,7 @@ AnyCommand = Union[
     LookAtTask,
     SiftTasks,
     Inspect,
+    ReadMemory,
     EndChildren,
     FailQueued,
     EndJobTasks,

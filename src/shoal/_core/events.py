@@ -26,6 +26,7 @@ command              answered by                    when
 ``LookAtTask``       ``TaskLooked``                 at once, only if it has not ended
 ``SiftTasks``        ``TasksSifted``                at once
 ``Inspect``          ``Inspected``                  at once
+``ReadMemory``       ``MemoryRead``                 at once
 ``StartWorker``      ``WorkerForked`` or            when the zygote has answered; afterwards
                      ``WorkerStartFailed``          ``WorkerJoined`` when its Hello has come
 ``SetAlarm``         ``AlarmRang``                  when that time has come
@@ -309,6 +310,42 @@ class Inspected(Event, frozen=True):
     """(process, bytes that it has refs to), if that was asked for."""
 
 
+class ProcessMemory(msgspec.Struct, frozen=True):
+    """One worker, as far as its memory goes."""
+
+    index: int
+    own_bytes: int
+    """Without node memory; -1: it is idle and was not read."""
+    task: int = 0
+    """Key of the innermost task that it runs."""
+    function: int = 0
+    """What that is; 0: of an actor, or the process is too small for anybody to care."""
+    is_blocked: bool = False
+    declared_bytes: int = 0
+    """``memory=`` of what it was attached to."""
+    is_actor: bool = False
+    can_return: bool = True
+    """A task, or an actor with restarts left."""
+    is_free: bool = False
+    """Attached to nothing."""
+
+
+class MemoryRead(Event, frozen=True):
+    """Answer to ``ReadMemory``."""
+
+    used_bytes: int
+    """Of the tightest of the machine's and every enclosing group's limit ..."""
+    limit_bytes: int
+    """... which is this."""
+    processes: tuple[ProcessMemory, ...] = ()
+    fresh_bytes: int = 0
+    """What a worker that has done nothing has."""
+    drivers: tuple[tuple[int, int], ...] = ()
+    """(pid, bytes of its own) of programs, if the node has little left."""
+    is_first_look: bool = False
+    """Only what those have before they begin."""
+
+
 class AlarmRang(Event, frozen=True):
     """The time of the last ``SetAlarm`` has come."""
 
@@ -392,6 +429,7 @@ AnyEvent = Union[
     TaskLooked,
     TasksSifted,
     Inspected,
+    MemoryRead,
     AlarmRang,
     StoreWritten,
     StoreConnected,

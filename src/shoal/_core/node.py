@@ -26,6 +26,7 @@ from shoal._core import (
     reactions_environments,
     reactions_groups,
     reactions_jobs,
+    reactions_memory,
     reactions_store,
     reactions_tables,
     reactions_workers,
@@ -63,6 +64,8 @@ _REQUESTS: dict[type, Callable[[NodeTables, float, seen.Requested, Any], Command
     m.AcquireLock: reactions_tables.on_acquire,
     m.ReleaseLock: reactions_tables.on_release,
     m.IsLocked: reactions_tables.on_is_locked,
+    m.AdmitMemory: reactions_memory.on_admit,
+    m.ReleaseMemory: reactions_memory.on_release,
     m.KvPut: reactions_tables.on_kv_put,
     m.KvGet: reactions_tables.on_kv_read,
     m.KvKeys: reactions_tables.on_kv_read,
@@ -89,6 +92,8 @@ _NO_WORK = frozenset(
         m.AcquireLock,
         m.ReleaseLock,
         m.IsLocked,
+        m.AdmitMemory,
+        m.ReleaseMemory,
         m.KvPut,
         m.KvGet,
         m.KvKeys,
@@ -152,6 +157,7 @@ class NodeMachine:
             seen.TaskLooked: self._with(reactions_cancels.on_task_looked),
             seen.TasksSifted: self._with(reactions_cancels.on_tasks_sifted),
             seen.Inspected: self._on_inspected,
+            seen.MemoryRead: self._with(reactions_memory.on_read),
             seen.Requeued: self._with(reactions_workers.on_requeued),
             seen.AdoptFailed: self._on_adopt_failed,
             seen.ValueLost: self._on_value_lost,
@@ -203,6 +209,7 @@ class NodeMachine:
         out += reactions_workers.give_work(t, now)
         if t.housekeeping_at is None and reactions_workers.needs_house(t):
             t.housekeeping_at = now + t.limits.housekeeping_s
+        reactions_memory.begin(t, now)
         return out
 
     # ---- time
@@ -218,6 +225,7 @@ class NodeMachine:
             t.locks.next_deadline(),
             t.groups.deadlines.next(),
             t.cancels.next_deadline(),
+            t.memory.next_at,
             t.housekeeping_at,
             reactions_jobs.infeasible_deadline(t),
             min(t.freeing.values(), default=None),
@@ -240,6 +248,7 @@ class NodeMachine:
         out += reactions_groups.expire_waits(t, now)
         out += reactions_cancels.expire(t, now)
         out += reactions_jobs.fail_infeasible(t, now)
+        out += reactions_memory.look(t, now)
         if t.housekeeping_at is not None and t.housekeeping_at <= now:
             out += reactions_workers.keep_house(t, now)
         look = t.scheduler.due_list(now)

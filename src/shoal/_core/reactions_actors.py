@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from shoal._base.typed_ids import actor_id as make_actor_id
-from shoal._core import causes, placement, resources
+from shoal._core import causes, placement, reactions_memory, resources
 from shoal._core import commands as do
 from shoal._core.actors import Actor, ActorRecord, Asking, Constructing, Ending, Living
 from shoal._core.answers import Commands, begin_job, job_row, refuse, want_environment
@@ -179,8 +179,10 @@ def assign(t: NodeTables, now: float, actor_id: str, worker: int, request: int) 
     out: Commands = [
         label(t, actor, actor.spec.class_name),
         do.Reply(worker, request, body),
-        do.Assign(worker, actor.queue),
     ]
+    # Before it has heard of anything: what it takes from now on is the actor's.
+    out = reactions_memory.first_look(t, worker, parse(actor.spec.hold)) + out
+    out.append(do.Assign(worker, actor.queue))
     return out + actor_row(t, actor)
 
 
@@ -336,19 +338,26 @@ def end_with(
 
 
 def on_worker_died(
-    t: NodeTables, now: float, actor: Actor, event: ProcessDied, cancelled: dict[int, bytes]
+    t: NodeTables,
+    now: float,
+    actor: Actor,
+    event: ProcessDied,
+    cancelled: dict[int, bytes],
+    memory: dict[str, object] | None = None,
 ) -> Commands:
     """Its process has been reaped: edge 5, or burial. Every running call is answered; those that
-    were ``cancelled`` are not tried again."""
+    were ``cancelled`` are not tried again. ``memory``: it was ended for that, and what errors
+    say."""
     t.scheduler.held.release_actor(now, actor.actor_id)
     may_restart = t.actors.can_restart(actor)
     facts = actor.facts()
+    more = {} if memory is None else {"memory": causes.out_of_memory(memory)}
     out: Commands = []
     if event.running:
         record = causes.worker_crashed(actor.pid, event.code, event.signal, event.stderr, 0, 0)
         out.append(do.EndChildren(tuple(task.key for task in event.running), record))
-        reason = "restarting" if may_restart else "crashed"
-        record = causes.actor_died(facts, reason, event, may_have_run=True)
+        reason = "restarting" if may_restart else "out_of_memory" if memory else "crashed"
+        record = causes.actor_died(facts, reason, event, may_have_run=True, **more)
         for task in event.running:
             if task.key in cancelled:
                 out.append(do.Fail(task.key, cancelled[task.key]))
@@ -360,7 +369,7 @@ def on_worker_died(
         t.actors.crash(now, actor)
         return out + actor_row(t, actor)
     if not actor.is_dead:
-        record = causes.actor_died(facts, "crashed", event)
+        record = causes.actor_died(facts, "out_of_memory" if memory else "crashed", event, **more)
         t.actors.end(actor, record)
         out += _kill_queues(actor, record)
     t.actors.bury(actor, actor.cause)

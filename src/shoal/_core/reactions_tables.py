@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from shoal._core import causes, placement, resources
+from shoal._core import causes, placement, reactions_memory, resources
 from shoal._core import commands as do
 from shoal._core.answers import Commands, refuse
 from shoal._core.events import Requested
@@ -126,6 +126,7 @@ def _workers(t: NodeTables) -> list[Row]:
         attachment = None if queue is None else queue.attachments[index]
         actor = t.actors.by_worker.get(index)
         binding = worker.binding
+        watched = t.memory.watched.get(index)
         rows.append(
             {
                 "worker": index,
@@ -137,6 +138,7 @@ def _workers(t: NodeTables) -> list[Row]:
                 "running": 0 if attachment is None else attachment.depth,
                 "blocked": attachment is not None and attachment.is_blocked,
                 "actor_id": "" if actor is None else actor.actor_id,
+                "memory_bytes": None if watched is None else max(0, watched.last.own_bytes),
             }
         )
     return rows
@@ -172,6 +174,18 @@ def _environments(t: NodeTables) -> list[Row]:
     ]
 
 
+def _memory_peaks(t: NodeTables) -> list[Row]:
+    return [
+        {
+            "function": reactions_memory.function_name(t, function),
+            "peak_bytes": peak.bytes,
+            "ended": peak.ends,
+            "is_admitted": t.memory.peaks.is_heavy(function),
+        }
+        for function, peak in t.memory.peaks.rows.items()
+    ]
+
+
 def _session(t: NodeTables) -> list[Row]:
     return [
         {
@@ -195,5 +209,6 @@ _TABLES = {
     "workers": _workers,
     "queues": _queues,
     "environments": _environments,
+    "memory_peaks": _memory_peaks,
     "session": _session,
 }

@@ -8,6 +8,7 @@ from shoal._core import (
     reactions_actors,
     reactions_cancels,
     reactions_groups,
+    reactions_memory,
     reactions_starts,
     resources,
 )
@@ -85,10 +86,12 @@ def on_process_died(t: NodeTables, now: float, event: ProcessDied) -> Commands:
         return [*out, do.CloseProcess(event.index)]
     how = f"signal {event.signal}" if event.signal else f"exit code {event.code}"
     t.tell(now, f"worker {event.index}", f"pid {worker.pid} ended: {how}")
+    memory = reactions_memory.on_died(t, now, event.index)
     actor = t.actors.by_worker.get(event.index)
     queue = t.scheduler.held.lose_worker(now, event.index)
     if actor is not None:
-        out += reactions_actors.on_worker_died(t, now, actor, event, cancelled)
+        ended = None if memory is None else memory[1]
+        out += reactions_actors.on_worker_died(t, now, actor, event, cancelled, ended)
         return [*out, do.CloseProcess(event.index)]
     record = None
     if worker.binding is not None:
@@ -96,11 +99,13 @@ def on_process_died(t: NodeTables, now: float, event: ProcessDied) -> Commands:
         if worker.binding.job not in t.jobs.running:
             record = causes.job_ended(worker.binding.job, "its driver has ended")
     is_ours = worker.phase is Phase.LEAVING
-    if record is None and not is_ours and not event.running:
+    if memory is not None and event.running and event.running[0].key != memory[0]:
+        memory, is_ours = None, True  # what it was ended for has just been done
+    if record is None and not is_ours and not event.running and memory is None:
         out += reactions_starts.on_idle_death(t, now, worker, queue, event)
     job = None if worker.binding is None else t.jobs.running.get(worker.binding.job)
     who = {task.key: _who(t, job, task) for task in event.running}
-    out += t.crashes.decide(Death(worker.pid, event, is_ours, record, cancelled, who))
+    out += t.crashes.decide(Death(worker.pid, event, is_ours, record, cancelled, who, memory))
     out.append(do.CloseProcess(event.index))
     again = {task.queue for task in event.running}
     if queue is not None:
@@ -180,6 +185,8 @@ def give_work(t: NodeTables, now: float) -> Commands:
     def find(need: Missing) -> int | None:
         python = python_of(t, need.binding)
         worker = t.pool.find(need.binding, python)
+        if worker is not None and not t.memory.begins():
+            return None
         if worker is not None and t.pool.workers[worker].phase is Phase.GENERIC:
             if need.queue and t.crash_loops.is_paused(now, need.queue):
                 return None
@@ -198,7 +205,7 @@ def give_work(t: NodeTables, now: float) -> Commands:
         out += _give_placed(t, now, placed, requests)
         placed = t.scheduler.place(now, find)
     out += _give_placed(t, now, placed, requests)
-    if placed.missing:
+    if placed.missing and (not t.memory.is_paused or t.memory.may_begin):
         pythons = reactions_starts.may_start(t, now, placed.missing)
         if pythons and t.pool.is_full():
             out += t.pool.evict(now)
@@ -255,6 +262,7 @@ def _attach(
             environment=t.environments.get(queue.env),
             group=worker.binding.group,
             captures=worker.binding.captures,
+            heavy=t.memory.peaks.heavy(),
         )
         out += [
             do.LabelWorker(index, job.number, driver, ""),
@@ -262,6 +270,7 @@ def _attach(
         ]
         t.tell(now, f"worker {index}", f"bound to job {job.number}")
     t.tell(now, f"queue {queue.queue}", f"worker {index} attached")
+    out += reactions_memory.first_look(t, index, queue.amounts)
     out.append(do.Assign(index, queue.queue))
     return out
 

@@ -20,6 +20,8 @@ from shoal._core.events import Event, Requested
 from shoal._core.groups import GroupTable
 from shoal._core.jobs import Job, JobTable
 from shoal._core.locks import LockTable
+from shoal._core.memory_admission import Rules
+from shoal._core.memory_watch import MemoryWatch
 from shoal._core.mirror import Mirror
 from shoal._core.pool import Pool
 from shoal._core.resources import CPU, UNIT, Account
@@ -99,6 +101,11 @@ class NodeTables:
         self.actors = ActorTable(limits)
         self.crashes = Crashes(limits)
         self.crash_loops = CrashLoops()
+        self.memory = MemoryWatch(
+            Rules(config.memory_bytes, config.memory_threshold, config.memory_refresh_s, cpus)
+        )
+        self.memory_facts: dict[int, dict[str, object]] = {}
+        """What errors say of workers that were ended for their memory, until they are gone."""
         self.cancels = Cancels()
         self.jobs = JobTable(config.session, limits.jobs_ended_most)
         self.locks = LockTable()
@@ -205,6 +212,7 @@ class NodeTables:
         self.crashes.validate()
         self.crash_loops.validate()
         self.cancels.validate()
+        self.memory.validate(self.pool.workers)
         self.jobs.validate()
         self.environments.validate()
         self.locks.validate()

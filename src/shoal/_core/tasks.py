@@ -12,6 +12,7 @@ it was cancelled, or out of time      TaskCancelledError, DeadlineExceededError
 innermost, has killed 3 processes     PoisonTaskError, whatever ``max_retries`` (RULES L-4)
 innermost, retries left               QUEUED again, charged
 innermost, none left                  WorkerCrashedError with signal, exit code, last stderr
+innermost, ended for its memory       as for a crash, with OutOfMemoryError; never poison
 below, ``max_retries`` not 0          QUEUED again, not charged
 below, ``max_retries`` 0              WorkerCrashedError: it may not run twice
 ====================================  ====================================================
@@ -51,6 +52,8 @@ class Death(msgspec.Struct):
     """What those of its tasks fail with that were to end."""
     who: dict[int, tuple[str, str]] = {}
     """(name, id) of each of its tasks."""
+    memory: tuple[int, dict[str, object]] | None = None
+    """(task, what the error says) if it was ended for the memory that the task used."""
 
 
 class Crashes:
@@ -77,14 +80,14 @@ class Crashes:
         if death.is_ours and task.max_retries != 0:
             return do.Requeue(0, task.key, charged=False, front=False)
         is_charged = is_innermost and not death.is_ours
-        if is_charged:
+        if is_charged and death.memory is None:
             pids = self._remember(task.key, death.pid)
             if len(pids) >= self._limits.poison_workers:
                 del self._pids[task.key]
                 return do.Fail(task.key, self._poison(death, task, pids))
         if not has_retry_left(task) if is_charged else task.max_retries == 0:
             self._pids.pop(task.key, None)
-            return do.Fail(task.key, _crashed(death, task))
+            return do.Fail(task.key, _record_of(death, task))
         return do.Requeue(0, task.key, charged=is_charged, front=False)
 
     def _remember(self, key: int, pid: int) -> Sequence[int]:
@@ -120,8 +123,11 @@ def end_children(pid: int, event: ProcessDied, task: RunningTask) -> do.EndChild
     return do.EndChildren((task.key,), record)
 
 
-def _crashed(death: Death, task: RunningTask) -> bytes:
+def _record_of(death: Death, task: RunningTask) -> bytes:
     event = death.event
+    if death.memory is not None and death.memory[0] == task.key:
+        facts, task_id = death.memory[1], death.who.get(task.key, ("", ""))[1]
+        return causes.out_of_memory(facts, task.attempt, task.max_retries, event.stderr, task_id)
     return causes.worker_crashed(
         death.pid,
         event.code,

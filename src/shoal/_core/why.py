@@ -233,6 +233,8 @@ class Explainer(Names):
             return circle
         if process.waits_for_room:
             return why_places.of_room(self)
+        if waiter := self.t.memory.admissions.waiter_of(index):
+            return why_places.of_admission(self, waiter)
         lock = self.t.locks.awaited_by(index)
         if lock is not None:
             return self._of_lock(*lock)

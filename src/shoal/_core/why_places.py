@@ -10,6 +10,7 @@ from shoal._core import resources
 from shoal._core.asks import Asked, GroupAsk
 from shoal._core.environments import Phase
 from shoal._core.events import TaskSight
+from shoal._core.memory_admission import Waiter
 from shoal._core.queues import Attachment, ClassQueue
 from shoal._core.reactions_starts import python_of
 from shoal._core.resources import CPU, GPU, Account, Amounts, units_of
@@ -110,6 +111,10 @@ def _before_the_line(
 def _line(e: Explainer, ask: ClassQueue | Asked, facts: dict[str, Any]) -> r.Reason:
     """What keeps ``ask`` waiting in the line."""
     t = e.t
+    if t.memory.is_paused and not isinstance(ask, GroupAsk):
+        used, limit = t.memory.use.used_bytes, t.memory.use.limit_bytes
+        paused_s = e.now - t.memory.paused_since
+        return r.AdmissionPaused(**facts, used_bytes=used, limit_bytes=limit, paused_s=paused_s)
     room = ask.target.room
     bundles = ask.bundles if isinstance(ask, GroupAsk) else (ask.amounts,)
     account = room.nearest(ask.amounts) or next(iter(room.accounts), None)
@@ -291,4 +296,33 @@ def of_room(e: Explainer) -> r.Reason:
         )
     return r.WaitsForRoom(
         used_bytes=e.sights.used_bytes, capacity_bytes=e.sights.capacity_bytes, holders=holders
+    )
+
+
+# ---- memory of processes
+def of_admission(e: Explainer, waiter: Waiter) -> r.Reason:
+    """A task of a function that needs much has not begun yet."""
+    watch = e.t.memory
+    again = watch.admissions.not_before(waiter) - e.now
+    holders = []
+    for index, holding in list(watch.admissions.holding.items())[:HOLDERS_MOST]:
+        holder = e.process_holder(index)
+        amounts = {"memory": float(holding.need)}
+        holders.append(
+            r.Holder(
+                kind=holder.kind,
+                id=holder.id,
+                name=holder.name,
+                worker=index,
+                pid=holder.pid,
+                amounts=amounts,
+            )
+        )
+    return r.WaitsForMemory(
+        function=e.name_of(waiter.function),
+        needs_bytes=watch.admissions.need(waiter.function),
+        used_bytes=watch.use.used_bytes,
+        limit_bytes=watch.use.limit_bytes,
+        again_in_s=again if again > 0 else None,
+        holders=holders,
     )

@@ -197,6 +197,8 @@ class Assignment(Message, frozen=True):
     group: str = ""
     """The placement group that this worker runs in."""
     captures: bool = False
+    heavy: list[int] = []
+    """As ``HeavyFunctions`` says."""
 
 
 # ---- tasks
@@ -388,6 +390,21 @@ class IsLocked(Message, frozen=True):
     name: str
 
 
+# ---- memory of processes
+class AdmitMemory(Message, frozen=True):
+    """A task is about to run ``function``, which takes much memory; ``Done`` once it may."""
+
+    function: int
+    attempt: int = 1
+
+
+class ReleaseMemory(Message, frozen=True):
+    """It has run; not answered."""
+
+    function: int
+    is_well: bool
+
+
 # ---- key-value table
 class KvPut(Message, frozen=True):
     key: bytes
@@ -429,7 +446,7 @@ class Resources(Message, frozen=True):
 
 class GetTable(Message, frozen=True):
     """nodes, jobs, actors, groups, functions, workers, queues, environments,
-    session, memory, and the story of ``about``."""
+    memory_peaks, session, memory, and the story of ``about``."""
 
     table: str
     limit: int = 10_000
@@ -498,6 +515,12 @@ class TaskStopped(Message, frozen=True):
     place: str
 
 
+class HeavyFunctions(Message, frozen=True):
+    """From now on these functions ask (``AdmitMemory``) before they run."""
+
+    functions: list[int]
+
+
 class SessionEnds(Message, frozen=True):
     reason: str
 
@@ -540,6 +563,8 @@ Body = Union[
     LockAnswer,
     ReleaseLock,
     IsLocked,
+    AdmitMemory,
+    ReleaseMemory,
     KvPut,
     KvGet,
     KvDelete,
@@ -556,6 +581,7 @@ Body = Union[
     LogLines,
     Notice,
     TaskStopped,
+    HeavyFunctions,
     SessionEnds,
 ]
 

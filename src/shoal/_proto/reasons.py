@@ -150,6 +150,15 @@ class WaitsForResources(OfTask, frozen=True, kw_only=True):
     """Of the placement group whose bundles are meant; "": of the node."""
 
 
+class AdmissionPaused(OfTask, frozen=True, kw_only=True):
+    """The node has little memory left: nothing new begins until some is free, but one thing per
+    second."""
+
+    used_bytes: int
+    limit_bytes: int
+    paused_s: float
+
+
 class KeptForAnother(OfTask, frozen=True, kw_only=True):
     """Enough is free, but somebody who asks for more has waited longer, and it is kept for him."""
 
@@ -281,6 +290,20 @@ class WaitsForRoom(Reason, frozen=True, kw_only=True):
     """Processes by the bytes whose refs they have, the most first."""
 
 
+class WaitsForMemory(Reason, frozen=True, kw_only=True):
+    """Its function takes much memory, as was learned: it runs when there is enough, or nobody else
+    of those runs."""
+
+    function: str
+    needs_bytes: int
+    used_bytes: int
+    limit_bytes: int
+    again_in_s: float | None = None
+    """It was ended for its memory: not before then."""
+    holders: list[Holder] = []
+    """Those that run, and what they were promised."""
+
+
 class BackPressure(Reason, frozen=True, kw_only=True):
     """A stream has as many unseen items as it may have: its consumer does not take them."""
 
@@ -340,6 +363,7 @@ AnyReason = Union[
     TooManyProcesses,
     WorkersCrash,
     WaitsForResources,
+    AdmissionPaused,
     KeptForAnother,
     Infeasible,
     EnvironmentBuilding,
@@ -357,6 +381,7 @@ AnyReason = Union[
     ControlStoreAway,
     Stopped,
     WaitsForRoom,
+    WaitsForMemory,
     BackPressure,
     WaitsForLock,
     WaitsForChannel,

@@ -28,7 +28,7 @@ from typing import Any
 from shoal import _native, errors
 from shoal._native import ObjectRef
 from shoal._proto import messages
-from shoal._runtime import context, streams
+from shoal._runtime import context, heavy_functions, streams
 from shoal._runtime import session as sessions
 from shoal._runtime.client import Connection
 
@@ -109,6 +109,8 @@ class Cancelling:
     # ---- what the session thread brings
     def receive(self, news: messages.Message) -> None:
         """Take news of the daemon."""
+        if isinstance(news, messages.HeavyFunctions):
+            heavy_functions.take_news(sessions.current(), news.functions)
         if not isinstance(news, messages.CancelAttempt):
             return
         memory = sessions.current().memory
@@ -155,6 +157,8 @@ class Cancelling:
         while frame is not None and frame.f_code is not self._run:
             chain.append(frame.f_code)
             frame = frame.f_back
+        if chain and chain[-1].co_filename == heavy_functions.__file__:
+            chain.pop()  # it stands around the user's function, or waits for admission
         if frame is None or not chain:
             return False
         if not _is_ours(chain[-1]):

@@ -43,7 +43,8 @@ from shoal._runtime import daemon_lineage, descendants, launch, machine_facts, r
 from shoal._runtime.daemon_door import Door
 from shoal._runtime.daemon_loop import Loop, Timer
 from shoal._runtime.daemon_memory import NodeMemory, Warming
-from shoal._runtime.daemon_processes import Processes
+from shoal._runtime.daemon_process_memory import ProcessMemories
+from shoal._runtime.daemon_processes import KIND_DRIVER, Processes
 from shoal._runtime.daemon_sights import Sights
 from shoal._runtime.daemon_spill import Spiller
 from shoal._runtime.daemon_store import StoreLink
@@ -118,11 +119,17 @@ class Daemon:
                 lambda text: self._door.tell_drivers(messages.Notice(text)),
             )
         sights = Sights(memory, self.post, self._pid_of)
-        self._perform = performers(self, self._processes, self._node_memory, self._spiller, sights)
+        limit_bytes = environment.read().memory_bytes
+        memories = ProcessMemories(memory, self.post, self._pid_of, limit_bytes)
+        self._perform = performers(
+            self, self._processes, self._node_memory, self._spiller, sights, memories
+        )
         place = (settings.session, settings.directory)
         self._zygote = ZygoteLink(
             self._loop, place, zygote, self._processes.listeners(self._no_zygote, self._known_pids)
         )
+        memories.zygote_pid = lambda: self._zygote.pid
+        memories.drivers = lambda: [p.pid for p in self._processes if p.kind == KIND_DRIVER]
         self._zygote.set_up(self._zygote_setup(), memory.fd, memory.eventfd)
         self._door = Door(self._loop, listening, self._node, self._processes, self.post)
         self._processes.use(self._zygote, self._door.let_in)
@@ -373,6 +380,7 @@ def node_config(settings: launch.NodeSettings, memory: Memory) -> config.NodeCon
     # Names by which programs ask for this very node, and for the one that a session began on.
     total[f"node:{machine_facts.address()}"] = total["node:__internal_head__"] = 1.0
     gpu_ids = tuple(visible.split(",")) if visible else ()
+    seen = environment.read()
     return config.NodeConfig(
         session=settings.session,
         directory=settings.directory,
@@ -384,6 +392,9 @@ def node_config(settings: launch.NodeSettings, memory: Memory) -> config.NodeCon
         python=sys.executable,
         node_name=os.uname().nodename,
         labels=settings.labels,
+        memory_bytes=seen.memory_bytes or machine_facts.usable_memory_bytes(),
+        memory_threshold=seen.memory_threshold,
+        memory_refresh_s=seen.memory_refresh_s,
     )
 
 

@@ -29,7 +29,7 @@ from typing import Any
 
 from shoal import _native, errors
 from shoal._proto import messages
-from shoal._runtime import serialize
+from shoal._runtime import heavy_functions, serialize
 from shoal._runtime import session as sessions
 from shoal._runtime.session import Session
 
@@ -187,6 +187,8 @@ def load(session: Session, key: int) -> Any:
             found = session.functions[key] = session.memory.load_key(key)
         finally:
             _exports.loading.pop()
+        if key in session.heavy:  # looked at last: the news may have come meanwhile
+            found = session.functions[key] = heavy_functions.wrapped(session, key, found)
     return found
 
 

@@ -118,6 +118,42 @@ def _meminfo(field: str) -> int:
     return _NO_LIMIT
 
 
+def _droppable_fields(group: Group) -> tuple[str, ...]:
+    names = ("inactive_file", "active_file", "slab_reclaimable")
+    return names if group.is_v2 else tuple("total_" + name for name in names[:2])
+
+
+class Pressure:
+    """How much of the node's memory is in use: of the limit that is nearest to being reached, the
+    machine's or that of a group around us. What the kernel can drop does not count."""
+
+    def __init__(self) -> None:
+        self._limited: list[tuple[Group, int]] = []
+        for group in enclosing_groups("memory"):
+            name = "memory.max" if group.is_v2 else "memory.limit_in_bytes"
+            limit = _number(_read(f"{group.path}/{name}"))
+            if limit < _NO_LIMIT:
+                self._limited.append((group, limit))
+
+    def used_and_limit(self) -> tuple[int, int]:
+        """Return both in bytes."""
+        fields = {}
+        for line in _read("/proc/meminfo").splitlines()[:8]:
+            name, _, value = line.partition(":")
+            fields[name] = int(value.split()[0]) << 10
+        limit = fields.get("MemTotal", _NO_LIMIT)
+        found = [(max(0, limit - fields.get("MemAvailable", limit)), limit)]
+        for group, limit in self._limited:
+            name = "memory.current" if group.is_v2 else "memory.usage_in_bytes"
+            used = int(_read(f"{group.path}/{name}") or 0)
+            wanted = _droppable_fields(group)
+            for line in _read(f"{group.path}/memory.stat").splitlines():
+                name, _, value = line.partition(" ")
+                used -= int(value) if name in wanted else 0
+            found.append((max(0, used), limit))
+        return max(found, key=lambda pair: pair[0] / max(1, pair[1]))
+
+
 class IdleCores:
     """Whether a core has had nothing to do of late: from the kernel's count of idle time, since
     what wants to run at one moment says little about programs that wait and work in turn."""

@@ -85,6 +85,8 @@ class Session:
         self.lock = threading.RLock()
         self.functions: dict[int, Any] = {}
         """Callables by key."""
+        self.heavy: set[int] = set()
+        """Functions that have to be admitted before they run (``heavy_functions``)."""
         self._queues: dict[tuple[Any, ...], messages.QueueOpened] = {}
         self._prepared: weakref.WeakSet[Resettable] = weakref.WeakSet()
 

@@ -207,6 +207,7 @@ def _take_over(assignment: messages.Assignment, session: Session, prepared: Prep
         process.group = PlacementGroup(PlacementGroupID.from_hex(assignment.group))
         process.captures = assignment.captures
     session.job = session.memory.job = assignment.job
+    session.heavy.update(assignment.heavy)
     job = assignment.config
     session.namespace = job.namespace or session.namespace
     session.job_environment = job.environment

@@ -8,9 +8,11 @@
     |   `-- DeadlineExceededError  ... or its time was over                  (TimeoutError)
     |-- LostError              the world: something died, is gone, is full or is late
     |   |-- WorkerCrashedError     a process died in a task
+    |   |   |-- OutOfMemoryError       ... which used too much memory
     |   |   `-- PoisonTaskError        ... in the same task, again and again
     |   |-- ActorError             a call can not reach its actor
     |   |   |-- ActorDiedError         ... ever again
+    |   |   |   |-- ActorOutOfMemoryError   ... it used too much memory
     |   |   |   `-- ActorGroupRemovedError  ... its placement group was removed
     |   |   `-- ActorUnavailableError  ... now: it is being started again
     |   |-- ObjectLostError        a value is gone
@@ -70,6 +72,7 @@ from shoal.errors._lost import (
     ActorDiedError,
     ActorError,
     ActorGroupRemovedError,
+    ActorOutOfMemoryError,
     ActorUnavailableError,
     ChannelClosedError,
     ChannelError,
@@ -82,6 +85,7 @@ from shoal.errors._lost import (
     LostError,
     ObjectLostError,
     ObjectStoreFullError,
+    OutOfMemoryError,
     PoisonTaskError,
     RuntimeEnvSetupError,
     SessionLostError,
@@ -118,6 +122,7 @@ __all__ = [
     "ActorError",
     "ActorGroupRemovedError",
     "ActorNotFoundError",
+    "ActorOutOfMemoryError",
     "ActorUnavailableError",
     "ChannelClosedError",
     "ChannelError",
@@ -144,6 +149,7 @@ __all__ = [
     "ObjectLostError",
     "ObjectStoreFullError",
     "OptionError",
+    "OutOfMemoryError",
     "PendingCallsLimitError",
     "PendingTasksLimitError",
     "PoisonTaskError",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from shoal.errors._base import ShoalError, exit_text, tail
+from typing import Any
+
+from shoal.errors._base import ShoalError, exit_text, from_record, tail
 from shoal.errors._explained import Explained
 
 
@@ -13,7 +15,7 @@ class LostError(ShoalError):
 class WorkerCrashedError(LostError):
     """The process that ran a task died."""
 
-    ray = ("WorkerCrashedError", "OutOfMemoryError")
+    ray = ("WorkerCrashedError",)
     advice = (
         "read the last lines above and the worker's log; if such deaths are expected, give the task"
         " max_retries."
@@ -38,6 +40,45 @@ class WorkerCrashedError(LostError):
         return what + exit_text(self.exit_code, self.signal) + where + why + tail(self.stderr)
 
 
+class OutOfMemoryError(WorkerCrashedError):
+    """The process of a task used more memory than it had asked for, or than the node has, and was
+    ended for it."""
+
+    ray = ("OutOfMemoryError",)
+    advice = (
+        "give it memory= (bytes) for what it really needs, let it take less at a time, or run fewer"
+        " such tasks at once (num_cpus=); `shoal.state.memory_peaks()` shows what functions took."
+    )
+    kind: str = ""
+    """``"limit"``: more than it had asked for; ``"node"``: the node had too little left."""
+    limit_bytes: int = 0
+    """What it was not to exceed: its own ``memory=``, or the share of the node's memory."""
+    peak_bytes: int = 0
+    """The most that it was seen to take."""
+    used_bytes: int = 0
+    """Of the node, by all together, at that moment."""
+    node_bytes: int = 0
+    others: list[dict[str, Any]] = []
+    """Who else was there (``name``, ``pid``, ``bytes``), the largest first."""
+
+    def describe(self) -> str:
+        """Return what happened, from the facts."""
+        attempt = f" (attempt {self.attempt})" if self.attempt > 1 else ""
+        what = f"{self.task or 'a task'}{attempt} took {self.peak_bytes:,} bytes of memory"
+        if self.kind == "limit":
+            text = f"{what}, and has asked for {self.limit_bytes:,} (memory=)"
+        else:
+            text = (
+                f"{what} when the node had too little left: {self.used_bytes:,} of"
+                f" {self.node_bytes:,} bytes were in use, the limit is {self.limit_bytes:,}"
+            )
+        text += f"; its process (pid {self.pid}) was ended for it"
+        rows = [f"    {row['name']} (pid {row['pid']}): {row['bytes']:,}" for row in self.others]
+        if rows:
+            text += "\nWho else was there, in bytes:\n" + "\n".join(rows)
+        return text + tail(self.stderr)
+
+
 class PoisonTaskError(WorkerCrashedError):
     """One task killed its process in several places; it is not tried again."""
 
@@ -54,7 +95,13 @@ _REASONS = {
     "arguments_lost": "the arguments of its constructor are gone",
     "group_removed": "the placement group that it ran in is gone",
     "restarting": "its process died while this call was running",
+    "out_of_memory": "it used more memory than it may, or than there is",
 }
+
+
+def _first(error: BaseException) -> str:
+    """What happened, without advice."""
+    return error.describe() if isinstance(error, ShoalError) else str(error)
 
 
 class ActorError(LostError):
@@ -76,8 +123,19 @@ class ActorError(LostError):
     error: bytes = b""
     """The constructor's exception, pickled; ``cause`` once it was loaded."""
     text: str = ""
+    memory: bytes = b""
+    """Record of the ``OutOfMemoryError`` for which its process was ended; ``cause`` is that."""
 
     cause: BaseException | None = None
+
+    def __init__(self, message: str = "", **facts: Any) -> None:
+        super().__init__(message, **facts)
+        if self.memory:
+            self.cause = self.__cause__ = from_record(self.memory)
+
+    @property
+    def _out_of_memory(self) -> str:
+        return "" if not self.memory or self.cause is None else f". {_first(self.cause)}"
 
     @property
     def _who(self) -> str:
@@ -105,7 +163,22 @@ class ActorDiedError(ActorError):
             text += f"; the process {self._end}"
         if self.may_have_run:
             text += "; this call was running then and may have taken effect"
-        return text + tail(self.stderr)
+        return text + self._out_of_memory + tail(self.stderr)
+
+
+class ActorOutOfMemoryError(ActorDiedError, OutOfMemoryError):
+    """The actor is dead because it used more memory than it had asked for, or than there is."""
+
+    advice = (
+        "create it again with memory= (bytes) for what it really needs; max_restarts lets it come"
+        " back by itself, with what it then has to hold."
+    )
+
+    def __init__(self, message: str = "", **facts: Any) -> None:
+        super().__init__(message, **facts)
+        if isinstance(self.cause, OutOfMemoryError):
+            for name in ("kind", "limit_bytes", "peak_bytes", "used_bytes", "node_bytes", "others"):
+                setattr(self, name, getattr(self.cause, name))
 
 
 class ActorUnavailableError(ActorError):
@@ -120,7 +193,7 @@ class ActorUnavailableError(ActorError):
         text += f"; the process {self._end}"
         if self.may_have_run:
             text += "; this call was running then and may have taken effect"
-        return text + tail(self.stderr)
+        return text + self._out_of_memory + tail(self.stderr)
 
 
 class ObjectLostError(LostError):

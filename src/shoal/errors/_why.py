@@ -201,6 +201,22 @@ def _room(reason: r.WaitsForRoom) -> str:
     )
 
 
+def _memory(reason: r.WaitsForMemory) -> str:
+    if reason.again_in_s is not None:
+        return (
+            f"{reason.function} was ended for its memory: it runs again in"
+            f" {_seconds(reason.again_in_s)}"
+        )
+    held = "".join(
+        f"; {_who(holder)} may take {holder.amounts.get('memory', 0):,.0f}"
+        for holder in reason.holders[:3]
+    )
+    return (
+        f"{reason.function} has needed {reason.needs_bytes:,} bytes of memory, and"
+        f" {reason.used_bytes:,} of {reason.limit_bytes:,} are in use{held}"
+    )
+
+
 def _lock(reason: r.WaitsForLock) -> str:
     return f"it waits for the lock {reason.lock!r}, which {_who(reason.holder)} holds"
 
@@ -240,6 +256,10 @@ _SENTENCES: dict[type[r.Reason], Callable[[Any], str]] = {
         " in {again_in_s:.3g} s"
     ),
     r.WaitsForResources: _waits_for_resources,
+    r.AdmissionPaused: _of_task(
+        "waits{since}: nothing new begins, since {used_bytes:,} of {limit_bytes:,} bytes of memory"
+        " are in use"
+    ),
     r.KeptForAnother: lambda x: (
         f"{_subject(x)} waits{_since(x)}: what is free is kept for {x.other},"
         f" which asks for {_amounts(x.other_asked)} and has waited longer"
@@ -260,6 +280,7 @@ _SENTENCES: dict[type[r.Reason], Callable[[Any], str]] = {
     r.ControlStoreAway: _of_actor("is not written down yet: the control store does not answer"),
     r.Stopped: lambda x: f"worker {x.worker} (pid {x.pid}) is stopped by a signal or a debugger",
     r.WaitsForRoom: _room,
+    r.WaitsForMemory: _memory,
     r.BackPressure: lambda x: (
         f"the stream {x.stream} has as many unseen items as it may have;"
         f" {_who(x.consumer)} does not take them"
@@ -279,6 +300,9 @@ _ADVICE: dict[type[r.Reason], str] = {
     r.Infeasible: "ask for less, or declare more in init(num_cpus=, num_gpus=, resources=).",
     r.WaitsForResources: "end an actor or remove a group that is not needed, ask for less, or give"
     " the session more.",
+    r.AdmissionPaused: "end what takes so much (`shoal.state.workers()` shows memory_bytes), or"
+    " give tasks memory= for what they need.",
+    r.WaitsForMemory: "wait, or let it take less at a time.",
     r.KeptForAnother: "wait, or ask for less where the other asks.",
     r.TooManyProcesses: "end actors that are not needed, or use fewer and larger tasks.",
     r.WorkersCrash: "read the logs of the workers in the session's directory.",

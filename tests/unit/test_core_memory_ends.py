@@ -1,0 +1,269 @@
+"""What becomes of tasks and actors whose process was ended for its memory: the node's machine."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from shoal import errors
+from shoal._base.config import Limits, NodeConfig
+from shoal._core import commands as do
+from shoal._core import events as seen
+from shoal._core.node import NodeMachine
+from shoal._proto import messages as m
+
+MB = 1 << 20
+DRIVER = 1
+TASK, OTHER = 1 << 32 | 5, 1 << 32 | 6
+FUNCTION = 77
+
+
+class Node:
+    """A machine that watches 1,000 MB, a driver and a clock."""
+
+    def __init__(self) -> None:
+        config = NodeConfig(
+            session="s",
+            directory="/d",
+            node_id=b"0123456789abcdef",
+            total={"CPU": 4.0, "memory": 1000.0 * MB},
+            cores=4,
+            memory_bytes=1000 * MB,
+            limits=Limits(prestart_most=0),
+        )
+        self.machine = NodeMachine(config)
+        self.now = 0.0
+        self.number = 10
+        self.starts: list[int] = []
+        self.tell(seen.Began())
+        self.tell(seen.DriverJoined(DRIVER, 1, 101, m.JobConfig()))
+        export = m.ExportFunction(b"digest", "hog", FUNCTION, 10)
+        self.ask(DRIVER, export)
+
+    def tell(self, event: seen.Event, after: float = 0.0) -> list[do.Command]:
+        self.now += after
+        commands = self.machine.step(self.now, event)
+        self.machine.validate()
+        self.starts += [c.start for c in commands if isinstance(c, do.StartWorker)]
+        return [c for c in commands if not isinstance(c, do.SetAlarm)]
+
+    def ask(self, index: int, body: m.Message) -> list[do.Command]:
+        self.number += 1
+        return self.tell(seen.Requested(index, self.number, body))
+
+    def queue(self, entries: int = 1, **amounts: float) -> int:
+        out = self.ask(DRIVER, m.OpenQueue({"CPU": 1.0, **amounts}))
+        (ticket,) = [c.ticket for c in out if isinstance(c, do.NewQueue)]
+        self.tell(seen.QueueCreated(ticket, 20 + ticket, 1))
+        self.tell(seen.Looked((seen.QueueState(20 + ticket, entries, 0),)))
+        return 20 + ticket
+
+    def worker(self, index: int) -> list[do.Command]:
+        self.tell(seen.WorkerForked(self.starts.pop(0), index, 1000 + index))
+        self.tell(seen.WorkerJoined(index, 0, 1000 + index))
+        return self.ask(index, m.GetAssignment())
+
+    def actor(self, **spec: Any) -> m.ActorInfo:
+        given = {"function": 50, "arguments": 60, "class_name": "Hoarder", "methods": b""}
+        out = self.ask(DRIVER, m.CreateActor(m.ActorSpec(**{**given, **spec})))
+        (ticket,) = [c.ticket for c in out if isinstance(c, do.NewQueue)]
+        out = self.tell(seen.QueueCreated(ticket, 20 + ticket, 1))
+        (info,) = [c.body for c in out if isinstance(c, do.Reply)]
+        assert isinstance(info, m.ActorInfo)
+        return info
+
+    def read(self, *processes: seen.ProcessMemory, used: int) -> list[do.Command]:
+        self.now += 1.0
+        return self.tell(seen.MemoryRead(used * MB, 1000 * MB, processes))
+
+    def ended(self, index: int, *running: seen.RunningTask) -> list[do.Command]:
+        return self.tell(seen.ProcessDied(index, None, 9, ("last words",), running))
+
+
+def running(key: int = TASK, attempt: int = 1, max_retries: int = 3, charged: int = 0) -> Any:
+    return seen.RunningTask(key, attempt, max_retries, charged, 0, 21)
+
+
+def error_of(commands: list[do.Command], key: int = TASK) -> errors.ShoalError:
+    (record,) = [c.record for c in commands if isinstance(c, do.Fail) and c.key == key]
+    return errors.from_record(record)
+
+
+def hog(index: int, task: int = TASK) -> seen.ProcessMemory:
+    return seen.ProcessMemory(index, 900 * MB, task, FUNCTION)
+
+
+def test_a_worker_is_read_only_while_somebody_could_run_there() -> None:
+    node = Node()
+    assert node.machine.tables.memory.next_at is None
+    node.queue()
+    node.worker(2)
+    out = node.tell(seen.AlarmRang(), after=1.0)
+    (look,) = [c for c in out if isinstance(c, do.ReadMemory)]
+    assert [row.index for row in look.workers] == [2]
+    node.read(seen.ProcessMemory(2, 0), used=10)
+    assert node.machine.tables.memory.next_at is not None
+    node.ended(2)
+    node.read(used=10)
+    assert node.machine.tables.memory.next_at is None
+
+
+def test_who_has_asked_for_memory_is_looked_at_before_it_begins() -> None:
+    node = Node()
+    node.queue(memory=200.0 * MB)
+    out = node.worker(2)
+    kinds = [type(c) for c in out]
+    assert kinds.index(do.ReadMemory) < kinds.index(do.Assign)
+    node.tell(seen.MemoryRead(0, 1, (seen.ProcessMemory(2, 300 * MB),), is_first_look=True))
+    (look,) = [c for c in node.tell(seen.AlarmRang(), 1.0) if isinstance(c, do.ReadMemory)]
+    assert look.workers[0].declared_bytes == 200 * MB
+    row = seen.ProcessMemory(2, 490 * MB, TASK, FUNCTION, declared_bytes=200 * MB)
+    assert do.Kill(2) not in node.read(row, used=500)
+    row = seen.ProcessMemory(2, 510 * MB, TASK, FUNCTION, declared_bytes=200 * MB)
+    assert do.Kill(2) in node.read(row, used=520)
+    found = error_of(node.ended(2, running(max_retries=0)))
+    assert isinstance(found, errors.OutOfMemoryError)
+    assert (found.kind, found.limit_bytes, found.peak_bytes) == ("limit", 200 * MB, 210 * MB)
+
+
+def test_the_error_says_who_what_and_who_else() -> None:
+    node = Node()
+    node.queue()
+    node.worker(2)
+    node.queue(CPU=0.5)
+    node.worker(3)
+    node.read(seen.ProcessMemory(3, 40 * MB, OTHER, FUNCTION), seen.ProcessMemory(2, 0), used=50)
+    rows = hog(2), seen.ProcessMemory(3, 40 * MB, OTHER, FUNCTION)
+    event = seen.MemoryRead(960 * MB, 1000 * MB, rows, drivers=((101, 20 * MB),))
+    node.now += 1
+    out = node.tell(event)
+    assert [c for c in out if isinstance(c, do.Kill)] == [do.Kill(2)]
+    found = error_of(node.ended(2, running(max_retries=0)))
+    assert isinstance(found, errors.OutOfMemoryError)
+    assert (found.task, found.pid, found.kind, found.node_bytes) == ("hog", 1002, "node", 1000 * MB)
+    assert found.others == [
+        {"name": "hog", "pid": 1003, "bytes": 40 * MB},
+        {"name": "program", "pid": 101, "bytes": 20 * MB},
+    ]
+    text = str(found)
+    assert "hog took 943,718,400 bytes" in text and "hog (pid 1003): 41,943,040" in text
+    assert "last words" in text and "memory=" in text
+
+
+def test_it_is_tried_again_within_max_retries_and_is_never_poison() -> None:
+    node = Node()
+    for attempt in range(1, 6):
+        if attempt == 1:
+            node.queue()
+        index = 2 * attempt
+        node.worker(index)
+        assert do.Kill(index) in node.read(hog(index), used=960)
+        out = node.ended(index, running(attempt=attempt, max_retries=4, charged=attempt - 1))
+        if attempt < 5:
+            assert do.Requeue(0, TASK, charged=True, front=False) in out
+            assert node.machine.tables.memory.next_at == node.now, "looked at again at once"
+            node.read(used=20)
+            node.tell(seen.Looked((seen.QueueState(21, 1, attempt),)))
+    assert isinstance(error_of(out), errors.OutOfMemoryError)
+
+
+def test_the_next_attempt_waits_and_every_worker_knows() -> None:
+    node = Node()
+    node.queue()
+    node.worker(2)
+    node.queue(CPU=0.5)
+    node.worker(3)
+    out = node.read(hog(2), seen.ProcessMemory(3, 0), used=960)
+    news = m.HeavyFunctions([FUNCTION])
+    assert out.index(do.Notify(3, news)) < out.index(do.Kill(2))
+    node.ended(2, running())
+    node.read(seen.ProcessMemory(3, 0), used=20)
+    node.machine.tables.memory.peaks.rows[FUNCTION].ended_at = node.now + 1.3
+    assert not [c for c in node.ask(3, m.AdmitMemory(FUNCTION, 2)) if isinstance(c, do.Reply)]
+    assert node.read(seen.ProcessMemory(3, 0, TASK), used=20) == []
+    (admitted,) = node.read(seen.ProcessMemory(3, 0, TASK), used=20)
+    assert isinstance(admitted, do.Reply) and admitted.index == 3
+
+
+def test_what_had_just_ended_is_not_blamed_on_what_began() -> None:
+    """The hog was done before its process was ended: what runs there now is tried again, and not
+    charged."""
+    node = Node()
+    node.queue(entries=2)
+    node.worker(2)
+    assert do.Kill(2) in node.read(hog(2), used=960)
+    out = node.ended(2, running(OTHER, max_retries=1, charged=1))
+    assert do.Requeue(0, OTHER, charged=False, front=False) in out
+
+
+def test_a_pause_calls_workers_back_and_starts_nobody() -> None:
+    node = Node()
+    queue = node.queue(entries=3)
+    node.worker(2)
+    row = seen.WorkerState(2, queue, queue, 1, False, TASK)
+    node.tell(seen.Looked((seen.QueueState(queue, 3, 1),), (row,)))
+    out = node.read(seen.ProcessMemory(2, 900 * MB, TASK, FUNCTION), used=940)
+    assert do.Assign(2, 0) in out and node.machine.tables.memory.is_paused
+    node.starts.clear()
+    state = seen.WorkerState(2, 0, 0, 0, False, 0)
+    out = node.tell(seen.Looked((seen.QueueState(queue, 2, 1),), (state,)))
+    assert not [c for c in out if isinstance(c, do.Assign | do.StartWorker)]
+    out = node.read(seen.ProcessMemory(2, 100 * MB, is_free=True), used=140)
+    assert do.Assign(2, queue) in out, "it goes on"
+
+
+def test_an_actor_is_ended_for_good_with_what_it_took() -> None:
+    node = Node()
+    info = node.actor(hold={"CPU": 1.0, "memory": 100.0 * MB})
+    node.worker(2)
+    node.ask(2, m.ActorStarted(info.actor_id))
+    row = seen.ProcessMemory(2, 120 * MB, TASK, 0, declared_bytes=100 * MB, is_actor=True)
+    node.tell(seen.MemoryRead(0, 1, (seen.ProcessMemory(2, 5 * MB),), is_first_look=True))
+    assert do.Kill(2) in node.read(row, used=200)
+    out = node.ended(2, running())
+    found = error_of(out)
+    assert isinstance(found, errors.ActorOutOfMemoryError) and found.may_have_run
+    assert isinstance(found.__cause__, errors.OutOfMemoryError)
+    assert (found.peak_bytes, found.limit_bytes, found.kind) == (115 * MB, 100 * MB, "limit")
+    assert "Hoarder took 120,586,240 bytes" in str(found)
+    (later,) = [errors.from_record(c.record) for c in out if isinstance(c, do.KillQueue)]
+    assert isinstance(later, errors.ActorDiedError) and not later.may_have_run
+
+
+def test_an_actor_with_restarts_left_comes_back() -> None:
+    node = Node()
+    info = node.actor(max_restarts=1)
+    node.worker(2)
+    node.ask(2, m.ActorStarted(info.actor_id))
+    row = seen.ProcessMemory(2, 900 * MB, TASK, 0, is_actor=True)
+    assert do.Kill(2) in node.read(row, used=960)
+    found = error_of(node.ended(2, running(max_retries=0)))
+    assert isinstance(found, errors.ActorUnavailableError)
+    assert isinstance(found.__cause__, errors.OutOfMemoryError)
+    assert node.machine.tables.actors.living[info.actor_id].restarts == 1
+
+
+def test_a_plain_crash_is_one_still() -> None:
+    node = Node()
+    node.queue()
+    node.worker(2)
+    node.read(seen.ProcessMemory(2, 100 * MB, TASK, FUNCTION), used=200)
+    found = error_of(node.ended(2, running(max_retries=0)))
+    assert type(found) is errors.WorkerCrashedError
+
+
+def test_views_show_what_workers_have_and_functions_need() -> None:
+    node = Node()
+    node.queue()
+    node.worker(2)
+    node.read(seen.ProcessMemory(2, 400 * MB, TASK, FUNCTION), used=500)
+
+    def rows(table: str) -> list[dict[str, object]]:
+        out = node.ask(DRIVER, m.GetTable(table))
+        out += node.tell(seen.Looked((), (seen.WorkerState(2, 21, 21, 1, False, TASK),)))
+        (answer,) = [c.body for c in out if isinstance(c, do.Reply)]
+        assert isinstance(answer, m.Table)
+        return answer.rows
+
+    assert [row["memory_bytes"] for row in rows("workers")] == [400 * MB]
+    (peak,) = rows("memory_peaks")
+    assert (peak["function"], peak["peak_bytes"]) == ("hog", 400 * MB) and peak["is_admitted"]
