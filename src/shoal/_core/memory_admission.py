@@ -26,6 +26,8 @@ PAUSE_BELOW = 0.02
 """So much below the threshold nothing new is let in."""
 BACK_OFF_S = 0.2
 BACK_OFF_MOST_S = 10.0
+SETTLE_S = 2.0
+"""Time to begin for who was let in: until it was seen to run it counts as running."""
 PATIENCE_S = 30.0
 """After this, who waits for admission is let in if what is free now is enough."""
 
@@ -108,7 +110,10 @@ class Holding(msgspec.Struct):
     """Was admitted."""
 
     need: int
+    began_at: float
     count: int = 1
+    has_run: bool = False
+    """It was seen to run since; until then that it waits is what was seen before."""
 
 
 class NodeUse:
@@ -187,10 +192,11 @@ class Admissions:
             holding = self.holding.get(first.index)
             need = 0 if first.declared else self.need(first.function)
             if holding is None:
-                self.holding[first.index] = Holding(need)
+                self.holding[first.index] = Holding(need, now)
             else:
                 holding.count += 1
                 holding.need = max(holding.need, need)
+                holding.began_at, holding.has_run = now, False
         return out
 
     def not_before(self, waiter: Waiter) -> float:
@@ -216,7 +222,7 @@ class Admissions:
             return False
         if waiter.declared or waiter.index in self.holding:
             return True
-        if not self._others(waiter.index):
+        if not self._others(now, waiter.index):
             return True
         room = (self._rules.threshold - PAUSE_BELOW) * self._use.limit_bytes - self._use.used_bytes
         need = self.need(waiter.function)
@@ -224,7 +230,20 @@ class Admissions:
             return True
         return need + self._promised() <= room
 
-    def _others(self, index: int) -> list[int]:
+    def see(self, row: ProcessMemory) -> None:
+        """A reading has come."""
+        holding = self.holding.get(row.index)
+        if holding is not None and row.task and not row.is_blocked:
+            holding.has_run = True
+
+    def _is_waiting(self, now: float, each: Watched) -> bool:
+        """Whether a heavy one waits for something itself."""
+        holding = self.holding.get(each.last.index)
+        if holding is not None and not holding.has_run and now - holding.began_at < SETTLE_S:
+            return False
+        return each.last.is_blocked
+
+    def _others(self, now: float, index: int) -> list[int]:
         """Heavy ones that run, and do not wait for anything themselves."""
         waiting = {waiter.index for waiter in self.waiting}
         found = []
@@ -233,7 +252,7 @@ class Admissions:
                 continue
             is_running = each.last.task and each.last.task != each.released
             is_heavy = is_running and self._peaks.is_heavy(each.last.function)
-            if (other in self.holding or is_heavy) and not each.last.is_blocked:
+            if (other in self.holding or is_heavy) and not self._is_waiting(now, each):
                 found.append(other)
         # Admitted just now, and not seen since.
         found += [o for o in self.holding if o != index and o not in self._watched]

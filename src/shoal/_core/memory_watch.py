@@ -126,6 +126,7 @@ class MemoryWatch:
             del self.watched[index]
         out: list[Decision] = []
         for row in seen.processes:
+            self.admissions.see(row)
             out += self._take_in(now, row, seen.fresh_bytes)
         out += self._pause(now)
         out += self._trim(seen.fresh_bytes)

@@ -66,6 +66,7 @@ _REQUESTS: dict[type, Callable[[NodeTables, float, seen.Requested, Any], Command
     m.IsLocked: reactions_tables.on_is_locked,
     m.AdmitMemory: reactions_memory.on_admit,
     m.ReleaseMemory: reactions_memory.on_release,
+    m.HeavyHeard: reactions_memory.on_heard,
     m.KvPut: reactions_tables.on_kv_put,
     m.KvGet: reactions_tables.on_kv_read,
     m.KvKeys: reactions_tables.on_kv_read,
@@ -187,6 +188,8 @@ class NodeMachine:
             out += self._reactions[type(early)](now, early)
         while t.retries:
             out += self._on_request(now, t.retries.pop(0))
+        for end in t.memory_news.due(now):
+            out += reactions_workers.take_in_death(t, now, end)
         if t.is_over:
             end = next(i for i, command in enumerate(out) if isinstance(command, do.EndSession))
             return out[: end + 1]
@@ -226,6 +229,7 @@ class NodeMachine:
             t.groups.deadlines.next(),
             t.cancels.next_deadline(),
             t.memory.next_at,
+            t.memory_news.until,
             t.housekeeping_at,
             reactions_jobs.infeasible_deadline(t),
             min(t.freeing.values(), default=None),

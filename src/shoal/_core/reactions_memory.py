@@ -113,6 +113,8 @@ def _carry_out(
         # First: what was ended must not be run again by somebody who has not heard.
         news = m.HeavyFunctions(heavy)
         bound = [worker for worker in t.pool.workers.values() if worker.binding is not None]
+        for worker in bound:
+            t.memory_news.sent(now, worker.index)
         out = [*(do.Notify(worker.index, news) for worker in bound), *out]
     return out
 
@@ -211,6 +213,12 @@ def on_release(t: NodeTables, now: float, event: Requested, body: m.ReleaseMemor
     """The next may run."""
     done = t.memory.release(now, event.index, body.function, body.is_well)
     return _carry_out(t, now, done)
+
+
+def on_heard(t: NodeTables, now: float, event: Requested, body: m.HeavyHeard) -> Commands:
+    """A worker knows which functions are heavy."""
+    t.memory_news.heard(event.index)
+    return []
 
 
 def on_died(t: NodeTables, now: float, index: int) -> tuple[int, dict[str, object]] | None:

@@ -180,7 +180,7 @@ def _memory_peaks(t: NodeTables) -> list[Row]:
             "function": reactions_memory.function_name(t, function),
             "peak_bytes": peak.bytes,
             "ended": peak.ends,
-            "is_admitted": t.memory.peaks.is_heavy(function),
+            "is_admitted": t.memory.peaks.is_heavy(function) and not t.memory_news.unheard,
         }
         for function, peak in t.memory.peaks.rows.items()
     ]

@@ -73,6 +73,14 @@ def on_get_assignment(t: NodeTables, now: float, event: Requested) -> Commands:
 
 # ---- the end of a process
 def on_process_died(t: NodeTables, now: float, event: ProcessDied) -> Commands:
+    """As ``take_in_death``, but who was ended for its memory may have to wait for the news."""
+    t.memory_news.gone(event.index)
+    if event.index in t.memory.ended and t.memory_news.keep(event):
+        return []
+    return take_in_death(t, now, event)
+
+
+def take_in_death(t: NodeTables, now: float, event: ProcessDied) -> Commands:
     """A worker: answer for everything that it ran, give back what it held."""
     out = end_locks(t, now, event.index)
     t.groups.end_process(event.index)

@@ -21,6 +21,7 @@ from shoal._core.groups import GroupTable
 from shoal._core.jobs import Job, JobTable
 from shoal._core.locks import LockTable
 from shoal._core.memory_admission import Rules
+from shoal._core.memory_news import MemoryNews
 from shoal._core.memory_watch import MemoryWatch
 from shoal._core.mirror import Mirror
 from shoal._core.pool import Pool
@@ -106,6 +107,7 @@ class NodeTables:
         )
         self.memory_facts: dict[int, dict[str, object]] = {}
         """What errors say of workers that were ended for their memory, until they are gone."""
+        self.memory_news = MemoryNews()
         self.cancels = Cancels()
         self.jobs = JobTable(config.session, limits.jobs_ended_most)
         self.locks = LockTable()
@@ -213,6 +215,7 @@ class NodeTables:
         self.crash_loops.validate()
         self.cancels.validate()
         self.memory.validate(self.pool.workers)
+        self.memory_news.validate()
         self.jobs.validate()
         self.environments.validate()
         self.locks.validate()

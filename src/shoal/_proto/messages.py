@@ -405,6 +405,10 @@ class ReleaseMemory(Message, frozen=True):
     is_well: bool
 
 
+class HeavyHeard(Message, frozen=True):
+    """A worker has taken in ``HeavyFunctions``; not answered."""
+
+
 # ---- key-value table
 class KvPut(Message, frozen=True):
     key: bytes
@@ -516,7 +520,7 @@ class TaskStopped(Message, frozen=True):
 
 
 class HeavyFunctions(Message, frozen=True):
-    """From now on these functions ask (``AdmitMemory``) before they run."""
+    """These functions ask (``AdmitMemory``) before they run; ``HeavyHeard`` once that is so."""
 
     functions: list[int]
 
@@ -565,6 +569,7 @@ Body = Union[
     IsLocked,
     AdmitMemory,
     ReleaseMemory,
+    HeavyHeard,
     KvPut,
     KvGet,
     KvDelete,

@@ -10,11 +10,13 @@ The node daemon learns what functions need. Of those that need much it tells the
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 from collections.abc import Callable
 from typing import Any
 
+from shoal import errors
 from shoal._proto import messages
 from shoal._runtime import context
 from shoal._runtime.session import Session
@@ -26,6 +28,8 @@ def take_news(session: Session, functions: list[int]) -> None:
     for key in functions:
         # Whoever needs it finds the wrapper in ``functions.load``.
         session.functions.pop(key, None)
+    with contextlib.suppress(errors.SessionLostError):  # its reader hears of that too
+        session.tell(messages.HeavyHeard())
 
 
 def wrapped(session: Session, key: int, function: Callable[..., Any]) -> Callable[..., Any]:
