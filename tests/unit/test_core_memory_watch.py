@@ -83,6 +83,17 @@ def test_what_earlier_tasks_left_behind_is_not_the_next_ones() -> None:
     assert not ends(w.read(process(1, 250, 20, declared_bytes=200 * MB)))
 
 
+def test_what_an_earlier_task_gave_back_unseen_is_the_next_ones() -> None:
+    w = Watching()
+    for _ in range(9):
+        w.read(process(1, 700, 5), used=720)
+    w.read(process(1, 650, 6), used=670)
+    w.read(process(1, 100, 6), used=120)
+    assert ends(w.read(process(1, 900, 6), used=960)) == [1]
+    (end,) = w.watch.ended.values()
+    assert end.peak_bytes == 800 * MB
+
+
 def test_an_actors_memory_counts_from_its_beginning_over_all_calls() -> None:
     w = Watching()
     w.first(process(1, 0))
@@ -269,6 +280,14 @@ def test_who_waits_for_something_keeps_nobody_out() -> None:
     w.read(process(1, 100, 6, function=function), process(2, 0, 7, is_blocked=True), used=120)
     rows = process(1, 500, 6, function=function, is_blocked=True), process(2, 0, 7)
     assert Admit(2, 2) in w.read(*rows, used=520)
+
+
+def test_who_began_before_it_was_known_is_promised_the_same() -> None:
+    w = Watching()
+    w.read(process(1, 600, 6, function=70))
+    assert not w.ask(2, 70)
+    rows = process(1, 100, 6, function=70), process(2, 0, 7, is_blocked=True)
+    assert Admit(2, 2) not in w.read(*rows, used=120), "it may take as much again"
 
 
 def test_that_it_waited_for_admission_lets_nobody_else_in() -> None:

@@ -545,13 +545,11 @@ def circular() -> Why:
     return why
 
 
-ELSEWHERE = {r.AdmissionPaused, r.WaitsForMemory}
-"""In test_core_why_memory.py."""
+KINDS = [x for x in get_args(r.AnyReason) if x not in (r.AdmissionPaused, r.WaitsForMemory)]
+"""Those two: in test_core_why_memory.py."""
 
 
-@pytest.mark.parametrize(
-    "kind", [x for x in get_args(r.AnyReason) if x not in ELSEWHERE], ids=lambda kind: kind.__name__
-)
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
 def test_each_reason(kind: type[r.Reason]) -> None:
     why = CASES[kind]()
     assert kind in [type(reason) for reason in why.chain]

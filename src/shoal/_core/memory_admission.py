@@ -250,13 +250,17 @@ class Admissions:
         for other, each in self._watched.items():
             if other == index or other in waiting:
                 continue
-            is_running = each.last.task and each.last.task != each.released
-            is_heavy = is_running and self._peaks.is_heavy(each.last.function)
-            if (other in self.holding or is_heavy) and not self._is_waiting(now, each):
+            is_one = other in self.holding or self._runs_heavy(each)
+            if is_one and not self._is_waiting(now, each):
                 found.append(other)
         # Admitted just now, and not seen since.
         found += [o for o in self.holding if o != index and o not in self._watched]
         return found
+
+    def _runs_heavy(self, each: Watched) -> bool:
+        """It began before anybody knew that its function is heavy, or still runs."""
+        is_running = each.last.task and each.last.task != each.released
+        return bool(is_running) and self._peaks.is_heavy(each.last.function)
 
     def _promised(self) -> int:
         """What those that run may still take of what they were promised."""
@@ -265,8 +269,12 @@ class Admissions:
             each = self._watched.get(index)
             total += max(0, holding.need - (0 if each is None else each.grown))
         for index, each in self._watched.items():
-            if index not in self.holding and each.runs and each.last.declared_bytes:
+            if index in self.holding or not each.runs:
+                continue
+            if each.last.declared_bytes:
                 total += max(0, each.last.declared_bytes - each.grown)
+            elif self._runs_heavy(each):
+                total += max(0, self.need(each.last.function) - each.grown)
         return total
 
     def release(self, now: float, index: int, function: int, is_well: bool) -> None:

@@ -149,6 +149,9 @@ class MemoryWatch:
         if row.task != known.last.task and not row.is_actor:
             known.base = min(known.recent)
             known.began_at, known.peak = now, 0
+        if not row.is_actor:
+            # What an earlier task had is gone: it was still there when this one was seen first.
+            known.base = min(known.base, row.own_bytes)
         known.recent.append(row.own_bytes)
         known.last = row
         known.peak = max(known.peak, known.grown)
