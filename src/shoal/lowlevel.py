@@ -20,6 +20,7 @@ from shoal._runtime import background, channels
 from shoal._runtime import session as sessions
 from shoal._runtime.objects import PUT_WAIT_S
 from shoal.errors._explained import Explained as Explained  # noqa: PLC0414
+from shoal.errors._task import Bare as Bare  # noqa: PLC0414
 
 if TYPE_CHECKING:
     from shoal._runtime.completion import Arrivals as Arrivals  # noqa: PLC0414

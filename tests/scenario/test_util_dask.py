@@ -13,7 +13,7 @@ import dask.dataframe
 import numpy
 import pandas
 import pytest
-from dask.diagnostics import ProgressBar
+from dask.diagnostics import CacheProfiler, Profiler, ProgressBar
 
 import shoal
 from shoal import lowlevel
@@ -193,3 +193,40 @@ def test_a_graph_inside_of_a_task() -> None:
         return float(dask.array.ones(100, chunks=10).sum().compute(scheduler=shoal_dask_get))
 
     assert shoal.get([nested.remote() for _ in range(3)], timeout=60) == [100.0] * 3
+
+
+def test_a_cycle_is_told() -> None:
+    for graph in (
+        {"a": (inc_now, "b"), "b": (inc_now, "a")},
+        {"a": (inc_now, "b"), "b": (inc_now, "a"), "c": (inc_now, "a"), "d": (sum, ["c", "b"])},
+    ):
+        with pytest.raises(RuntimeError, match="Cycle"):
+            shoal_dask_get(graph, "a")
+
+
+def test_odd_graphs() -> None:
+    get = shoal_dask_get
+    assert get({}, []) == [] and get({"x": None}, ["x"]) == [None]
+    keys = [("x", 1), [("x", 0), []]]
+    assert get({("x", 0): 1, ("x", 1): (inc_now, ("x", 0))}, keys) == [2, [1, []]]
+    assert dask.compute(scheduler=get) == dask.persist(scheduler=get) == ()
+    assert get({1: (inc_now, (inc_now, 5))}, 1) == 7
+    assert dask.array.zeros((0, 3), chunks=(1, 3)).compute(scheduler=get).shape == (0, 3)
+    assert len(dask.dataframe.from_pandas(frame()[:0], npartitions=1).compute(scheduler=get)) == 0
+
+
+def test_refs_have_names_in_hashes_of_dask(recwarn: pytest.WarningsRecorder) -> None:
+    ref = shoal.put(numpy.ones(50_000))
+    token = dask.base.tokenize(ref)
+    assert token == dask.base.tokenize(ref) != dask.base.tokenize(shoal.put(1))
+    summed = dask.delayed(lambda one: float(shoal.get(one).sum()))(ref)
+    assert summed.compute(scheduler=shoal_dask_get) == 50_000
+    del ref, summed
+    eventually(lambda: lowlevel.memory().audit()["bytes"] < 1e5, 20, "hashing keeps values")
+    assert not [one for one in recwarn if "pickled outside" in str(one.message)]
+
+
+def test_profilers_of_dask() -> None:
+    with Profiler() as times, CacheProfiler() as sizes:
+        assert dask.array.ones(10, chunks=2).sum().compute(scheduler=shoal_dask_get) == 10
+    assert times.results and sizes.results

@@ -38,6 +38,7 @@ from typing import Any
 import cloudpickle
 
 import shoal
+from shoal import lowlevel
 from shoal._base import clock
 
 CALL, MAP, STARMAP = range(3)
@@ -125,9 +126,19 @@ class Raised:
         try:
             data = cloudpickle.dumps(error)
             pickle.loads(data)
-        except Exception as problem:  # whatever its reducer or constructor raises
-            data = pickle.dumps(_description(error, problem))
+        except Exception:  # whatever its reducer or constructor raises
+            data = cls._without_constructor(error)
         return cls(data, text)
+
+    @staticmethod
+    def _without_constructor(error: Exception) -> bytes:
+        """Pickle an exception whose constructor takes other arguments than its ``args``."""
+        try:
+            data: bytes = cloudpickle.dumps(lowlevel.Bare(error))
+            pickle.loads(data)
+        except Exception as problem:  # something in it does not travel
+            return pickle.dumps(_description(error, problem))
+        return data
 
     def error(self) -> BaseException:
         """The exception, with the traceback of where it was raised as its cause."""

@@ -69,6 +69,12 @@ def _run_node(node: GraphNode, hooks: Hooks | None, keys: tuple[Any, ...], *valu
 _run: Any = shoal.remote(_run_node)
 
 
+@dask.base.normalize_token.register(shoal.ObjectRef)  # type: ignore[untyped-decorator]
+def _token_of(ref: shoal.ObjectRef[Any]) -> tuple[str, str]:
+    """Names a ref in Dask's hashes, which would pickle it, and so keep its value, otherwise."""
+    return "shoal.ObjectRef", ref.hex()
+
+
 class _Graph:
     """One graph on its way into tasks."""
 
@@ -81,7 +87,7 @@ class _Graph:
             graph if isinstance(graph, Mapping) else graph.__dask_graph__()
         )
         if not self._options and not self.hooks:
-            nodes = fuse_linear_task_spec(nodes, self.wanted)
+            nodes = _fused(nodes, self.wanted)
         self.nodes: dict[Any, GraphNode] = nodes
         self.refs: dict[Any, Any] = {}
         self._constants: dict[Any, GraphNode] = {}
@@ -263,6 +269,15 @@ def _flat(keys: Any) -> Iterable[Any]:
         yield keys
 
 
+def _fused(nodes: dict[Any, GraphNode], wanted: set[Any]) -> dict[Any, GraphNode]:
+    """Chains as one node each."""
+    try:
+        return dict(fuse_linear_task_spec(nodes, wanted))
+    except KeyError:  # it takes for granted that chains have an end
+        order(nodes)  # a cycle is a RuntimeError, which names it
+        raise
+
+
 def _nested(keys: Any, values: Mapping[Any, Any]) -> Any:
     if isinstance(keys, list):
         return [_nested(key, values) for key in keys]
@@ -292,7 +307,10 @@ def _options_of(graph: Any) -> dict[Any, dict[str, Any]]:
 def _submit_watched(graph: _Graph, callbacks: Any) -> None:
     """Submit, and tell Dask's own callbacks (progress bars, profilers) as tasks end."""
     _, _, before, after, _ = unpack_callbacks(callbacks)
-    state: dict[str, Any] = {"waiting": {}, "ready": [], "running": set(), "finished": set()}
+    # What Dask's own schedulers keep: all is submitted at once, nothing is released before the end.
+    names = ("dependencies", "dependents", "waiting", "waiting_data", "cache")
+    state: dict[str, Any] = {name: {} for name in names}
+    state.update(ready=[], running=set(), finished=set(), released=set())
     begun = []
     is_done = False
     try:
