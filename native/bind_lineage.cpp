@@ -14,6 +14,7 @@ struct Rebuilt {
   PyMemory* mem = nullptr;
   PyObject* owner = nullptr;
   std::vector<u64> keys;
+  double left_s = -1;  // until its deadline, < 0: it has none
   std::vector<atom<u64>*> pins;
   Rebuilt() = default;
   Rebuilt(const Rebuilt&) = delete;
@@ -34,7 +35,7 @@ static u32 live_slot(Memory& m, u64 key) {
 static nb::object describe(Memory& m, u32 s) {
   const u64 key = make_key(s, m.slot(s).gen.load(ACQ));
   Recipe* r = m.recipe(s);
-  if (!r) return nb::make_tuple(key, false, 0, 0, 0, 0, false, nb::list(), nb::list());
+  if (!r) return nb::make_tuple(key, false, 0, 0, 0, 0, false, false, nb::list(), nb::list());
   nb::list arguments, returns;
   const u64 block = m.slot(s).block.load(ACQ);
   auto* table = reinterpret_cast<atom<u64>*>(m.at<ValueHeader>(block) + 1);
@@ -50,18 +51,26 @@ static nb::object describe(Memory& m, u32 s) {
   const bool has_queue =
       m.queue(r->queue).gen.load(ACQ) == r->queue_gen && !m.queue(r->queue).dead.load(ACQ);
   return nb::make_tuple(key, true, r->attempt, r->charged, r->max_retries, r->function, has_queue,
-                        arguments, returns);
+                        (r->flags & F_ACTOR) != 0, arguments, returns);
 }
 
 void bind_lineage(nb::module_& mod, nb::class_<PyMemory>& c) {
-  nb::class_<Rebuilt>(mod, "Rebuilt").def_ro("keys", &Rebuilt::keys);
+  nb::class_<Rebuilt>(mod, "Rebuilt")
+      .def_ro("keys", &Rebuilt::keys)
+      .def_ro("left_s", &Rebuilt::left_s);
   c.def_prop_rw(
        "lineage_most", [](PyMemory& p) { return p.m->header().lineage_most.load(); },
        [](PyMemory& p, u64 bytes) { p.m->header().lineage_most.store(bytes, SEQ); })
       .def_prop_ro("lineage_bytes", [](PyMemory& p) { return p.m->header().lineage_bytes.load(); })
       .def_prop_ro("lineage_over",
                    [](PyMemory& p) { return p.m->header().lineage_over.load(SEQ) != 0; })
-      .def("trim_lineage", [](nb::handle self, u64 most) { return of(self).m->trim_lineage(most); })
+      .def("trim_lineage",
+           [](nb::handle self, u64 most, const std::vector<u64>& spared) {
+             return of(self).m->trim_lineage(most, {spared.begin(), spared.end()});
+           })
+      .def("needed", [](nb::handle self) { return of(self).m->needed(); })
+      .def("ready_extent",
+           [](nb::handle self, u64 headroom) { return of(self).m->ready_extent(headroom); })
       .def("recipe_of",
            [](nb::handle self, u64 key) -> nb::object {
              Memory& m = *of(self).m;
@@ -119,6 +128,8 @@ void bind_lineage(nb::module_& mod, nb::class_<PyMemory>& c) {
              Rebuilt* x = new (nb::inst_ptr<Rebuilt>(o)) Rebuilt;
              nb::inst_mark_ready(o);
              x->mem = &pm;
+             const u64 now = platform::now_ns(), deadline = m.last_deadline;
+             if (deadline) x->left_s = deadline > now ? double(deadline - now) / 1e9 : 0.0;
              x->owner = self.inc_ref().ptr();
              for (u32 y : returns) {
                const u64 key = make_key(y, m.slot(y).gen.load(RLX));

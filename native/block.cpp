@@ -230,13 +230,14 @@ Status Memory::new_block(u64 bytes, u32 s, bool is_spec, bool reserve, u64& offs
     u32 e;
     Status st = find_extents(1, reserve, e);
     if (st != Status::Ok) {
-      // Before giving up: any free block in any extent of the class.
+      // Before giving up: any free block in any extent of the class. The daemon, which waits for
+      // nobody, takes a larger one: what went wrong has to be said where there is no room, too.
       u32 high = header().extent_high.load(ACQ);
-      const u32 per = u32(EXTENT / class_bytes(cls));
-      for (u32 x = 0; x < high; x++)
-        if (at<atom<u64>>(off.extents)[x].load(RLX) == make_extent(EXT_SMALL, cls, 0))
-          for (u32 i = 0; i < per; i++)
-            if (try_block(x, i, cls, s, is_spec, offset)) return Status::Ok;
+      for (u32 c = cls; c < (me == 0 ? SIZE_CLASSES : cls + 1); c++)
+        for (u32 x = 0; x < high; x++)
+          if (at<atom<u64>>(off.extents)[x].load(RLX) == make_extent(EXT_SMALL, c, 0))
+            for (u32 i = 0; i < u32(EXTENT / class_bytes(c)); i++)
+              if (try_block(x, i, c, s, is_spec, offset)) return Status::Ok;
       return st;
     }
     u64 free_word = make_extent(EXT_FREE, 0, 0);
@@ -475,6 +476,28 @@ void Memory::populate(u64 budget, u64 headroom, u64& done, bool& more) {
   }
   if (want) answer(false);
   more = !want && free_warm + need < reserve;
+}
+
+// Have one extent ready for what the daemon itself is about to write: its own need comes before
+// what others have asked for, which this leaves as it is.
+bool Memory::ready_extent(u64 headroom) {
+  Header& h = header();
+  auto* words = at<atom<u64>>(off.extents);
+  u8* warm = at<u8>(off.warm);
+  u32 cold = h.n_extents;
+  for (u32 e = 0; e < h.n_extents; e++) {
+    if (extent_kind(words[e].load(ACQ)) != EXT_FREE) continue;
+    if (warm[e]) return true;
+    if (cold == h.n_extents) cold = e;
+  }
+  if (cold == h.n_extents || h.populated.load() + 1 > extents_to_have(headroom)) return false;
+  const u8 state = back(cold, 1);
+  if (!state) return false;
+  h.populated.fetch_add(1);
+  if (cold + 1 > h.extent_high.load()) h.extent_high.store(cold + 1);
+  std::atomic_thread_fence(SEQ);
+  warm[cold] = state;
+  return true;
 }
 
 // Give memory to n extents; how warm they are then, 0 if there is none to be had.

@@ -357,17 +357,19 @@ struct Spec {
 // (as they were called in its first life), then the payload.
 struct Recipe {
   u64 function, actor, parent, made, cost;  // made: ns; cost: bytes that only it keeps
+  u64 timeout;                              // ns that each run may take, 0: any time
   u32 queue, queue_gen, job, method, flags, limit;
   i64 max_retries;
   u32 attempt, charged;  // of the last run; the daemon changes them
   u32 n_returns, n_dependencies, n_contained, pad;
   u64 payload_size;
-  void fill(const Spec& t, u32 its_attempt, u32 gen) {
+  void fill(const Spec& t, u32 its_attempt, u32 gen, u64 its_timeout) {
     *this = {t.function,
              t.actor,
              t.parent,
              0,
              0,
+             its_timeout,
              t.queue,
              gen,
              t.job,

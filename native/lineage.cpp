@@ -16,6 +16,9 @@
 // readers sleep as those of a spilled value do (spill.cpp: block word SPILLED, number 0). So no
 // slot is ever unsealed, and the claim keeps its one direction.
 //
+// A call of an actor has a recipe if it may be made twice (max_task_retries): a rebuild is one more
+// call, in no order with others, to whoever the actor is by then. Items of generators have none.
+//
 // The budget: recipes count their block and those arguments that nobody else had when they were
 // made. Over it, the daemon counts exactly, each argument once, and empties the oldest: such a
 // recipe keeps its slot, without a block, and says so to whoever asks.
@@ -91,15 +94,14 @@ atom<u64>* Memory::hold_recipe_of(u32 s) {
 // made again. Mine until the attempt ends (running_pop).
 u32 Memory::recipe_for(u64 key) {
   Spec* t = spec(key_slot(key));
-  if (!t || t->max_retries == 0 || (t->flags & (F_ACTOR | F_STREAM | F_DYNAMIC | F_NO_RETURN)) ||
+  if (!t || t->max_retries == 0 || (t->flags & (F_STREAM | F_DYNAMIC | F_NO_RETURN)) ||
       header().lineage_most.load(RLX) == 0)
     return 0;
   if (t->flags & F_REBUILD) {
     const u64 e = t->holds()[t->n_dependencies + t->n_contained - 1].load(RLX);
     return e ? hold_slot(e) : 0;
   }
-  if (own_recipe && recipe_key == key) return own_recipe;
-  drop_recipe();
+  if (auto it = own_recipes.find(key); it != own_recipes.end()) return it->second;
   const u32 s = new_slot(OWNER);
   if (!s) return 0;
   const u32 n = t->n_dependencies + t->n_contained;
@@ -121,7 +123,9 @@ u32 Memory::recipe_for(u64 key) {
     v.contained.push_back(a);
     if (is_spillable(size) && (life & REFS) == 1 && !(life & OWNER)) cost += size;
   }
-  r->fill(*t, claim_attempt(slot(key_slot(key)).claim.load(RLX)), queue(t->queue).gen.load(ACQ));
+  const u64 timeout = t->flags & F_TIMED ? t->times()->deadline - t->times()->submitted : 0;
+  r->fill(*t, claim_attempt(slot(key_slot(key)).claim.load(RLX)), queue(t->queue).gen.load(ACQ),
+          timeout);
   r->made = platform::boot_ns();
   u64* returns = r->returns();
   for (u32 i = 0; i < t->n_returns; i++) returns[i] = t->returns()[i];
@@ -140,8 +144,9 @@ u32 Memory::recipe_for(u64 key) {
   for (auto* e : held) drop(e);
   slot(s).job.store(u16(t->job), RLX);
   slot(s).state.store(SEALED, REL);
-  own_recipe = s;
-  recipe_key = key;
+  own_recipes[key] = s;
+  u32 none = SPILLS_NOT;  // where values leave for no file, they may be given up from now on
+  header().spills.compare_exchange_strong(none, SPILLS);
   auto& bytes = header().lineage_bytes;
   if (cost && bytes.fetch_add(cost, RLX) + cost > header().lineage_most.load(RLX)) {
     header().lineage_over.store(1, SEQ);
@@ -150,11 +155,12 @@ u32 Memory::recipe_for(u64 key) {
   return s;
 }
 
-void Memory::drop_recipe() {
-  if (const u32 s = own_recipe) {
-    own_recipe = 0;
-    clear_bits(s, OWNER);
-  }
+void Memory::drop_recipe(u64 key) {
+  auto it = own_recipes.find(key);
+  if (it == own_recipes.end()) return;
+  const u32 s = it->second;
+  own_recipes.erase(it);
+  clear_bits(s, OWNER);
 }
 
 // A recipe is about to be freed, or emptied.
@@ -165,8 +171,8 @@ void Memory::forget_cost(u32 s) {
 // ---- the daemon only
 
 // What recipes keep is counted, each argument once, and the oldest are emptied until it is at most
-// `most`. Answers how many were.
-u32 Memory::trim_lineage(u64 most) {
+// `most`, but for those that values which were given up count on. Answers how many were.
+u32 Memory::trim_lineage(u64 most, const std::set<u64>& spared) {
   header().lineage_over.store(0, SEQ);
   struct Row {
     u64 made, key;
@@ -206,7 +212,7 @@ u32 Memory::trim_lineage(u64 most) {
       if (is_ours && is_spillable(size) && counted.insert(a).second) cost += size;
     });
     total += cost;
-    if (total <= most) {
+    if (total <= most || spared.contains(make_key(s, slot(s).gen.load(RLX)))) {
       kept += cost;
       recipe(s)->cost = cost;
       continue;
@@ -223,6 +229,29 @@ u32 Memory::trim_lineage(u64 most) {
   return dropped;
 }
 
+// What tasks that have not ended were given, sorted: giving that up would be for nothing.
+std::vector<u64> Memory::needed() {
+  std::vector<u64> out;
+  const u32 end = header().chunk_high[0].load() * SLOTS_PER_CHUNK;
+  for (u32 s = 1; s < end; s++) {
+    const u64 state = claim_state(slot(s).claim.load(ACQ));
+    if (state != HELD && state != QUEUED && state != RUNNING) continue;
+    Spec* t = spec(s);
+    // It may end while it is read, and be somebody else's bytes: what is named then is no harm, but
+    // no offset may lead outside.
+    const u64 n = t ? u64(t->n_dependencies) + t->n_contained : 0;
+    if (!n || slot(s).spec.load(ACQ) + sizeof(Spec) + 8 * n > off.end) continue;
+    for (u64 i = 0; i < n; i++) {
+      const u64 e = t->holds()[i].load(RLX);
+      const u32 a = e ? hold_slot(e) : 0;
+      if (a && a < end) out.push_back(make_key(a, slot(a).gen.load(ACQ)));
+    }
+  }
+  std::sort(out.begin(), out.end());
+  out.erase(std::unique(out.begin(), out.end()), out.end());
+  return out;
+}
+
 // Submits the task of recipe `s` once more, with these slots as its arguments. Its results belong
 // to the daemon.
 Status Memory::rebuild(u32 s, std::vector<u32> arguments, std::vector<u32>& returns) {
@@ -236,7 +265,12 @@ Status Memory::rebuild(u32 s, std::vector<u32> arguments, std::vector<u32>& retu
   c.job = r->job;
   c.method = r->method;
   c.n_returns = r->n_returns;
-  c.flags = (r->flags & (F_HELP | F_RETRY | F_FILLS)) | F_REBUILD;
+  c.flags = (r->flags & (F_HELP | F_RETRY | F_FILLS | F_ACTOR)) | F_REBUILD;
+  if (c.flags & F_ACTOR) {
+    c.flags |= F_UNORDERED;
+    c.actor = r->actor;
+  }
+  c.timeout = r->timeout;
   c.max_retries = r->max_retries;
   c.parent = r->parent;
   c.limit = r->limit;

@@ -21,6 +21,7 @@
 #pragma once
 #include <algorithm>
 #include <functional>
+#include <set>
 #include <string>
 #include <unordered_map>
 #include <vector>
@@ -206,6 +207,7 @@ class Memory {
   u32 inbox_overflows = 0;              // of the daemon: rows that were not told
   Status wait_memory(u64 deadline_ns);  // sleeps until the daemon gave or refused; without intents
   void finish_alloc(u32 p, u64 op, u64 record);
+  bool ready_extent(u64 headroom);
   void populate(u64 budget, u64 headroom, u64& done, bool& more);
   u8 back(u32 first, u32 n);
   bool makes_huge_pages = true;  // until the kernel says that it cannot
@@ -242,9 +244,10 @@ class Memory {
   int recipe_index(u32 slot, u64 key);
   atom<u64>* hold_recipe_of(u32 slot);
   u32 recipe_for(u64 key);
-  void drop_recipe();
+  void drop_recipe(u64 key);
   void forget_cost(u32 slot);
-  u32 trim_lineage(u64 most);
+  u32 trim_lineage(u64 most, const std::set<u64>& spared);
+  std::vector<u64> needed();
   Status rebuild(u32 slot, std::vector<u32> arguments, std::vector<u32>& returns);
   void set_lost(u32 slot);
   bool is_lost(u32 slot);
@@ -267,7 +270,7 @@ class Memory {
   void commit(u64 key, u32 place);
   void commit(u64 key) { commit(key, proc(me).depth.load(RLX) - 1); }  // the innermost
   void publish(u64 key, bool unconditional);
-  void cleanup(u64 key);   // drop what a task holds, clear its task bits
+  void cleanup(u64 key);  // drop what a task holds, clear its task bits
   void end_return(u64 key);
   bool has_task(u64 key);  // is the task bit of this very generation still set?
   bool push(u32 s);        // QUEUED and into the ring, wake
@@ -446,8 +449,7 @@ class Memory {
   u32 job = 0;                   // whose values this process makes
   u64 own_actor = 0;             // that lives in this process
   std::function<u64()> current;  // the task that runs here, where several do side by side
-  u32 own_recipe = 0;            // made for the task that runs here, until it ends
-  u64 recipe_key = 0;            // ... that task
+  std::unordered_map<u64, u32> own_recipes;  // made for tasks that run here, until they end
   u64 op_number = 0;
   u32 scan_chunk = 0, extent_hint = 0;
   bool working = false, cascading = false;

@@ -410,7 +410,7 @@ u32 Memory::running_push(u64 key) {
 }
 // Each push drops what is stale from `left_places` first, so it never has more than RUNNING_MAX.
 void Memory::running_pop(u32 place) {
-  if (own_recipe && mine[place].load(RLX) == recipe_key) drop_recipe();
+  if (!own_recipes.empty()) drop_recipe(mine[place].load(RLX));
   Proc& r = proc(me);
   u32 d = r.depth.load(RLX);
   if (place + 1 != d) {

@@ -30,7 +30,7 @@ FORMAT_ERROR_PICKLE: int
 FORMAT_RECIPE: int
 FLAG_REBUILD: int
 _RecipeRow = tuple[
-    int, bool, int, int, int, int, bool, list[tuple[int, bool, bool, int]], list[int]
+    int, bool, int, int, int, int, bool, bool, list[tuple[int, bool, bool, int]], list[int]
 ]
 """A pickled exception, written by a worker."""
 FORMAT_ERROR_RECORD: int
@@ -217,6 +217,8 @@ class Rebuilt:
     """The results of a rebuild, kept until they are taken over."""
 
     keys: list[int]
+    left_s: float
+    """Until its deadline; negative: it has none."""
 
 @final
 class Draft:
@@ -608,8 +610,13 @@ class Memory:
     @property
     def lineage_over(self) -> bool:
         """They keep more: ``trim_lineage`` is due."""
-    def trim_lineage(self, most: int) -> int:
-        """Empty the oldest recipes until all keep at most ``most`` bytes; how many were."""
+    def trim_lineage(self, most: int, spared: list[int]) -> int:
+        """Empty the oldest recipes until all keep at most ``most`` bytes, but for ``spared``; how
+        many were."""
+    def needed(self) -> list[int]:
+        """What tasks that have not ended were given, sorted."""
+    def ready_extent(self, headroom: int) -> bool:
+        """Have an extent for what the daemon writes; what others have asked for stays asked."""
     def recipe_of(self, key: int) -> _RecipeRow | None:
         """How this value is made again; None if nothing knows."""
     def recipe(self, key: int) -> _RecipeRow | None:

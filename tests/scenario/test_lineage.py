@@ -171,6 +171,73 @@ class Maker:
         return array(i)
 
 
+@shoal.remote(max_task_retries=2)
+class Counter:
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def next(self, values: Any = None) -> Any:
+        self.calls += 1
+        return array(1000 * attempt() + self.calls + (0 if values is None else int(values[0])))
+
+    def total(self) -> int:
+        return self.calls
+
+
+def test_results_of_actors_are_made_again_where_calls_may_be_repeated(files: Path) -> None:
+    counter = Counter.remote()
+    first = counter.next.remote()
+    second = counter.next.remote(first)
+    assert [int(shoal.get(ref)[0]) for ref in (first, second)] == [1001, 2003]
+    lose(files, [first])
+    assert shoal.get(first)[0] == 2003  # the third call, and the second attempt of the first
+    assert shoal.get(counter.total.remote()) == 3
+    once = counter.next.options(max_task_retries=0).remote()
+    lose(files, [once])
+    with pytest.raises(errors.ObjectLostError, match="max_task_retries=0"):
+        shoal.get(once)
+    assert shoal.get(counter.total.remote()) == 4
+
+
+def test_results_of_actors_have_their_retries_and_no_more(files: Path) -> None:
+    counter = Counter.options(max_concurrency=2).remote()
+    ref = counter.next.remote()
+    for number in (2, 3):
+        lose(files, [ref])
+        assert shoal.get(ref)[0] == 1000 * number + number
+    lose(files, [ref])
+    with pytest.raises(errors.ObjectLostError, match=r"3 times already, and max_task_retries=2"):
+        shoal.get(ref)
+
+
+def test_what_an_ended_actor_has_returned_is_lost(files: Path) -> None:
+    counter = Counter.remote()
+    ref = counter.next.remote()
+    shoal.wait([ref])
+    shoal.kill(counter)
+    with pytest.raises(errors.ActorDiedError):
+        shoal.get(counter.total.remote())
+    lose(files, [ref])
+    with pytest.raises(errors.ObjectLostError, match="the actor whose method returned it"):
+        shoal.get(ref)
+
+
+@shoal.remote(max_retries=2)
+def lingers(directory: str) -> Any:
+    if attempt() > 1:
+        Path(directory, "again").touch()
+        time.sleep(60)
+    return array(4)
+
+
+def test_a_rebuild_has_the_time_of_its_task(files: Path, tmp_path: Path) -> None:
+    ref = lingers.options(timeout_s=2).remote(str(tmp_path))
+    lose(files, [ref])
+    with pytest.raises(errors.DeadlineExceededError):
+        shoal.get(ref)
+    assert (tmp_path / "again").exists()
+
+
 def test_what_cannot_be_made_again_says_why(files: Path) -> None:
     maker = Maker.remote()
     once, put, called = made_once.remote(1), shoal.put(array(2)), maker.make.remote(3)

@@ -18,9 +18,10 @@ Rules:
 3. A rebuild is one more attempt of the same task, counted by the same ``max_retries``. Before
    anything runs it is looked whether all of it may: half a rebuild would be for nothing.
 4. Each lost value is filled or given up exactly once for each time that it is lost.
-5. The results of a rebuild stay until the tasks that need them have ended: one for which there is
-   no room is submitted again. A result fills one value once. Who loses it again meanwhile asks
-   again (readers do), and is served when the rebuild that has it is forgotten.
+5. The results of a rebuild stay until the tasks that are given them have ended: one for which there
+   is no room is submitted again. A result fills one value once. Who loses it again meanwhile asks
+   again (readers do), and is served when the rebuild that has it is forgotten: so nobody keeps one
+   who may himself wait for a value that was filled by it.
 """
 
 from __future__ import annotations
@@ -57,6 +58,8 @@ class Recipe(msgspec.Struct, frozen=True):
     max_retries: int
     function: int
     has_queue: bool
+    is_call: bool
+    """Of an actor."""
     arguments: tuple[Argument, ...]
     returns: tuple[int, ...]
 
@@ -225,10 +228,13 @@ class Lineage:
             )
         if 0 <= recipe.max_retries <= recipe.charged:
             tried = recipe.charged + 1
+            limit = "max_task_retries" if recipe.is_call else "max_retries"
             return (
-                f"its task has run {tried} times already, and max_retries={recipe.max_retries}"
+                f"its task has run {tried} times already, and {limit}={recipe.max_retries}"
                 " allows no more"
             )
+        if not recipe.has_queue and recipe.is_call:
+            return "the actor whose method returned it has ended"
         if not recipe.has_queue:
             return "its task cannot run again: the job or the placement group of it has ended"
         if any(not argument.recipe for argument in _missing(recipe)):
@@ -288,10 +294,19 @@ class Lineage:
             work = self.work[key]
             if work.state == "waiting" and not work.waits_for:
                 out.append(self._submit(key))
+                self._let_go(work)
         for key in [key for key in self._kept if not self.work[key].users]:
             del self.work[key], self._kept[key]
             out.append(Forget(key))
         return out
+
+    def _let_go(self, work: Work) -> None:
+        """Arguments that were filled are their own masters: were one lost again, it is made again,
+        while the task that reads it waits for it."""
+        kept = set(work.sources)
+        for argument in _missing(work.recipe):
+            if argument.recipe not in kept:
+                self.work[argument.recipe].users.discard(work.recipe.key)
 
     def _submit(self, key: int) -> Submit:
         work = self.work[key]

@@ -193,9 +193,11 @@ AnyCommand = WriteOut | LetGo | ReadBack | DropRecord | Lose | Answer | RetryAt 
 
 class Spilling:
     """Decides; ``capacity`` is the store's, in extents, ``extent_bytes`` the size of one;
-    ``is_patient``: rule 0."""
+    ``is_patient``: rule 0; ``can_write``: there are files."""
 
-    def __init__(self, capacity: int, extent_bytes: int, *, is_patient: bool = True) -> None:
+    def __init__(
+        self, capacity: int, extent_bytes: int, *, is_patient: bool = True, can_write: bool = True
+    ) -> None:
         self.out: dict[int, int] = {}
         """Number of the record of each value that is out."""
         self.copies: dict[int, int] = {}
@@ -204,6 +206,7 @@ class Spilling:
         """The key of each of them by its slot."""
         self._capacity = capacity
         self._extent_bytes = extent_bytes
+        self._can_write = can_write
         self._used_at: dict[int, tuple[int, float]] = {}
         """By place: its mark, and when it was first seen."""
         self._leaving: dict[int, int] = {}
@@ -272,6 +275,8 @@ class Spilling:
             if self._is_draining(now, event.n_extents):
                 self._look_at = now + DRAIN_S
                 return [LookAgainAt(self._look_at)]
+        if not self._can_write:
+            return self._answer(False)
         units = self._coldest_first(now, event.units)
         coming = sum(self._leaving.values())
         wanted = event.n_extents + int(AHEAD * self._capacity) - coming

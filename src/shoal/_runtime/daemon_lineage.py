@@ -21,6 +21,8 @@ from collections.abc import Callable
 from shoal._base import clock
 from shoal._core import events, lineage
 from shoal._native import Memory, Rebuilt
+from shoal._proto import messages
+from shoal._runtime.daemon_given_up import GivenUp, to_recipe
 from shoal._runtime.daemon_loop import Loop
 
 KEPT_AFTER_TRIM = 0.8
@@ -28,11 +30,6 @@ KEPT_AFTER_TRIM = 0.8
 SHARE_OF_STORE = 0.1
 BYTES_MOST = 1 << 30
 """The default budget: this share of the store, at most so many bytes."""
-
-
-_ArgumentRow = tuple[int, bool, bool, int]
-RecipeRow = tuple[int, bool, int, int, int, int, bool, list[_ArgumentRow], list[int]]
-"""As ``Memory.recipe`` gives it."""
 
 
 def budget_of(given: int | None, capacity_bytes: int) -> int:
@@ -64,11 +61,15 @@ class LostValues:
         """What they were called in their first life, by recipe."""
         self._held: dict[int, list[object]] = {}
         """By recipe, until it is submitted: refs to it and to what is there of its arguments."""
+        self._uses: dict[int, list[int]] = {}
+        """By recipe: the arguments that its task has, until it has ended."""
         self._running: dict[int, int] = {}
         """Key of the first result of a task that runs -> its recipe."""
         self._events: deque[lineage.AnyEvent] = deque()
         self._is_stepping = False
-        self.counts = {"rebuilt": 0, "given_up": 0, "evicted_bytes": 0, "dropped": 0}
+        self.given_up = GivenUp(memory)
+        self.given_up.in_use = lambda: {key for keys in self._uses.values() for key in keys}
+        self.counts = {"rebuilt": 0, "given_up": 0, "dropped": 0}
 
     # ---- what is seen
     def lost(self, key: int, problem: str) -> None:
@@ -79,7 +80,7 @@ class LostValues:
         if found is None:
             self._post(lineage.Lost(key, problem, why_not=self._why_not(key)))
             return
-        recipes = self._closure(_recipe(found))
+        recipes = self._closure(to_recipe(found))
         if len(recipes) > lineage.CHAIN_MOST:
             why_not = f"more than {lineage.CHAIN_MOST:,} tasks would have to run again for it"
             self._post(lineage.Lost(key, problem, why_not=why_not))
@@ -97,8 +98,10 @@ class LostValues:
         self.first(keys)
         memory = self._memory
         if memory.lineage_over:
-            self.counts["dropped"] += memory.trim_lineage(int(KEPT_AFTER_TRIM * self._most))
+            most = int(KEPT_AFTER_TRIM * self._most)
+            self.counts["dropped"] += memory.trim_lineage(most, self.given_up.recipes())
         for key in keys:
+            self.given_up.look(key)
             if memory.is_lost(key) and not self._machine.knows(key):
                 found = memory.spilled(key)
                 if found is not None and found[2]:
@@ -106,28 +109,9 @@ class LostValues:
         if self._running:
             pending = set(memory.unsealed(list(self._running)))
             for key in [key for key in self._running if key not in pending]:
-                self._post(lineage.Ended(self._running.pop(key)))
-
-    def evict(self, n_extents: int) -> int:
-        """Give the memory of values back that can be made again; extents that became free."""
-        freed = 0
-        for _, extents, keys, _ in self._memory.spillable():
-            if freed >= n_extents:
-                break
-            if all(self._can_rebuild(key) for key in keys):
-                bytes_freed = [self._memory.evict(key) for key in keys]
-                self.counts["evicted_bytes"] += sum(bytes_freed)
-                freed += extents if all(bytes_freed) else 0
-        return freed
-
-    def _can_rebuild(self, key: int) -> bool:
-        found = self._memory.recipe_of(key)
-        if found is None:
-            return False
-        recipe = _recipe(found)
-        has_retries = recipe.max_retries < 0 or recipe.charged < recipe.max_retries
-        is_easy = all(a.is_live and not a.is_lost for a in recipe.arguments)
-        return recipe.is_kept and recipe.has_queue and has_retries and is_easy
+                recipe = self._running.pop(key)
+                self._uses.pop(recipe, None)
+                self._post(lineage.Ended(recipe))
 
     def _closure(self, first: lineage.Recipe) -> dict[int, lineage.Recipe]:
         found = {first.key: first}
@@ -139,7 +123,7 @@ class LostValues:
                     continue
                 row = self._memory.recipe(argument.recipe)
                 if row is not None:
-                    found[argument.recipe] = _recipe(row)
+                    found[argument.recipe] = to_recipe(row)
                     todo.append(found[argument.recipe])
         return found
 
@@ -147,10 +131,13 @@ class LostValues:
         ancestry = self._memory.ancestry(key)
         if ancestry is None or not ancestry[3]:
             return "it was made by put (or yielded by a generator), so no task can make it again"
-        if ancestry[1]:
-            return "an actor's method returned it, and what an actor has done is not done again"
         if not self._most:
             return "no lineage is kept (init(lineage_bytes=0))"
+        if ancestry[1]:
+            return (
+                "an actor's method returned it, and what an actor has done is not done again"
+                " (max_task_retries=0)"
+            )
         return "its task may not run again (max_retries=0)"
 
     # ---- decisions
@@ -187,7 +174,7 @@ class LostValues:
         if row is None:
             self._events.append(lineage.Refused(command.recipe, "its lineage is gone"))
             return
-        recipe = _recipe(row)
+        recipe = to_recipe(row)
         made = {
             name: key
             for source in command.sources
@@ -200,6 +187,10 @@ class LostValues:
             self._results[command.recipe] = result
             self._names[command.recipe] = recipe.returns
             self._running[result.keys[0]] = command.recipe
+            self._uses[command.recipe] = keys
+            if result.left_s >= 0:
+                watch = messages.WatchDeadline(result.keys[0], result.left_s)
+                self._tell(events.Requested(0, 0, watch))
             self._held.pop(command.recipe, None)
         elif result is None:
             problem = "its task can not run again: what it needs has gone meanwhile"
@@ -213,23 +204,22 @@ class LostValues:
         )
         if self._memory.fill(command.key, keys[command.key]):
             self.counts["rebuilt"] += 1
+        self.given_up.back(command.key)
 
     def _give_up(self, command: lineage.GiveUp) -> None:
         print(f"a value is lost: {command.reason}", file=sys.stderr, flush=True)
         self.counts["given_up"] += 1
+        self.given_up.back(command.key)
         self.make_room()
         ancestry = self._memory.ancestry(command.key)
         self._tell(events.ValueLost(command.key, command.reason, ancestry))
+
+    def row(self) -> dict[str, int]:
+        """For people and tests: how many, and how much."""
+        return {**self.counts, "evicted_bytes": self.given_up.evicted_bytes}
 
     def close(self) -> None:
         """Let go of everything, before memory is closed."""
         self._results.clear()
         self._held.clear()
-
-
-def _recipe(row: RecipeRow) -> lineage.Recipe:
-    key, is_kept, attempt, charged, most, function, has_queue, arguments, returns = row
-    known = tuple(lineage.Argument(*argument) for argument in arguments)
-    return lineage.Recipe(
-        key, is_kept, attempt, charged, most, function, has_queue, known, tuple(returns)
-    )
+        self.given_up.close()

@@ -301,6 +301,10 @@ class Warming:
         """Have an extent ready for what the daemon itself is about to write."""
         self._memory.populate(STEP_BYTES, self._headroom.bytes_free())
 
+    def make_stub(self) -> None:
+        """The same, while others may have asked for memory: they go on waiting."""
+        self._memory.ready_extent(self._headroom.bytes_free())
+
     def _idle_step(self) -> None:
         self._is_scheduled = False
         self._step()

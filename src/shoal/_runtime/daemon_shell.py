@@ -100,12 +100,15 @@ class Daemon:
         most = daemon_lineage.budget_of(settings.lineage_bytes, memory.capacity_bytes)
         self._lost = daemon_lineage.LostValues(self._loop, memory, most, self.post)
         self._spiller = Spiller(self._loop, memory, self._machine, settings, self.post)
-        self._spiller.lost, self._spiller.evict = self._lost.lost, self._lost.evict
+        given_up = self._lost.given_up
+        self._spiller.lost, self._spiller.evict = self._lost.lost, given_up.evict
+        self._spiller.given_up = given_up.keys
         self._warming = Warming(
             self._loop, memory, machine_facts.Headroom(), self._spiller.make_room
         )
         self._lost.make_room, self._lost.first = self._warming.make_room, self._spiller.look
         self._spiller.wake = self._warming.wake
+        self._spiller.make_stub = given_up.make_stub = self._warming.make_stub
         self._node_memory = NodeMemory(memory, self.post, self._warming.make_room, self._lost.look)
         self._environments: EnvironmentPlaces | None = None
         self._store: StoreLink | None = None
@@ -201,6 +204,7 @@ class Daemon:
         if isinstance(event, events.ProcessDied):
             self._spiller.sweep()
             self._strays.look_soon(self._zygote.pid)
+            self._lost.given_up.sweep()
         for command in self._machine.step(clock.now(), event):
             self._loop.guard(self._perform[type(command)], command)
 
@@ -321,7 +325,7 @@ class Daemon:
             "memory_populated_bytes": populated,
             "memory_capacity_bytes": capacity,
             "modules": sorted(sys.modules),
-            "lineage": {**self._lost.counts, "bytes": self._memory.lineage_bytes},
+            "lineage": {**self._lost.row(), "bytes": self._memory.lineage_bytes},
             "tables": {
                 **{name: len(table) for name, table in self._processes.tables.items()},
                 "looked_at": self._processes.lookers.waiting,

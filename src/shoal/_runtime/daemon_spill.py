@@ -24,7 +24,7 @@ from __future__ import annotations
 import os
 import sys
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import TYPE_CHECKING, Any
 
 from shoal._base import clock
@@ -63,7 +63,8 @@ class Spiller:
 
     ``wake`` is called when memory may be had, or asked for: what warms memory looks again.
     ``lost`` is told of a value that is gone from its file, and what has happened; ``evict`` frees
-    extents by giving up values that can be made again, and says how many.
+    extents by giving up values that can be made again, and says how many; ``given_up`` are those.
+    ``make_stub`` has memory for what stays of a value.
     """
 
     def __init__(
@@ -84,8 +85,12 @@ class Spiller:
             events.ValueLost(key, problem, memory.ancestry(key))
         )
         self.evict: Callable[[int], int] = lambda n_extents: 0
+        self.given_up: Callable[[], Collection[int]] = tuple
+        self.make_stub: Callable[[], object] = lambda: None
         self._headroom = Headroom()
-        self._machine = spilling.Spilling(memory.capacity_bytes // EXTENT_BYTES, EXTENT_BYTES)
+        self._machine = spilling.Spilling(
+            memory.capacity_bytes // EXTENT_BYTES, EXTENT_BYTES, can_write=settings.spill != ()
+        )
         self._files: SpillFiles | None = None
         self._moving: dict[int, Any] = {}
         """What is on its way, by key: bytes that the daemon holds."""
@@ -151,7 +156,8 @@ class Spiller:
     def _step(self, event: spilling.AnyEvent) -> None:
         for command in self._machine.step(clock.now(), event):
             self._perform(command)
-        self._memory.spills = 2 if self._machine.known() else 1
+        # Whether who frees a large value has to tell.
+        self._memory.spills = 2 if self._machine.known() or self.given_up() else 1
 
     def _perform(self, command: spilling.AnyCommand) -> None:
         match command:
@@ -185,6 +191,7 @@ class Spiller:
             self._give(lambda: self._write(here, views))
 
     def _let_go(self, key: int, number: int) -> None:
+        self.make_stub()
         moving = self._moving.pop(key, None) or self._memory.begin_spill(key)
         freed = self._memory.end_spill(moving, number) if moving is not None else 0
         self.counts["spilled_bytes"] += freed
@@ -232,13 +239,14 @@ class Spiller:
         """Rows for the error of a full store: who holds the most of what is in memory."""
         from shoal._runtime import daemon_told
 
-        return daemon_told.holders(self._memory, self._node, self._machine.out, self.problem)
+        out = {*self._machine.out, *self.given_up()}
+        return daemon_told.holders(self._memory, self._node, out, self.problem)
 
     def row(self) -> dict[str, object]:
         """For people and tests: how much went where."""
         files = self._files
         return {
-            "on": bool(self._memory.spills),
+            "on": self._settings.spill != (),
             "values": len(self._machine.out),
             "bytes": files.bytes_live if files is not None else 0,
             "places": [str(place) for place in files.places] if files is not None else [],
