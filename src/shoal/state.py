@@ -22,7 +22,8 @@ import msgspec
 from shoal import _native, errors
 from shoal._base import typed_ids
 from shoal._proto import messages
-from shoal._runtime import cluster, explaining, history, metric_files
+from shoal._runtime import cluster, explaining, history, log_records, metric_files
+from shoal._runtime import log_files as _log_files
 from shoal._runtime import session as sessions
 from shoal._runtime.event_ids import EventIds
 from shoal._runtime.event_names import Names
@@ -31,6 +32,9 @@ from shoal.errors._why import Why
 T = TypeVar("T", bound=msgspec.Struct)
 
 DEFAULT_LIMIT = 10_000
+
+LogLine, LogPart = log_records.LogLine, _log_files.LogPart
+logs, follow_logs, log_files = _log_files.logs, _log_files.follow_logs, _log_files.log_files
 
 
 class Node(msgspec.Struct, frozen=True):

@@ -1,4 +1,4 @@
-"""Parts of the daemon that need no daemon: log streams, directories, the machine."""
+"""Parts of the daemon that need no daemon: directories, the machine."""
 
 from __future__ import annotations
 
@@ -18,68 +18,9 @@ from shoal._runtime import (
     machine_facts,
     registry,
     session_dir,
-    worker_logs,
 )
 from shoal._runtime.registry import Entry
-from shoal._runtime.worker_logs import LogFile, Stream
 from tests.torture.processes import eventually
-
-
-# ---- what workers print
-def test_lines_are_cut_wherever_the_bytes_come(tmp_path: pathlib.Path) -> None:
-    stream = Stream("stderr", -1, str(tmp_path / "log"))
-    text = "first\nsécond\r\n\nlast"
-    lines = []
-    for byte in text.encode():
-        lines += stream.feed(bytes([byte]))
-    lines += stream.feed(b"")
-    assert lines == ["first", "sécond", "", "last"]
-    assert list(stream.last) == lines
-    assert (tmp_path / "log").read_bytes() == text.encode()
-
-
-def test_a_line_without_end_is_cut(tmp_path: pathlib.Path) -> None:
-    stream = Stream("stdout", -1, str(tmp_path / "log"))
-    lines = stream.feed(b"x" * (worker_logs.LINE_BYTES_MOST + 1))
-    assert [len(line) for line in lines] == [worker_logs.LINE_BYTES_MOST]
-    assert stream.feed(b"") == []
-
-
-def test_only_the_last_lines_are_kept(tmp_path: pathlib.Path) -> None:
-    stream = Stream("stderr", -1, str(tmp_path / "log"))
-    stream.feed(b"".join(b"%d\n" % i for i in range(100)))
-    assert list(stream.last) == [str(i) for i in range(80, 100)]
-
-
-def test_log_files_have_a_budget(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(worker_logs, "FILE_BYTES_MOST", 1000)
-    file = LogFile(str(tmp_path / "log"))
-    for _ in range(100):
-        file.write(b"y" * 99 + b"\n")
-    file.close()
-    sizes = [path.stat().st_size for path in tmp_path.iterdir()]
-    assert len(sizes) <= 2
-    assert all(size <= 1100 for size in sizes)
-
-
-def test_files_of_ended_workers_have_a_budget(
-    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(worker_logs, "OLD_FILES_MOST", 3)
-    old = worker_logs.OldLogs()
-    for number in range(6):
-        path = tmp_path / f"worker-{number}.out"
-        if number != 2:  # it printed nothing
-            path.write_text("x")
-        old.add([str(path), f"{path}.1"])
-    assert sorted(path.name for path in tmp_path.iterdir()) == [
-        f"worker-{number}.out" for number in (3, 4, 5)
-    ]
-
-
-def test_a_full_disk_stops_nobody() -> None:
-    LogFile("/dev/full").write(b"lost")
-    LogFile("/nowhere/at/all").write(b"lost")
 
 
 # ---- session directories

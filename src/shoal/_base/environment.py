@@ -25,6 +25,8 @@ variable              meaning
 ``SHOAL_SOCKET``      set in every worker: the socket of its daemon
 ``SHOAL_DEBUGGER``    what ``breakpoint()`` in a task opens: ``pdb`` (default) or ``debugpy``
 ``SHOAL_DEBUGGER_WAIT_S``  how long it waits for somebody where no terminal is; default 30
+``SHOAL_LOG_BYTES``   what logs of workers may take on this node; default 256 MiB
+``SHOAL_LOG_AGE_S``   after how many seconds they go; default 604800 (a week)
 ``SHOAL_DEBUG_BYTES`` the most that is kept of one failed task for ``debug``; default 64 MiB
 ====================  =====================================================================
 
@@ -42,6 +44,8 @@ if TYPE_CHECKING:
 SESSION_VARIABLE = "SHOAL_SESSION"
 SOCKET_VARIABLE = "SHOAL_SOCKET"
 AS_RAY_VARIABLE = "SHOAL_AS_RAY"
+LOG_BYTES = 256 << 20
+LOG_AGE_S = 7 * 86_400.0
 
 
 class Environment:
@@ -56,6 +60,8 @@ class Environment:
         "debug_bytes",
         "debugger",
         "debugger_wait_s",
+        "log_age_s",
+        "log_bytes",
         "memory_bytes",
         "memory_refresh_s",
         "memory_threshold",
@@ -93,6 +99,8 @@ class Environment:
         """What Python itself asks before ``breakpoint()``; "0" turns it off."""
         self.debugger = seen.get("SHOAL_DEBUGGER", "") or "pdb"
         self.debugger_wait_s = _seconds(seen.get("SHOAL_DEBUGGER_WAIT_S", ""), 30.0)
+        self.log_bytes = _bytes(seen.get("SHOAL_LOG_BYTES", ""), LOG_BYTES)
+        self.log_age_s = _seconds(seen.get("SHOAL_LOG_AGE_S", ""), LOG_AGE_S) or LOG_AGE_S
         self.debug_bytes = _bytes(seen.get("SHOAL_DEBUG_BYTES", ""), 64 << 20)
 
     def _either(self, seen: Mapping[str, str], name: str, ray: str) -> str:

@@ -44,13 +44,14 @@ class Notify(Command, frozen=True):
 
 
 class LabelWorker(Command, frozen=True):
-    """From now on output of worker ``index`` belongs to ``job``, is shown to driver ``driver`` (-1:
-    nobody, or ``log_to_driver`` is off) and carries ``label``."""
+    """From now on output of worker ``index`` belongs to ``job`` (and to that actor), is shown to
+    driver ``driver`` (-1: nobody, or ``log_to_driver`` is off) and carries ``label``."""
 
     index: int
     job: int
     driver: int
     label: str
+    actor_id: str = ""
 
 
 # ---- processes

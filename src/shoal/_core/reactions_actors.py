@@ -190,7 +190,7 @@ def label(t: NodeTables, actor: Actor, text: str) -> do.LabelWorker:
     """Whose output its worker's output is."""
     job = t.jobs.running[actor.job]
     driver = job.driver if job.config.log_to_driver else -1
-    return do.LabelWorker(actor.worker, job.number, driver, text)
+    return do.LabelWorker(actor.worker, job.number, driver, text, actor.actor_id)
 
 
 def fail_infeasible(t: NodeTables, now: float) -> Commands:

@@ -34,8 +34,9 @@ from shoal._proto.messages import LogLines
 from shoal._runtime.daemon_connections import Connection
 from shoal._runtime.daemon_loop import Loop, Timer
 from shoal._runtime.daemon_zygote import Listeners, ZygoteLink
+from shoal._runtime.log_budget import LogBudget
 from shoal._runtime.lookers import Lookers
-from shoal._runtime.worker_logs import OldLogs, WorkerLog
+from shoal._runtime.worker_logs import WorkerLog
 
 KIND_DRIVER = 1
 KIND_WORKER = 2
@@ -114,13 +115,13 @@ class Processes:
         self,
         loop: Loop,
         memory: Memory,
-        log_directory: str,
+        logs: tuple[str, LogBudget],
         post: Callable[[AnyEvent], None],
         forward: Callable[[int, LogLines], None],
     ) -> None:
         self._loop = loop
         self._memory = memory
-        self._log_directory = log_directory
+        self._log_directory, self._log_budget = logs
         self._post = post
         self._forward = forward
         self._by_index: dict[int, Process] = {}
@@ -135,7 +136,6 @@ class Processes:
             "pids": self._by_pid,
         }
         """For who counts their rows."""
-        self._old_logs = OldLogs()
         self.lookers = Lookers(loop, memory, self.pids)
         self._zygote: ZygoteLink | None = None
         self.interpreter: Callable[[str], str] = lambda python: python
@@ -248,7 +248,7 @@ class Processes:
     def perform_label_worker(self, command: commands.LabelWorker) -> None:
         process = self._by_index.get(command.index)
         if process is not None and process.log is not None:
-            process.log.assign(command.driver, command.label)
+            process.log.assign(command.driver, command.job, command.actor_id, command.label)
 
     # ---- the zygote's answers
     def _forked(self, start: int, pid: int, pidfd: int) -> None:
@@ -257,9 +257,8 @@ class Processes:
         self._by_pid[pid] = process
         assert process.output is not None
         worker = (process.index, pid)
-        process.log = WorkerLog(
-            self._loop, self._log_directory, worker, process.output, self._forward
-        )
+        place = (self._log_budget, self._log_directory)
+        process.log = WorkerLog(self._loop, *place, worker, process.output, self._forward)
         process.output = None
         self._loop.watch(pidfd, lambda _: self._pidfd_ready(process))
         if process.is_abandoned:
@@ -362,7 +361,6 @@ class Processes:
             process.connection.close()
         if process.log is not None:
             process.log.let_go()
-            self._old_logs.add(process.log.paths())
         self.lookers.close_process(process.index)
 
     def kill_all(self) -> None:

@@ -39,7 +39,16 @@ from shoal._core.events import AnyEvent
 from shoal._core.node import NodeMachine
 from shoal._native import Memory, become_subreaper
 from shoal._proto import forking, frames, messages
-from shoal._runtime import daemon_lineage, descendants, launch, machine_facts, registry, session_dir
+from shoal._runtime import (
+    daemon_lineage,
+    descendants,
+    launch,
+    log_budget,
+    machine_facts,
+    registry,
+    session_dir,
+    worker_logs,
+)
 from shoal._runtime.daemon_door import Door
 from shoal._runtime.daemon_loop import Loop, Timer
 from shoal._runtime.daemon_memory import NodeMemory, Warming
@@ -93,10 +102,8 @@ class Daemon:
         self._alarm: Timer | None = None
         self._node = node_config(settings, memory)
         self._machine = NodeMachine(self._node)
-        log_directory = os.path.join(settings.directory, "logs")
-        self._processes = Processes(
-            self._loop, memory, log_directory, self.post, self._forward_lines
-        )
+        logs = log_budget.of_node(settings, environment.read(), self._loop.call_later)
+        self._processes = Processes(self._loop, memory, logs, self.post, self._forward_lines)
         most = daemon_lineage.budget_of(settings.lineage_bytes, memory.capacity_bytes)
         self._lost = daemon_lineage.LostValues(self._loop, memory, most, self.post)
         self._spiller = Spiller(self._loop, memory, self._machine, settings, self.post)
@@ -142,6 +149,7 @@ class Daemon:
         self._door.add_table("story", self._story)
         self._door.add_table("memory", self._memory_rows)
         self._door.add_table("holders", self._spiller.holders)
+        self._door.add_table("logs", lambda _: worker_logs.rows(logs[1], self._processes))
         self._watch()
         self.post(events.Began())
 
@@ -290,7 +298,7 @@ class Daemon:
             connection.unshown_lines = 0
             text = (
                 f"{unshown} lines of workers are not shown, they came too fast;"
-                f" see {self._settings.directory}/logs"
+                " `shoal logs` has them"
             )
             connection.send(0, messages.Notice(text))
         connection.send(0, lines)

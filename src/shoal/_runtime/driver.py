@@ -86,6 +86,10 @@ _TABLE: dict[str, _Row] = {
         "the absolute path of a directory, a URI, a list of them, or False", _is_places
     ),
     "lineage_bytes": _Row("an integer >= 0 (bytes)", lambda v: type(v) is int and v >= 0),
+    "log_bytes": _Row("an integer > 0 (bytes)", lambda v: type(v) is int and v > 0),
+    "log_age_s": _Row(
+        "a number > 0 (seconds)", lambda v: options.TABLE["num_cpus"].check(v) and v > 0
+    ),
     "namespace": _Row("a text that is not empty", lambda v: isinstance(v, str) and bool(v)),
     "ignore_reinit_error": _Row("True or False", lambda v: isinstance(v, bool)),
     "log_to_driver": _Row("True or False", lambda v: isinstance(v, bool)),
@@ -100,7 +104,7 @@ _TABLE: dict[str, _Row] = {
 }
 
 _OF_THE_SESSION = ("num_cpus", "num_gpus", "resources", "object_store_memory", "labels",
-    "object_spilling_directory", "lineage_bytes",
+    "object_spilling_directory", "lineage_bytes", "log_bytes", "log_age_s",
 )  # fmt: skip
 """Options that describe a new session and make no sense for one that exists."""
 
@@ -246,6 +250,8 @@ def _start(begun: node_spawn.Begun, given: Mapping[str, Any]) -> Session:
         object_store_memory=given.get("object_store_memory"),
         spill=_places(given.get("object_spilling_directory")),
         lineage_bytes=given.get("lineage_bytes"),
+        log_bytes=given.get("log_bytes"),
+        log_age_s=given.get("log_age_s"),
     )
     return _join(launched.socket_path, given, launched)
 

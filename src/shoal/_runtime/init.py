@@ -37,6 +37,9 @@ def init(address: str | None = None, **given: Unpack[InitOptions]) -> SessionCon
             disk. See docs/spilling.md.
         lineage_bytes: What may be kept for making lost values again, in bytes. Default: a tenth of
             the store, at most 1 GiB. See docs/lineage.md.
+        log_bytes: What logs of workers may take on disk, in bytes; the oldest go. Default: 256 MiB,
+            or ``SHOAL_LOG_BYTES``. See docs/debugging.md.
+        log_age_s: How old they may become, in seconds. Default: a week, or ``SHOAL_LOG_AGE_S``.
         namespace: Where names of actors live. Default: one of this program's own.
         runtime_env: What stands around the code of its tasks; see ``shoal.runtime_env``.
         ignore_reinit_error: Return the present session instead of an error.

@@ -41,6 +41,9 @@ class NodeSettings(msgspec.Struct, frozen=True, omit_defaults=True):
     """Directories for values that have no room; None: one in the session's; empty: nowhere."""
     lineage_bytes: int | None = None
     """What may be kept for making lost values again; None: a tenth of the store, at most 1 GiB."""
+    log_bytes: int | None = None
+    """What workers' logs may take; None: as the environment says."""
+    log_age_s: float | None = None
 
 
 class Launched(msgspec.Struct, frozen=True):
@@ -81,6 +84,8 @@ def settle(
     object_store_memory: int | None = None,
     spill: tuple[str, ...] | None = None,
     lineage_bytes: int | None = None,
+    log_bytes: int | None = None,
+    log_age_s: float | None = None,
 ) -> Launched:
     """Tell a daemon that has begun to start what it is to be."""
     encoded = b""
@@ -100,6 +105,8 @@ def settle(
             object_store_memory=object_store_memory,
             spill=spill,
             lineage_bytes=lineage_bytes,
+            log_bytes=log_bytes,
+            log_age_s=log_age_s,
         )
         encoded = msgspec.json.encode(settings)
     finally:

@@ -8,7 +8,7 @@
         node.sock                the daemon's socket
         store.sock               the control store's, only in a started session
         store/                   its journal, unless the session has a name
-        logs/                    node.log, worker-<index>-<pid>.out and .err
+        logs/                    node.log, worker-<index>-<pid>-<number>.jsonl (``log_records``)
       kept-<name>/               the journal of sessions with that name; stays  mode 0700
       sessions/<id>.json         one per started session, see ``registry``
 
@@ -85,7 +85,7 @@ def create(root: str, session: str) -> str:
     """Make the directory of ``session`` and return its path."""
     path = os.path.join(check_root(root), _PREFIX + session)
     os.mkdir(path, 0o700)
-    os.mkdir(os.path.join(path, "logs"), 0o700)
+    os.mkdir(logs(path), 0o700)
     return path
 
 
@@ -143,6 +143,11 @@ def _ignore_gone(remove_one: Callable[[str], None], path: str) -> None:
         remove_one(path)
     except OSError:
         pass  # somebody else was faster, or is writing there: whoever removes last meets it again
+
+
+def logs(directory: str) -> str:
+    """Where the logs of a session are."""
+    return os.path.join(directory, "logs")
 
 
 def sockets(root: str) -> list[str]:

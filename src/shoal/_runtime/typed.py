@@ -121,6 +121,8 @@ class InitOptions(TypedDict, total=False):
     object_store_memory: int | None
     object_spilling_directory: str | Sequence[str] | Literal[False] | None
     lineage_bytes: int | None
+    log_bytes: int | None
+    log_age_s: float | None
     namespace: str | None
     ignore_reinit_error: bool
     log_to_driver: bool

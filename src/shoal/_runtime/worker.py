@@ -177,6 +177,7 @@ def become(session: Session, assignment: messages.Assignment) -> Executor | None
         cancelling.serve(Executor.run.__code__)
         context.process.leave = executor.leave
         return executor
+    worker_output.install()
     hooks.install(session.memory)
     return executor if _become_actor(executor, session, assignment.actor) else None
 
@@ -250,6 +251,7 @@ def _serve_side_by_side(session: Session, info: messages.ActorInfo) -> Executor:
     """Be an actor whose calls may overlap, until it may leave."""
     executor = Executor(session)
     executor.is_serial = False
+    worker_output.install(side_by_side=True)
     hooks.install(session.memory)
     _take_part(session, info)
     if info.spec.is_asyncio:

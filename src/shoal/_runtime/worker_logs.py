@@ -2,138 +2,111 @@ r"""What workers print: from their pipes to files and to the driver that wants t
 
 ::
 
-    worker fd 1, 2 --pipe--> WorkerLog --> logs/worker-<index>-<pid>.out, .err   (rotated, budgeted)
+    worker fd 1, 2 --pipe--> WorkerLog --> logs/worker-<index>-<pid>-<n>.jsonl   (``log_budget``)
                                       \--> LogLines to the driver of the job   (per ``assign``)
                                       \--> the last lines of stderr            (crash records)
 
 One ``WorkerLog`` per worker process; both descriptors are non-blocking and watched by the
 daemon's loop. A worker that prints faster than the daemon reads waits in ``write``, as it would
-on a terminal.
+on a terminal. Files have one record per line (``log_records``), both streams in the order in which
+they were read.
 
 Invariants:
 
-1. A worker's files hold at most twice ``FILE_BYTES_MOST`` each (the present one and ``.1``); of
-   ended workers the last ``OLD_FILES_MOST`` files stay.
-2. Files have every line but the marks of progress bars; whether a driver that does not read is
-   sent more is decided by ``forward``.
-3. Pipes outlive their worker if a program that it started holds them: they are read until their
+1. Files have every line but the marks of progress bars, or say how many there was no room for.
+   Whether a driver that does not read is sent more is decided by ``forward``.
+2. Pipes outlive their worker if a program that it started holds them: they are read until their
    end.
+3. After ``drain`` everything is in the files that was in the pipes before.
 """
 
 from __future__ import annotations
 
 import os
-import re
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol
 
+from shoal._base import clock
 from shoal._proto.messages import PROGRESS_MARK, LogLines
+from shoal._runtime import log_records
 from shoal._runtime.daemon_loop import Loop
+from shoal._runtime.log_budget import LogBudget, LogFile
+from shoal._runtime.log_records import LABEL_MARK, NOBODY, Label, Origin
 
-FILE_BYTES_MOST = 16 << 20
 LINE_BYTES_MOST = 32 << 10
-OLD_FILES_MOST = 1000
 LAST_LINES = 20
-LABEL_MARK = "\x1e:task:"
-"""A line that begins so says which task prints what follows (``worker_output``)."""
-_MARK = PROGRESS_MARK.encode()
-_MARKED = re.compile(re.escape(_MARK) + rb"[^\n]*\n?")
 READ_BYTES = 64 << 10
+BATCH_LINES = 1000
+"""Lines of one write: a record is longer than the shortest line by far."""
 STREAMS = ("stdout", "stderr")
-_SUFFIXES = {"stdout": "out", "stderr": "err"}
-
-
-class LogFile:
-    """An append-only file that starts anew, keeping one predecessor, when it has grown too
-    large."""
-
-    __slots__ = ("_fd", "_path", "_size_bytes")
-
-    def __init__(self, path: str) -> None:
-        self._path = path
-        self._size_bytes = 0
-        self._fd = -1
-
-    def write(self, data: bytes) -> None:
-        """Append ``data``; a full disk loses lines, it never stops the daemon."""
-        if not data:
-            return  # who prints nothing leaves no file
-        try:
-            if self._fd < 0:
-                flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
-                self._fd = os.open(self._path, flags, 0o600)
-            self._size_bytes += os.write(self._fd, data)
-            if self._size_bytes >= FILE_BYTES_MOST:
-                self.close()
-                os.rename(self._path, self._path + ".1")
-                self._size_bytes = 0
-        except OSError:
-            pass
-
-    def paths(self) -> list[str]:
-        """The present file and its predecessor, whether they exist or not."""
-        return [self._path, self._path + ".1"]
-
-    def close(self) -> None:
-        """Close the descriptor; the next ``write`` opens it again."""
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
-
-
-class OldLogs:
-    """Files of workers that have ended: the last ``OLD_FILES_MOST`` stay."""
-
-    def __init__(self) -> None:
-        self._paths: deque[str] = deque()
-
-    def add(self, paths: list[str]) -> None:
-        """These belong to a worker that has just ended; the oldest beyond the budget go."""
-        self._paths.extend(path for path in paths if os.path.exists(path))
-        while len(self._paths) > OLD_FILES_MOST:
-            try:
-                os.unlink(self._paths.popleft())
-            except OSError:
-                pass
+SHOAL = "shoal"
+"""In the place of a stream: what is said about lines that are missing."""
+_MARK = PROGRESS_MARK.encode()
+Group = tuple[Label, list[str]]
 
 
 class Stream:
-    """One pipe of a worker: cuts what comes into lines."""
+    """One pipe of a worker: cuts what comes into lines, in groups of who printed them."""
 
-    __slots__ = ("_partial", "fd", "file", "label", "last", "name")
+    __slots__ = ("_label", "_partial", "fd", "last", "name")
 
-    def __init__(self, name: str, fd: int, path: str) -> None:
+    def __init__(self, name: str, fd: int) -> None:
         self.name = name
         self.fd = fd
-        self.file = LogFile(path)
         self.last: deque[str] = deque(maxlen=LAST_LINES)
-        self.label = ""
+        self._label = NOBODY
         """Who prints, as the worker itself has said."""
         self._partial = b""
 
-    def feed(self, data: bytes) -> list[str]:
+    def feed(self, data: bytes) -> list[Group]:
         """Take bytes, return the lines that are complete; ``b""`` (the end) completes the last
         one."""
-        return [line for _, lines in self.feed_labelled(data) for line in lines]
+        whole, has_end, rest = (self._partial + data).rpartition(b"\n")
+        lines = whole.decode(errors="replace").split("\n") if has_end else []
+        while len(rest) > LINE_BYTES_MOST or (rest and not data):
+            piece = _piece(rest)
+            lines.append(piece.decode(errors="replace"))
+            rest = rest[len(piece) :]
+        self._partial = rest
+        if b"\r" in whole or len(whole) > LINE_BYTES_MOST:
+            lines = [piece for line in lines for piece in _pieces(line.rstrip("\r"))]
+        groups = self._grouped(lines)
+        for _, said in groups:
+            self.last.extend(said[-LAST_LINES:])
+        return groups
 
-    def feed_labelled(self, data: bytes) -> list[tuple[str, list[str]]]:
-        """The same, in groups of one label each."""
-        self.file.write(_MARKED.sub(b"", data) if _MARK in data else data)
-        pieces = (self._partial + data).split(b"\n")
-        self._partial = pieces.pop()
-        if self._partial and (not data or len(self._partial) > LINE_BYTES_MOST):
-            pieces.append(self._partial)
-            self._partial = b""
-        lines = [piece[:LINE_BYTES_MOST].rstrip(b"\r").decode(errors="replace") for piece in pieces]
-        groups: list[tuple[str, list[str]]] = [(self.label, [])]
-        for line in lines:
-            if line.startswith(LABEL_MARK):
-                self.label = line.removeprefix(LABEL_MARK)
-                groups.append((self.label, []))
-            else:
-                groups[-1][1].append(line)
-                self.last.append(line)
+    def _grouped(self, lines: list[str]) -> list[Group]:
+        if not any(LABEL_MARK in line for line in lines):
+            return [(self._label, lines)] if lines else []
+        groups: list[Group] = [(self._label, [])]
+        for each in lines:
+            line = each
+            while LABEL_MARK in line:
+                line, label, after = log_records.marked(line)
+                if label is None:
+                    break
+                if line:  # somebody else has begun it, and has not ended it
+                    groups[-1][1].append(line)
+                groups.append((label, []))
+                self._label = label
+                line = after
+            groups[-1][1].append(line)
         return [group for group in groups if group[1]]
+
+
+def _piece(data: bytes) -> bytes:
+    """The beginning of a line that is too long: no character is cut in two."""
+    end = LINE_BYTES_MOST
+    while end < len(data) and end > LINE_BYTES_MOST - 4 and data[end] & 0xC0 == 0x80:
+        end -= 1
+    return data[:end]
+
+
+def _pieces(line: str) -> list[str]:
+    if len(line) <= LINE_BYTES_MOST:
+        return [line]
+    return [line[at : at + LINE_BYTES_MOST] for at in range(0, len(line), LINE_BYTES_MOST)]
 
 
 class WorkerLog:
@@ -142,29 +115,32 @@ class WorkerLog:
     def __init__(
         self,
         loop: Loop,
-        directory: str,
+        budget: LogBudget,
+        base: str,
         worker: tuple[int, int],
         pipes: tuple[int, int],
         forward: Callable[[int, LogLines], None],
     ) -> None:
-        """``worker`` is (index, pid), ``pipes`` the read ends of stdout and stderr;
-        ``forward(driver index, lines)`` sends."""
+        """``base`` is the directory of its files, ``worker`` is (index, pid), ``pipes`` the read
+        ends of stdout and stderr; ``forward(driver index, lines)`` sends."""
         index, self.pid = worker
+        self.origin = Origin(index, self.pid)
         self._loop = loop
+        self._budget = budget
+        self._file = LogFile(os.path.join(base, f"worker-{index}-{self.pid}"), budget)
         self._forward = forward
-        self._label = ""
         self._driver = -1
         self._streams: dict[str, Stream] = {}
         for name, fd in zip(STREAMS, pipes, strict=True):
             os.set_blocking(fd, False)
-            path = os.path.join(directory, f"worker-{index}-{self.pid}.{_SUFFIXES[name]}")
-            stream = self._streams[name] = Stream(name, fd, path)
+            stream = self._streams[name] = Stream(name, fd)
             loop.watch(fd, self._reader(stream))
 
-    def assign(self, driver: int, label: str) -> None:
-        """From now on lines go to process ``driver`` (-1: to nobody) under ``label``."""
+    def assign(self, driver: int, job: int, actor: str, label: str) -> None:
+        """From now on lines are of ``job`` (and ``actor``), and go to process ``driver`` (-1: to
+        nobody) under ``label``."""
         self._driver = driver
-        self._label = label
+        self.origin.job, self.origin.actor, self.origin.name = job, actor, label
 
     def last_stderr(self) -> tuple[str, ...]:
         """Read what is there and return the last lines of stderr (the worker is dead)."""
@@ -173,9 +149,12 @@ class WorkerLog:
                 pass
         return tuple(self._streams["stderr"].last)
 
-    def paths(self) -> list[str]:
-        """All files that this worker may have."""
-        return [path for stream in self._streams.values() for path in stream.file.paths()]
+    def drain(self) -> None:
+        """Read what has been printed so far; what comes meanwhile has its turn later."""
+        for stream in self._streams.values():
+            for _ in range(2):  # a pipe holds as much as one read takes
+                if stream.fd >= 0:
+                    self._read(stream)
 
     def let_go(self) -> None:
         """The worker is gone: what its children still write goes to the files only, until they
@@ -194,18 +173,57 @@ class WorkerLog:
             data = os.read(stream.fd, READ_BYTES)
         except BlockingIOError:
             return False
-        groups = stream.feed_labelled(data)
+        has_bars = _MARK in data
+        for label, lines in stream.feed(data):
+            kept = [line for line in lines if PROGRESS_MARK not in line] if has_bars else lines
+            self._keep(label, stream.name, kept)
+            if self._driver >= 0:
+                shown = self.origin.name or label.name
+                self._forward(self._driver, LogLines(self.pid, shown, stream.name, lines))
         if not data:
             self._close(stream)
-        if self._driver >= 0:
-            for label, lines in groups:
-                news = LogLines(self.pid, label or self._label, stream.name, lines)
-                self._forward(self._driver, news)
         return bool(data)
+
+    def _keep(self, label: Label, stream: str, lines: Sequence[str]) -> None:
+        now = clock.wall()
+        for at in range(0, len(lines), BATCH_LINES):
+            batch = lines[at : at + BATCH_LINES]
+            data = log_records.encode(now, self.origin, label, stream, batch)
+            n = len(batch)
+            if lost := self._file.lost_lines:
+                text = f"{lost} lines are missing here: there was no room for them on the disk"
+                data = log_records.encode(now, self.origin, NOBODY, SHOAL, [text]) + data
+            if self._file.write(data, n):
+                self._file.lost_lines = 0
+            elif self._driver >= 0 and self._budget.may_tell(clock.now()):
+                text = "there is no room for logs on the disk: what is shown here is not kept"
+                self._forward(self._driver, LogLines(self.pid, SHOAL, "stderr", [text]))
 
     def _close(self, stream: Stream) -> None:
         if stream.fd >= 0:
             self._loop.unwatch(stream.fd)
             os.close(stream.fd)
             stream.fd = -1
-            stream.file.close()
+            if all(each.fd < 0 for each in self._streams.values()):
+                self._file.close()
+
+
+class _Printing(Protocol):
+    log: WorkerLog | None
+
+
+def rows(budget: LogBudget, processes: Iterable[_Printing]) -> list[dict[str, object]]:
+    """The files of a node, the oldest first; what was printed before stands in them."""
+    for process in processes:
+        if process.log is not None:
+            process.log.drain()
+    passed_s = clock.wall() - clock.now()
+    return [
+        {
+            "file": os.path.basename(segment.path),
+            "size_bytes": segment.size_bytes,
+            "written": segment.written_at + passed_s,
+            "open": segment.log is not None,
+        }
+        for segment in budget.segments()
+    ]

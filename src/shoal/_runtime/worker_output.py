@@ -1,51 +1,140 @@
-"""What a worker of plain tasks prints says which task printed it.
+"""What a worker prints says which task printed it.
 
-Many functions run in one worker, and the daemon is never told which: that would cost a message per
-task. So the streams themselves note a change, and only when something is printed: a line of its
-own,
-``LABEL_MARK`` and the function's name, which the daemon takes out again (it stays in the log file,
-where it tells the same to a reader). Output of C code carries the last label. Actors need none of
-this.
+Many tasks run in one worker, and the daemon is never told which: that would cost a message per
+task. So the streams themselves note a change, and only when something is printed: a mark
+(``log_records``), which the daemon takes out again. Output of C code and of other programs carries
+the last mark.
+
+Where calls run side by side, on threads or on an event loop, lines of several are open at a time:
+each is put together here and leaves whole, with a mark of its own. There is no lock: a line is one
+``write``.
+
+Records of ``logging`` carry their level: it is in a local variable of the frame that writes them.
 """
 
 from __future__ import annotations
 
 import io
 import sys
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from shoal._runtime import context
-from shoal._runtime.worker_logs import LABEL_MARK
+from shoal._runtime.log_records import NOBODY, Label, mark
+
+if TYPE_CHECKING:
+    from shoal import _native
+
+OPEN_LENGTH_MOST = 32 << 10
+"""A line that is longer leaves in pieces."""
+_MARKS_KEPT = 1000
+_running = context.running.get
+_put = io.TextIOWrapper.write
+"""A third of the price of ``super().write``, twice for each ``print``."""
+
+
+def _label(task: _native.Task) -> Label:
+    name = context.function_name(task)
+    if not task.actor:
+        name = name.rsplit(".", 1)[-1]
+    return Label(name, context.id_of(task), task.attempt)
+
+
+def _level() -> str:
+    """The level of the record that a handler of ``logging`` writes right now, two frames up; "" if
+    it is somebody else who writes."""
+    frame = sys._getframe(2)
+    if frame.f_code.co_name != "emit":
+        return ""
+    level = getattr(frame.f_locals.get("record"), "levelname", "")
+    return level if isinstance(level, str) and level.isalnum() else ""
 
 
 class LabelledStream(io.TextIOWrapper):
-    """A text stream that notes whose output begins."""
+    """A text stream that notes whose output begins; one task prints at a time."""
 
-    _function = 0
-    _is_line_start = True
+    _key = 0
+    _label = NOBODY
+    _level = ""
 
     def write(self, text: str, /) -> int:
-        """Write ``text``, behind a note if another function has begun to print."""
-        task = context.running.get()
-        function = task.function if task is not None else 0
-        if function != self._function and self._is_line_start and task is not None:
-            self._function = function
-            super().write(f"{LABEL_MARK}{context.function_name(task).rsplit('.', 1)[-1]}\n")
-        if text:
-            self._is_line_start = text[-1] == "\n"
-        return super().write(text)
+        """Write ``text``, behind a mark if another task has begun to print."""
+        # ``print`` ends its line with a write of its own, a handler of ``logging`` does not.
+        if text == "\n":
+            return _put(self, text)
+        level = _level() if text[-1:] == "\n" else ""
+        label, task = self._label, _running()
+        if task is not None and (task.key != self._key or task.attempt != label.attempt):
+            label, self._key = _label(task), task.key
+        elif not level and not self._level:
+            return _put(self, text)
+        self._level = level
+        self._label = label = label._replace(level=level)
+        _put(self, mark(label) + text)
+        return len(text)
 
 
-def _labelled(stream: TextIO) -> TextIO:
+class SideBySideStream(io.TextIOWrapper):
+    """A text stream of many calls at a time: whole lines, each marked."""
+
+    def __init__(self, buffer: io.BufferedWriter, encoding: str, errors: str | None) -> None:
+        super().__init__(buffer, encoding, errors, line_buffering=True)
+        self._open: dict[int, str] = {}
+        """Lines without an end, by the key of their task; 0: of code outside tasks."""
+        self._marks: dict[tuple[int, int, str], str] = {}
+
+    def write(self, text: str, /) -> int:
+        """Write the lines that ``text`` completes, and keep the rest."""
+        task = _running()
+        key = task.key if task is not None else 0
+        level = _level() if len(text) > 1 and text[-1] == "\n" else ""
+        whole, end, rest = text.rpartition("\n")
+        if not end and len(rest) < OPEN_LENGTH_MOST:
+            rest = self._open.pop(key, "") + rest
+            if len(rest) < OPEN_LENGTH_MOST:
+                self._open[key] = rest
+                return len(text)
+            whole, rest = rest, ""
+        whole = self._open.pop(key, "") + whole + end
+        if rest:
+            self._open[key] = rest
+        _put(self, self._mark(task, level) + whole)
+        return len(text)
+
+    def flush(self) -> None:
+        """Let the unfinished line of this call go; outside calls, all of them."""
+        task = _running()
+        if task is None:
+            for key in list(self._open):
+                _put(self, self._open.pop(key, ""))
+        elif part := self._open.pop(task.key, ""):
+            _put(self, self._mark(task, "") + part)
+        super().flush()
+
+    def _mark(self, task: _native.Task | None, level: str) -> str:
+        known = (task.key, task.attempt, level) if task is not None else (0, 0, level)
+        found = self._marks.get(known)
+        if found is None:
+            label = NOBODY if task is None else _label(task)
+            found = mark(label._replace(level=level))
+            if len(self._marks) >= _MARKS_KEPT:
+                self._marks.clear()
+            self._marks[known] = found
+        return found
+
+
+def _labelled(stream: TextIO, side_by_side: bool) -> TextIO:
     if not isinstance(stream, io.TextIOWrapper):
         return stream
     stream.flush()
     # Opened anew: the old buffer remembers of what kind its descriptor was before the fork.
     buffer = open(stream.fileno(), "wb", closefd=False)  # noqa: SIM115
+    if side_by_side:
+        return SideBySideStream(buffer, stream.encoding, stream.errors)
     return LabelledStream(buffer, stream.encoding, stream.errors, line_buffering=True)
 
 
-def install() -> None:
-    """Replace this process's streams."""
-    sys.stdout = sys.__stdout__ = _labelled(sys.stdout)  # type: ignore[misc,assignment]
-    sys.stderr = sys.__stderr__ = _labelled(sys.stderr)  # type: ignore[misc,assignment]
+def install(side_by_side: bool = False) -> None:
+    """Replace this process's streams; ``side_by_side``: several calls run at a time."""
+    stdout, stderr = (_labelled(each, side_by_side) for each in (sys.stdout, sys.stderr))
+    sys.stdout = sys.__stdout__ = stdout  # type: ignore[misc,assignment]
+    sys.stderr = sys.__stderr__ = stderr  # type: ignore[misc,assignment]

@@ -18,13 +18,16 @@ from cyclopts import Parameter
 
 from shoal import errors
 from shoal._base import clock, environment
-from shoal._runtime import launch, registry, session_dir, strategies
+from shoal._runtime import launch, log_files, registry, session_dir, strategies
 from shoal._runtime.registry import Entry
-from shoal.cli import explanations, report
+from shoal.cli import explanations, logs, report
 from shoal.cli.observer import Observer
 
 STOP_S = 5.0
 """How long `shoal stop` waits before it uses SIGKILL."""
+
+JOB_HEX = 8
+"""Digits of a job's id."""
 
 app = cyclopts.App(
     name="shoal",
@@ -65,6 +68,8 @@ def start(
     labels: str = "",
     object_store_memory: Annotated[str, Parameter(help="such as 2GB or 500MiB")] = "",
     object_spilling_directory: str = "",
+    log_bytes: str = "",
+    log_age: str = "",
     name: str = "",
     fresh: Annotated[bool, Parameter(negative="")] = False,
 ) -> int:
@@ -85,6 +90,10 @@ def start(
     object_spilling_directory
         Where values go that have no room: a directory, a URI, several with commas between them, or
         none (default: one of the session's own).
+    log_bytes
+        What logs of workers may take on disk, such as 500MiB; the oldest go (default: 256MiB).
+    log_age
+        When they go, such as 12h or 7d (default: 7d).
     name
         Keep key-value table, detached actors and groups, and jobs on disk under this name: the next
         session that is started with it goes on from there, also after a crash of the machine.
@@ -111,6 +120,8 @@ def start(
         labels=_labels(labels),
         object_store_memory=_size(object_store_memory),
         spill=_places(object_spilling_directory),
+        log_bytes=_size(log_bytes, "--log-bytes"),
+        log_age_s=_time_s(log_age, "--log-age"),
         name=name,
     )
     try:
@@ -259,6 +270,75 @@ def memory(
         Print JSON.
     """
     return _told(lambda observer: explanations.print_memory(observer, by, limit, as_json))
+
+
+@app.command(name="logs")
+def logs_(
+    about: str = "",
+    *,
+    job: str = "",
+    actor: str = "",
+    task: str = "",
+    worker: int | None = None,
+    pid: int | None = None,
+    stream: str = "",
+    level: str = "",
+    since: str = "",
+    grep: str = "",
+    tail: int | None = None,
+    follow: Annotated[bool, Parameter(name=["--follow", "-f"], negative="")] = False,
+    as_json: Annotated[bool, Parameter(name="--json", negative="")] = False,
+) -> int:
+    """Show what workers have printed: all of it, or of one task, actor, job or process.
+
+    Parameters
+    ----------
+    about
+        Id of a task, object, actor or job, or a pid.
+    job
+        Number of a job (`shoal list jobs`), or its id.
+    actor
+        Id or name of an actor.
+    task
+        Id of a task.
+    worker
+        Number of a worker (`shoal list workers`).
+    pid
+        Pid of a worker.
+    stream
+        stdout or stderr.
+    level
+        Of lines of Python's logging: WARNING, ERROR and so on.
+    since
+        Only the last time: 30s, 10m, 2h.
+    grep
+        A regular expression that the text must match somewhere.
+    tail
+        The last lines only, so many.
+    follow
+        Go on with what comes, until Ctrl-C or the end of the session.
+    as_json
+        Print one JSON object per line, with everything that is known of it.
+    """
+    sockets = _reachable()
+    if not sockets:
+        raise CommandError("no session is running, and logs end with their session")
+    if job and not re.fullmatch("[0-9]+|[0-9a-f]{8}", job):
+        raise CommandError(f"--job must be a number or an id of 8 digits: {job}")
+    given: dict[str, object] = {
+        "job": (int(job, 16) if len(job) == JOB_HEX else int(job)) if job else None,
+        "actor": logs.actor_id(sockets, actor) if actor else "",
+        "task": task,
+        "worker": worker,
+        "pid": pid,
+        "stream": stream,
+        "level": level.upper(),
+        "grep": grep,
+        **(log_files.meaning(about) if about else {}),
+    }
+    wanted = log_files.wanted(since=_time_s(since, "--since"), **given)
+    logs.show(sockets, wanted, tail, follow, as_json)
+    return 0
 
 
 @app.command
@@ -419,7 +499,7 @@ def _places(text: str) -> tuple[str, ...] | None:
     return given
 
 
-def _size(text: str) -> int | None:
+def _size(text: str, option: str = "--object-store-memory") -> int | None:
     """Bytes of ``2GB``, ``500MiB`` or ``1000000``; None for nothing."""
     if not text:
         return None
@@ -431,5 +511,19 @@ def _size(text: str) -> int | None:
     except ValueError:
         size_bytes = 0
     if size_bytes <= 0:
-        raise CommandError(f"--object-store-memory must be a size like 2GB or 500MiB: {text}")
+        raise CommandError(f"{option} must be a size like 2GB or 500MiB: {text}")
     return size_bytes
+
+
+_TIMES_S = {"s": 1.0, "": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86_400.0}
+
+
+def _time_s(text: str, option: str) -> float | None:
+    """Seconds of ``30s``, ``10m``, ``12h`` or ``7d``; None for nothing."""
+    if not text:
+        return None
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([a-z]*)", text.strip().lower())
+    unit = _TIMES_S.get(found.group(2)) if found else None
+    if found is None or unit is None or float(found.group(1)) <= 0:
+        raise CommandError(f"{option} must be a time like 30s, 10m, 12h or 7d: {text}")
+    return float(found.group(1)) * unit
