@@ -25,6 +25,7 @@ from shoal._proto import messages
 from shoal._runtime import cluster, explaining, history, log_records, metric_files
 from shoal._runtime import log_files as _log_files
 from shoal._runtime import session as sessions
+from shoal._runtime.chosen_rows import chosen
 from shoal._runtime.event_ids import EventIds
 from shoal._runtime.event_names import Names
 from shoal.errors._why import Why
@@ -312,7 +313,7 @@ def memory(*, limit: int = DEFAULT_LIMIT, **filters: Any) -> list[Held]:
         'the program'
     """
     rows = (msgspec.convert(row, Held) for row in cluster.table("memory", DEFAULT_LIMIT))
-    return _chosen(rows, Held, limit, filters)
+    return chosen(rows, Held, limit, filters)
 
 
 def memory_peaks(*, limit: int = DEFAULT_LIMIT, **filters: Any) -> list[MemoryPeak]:
@@ -427,7 +428,7 @@ def tasks(*, limit: int = DEFAULT_LIMIT, **filters: Any) -> list[Task]:
         living = {row.task_id for row in rows}
         over = (_ended(task, names, ids) for task in history.ended(told))
         rows += [row for row in over if row.task_id not in living]
-    return _chosen(rows, Task, limit, filters)
+    return chosen(rows, Task, limit, filters)
 
 
 def _unended(
@@ -507,7 +508,7 @@ def objects(*, limit: int = DEFAULT_LIMIT, **filters: Any) -> list[Object]:
         )
         for key, format, size, refs, pins, owner in _memory().list_objects(limit)
     )
-    return _chosen(rows, Object, limit, filters)
+    return chosen(rows, Object, limit, filters)
 
 
 def events(*, limit: int = DEFAULT_LIMIT, **filters: Any) -> list[Event]:
@@ -531,7 +532,7 @@ def events(*, limit: int = DEFAULT_LIMIT, **filters: Any) -> list[Event]:
         )
         for ns, process, kind, key, about, *_ in found
     )
-    return _chosen(rows, Event, limit, filters)
+    return chosen(rows, Event, limit, filters)
 
 
 def metrics(*, limit: int = DEFAULT_LIMIT, **filters: Any) -> list[Metric]:
@@ -547,7 +548,7 @@ def metrics(*, limit: int = DEFAULT_LIMIT, **filters: Any) -> list[Metric]:
         3.0
     """
     rows = (_metric(row) for row in metric_files.read(sessions.current().directory))
-    return _chosen(rows, Metric, limit, filters)
+    return chosen(rows, Metric, limit, filters)
 
 
 def _metric(row: metric_files.Reading) -> Metric:
@@ -589,15 +590,4 @@ def _asked(
         kind(**{name: value for name, value in clear(row).items() if name in fields})
         for row in cluster.table(table, asked)
     )
-    return _chosen(rows, kind, limit, filters)
-
-
-def _chosen(rows: Iterable[T], kind: type[T], limit: int, filters: Mapping[str, Any]) -> list[T]:
-    unknown = [name for name in filters if name not in kind.__struct_fields__]
-    if unknown:
-        valid = list(kind.__struct_fields__)
-        text = f"a {kind.__name__} has no field {unknown[0]!r}. Valid: {', '.join(valid)}"
-        raise errors.OptionError(text, option=unknown[0], valid=valid)
-    wanted = list(filters.items())
-    found = [row for row in rows if all(getattr(row, k) == v for k, v in wanted)]
-    return found[:limit]
+    return chosen(rows, kind, limit, filters)
