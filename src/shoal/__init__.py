@@ -33,7 +33,6 @@ node daemon execs its zygote before it has imported anything large."""
 
 if TYPE_CHECKING:
     from shoal import dag, errors, exceptions, ids, lowlevel, runtime_env, state, util
-    from shoal._native import ObjectRef
     from shoal._runtime.actor import ActorHandle, get_actor, kill, method
     from shoal._runtime.actor_base import Actor
     from shoal._runtime.cancelling import cancel
@@ -47,6 +46,7 @@ if TYPE_CHECKING:
     from shoal._runtime.locks import Lock, lock
     from shoal._runtime.mapping import map
     from shoal._runtime.objects import get, put, wait
+    from shoal._runtime.refs import ObjectRef
     from shoal._runtime.remote import RemoteFunction, remote
     from shoal._runtime.streams import DynamicObjectRefGenerator, ObjectRefGenerator
     from shoal._runtime.timeline import timeline
@@ -60,7 +60,7 @@ _HOMES = {
     "ActorHandle": "_runtime.actor",
     "Lock": "_runtime.locks",
     "DynamicObjectRefGenerator": "_runtime.streams",
-    "ObjectRef": "_native",
+    "ObjectRef": "_runtime.refs",
     "ObjectRefGenerator": "_runtime.streams",
     "RemoteFunction": "_runtime.remote",
     "RuntimeContext": "_runtime.context",

@@ -121,6 +121,30 @@ class ObjectRef(Generic[T_co]):
         """Id of the task whose result this is, or that put it (a driver has one too)."""
     def job_id(self) -> JobID:
         """Id of the job that ``task_id`` belongs to; of an actor's call, the actor's."""
+    @classmethod
+    def from_binary(cls, binary: bytes) -> ObjectRef[Any]:
+        """The ref to the value with these bytes, which somebody else must hold (`refs.py`).
+
+        Raises:
+            TypeError: they are no bytes.
+            ValueError: an id has another number of bytes.
+            ObjectLostError: nobody holds the value any more, or it is one of another session.
+            NotSupportedError: it is the id of nothing.
+        """
+    @classmethod
+    def from_hex(cls, text: str) -> ObjectRef[Any]:
+        """As ``from_binary``, of what ``hex`` has written."""
+    @classmethod
+    def nil(cls) -> ObjectRef[Any]:
+        """Raise NotSupportedError: there is no ref to nothing."""
+    @classmethod
+    def from_random(cls) -> ObjectRef[Any]:
+        """Raise NotSupportedError, as ``nil`` does."""
+    @classmethod
+    def size(cls) -> int:
+        """How many bytes ``binary`` has."""
+    def is_nil(self) -> bool:
+        """False: a ref always names a value."""
     def call_site(self) -> str:
         """File and line of the call, if they are recorded (SHOAL_RECORD_CALL_SITES=1)."""
     def __reduce__(self) -> Any: ...

@@ -203,6 +203,46 @@ def test_a_detached_actor_says_the_job_that_its_work_belongs_to() -> None:
     shoal.kill(actor)
 
 
+def test_a_ref_out_of_an_id_counts_while_somebody_holds_the_value() -> None:
+    @shoal.remote
+    def read(binary: bytes) -> Any:
+        return shoal.get(shoal.ObjectRef.from_binary(binary))
+
+    ref = shoal.put([1, 2])
+    binary, text = ref.binary(), ref.hex()
+    again = shoal.ObjectRef.from_hex(text)
+    assert again == ref and shoal.get(again) == [1, 2] and again.binary() == binary
+    assert shoal.get(read.remote(binary)) == [1, 2]
+    assert len(binary) == shoal.ObjectRef.size() and not ref.is_nil()
+    result = told.remote()
+    assert shoal.ObjectRef.from_binary(result.binary()) == result
+    shoal.get(result)
+    del ref
+    assert shoal.get(shoal.ObjectRef.from_binary(binary)) == [1, 2], "the copy holds it"
+    del again
+    others = [shoal.put([i]) for i in range(100)]
+    for gone in (binary, b"\1" * 32, ids.ObjectID.from_random().binary()):
+        with pytest.raises(errors.ObjectLostError, match=r"nobody holds it|another session"):
+            shoal.ObjectRef.from_binary(gone)
+    with pytest.raises(errors.ObjectLostError) as caught:
+        shoal.get(read.remote(binary))
+    assert text in str(caught.value) and len(others) == 100
+
+
+def test_there_is_no_ref_to_nothing() -> None:
+    for make in (
+        shoal.ObjectRef.nil,
+        shoal.ObjectRef.from_random,
+        lambda: shoal.ObjectRef.from_binary(ids.ObjectID.nil().binary()),
+    ):
+        with pytest.raises(errors.NotSupportedError, match="None where there is none"):
+            make()
+    with pytest.raises(ValueError, match="32 bytes, not 3"):
+        shoal.ObjectRef.from_binary(b"abc")
+    with pytest.raises(TypeError, match="needs bytes"):
+        shoal.ObjectRef.from_binary("abc")  # type: ignore[arg-type]
+
+
 def test_after_the_session_an_id_is_asked_too_late() -> None:
     ref = shoal.put(1)
     shoal.shutdown()

@@ -13,10 +13,11 @@ from typing import Any
 
 from shoal import errors
 from shoal._base import typed_ids
-from shoal._native import Memory, ObjectRef, Task
+from shoal._native import Memory, Task
 from shoal._proto import messages
 from shoal._runtime import call_sites, serialize
 from shoal._runtime import session as sessions
+from shoal._runtime.refs import ObjectRef
 
 _kept: list[ObjectRef] = []
 """Refs that were pickled outside (RULES O-11)."""
