@@ -19,8 +19,6 @@ NOT_SIMULATED = {
     "StopAsked": "a session that is asked to end does nothing afterwards: unit tests and scenarios",
     "Inspect": "explanations look and decide nothing: unit tests and scenarios",
     "Inspected": "as for Inspect",
-    "Spilling": "values and their files have no device here yet: unit tests, torture, chaos",
-    "ValueLost": "as for Spilling",
 }
 
 

@@ -233,3 +233,19 @@ def test_who_waits_for_a_value_gets_room_before_who_makes_one() -> None:
     assert write == WriteOut((key(2),))
     assert machine.step(0.0, WrittenOut((key(2),), (7,))) == [LetGo(key(2), 7)]
     assert machine.step(0.0, Left(key(2), 7, True)) == [ReadBack(key(1), 1), Answer(True)]
+
+
+def test_nobody_is_refused_while_a_part_of_a_unit_is_still_being_written() -> None:
+    """Of two values in one extent the second has a record from before, and has left at once."""
+    machine = in_vain(8)
+    (command,) = machine.step(0.0, RoomAsked(1, (unit(2),)))
+    assert written(machine, [command], first=7) == [Answer(True)]
+    machine.step(0.0, Wanted(key(2), 7))
+    machine.step(0.0, WasRead(key(2), 7))
+    both = Unit(1, 1, (key(1), key(2)), 0)
+    commands = machine.step(1.0, RoomAsked(1, (both,)))
+    assert commands == [LetGo(key(2), 7), WriteOut((key(1),))]
+    assert machine.step(1.0, Left(key(2), 7, True)) == []
+    assert machine.step(1.1, RoomAsked(1, (Unit(1, 1, (key(1),), 0),))) == []
+    assert machine.step(1.2, WrittenOut((key(1),), (8,))) == [LetGo(key(1), 8)]
+    assert machine.step(1.2, Left(key(1), 8, True)) == [Answer(True)]

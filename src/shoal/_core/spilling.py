@@ -289,8 +289,10 @@ class Spilling:
             keys += unit.keys
             for key in unit.keys:
                 self._leaving[key] = 0
-            self._leaving[unit.keys[-1]] = unit.n_extents
-        if not keys and not coming:
+            # What has a record leaves at once: the memory is free with the last that has none.
+            fresh = [key for key in unit.keys if key not in self.copies]
+            self._leaving[(fresh or unit.keys)[-1]] = unit.n_extents
+        if not self._leaving:
             return self._answer(False)
         copied = {key: self.copies[key] for key in keys if key in self.copies}
         fresh = [key for key in keys if key not in copied]

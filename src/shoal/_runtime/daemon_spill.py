@@ -156,8 +156,10 @@ class Spiller:
     def _step(self, event: spilling.AnyEvent) -> None:
         for command in self._machine.step(clock.now(), event):
             self._perform(command)
-        # Whether who frees a large value has to tell.
-        self._memory.spills = 2 if self._machine.known() or self.given_up() else 1
+        # Whether who frees a large value has to tell: from the first one on that is on its way, as
+        # it may be freed as soon as it is written.
+        has_records = self._machine.known() or self._moving or self._events or self.given_up()
+        self._memory.spills = 2 if has_records else 1
 
     def _perform(self, command: spilling.AnyCommand) -> None:
         match command:

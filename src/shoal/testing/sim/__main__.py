@@ -112,8 +112,10 @@ def _draw(good: int, bad: int, count: int, took_s: float) -> None:
 
 def _figures(reports: Sequence[Report], failing: Sequence[int], took_s: float) -> dict[str, object]:
     faults: Counter[str] = Counter()
+    values: Counter[str] = Counter()
     for report in reports:
         faults.update(report.faults)
+        values.update(report.values)
     return {
         "seeds": len(reports) + len(failing),
         "failing": list(failing),
@@ -122,6 +124,7 @@ def _figures(reports: Sequence[Report], failing: Sequence[int], took_s: float) -
         "tasks": sum(report.tasks for report in reports),
         "key_requests": sum(report.keys for report in reports),
         "virtual_hours": round(sum(report.virtual_s for report in reports) / 3600, 1),
+        "values": dict(values),
         "faults": dict(sorted(faults.items())),
     }
 

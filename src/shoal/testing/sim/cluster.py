@@ -22,7 +22,7 @@ from collections.abc import Callable, Collection
 import msgspec
 
 from shoal._base.config import NodeConfig
-from shoal.testing.sim import checkers, endings, store_checkers, stories
+from shoal.testing.sim import checkers, endings, store_checkers, stories, value_checkers
 from shoal.testing.sim.faults import FAULTS, Fault, strike
 from shoal.testing.sim.store_programs import ClusterProgram, ClusterWorld, Reader
 
@@ -51,6 +51,10 @@ class Plan(msgspec.Struct, frozen=True):
     """How likely a program itself does something bad."""
     visits: tuple[Visit, ...]
     faults: tuple[Fault, ...]
+    extents: int = 24
+    """How large node memory is."""
+    lineage: float = 1e6
+    """How much may be kept for making lost values again."""
 
 
 class Report(msgspec.Struct, frozen=True):
@@ -63,6 +67,8 @@ class Report(msgspec.Struct, frozen=True):
         keys: requests to the key-value table that were answered.
         faults: how often each kind of fault struck.
         virtual_s: virtual seconds that passed.
+        values: what happened to values: how often one was read, left for a file, came back, was
+            lost, made again or given up, and how often room was refused.
     """
 
     seed: int
@@ -71,6 +77,7 @@ class Report(msgspec.Struct, frozen=True):
     keys: int
     faults: dict[str, int]
     virtual_s: float
+    values: dict[str, int] = {}
 
 
 class SimulationError(AssertionError):
@@ -83,7 +90,7 @@ class SimulationError(AssertionError):
         full: every event of the life.
     """
 
-    def __init__(self, plan: Plan, violation: AssertionError, world: ClusterWorld) -> None:
+    def __init__(self, plan: Plan, violation: Exception, world: ClusterWorld) -> None:
         self.plan = plan
         self.violation = violation
         self.story = stories.about(world.log, str(violation))
@@ -108,7 +115,9 @@ def plan(seed: int, kinds: Collection[str] = tuple(FAULTS)) -> Plan:
         for _ in range(count if kinds else 0)
     )
     cpus, chaos = chance.choice((1.0, 2.0, 4.0, 16.0)), chance.choice((0.0, 0.3, 1.0))
-    return Plan(seed, cpus, chaos, visits, tuple(sorted(faults, key=lambda fault: fault.at)))
+    extents, lineage = chance.choice((12, 16, 24, 200)), chance.choice((0.0, 10.0, 1e6, 1e6))
+    in_time = tuple(sorted(faults, key=lambda fault: fault.at))
+    return Plan(seed, cpus, chaos, visits, in_time, extents, lineage)
 
 
 class SimCluster:
@@ -161,14 +170,15 @@ def run(what: Plan) -> Report:
         >>> run(plan).faults
         {'store killed': 1}
     """
-    world = ClusterWorld(what.seed, _config(what))
+    world = ClusterWorld(what.seed, _config(what), extents=what.extents, lineage=what.lineage)
     struck: Counter[str] = Counter()
     try:
         _live(world, what, struck)
-    except AssertionError as violation:
+    except Exception as violation:  # a machine that fails on its own breaks a rule, too
         raise SimulationError(what, violation, world) from violation
     asked = sum(history.answered for history in world.histories.values())
-    return Report(what.seed, world.steps, len(world.tasks), asked, dict(struck), world.now)
+    values = {**world.values.counts}
+    return Report(what.seed, world.steps, len(world.tasks), asked, dict(struck), world.now, values)
 
 
 def _config(what: Plan) -> NodeConfig:
@@ -202,6 +212,7 @@ def _live(world: ClusterWorld, what: Plan, struck: Counter[str]) -> None:
     quiet_at = world.now
     checkers.check_progress(world)
     store_checkers.check_converged(world)
+    value_checkers.check_nobody_waits(world.values)
     # Whoever waits for what will never come (an infeasible request of a started session) ends now.
     for program in programs:
         world.die(program.process, signal=15)
@@ -216,6 +227,7 @@ def _live(world: ClusterWorld, what: Plan, struck: Counter[str]) -> None:
     checkers.check_given_back(world)
     endings.check_records(world)
     store_checkers.check_converged(world)
+    value_checkers.check_nothing_left(world.values)
 
 
 def shrink(error: SimulationError, tell: Callable[[str], None] = lambda text: None) -> Plan:

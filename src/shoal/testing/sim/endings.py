@@ -22,6 +22,7 @@ from shoal._core import commands as do
 from shoal._core import events as seen
 from shoal._proto import messages as m
 from shoal.testing.sim.checkers import LATE_S, Violation
+from shoal.testing.sim.data import FULL, INPUT
 from shoal.testing.sim.fakes import FakeProcess, FakeTask, Script
 from shoal.testing.sim.group_programs import GroupProgram, GroupWorld
 from shoal.testing.sim.memory import LEAVE
@@ -32,17 +33,23 @@ SOON_S = 0.2
 """An interrupt, the death of a process, and words on their way."""
 
 
+OTHER_ENDS = (b"user", b"freed", b"gone", b"session", FULL, INPUT)
+"""Records of ends that nobody asked for."""
+
+
 class EndingWorld(GroupWorld):
     """A node whose tasks are ended before they are done."""
 
-    def __init__(self, seed: int, config: NodeConfig) -> None:
+    def __init__(
+        self, seed: int, config: NodeConfig, *, extents: int = 24, lineage: float = 1e6
+    ) -> None:
         self.unwanted: set[str] = set()
         """Ids of actors that somebody wanted to end."""
         self.left: set[int] = set()
         """Indexes of drivers that have said that they leave."""
         self.most_beside = 0
         """How many calls of one actor have run side by side."""
-        super().__init__(seed, config)
+        super().__init__(seed, config, extents=extents, lineage=lineage)
 
     def feed(self, event: seen.Event) -> None:
         """Remembers what the machine is asked to end, and what has to be over for it."""
@@ -137,7 +144,7 @@ class EndingWorld(GroupWorld):
 def check_records(world: World) -> None:
     """Who ended as cancelled or too late was."""
     for task in world.tasks.values():
-        if task.state != "FAILED" or task.record in (b"user", b"freed", b"gone", b"session"):
+        if task.state != "FAILED" or task.record in OTHER_ENDS:
             continue
         name = records.unpack(task.record)[0]
         if name == "TaskCancelledError" and not task.is_unwanted:

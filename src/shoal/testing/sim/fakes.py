@@ -11,9 +11,14 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from shoal._core.resources import Amounts
 from shoal._proto.messages import ActorInfo, Assignment
+
+if TYPE_CHECKING:
+    from shoal.testing.sim.rebuilds import FakeRecipe
+    from shoal.testing.sim.values import FakeValue
 
 
 @dataclass
@@ -33,6 +38,11 @@ class Script:
     timeout_s: float | None = None
     is_stream: bool = False
     """A generator: half way it waits for its consumer, and its end is somebody's to drop."""
+    function: int = 0
+    inputs: tuple[FakeValue, ...] = ()
+    outputs: tuple[FakeValue, ...] = ()
+    recipe: FakeRecipe | None = None
+    """How its results are made again."""
 
 
 @dataclass

@@ -170,9 +170,19 @@ class FakeMemory(FakeCancels):
         self._keys += 1
         return self._keys
 
-    def submit(self, queue_number: int, job: int, script: Script, max_retries: int) -> FakeTask:
+    def submit(
+        self,
+        queue_number: int,
+        job: int,
+        script: Script,
+        max_retries: int,
+        *,
+        attempt: int = 1,
+        charged: int = 0,
+    ) -> FakeTask:
         """Make a task and push it."""
         task = FakeTask(self.new_key(), job, queue_number, script, max_retries)
+        task.attempt, task.charged = attempt, charged
         task.submitted_at = self.now
         if script.timeout_s is not None:
             task.deadline = self.now + script.timeout_s
@@ -184,6 +194,12 @@ class FakeMemory(FakeCancels):
         else:
             self.seal(task, "FAILED", b"gone")
         return task
+
+    def submit_again(self, first: FakeTask, script: Script, attempt: int, charged: int) -> FakeTask:
+        """The daemon submits a task once more."""
+        return self.submit(
+            first.queue, first.job, script, first.max_retries, attempt=attempt, charged=charged
+        )
 
     def _push(self, task: FakeTask, front: bool) -> None:
         queue = self.queues[task.queue]

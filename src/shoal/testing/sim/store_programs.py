@@ -14,9 +14,10 @@ from collections.abc import Callable
 from shoal._base.config import NodeConfig
 from shoal._proto import messages as m
 from shoal.testing.sim.checkers import Violation
-from shoal.testing.sim.endings import EndingProgram, EndingWorld
+from shoal.testing.sim.endings import EndingWorld
 from shoal.testing.sim.fakes import FakeProcess, Script
 from shoal.testing.sim.store_checkers import KeyHistory
+from shoal.testing.sim.value_programs import ValueProgram
 
 NAMESPACE = "kept"
 KEYS = 3
@@ -36,13 +37,15 @@ class KeptActor:
 class ClusterWorld(EndingWorld):
     """A node and its store, with programs that rely on both."""
 
-    def __init__(self, seed: int, config: NodeConfig) -> None:
+    def __init__(
+        self, seed: int, config: NodeConfig, *, extents: int = 24, lineage: float = 1e6
+    ) -> None:
         self.histories: dict[bytes, KeyHistory] = {}
         self.kept: dict[str, KeptActor] = {}
         """Detached actors by name, from when somebody has asked for them."""
         self.has_lost = False
         """The disk has lost what was acknowledged, and no daemon lived that could tell it again."""
-        super().__init__(seed, config)
+        super().__init__(seed, config, extents=extents, lineage=lineage)
         self.store.on_loss = self._lost
 
     def _lost(self) -> None:
@@ -50,7 +53,7 @@ class ClusterWorld(EndingWorld):
         self.has_lost = self.has_lost or self.machine.tables.mirror.is_fresh
 
 
-class ClusterProgram(EndingProgram):
+class ClusterProgram(ValueProgram):
     """A driver that keeps things."""
 
     world: ClusterWorld

@@ -23,7 +23,7 @@ _FIELDS = {
     **dict.fromkeys(("group_id", "group"), "group"),
 }
 _NAMED = (
-    ("task", re.compile(r"(?:task |call |FakeTask\(key=)(\d+)")),
+    ("task", re.compile(r"(?:task |call |value |FakeTask\(key=)(\d+)")),
     ("queue", re.compile(r"(?:queue |queue=)(\d+)")),
     ("process", re.compile(r"(?:process |worker |FakeProcess\(index=)(\d+)")),
     ("actor", re.compile(r"actor (?:'?)([0-9a-f]{16,})")),

@@ -114,10 +114,25 @@ class FakeWorkers(FakeMemory):
                     break
         attempt = task.attempt
         half_s = task.script.duration_s / 2
-        self.act(process, half_s, lambda: self._middle(process, task, attempt))
+        middle = lambda: self.act(  # noqa: E731
+            process, half_s, lambda: self._middle(process, task, attempt)
+        )
+        self.load(process, task, attempt, middle)
         if process.actor is not None:
             self.wake(process)  # for what may run beside it
         return True
+
+    def load(
+        self, process: FakeProcess, task: FakeTask, attempt: int, go_on: Callable[[], None]
+    ) -> None:
+        """Read the arguments, then go on (the layer of values)."""
+        raise NotImplementedError
+
+    def keep(
+        self, process: FakeProcess, task: FakeTask, attempt: int, done: Callable[[], None]
+    ) -> None:
+        """Write the results, then it is done (the layer of values)."""
+        raise NotImplementedError
 
     def _is_running(self, process: FakeProcess, task: FakeTask, attempt: int) -> bool:
         is_alive = self.processes.get(process.index) is process
@@ -184,7 +199,7 @@ class FakeWorkers(FakeMemory):
                 body = m.RetryTask(task.key, attempt)
                 self.request(process, body, lambda answer: self._retried(process, task, answer))
                 return
-            self._finish(process, task, "DONE")
+            self.keep(process, task, attempt, lambda: self._finish(process, task, "DONE"))
 
         if task.script.is_stream and not task.is_consumed:
             # Its consumer is slow: it sleeps, and keeps its place.
@@ -201,12 +216,14 @@ class FakeWorkers(FakeMemory):
         else:
             self._finish(process, task, "FAILED")
 
-    def _finish(self, process: FakeProcess, task: FakeTask, state: str) -> None:
+    def _finish(
+        self, process: FakeProcess, task: FakeTask, state: str, why: bytes = b"user"
+    ) -> None:
         process.running.remove(task)
         if task.told is not None and task.told[0] == task.attempt:
             self.seal(task, "FAILED", task.told[1])
         else:
-            self.seal(task, state, b"user" if state == "FAILED" else b"")
+            self.seal(task, state, why if state == "FAILED" else b"")
         if process.assignment is not None and process.assignment.gpu_ids and not process.actor:
             self.die(process, code=0)  # RULES S-9: one task, then the process ends
             return

@@ -5,11 +5,12 @@ Everything that happens is an entry of one heap of (time, number, action); the o
 does, by the table at the top of ``shoal._core.events``. After every step the machine must be valid
 and the checkers (``checkers``) must agree with what the processes really do. Its layers::
 
-    Clock -> FakeCancels -> FakeMemory -> FakeWorkers -> FakeStarts -> World
+    Clock -> FakeCancels -> FakeMemory -> FakeWorkers -> FakeStarts -> FakeData -> World
 """
 
 from __future__ import annotations
 
+import random
 from collections import deque
 from collections.abc import Callable
 
@@ -19,17 +20,21 @@ from shoal._core import events as seen
 from shoal._core.node import NodeMachine
 from shoal._proto import messages as m
 from shoal.testing.sim import checkers
+from shoal.testing.sim.data import FakeData
 from shoal.testing.sim.fakes import FakeProcess
-from shoal.testing.sim.starts import FakeStarts
+from shoal.testing.sim.rebuilds import FakeRebuilds
 from shoal.testing.sim.store import FakeStore
 
 LOG_MOST = 200_000
 
 
-class World(FakeStarts):
+class World(FakeData):
     """A node, its memory, its processes and the clock."""
 
-    def __init__(self, seed: int, config: NodeConfig) -> None:
+    def __init__(
+        self, seed: int, config: NodeConfig, *, extents: int = 24, lineage: float = 1e6
+    ) -> None:
+        """``extents``: how large node memory is; ``lineage``: how much recipes may keep."""
         super().__init__(seed)
         self.config = config
         self.machine = NodeMachine(config)
@@ -41,6 +46,9 @@ class World(FakeStarts):
         self.lives = 1
         """How many daemons there have been."""
         self.store = FakeStore(self, self._from_store)
+        self.values = FakeRebuilds(self, extents, lineage, random.Random(seed))
+        self.values.told = self._told
+        self.handles = {}
         self.overused_since: float | None = None
         self.alarms_now = 0
         self._is_stepping = False
@@ -55,6 +63,9 @@ class World(FakeStarts):
 
     def _from_store(self, event: seen.Event) -> None:
         self.feed(event)
+
+    def _told(self, what: object) -> None:
+        self.log.append((self.now, what))
 
     def note(self, text: str) -> None:
         """A line for the story."""
@@ -125,10 +136,6 @@ class World(FakeStarts):
         self.put.update(keys)
         self._pending.append(seen.ValuesPut(command.ticket, keys))
 
-    def do_losevalue(self, command: do.LoseValue) -> None:
-        """No value is in a file here."""
-        raise AssertionError(f"{command} out of nothing")
-
     def do_warn(self, command: do.Warn) -> None:
         self.warnings.append(command.text)
 
@@ -140,6 +147,8 @@ class World(FakeStarts):
         store. Then `shoal start` begins anew on the same directory."""
         self.store.end()
         self.end_life()
+        self.values.restart()
+        self.handles.clear()
         self.lives += 1
         for task in self.tasks.values():
             if not task.is_over:
