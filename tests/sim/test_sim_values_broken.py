@@ -14,7 +14,9 @@ from shoal._core.lineage import Lineage
 from shoal._core.spilling import Spilling
 from shoal.testing import SimulationError, run
 from shoal.testing.sim.rebuilds import FakeRebuilds
+from shoal.testing.sim.room import FakeRoom, FakeValue
 from shoal.testing.sim.spill_disk import SpillDisk
+from shoal.testing.sim.spills import FakeSpilling
 from shoal.testing.sim.values import FakeValues
 from tests.sim.test_sim_values import value_plan
 
@@ -28,10 +30,10 @@ def damaged_values_are_believed(monkeypatch: Patch) -> None:
 
 
 def values_leave_while_they_are_looked_at(monkeypatch: Patch) -> None:
-    def may_leave(self: object, value: object) -> bool:
-        return value.place is not None and value.is_sealed and not value.record  # type: ignore[attr-defined]
+    def may_leave(self: object, value: FakeValue) -> bool:
+        return value.place is not None and value.is_sealed and not value.record
 
-    monkeypatch.setattr(FakeValues, "_may_leave", may_leave)
+    monkeypatch.setattr(FakeRoom, "may_leave", may_leave)
 
 
 def records_of_the_freed_stay(monkeypatch: Patch) -> None:
@@ -41,12 +43,12 @@ def records_of_the_freed_stay(monkeypatch: Patch) -> None:
 def the_freed_are_not_told_of(monkeypatch: Patch) -> None:
     """As it was: whoever frees the first value that leaves said nothing."""
 
-    def step(self: FakeValues, event: spilling.AnyEvent) -> None:
+    def step(self: FakeSpilling, event: spilling.AnyEvent) -> None:
         original(self, event)
         self._has_records = bool(self.machine.known())
 
-    original = FakeValues._step
-    monkeypatch.setattr(FakeValues, "_step", step)
+    original = FakeSpilling._step
+    monkeypatch.setattr(FakeSpilling, "_step", step)
 
 
 def lost_values_are_forgotten(monkeypatch: Patch) -> None:
@@ -136,16 +138,16 @@ def sources_are_forgotten_when_a_task_is_submitted(monkeypatch: Patch) -> None:
 
 
 def more_memory_than_there_is(monkeypatch: Patch) -> None:
-    original = FakeValues.allocate
+    original = FakeRoom.allocate
 
-    def allocate(self: FakeValues, size: float, tenant: object) -> object:
+    def allocate(self: FakeRoom, size: float, tenant: object) -> object:
         self.taken -= 2
         try:
             return original(self, size, tenant)  # type: ignore[arg-type]
         finally:
             self.taken += 2
 
-    monkeypatch.setattr(FakeValues, "allocate", allocate)
+    monkeypatch.setattr(FakeRoom, "allocate", allocate)
 
 
 def the_dead_go_on_looking(monkeypatch: Patch) -> None:

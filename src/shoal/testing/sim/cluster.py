@@ -156,8 +156,12 @@ class SimCluster:
         return run(self.plan)
 
 
-def run(what: Plan) -> Report:
+def run(what: Plan, program: type[ClusterProgram] = ClusterProgram) -> Report:
     """One life of this plan, which may be one of your own.
+
+    Args:
+        what: who comes, and what goes wrong.
+        program: what everybody who comes does; a subclass of yours is another workload.
 
     Raises:
         SimulationError: a rule was broken.
@@ -173,7 +177,7 @@ def run(what: Plan) -> Report:
     world = ClusterWorld(what.seed, _config(what), extents=what.extents, lineage=what.lineage)
     struck: Counter[str] = Counter()
     try:
-        _live(world, what, struck)
+        _live(world, what, struck, program)
     except Exception as violation:  # a machine that fails on its own breaks a rule, too
         raise SimulationError(what, violation, world) from violation
     asked = sum(history.answered for history in world.histories.values())
@@ -192,11 +196,13 @@ def _config(what: Plan) -> NodeConfig:
     )
 
 
-def _live(world: ClusterWorld, what: Plan, struck: Counter[str]) -> None:
+def _live(
+    world: ClusterWorld, what: Plan, struck: Counter[str], program: type[ClusterProgram]
+) -> None:
     programs: list[ClusterProgram] = []
 
     def arrive(visit: Visit) -> None:
-        programs.append(ClusterProgram(world, visit.name, visit.bursts, what.chaos))
+        programs.append(program(world, visit.name, visit.bursts, what.chaos))
 
     def hit(fault: Fault) -> None:
         struck[fault.kind] += 1
@@ -214,14 +220,14 @@ def _live(world: ClusterWorld, what: Plan, struck: Counter[str]) -> None:
     store_checkers.check_converged(world)
     value_checkers.check_nobody_waits(world.values)
     # Whoever waits for what will never come (an infeasible request of a started session) ends now.
-    for program in programs:
-        world.die(program.process, signal=15)
+    for each in programs:
+        world.die(each.process, signal=15)
     reader = Reader(world)
     world.run(quiet_at + READ_S - QUIET_S)
     if not reader.is_done:
         raise checkers.Violation("the last program waits for ever")
-    for program in programs:
-        program.drop_everything()
+    for each in programs:
+        each.drop_everything()
     world.run(quiet_at + END_S - QUIET_S)
     checkers.check_all_over(world)
     checkers.check_given_back(world)

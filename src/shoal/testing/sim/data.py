@@ -14,8 +14,8 @@ from shoal._core import commands as do
 from shoal.testing.sim import value_checkers
 from shoal.testing.sim.fakes import FakeProcess, FakeTask, Script
 from shoal.testing.sim.rebuilds import FakeRebuilds
+from shoal.testing.sim.room import FakeValue, Wish
 from shoal.testing.sim.starts import FakeStarts
-from shoal.testing.sim.values import FakeValue, Wish
 
 FULL = b"full"
 INPUT = b"input"

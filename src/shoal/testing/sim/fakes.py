@@ -17,8 +17,8 @@ from shoal._core.resources import Amounts
 from shoal._proto.messages import ActorInfo, Assignment
 
 if TYPE_CHECKING:
-    from shoal.testing.sim.rebuilds import FakeRecipe
-    from shoal.testing.sim.values import FakeValue
+    from shoal.testing.sim.recipes import FakeRecipe
+    from shoal.testing.sim.room import FakeValue
 
 
 @dataclass

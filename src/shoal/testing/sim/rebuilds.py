@@ -1,52 +1,26 @@
-"""Simulated lineage: how a value was made stands beside it, and a lost one is made again.
+"""Simulated lineage: a lost value is made again by its task.
 
-The real ``Lineage`` machine is inside; around it what ``_runtime.daemon_lineage`` and
-``native/lineage.cpp`` do. A recipe lives as long as a value that it can make again, or a recipe
-that needs one of its values; it keeps its arguments, or their recipes. A rebuild is a real task of
-the simulated node: it waits for a worker, which may die.
+The real ``Lineage`` machine is inside; around it what ``_runtime.daemon_lineage`` does. A rebuild
+is a real task of the simulated node: it waits for a worker, which may die.
 """
 
 from __future__ import annotations
 
-import random
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from shoal._core import events as seen
 from shoal._core import lineage
 from shoal.testing.sim import value_checkers
 from shoal.testing.sim.fakes import FakeTask, Script
-from shoal.testing.sim.memory import FakeMemory
-from shoal.testing.sim.values import FakeValue, FakeValues
+from shoal.testing.sim.recipes import FakeRecipe, FakeRecipes
+from shoal.testing.sim.room import FakeValue
 
 DAEMON = (0, 0)
-KEPT_AFTER_TRIM = 0.8
 LOOK_S = 0.0002
 NO_ROOM_RATE = 0.3
 """How often there is no room for a task that is submitted again."""
-
-
-@dataclass(eq=False)
-class FakeRecipe:
-    """What a task was."""
-
-    key: int
-    task: FakeTask
-    arguments: tuple[tuple[int, FakeValue | None, FakeRecipe | None], ...]
-    """(key, the value or None, the recipe that stands for it)"""
-    returns: tuple[int, ...]
-    attempt: int
-    charged: int
-    users: int = 0
-    """Values and recipes that need it."""
-    is_kept: bool = True
-    runs: list[FakeTask] = field(default_factory=list)
-    """Its rebuilds."""
-
-    @property
-    def cost(self) -> float:
-        return 1 + sum(value.size for _, value, _ in self.arguments if value is not None)
 
 
 @dataclass(eq=False)
@@ -57,20 +31,12 @@ class Rebuild:
     results: tuple[FakeValue, ...]
 
 
-class FakeRebuilds(FakeValues):
+class FakeRebuilds(FakeRecipes):
     """Values that are made again when they are lost."""
-
-    def __init__(
-        self, world: FakeMemory, extents: int, budget: float, chance: random.Random
-    ) -> None:
-        self._memory = world
-        self.budget = budget
-        super().__init__(world, extents, chance)
 
     def _begin(self) -> None:
         super()._begin()
         self.lineage = lineage.Lineage(int(self.budget))
-        self.recipes: dict[int, FakeRecipe] = {}
         self._results: dict[int, Rebuild] = {}
         self._held: dict[int, tuple[FakeRecipe, list[FakeValue]]] = {}
         self._running: dict[int, int] = {}
@@ -78,73 +44,10 @@ class FakeRebuilds(FakeValues):
         self._todo: deque[lineage.AnyEvent] = deque()
         self._is_deciding = False
 
-    # ---- recipes
-    def recipe_for(self, task: FakeTask) -> FakeRecipe | None:
-        """What the results of this task, which has just run, are to hold."""
-        if task.script.recipe is not None:
-            return task.script.recipe
-        if not task.max_retries or not self.budget:
-            return None
-        arguments = []
-        for value in task.script.inputs:
-            known = value.recipe
-            arguments.append((value.key, None if known else value, known))
-            if known is None:
-                self.hold(value)
-            else:
-                known.users += 1
-        returns = tuple(value.key for value in task.script.outputs)
-        made = FakeRecipe(
-            self._memory.new_key(), task, tuple(arguments), returns, task.attempt, task.charged
-        )
-        self.recipes[made.key] = made
-        task.script.recipe = made
-        return made
-
-    def drop_recipe(self, recipe: FakeRecipe) -> None:
-        """One fewer needs it; nothing recurses, however long the chain."""
-        todo = [recipe]
-        while todo:
-            each = todo.pop()
-            each.users -= 1
-            assert each.users >= 0, each.key
-            if not each.users and each.key in self.recipes:
-                del self.recipes[each.key]
-                todo += self._empty(each)
-
-    def _empty(self, recipe: FakeRecipe) -> list[FakeRecipe]:
-        arguments, recipe.arguments = recipe.arguments, ()
-        for _, value, _ in arguments:
-            if value is not None:
-                self.hold(value, -1)
-        return [known for _, _, known in arguments if known is not None]
-
-    def on_freed(self, value: FakeValue) -> None:
-        recipe, value.recipe = value.recipe, None
-        if recipe is not None:
-            self.drop_recipe(recipe)
-
-    def _trim(self) -> None:
-        """The oldest are emptied while all of them keep too much."""
-        kept = sum(recipe.cost for recipe in self.recipes.values() if recipe.is_kept)
-        if kept <= self.budget:
-            return
-        for key in sorted(self.recipes):
-            recipe = self.recipes.get(key)
-            if kept <= KEPT_AFTER_TRIM * self.budget:
-                return
-            if recipe is not None and recipe.is_kept:
-                kept -= recipe.cost
-                recipe.is_kept = False
-                self.counts["recipes dropped"] += 1
-                for other in self._empty(recipe):
-                    self.drop_recipe(other)
-
-    # ---- what is seen
     def look(self, keys: Iterable[int]) -> None:
         keys = list(keys)
         super().look(keys)
-        self._trim()
+        self.trim()
         for key in keys:
             value = self.values.get(key)
             if value is not None and value.is_lost and value.pins and not self.lineage.knows(key):
@@ -169,7 +72,7 @@ class FakeRebuilds(FakeValues):
         if recipe is None:
             self._decide(lineage.Lost(key, problem, why_not="nothing knows how it was made"))
             return
-        rows = self._closure(recipe)
+        rows = self.closure(recipe)
         for each in rows:
             if each.key not in self.lineage.work:
                 live = [
@@ -192,67 +95,17 @@ class FakeRebuilds(FakeValues):
                 self.hold(value, -1)
             self.drop_recipe(held[0])
 
-    def _row(self, recipe: FakeRecipe) -> lineage.Recipe:
-        arguments = []
-        for key, _, known in recipe.arguments:
-            value = self.values.get(key)
-            own = value.recipe if value is not None else known
-            number = 0 if own is None else own.key
-            is_lost = value is not None and value.is_lost
-            arguments.append(lineage.Argument(key, value is not None, is_lost, number))
-        return lineage.Recipe(
-            recipe.key,
-            recipe.is_kept,
-            recipe.attempt,
-            recipe.charged,
-            recipe.task.max_retries,
-            0,
-            self.has_queue(recipe),
-            tuple(arguments),
-            recipe.returns,
-        )
-
-    def recipe_of(self, value: FakeValue) -> FakeRecipe | None:
-        """How it is made again."""
-        return value.recipe
-
-    def has_queue(self, recipe: FakeRecipe) -> bool:
-        """Whether its task could be submitted."""
-        queue = self._memory.queues.get(recipe.task.queue)
-        return queue is not None and queue.dead_record is None
-
-    def _closure(self, first: FakeRecipe) -> list[lineage.Recipe]:
-        found = {first.key: self._row(first)}
-        todo = [found[first.key]]
-        while todo:
-            for argument in todo.pop().arguments:
-                is_missing = argument.is_lost or not argument.is_live
-                known = self.recipes.get(argument.recipe)
-                if is_missing and known is not None and known.key not in found:
-                    found[known.key] = self._row(known)
-                    todo.append(found[known.key])
-        return list(found.values())
-
     def evict(self, n_extents: int) -> int:
         freed = 0
         for unit in self.units():
             if freed >= n_extents:
                 break
             values = [self.values[key] for key in unit.keys]
-            if all(self._is_easy(value) for value in values):
+            if all(self.is_easy_to_make(value) for value in values):
                 for value in values:
                     self._throw_away(value)
                 freed += unit.n_extents
         return freed
-
-    def _is_easy(self, value: FakeValue) -> bool:
-        recipe = value.recipe
-        if recipe is None:
-            return False
-        row = self._row(recipe)
-        has_retries = row.max_retries < 0 or row.charged < row.max_retries
-        is_easy = all(each.is_live and not each.is_lost for each in row.arguments)
-        return row.is_kept and row.has_queue and has_retries and is_easy
 
     def _throw_away(self, value: FakeValue) -> None:
         assert value.place is not None
@@ -260,7 +113,6 @@ class FakeRebuilds(FakeValues):
         self.give_back(place, value)
         self.counts["evicted"] += 1
 
-    # ---- decisions
     def _decide(self, event: lineage.AnyEvent) -> None:
         self._todo.append(event)
         if self._is_deciding:
@@ -298,7 +150,7 @@ class FakeRebuilds(FakeValues):
             name: value
             for source in command.sources
             for name, value in zip(
-                self.recipes_returns(source), self._results[source].results, strict=True
+                self._names_of(source), self._results[source].results, strict=True
             )
         }
         keys = () if recipe is None else tuple(key for key, _, _ in recipe.arguments)
@@ -313,7 +165,7 @@ class FakeRebuilds(FakeValues):
         self._run(recipe, tuple(value for value in inputs if value is not None))
         self._let_held_go(command.recipe)
 
-    def recipes_returns(self, name: int) -> tuple[int, ...]:
+    def _names_of(self, name: int) -> tuple[int, ...]:
         """What the results of a rebuild were called in their first life."""
         recipe = self._results[name].task.script.recipe
         assert recipe is not None
@@ -355,7 +207,7 @@ class FakeRebuilds(FakeValues):
 
     def _fill(self, command: lineage.Fill) -> None:
         rebuild = self._results[command.recipe]
-        names = dict(zip(self.recipes_returns(command.recipe), rebuild.results, strict=True))
+        names = dict(zip(self._names_of(command.recipe), rebuild.results, strict=True))
         value, source = self.values.get(command.key), names[command.key]
         if value is None or not value.is_lost or not source.is_sealed:
             return

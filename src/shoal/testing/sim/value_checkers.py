@@ -20,8 +20,10 @@ from typing import TYPE_CHECKING
 from shoal.testing.sim.checkers import Violation
 
 if TYPE_CHECKING:
-    from shoal.testing.sim.rebuilds import FakeRebuilds, FakeRecipe
-    from shoal.testing.sim.values import FakeValue, FakeValues
+    from shoal.testing.sim.rebuilds import FakeRebuilds
+    from shoal.testing.sim.recipes import FakeRecipe
+    from shoal.testing.sim.room import FakeRoom, FakeValue
+from shoal.testing.sim.spills import FakeSpilling
 
 TROUBLE_S = 1.0
 """After a disk has refused something, room may be refused too."""
@@ -35,7 +37,7 @@ def check_read(value: FakeValue) -> None:
         raise Violation(f"value {value.key} has other bytes than were made")
 
 
-def check_room(values: FakeValues) -> None:
+def check_room(values: FakeRoom) -> None:
     """Memory was given out."""
     if values.used > values.extents:
         raise Violation(f"{values.used} extents in use, {values.extents} exist")
@@ -47,7 +49,7 @@ def check_moves_once(moving: Mapping[int, object], value: FakeValue) -> None:
         raise Violation(f"value {value.key} moves, and is moving already")
 
 
-def check_values(values: FakeValues) -> None:
+def check_values(values: FakeSpilling) -> None:
     """Spilling has decided something."""
     for value in values.values.values():
         if value.is_away and value.number:
@@ -62,7 +64,7 @@ def check_leaves(value: FakeValue) -> None:
         raise Violation(f"value {value.key} leaves while {sorted(value.pins)} look at it")
 
 
-def check_refusal(values: FakeValues, missing: int) -> None:
+def check_refusal(values: FakeSpilling, missing: int) -> None:
     """Those who wait for room are told that there will be none."""
     disk = values.disk
     if disk.is_full or disk.is_failing or values.since(disk.troubled_at) < TROUBLE_S:

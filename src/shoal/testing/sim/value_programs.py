@@ -12,7 +12,7 @@ from shoal.testing.sim import value_checkers
 from shoal.testing.sim.data import content_of
 from shoal.testing.sim.endings import EndingProgram, EndingWorld
 from shoal.testing.sim.fakes import Script
-from shoal.testing.sim.values import FakeValue, Wish
+from shoal.testing.sim.room import FakeValue, Wish
 
 SIZES = (0.25, 0.25, 0.25, 1.0, 1.0, 3.0, 6.0)
 REFS_MOST = 12
