@@ -124,15 +124,16 @@ class FakeRecipes(FakeSpilling):
             is_lost = value is not None and value.is_lost
             arguments.append(lineage.Argument(key, value is not None, is_lost, number))
         return lineage.Recipe(
-            recipe.key,
-            recipe.is_kept,
-            recipe.attempt,
-            recipe.charged,
-            recipe.task.max_retries,
-            0,
-            self.has_queue(recipe),
-            tuple(arguments),
-            recipe.returns,
+            key=recipe.key,
+            is_kept=recipe.is_kept,
+            attempt=recipe.attempt,
+            charged=recipe.charged,
+            max_retries=recipe.task.max_retries,
+            function=0,
+            has_queue=self.has_queue(recipe),
+            is_call=False,
+            arguments=tuple(arguments),
+            returns=recipe.returns,
         )
 
     def recipe_of(self, value: FakeValue) -> FakeRecipe | None:
