@@ -166,8 +166,9 @@ bool Memory::seal_like(u32 t, u32 dependency) {
   Spec* sp = spec(t);
   for (u32 i = 0; i < sp->n_returns; i++) {
     u32 r = key_slot(sp->returns()[i]);
+    u8 bare[INLINE_BYTES];
     if (write_value(r, v, true, platform::copy) != Status::Ok)
-      write_inline(r, ERROR_RECORD, FULL_RECORD, sizeof FULL_RECORD);
+      write_inline(r, ERROR_RECORD, bare, bare_record(v.format, v.data, bare));
   }
   note_failed(make_key(t, claim_gen(c)), event_of(*sp), v.format, v.data);
   x.claim.store(make_claim(claim_gen(c), 1, DONE, me), SEQ);

@@ -198,11 +198,11 @@ nb::object load_slot(nb::handle memory, PyMemory& pm, u32 s, u64 deadline) {
     case STR:
       return load_simple(kind, in, x.size.load(RLX));
     case BYTES: {
-      const Bytes b = m.value_bytes(s, true);
+      const Bytes b = block ? m.data_in(block, true) : m.value_bytes(s, true);
       return load_simple(kind, b.data, b.size);
     }
     case PICKLE: {
-      Bytes b = m.value_bytes(s, true);
+      Bytes b = block ? m.data_in(block, true) : m.value_bytes(s, true);
       if (!block) b.data = m.ro + (reinterpret_cast<u8*>(const_cast<void*>(b.data)) - m.rw);
       return load_pickle(memory, pm, s, b,
                          block ? reinterpret_cast<ValueHeader*>(m.ro + block) : nullptr, block,

@@ -259,8 +259,11 @@ class Memory {
                      const std::function<void(void*, const void*, u64)>& copier);
   void write_inline(u32 slot, u8 format, const void* data, u32 size);
   void discard_value(u32 slot);
-  Bytes value_bytes(u32 slot, bool read_only);  // the data part of a sealed value
-  void seal_mine(u32 slot);                     // a put: nobody else can know the slot
+  // The data part of a sealed value: of one that may leave memory only by the block that its reader
+  // has found, for the block word may change for a moment (see spill.cpp).
+  Bytes value_bytes(u32 slot, bool read_only);
+  Bytes data_in(u64 block, bool read_only);
+  void seal_mine(u32 slot);  // a put: nobody else can know the slot
 
   // ---- tasks (task.cpp)
   Status submit(const Call& c, Bytes payload, const std::vector<u32>& dependencies,
@@ -480,6 +483,10 @@ class Memory {
 u32 size_class(u64 bytes);
 u64 class_bytes(u32 cls);
 inline constexpr u32 SIZE_CLASSES = 27;
+
+// What is left of an error for which there is no block: a record of its class without fields, of at
+// most INLINE_BYTES, to `out`. One that is no record becomes FULL_RECORD.
+u32 bare_record(u8 format, Bytes error, u8* out);
 
 // Says what a thread of this process is about to sleep for, until the end of its wait.
 class Awaiting {

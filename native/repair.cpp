@@ -4,6 +4,7 @@
 // idempotent and looks only at words that belong to the dead; the daemon's own operations inside it
 // carry the daemon's own intents. (If the daemon itself dies, the session ends.)
 #include <algorithm>
+#include <cstring>
 #include <unordered_set>
 #include <vector>
 
@@ -169,6 +170,19 @@ void Memory::ring_all() {
   }
 }
 
+u32 bare_record(u8 format, Bytes error, u8* out) {
+  // msgpack: an array of two, a name of up to 31 bytes, a map.
+  auto* p = static_cast<const u8*>(error.data);
+  const u32 head = error.size > 2 && p[0] == 0x92 && p[1] >> 5 == 5 ? 2 + (p[1] & 31) : 0;
+  if (format != ERROR_RECORD || !head || head >= error.size) {
+    std::memcpy(out, FULL_RECORD, sizeof FULL_RECORD);
+    return sizeof FULL_RECORD;
+  }
+  std::memcpy(out, p, head);
+  out[head] = 0x80;
+  return head + 1;
+}
+
 // An error can always be sealed: in a block (results' reserve included), else inline, cut to a bare
 // record.
 void Memory::seal_error(u32 s, Bytes record, const std::vector<u32>& kept) {
@@ -185,7 +199,8 @@ void Memory::seal_error(u32 s, Bytes record, const std::vector<u32>& kept) {
     st = write_value(s, v, true, platform::copy);
   }
   if (st == Status::Ok) return;
-  write_inline(s, ERROR_RECORD, FULL_RECORD, sizeof FULL_RECORD);
+  u8 bare[INLINE_BYTES];
+  write_inline(s, ERROR_RECORD, bare, bare_record(ERROR_RECORD, record, bare));
 }
 
 bool Memory::requeue(u64 key, bool charged, bool front) {

@@ -132,12 +132,13 @@ std::vector<Memory::HoldRow> Memory::list_holds(u64 limit) {
     const u64 head = x.head().load(ACQ);
     if (u32(head) == FREE) continue;
     const u64 key = make_key(s, u32(head >> 32));
-    if (u64 b = x.block.load(); b && (x.flags.load() & HAS_TABLE) && block_is(b, s)) {
+    const u64 word = x.block.load(), b = block_of(word);  // of a value in a file: its stub
+    if (b && (x.flags.load() & HAS_TABLE) && block_is(b, s)) {
       auto* v = at<ValueHeader>(b);
       const u32 n = v->n_contained;
       for (u32 i = 0; i < n && b + sizeof(ValueHeader) + u64(i) * 8 < off.end; i++) {
         const u64 e = reinterpret_cast<atom<u64>*>(v + 1)[i].load(ACQ);
-        if (x.block.load(SEQ) != b) break;
+        if (x.block.load(SEQ) != word) break;
         count(e, 2, key);
       }
     }

@@ -13,6 +13,8 @@
 // (both in one order that all agree on). So either the reader sees SPILLED, or the daemon sees the
 // pin and puts the block back. A reader that saw SPILLED asks (its slot goes into the inbox) and
 // sleeps on `restored`, keeping its pin: what was put back or came back while it is pinned stays.
+// A reader looks at the block word once: the daemon that finds its pin has changed the word for a
+// moment before it puts it back.
 //
 // Tables of contained refs stay in node memory: a hold is a record at an address, and freeing must
 // find it. Nobody writes a sealed value's table but who frees it, so the daemon may move it.
@@ -213,8 +215,7 @@ void Memory::lose(u32 s, Bytes record) {
     std::memcpy(v + 1, record.data, record.size);
     x.size.store(sizeof(ValueHeader) + record.size, RLX);
   } else {
-    std::memcpy(x.inline_bytes, FULL_RECORD, sizeof FULL_RECORD);
-    x.size.store(sizeof FULL_RECORD, RLX);
+    x.size.store(bare_record(ERROR_RECORD, record, x.inline_bytes), RLX);
   }
   x.kind.store(ERROR_RECORD, REL);
   x.block.store(offset, SEQ);

@@ -72,12 +72,14 @@ Status Memory::write_value(u32 s, const ValueParts& v, bool reserve,
   return Status::Ok;
 }
 
+Bytes Memory::data_in(u64 block, bool read_only) {
+  auto* h = at<ValueHeader>(block);
+  return {(read_only ? ro : rw) + block + h->data_offset, h->data_size};
+}
+
 Bytes Memory::value_bytes(u32 s, bool read_only) {
   Slot& x = slot(s);
-  if (u64 block = x.block.load(ACQ)) {
-    auto* h = at<ValueHeader>(block);
-    return {(read_only ? ro : rw) + block + h->data_offset, h->data_size};
-  }
+  if (const u64 block = x.block.load(ACQ)) return data_in(block, read_only);
   u64 n = x.size.load(RLX);
   return {x.inline_bytes, is_turn(n) ? sizeof FULL_RECORD : n};
 }

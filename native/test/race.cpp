@@ -195,13 +195,14 @@ static bool spills(int rounds) {
         atom<u64>* pin;
         if (!m.hold_key(key, true, pin)) continue;
         std::atomic_thread_fence(SEQ);
+        u64 block;
         for (;;) {
           const u32 seen = m.header().restored.load(SEQ);
-          if (!(m.slot(s).block.load(SEQ) & SPILLED)) break;
+          if (!((block = m.slot(s).block.load(SEQ)) & SPILLED)) break;
           m.ask_back(s);
           m.sleep_on(m.header().restored, seen, 0, 1000000);
         }
-        const Bytes seen = m.value_bytes(s, false);
+        const Bytes seen = m.data_in(block, false);
         auto* bytes = static_cast<const u8*>(seen.data);
         for (u64 b = 0; b < seen.size; b += seen.size / 8) {
           if (bytes[b] != (which ? 10 + which : 9)) errors++;

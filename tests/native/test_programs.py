@@ -79,6 +79,7 @@ NOT_KILLED = {
             "is_running",
             "may_spill",
             "is_looked_at",
+            "data_in",
             "spilled",
             "is_lost",
             "needed",

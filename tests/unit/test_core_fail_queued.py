@@ -88,3 +88,34 @@ def test_no_task_waits_for_a_slot_that_nobody_may_seal() -> None:
     assert daemon.fail_queued(queue, ERROR) == 1
     del ref, cell
     assert set(daemon.audit().values()) == {0}
+
+
+@pytest.mark.parametrize(
+    ("record", "bare"),
+    [
+        (b"\x92\xb2WorkerCrashedError\x81\xa4text\xc6", b"\x92\xb2WorkerCrashedError\x80"),
+        (b"no record", b"\x92\xb4ObjectStoreFullError\x80"),
+    ],
+)
+def test_an_error_without_room_keeps_its_class(record: bytes, bare: bytes) -> None:
+    daemon = hooked(_native.Memory.create(32 << 20, 2, b"bare", 64))
+    daemon.populate(16 << 20, 1 << 40)
+    queue, generation = daemon.new_queue(_native.QUEUE_CLASS, 1)
+    caller, _ = attached(daemon)
+    template = _native.Template(
+        function=0,
+        queue=queue,
+        queue_generation=generation,
+        job=1,
+        n_returns=1,
+        flags=_native.FLAG_HELP,
+    )
+    ref = caller.submit(template, b"payload", [])
+    larger_than_the_store = record + bytes(33 << 20)
+    assert daemon.fail_queued(queue, larger_than_the_store) == 1
+    with pytest.raises(Failed) as caught:
+        caller.get(ref)
+    assert caught.value.args == (bare,)
+    del ref
+    caller.close()
+    daemon.close()
