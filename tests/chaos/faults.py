@@ -28,7 +28,7 @@ from tests.torture.started import Started
 
 KILLS = {"worker": 10, "actor": 6, "store": 3, "zygote": 1}
 STOPS = {"worker": 6, "actor": 4, "zygote": 2, "store": 2, "daemon": 1}
-KINDS = {"kill": 12, "stop": 6, "full": 1, "corrupt": 1, "pressure": 1}
+KINDS = {"kill": 12, "stop": 6, "full": 1, "corrupt": 3, "pressure": 1}
 LEAST_S, MOST_S = 0.05, 1.5
 DAEMON_MOST_S = 0.3
 DISK_BYTES = 1 << 30

@@ -19,7 +19,7 @@ from tests.torture.drivers import ROOT
 from tests.torture.started import Started
 
 STORE_BYTES = 64 << 20
-SHARE = 0.5
+SHARE = 10.0
 """Of the store: how much a shuffle has alive in between."""
 FAULTS_PER_S = 3.0
 PROBE_EVERY_S = 2.0
@@ -108,6 +108,18 @@ def torment(
     }
 
 
+def met(started: Started) -> dict[str, object]:
+    """What came of files that were changed: values that were found damaged, and made again."""
+    facts = started.facts()
+    spilling, lineage = facts["spilling"], facts["lineage"]
+    assert isinstance(spilling, dict) and isinstance(lineage, dict)
+    return {
+        "spilled_bytes": spilling["spilled_bytes"],
+        "values_found_damaged": spilling["lost"],
+        "values_made_again": lineage["rebuilt"],
+    }
+
+
 def run(folder: Path, seed: int, seconds: float, say: Say, share: float = SHARE) -> dict[str, Any]:
     """One session from start to end; arrays of ``share`` of its store are alive in a shuffle."""
     disk = folder / "sessions-of-test"
@@ -122,6 +134,7 @@ def run(folder: Path, seed: int, seconds: float, say: Say, share: float = SHARE)
             faults = Faults(started, disk if is_small else None, random.Random(seed))
             programs = Programs(started, folder, seed, seconds, size)
             found = torment(started, folder, faults, programs, seconds, say)
+            found["met"] = met(started)
         assert not list(disk.rglob("*.spill")), "files of spilled values are left"
     where = "a tmpfs" if is_small else "not one of its own, so it was never full"
     return {**found, "disk": where, "audit": "zero"}

@@ -1,4 +1,4 @@
-"""Workers, actors and drivers that die, in a session whose control store is a process (W, A, R).
+"""Workers, actors and drivers that die, in a session whose control store is a process (W, A, R, C).
 
 ``tests/torture`` and ``tests/scenario`` look at each of these ways to die closely; here the load is
 the one of the table of faults, its oracle judges, and each case ends with the audit.
@@ -23,7 +23,14 @@ from shoal import errors
 from tests.chaos import audit
 from tests.chaos.loads import Appender, Graph, append_line
 from tests.chaos.oracle import verdict
-from tests.torture.processes import cpu_s, eventually, is_running, kill
+from tests.torture.processes import (
+    cpu_s,
+    eventually,
+    is_running,
+    kill,
+    session_pids,
+    signal_session_process,
+)
 from tests.torture.started import Started
 
 LONG_S = 120.0
@@ -228,6 +235,40 @@ def test_a3_a_crash_loop_is_slow_and_disturbs_nobody(case: Started, tmp_path: Pa
     shoal.kill(actor)
     with pytest.raises(errors.ActorDiedError):
         shoal.get(call, timeout=LONG_S)
+
+
+# ---- the whole machine
+def stopped(pids: set[int]) -> bool:
+    """Whether each of them stands still, or is gone."""
+    for pid in pids:
+        try:
+            state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        except OSError:
+            continue
+        if state not in "TZX":
+            return False
+    return True
+
+
+def test_c2_who_was_suspended_goes_on(case: Started, tmp_path: Path) -> None:
+    """All processes but ours stand still as in a suspended machine, with calls under way: no death
+    is seen that was none, and nothing runs twice."""
+    actor = Appender.options(num_cpus=0).remote(str(tmp_path / "journal"))
+    first = shoal.get([actor.append.remote("first"), actor.pid.remote()], timeout=LONG_S)
+    graph = Graph(tmp_path, "under way", leaves=8)
+    everybody = session_pids(case.session)
+    try:
+        for pid in everybody:
+            signal_session_process(pid, case.session, signal.SIGSTOP)
+        eventually(lambda: stopped(everybody), LONG_S, "they stand still")
+        asked = actor.append.remote("meanwhile")
+        assert shoal.wait([asked], timeout=0.5) == ([], [asked])
+    finally:
+        for pid in everybody:
+            signal_session_process(pid, case.session, signal.SIGCONT)
+    assert shoal.get([asked, actor.pid.remote()], timeout=LONG_S) == ["meanwhile", first[1]]
+    assert (tmp_path / "journal").read_text() == "first\nmeanwhile\n"
+    assert graph.judge(LONG_S) == 0
 
 
 # ---- drivers

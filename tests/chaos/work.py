@@ -30,10 +30,11 @@ import numpy as np
 import shoal
 from shoal.errors import LostError, TaskError
 
-PATIENCE_S = 180.0
+PATIENCE_S = 300.0
 HANG_S = 400.0
-PARTS = 8
-"""Of a shuffle: so many maps, each with so many results, and so many reduces."""
+FEWEST_PARTS = 8
+PART_BYTES = 10 << 20
+"""About so much is what one map makes and what one reduce reads; there are as many of both."""
 
 Array = Any  # of numpy, whose types change from release to release
 
@@ -116,16 +117,24 @@ def numbers_of(seed: int, length: int) -> Array:
     return np.random.default_rng(seed).integers(0, 1 << 40, length)
 
 
-@shoal.remote(num_returns=PARTS, max_retries=-1)
-def split(seed: int, length: int) -> list[Array]:
+def pieces_of(seed: int, length: int, parts: int) -> list[Array]:
+    """The numbers by the part that each is of."""
     values = numbers_of(seed, length)
-    return [values[values % PARTS == part] for part in range(PARTS)]
+    keys = (values % parts).astype(np.uint16)
+    ends = np.cumsum(np.bincount(keys, minlength=parts))[:-1]
+    return np.split(values[np.argsort(keys, kind="stable")], ends)
 
 
 @shoal.remote(max_retries=-1)
-def gather(*parts: Array) -> tuple[int, int, int]:
-    """Of a sorted part: its length and two sums."""
-    return summary(np.sort(np.concatenate(parts)))
+def split(seed: int, length: int, parts: int) -> list[Array]:
+    return pieces_of(seed, length, parts)
+
+
+@shoal.remote(max_retries=-1)
+def gather(pieces: list[Any]) -> tuple[int, int, int]:
+    """Of a sorted part: its length and two sums. It reads one piece after the other: all of them at
+    once would be in as many places of a store that is a tenth of everything."""
+    return summary(np.sort(np.concatenate([shoal.get(piece).copy() for piece in pieces])))
 
 
 def summary(values: Array) -> tuple[int, int, int]:
@@ -134,15 +143,22 @@ def summary(values: Array) -> tuple[int, int, int]:
 
 
 def shuffle(chance: random.Random, size: int) -> None:
-    maps = max(PARTS, size // (8 << 20))
-    length = size // maps // 8
-    seeds = [chance.getrandbits(30) for _ in range(maps)]
-    parts = [split.remote(seed, length) for seed in seeds]
-    refs = [gather.remote(*(row[part] for row in parts)) for part in range(PARTS)]
+    parts = max(FEWEST_PARTS, size // PART_BYTES)
+    length = size // parts // 8
+    seeds = [chance.getrandbits(30) for _ in range(parts)]
+    mapping = split.options(num_returns=parts)
+    rows = [mapping.remote(seed, length, parts) for seed in seeds]
+    refs = [gather.remote([row[part] for row in rows]) for part in range(parts)]
+    del rows
+    expected = serial_shuffle(seeds, length)
     for part, ref in enumerate(refs):
-        found = shoal.get(ref, timeout=PATIENCE_S)
-        mine = [values[values % PARTS == part] for values in (numbers_of(s, length) for s in seeds)]
-        assert found == summary(np.sort(np.concatenate(mine))), f"part {part} of {seeds}"
+        assert shoal.get(ref, timeout=PATIENCE_S) == expected[part], f"part {part} of {seeds}"
+
+
+def serial_shuffle(seeds: list[int], length: int) -> list[tuple[int, int, int]]:
+    """The same by hand."""
+    rows = [pieces_of(seed, length, len(seeds)) for seed in seeds]
+    return [summary(np.sort(np.concatenate(part))) for part in zip(*rows)]
 
 
 # ---- nested
