@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 
 import shoal
-from shoal.errors import LostError, TaskError
+from shoal.errors import LostError, ObjectStoreFullError, TaskError
 
 PATIENCE_S = 300.0
 HANG_S = 400.0
@@ -113,6 +113,10 @@ def server(chance: random.Random, size: int) -> None:
 
 
 # ---- shuffle
+NO_ROOM = [ObjectStoreFullError]
+"""Half of the store, or the disk, is away for moments: who found no room is tried again."""
+
+
 def numbers_of(seed: int, length: int) -> Array:
     return np.random.default_rng(seed).integers(0, 1 << 40, length)
 
@@ -125,12 +129,12 @@ def pieces_of(seed: int, length: int, parts: int) -> list[Array]:
     return np.split(values[np.argsort(keys, kind="stable")], ends)
 
 
-@shoal.remote(max_retries=-1)
+@shoal.remote(max_retries=-1, retry_exceptions=NO_ROOM)
 def split(seed: int, length: int, parts: int) -> list[Array]:
     return pieces_of(seed, length, parts)
 
 
-@shoal.remote(max_retries=-1)
+@shoal.remote(max_retries=-1, retry_exceptions=NO_ROOM)
 def gather(pieces: list[Any]) -> tuple[int, int, int]:
     """Of a sorted part: its length and two sums. It reads one piece after the other: all of them at
     once would be in as many places of a store that is a tenth of everything."""
