@@ -9,11 +9,14 @@ Where calls run side by side, on threads or on an event loop, lines of several a
 each is put together here and leaves whole, with a mark of its own. There is no lock: a line is one
 ``write``.
 
+A crash in C code prints the Python stack, which stands in the error then.
+
 Records of ``logging`` carry their level: it is in a local variable of the frame that writes them.
 """
 
 from __future__ import annotations
 
+import faulthandler
 import io
 import sys
 from typing import TYPE_CHECKING, TextIO
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
 OPEN_LENGTH_MOST = 32 << 10
 """A line that is longer leaves in pieces."""
 _MARKS_KEPT = 1000
+_STDERR = 2
 _running = context.running.get
 _put = io.TextIOWrapper.write
 """A third of the price of ``super().write``, twice for each ``print``."""
@@ -135,6 +139,8 @@ def _labelled(stream: TextIO, side_by_side: bool) -> TextIO:
 
 def install(side_by_side: bool = False) -> None:
     """Replace this process's streams; ``side_by_side``: several calls run at a time."""
+    # Of this thread alone: the last lines of the dead are few, and the user's words are among them.
+    faulthandler.enable(_STDERR, all_threads=False)
     stdout, stderr = (_labelled(each, side_by_side) for each in (sys.stdout, sys.stderr))
     sys.stdout = sys.__stdout__ = stdout  # type: ignore[misc,assignment]
     sys.stderr = sys.__stderr__ = stderr  # type: ignore[misc,assignment]
