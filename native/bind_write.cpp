@@ -7,6 +7,26 @@
 
 namespace shoal {
 
+// Where others have to leave memory first, that is waited for; but a result comes before its
+// recipe.
+static constexpr u64 RECIPE_PATIENCE = 10000000000ull;
+static u32 recipe_patiently(Memory& m, u64 task) {
+  u32 recipe = m.recipe_for(task, true);
+  for (u64 until = 0; recipe == Memory::NO_RECIPE_YET;) {
+    const u64 now = platform::now_ns();
+    if (!until) until = now + RECIPE_PATIENCE;
+    Status st;
+    {
+      Unlocked unlocked;
+      st = m.wait_memory(now + 2000000000ull);
+    }
+    check_signals();
+    if (m.closed.load()) throw_closed();
+    recipe = m.recipe_for(task, st == Status::Ok && now < until);
+  }
+  return recipe;
+}
+
 void write_parts(PyMemory& pm, u32 s, int format, nb::handle data, nb::handle buffers,
                  nb::handle contained, bool reserve, double timeout_s, u64 task) {
   // The others are inline by their nature, and their readers rely on it: see write_simple.
@@ -26,7 +46,7 @@ void write_parts(PyMemory& pm, u32 s, int format, nb::handle data, nb::handle bu
   for (auto& b : v.buffers) total += b.size;
   // Only what may leave memory can be lost.
   if (task && is_spillable(total + 4096) && !is_error(v.format))
-    if (const u32 recipe = pm.m->recipe_for(task)) v.contained.push_back(recipe);
+    if (const u32 recipe = recipe_patiently(*pm.m, task)) v.contained.push_back(recipe);
   write_patiently(pm, s, v, reserve, timeout_s);
 }
 

@@ -91,8 +91,9 @@ atom<u64>* Memory::hold_recipe_of(u32 s) {
 }
 
 // The recipe that large results of `key`, which runs here, are to hold; 0: none, they cannot be
-// made again. Mine until the attempt ends (running_pop).
-u32 Memory::recipe_for(u64 key) {
+// made again. Mine until the attempt ends (running_pop). Who may wait for memory gets NO_RECIPE_YET
+// where there is none at the moment; for others such a recipe says that it was dropped.
+u32 Memory::recipe_for(u64 key, bool may_wait) {
   Spec* t = spec(key_slot(key));
   if (!t || t->max_retries == 0 || (t->flags & (F_STREAM | F_DYNAMIC | F_NO_RETURN)) ||
       header().lineage_most.load(RLX) == 0)
@@ -132,7 +133,13 @@ u32 Memory::recipe_for(u64 key) {
   std::memcpy(returns + t->n_returns, reinterpret_cast<u8*>(t) + t->payload_offset,
               t->payload_size);
   v.data = {data.data(), data_size(*r)};
-  if (write_value(s, v, false, platform::copy) != Status::Ok) {
+  const Status st = write_value(s, v, true, platform::copy);
+  if (st == Status::NeedMemory && may_wait) {
+    for (auto* e : held) drop(e);
+    clear_bits(s, OWNER);
+    return NO_RECIPE_YET;
+  }
+  if (st != Status::Ok) {
     discard_value(s);  // no room for it: it says that it was dropped
     slot(s).kind.store(RECIPE, RLX);
     cost = 0;

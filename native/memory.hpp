@@ -243,7 +243,8 @@ class Memory {
   u64 first_of(const Spec& t, u64 key);
   int recipe_index(u32 slot, u64 key);
   atom<u64>* hold_recipe_of(u32 slot);
-  u32 recipe_for(u64 key);
+  static constexpr u32 NO_RECIPE_YET = ~0u;
+  u32 recipe_for(u64 key, bool may_wait = false);
   void drop_recipe(u64 key);
   void forget_cost(u32 slot);
   u32 trim_lineage(u64 most, const std::set<u64>& spared);

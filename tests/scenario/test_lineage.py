@@ -10,6 +10,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +100,24 @@ def test_what_was_dropped_on_the_way_is_made_again_too(files: Path) -> None:
     assert value[0] == value[-1] == 46
     lose(files, [ref])
     assert shoal.get(ref)[7] == 46
+
+
+@shoal.remote(max_retries=3)
+def small() -> Any:
+    return array(0, 48_000)
+
+
+def test_a_long_chain_is_made_again_for_three_readers(files: Path) -> None:
+    ref = small.remote()
+    for _ in range(300):
+        ref = plus.remote(ref, 1)
+        shoal.wait([ref])  # so that memory is never full, and all recipes are there
+    lose(files, [ref])
+    before = counts()["rebuilt"]
+    with ThreadPoolExecutor(3) as readers:
+        found = readers.map(lambda _: int(shoal.get(ref)[0]), range(3))
+        assert list(found) == [300, 300, 300]
+    assert counts()["rebuilt"] == before + 1
 
 
 def test_lost_arguments_are_made_again_first(files: Path) -> None:
