@@ -30,6 +30,7 @@ OBJECTS_MOST = 100_000
 HOLDERS_MOST = 3
 ERRORS = (_native.FORMAT_ERROR_PICKLE, _native.FORMAT_ERROR_RECORD)
 SUBMITTED, TAKEN, SEALED, PUT, FREED, REPAIRED, SPILLED, RESTORED = 1, 2, 3, 4, 5, 6, 9, 10
+LOST, REBUILT = 11, 12
 TEXTS = (_native.EVENT_NAME, _native.EVENT_ERROR)
 
 
@@ -114,6 +115,8 @@ class _Teller:
             REPAIRED: "repaired after a death",
             SPILLED: "left for a file",
             RESTORED: "came back from its file",
+            LOST: "its value is lost",
+            REBUILT: f"is made again by its task, attempt {n}",
         }.get(kind, f"event {kind}")
 
     def id_of(self, key: int, is_task: bool = False) -> str:
