@@ -18,6 +18,7 @@ import shoal
 from shoal import errors, state
 from shoal._proto import reasons as r
 from shoal._runtime import cluster, daemon_process_memory
+from shoal.cli import report
 
 MB = 1 << 20
 LIMIT = 400 * MB
@@ -260,3 +261,24 @@ def test_workers_show_what_they_have(tmp_path: Path) -> None:
         time.sleep(0.02)
     gate.touch()
     assert shoal.get(ref, timeout=LATE_S) == 20
+
+
+def test_status_shows_the_memory_of_the_node(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gate = tmp_path / "go"
+    ref = holds.options(max_retries=0).remote(80, gate)
+    deadline = time.monotonic() + LATE_S
+    shown = ""
+    while "in use (" not in shown:
+        assert time.monotonic() < deadline, shown
+        (row,) = cluster.table("session")
+        report.print_memory(row["processes_memory"])
+        shown = capsys.readouterr().out
+        time.sleep(0.02)
+    assert "memory of the node" in shown and "paused" not in shown
+    gate.touch()
+    assert shoal.get(ref, timeout=LATE_S) == 20
+    report.print_memory({**row["processes_memory"], "is_paused": True, "waiting": 2})
+    shown = capsys.readouterr().out
+    assert "admission paused" in shown and "waiting for memory: 2 tasks" in shown

@@ -271,6 +271,29 @@ def test_an_actor_with_restarts_left_comes_back() -> None:
     assert node.machine.tables.actors.living[info.actor_id].restarts == 1
 
 
+def test_whom_the_kernel_ended_has_run_out_of_memory_and_says_what_shows_it() -> None:
+    node = Node()
+    node.queue()
+    node.worker(2)
+    node.read(seen.ProcessMemory(2, 300 * MB, TASK, FUNCTION), used=320)
+    task = seen.RunningTask(TASK, 1, 0, 0, 0, 21, about=FUNCTION)
+    death = seen.ProcessDied(2, None, 9, (), (task,), kernel_oom="oom_kill has risen to 7")
+    error = error_of(node.tell(death))
+    assert isinstance(error, errors.OutOfMemoryError)
+    assert (error.kind, error.task, error.peak_bytes) == ("kernel", "hog", 300 * MB)
+    assert "the kernel ended" in str(error) and "risen to 7" in str(error)
+    assert node.machine.tables.memory.peaks.is_heavy(FUNCTION), "its next attempts wait"
+
+
+def test_who_was_to_leave_was_not_ended_by_the_kernel() -> None:
+    node = Node()
+    node.queue()
+    node.worker(2)
+    node.tell(seen.Looked((seen.QueueState(21, 0, 0),)))
+    death = seen.ProcessDied(2, None, 9, (), (), kernel_oom="oom_kill has risen to 7")
+    assert not [c for c in node.tell(death) if isinstance(c, do.Fail)], "it ran nothing"
+
+
 def test_a_plain_crash_is_one_still() -> None:
     node = Node()
     node.queue()

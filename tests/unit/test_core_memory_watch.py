@@ -359,6 +359,20 @@ def test_in_the_end_what_is_free_now_is_enough() -> None:
     assert Admit(2, 2) in w.read(*rows, used=60)
 
 
+def test_two_that_may_wait_for_each_other_unseen_do_not_do_so_for_ever() -> None:
+    w = Watching()
+    function = heavy(w)
+    w.ask(1, function), w.ask(2, function), w.ask(3, function)
+    waiting = [process(index, 0, 5 + index, is_blocked=True) for index in (2, 3)]
+    rows = process(1, 500, 6, function=function), *waiting
+    w.now += memory_admission.STUCK_S - 1
+    assert not [x for x in w.read(*rows, used=520) if isinstance(x, Admit)]
+    w.now += 1
+    assert [x for x in w.read(*rows, used=520) if isinstance(x, Admit)] == [Admit(2, 2)], "one"
+    both = process(1, 500, 6, function=function), process(2, 460, 7, function=function)
+    assert ends(w.read(*both, waiting[1], used=980)) == [2], "who began last"
+
+
 def test_the_table_of_peaks_is_bounded() -> None:
     w = Watching()
     for function in range(1, memory_admission.PEAKS_MOST + 100):

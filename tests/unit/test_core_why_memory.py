@@ -30,6 +30,9 @@ def test_nothing_begins_while_little_memory_is_left() -> None:
     why = node.why()
     assert isinstance(why.reason, r.AdmissionPaused)
     assert (why.reason.used_bytes, why.reason.paused_s) == (940 * MB, 2)
+    (holder,) = why.reason.holders
+    assert (holder.worker, holder.amounts) == (index, {"memory": 930.0 * MB})
+    assert "has 975,175,680)" in str(why), "and who has it"
     assert "985,661,440 of 1,048,576,000 bytes of memory" in str(why) and "memory=" in str(why)
 
 

@@ -8,8 +8,9 @@ sentences are made where it is read. Fields of all of them (a field that is not 
 ==========================  ================================================================
 WorkerCrashedError          pid, signal, exit_code, stderr (list of lines), attempt, max_retries,
                             reason, task, task_id
-OutOfMemoryError            as WorkerCrashedError, and task, kind (limit or node), limit_bytes,
-                            peak_bytes, used_bytes, others (list of dicts: name, pid, bytes)
+OutOfMemoryError            as WorkerCrashedError, and task, kind (limit, node or kernel),
+                            limit_bytes, peak_bytes, used_bytes, evidence, others (list of dicts:
+                            name, pid, bytes)
 PoisonTaskError             pid, signal, exit_code, stderr, attempt, pids (list), task, task_id
 ActorUnavailableError       as ActorDiedError: its reason "restarting"
 ActorDiedError              actor_id, class_name, name, reason, incarnation, pid, signal,

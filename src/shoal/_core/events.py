@@ -178,6 +178,8 @@ class ProcessDied(Event, frozen=True):
     stderr: tuple[str, ...] = ()
     running: tuple[RunningTask, ...] = ()
     """Innermost first."""
+    kernel_oom: str = ""
+    """What shows that the kernel ended it for want of memory; "": nothing does."""
 
 
 class Requested(Event, frozen=True):

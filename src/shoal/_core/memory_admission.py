@@ -8,7 +8,10 @@ for its memory waits longer each time, until it goes well.
 1. A holder that waits for something itself keeps nobody out: it may wait for who asks.
 2. A process that was let in is let in again: a parent that waits runs its children itself.
 3. After ``PATIENCE_S`` what is free now is enough, whatever was promised.
-4. The table of peaks is bounded; the one that was not used for longest goes.
+4. If nobody was let in and nobody has ended for ``STUCK_S``, the first in line is let in whatever
+   there is: who runs may wait for him in a way that nobody sees. If that was wrong the watch ends
+   one of them, who began last, and says so.
+5. The table of peaks is bounded; the one that was not used for longest goes.
 """
 
 from __future__ import annotations
@@ -24,6 +27,8 @@ READINGS = 8
 HEAVY_BYTES = 32 << 20
 PAUSE_BELOW = 0.02
 """So much below the threshold nothing new is let in."""
+STUCK_S = 3600.0
+"""Rarely enough that heavy tasks which take hours are not disturbed by attempts in vain."""
 BACK_OFF_S = 0.2
 BACK_OFF_MOST_S = 10.0
 SETTLE_S = 2.0
@@ -182,12 +187,15 @@ class Admissions:
         self._watched = watched
         self.waiting: deque[Waiter] = deque()
         self.holding: dict[int, Holding] = {}
+        self._moved_at = float("-inf")
+        """When somebody was let in or had ended."""
 
     def serve(self, now: float) -> list[Admit]:
         """Let in who may."""
         out: list[Admit] = []
         while self.waiting and self._fits(now, self.waiting[0]):
             first = self.waiting.popleft()
+            self._moved_at = now
             out.append(Admit(first.index, first.request))
             holding = self.holding.get(first.index)
             need = 0 if first.declared else self.need(first.function)
@@ -227,6 +235,8 @@ class Admissions:
         room = (self._rules.threshold - PAUSE_BELOW) * self._use.limit_bytes - self._use.used_bytes
         need = self.need(waiter.function)
         if now - waiter.since >= PATIENCE_S and need <= room:
+            return True
+        if now - max(waiter.since, self._moved_at) >= STUCK_S:
             return True
         return need + self._promised() <= room
 
@@ -279,6 +289,7 @@ class Admissions:
 
     def release(self, now: float, index: int, function: int, is_well: bool) -> None:
         """An admitted task is over."""
+        self._moved_at = now
         holding = self.holding.get(index)
         if holding is not None:
             holding.count -= 1

@@ -79,7 +79,8 @@ class End(msgspec.Struct, frozen=True):
 
     index: int
     kind: str
-    """limit: it has more than it asked for; node: the node has too little."""
+    """limit: it has more than it asked for; node: the node has too little; kernel: the kernel was
+    quicker."""
     task: int
     function: int
     limit_bytes: int
@@ -116,6 +117,18 @@ class MemoryWatch:
     def is_on(self) -> bool:
         """Whether anything is watched at all."""
         return self.rules.limit_bytes > 0 and self.rules.refresh_s > 0
+
+    def row(self) -> dict[str, object]:
+        """For people; ``used_bytes`` None: nobody has had to look yet."""
+        return {
+            "is_watched": self.is_on,
+            "used_bytes": self.use.used_bytes or None,
+            "limit_bytes": self.use.limit_bytes,
+            "threshold": self.rules.threshold,
+            "is_paused": self.is_paused,
+            "waiting": len(self.admissions.waiting),
+            "heavy": len(self.peaks.heavy()),
+        }
 
     # ---- one reading
     def step(self, now: float, seen: MemoryRead) -> list[Decision]:
@@ -284,6 +297,26 @@ class MemoryWatch:
             # First, so that it is known before the next attempt is handed on.
             out = [*self.peaks.ended(now, row.function, victim.peak), *out]
         return out
+
+    def killed(self, now: float, index: int, task: int, function: int) -> list[Decision]:
+        """The kernel has ended it for want of memory; ``function`` 0: an actor."""
+        each = self.watched.get(index)
+        seen = 0 if each is None else max(each.peak, each.grown)
+        others = [(w.last.index, w.last.own_bytes) for w in self.watched.values()]
+        others = [pair for pair in others if pair[0] != index]
+        others.sort(key=lambda pair: pair[1], reverse=True)
+        use = self.use
+        self.ended[index] = End(
+            index,
+            "kernel",
+            task,
+            function,
+            use.limit_bytes,
+            seen,
+            use.used_bytes,
+            tuple(others),
+        )
+        return [*self.peaks.ended(now, function, seen)] if function and self.is_on else []
 
     # ---- admission
     def ask(self, now: float, waiter: Waiter) -> list[Decision]:

@@ -16,7 +16,7 @@ from collections.abc import Iterable
 
 from shoal._core import commands as do
 from shoal._core.answers import Commands
-from shoal._core.events import MemoryRead, Requested
+from shoal._core.events import MemoryRead, ProcessDied, Requested
 from shoal._core.memory_admission import Admit, Heavy, Waiter
 from shoal._core.memory_watch import (
     SMALL_BYTES,
@@ -156,6 +156,26 @@ def _end(t: NodeTables, now: float, end: End, drivers: tuple[tuple[int, int], ..
     if actor is not None:
         t.tell(now, actor.actor_id, text)
     return [do.Warn(text), do.Kill(end.index)]
+
+
+def on_kernel_kill(t: NodeTables, now: float, event: ProcessDied) -> Commands:
+    """The kernel has ended a worker for want of memory, as far as can be known."""
+    worker = t.pool.workers.get(event.index)
+    if worker is None or not event.running or event.index in t.memory.ended:
+        return []
+    if worker.phase is Phase.LEAVING:
+        return []
+    first = event.running[0]
+    function = 0 if event.index in t.actors.by_worker else first.about
+    heavy = t.memory.killed(now, event.index, first.key, function)
+    end = t.memory.ended[event.index]
+    facts = facts_of(t, end)
+    facts["others"], facts["evidence"] = _others(t, end), event.kernel_oom
+    t.memory_facts[event.index] = facts
+    what = facts["task"] or "a task"
+    text = f"the kernel has ended {what} (pid {facts['pid']}) for want of memory"
+    t.tell(now, f"worker {event.index}", text)
+    return [do.Warn(text), *_carry_out(t, now, heavy)]
 
 
 def facts_of(t: NodeTables, end: End) -> dict[str, object]:

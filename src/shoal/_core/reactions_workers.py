@@ -75,9 +75,10 @@ def on_get_assignment(t: NodeTables, now: float, event: Requested) -> Commands:
 def on_process_died(t: NodeTables, now: float, event: ProcessDied) -> Commands:
     """As ``take_in_death``, but who was ended for its memory may have to wait for the news."""
     t.memory_news.gone(event.index)
+    out = reactions_memory.on_kernel_kill(t, now, event) if event.kernel_oom else []
     if event.index in t.memory.ended and t.memory_news.keep(event):
-        return []
-    return take_in_death(t, now, event)
+        return out
+    return [*out, *take_in_death(t, now, event)]
 
 
 def take_in_death(t: NodeTables, now: float, event: ProcessDied) -> Commands:

@@ -114,7 +114,13 @@ def _line(e: Explainer, ask: ClassQueue | Asked, facts: dict[str, Any]) -> r.Rea
     if t.memory.is_paused and not isinstance(ask, GroupAsk):
         used, limit = t.memory.use.used_bytes, t.memory.use.limit_bytes
         paused_s = e.now - t.memory.paused_since
-        return r.AdmissionPaused(**facts, used_bytes=used, limit_bytes=limit, paused_s=paused_s)
+        return r.AdmissionPaused(
+            **facts,
+            used_bytes=used,
+            limit_bytes=limit,
+            paused_s=paused_s,
+            holders=_largest(e),
+        )
     room = ask.target.room
     bundles = ask.bundles if isinstance(ask, GroupAsk) else (ask.amounts,)
     account = room.nearest(ask.amounts) or next(iter(room.accounts), None)
@@ -300,24 +306,31 @@ def of_room(e: Explainer) -> r.Reason:
 
 
 # ---- memory of processes
+def _with_memory(e: Explainer, index: int, size_bytes: int) -> r.Holder:
+    holder = e.process_holder(index)
+    return r.Holder(
+        kind=holder.kind,
+        id=holder.id,
+        name=holder.name,
+        worker=index,
+        pid=holder.pid,
+        amounts={"memory": float(size_bytes)},
+    )
+
+
+def _largest(e: Explainer) -> list[r.Holder]:
+    rows = sorted(e.t.memory.watched.values(), key=lambda w: w.last.own_bytes, reverse=True)
+    known = [each.last for each in rows if each.last.index in e.t.pool.workers]
+    return [_with_memory(e, each.index, each.own_bytes) for each in known[:HOLDERS_MOST]]
+
+
 def of_admission(e: Explainer, waiter: Waiter) -> r.Reason:
     """A task of a function that needs much has not begun yet."""
     watch = e.t.memory
     again = watch.admissions.not_before(waiter) - e.now
     holders = []
     for index, holding in list(watch.admissions.holding.items())[:HOLDERS_MOST]:
-        holder = e.process_holder(index)
-        amounts = {"memory": float(holding.need)}
-        holders.append(
-            r.Holder(
-                kind=holder.kind,
-                id=holder.id,
-                name=holder.name,
-                worker=index,
-                pid=holder.pid,
-                amounts=amounts,
-            )
-        )
+        holders.append(_with_memory(e, index, holding.need))
     return r.WaitsForMemory(
         function=e.name_of(waiter.function),
         needs_bytes=watch.admissions.need(waiter.function),

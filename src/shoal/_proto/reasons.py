@@ -157,6 +157,8 @@ class AdmissionPaused(OfTask, frozen=True, kw_only=True):
     used_bytes: int
     limit_bytes: int
     paused_s: float
+    holders: list[Holder] = []
+    """Processes of the session by the memory of their own, the largest first."""
 
 
 class KeptForAnother(OfTask, frozen=True, kw_only=True):

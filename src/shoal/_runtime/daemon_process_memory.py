@@ -21,6 +21,7 @@ from shoal._core import commands, events
 from shoal._core.events import AnyEvent, ProcessMemory
 from shoal._native import Memory
 from shoal._runtime.machine_facts import Pressure
+from shoal._runtime.oom_kills import OomKills
 
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 IDLE_LOOKS = 16
@@ -89,12 +90,14 @@ class ProcessMemories:
         post: Callable[[AnyEvent], None],
         pid_of: Callable[[int], int],
         limit_bytes: int,
+        oom_kills: OomKills,
     ) -> None:
         """``limit_bytes``: of the session's own; 0: what the machine has."""
         self._memory = memory
         self._post = post
         self._pid_of = pid_of
         self._limit_bytes = limit_bytes
+        self._oom_kills = oom_kills
         self._pressure = Pressure()
         self._idle: dict[int, int] = {}
         """Workers that were read while they were idle, and looks since."""
@@ -105,6 +108,7 @@ class ProcessMemories:
         """Pids of programs."""
 
     def perform_read_memory(self, command: commands.ReadMemory) -> None:
+        self._oom_kills.look()
         rows = tuple(self._process(wanted) for wanted in command.workers)
         if command.is_first_look:
             self._post(events.MemoryRead(0, 1, rows, is_first_look=True))

@@ -36,6 +36,7 @@ from shoal._runtime.daemon_loop import Loop, Timer
 from shoal._runtime.daemon_zygote import Listeners, ZygoteLink
 from shoal._runtime.log_budget import LogBudget
 from shoal._runtime.lookers import Lookers
+from shoal._runtime.oom_kills import OomKills
 from shoal._runtime.worker_logs import WorkerLog
 
 KIND_DRIVER = 1
@@ -137,6 +138,7 @@ class Processes:
         }
         """For who counts their rows."""
         self.lookers = Lookers(loop, memory, self.pids)
+        self.oom_kills = OomKills()
         self._zygote: ZygoteLink | None = None
         self.interpreter: Callable[[str], str] = lambda python: python
         """What to exec for a name of an interpreter."""
@@ -337,7 +339,9 @@ class Processes:
         )
         code, signal_number = exit_of(process.status)
         if process.has_joined:
-            self._post(events.ProcessDied(process.index, code, signal_number, stderr, running))
+            oom = "" if process.kind == KIND_DRIVER else self.oom_kills.claim(signal_number)
+            event = events.ProcessDied(process.index, code, signal_number, stderr, running, oom)
+            self._post(event)
             return
         # It never said Hello, so nobody ever gave it a task.
         self._close(process)

@@ -130,7 +130,8 @@ class Daemon:
             )
         sights = Sights(memory, self.post, self._pid_of)
         limit_bytes = environment.read().memory_bytes
-        memories = ProcessMemories(memory, self.post, self._pid_of, limit_bytes)
+        oom_kills = self._processes.oom_kills
+        memories = ProcessMemories(memory, self.post, self._pid_of, limit_bytes, oom_kills)
         self._perform = performers(
             self, self._processes, self._node_memory, self._spiller, sights, memories
         )
@@ -327,6 +328,7 @@ class Daemon:
             "name": self._settings.name,
             "store": {} if self._store is None else self._store.row(self._machine.tables.mirror),
             "spilling": self._spiller.row(),
+            "processes_memory": self._machine.tables.memory.row(),
             "uptime_s": clock.now() - self._begun_at,
             "python": sys.version.split()[0],
             "memory_used_bytes": in_use,

@@ -102,6 +102,7 @@ def print_status(observer: Observer) -> None:
         if name == "object_store_memory":
             used = float(str(session["memory_used_bytes"]))
         print(f"  {name:20} {amount(name, used)} of {amount(name, total)} in use")
+    print_memory(session.get("processes_memory"))
     nodes = observer.table("nodes")
     workers = observer.table("workers")
     actors = [row for row in observer.table("actors") if row.get("state") != "DEAD"]
@@ -114,6 +115,22 @@ def print_status(observer: Observer) -> None:
         if row["entries"]:
             asked = _cell(row["resources"]) or "nothing"
             print(f"  waiting: up to {row['entries']} tasks of job {row['job']} asking {asked}")
+
+
+def print_memory(row: object) -> None:
+    """What processes use of the node, and what that keeps from running."""
+    if not isinstance(row, dict) or not row["is_watched"]:
+        return
+    if row["used_bytes"] is None:
+        print(f"  {'memory of the node':20} {size(row['limit_bytes'])}, not looked at yet")
+        return
+    share = row["used_bytes"] / row["limit_bytes"]
+    text = f"{size(row['used_bytes'])} of {size(row['limit_bytes'])} in use ({share:.0%})"
+    print(f"  {'memory of the node':20} {text}")
+    if row["is_paused"]:
+        print("  admission paused: so little memory is left that nothing new begins (shoal why)")
+    if row["waiting"]:
+        print(f"  waiting for memory: {count(row['waiting'], 'task')} (shoal why)")
 
 
 def print_store(row: object) -> None:

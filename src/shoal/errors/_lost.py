@@ -50,7 +50,8 @@ class OutOfMemoryError(WorkerCrashedError):
         " such tasks at once (num_cpus=); `shoal.state.memory_peaks()` shows what functions took."
     )
     kind: str = ""
-    """``"limit"``: more than it had asked for; ``"node"``: the node had too little left."""
+    """``"limit"``: more than it had asked for; ``"node"``: the node had too little left;
+    ``"kernel"``: the kernel was quicker than the watch."""
     limit_bytes: int = 0
     """What it was not to exceed: its own ``memory=``, or the share of the node's memory."""
     peak_bytes: int = 0
@@ -60,11 +61,15 @@ class OutOfMemoryError(WorkerCrashedError):
     node_bytes: int = 0
     others: list[dict[str, Any]] = []
     """Who else was there (``name``, ``pid``, ``bytes``), the largest first."""
+    evidence: str = ""
+    """What shows that it was the kernel."""
 
     def describe(self) -> str:
         """Return what happened, from the facts."""
         attempt = f" (attempt {self.attempt})" if self.attempt > 1 else ""
         what = f"{self.task or 'a task'}{attempt} took {self.peak_bytes:,} bytes of memory"
+        if self.kind == "kernel":
+            return self._describe_kernel(attempt)
         if self.kind == "limit":
             text = f"{what}, and has asked for {self.limit_bytes:,} (memory=)"
         else:
@@ -73,10 +78,22 @@ class OutOfMemoryError(WorkerCrashedError):
                 f" {self.node_bytes:,} bytes were in use, the limit is {self.limit_bytes:,}"
             )
         text += f"; its process (pid {self.pid}) was ended for it"
+        return text + self._company() + tail(self.stderr)
+
+    def _describe_kernel(self, attempt: str) -> str:
+        text = (
+            f"the kernel ended the process (pid {self.pid}) of {self.task or 'a task'}{attempt} for"
+            f" want of memory ({self.evidence})"
+        )
+        if self.peak_bytes:
+            text += f"; it was last seen to have taken {self.peak_bytes:,} bytes"
+        if self.limit_bytes:
+            text += f", {self.used_bytes:,} of {self.limit_bytes:,} bytes of the node were in use"
+        return text + self._company() + tail(self.stderr)
+
+    def _company(self) -> str:
         rows = [f"    {row['name']} (pid {row['pid']}): {row['bytes']:,}" for row in self.others]
-        if rows:
-            text += "\nWho else was there, in bytes:\n" + "\n".join(rows)
-        return text + tail(self.stderr)
+        return "\nWho else was there, in bytes:\n" + "\n".join(rows) if rows else ""
 
 
 class PoisonTaskError(WorkerCrashedError):

@@ -217,6 +217,17 @@ def _memory(reason: r.WaitsForMemory) -> str:
     )
 
 
+def _paused(reason: r.AdmissionPaused) -> str:
+    by = ", ".join(
+        f"{_who(holder)} has {holder.amounts.get('memory', 0):,.0f}"
+        for holder in reason.holders[:3]
+    )
+    return (
+        f"{_subject(reason)} waits{_since(reason)}: nothing new begins, since"
+        f" {reason.used_bytes:,} of {reason.limit_bytes:,} bytes of memory are in use"
+    ) + (f" ({by})" if by else "")
+
+
 def _lock(reason: r.WaitsForLock) -> str:
     return f"it waits for the lock {reason.lock!r}, which {_who(reason.holder)} holds"
 
@@ -256,10 +267,7 @@ _SENTENCES: dict[type[r.Reason], Callable[[Any], str]] = {
         " in {again_in_s:.3g} s"
     ),
     r.WaitsForResources: _waits_for_resources,
-    r.AdmissionPaused: _of_task(
-        "waits{since}: nothing new begins, since {used_bytes:,} of {limit_bytes:,} bytes of memory"
-        " are in use"
-    ),
+    r.AdmissionPaused: _paused,
     r.KeptForAnother: lambda x: (
         f"{_subject(x)} waits{_since(x)}: what is free is kept for {x.other},"
         f" which asks for {_amounts(x.other_asked)} and has waited longer"
