@@ -60,7 +60,10 @@ def array(i: int, size: int = ONE) -> Any:
 def lose(files: Path, refs: list[Any]) -> None:
     """Everything in ``refs`` leaves memory, and its file is damaged."""
     shoal.wait(refs, num_returns=len(refs))
-    ballast = [shoal.put(array(-1)) for _ in range(64)]
+    for _ in range(20):  # what shares its memory with something that is looked at stays that time
+        ballast = [shoal.put(array(-1)) for _ in range(64)]
+        if all(ref.memory.spilled(ref.key) for ref in refs):
+            break
     for path in files.iterdir():
         os.truncate(path, 1000)
     del ballast
