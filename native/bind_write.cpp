@@ -77,6 +77,7 @@ void patiently(PyMemory& pm, u64 total, double timeout_s, const std::function<St
       // first; the caller's patience counts from its first no.
       {
         Unlocked unlocked;
+        awaiting.say(WAITS_FOR_ROOM);
         st = m.wait_memory(std::max<u64>(deadline, platform::now_ns() + 2000000000ull));
       }
       check_signals();

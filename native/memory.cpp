@@ -270,6 +270,7 @@ i64 Memory::open_process(u32 kind) {
     r.depth = 0;
     r.forked = 0;
     r.assign = r.attached = r.blocked = r.sleeping = r.rescan = 0;
+    r.waits_for = r.waits_since = 0;  // of a process that was killed in a wait
     RingView c = completions(p);
     u32 v;
     while (c.pop(v)) {
@@ -284,7 +285,7 @@ i64 Memory::open_process(u32 kind) {
 }
 
 #ifndef SHOAL_NO_EVENTS
-// Fixed records in a ring of this process: four stores and a clock, no lock. A reader may see a
+// Fixed records in a ring of this process: six stores and a counter, no lock. A reader may see a
 // torn record of a ring that laps it; `time` is written last and checked by the reader.
 void Memory::event(u32 kind, u64 key, u64 about, u32 n_of) {
   Proc& r = proc(me);
@@ -297,7 +298,7 @@ void Memory::event(u32 kind, u64 key, u64 about, u32 n_of) {
                RLX);
   e.key.store(key, RLX);
   e.about.store(about, RLX);
-  e.time.store(platform::boot_ns(), REL);
+  e.time.store(event_clock.now(), REL);
   r.event_seq.store(n + 1, REL);
 }
 #endif

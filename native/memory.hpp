@@ -149,6 +149,7 @@ class Memory {
   bool forked = false;
   void* mark = nullptr;  // mapped at the first such fork: children inherit it, and whose they are
   std::atomic<bool> closed{false};
+  platform::EventClock event_clock;
 
   // ---- queues and processes (memory.cpp)
   bool new_queue(u32 kind, u32 job, u32& q, u32& gen);

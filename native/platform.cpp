@@ -1,5 +1,8 @@
 #include "platform.hpp"
 
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
 #include <fcntl.h>
 #include <sched.h>
 #include <signal.h>
@@ -34,6 +37,47 @@ static u64 clock_ns(clockid_t id) {
 }
 u64 now_ns() { return clock_ns(CLOCK_MONOTONIC); }
 u64 boot_ns() { return clock_ns(CLOCK_BOOTTIME); }
+
+#if defined(__x86_64__)
+// Whether the counter runs evenly, and the same on all cores: as the kernel has found.
+static bool counter_is_steady() {
+  u32 a, b, c, d = 0;
+  if (!__get_cpuid(0x80000007, &a, &b, &c, &d) || !(d & 1 << 8)) return false;
+  const int f = open("/sys/devices/system/clocksource/clocksource0/current_clocksource",
+                     O_RDONLY | O_CLOEXEC);
+  if (f < 0) return false;
+  char text[4] = {};
+  const bool is_tsc = read(f, text, 4) == 4 && std::memcmp(text, "tsc\n", 4) == 0;
+  close(f);
+  return is_tsc;
+}
+static const bool STEADY = counter_is_steady();
+
+u64 EventClock::read() {
+  if (!STEADY) return boot_ns();
+  const u64 before = __builtin_ia32_rdtsc(), now = boot_ns(), after = __builtin_ia32_rdtsc();
+  if (after - before > 1 << 11) return now;  // interrupted: they were not read together
+  const u64 tick = before + (after - before) / 2;
+  at.store(tick, RLX);
+  ns.store(now, RLX);
+  const u64 seen = now - first_ns.load(RLX), old = rate.load(RLX);
+  if (seen < 10000000) return now;
+  u64 fresh = 0;
+  if (seen < 10000000000 && tick > first_at.load(RLX)) {
+    fresh = u64((static_cast<unsigned __int128>(seen) << 32) / (tick - first_at.load(RLX)));
+    const u64 by = fresh > old ? fresh - old : old - fresh;
+    if (old && by > old >> 10) fresh = 0;  // the machine was suspended, or moved
+  }
+  rate.store(fresh, RLX);
+  if (!fresh || seen > 1000000000) {
+    first_at.store(tick, RLX);
+    first_ns.store(now, RLX);
+  }
+  return now;
+}
+#else
+u64 EventClock::read() { return boot_ns(); }
+#endif
 
 void fail(const std::string& what) { throw std::runtime_error(what + ": " + std::strerror(errno)); }
 

@@ -242,7 +242,8 @@ class Held(msgspec.Struct, frozen=True):
     object_id: str
     size_bytes: int = 0
     state: str = ""
-    """PENDING, VALUE or ERROR."""
+    """PENDING, VALUE or ERROR; ``where``: memory, a file's path, evicted, being rebuilt."""
+    where: str = ""
     refs: int = 0
     pins: int = 0
     owner: int = -1
@@ -258,7 +259,7 @@ class Held(msgspec.Struct, frozen=True):
 _TASK_STATES = {1: "HELD", 2: "QUEUED", 3: "RUNNING"}
 _ENDED = frozenset({"FINISHED", "FAILED"})
 _EVENTS = {1: "submitted", 2: "taken", 3: "sealed", 4: "put", 5: "freed", 6: "repaired"}
-_EVENTS |= {7: "named", 8: "failed"}
+_EVENTS |= {7: "named", 8: "failed", 9: "spilled", 10: "restored", 11: "lost", 12: "rebuilding"}
 
 
 def why(ref_or_id: Any = None, *, timeout_s: float = explaining.ANSWER_S) -> Why:

@@ -7,7 +7,7 @@ from shoal._core.memory_admission import Rules
 from shoal._core.memory_watch import MemoryWatch
 from shoal._proto import messages as m
 from shoal._proto import reasons as r
-from tests.unit.test_core_why import OTHER, TASK, Node
+from tests.unit.why_node import OTHER, TASK, Node
 
 MB = 1 << 20
 

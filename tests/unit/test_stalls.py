@@ -68,7 +68,7 @@ def test_the_same_stall_is_the_same_later_and_another_one_is_not() -> None:
 class Asked:
     """A session whose answers a test gives."""
 
-    daemon_pid = 77
+    daemon = 77
     index = 1
     is_asking = False
 

@@ -247,6 +247,25 @@ class TasksSifted(Event, frozen=True):
     ended: tuple[int, ...]
 
 
+class Away(msgspec.Struct, frozen=True):
+    """A value that is there, but not in memory."""
+
+    file: str = ""
+    """Its path; "": no file has it."""
+    is_wanted: bool = False
+    """Somebody waits for it to come back."""
+    problem: str = ""
+    """Why no file has it."""
+    attempt: int = 0
+    """Of the task that makes it again; 0: none does, now."""
+    attempts_most: int = 0
+    """0: any number."""
+    task: int = 0
+    """Key of a result of the task that runs for it now; 0: none does."""
+    before: int = 0
+    """Other tasks that run before it."""
+
+
 class TaskSight(msgspec.Struct, frozen=True):
     """``Memory.sight``: one object, and the task whose result it is."""
 
@@ -280,6 +299,7 @@ class TaskSight(msgspec.Struct, frozen=True):
     owner: int = -1
     ancestry: tuple[int, int, int, int] = (0, 0, 0, 0)
     """``Memory.ancestry``, of which its id is made."""
+    away: Away | None = None
 
 
 class ProcessSight(msgspec.Struct, frozen=True):

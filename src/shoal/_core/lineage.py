@@ -184,6 +184,19 @@ class Lineage:
         """Whether the lost value ``key`` is being made again."""
         return any(key in work.lost for work in self.work.values() if work.state != "ended")
 
+    def work_for(self, key: int) -> tuple[Work, int, list[int]] | None:
+        """What is being done for the lost value ``key``: its own work, how many others come before
+        it, and those of all of them that run now."""
+        works = self.work.values()
+        mine = next((w for w in works if key in w.lost and w.state != "ended"), None)
+        if mine is None:
+            return None
+        order = [mine.recipe.key]
+        for name in order:  # grows while it is walked
+            order += [other for other in sorted(self.work[name].waits_for) if other not in order]
+        running = [name for name in order if self.work[name].state == "running"]
+        return mine, len(order) - 1, running
+
     # ---- what is lost
     def _lost(self, event: Lost) -> list[AnyCommand]:
         if event.why_not:

@@ -75,6 +75,14 @@ class Mirror:
         writes = (unwritten.write for unwritten in self._unwritten.values())
         return any(isinstance(w, PutRow) and (w.table, w.key) == (table, key) for w in writes)
 
+    def awaited_by(self, index: int) -> tuple[str, str] | None:
+        """(table, row) of a change for whose answer process ``index`` waits."""
+        for unwritten in self._unwritten.values():
+            if any(reply.index == index for reply in unwritten.replies):
+                write = unwritten.write
+                return (write.table, write.key) if isinstance(write, PutRow) else ("kv", "")
+        return None
+
     # ---- changes
     def write(self, write: Message, replies: Replies) -> list[do.Command]:
         """Change a table; ``replies`` go out once that is acknowledged (rule 1)."""

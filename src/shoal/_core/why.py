@@ -135,7 +135,7 @@ class Explainer(Names):
         if sight.is_gone:
             return r.Gone(id=self.name_object(sight))
         if sight.format:
-            return r.Ready(id=self.name_object(sight), is_error=sight.is_error)
+            return self._sealed(sight)
         if sight.is_cell or not sight.task:
             return self._not_sealed(sight)
         if circle := self.enter(self.name_task(sight)):
@@ -145,6 +145,26 @@ class Explainer(Names):
         if sight.stage == "queued":
             return self._queued(sight)
         return self.of_running(sight)
+
+    def _sealed(self, sight: TaskSight) -> r.Reason:
+        """It has a value, which may not be in memory."""
+        name, away = self.name_object(sight), sight.away
+        if away is None:
+            return r.Ready(id=name, is_error=sight.is_error)
+        if not away.is_wanted or not (away.file or away.attempt):
+            return r.Ready(id=name, file=away.file, is_evicted=not away.file)
+        if circle := self.enter(name):
+            return circle
+        if away.file:
+            return r.Restoring(object=name, file=away.file)
+        return r.Rebuilding(
+            object=name,
+            problem=away.problem or "it was evicted, as there was no room for it",
+            attempt=away.attempt,
+            attempts_most=away.attempts_most,
+            before=away.before,
+            cause=self.follow(away.task) if away.task else None,
+        )
 
     def _not_sealed(self, sight: TaskSight) -> r.Reason:
         name = self.name_object(sight)
@@ -235,6 +255,8 @@ class Explainer(Names):
             return why_places.of_room(self)
         if waiter := self.t.memory.admissions.waiter_of(index):
             return why_places.of_admission(self, waiter)
+        if what := self.t.mirror.awaited_by(index):
+            return self._of_store(what)
         lock = self.t.locks.awaited_by(index)
         if lock is not None:
             return self._of_lock(*lock)
@@ -244,11 +266,20 @@ class Explainer(Names):
         keys = [process.waits_for] if process.waits_for else []
         if not keys and (process.is_blocked or index in self.t.jobs.by_driver):
             keys = list(process.watched)
-        pending = [sight for sight in self.sights.tasks_of(keys) if not sight.format]
+        pending = [sight for sight in self.sights.tasks_of(keys) if _is_awaited(sight)]
         chosen = next((sight for sight in pending if sight.task), None)
         if chosen is None:
             chosen = next(iter(pending), None)
         return None if chosen is None else self.follow(chosen.key)
+
+    def _of_store(self, what: tuple[str, str]) -> r.Reason:
+        """A change of this table and row is not on disk yet."""
+        table, row = what
+        actor = self.t.actors.find(row) if table == "actors" else None
+        if actor is not None:
+            name = actor.spec.class_name
+            return r.ControlStoreAway(task="", actor=row, class_name=name, what=table)
+        return r.ControlStoreAway(task="", actor="", what=table)
 
     def _of_lock(self, name: str, holder: int, ahead: int) -> r.Reason:
         cause = None
@@ -290,3 +321,9 @@ class Explainer(Names):
         if ask is not None:
             cause = why_places.of_ask(self, ask, group.why)
         return r.GroupPending(**facts, group=group.group_id, cause=cause)
+
+
+def _is_awaited(sight: TaskSight) -> bool:
+    """Whether a process that sleeps for it may still have to: it may just have come, or gone."""
+    is_away = sight.away is not None and sight.away.is_wanted
+    return not sight.is_gone and (not sight.format or is_away)

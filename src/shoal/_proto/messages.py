@@ -180,6 +180,7 @@ class Welcome(Message, frozen=True):
     total: dict[str, float]
     owner: bool = False
     """The session ends with this driver."""
+    daemon_pid: int = 0
 
 
 class GetAssignment(Message, frozen=True):

@@ -41,6 +41,10 @@ class Ready(Reason, frozen=True, kw_only=True):
     id: str
     is_error: bool = False
     """What is there is an error, which ``get`` raises."""
+    file: str = ""
+    """Not in memory but in this file: it comes back when it is read."""
+    is_evicted: bool = False
+    """In no memory and no file: its task makes it again when it is read."""
 
 
 class Gone(Reason, frozen=True, kw_only=True):
@@ -54,6 +58,8 @@ class NoAnswer(Reason, frozen=True, kw_only=True):
 
     pid: int
     waited_s: float
+    is_stopped: bool = False
+    """By a signal or a debugger."""
 
 
 class Nothing(Reason, frozen=True, kw_only=True):
@@ -274,6 +280,9 @@ class ActorEnding(OfCall, frozen=True, kw_only=True):
 class ControlStoreAway(OfCall, frozen=True, kw_only=True):
     """The control store has not answered yet; it is being started again."""
 
+    what: str = ""
+    """What waits to be written, where it is no actor: a row of which table, or "kv"."""
+
 
 # ---- what a running task waits for
 class Stopped(Reason, frozen=True, kw_only=True):
@@ -304,6 +313,26 @@ class WaitsForMemory(Reason, frozen=True, kw_only=True):
     """It was ended for its memory: not before then."""
     holders: list[Holder] = []
     """Those that run, and what they were promised."""
+
+
+class Restoring(Reason, frozen=True, kw_only=True):
+    """The value is in a file, and is being brought back to memory."""
+
+    object: str
+    file: str
+
+
+class Rebuilding(Reason, frozen=True, kw_only=True):
+    """The value was lost, and its task makes it again; ``cause`` is what runs for that now."""
+
+    object: str
+    problem: str
+    """What has happened to it."""
+    attempt: int
+    attempts_most: int = 0
+    """0: any number."""
+    before: int = 0
+    """Other tasks that have to run before it, as their results are lost too."""
 
 
 class BackPressure(Reason, frozen=True, kw_only=True):
@@ -384,6 +413,8 @@ AnyReason = Union[
     Stopped,
     WaitsForRoom,
     WaitsForMemory,
+    Restoring,
+    Rebuilding,
     BackPressure,
     WaitsForLock,
     WaitsForChannel,

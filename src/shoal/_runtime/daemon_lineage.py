@@ -113,6 +113,23 @@ class LostValues:
                 self._uses.pop(recipe, None)
                 self._post(lineage.Ended(recipe))
 
+    def rebuild_of(self, key: int) -> events.Away | None:
+        """How the lost value is being made again; None: nobody does, as nobody has wanted it."""
+        found = self._machine.work_for(key)
+        if found is None:
+            return None
+        work, before, running = found
+        tasks = [self._results[name].keys[0] for name in running if name in self._results]
+        most = work.recipe.max_retries
+        return events.Away(
+            is_wanted=True,
+            problem=work.lost[key],
+            attempt=work.recipe.attempt + 1,
+            attempts_most=most + 1 if most >= 0 else 0,
+            task=tasks[0] if tasks else 0,
+            before=before,
+        )
+
     def _closure(self, first: lineage.Recipe) -> dict[int, lineage.Recipe]:
         found = {first.key: first}
         todo = [first]

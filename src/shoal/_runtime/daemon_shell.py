@@ -49,6 +49,7 @@ from shoal._runtime import (
     session_dir,
     worker_logs,
 )
+from shoal._runtime.daemon_away import Whereabouts
 from shoal._runtime.daemon_door import Door
 from shoal._runtime.daemon_loop import Loop, Timer
 from shoal._runtime.daemon_memory import NodeMemory, Warming
@@ -128,7 +129,8 @@ class Daemon:
                 self.post,
                 lambda text: self._door.tell_drivers(messages.Notice(text)),
             )
-        sights = Sights(memory, self.post, self._pid_of)
+        self._places = Whereabouts(memory, self._spiller, self._lost)
+        sights = Sights(memory, self.post, self._pid_of, self._places.away)
         limit_bytes = environment.read().memory_bytes
         oom_kills = self._processes.oom_kills
         memories = ProcessMemories(memory, self.post, self._pid_of, limit_bytes, oom_kills)
@@ -158,8 +160,9 @@ class Daemon:
         node = self._node
         socket_path = os.path.join(node.directory, session_dir.SOCKET_NAME)
         welcome = messages.Welcome(
-            node.session, node.directory, node.node_id, -1, 0, "", dict(node.total)
-        )
+            node.session, node.directory, node.node_id, -1, 0, "", dict(node.total),
+            daemon_pid=os.getpid(),
+        )  # fmt: skip
         return forking.Setup(socket_path, welcome)
 
     def _watch(self) -> None:
@@ -220,9 +223,12 @@ class Daemon:
     def perform_reply(self, command: commands.Reply) -> None:
         connection = self._door.connection(command.index)
         if connection is not None:
-            is_welcome = isinstance(command.body, messages.Welcome)
-            fds = (self._memory.fd, self._memory.eventfd) if is_welcome else ()
-            connection.send(command.request, command.body, fds)  # type: ignore[arg-type]
+            body: Any = command.body
+            fds: tuple[int, ...] = ()
+            if isinstance(body, messages.Welcome):
+                body = msgspec.structs.replace(body, daemon_pid=os.getpid())
+                fds = (self._memory.fd, self._memory.eventfd)
+            connection.send(command.request, body, fds)
 
     def perform_notify(self, command: commands.Notify) -> None:
         if (connection := self._door.connection(command.index)) is not None:
@@ -313,7 +319,8 @@ class Daemon:
         from shoal._runtime import daemon_told
 
         directory = self._settings.directory
-        return daemon_told.memory_rows(self._memory, self._machine, directory, clock.now())
+        where = self._places.text
+        return daemon_told.memory_rows(self._memory, self._machine, directory, clock.now(), where)
 
     def _session_row(self) -> dict[str, object]:
         """What ``GetTable("session")`` shows: this process, for people and for tests."""

@@ -9,8 +9,9 @@ from collections.abc import Callable
 
 from shoal import _native
 from shoal._core import commands, events
-from shoal._core.events import AnyEvent, ProcessSight, QueueState, TaskSight
+from shoal._core.events import AnyEvent, Away, ProcessSight, QueueState, TaskSight
 from shoal._native import Memory
+from shoal._runtime.session_dir import is_stopped
 
 STAGES = ("", "held", "queued", "running")
 ERRORS = (_native.FORMAT_ERROR_PICKLE, _native.FORMAT_ERROR_RECORD)
@@ -24,18 +25,23 @@ class Sights:
     """Performs ``Inspect``."""
 
     def __init__(
-        self, memory: Memory, post: Callable[[AnyEvent], None], pid_of: Callable[[int], int]
+        self,
+        memory: Memory,
+        post: Callable[[AnyEvent], None],
+        pid_of: Callable[[int], int],
+        away: Callable[[int], Away | None],
     ) -> None:
         self._memory = memory
         self._post = post
         self._pid_of = pid_of
+        self._away = away
 
     def perform_inspect(self, command: commands.Inspect) -> None:
         used, _, capacity = self._memory.usage()
         self._post(
             events.Inspected(
                 command.ticket,
-                tuple(task_sight(self._memory, key) for key in command.tasks),
+                tuple(task_sight(self._memory, key, self._away) for key in command.tasks),
                 tuple(self._process(index) for index in command.processes),
                 tuple(self._queue(queue) for queue in command.queues),
                 used,
@@ -65,7 +71,7 @@ class Sights:
         )
 
 
-def task_sight(memory: Memory, key: int) -> TaskSight:
+def task_sight(memory: Memory, key: int, away: Callable[[int], Away | None]) -> TaskSight:
     """What node memory says of ``key`` now."""
     row = memory.sight(key)
     if row is None:
@@ -95,6 +101,7 @@ def task_sight(memory: Memory, key: int) -> TaskSight:
         taken=taken / 1e9,
         owner=owner,
         ancestry=(by, actor, of_job, index),
+        away=away(key) if format else None,
     )
 
 
@@ -106,14 +113,3 @@ def held_bytes(memory: Memory) -> tuple[tuple[int, int], ...]:
         if kind == PROCESS and holder:
             found[holder] = found.get(holder, 0) + sizes.get(key, 0)
     return tuple(found.items())
-
-
-def is_stopped(pid: int) -> bool:
-    """Whether the kernel has stopped the process, or a debugger has."""
-    if not pid:
-        return False
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            return file.read().rpartition(b")")[2].split()[0] in (b"T", b"t")
-    except OSError:  # it has just gone
-        return False

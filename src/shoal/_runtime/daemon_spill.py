@@ -91,7 +91,7 @@ class Spiller:
         self._machine = spilling.Spilling(
             memory.capacity_bytes // EXTENT_BYTES, EXTENT_BYTES, can_write=settings.spill != ()
         )
-        self._files: SpillFiles | None = None
+        self.files: SpillFiles | None = None
         self._moving: dict[int, Any] = {}
         """What is on its way, by key: bytes that the daemon holds."""
         self._jobs: queue.SimpleQueue[Callable[[], spilling.AnyEvent | None] | None]
@@ -246,7 +246,7 @@ class Spiller:
 
     def row(self) -> dict[str, object]:
         """For people and tests: how much went where."""
-        files = self._files
+        files = self.files
         return {
             "on": self._settings.spill != (),
             "values": len(self._machine.out),
@@ -303,9 +303,9 @@ class Spiller:
 
     def _write(self, keys: tuple[int, ...], views: list[memoryview]) -> spilling.AnyEvent:
         try:
-            if self._files is None:
-                self._files = self._open_files()
-            return spilling.WrittenOut(keys, tuple(self._files.write(views)))
+            if self.files is None:
+                self.files = self._open_files()
+            return spilling.WrittenOut(keys, tuple(self.files.write(views)))
         except Exception as error:
             return spilling.WrittenOut(keys, (), _text(error))
         finally:
@@ -313,9 +313,9 @@ class Spiller:
                 view.release()
 
     def _read(self, key: int, number: int, view: memoryview) -> spilling.AnyEvent:
-        assert self._files is not None, "only what was written is read"
+        assert self.files is not None, "only what was written is read"
         try:
-            self._files.read_into(number, view)
+            self.files.read_into(number, view)
         except Exception as error:
             return spilling.WasRead(key, number, _text(error))
         finally:
@@ -323,12 +323,12 @@ class Spiller:
         return spilling.WasRead(key, number)
 
     def _drop(self, number: int) -> None:
-        if self._files is not None:
-            self._files.drop(number)
+        if self.files is not None:
+            self.files.drop(number)
 
     def _close_files(self) -> None:
-        if self._files is not None:
-            self._files.close()
+        if self.files is not None:
+            self.files.close()
 
     def close(self) -> None:
         """End the thread and remove the files. Before memory is closed. A disk that does not answer

@@ -12,7 +12,7 @@ arguments) and other values (a ref stands in them). Whoever recorded call sites
 from __future__ import annotations
 
 import heapq
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 from shoal import _native
 from shoal._base import typed_ids
@@ -124,8 +124,15 @@ class _Teller:
         return self.ids.task(key) if is_task else self.ids.value(key)
 
 
-def memory_rows(memory: Memory, machine: NodeMachine, directory: str, now: float) -> list[Row]:
-    """One row per value: size, age, where it was made, and its holders, the largest first."""
+def memory_rows(
+    memory: Memory,
+    machine: NodeMachine,
+    directory: str,
+    now: float,
+    where: Callable[[int], str],
+) -> list[Row]:
+    """One row per value: size, age, where it is (``where``) and was made, and its holders, the
+    largest first."""
     teller = _Teller(memory, machine)
     names = Names(machine.tables, now, Sights())
     objects = memory.list_objects(OBJECTS_MOST)
@@ -155,6 +162,7 @@ def memory_rows(memory: Memory, machine: NodeMachine, directory: str, now: float
                 "object_id": teller.id_of(key),
                 "size_bytes": size,
                 "state": "PENDING" if not format else "ERROR" if format in ERRORS else "VALUE",
+                "where": where(key) if format else "",
                 "refs": refs,
                 "pins": pins,
                 "owner": owner,

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from shoal import errors
 from shoal._native import ObjectRef
 from shoal._proto import messages, reasons
-from shoal._runtime import actor, groups, streams
+from shoal._runtime import actor, groups, session_dir, streams
 from shoal._runtime import session as sessions
 from shoal._runtime.client import Coming
 from shoal.errors._explained import Explained
@@ -21,6 +21,8 @@ from shoal.errors._why import Why
 E = TypeVar("E", bound=Explained)
 
 ANSWER_S = 2.0
+STOPPED_S = 0.5
+"""A daemon that has not answered after so long may be stopped."""
 SOON_S = 0.05
 """So long an error waits for its reason when it is raised."""
 
@@ -29,8 +31,13 @@ def why(about: Any, timeout_s: float = ANSWER_S) -> Why:
     """The chain of reasons for ``about``; see ``shoal.state.why``."""
     session = sessions.current()
     coming = session.begin(messages.AskWhy(name_of(about)))
-    if not coming.wait(timeout_s):
-        return Why(reasons.NoAnswer(pid=session.daemon_pid, waited_s=timeout_s))
+    pid = session.daemon
+    first_s = min(timeout_s, STOPPED_S)
+    if not coming.wait(first_s):
+        if session_dir.is_stopped(pid):
+            return Why(reasons.NoAnswer(pid=pid, waited_s=first_s, is_stopped=True))
+        if not coming.wait(timeout_s - first_s):
+            return Why(reasons.NoAnswer(pid=pid, waited_s=timeout_s))
     return Why(reasons.unpack(session.result(coming, messages.WhyAnswer).reason))
 
 

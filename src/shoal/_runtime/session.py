@@ -79,8 +79,10 @@ class Session:
         self.reason = ""
         self.is_leaving = False
         """``shutdown`` has begun: the end of the connection is no loss."""
+        self.daemon = welcome.daemon_pid
+        """Its pid."""
         self.daemon_pid = 0
-        """The daemon, if it is a child of this process."""
+        """The same, if it is a child of this process."""
         self.flush_logs: Callable[[], None] = lambda: None
         self.lock = threading.RLock()
         self.functions: dict[int, Any] = {}

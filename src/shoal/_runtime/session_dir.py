@@ -57,6 +57,17 @@ def is_alive(pid: int, start_time: int) -> bool:
     return process_start_time(pid) == start_time
 
 
+def is_stopped(pid: int) -> bool:
+    """Whether the kernel has stopped the process, or a debugger has."""
+    if not pid:
+        return False
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return file.read().rpartition(b")")[2].split()[0] in (b"T", b"t")
+    except OSError:  # it has just gone
+        return False
+
+
 def check_root(root: str) -> str:
     """Make sure that ``root`` is a directory of ours that nobody else can enter, and return it.
 

@@ -154,6 +154,11 @@ class SpillFiles:
         if not is_it or zlib.crc32(buffer) != checksum:
             raise SpillError(f"{where} was changed: its bytes do not agree with their checksum")
 
+    def file_of(self, number: int) -> str:
+        """Where record ``number`` stands, for people; "" if it is not there any more."""
+        record = self.records.get(number)
+        return "" if record is None else f"{record.file.place}/{record.file.name}"
+
     def drop(self, number: int) -> None:
         """A value is not needed any more."""
         record = self.records.pop(number, None)

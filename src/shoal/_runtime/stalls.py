@@ -17,6 +17,7 @@ from collections.abc import Callable
 from shoal import errors
 from shoal._base import clock
 from shoal._proto import messages
+from shoal._runtime import session_dir
 from shoal._runtime.client import Coming
 from shoal._runtime.session import NATIVE_ERRORS, Session
 
@@ -71,9 +72,13 @@ class StallWatch:
         from shoal._proto import reasons
         from shoal.errors import _why
 
-        reason: reasons.Reason = reasons.NoAnswer(pid=self._session.daemon_pid, waited_s=waited_s)
+        reason: reasons.Reason
         if answer:
             reason = reasons.unpack(answer)
+        else:
+            pid = self._session.daemon
+            is_stopped = session_dir.is_stopped(pid)
+            reason = reasons.NoAnswer(pid=pid, waited_s=waited_s, is_stopped=is_stopped)
         seen = b"" if stalls.is_moving(reason) else stalls.mark_of(reason)
         is_stall = bool(seen) and (seen == self._last or not answer) and seen != self._shown
         self._last = seen

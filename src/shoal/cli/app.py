@@ -21,7 +21,7 @@ from shoal._base import clock, environment
 from shoal._runtime import launch, log_files, registry, session_dir, strategies
 from shoal._runtime.registry import Entry
 from shoal.cli import explanations, logs, report
-from shoal.cli.observer import Observer
+from shoal.cli.observer import ANSWER_S, Observer
 
 STOP_S = 5.0
 """How long `shoal stop` waits before it uses SIGKILL."""
@@ -39,6 +39,19 @@ app = cyclopts.App(
 
 class CommandError(Exception):
     """A command cannot do what was asked; the text says why and what to do."""
+
+
+class _NoAnswerError(CommandError):
+    """A node daemon is silent."""
+
+    def __init__(self, path: str, pid: int, waited_s: float) -> None:
+        self.pid = pid
+        self.waited_s = waited_s
+        said = f"has not answered for {waited_s:g} s" if waited_s else f"(pid {pid}) is stopped"
+        super().__init__(
+            f"the node daemon at {path} {said}.\nWhat to do: send it SIGCONT if it is stopped;"
+            " else see whether this machine is overloaded."
+        )
 
 
 def run(words: list[str]) -> int:
@@ -226,27 +239,43 @@ def metrics(*, serve: int | None = None) -> int:
 
 
 @app.command
-def why(about: str = "") -> int:
+def why(
+    about: str = "",
+    *,
+    as_json: Annotated[bool, Parameter(name="--json", negative="")] = False,
+) -> int:
     """Say why something is not there yet: the reason, and the chain behind it.
 
     Parameters
     ----------
     about
         Id of an object, task, actor or placement group; without one: what your program waits for.
+    as_json
+        Print JSON.
     """
-    return _told(lambda observer: explanations.print_why(observer, about))
+    try:
+        return _told(lambda observer: explanations.print_why(observer, about, as_json))
+    except _NoAnswerError as silent:
+        explanations.print_no_answer(silent.pid, silent.waited_s, as_json)
+        return 0
 
 
 @app.command
-def story(about: str) -> int:
+def story(
+    about: str,
+    *,
+    as_json: Annotated[bool, Parameter(name="--json", negative="")] = False,
+) -> int:
     """Show what happened to one task, object, actor, group, worker or job.
 
     Parameters
     ----------
     about
         Its id; "worker 3", "queue 7" and "job 1" are ids too.
+    as_json
+        Print JSON.
     """
-    return _told(lambda observer: explanations.print_story(observer, about))
+    return _told(lambda observer: explanations.print_story(observer, about, as_json))
 
 
 @app.command
@@ -384,13 +413,22 @@ def _told(tell: Callable[[Observer], bool]) -> int:
     if not sessions:
         raise CommandError("no session is running")
     refused: Exception | None = None
+    entries = registry.started_sessions(_root())
     for path in sessions:
+        pid = next((entry.pid for entry in entries if entry.socket_path == path), 0)
+        if session_dir.is_stopped(pid):
+            refused = _NoAnswerError(path, pid, 0.0)
+            continue
         try:
             with Observer(path) as observer:
                 if tell(observer):
                     return 0
+        except TimeoutError:
+            refused = _NoAnswerError(path, pid, ANSWER_S)
         except (errors.UsageError, OSError) as error:
-            refused = error
+            refused = refused or error
+    if isinstance(refused, _NoAnswerError):
+        raise refused
     raise CommandError(str(refused) if refused else "no session knows anything about it")
 
 

@@ -6,8 +6,11 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import msgspec
+
 from shoal._base import clock
-from shoal._proto import messages
+from shoal._proto import messages, reasons
+from shoal._runtime import session_dir
 from shoal.cli import report
 from shoal.cli.observer import Observer
 from shoal.errors import _why
@@ -15,18 +18,42 @@ from shoal.errors import _why
 HOLDERS_SHOWN = 3
 
 
-def print_why(observer: Observer, about: str) -> bool:
+def print_why(observer: Observer, about: str, as_json: bool) -> bool:
     """Print the chain of reasons."""
     answer = observer.ask(messages.AskWhy(about), messages.WhyAnswer)
-    print(_why.unpacked(answer.reason))
+    show_why(_why.unpacked(answer.reason), as_json)
     return True
 
 
-def print_story(observer: Observer, about: str) -> bool:
+def print_no_answer(pid: int, waited_s: float, as_json: bool) -> None:
+    """Print that the node daemon is silent; ``pid`` 0: nobody here knows it."""
+    is_stopped = session_dir.is_stopped(pid)
+    reason = reasons.NoAnswer(pid=pid, waited_s=waited_s, is_stopped=is_stopped)
+    show_why(_why.Why(reason), as_json)
+
+
+def show_why(why: _why.Why, as_json: bool) -> None:
+    """Print it; as JSON, each reason has its type, its facts and its sentence."""
+    if not as_json:
+        print(why)
+        return
+    chain = []
+    for reason in why.chain:
+        facts = msgspec.to_builtins(reason)
+        del facts["cause"]
+        chain.append({**facts, "text": _why.sentence(reason)})
+    print(json.dumps({"chain": chain, "what_to_do": _why.advice(why.root)}))
+
+
+def print_story(observer: Observer, about: str, as_json: bool) -> bool:
     """Print its lines, each with how long ago it was; False if there are none."""
     asked = messages.GetTable("story", about=about)
     rows: list[dict[str, Any]] = observer.ask(asked, messages.Table).rows
     now = clock.now()
+    if as_json and rows:
+        agos = [{"ago_s": now - row["time_s"] if row["time_s"] else None} for row in rows]
+        print(json.dumps([{**row, **ago} for row, ago in zip(rows, agos, strict=True)]))
+        return True
     for row in rows:
         ago = f"{now - row['time_s']:9.3f} s ago" if row["time_s"] else " " * 15
         who = f"process {row['process']}" if row["process"] > 0 else "daemon"
@@ -53,6 +80,7 @@ def _objects(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, object]]:
             "object": row["object_id"],
             "size": report.size(row["size_bytes"]),
             "state": row["state"],
+            "where": row["where"],
             "age": "" if row["age_s"] is None else report.duration(row["age_s"]),
             "made by": row["made_by"],
             "line": row["site"],

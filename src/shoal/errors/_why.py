@@ -239,16 +239,44 @@ def _time_over(reason: r.TimeOver) -> str:
     return f"{text} ({spent})" if spent else text
 
 
+def _no_answer(reason: r.NoAnswer) -> str:
+    who = f"the node daemon (pid {reason.pid})" if reason.pid else "the node daemon"
+    if reason.is_stopped:
+        return f"{who} is stopped by a signal or a debugger"
+    return f"{who} has not answered for {_seconds(reason.waited_s)}"
+
+
 def _ready(reason: r.Ready) -> str:
+    if reason.file:
+        return f"{reason.id} is there, on disk in {reason.file}; it comes back when it is read"
+    if reason.is_evicted:
+        return (
+            f"{reason.id} was evicted, as there was no room for it; its task makes it again when"
+            " it is read"
+        )
     return f"{reason.id} is there" + (", and is an error" if reason.is_error else "")
+
+
+def _rebuilding(reason: r.Rebuilding) -> str:
+    of = f" of {reason.attempts_most}" if reason.attempts_most else ""
+    tasks = "another task runs" if reason.before == 1 else f"{reason.before} other tasks run"
+    before = f"; {tasks} before it" if reason.before else ""
+    return (
+        f"{reason.object} is being rebuilt: attempt {reason.attempt}{of}, because"
+        f" {reason.problem}{before}"
+    )
+
+
+def _store_away(reason: r.ControlStoreAway) -> str:
+    if not reason.actor:
+        return f"the control store does not answer: a change ({reason.what}) is not written yet"
+    return f"{_call(reason)} is not written down yet: the control store does not answer"
 
 
 _SENTENCES: dict[type[r.Reason], Callable[[Any], str]] = {
     r.Ready: _ready,
     r.Gone: lambda x: f"{x.id} is gone: nobody holds it any more",
-    r.NoAnswer: lambda x: (
-        f"the node daemon (pid {x.pid}) has not answered for {_seconds(x.waited_s)}"
-    ),
+    r.NoAnswer: _no_answer,
     r.Nothing: lambda x: f"the program (pid {x.pid}) waits for nothing of Shoal",
     r.WaitsForArgument: _of_task("has waited{since} for its argument {argument}"),
     r.WaitsForEarlierCall: _of_task(
@@ -285,10 +313,12 @@ _SENTENCES: dict[type[r.Reason], Callable[[Any], str]] = {
     r.ConcurrencyFull: _concurrency,
     r.ActorIdle: _of_actor("lives on worker {worker} (pid {pid}) and runs nothing"),
     r.ActorEnding: _of_actor("has ended, and its process is ending"),
-    r.ControlStoreAway: _of_actor("is not written down yet: the control store does not answer"),
+    r.ControlStoreAway: _store_away,
     r.Stopped: lambda x: f"worker {x.worker} (pid {x.pid}) is stopped by a signal or a debugger",
     r.WaitsForRoom: _room,
     r.WaitsForMemory: _memory,
+    r.Restoring: lambda x: f"{x.object} is being read from {x.file}",
+    r.Rebuilding: _rebuilding,
     r.BackPressure: lambda x: (
         f"the stream {x.stream} has as many unseen items as it may have;"
         f" {_who(x.consumer)} does not take them"
@@ -304,7 +334,7 @@ _SENTENCES: dict[type[r.Reason], Callable[[Any], str]] = {
 
 _ADVICE: dict[type[r.Reason], str] = {
     r.Gone: "keep a ref to a value for as long as it is needed.",
-    r.NoAnswer: "see whether it is stopped (SIGSTOP), or whether this machine is overloaded.",
+    r.NoAnswer: "send it SIGCONT if it is stopped; else see whether this machine is overloaded.",
     r.Infeasible: "ask for less, or declare more in init(num_cpus=, num_gpus=, resources=).",
     r.WaitsForResources: "end an actor or remove a group that is not needed, ask for less, or give"
     " the session more.",
@@ -325,5 +355,6 @@ _ADVICE: dict[type[r.Reason], str] = {
     r.NotSealed: "see what that process does; shoal.cancel does not end this wait.",
     r.Circular: "break the circle: no task or actor may wait for something that waits for it.",
     r.ActorRestarting: "read the last lines of the actor's log for why its process dies.",
+    r.Restoring: "if it lasts, see whether the disk of that file answers.",
     r.ControlStoreAway: "nothing, if it lasts for seconds; else see the log of the session.",
 }
