@@ -25,8 +25,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 TESTS = Path(__file__).parent
-COMPUTING = ("native", "property", "sim", "tidy", "typing", "unit")
-"""Folders of tests that compute; a folder that is not named here is one of sessions."""
+COMPUTING = ("native", "parity", "property", "sim", "tidy", "typing", "unit")
+"""Folders of tests that compute; a folder that is not named here is one of sessions. The stories of
+``parity`` are sessions too: they stand here because the other half takes longer."""
 NO_TESTS = 5
 
 

@@ -12,6 +12,7 @@ import sys
 import tempfile
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from types import FunctionType
 from typing import Any
 
 import pytest
@@ -52,8 +53,9 @@ def entry_points() -> set[str]:
     for name in (
         "ObjectRef", "Template", "Task", "Draft", "SharedBlock", "Channel", "Memory",
     ):  # fmt: skip
-        for attribute in vars(getattr(_native, name)):
-            if attribute not in NOT_OURS:
+        for attribute, value in vars(getattr(_native, name)).items():
+            is_python = isinstance(getattr(value, "__func__", value), FunctionType)
+            if attribute not in NOT_OURS and not is_python:
                 found.add(f"{name}.{attribute}")
     return found
 

@@ -75,7 +75,7 @@ def cancelled_calls_are_tried_again(monkeypatch: Patch) -> None:
     original = reactions_actors.on_worker_died
 
     def on_worker_died(*arguments: object) -> object:
-        return original(*arguments[:-1], {})  # type: ignore[arg-type]
+        return original(*arguments[:4], {}, *arguments[5:])  # type: ignore[arg-type]
 
     monkeypatch.setattr(reactions_actors, "on_worker_died", on_worker_died)
 

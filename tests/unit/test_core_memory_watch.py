@@ -68,6 +68,13 @@ def test_who_takes_more_than_it_asked_for_is_ended_whatever_the_node_has() -> No
     assert not ends(w.read(process(1, 300, 5, declared_bytes=200 * MB))), "once is enough"
 
 
+def test_a_little_growth_is_no_broken_promise() -> None:
+    w = Watching()
+    w.first(process(1, 0))
+    assert not ends(w.read(process(1, 15, 5, declared_bytes=MB)))
+    assert ends(w.read(process(1, 17, 5, declared_bytes=MB))) == [1]
+
+
 def test_what_a_process_had_before_is_not_its_next_tasks() -> None:
     w = Watching()
     w.first(process(1, 300))

@@ -230,7 +230,7 @@ class MemoryWatch:
         out: list[Decision] = []
         for each in list(self.watched.values()):
             declared = each.last.declared_bytes
-            is_over = declared and each.runs and each.grown > declared
+            is_over = declared and each.runs and each.grown > max(declared, SMALL_BYTES)
             if is_over and each.last.index not in self.ended:
                 out += self._end(now, each, "limit", declared)
         return out
