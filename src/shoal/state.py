@@ -293,6 +293,10 @@ def story(ref_or_id: Any) -> list[StoryLine]:
         ref_or_id: What ``why`` takes, or ``"worker 3"``, ``"queue 7"``, ``"job 1"``. The story of
             an actor has its calls too.
 
+    Raises:
+        UsageError: nobody here knows that id.
+        NotARefError: it is nothing that has an id.
+
     Example:
         >>> ref = shoal.remote(len).remote("four")
         >>> shoal.get(ref)
@@ -302,6 +306,8 @@ def story(ref_or_id: Any) -> list[StoryLine]:
     """
     asked = messages.GetTable("story", about=explaining.name_of(ref_or_id))
     rows = sessions.current().request(asked, messages.Table).rows
+    if not rows:
+        explaining.why(ref_or_id)  # which says so if there is no such thing
     return [msgspec.convert(row, StoryLine) for row in rows]
 
 

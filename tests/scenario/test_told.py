@@ -59,6 +59,12 @@ def texts(about: object) -> list[str]:
     return [line.text for line in state.story(about)]
 
 
+@pytest.mark.parametrize("about", ["0" * 32, "foo"])
+def test_there_is_no_story_of_nothing(about: str) -> None:
+    with pytest.raises(errors.UsageError, match=about):
+        state.story(about)
+
+
 def test_the_story_of_a_task() -> None:
     ref = half.options(name="two").remote(4)
     assert shoal.get(ref) == 2
@@ -70,7 +76,6 @@ def test_the_story_of_a_task() -> None:
     assert {"fails with ArithmeticError", "ended with an error"} <= set(texts(failed))
     put = shoal.put("value")
     assert texts(put) == ["put"]
-    assert texts("0" * 32) == [] == texts("nothing")
 
 
 def test_the_story_of_an_actor_and_its_worker() -> None:

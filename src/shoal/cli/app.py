@@ -425,6 +425,8 @@ def _told(tell: Callable[[Observer], bool]) -> int:
                     return 0
         except TimeoutError:
             refused = _NoAnswerError(path, pid, ANSWER_S)
+        except ConnectionError:  # it has ended meanwhile
+            continue
         except (errors.UsageError, OSError) as error:
             refused = refused or error
     if isinstance(refused, _NoAnswerError):

@@ -272,7 +272,7 @@ CONSTANTS: dict[str, dict[str, Any]] = {
 
 _FREED = "a value is freed as soon as its last ref is gone: drop the ref"
 _LIBRARIES = "the libraries (data, train, tune, serve, rl) are not there yet"
-_LOG_FILES = "logs are files in the session's directory, init()['session_dir']"
+_LOG_FILES = "use shoal.state.logs() and log_files(), or `shoal logs`; see docs/debugging.md"
 _NO_TRANSPORT = "values of graphs travel through shared memory, on CPUs; see docs/graphs.md"
 _CLIENT = "there is no client mode; run the program on the machine of the session"
 HINTS: dict[str, str] = {
