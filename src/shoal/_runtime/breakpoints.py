@@ -245,5 +245,10 @@ def _listen_for_editor(frame: types.FrameType) -> None:
     )
     sessions.current().tell(messages.TaskStopped("", f"{stop.place}: {configuration}"))
     debugpy.wait_for_client()
-    debugpy.trace_this_thread(True)
-    debugpy.breakpoint()
+    # As debugpy.breakpoint() does it, which would stop in this frame, not in the user's.
+    sys.modules["pydevd"].settrace(
+        suspend=True,
+        trace_only_current_thread=True,
+        patch_multiprocessing=False,
+        stop_at_frame=frame,
+    )
