@@ -273,7 +273,11 @@ Status Memory::submit(const Call& c, Bytes payload, const std::vector<u32>& depe
       const u32 last = key_slot(it->second);
       atom<u64>* held;
       if (!hold_key(it->second, false, held)) {  // done and gone, or no count is left for it
-        ok = ok && (!is_live(it->second) || slot(last).succ.load(SEQ) & CLOSED);
+        // Who frees it links it by succ, so CLOSED is lost then. The generation is looked at last:
+        // if it is the old one still, so was what was read before.
+        const bool pushed =
+            is_ending(slot(last).life.load(ACQ)) || slot(last).succ.load(SEQ) & CLOSED;
+        ok = ok && (pushed || !is_live(it->second));
         lanes.erase(it);
       } else {
         if (slot(last).succ.load(SEQ) & CLOSED) {  // pushed meanwhile

@@ -3,6 +3,7 @@
 // have run exactly once and the audit must find nothing.
 //
 //   tasks    submitters and workers on one class queue and one actor's: dependencies, lanes, drops
+//   lane     a call behind one that another process is just freeing (step by step, in one thread)
 //   values   all hold, pin, read, contain and drop the same values, whose owners drop them too;
 //            large ones take and give back runs of extents
 //   waits    workers that submit, watch, help and sleep, as the binding does it
@@ -464,8 +465,9 @@ static bool run_tasks(int tasks) {
         c.n_returns = k % 5 == 0 ? 3 : 1;
         std::vector<u32> deps;
         if (k % 3 == 0 && !last.empty()) deps = {last[0]};
-        Status st = m.submit(c, {"argument", 8}, deps, {}, out);
+        const Status st = m.submit(c, {"argument", 8}, deps, {}, out);
         if (st != Status::Ok) {
+          printf("task %d of submitter %d was refused: %d\n", k, i, int(st));
           errors++;
           break;
         }
@@ -507,8 +509,43 @@ static bool run_tasks(int tasks) {
   return ended("tasks", u64(submitters) * u64(tasks));
 }
 
+// ---- lane
+
+static u32 call(Memory& m, bool ordered, const std::vector<u32>& dependencies) {
+  Call c;
+  c.queue = ordered ? lane : queue;
+  c.queue_gen = ordered ? lane_gen : gen;
+  c.job = 1;
+  c.flags = ordered ? F_ACTOR : 0;
+  c.n_returns = 1;
+  std::vector<u32> out;
+  if (m.submit(c, {"argument", 8}, dependencies, {}, out) != Status::Ok) return 0;
+  submitted++;
+  return out[0];
+}
+
+static bool behind_one_that_is_freed() {
+  start(1, 1);
+  Memory &caller = *views[0], &worker = *views[1];
+  u64 key;
+  const u32 argument = call(caller, false, {});
+  const u32 first = call(caller, true, {argument});  // cannot be pushed yet: the lane remembers it
+  for (u32 q : {queue, lane})
+    if (worker.take(q, key)) run_task(worker, key);
+  worker.working = true;  // as if it stood between taking the slot and giving it back
+  worker.clear_bits(first, OWNER);
+  const u32 second = call(caller, true, {});
+  worker.working = false;
+  worker.work_freeing();
+  if (worker.take(lane, key)) run_task(worker, key);
+  for (u32 s : {argument, second})
+    if (s) caller.clear_bits(s, OWNER);
+  caller.lanes.clear();
+  return ended("lane", 3);
+}
+
 int main(int argc, char** argv) {
   const int tasks = argc > 1 ? atoi(argv[1]) : 3000;
-  const bool ok = run_tasks(tasks);
+  const bool ok = run_tasks(tasks) & behind_one_that_is_freed();
   return !(values(tasks / 4) & spills(tasks / 4) & waits(tasks / 4) & channels(tasks / 4) & ok);
 }

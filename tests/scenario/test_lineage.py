@@ -65,6 +65,7 @@ def lose(files: Path, refs: list[Any]) -> None:
         ballast = [shoal.put(array(-1)) for _ in range(64)]
         if all(ref.memory.spilled(ref.key) for ref in refs):
             break
+    assert all(ref.memory.spilled(ref.key) for ref in refs)
     for path in files.iterdir():
         os.truncate(path, 1000)
     del ballast

@@ -45,6 +45,7 @@ def lose(path: Path, refs: list[Any]) -> None:
         ballast = [shoal.put(array(-1)) for _ in range(64)]
         if all(ref.memory.spilled(ref.key) for ref in refs):
             break
+    assert all(ref.memory.spilled(ref.key) for ref in refs)
     for file in path.iterdir():
         os.truncate(file, 1000)
     del ballast
@@ -53,14 +54,18 @@ def lose(path: Path, refs: list[Any]) -> None:
 def test_the_oldest_lineage_is_dropped_first_and_says_so(tmp_path: Path) -> None:
     place = {"object_store_memory": STORE, "object_spilling_directory": str(tmp_path)}
     with shoal.init(num_cpus=2, lineage_bytes=10_000, **place):
-        refs = [made.remote(i) for i in range(100)]
-        shoal.wait(refs, num_returns=100)
+        first = made.remote(0)
+        shoal.wait([first])  # what ended first is dropped first: a slow worker could end it last
+        between = [made.remote(i) for i in range(1, 99)]
+        shoal.wait(between, num_returns=98)
+        last = made.remote(99)
+        shoal.wait([last])
         assert is_soon(lambda: counts()["dropped"] > 0 and counts()["bytes"] <= 10_000)
-        lose(tmp_path, [refs[0], refs[99]])
+        lose(tmp_path, [first, last])
         with pytest.raises(errors.ObjectLostError, match=r"lineage was dropped.* 10,000 bytes"):
-            shoal.get(refs[0])
-        assert shoal.get(refs[99])[0] == 99
-        del refs
+            shoal.get(first)
+        assert shoal.get(last)[0] == 99
+        del first, between, last
         assert is_soon(lambda: counts()["bytes"] == 0)
 
 
