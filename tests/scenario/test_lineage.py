@@ -103,6 +103,7 @@ def test_what_was_dropped_on_the_way_is_made_again_too(files: Path) -> None:
     lose(files, [ref])
     value = shoal.get(ref)
     assert value[0] == value[-1] == 46
+    del value
     lose(files, [ref])
     assert shoal.get(ref)[7] == 46
 
