@@ -17,6 +17,7 @@ from shoal._core.tasks import Crashes, Death
 from shoal._proto import messages as m
 from shoal.testing.sim import checkers
 from shoal.testing.sim.endings import EndingProgram, EndingWorld, check_records
+from shoal.testing.sim.fakes import FakeProcess, FakeQueue, FakeTask, Script
 from tests.sim.lives import config, live
 
 SEEDS = range(10)
@@ -58,6 +59,22 @@ def test_some_seeds_try_everything() -> None:
     assert sum(b"DeadlineExceededError" in task.record for task in tasks) > 5
     assert sum(task.script.is_stream and task.state == "DONE" for task in tasks) > 2
     assert max(world.most_beside for world in worlds) > 2
+
+
+def test_a_child_that_comes_too_late_already_has_a_moment_from_its_submit() -> None:
+    """Its parent ran on after its own time: the daemon hears of the child when it is submitted."""
+    world = EndingWorld(1, config(1))
+    assignment = m.Assignment(1, m.JobConfig(), 1, [], {})
+    process = FakeProcess(9, 9, is_driver=False, job=1, assignment=assignment)
+    queue = FakeQueue(5, 1, do.QUEUE_CLASS, 1)
+    for key, began_at in ((101, 2.01), (102, 2.1)):
+        world.now = began_at
+        task = FakeTask(key, 1, queue.queue, Script(0.1), 0, submitted_at=2.0, deadline=1.5)
+        if began_at == 2.01:
+            checkers.check_take(world, process, queue, task)
+        else:
+            with pytest.raises(checkers.Violation, match="begins after its time is over"):
+                checkers.check_take(world, process, queue, task)
 
 
 # ---- broken on purpose
