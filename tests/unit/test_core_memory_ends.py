@@ -213,6 +213,27 @@ def test_a_next_attempt_begins_only_when_every_worker_knows(how: str) -> None:
     assert do.Requeue(0, TASK, charged=True, front=False) in out and do.CloseProcess(2) in out
 
 
+def test_an_end_that_has_waited_and_a_reading_in_one_step() -> None:
+    """The reading that the alarm asks for is of a worker whose end the same alarm takes in."""
+    node = Node()
+    node.queue()
+    node.worker(2)
+    node.queue(CPU=0.5)
+    node.worker(3)
+    node.deaf = {3}
+    node.read(hog(2), seen.ProcessMemory(3, 0), used=960)
+    node.ended(2, running())
+    out = node.tell(seen.AlarmRang(), after=memory_news.WAIT_MOST_S)
+    (look,) = [c for c in out if isinstance(c, do.ReadMemory)]
+    assert [row.index for row in look.workers] == [2, 3] and do.CloseProcess(2) in out
+    node.tell(seen.MemoryRead(20 * MB, 1000 * MB, tuple(map(row_of, look.workers))))
+    assert set(node.machine.tables.memory.watched) == {3}
+
+
+def row_of(wanted: do.MemoryOf) -> seen.ProcessMemory:
+    return seen.ProcessMemory(wanted.index, 0)
+
+
 def test_what_had_just_ended_is_not_blamed_on_what_began() -> None:
     """The hog was done before its process was ended: what runs there now is tried again, and not
     charged."""

@@ -7,6 +7,7 @@ import random
 from shoal._core.spilling import (
     DRAIN_MOST_S,
     DRAIN_S,
+    IN_VAIN_MOST,
     Answer,
     AnyCommand,
     DropRecord,
@@ -148,10 +149,38 @@ def test_one_that_is_looked_at_stays_and_keeps_its_record() -> None:
     (command,) = machine.step(0.0, RoomAsked(1, (unit(1),)))
     (let_go,) = machine.step(0.0, WrittenOut(command.keys, (1,)))  # type: ignore[union-attr]
     assert let_go == LetGo(key(1), 1)
-    assert machine.step(0.0, Left(key(1), 1, False)) == [Answer(False)]
+    assert machine.step(0.0, Left(key(1), 1, False)) == [LookAgainAt(0.0)]
     assert not machine.out and machine.copies == {key(1): 1}
+    assert machine.step(0.1, RoomAsked(1, ())) == [Answer(False)], "nothing else could leave"
     assert machine.step(0.0, Gone((key(1),))) == [DropRecord(1)]
     assert machine.step(0.0, Gone((key(1),))) == []
+
+
+def test_nobody_is_refused_because_what_was_to_leave_is_looked_at_just_then() -> None:
+    machine = in_vain(10)
+    (command,) = machine.step(0.0, RoomAsked(1, (unit(1), unit(2))))
+    assert command == WriteOut((key(1), key(2)))
+    machine.step(0.0, WrittenOut(command.keys, (1, 2)))
+    assert machine.step(0.0, Left(key(1), 1, False)) == []
+    assert machine.step(0.0, Left(key(2), 2, False)) == [LookAgainAt(0.0)]
+    (command,) = machine.step(0.1, RoomAsked(1, (unit(3),)))
+    assert command == WriteOut((key(3),))
+    machine.step(0.1, WrittenOut(command.keys, (3,)))
+    assert machine.step(0.1, Left(key(3), 3, True)) == [Answer(True)]
+
+
+def test_what_is_looked_at_again_and_again_is_no_reason_to_wait_for_ever() -> None:
+    machine = in_vain(10)
+    told = []
+    for number in range(100):
+        at = float(number)
+        for command in machine.step(at, RoomAsked(1, (unit(number),))):
+            assert isinstance(command, WriteOut)
+            machine.step(at, WrittenOut(command.keys, (number,)))
+            told += machine.step(at, Left(command.keys[0], number, False))
+        if told[-1:] == [Answer(False)]:
+            break
+    assert told[-1] == Answer(False) and len(told) == IN_VAIN_MOST
 
 
 def test_one_that_cannot_be_read_is_lost() -> None:

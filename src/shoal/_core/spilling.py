@@ -19,7 +19,7 @@ Rules:
    Where that did not help, it is not tried for a while, twice as long each time.
 1. Never more is written than is asked for and a share of the store beyond it (``AHEAD``): who comes
    next then finds room. What was asked for is answered when it is there, or when nothing that is
-   on its way can make it so.
+   on its way can make it so. If all of that was looked at just then, something else may leave.
 2. A value is on its way out or in at most once. One that is wanted while it goes out is left where
    it is (native memory sees the pin), and one that is gone on its way is forgotten.
 3. A value that cannot be read is lost, loudly; one for which there is no room yet is tried again.
@@ -46,6 +46,8 @@ DRAIN_S = 0.02
 DRAIN_MOST_S = 0.5
 NO_DRAIN_S = 1.0
 NO_DRAIN_MOST_S = 16.0
+IN_VAIN_MOST = 8
+"""Rounds in a row in which all that was to leave was looked at; then there is no room."""
 
 
 class Unit(msgspec.Struct, frozen=True):
@@ -214,6 +216,8 @@ class Spilling:
         self._coming: set[int] = set()
         self._has_left = False
         """Some of what was to make room has."""
+        self._in_vain = 0
+        """Rounds in which nothing has."""
         self._waiting: dict[int, int] = {}
         """Wanted, and no room yet."""
         self.is_asked = False
@@ -237,7 +241,7 @@ class Spilling:
             case WrittenOut():
                 return self._written(event)
             case Left():
-                return self._left(event)
+                return self._left(now, event)
             case Wanted():
                 return self._want(event.key, event.number)
             case NoRoomFor():
@@ -357,7 +361,7 @@ class Spilling:
             return [] if self._leaving else self._answer(False)
         return [LetGo(key, number) for key, number in zip(event.keys, event.numbers, strict=True)]
 
-    def _left(self, event: Left) -> list[AnyCommand]:
+    def _left(self, now: float, event: Left) -> list[AnyCommand]:
         self._leaving.pop(event.key, None)
         self._has_left |= event.is_out
         if event.number:
@@ -366,6 +370,9 @@ class Spilling:
             (self.out if event.is_out else self.copies)[event.key] = event.number
         if self._leaving:
             return []
+        self._in_vain = 0 if self._has_left else self._in_vain + 1
+        if self.is_asked and not self._problem and 0 < self._in_vain < IN_VAIN_MOST:
+            return [LookAgainAt(now)]
         # Who waits for a value comes before who makes a new one.
         return [*(self._retry() if event.is_out else ()), *self._answer(self._has_left)]
 
@@ -378,6 +385,7 @@ class Spilling:
             return []
         self.is_asked = False
         self._has_left = False
+        self._in_vain = 0
         problem, self._problem = self._problem, ""
         return [Answer(is_given, problem)]
 

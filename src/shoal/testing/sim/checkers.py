@@ -61,13 +61,20 @@ def check(world: World) -> None:
 
 
 DEBT_S = 2.0
-"""Tasks run up to 0.3 s and wait for others: that long a debt of CPU may last."""
+"""So soon somebody is asked to give CPU back that is used beyond what there is."""
 
 
 def _check_debt(world: World, cpu: int) -> None:
-    """A task that goes on after it was blocked may bring CPU use above the total, but not for
-    long."""
-    if cpu <= resources.units_of(resources.parse(world.config.total), resources.CPU):
+    """A task that goes on after it was blocked may bring CPU use above the total: then workers are
+    asked to let go after their task, however long that takes."""
+    total = resources.units_of(resources.parse(world.config.total), resources.CPU)
+    if cpu > total:
+        cpu -= sum(
+            resources.units_of(_held(world, process), resources.CPU)
+            for process in world.processes.values()
+            if process.assigned != process.attached and not process.is_blocked
+        )
+    if cpu <= total:
         world.overused_since = None
     elif world.overused_since is None:
         world.overused_since = world.now
