@@ -71,7 +71,8 @@ u64 come_back(PyMemory& pm, u32 s, u64 until) {
     const u64 now = platform::now_ns();
     if (!deadline) deadline = now + RESTORE_PATIENCE;
     // What is lost is made again, for as long as that takes; its own task says when it cannot be.
-    if (m.is_lost(s)) deadline = now + RESTORE_PATIENCE;
+    const bool is_lost = m.is_lost(s);
+    if (is_lost) deadline = now + RESTORE_PATIENCE;
     if (now >= deadline) throw_status(Status::Full, x.size.load(RLX), m);
     if (until && now >= until) {
       PyErr_SetString(PyExc_TimeoutError, "the value is not there yet");
@@ -82,9 +83,11 @@ u64 come_back(PyMemory& pm, u32 s, u64 until) {
     {
       SleepingOn registered(m, m.header().restored);
       Unlocked unlocked;
-      m.lend(true);  // what makes it may need this very CPU
+      // What makes it may need this very CPU. A disk does not: who took the CPU meanwhile would
+      // mostly want the next value from the same disk, and so on, a process for each.
+      if (is_lost) m.lend(true);
       m.sleep_on(m.header().restored, seen, until, 500000000);
-      m.lend(false);
+      if (is_lost) m.lend(false);
     }
     if (m.closed.load()) throw_closed();
     if (is_main_thread()) check_signals();

@@ -30,8 +30,6 @@ from shoal._runtime.machine_facts import Headroom, IdleCores
 STEP_BYTES = 16 << 20
 LARGE_STEP_BYTES = 128 << 20
 """Where there is four times as much: each step waits for a bit of work on every core."""
-RESERVE_BYTES = 128 << 20
-"""Never populated into: room for the processes themselves."""
 WARM_UP_S = 0.5
 """What starts a session needs the cores first."""
 COLLAPSE_AFTER_S = 1.0
@@ -279,7 +277,7 @@ class Warming:
             self._busy_s = min(2 * self._busy_s, BUSY_MOST_S)
             return
         self._busy_s = BUSY_S
-        free = max(0, self._headroom.bytes_free() - RESERVE_BYTES)
+        free = self._headroom.bytes_for_values()
         budget = max(STEP_BYTES, min(LARGE_STEP_BYTES, free // 4))
         self._share = SHARE_OF_BUSY if is_busy else SHARE
         if is_busy:
@@ -299,11 +297,13 @@ class Warming:
 
     def make_room(self) -> None:
         """Have an extent ready for what the daemon itself is about to write."""
-        self._memory.populate(STEP_BYTES, self._headroom.bytes_free())
+        free = self._headroom.bytes_free()
+        self._memory.populate(STEP_BYTES, self._headroom.for_values(free))
+        self._memory.ready_extent(self._headroom.for_daemon(free))
 
     def make_stub(self) -> None:
         """The same, while others may have asked for memory: they go on waiting."""
-        self._memory.ready_extent(self._headroom.bytes_free())
+        self._memory.ready_extent(self._headroom.for_daemon(self._headroom.bytes_free()))
 
     def _idle_step(self) -> None:
         self._is_scheduled = False

@@ -112,7 +112,7 @@ class Spiller:
     def make_room(self) -> bool:
         """Whether room is being made for those who ask for it; False: they can be answered."""
         is_on = self._memory.spills and not self._is_closing
-        missing = self._memory.shortage(self._headroom.bytes_free()) if is_on else 0
+        missing = self._memory.shortage(self._headroom.bytes_for_values()) if is_on else 0
         if not missing:
             self._memory.answer_room(True)
             if self._machine.is_asked:
@@ -232,7 +232,7 @@ class Spiller:
             print(text, file=sys.stderr, flush=True)
         missing = 0
         if not command.is_given:
-            missing = self._memory.shortage(self._headroom.bytes_free())
+            missing = self._memory.shortage(self._headroom.bytes_for_values())
         if missing and self.evict(missing) < missing:
             self._memory.answer_room(False)
         self.wake()

@@ -18,6 +18,10 @@ import socket
 
 import msgspec
 
+RESERVE = 0.2
+"""Of all memory is left to the processes themselves, at most ``RESERVE_MOST_BYTES``: values that
+nobody has asked for again must not take what those who run need to go on."""
+RESERVE_MOST_BYTES = 128 << 20
 _NO_LIMIT = 1 << 60
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
@@ -185,6 +189,7 @@ class Headroom:
     """How much memory may be taken now; cheap enough to ask before every step."""
 
     def __init__(self) -> None:
+        self._reserve_bytes = min(RESERVE_MOST_BYTES, int(RESERVE * usable_memory_bytes()))
         self._limited: list[tuple[Group, int]] = []
         for group in enclosing_groups("memory"):
             name = "memory.max" if group.is_v2 else "memory.limit_in_bytes"
@@ -201,6 +206,18 @@ class Headroom:
             used = int(_read(f"{group.path}/{name}") or 0)
             free = min(free, limit - used + self._droppable(group))
         return max(0, free)
+
+    def bytes_for_values(self) -> int:
+        """Return what of that node memory may take: some is left to the processes."""
+        return self.for_values(self.bytes_free())
+
+    def for_values(self, bytes_free: int) -> int:
+        """Return the same, where it is known how much is free."""
+        return max(0, bytes_free - self._reserve_bytes)
+
+    def for_daemon(self, bytes_free: int) -> int:
+        """Return what may be taken for what the daemon has to write: half of what is left."""
+        return max(0, bytes_free - self._reserve_bytes // 2)
 
     @staticmethod
     def _droppable(group: Group) -> int:
