@@ -6,7 +6,10 @@ The store has 32 MB here, values 1 to 4 MB.
 from __future__ import annotations
 
 import os
+import re
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -236,3 +239,44 @@ def test_what_only_a_dead_process_had_leaves_no_record(spilled: Path) -> None:
         shoal.get(put_and_die.remote())
     leave_nothing(spilled)
     assert spilling_row()["spilled_bytes"] > 0 and spilling_row()["bytes"] == 0
+
+
+PROGRAM = """
+import shoal
+from shoal import _native, errors
+from tests.scenario.test_spilling import STORE, array
+
+@shoal.remote(max_retries=0)
+def finds_no_room():
+    raise _native.FullError(STORE // 2, STORE)  # as after its wait, which takes 30 s
+
+with shoal.init(num_cpus=1, object_store_memory=STORE, object_spilling_directory=False):
+    refs = [shoal.put(array(i, STORE // 32)) for i in range(8)]
+    kept = shoal.get(refs[:5])
+    try:
+        shoal.get(finds_no_room.remote())
+    except errors.ObjectStoreFullError as error:
+        assert error.asked_bytes == STORE // 2 and error.capacity_bytes == STORE
+        print(error.holders[0])
+"""
+
+
+def test_a_task_that_finds_no_room_says_who_holds_what_since_when_and_from_where(
+    tmp_path: Path,
+) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(PROGRAM)
+    done = subprocess.run(
+        [sys.executable, str(program)],
+        env={**os.environ, "SHOAL_RECORD_CALL_SITES": "1", "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert re.fullmatch(
+        r"[\d,]+ bytes in 8 values by the program \(pid \d+\) \([\d,]+ bytes of it are being looked"
+        r" at; the oldest was made [\d.]+ s ago; the largest came from .*program.py:11 in .*\)",
+        done.stdout.strip(),
+    ), done.stdout

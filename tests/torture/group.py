@@ -70,8 +70,8 @@ class Group(msgspec.Struct, frozen=True):
                 time.sleep(0.05)
 
 
-def make_group() -> Group | str:
-    """A group below our own with the limit set; or why there is none."""
+def make_group(limit_bytes: int = LIMIT_BYTES) -> Group | str:
+    """A group below our own with that limit; or why there is none."""
     why = "no memory cgroup is mounted"
     for parent in enclosing_groups("memory"):
         path = Path(parent.path) / f"shoal-torture-{os.getpid()}"
@@ -83,7 +83,7 @@ def make_group() -> Group | str:
         group = Group(path, parent.is_v2)
         try:
             name = "memory.max" if parent.is_v2 else "memory.limit_in_bytes"
-            group.write(name, str(LIMIT_BYTES))
+            group.write(name, str(limit_bytes))
             group.kills()
             return group
         except (OSError, KeyError) as error:

@@ -136,7 +136,7 @@ class WarmedInSteps:
     def is_one_free(self, now: float) -> bool:
         return self.is_core_free
 
-    def bytes_free(self) -> int:
+    def bytes_for_values(self) -> int:
         return 8 << 30
 
     def populate(self, budget_bytes: int, headroom_bytes: int) -> tuple[int, bool]:

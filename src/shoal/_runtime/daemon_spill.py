@@ -242,7 +242,10 @@ class Spiller:
         from shoal._runtime import daemon_told
 
         out = {*self._machine.out, *self.given_up()}
-        return daemon_told.holders(self._memory, self._node, out, self.problem)
+        directory = self._settings.directory
+        return daemon_told.holders(
+            self._memory, self._node, out, self.problem, directory, clock.now()
+        )
 
     def row(self) -> dict[str, object]:
         """For people and tests: how much went where."""

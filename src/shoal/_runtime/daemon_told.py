@@ -14,6 +14,8 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable, Collection
 
+import msgspec
+
 from shoal import _native
 from shoal._base import typed_ids
 from shoal._core.node import NodeMachine
@@ -175,35 +177,73 @@ def memory_rows(
     return rows
 
 
-def holders(memory: Memory, machine: NodeMachine, out: Collection[int], problem: str) -> list[Row]:
-    """Who holds the most bytes, but for those of values that are ``out``, for the error of a full
-    store: rows (kind, text)."""
+class _Held(msgspec.Struct):
+    """What one process holds, or all tasks, or all values."""
+
+    size: int = 0
+    count: int = 0
+    read: int = 0
+    """Bytes that are being looked at."""
+    largest: tuple[int, int] = (0, 0)
+    """(size, key)"""
+    since_ns: int = 0
+    """When the oldest was made, as far as events know."""
+
+    def add(self, key: int, size: int, pins: int, since_ns: int) -> None:
+        self.size += size
+        self.count += 1
+        self.read += size if pins else 0
+        self.largest = max(self.largest, (size, key))
+        self.since_ns = min(self.since_ns or since_ns, since_ns or self.since_ns)
+
+
+def holders(
+    memory: Memory,
+    machine: NodeMachine,
+    out: Collection[int],
+    problem: str,
+    directory: str,
+    now: float,
+) -> list[Row]:
+    """Who holds the most bytes, but for those of values that are ``out``, since when and from which
+    line, for the error of a full store: rows (kind, text)."""
     names = Names(machine.tables, 0.0, Sights())
     sizes = {
         key: size
         for key, format, size, *_ in memory.list_objects(OBJECTS_MOST)
         if format and key not in out
     }
-    held: dict[tuple[int, int], list[int]] = {}
+    made: dict[int, int] = {}
+    for ns, _, kind, key, *_ in memory.list_events(EVENTS_MOST):
+        if kind in (PUT, SUBMITTED, TAKEN) and key in sizes:
+            made.setdefault(key, ns)
+    held: dict[tuple[int, int], _Held] = {}
     for key, kind, holder, _, pins in memory.list_holds(2 * OBJECTS_MOST):
         if size := sizes.get(key, 0):
-            total = held.setdefault((kind, holder if kind == 0 else 0), [0, 0, 0])
-            total[0] += size
-            total[1] += 1
-            total[2] += size if pins else 0
+            whose = (kind, holder if kind == 0 else 0)
+            held.setdefault(whose, _Held()).add(key, size, pins, made.get(key, 0))
+    sites = call_sites.read_all(directory)
     rows: list[Row] = []
-    for (kind, holder), (size, count, read) in heapq.nlargest(
-        HOLDERS_MOST, held.items(), key=lambda item: item[1][0]
+    for (kind, holder), total in heapq.nlargest(
+        HOLDERS_MOST, held.items(), key=lambda item: item[1].size
     ):
         who = ("", "tasks, as arguments", "other values, which contain them")[kind]
         if kind == 0:
             process = names.process_holder(holder)
             who = "the daemon" if holder == 0 else f"{process.name or 'a worker'}"
             who += f" (pid {process.pid})" if process.pid else ""
-        text = f"{size:,} bytes in {count:,} values by {who}"
-        text += f" ({read:,} bytes of it are being looked at)" if read else ""
-        rows.append({"kind": "holder", "text": text})
+        text = f"{total.size:,} bytes in {total.count:,} values by {who}"
+        rows.append({"kind": "holder", "text": text + _details(total, sites, now)})
     return [*rows, {"kind": "problem", "text": problem}]
+
+
+def _details(total: _Held, sites: dict[int, str], now: float) -> str:
+    found = [f"{total.read:,} bytes of it are being looked at"] if total.read else []
+    if total.since_ns:
+        found.append(f"the oldest was made {now - total.since_ns / 1e9:.1f} s ago")
+    if site := sites.get(total.largest[1]):
+        found.append(f"the largest came from {site}")
+    return f" ({'; '.join(found)})" if found else ""
 
 
 def _word(kind: int) -> str:

@@ -289,7 +289,7 @@ class Executor:
             traceback.clear_frames(error.__traceback__)
             return
         if isinstance(error, _native.FullError):
-            self._write_record(task, store_full(error))
+            self._say_full(task, error)
             return
         if self._may_retry(task, error):
             body = messages.RetryTask(task.key, task.attempt)
@@ -305,7 +305,7 @@ class Executor:
             for index in range(task.n_returns):
                 task.write(index, _native.FORMAT_ERROR_PICKLE, *pickled)
         except _native.FullError as full:
-            self._write_record(task, store_full(full))
+            self._say_full(task, full)
         else:
             task.commit()
         traceback.clear_frames(error.__traceback__)
@@ -331,6 +331,13 @@ class Executor:
             return True
         kinds = getattr(self._functions.get(task.function), "retry_exceptions", None)
         return kinds is None or isinstance(error, kinds)
+
+    def _say_full(self, task: _native.Task, error: _native.FullError) -> None:
+        """With who holds what, a small value that mostly finds room; else what always does."""
+        try:
+            self._write_record(task, store_full(error, self._memory))
+        except _native.FullError:
+            self._write_record(task, store_full(error))
 
     def _write_record(self, task: _native.Task, error: errors.ShoalError) -> None:
         self._write_packed(task, errors.to_record(error))
