@@ -27,16 +27,18 @@ notes, stand there too.
 ```python
 import shoal
 
+
 @shoal.remote
 def look_up(table, key):
     return table[key]
+
 
 try:
     shoal.get(look_up.remote({}, "missing"))
 except KeyError as error:
     assert isinstance(error, shoal.errors.TaskError)
-    print(error.task, error.attempt)              # look_up 1
-    print(error.remote_traceback)                 # in look_up (attempt 1, pid ..., node ...): ...
+    print(error.task, error.attempt)  # look_up 1
+    print(error.remote_traceback)  # in look_up (attempt 1, pid ..., node ...): ...
 ```
 
 An exception that can not be pickled, or whose class can not be subclassed, arrives as a plain

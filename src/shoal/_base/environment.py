@@ -24,6 +24,8 @@ variable              meaning
 ``SHOAL_SESSION``     set in every process of a session: its id
 ``SHOAL_SOCKET``      set in every worker: the socket of its daemon
 ``SHOAL_DEBUGGER``    what ``breakpoint()`` in a task opens: ``pdb`` (default) or ``debugpy``
+``RAY_DEBUG``         the same for programs that run with the Ray names: ``legacy`` means pdb,
+                      ``1`` debugpy, ``0`` that nothing stops
 ``SHOAL_DEBUGGER_WAIT_S``  how long it waits for somebody where no terminal is; default 30
 ``SHOAL_LOG_BYTES``   what logs of workers may take on this node; default 256 MiB
 ``SHOAL_LOG_AGE_S``   after how many seconds they go; default 604800 (a week)
@@ -44,6 +46,8 @@ if TYPE_CHECKING:
 SESSION_VARIABLE = "SHOAL_SESSION"
 SOCKET_VARIABLE = "SHOAL_SOCKET"
 AS_RAY_VARIABLE = "SHOAL_AS_RAY"
+_DEBUGGERS = {"1": "debugpy", "0": "off"}
+"""Values of ``RAY_DEBUG`` that mean no pdb."""
 LOG_BYTES = 256 << 20
 LOG_AGE_S = 7 * 86_400.0
 
@@ -97,7 +101,8 @@ class Environment:
         """Whether calls note who made them."""
         self.python_breakpoint = seen.get("PYTHONBREAKPOINT", "")
         """What Python itself asks before ``breakpoint()``; "0" turns it off."""
-        self.debugger = seen.get("SHOAL_DEBUGGER", "") or "pdb"
+        ray = _DEBUGGERS.get(seen.get("RAY_DEBUG", ""), "") if self.as_ray else ""
+        self.debugger = seen.get("SHOAL_DEBUGGER", "") or ray or "pdb"
         self.debugger_wait_s = _seconds(seen.get("SHOAL_DEBUGGER_WAIT_S", ""), 30.0)
         self.log_bytes = _bytes(seen.get("SHOAL_LOG_BYTES", ""), LOG_BYTES)
         self.log_age_s = _seconds(seen.get("SHOAL_LOG_AGE_S", ""), LOG_AGE_S) or LOG_AGE_S

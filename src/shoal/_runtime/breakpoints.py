@@ -13,7 +13,7 @@ it from any other.
 
 Nothing hangs: where nobody joins within ``SHOAL_DEBUGGER_WAIT_S`` seconds, or everybody has gone
 for so long, the task goes on by itself and says so; and once nobody has come, a process waits no
-more.
+more. An editor that goes lets the task go on.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from shoal._runtime.cancelling import Interrupted
 from shoal._runtime.terminals import Stop, Terminal
 
 DEBUGPY = "debugpy"
+OFF = "off"
 _LOOK_S = 1.0
 ALONE_S = 0.5
 """How long is waited where nobody has come before."""
@@ -167,8 +168,10 @@ def set_trace(frame: types.FrameType) -> None:
         present.set_trace(frame)
         return
     seen = environment.read()
+    if seen.debugger == OFF:
+        return
     if seen.debugger == DEBUGPY:
-        _listen_for_editor(frame)
+        _stop_in_editor(frame, seen.debugger_wait_s)
         return
     _open(frame, seen.debugger_wait_s)
 
@@ -223,12 +226,13 @@ def _say(text: str) -> None:
 
 
 # ---- editors
+_EDITOR_LOOK_S = 0.05
 _port = 0
+_listening = threading.Lock()
 
 
-def _listen_for_editor(frame: types.FrameType) -> None:
-    """Wait for an editor that speaks the debug adapter protocol, on the loopback only."""
-    global _port
+def _stop_in_editor(frame: types.FrameType, patience_s: float) -> None:
+    """Stop ``frame`` in an editor that speaks the debug adapter protocol."""
     try:
         import debugpy  # type: ignore[import-not-found]
     except ImportError:
@@ -236,15 +240,8 @@ def _listen_for_editor(frame: types.FrameType) -> None:
             "SHOAL_DEBUGGER=debugpy needs debugpy in the worker's Python."
             " What to do: pip install debugpy, or leave the variable out for pdb"
         ) from None
-    if not _port:
-        _port = debugpy.listen(("127.0.0.1", 0))[1]
-    stop = _stop(frame, "")
-    configuration = (
-        f'{{"type": "debugpy", "request": "attach", "name": "{stop.task}",'
-        f' "connect": {{"host": "127.0.0.1", "port": {_port}}}}}'
-    )
-    sessions.current().tell(messages.TaskStopped("", f"{stop.place}: {configuration}"))
-    debugpy.wait_for_client()
+    if not debugpy.is_client_connected() and not _has_come(debugpy, frame, patience_s):
+        return
     # As debugpy.breakpoint() does it, which would stop in this frame, not in the user's.
     sys.modules["pydevd"].settrace(
         suspend=True,
@@ -252,3 +249,35 @@ def _listen_for_editor(frame: types.FrameType) -> None:
         patch_multiprocessing=False,
         stop_at_frame=frame,
     )
+
+
+def _has_come(debugpy: Any, frame: types.FrameType, patience_s: float) -> bool:
+    """Wait for an editor, on the loopback only; False if none has come in time."""
+    global _is_alone, _port
+    with _listening:
+        if not _port:
+            _port = debugpy.listen(("127.0.0.1", 0))[1]
+    stop = _stop(frame, "")
+    configuration = (
+        f'{{"type": "debugpy", "request": "attach", "name": "{stop.task}",'
+        f' "connect": {{"host": "127.0.0.1", "port": {_port}}}}}'
+    )
+    session = sessions.current()
+    session.tell(messages.TaskStopped("", f"{stop.place}: {configuration}"))
+    memory = session.memory
+    is_task = memory.running != 0
+    if is_task:
+        memory.set_blocked(True)
+    try:
+        # Not debugpy's own wait, which has no limit and can not be left before it has begun.
+        deadline = clock.now() + (ALONE_S if _is_alone else patience_s)
+        pause = threading.Event()
+        while not debugpy.is_client_connected() and clock.now() < deadline:
+            pause.wait(_EDITOR_LOOK_S)
+    finally:
+        if is_task:
+            memory.set_blocked(False)
+    _is_alone = not debugpy.is_client_connected()
+    if _is_alone:
+        _say(f"no editor has come to the breakpoint of {stop.place}: the task goes on")
+    return not _is_alone

@@ -7,6 +7,7 @@ the zygote for workers).
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -19,13 +20,20 @@ from shoal._runtime import call_sites, serialize
 from shoal._runtime import session as sessions
 from shoal._runtime.refs import ObjectRef
 
+_SPAWNED = "__mp_main__"
 _kept: list[ObjectRef] = []
 """Refs that were pickled outside (RULES O-11)."""
 
 
 def preload() -> None:
     """Import what functions by value need, on both sides."""
-    import cloudpickle  # noqa: F401
+    import cloudpickle
+
+    # In a process that multiprocessing has spawned this is what the program's file is called, and
+    # no worker can import it.
+    main = sys.modules.get(_SPAWNED)
+    if main is not None and main.__name__ == _SPAWNED:
+        cloudpickle.register_pickle_by_value(main)
 
 
 def install(memory: Memory, help: Callable[[Task], None] | None = None) -> None:

@@ -33,6 +33,8 @@ from shoal._runtime.session import check_home, current_or_none
 from shoal.errors._task import Bare
 
 PROTOCOL = 5
+_MAIN = b"_main__"
+"""Of ``__main__``, and of ``__mp_main__``, its name in a process that was spawned (``hooks``)."""
 _RECORDS = "__shoal_records__"
 """Attribute of an error that was loaded in a worker."""
 
@@ -66,8 +68,8 @@ def dumps(memory: _native.Memory, value: Any, what: str = "value") -> Pickled:
             else:
                 data = pickle.dumps(value, PROTOCOL, buffer_callback=buffers.append)
         except Exception:  # whatever a reducer raises: cloudpickle decides
-            data = b"__main__"
-        if b"__main__" in data:
+            data = _MAIN
+        if _MAIN in data:
             buffers.clear()
             contained.clear()
             data = dumps_by_value(value, what, buffers.append)
@@ -152,7 +154,7 @@ def _dumps_cause(cause: BaseException) -> bytes:
     """Pickle an exception, and make sure that it can be loaded again; refs in it can not."""
     try:
         data = pickle.dumps(cause, PROTOCOL)
-        if b"__main__" in data:
+        if _MAIN in data:
             data = dumps_by_value(cause, "exception")
     except Exception:  # whatever a reducer raises: cloudpickle decides
         data = dumps_by_value(cause, "exception")

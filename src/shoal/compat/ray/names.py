@@ -19,6 +19,8 @@ _API = "shoal.compat.ray.api"
 _ERRORS = "shoal.exceptions"
 _FOR_TESTS = "shoal.compat.ray.for_tests"
 _PRIVATE = "shoal.compat.ray.private"
+_DEBUGGING = "shoal.compat.ray.debugging"
+_LOGS = "shoal.compat.ray.logs"
 _RECORDS = "shoal.compat.ray.records"
 _STATES = "shoal.compat.ray.states"
 
@@ -133,8 +135,11 @@ MODULES: dict[str, dict[str, str]] = {
             PlacementGroupSchedulingStrategy""",
     },
     "ray.util.serialization": {"shoal.util": "deregister_serializer register_serializer"},
-    "ray.util.state": {_STATES: _TABLES},
-    "ray.util.state.api": {_STATES: _TABLES},
+    "ray.util.pdb": {_DEBUGGING: "set_trace"},
+    "ray.util.ray_debugpy": {_DEBUGGING: "set_trace"},
+    "ray.util.rpdb": {_DEBUGGING: "set_trace"},
+    "ray.util.state": {_STATES: _TABLES, _LOGS: "get_log list_logs"},
+    "ray.util.state.api": {_STATES: _TABLES, _LOGS: "get_log list_logs"},
     "ray.util.state.exception": {
         _STATES: "DataSourceUnavailable RayStateApiException ServerUnavailable",
     },
@@ -272,7 +277,7 @@ CONSTANTS: dict[str, dict[str, Any]] = {
 
 _FREED = "a value is freed as soon as its last ref is gone: drop the ref"
 _LIBRARIES = "the libraries (data, train, tune, serve, rl) are not there yet"
-_LOG_FILES = "use shoal.state.logs() and log_files(), or `shoal logs`; see docs/debugging.md"
+_STOPS = "set_trace stops a task; shoal.debug(ref) and `shoal debug` do the rest"
 _NO_TRANSPORT = "values of graphs travel through shared memory, on CPUs; see docs/graphs.md"
 _CLIENT = "there is no client mode; run the program on the machine of the session"
 HINTS: dict[str, str] = {
@@ -321,22 +326,20 @@ HINTS: dict[str, str] = {
     "ray.util.dask.local_ray_callbacks": "use RayDaskCallback as a context",
     "ray.util.dask.unpack_ray_callbacks": "use RayDaskCallback as a context",
     "ray.util.disconnect": _CLIENT,
-    "ray.util.ray_debugpy": "use a debugger of your own in the worker's process",
     "ray.util.horovod": _LIBRARIES,
     "ray.util.iter_metrics": "use streaming generators (num_returns='streaming')",
     "ray.util.lightgbm": _LIBRARIES,
     "ray.util.sgd": _LIBRARIES,
     "ray.util.xgboost": _LIBRARIES,
     "ray.util.iter": "use streaming generators (num_returns='streaming')",
-    "ray.util.pdb": "use a debugger of your own in the worker's process",
-    "ray.util.rpdb": "use a debugger of your own in the worker's process",
+    "ray.util.pdb": _STOPS,
+    "ray.util.ray_debugpy": _STOPS,
+    "ray.util.rpdb": _STOPS,
     "ray.util.spark": "Spark is not there yet",
     "ray.util.state": "use shoal.state",
     "ray.util.state.StateApiClient": "there is no server to ask; use list_actors and the like",
-    "ray.util.state.get_log": _LOG_FILES,
     "ray.util.state.get_objects": "use list_objects(filters=[('object_id', '=', ...)])",
     "ray.util.state.list_cluster_events": "use shoal.state.events()",
-    "ray.util.state.list_logs": _LOG_FILES,
     "ray.util.state.list_runtime_envs": "environments are shown with the tasks that wait for them",
     "ray.util.tpu": "there is no support for TPUs beyond resources that you declare",
     "ray.util.tracing": "use shoal.timeline()",
