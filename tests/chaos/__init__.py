@@ -23,12 +23,16 @@ Rules for new cases:
 
 ===================  =====================================================================
 ``stores``           a control store without a daemon, and a client that repeats its requests
-``failing_io.cpp``   makes the n-th write, sync or truncation of a process fail, tear or kill
+``failing_io.cpp``   makes writes, syncs, truncations and forks of a process fail, tear or kill
+``moving_clock.cpp`` lets the wall clock jump and drift
 ``loads``            L2: actors that append unique ids to synced files
 ``test_store``       G1, G3, G5 on the store alone: thousands of operations a second
 ``test_sessions``    G1, G2, G4 and L2 in sessions of ``shoal start``
 ``test_processes``   W1 to W3, A1 to A3 and R1 in one such session
 ``audit``            what each case ends with
+``test_clock``       C1 in a session that sees such a clock
+``test_limits``      F1 and F3 (``strangers`` sends what nobody should), F4
+``head``             G1 with all that is written down, and L2; read again by another session
 ``work``             real programs, compared with the serial run
 ``faults``           kills, stops, a full disk, changed files and memory pressure, from one seed
 ``soak``             these programs under these faults

@@ -20,8 +20,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.chaos import audit, recovery, soak, test_sessions, test_store
-from tests.chaos.stores import Client, StoreProcess
+from tests.chaos import audit, head, recovery, soak, test_sessions, test_store
+from tests.chaos.stores import Client, StoreProcess, build_shim
 
 Say = Callable[[str], None]
 
@@ -69,7 +69,7 @@ def _restarts(folder: Path, count: int) -> list[float]:
 def disk(folder: Path, seed: int, seconds: float, say: Say) -> dict[str, Any]:
     """G3: each of its writes, syncs and truncations fails in each way, in an order by chance."""
     folder.mkdir(parents=True, exist_ok=True)
-    shim = test_store.build_failing_io(folder)
+    shim = build_shim(folder, "failing_io")
     cases = list(itertools.product(range(1, 60), test_store.WAYS))
     random.Random(seed).shuffle(cases)
     end = time.monotonic() + seconds
@@ -127,9 +127,10 @@ PARTS: dict[str, tuple[Part, float]] = {
     "store": (store, 0.08),
     "disk": (disk, 0.1),
     "calls": (calls, 0.1),
+    "head": (head.run, 0.1),
     "away": (away, 0.1),
     "recover": (recover, 0.1),
-    "work": (soak.run, 0.52),
+    "work": (soak.run, 0.42),
 }
 """Each part and its share of the time; of a few, they share it all."""
 

@@ -19,6 +19,19 @@ from shoal._runtime.store_wire import LISTENER_FD, store_messages
 ANSWER_S = 60.0
 
 
+def build_shim(folder: Path, name: str) -> Path:
+    """Compile what stands between a process and the kernel."""
+    built = folder / f"{name}.so"
+    source = Path(__file__).with_name(f"{name}.cpp")
+    compiler = os.environ.get("CXX", "c++")
+    subprocess.run(
+        [compiler, "-shared", "-fPIC", "-O1", "-std=c++17", str(source), "-o", str(built), "-ldl"],
+        check=True,
+        timeout=120,
+    )
+    return built
+
+
 class StoreProcess:
     """The store as a daemon starts it, and starts it again."""
 

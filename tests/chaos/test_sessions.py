@@ -23,7 +23,7 @@ import shoal
 from shoal import lowlevel
 from tests.chaos import audit
 from tests.chaos.loads import Appending
-from tests.chaos.test_store import build_failing_io, damage
+from tests.chaos.test_store import damage
 from tests.torture.processes import eventually
 from tests.torture.started import Started, shoal_command
 
@@ -192,11 +192,14 @@ def test_a_store_that_lost_its_files_is_told_again(
 
 
 def test_programs_hear_of_a_full_disk_and_go_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    failing_io: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     """S1: running work needs no journal; a change waits, says why, and is there afterwards."""
     full, kept = tmp_path / "full", tmp_path / "sessions-of-test" / "kept-disk"
-    monkeypatch.setenv("LD_PRELOAD", str(build_failing_io(tmp_path)))
+    monkeypatch.setenv("LD_PRELOAD", str(failing_io))
     monkeypatch.setenv("FAIL_BELOW", str(kept))
     monkeypatch.setenv("FULL_WHILE", str(full))
     with audit.session(tmp_path, 2, "--name", "disk") as started, audit.audited(started):

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import random
-import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -152,24 +150,6 @@ def test_a_damaged_journal_is_replaced_by_its_copy(store: StoreProcess) -> None:
 
 
 # ---- its disk
-@pytest.fixture(scope="session")
-def failing_io(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_failing_io(tmp_path_factory.mktemp("failing"))
-
-
-def build_failing_io(folder: Path) -> Path:
-    """Compile what makes calls fail."""
-    built = folder / "failing_io.so"
-    source = Path(__file__).with_name("failing_io.cpp")
-    compiler = os.environ.get("CXX", "c++")
-    subprocess.run(
-        [compiler, "-shared", "-fPIC", "-O1", "-std=c++17", str(source), "-o", str(built), "-ldl"],
-        check=True,
-        timeout=120,
-    )
-    return built
-
-
 def test_a_full_disk_is_said_and_survived(
     store: StoreProcess, failing_io: Path, tmp_path: Path
 ) -> None:
