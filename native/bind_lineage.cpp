@@ -1,4 +1,5 @@
 // Lineage in Python: what the daemon sees of recipes, and the results of a rebuild.
+#include <nanobind/stl/pair.h>
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
@@ -31,11 +32,17 @@ static u32 live_slot(Memory& m, u64 key) {
              : 0;
 }
 
+static bool is_generator(Memory& m, u32 s) {
+  const Recipe* r = m.recipe(s);
+  return r && r->is_generator();
+}
+
 // Of a lost value, or of another recipe: all that is needed to decide.
 static nb::object describe(Memory& m, u32 s) {
   const u64 key = make_key(s, m.slot(s).gen.load(ACQ));
   Recipe* r = m.recipe(s);
-  if (!r) return nb::make_tuple(key, false, 0, 0, 0, 0, false, false, nb::list(), nb::list());
+  if (!r)
+    return nb::make_tuple(key, false, 0, 0, 0, 0, false, false, nb::list(), nb::list(), false);
   nb::list arguments, returns;
   const u64 block = m.slot(s).block.load(ACQ);
   auto* table = reinterpret_cast<atom<u64>*>(m.at<ValueHeader>(block) + 1);
@@ -45,13 +52,50 @@ static nb::object describe(Memory& m, u32 s) {
     const bool by_recipe = held && held != key_slot(argument) && m.is_recipe(held);
     const u32 recipe = by_recipe ? held : a ? m.recipe_of(a) : 0;
     const u64 its = recipe ? make_key(recipe, m.slot(recipe).gen.load(ACQ)) : 0;
-    arguments.append(nb::make_tuple(argument, a != 0, a && m.is_lost(a), its));
+    const ItemFacts* facts = recipe && a ? &m.item_facts(a) : nullptr;
+    const bool is_item = recipe && is_generator(m, recipe);
+    const u32 number = !is_item ? 0 : facts ? facts->number.load(RLX) : r->items()[i];
+    const u32 times = is_item && facts ? facts->times.load(RLX) : 0;
+    arguments.append(nb::make_tuple(argument, a != 0, a && m.is_lost(a), its, number, times));
   }
   for (u32 i = 0; i < r->n_returns; i++) returns.append(r->returns()[i]);
   const bool has_queue =
       m.queue(r->queue).gen.load(ACQ) == r->queue_gen && !m.queue(r->queue).dead.load(ACQ);
   return nb::make_tuple(key, true, r->attempt, r->charged, r->max_retries, r->function, has_queue,
-                        (r->flags & F_ACTOR) != 0, arguments, returns);
+                        (r->flags & F_ACTOR) != 0, arguments, returns, r->is_generator());
+}
+
+static nb::object item_row(Memory& m, u32 s) {
+  const ItemFacts& facts = m.item_facts(s);
+  return nb::make_tuple(make_key(s, m.slot(s).gen.load(ACQ)), facts.number.load(RLX),
+                        facts.times.load(RLX));
+}
+
+// An item that a generator has yielded: a value that a task's recipe can make again.
+static nb::object put_item(PyTask& t, u32 number, int format, nb::handle data, nb::handle buffers,
+                           nb::handle contained, double timeout) {
+  running_spec(t);
+  PyMemory& pm = *t.mem;
+  Memory& m = *pm.m;
+  const u32 s = fresh_slot(m);
+  try {
+    write_parts(pm, s, format, data, buffers, contained, false, timeout, t.key);
+  } catch (...) {
+    if (!m.closed.load()) m.clear_bits(s, OWNER);
+    throw;
+  }
+  if (m.closed.load()) throw_closed();
+  m.seal_item(s, number);
+  return make_ref(t.owner, pm, make_key(s, m.slot(s).gen.load(RLX)), nullptr);
+}
+
+void bind_items(nb::class_<PyTask>& task) {
+  task.def("put_item", &put_item, nb::arg("number"), nb::arg("format"), nb::arg("data"),
+           nb::arg("buffers"), nb::arg("contained"), nb::arg("timeout_s") = 0.0)
+      .def("items", [](PyTask& t) {
+        Spec* spec = running_spec(t);
+        return t.mem->m->numbers_of(*spec);
+      });
 }
 
 void bind_lineage(nb::module_& mod, nb::class_<PyMemory>& c) {
@@ -108,40 +152,65 @@ void bind_lineage(nb::module_& mod, nb::class_<PyMemory>& c) {
              m.drop(hold);
              return bytes;
            })
-      .def("rebuild",
-           [](nb::handle self, u64 recipe, const std::vector<u64>& arguments) -> nb::object {
-             PyMemory& pm = of(self);
-             Memory& m = *pm.m;
-             const u32 s = live_slot(m, recipe);
-             Recipe* r = s ? m.recipe(s) : nullptr;
-             if (!r || arguments.size() != r->n_arguments()) return nb::none();
-             std::vector<u32> slots, returns;
-             for (u64 key : arguments) {
-               const u32 a = live_slot(m, key);
-               if (!a) return nb::none();
-               slots.push_back(a);
-             }
-             const Status st = m.rebuild(s, slots, returns);
-             if (st == Status::Dead) return nb::none();
-             if (st != Status::Ok) return nb::bool_(false);
-             nb::object o = nb::inst_alloc(nb::type<Rebuilt>());
-             Rebuilt* x = new (nb::inst_ptr<Rebuilt>(o)) Rebuilt;
-             nb::inst_mark_ready(o);
-             x->mem = &pm;
-             const u64 now = platform::now_ns(), deadline = m.last_deadline;
-             if (deadline) x->left_s = deadline > now ? double(deadline - now) / 1e9 : 0.0;
-             x->owner = self.inc_ref().ptr();
-             for (u32 y : returns) {
-               const u64 key = make_key(y, m.slot(y).gen.load(RLX));
-               atom<u64>* pin = nullptr;
-               if (m.hold_key(key, true, pin)) {
-                 x->keys.push_back(key);
-                 x->pins.push_back(pin);
-               }
-               m.clear_bits(y, OWNER);
-             }
-             return o;
+      .def("item",
+           [](nb::handle self, u64 key) -> nb::object {
+             Memory& m = *of(self).m;
+             const u32 s = live_slot(m, key), r = s ? m.recipe_of(s) : 0;
+             return r && is_generator(m, r) ? item_row(m, s) : nb::none();
            })
+      .def("items_away",
+           [](nb::handle self, u64 recipe) {
+             Memory& m = *of(self).m;
+             nb::list out;
+             const u32 r = live_slot(m, recipe);
+             if (r)
+               for (u32 s : m.items_away(r)) out.append(item_row(m, s));
+             return out;
+           })
+      .def(
+          "rebuild",
+          [](nb::handle self, u64 recipe, const std::vector<u64>& arguments,
+             const std::vector<std::pair<u64, u32>>& items) -> nb::object {
+            PyMemory& pm = of(self);
+            Memory& m = *pm.m;
+            const u32 s = live_slot(m, recipe);
+            Recipe* r = s ? m.recipe(s) : nullptr;
+            if (!r || arguments.size() != r->n_arguments() || r->is_generator() == items.empty())
+              return nb::none();
+            std::vector<u32> slots, returns;
+            std::vector<Memory::WantedItem> wanted;
+            for (auto& [key, number] : items) {
+              const u32 item = live_slot(m, key);
+              wanted.push_back({number, item && m.is_lost(item) ? item : 0});
+            }
+            for (u64 key : arguments) {
+              const u32 a = live_slot(m, key);
+              if (!a) return nb::none();
+              slots.push_back(a);
+            }
+            const Status st = m.rebuild(s, slots, wanted, returns);
+            if (st == Status::Dead) return nb::none();
+            if (st != Status::Ok) return nb::bool_(false);
+            nb::object o = nb::inst_alloc(nb::type<Rebuilt>());
+            Rebuilt* x = new (nb::inst_ptr<Rebuilt>(o)) Rebuilt;
+            nb::inst_mark_ready(o);
+            x->mem = &pm;
+            const u64 now = platform::now_ns(), deadline = m.last_deadline;
+            if (deadline) x->left_s = deadline > now ? double(deadline - now) / 1e9 : 0.0;
+            x->owner = self.inc_ref().ptr();
+            for (u32 y : returns) {
+              const u64 key = make_key(y, m.slot(y).gen.load(RLX));
+              atom<u64>* pin = nullptr;
+              if (m.hold_key(key, true, pin)) {
+                x->keys.push_back(key);
+                x->pins.push_back(pin);
+              }
+              m.clear_bits(y, OWNER);
+            }
+            return o;
+          },
+          nb::arg("recipe"), nb::arg("arguments"),
+          nb::arg("items") = std::vector<std::pair<u64, u32>>())
       .def("fill", [](nb::handle self, u64 key, u64 from) {
         Memory& m = *of(self).m;
         const u32 s = live_slot(m, key), y = live_slot(m, from);

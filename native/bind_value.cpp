@@ -510,7 +510,7 @@ nb::class_<PyTask> bind_values(nb::module_& m) {
           "seal",
           [](PyTask& t, nb::handle v) {
             running_spec(t);
-            if (t.n_returns > 1 || (t.flags & (F_STREAM | F_DYNAMIC)) ||
+            if (t.n_returns > 1 || (t.flags & (F_STREAM | F_DYNAMIC | F_ITEMS)) ||
                 (t.mem->m->slot(key_slot(t.key)).flags.load(RLX) & CANCELLED_) ||
                 !write_simple(*t.mem->m, key_slot(t.key), v.ptr()))
               return false;

@@ -168,6 +168,7 @@ nb::object make_pin(nb::handle memory, PyMemory& pm, const Kept& kept, u8* begin
 // The block of a pinned value, once it is in node memory.
 u64 come_back(PyMemory& pm, u32 s, u64 deadline = 0);
 void bind_lineage(nb::module_& m, nb::class_<PyMemory>& c);
+void bind_items(nb::class_<PyTask>& task);
 bool wait_sealed(nb::handle memory, PyMemory& pm, u64 key, u64 deadline_ns, bool may_help);
 nb::object make_task(nb::handle memory, PyMemory& pm, u64 key);
 Spec* running_spec(PyTask& t);         // throws unless this process runs this very attempt

@@ -321,8 +321,9 @@ enum SpecFlag : u32 {
   F_UNORDERED = 64,
   F_STREAM = 128,  // its last two contained refs are where its chain of cells stands
   F_DYNAMIC = 256,
-  F_TIMED = 512,    // has `Times`
-  F_REBUILD = 1024  // of a recipe, which is its last contained ref
+  F_TIMED = 512,     // has `Times`
+  F_REBUILD = 1024,  // of a recipe, which is its last contained ref
+  F_ITEMS = 2048     // ... of a generator: its returns are items, by the numbers in the ref before
 };
 struct Times {  // ns; of a task with a deadline, just before its payload
   u64 deadline, submitted;
@@ -353,8 +354,15 @@ struct Spec {
   u64* returns() { return reinterpret_cast<u64*>(holds() + n_holds()); }
 };
 
-// What a task was: all that is needed to run it again. Key of each argument, then of each return
-// (as they were called in its first life), then the payload.
+// Which item of its generator a value is, and how often it was made again; only the daemon counts
+// that. Of a value in a block, the inline bytes of its slot.
+struct ItemFacts {
+  atom<u32> number, times;
+};
+
+// What a task was: all that is needed to run it again. Key of each argument, then (if it is an item
+// of a generator) which, then the key of each return (as they were called in its first life), then
+// the payload.
 struct Recipe {
   u64 function, actor, parent, made, cost;  // made: ns; cost: bytes that only it keeps
   u64 timeout;                              // ns that each run may take, 0: any time
@@ -386,11 +394,14 @@ struct Recipe {
              t.payload_size};
   }
   u32 n_arguments() const { return n_dependencies + n_contained; }
-  static u64* arguments_at(void* data) {
-    return reinterpret_cast<u64*>(static_cast<u8*>(data) + sizeof(Recipe));
+  bool is_generator() const { return flags & (F_STREAM | F_DYNAMIC); }
+  u64 bytes() const {
+    return sizeof(Recipe) + 8ull * (n_arguments() + (n_arguments() + 1) / 2 + n_returns) +
+           payload_size;
   }
-  u64* arguments() { return arguments_at(this); }
-  u64* returns() { return arguments() + n_arguments(); }
+  u64* arguments() { return reinterpret_cast<u64*>(this + 1); }
+  u32* items() { return reinterpret_cast<u32*>(arguments() + n_arguments()); }
+  u64* returns() { return arguments() + n_arguments() + (n_arguments() + 1) / 2; }
   u8* payload() { return reinterpret_cast<u8*>(returns() + n_returns); }
 };
 

@@ -17,7 +17,12 @@
 // slot is ever unsealed, and the claim keeps its one direction.
 //
 // A call of an actor has a recipe if it may be made twice (max_task_retries): a rebuild is one more
-// call, in no order with others, to whoever the actor is by then. Items of generators have none.
+// call, in no order with others, to whoever the actor is by then.
+//
+// The items that a generator yields share its recipe, and each knows its number. A rebuild of it is
+// a task whose returns are some of the items (F_ITEMS), which runs the generator as far as the last
+// of them. Each item may be made again as often as its task may run again: who reads a hundred of
+// them one by one, all of them lost, must not use up what the first one needs.
 //
 // The budget: recipes count their block and those arguments that nobody else had when they were
 // made. Over it, the daemon counts exactly, each argument once, and empties the oldest: such a
@@ -30,10 +35,6 @@
 #include "memory.hpp"
 
 namespace shoal {
-
-static u64 data_size(const Recipe& r) {
-  return sizeof(Recipe) + 8ull * (r.n_arguments() + r.n_returns) + r.payload_size;
-}
 
 bool Memory::is_recipe(u32 s) {
   return slot(s).kind.load(ACQ) == RECIPE && (slot(s).state.load(ACQ) & ~WAITERS) == SEALED;
@@ -63,6 +64,17 @@ Recipe* Memory::recipe(u32 s) {
   return is_recipe(s) && block ? at<Recipe>(block + at<ValueHeader>(block)->data_offset) : nullptr;
 }
 
+ItemFacts& Memory::item_facts(u32 s) { return *reinterpret_cast<ItemFacts*>(slot(s).inline_bytes); }
+
+// A value that a generator has yielded is written; it is item `number`.
+void Memory::seal_item(u32 s, u32 number) {
+  if (slot(s).block.load(RLX)) {
+    item_facts(s).number.store(number, RLX);
+    item_facts(s).times.store(0, RLX);
+  }
+  seal_mine(s);
+}
+
 // What task `key` was called in its first life.
 u64 Memory::first_of(const Spec& t, u64 key) {
   const auto* holds = reinterpret_cast<const atom<u64>*>(&t + 1);
@@ -74,6 +86,7 @@ u64 Memory::first_of(const Spec& t, u64 key) {
 // What result `key` of a task is called in the recipe: its number, or -1.
 int Memory::recipe_index(u32 s, u64 key) {
   Recipe* r = recipe(s);
+  if (r && r->is_generator()) return int(item_facts(key_slot(key)).number.load(RLX));
   for (u32 i = 0; r && i < r->n_returns; i++)
     if (r->returns()[i] == key) return int(i);
   return -1;
@@ -95,8 +108,7 @@ atom<u64>* Memory::hold_recipe_of(u32 s) {
 // where there is none at the moment; for others such a recipe says that it was dropped.
 u32 Memory::recipe_for(u64 key, bool may_wait) {
   Spec* t = spec(key_slot(key));
-  if (!t || t->max_retries == 0 || (t->flags & (F_STREAM | F_DYNAMIC | F_NO_RETURN)) ||
-      header().lineage_most.load(RLX) == 0)
+  if (!t || t->max_retries == 0 || (t->flags & F_NO_RETURN) || header().lineage_most.load(RLX) == 0)
     return 0;
   if (t->flags & F_REBUILD) {
     const u64 e = t->holds()[t->n_dependencies + t->n_contained - 1].load(RLX);
@@ -105,18 +117,25 @@ u32 Memory::recipe_for(u64 key, bool may_wait) {
   if (auto it = own_recipes.find(key); it != own_recipes.end()) return it->second;
   const u32 s = new_slot(OWNER);
   if (!s) return 0;
-  const u32 n = t->n_dependencies + t->n_contained;
-  std::vector<u8> data(sizeof(Recipe) + 8ull * (n + t->n_returns) + t->payload_size);
+  const u64 timeout = t->flags & F_TIMED ? t->times()->deadline - t->times()->submitted : 0;
+  Recipe facts;
+  facts.fill(*t, claim_attempt(slot(key_slot(key)).claim.load(RLX)), queue(t->queue).gen.load(ACQ),
+             timeout);
+  if (t->flags & F_STREAM) facts.n_contained -= 2;  // where its chain stands is no argument
+  const u32 n = facts.n_arguments();
+  std::vector<u64> data(facts.bytes() / 8 + 1);
   Recipe* r = reinterpret_cast<Recipe*>(data.data());
+  *r = facts;
   ValueParts v;
   v.format = RECIPE;
   std::vector<atom<u64>*> held;
   u64 cost = 0;
   for (u32 i = 0; i < n; i++) {
     const u32 a = hold_slot(t->holds()[i].load(RLX));
-    r->arguments_at(data.data())[i] = make_key(a, slot(a).gen.load(ACQ));
+    r->arguments()[i] = make_key(a, slot(a).gen.load(ACQ));
     const u64 life = slot(a).life.load(RLX), size = slot(a).size.load(RLX);
     if (atom<u64>* e = is_spillable(size) ? hold_recipe_of(a) : nullptr) {
+      r->items()[i] = item_facts(a).number.load(RLX);
       held.push_back(e);
       v.contained.push_back(hold_slot(e->load(RLX)));
       continue;
@@ -124,15 +143,12 @@ u32 Memory::recipe_for(u64 key, bool may_wait) {
     v.contained.push_back(a);
     if (is_spillable(size) && (life & REFS) == 1 && !(life & OWNER)) cost += size;
   }
-  const u64 timeout = t->flags & F_TIMED ? t->times()->deadline - t->times()->submitted : 0;
-  r->fill(*t, claim_attempt(slot(key_slot(key)).claim.load(RLX)), queue(t->queue).gen.load(ACQ),
-          timeout);
   r->made = platform::boot_ns();
   u64* returns = r->returns();
   for (u32 i = 0; i < t->n_returns; i++) returns[i] = t->returns()[i];
   std::memcpy(returns + t->n_returns, reinterpret_cast<u8*>(t) + t->payload_offset,
               t->payload_size);
-  v.data = {data.data(), data_size(*r)};
+  v.data = {data.data(), r->bytes()};
   const Status st = write_value(s, v, true, platform::copy);
   if (st == Status::NeedMemory && may_wait) {
     for (auto* e : held) drop(e);
@@ -259,9 +275,35 @@ std::vector<u64> Memory::needed() {
   return out;
 }
 
-// Submits the task of recipe `s` once more, with these slots as its arguments. Its results belong
-// to the daemon.
-Status Memory::rebuild(u32 s, std::vector<u32> arguments, std::vector<u32>& returns) {
+// The numbers of the items that a rebuild is to make, as a value that it is given; mine.
+Status Memory::put_numbers(const std::vector<u32>& numbers, u32& s) {
+  s = new_slot(OWNER);
+  if (!s) return Status::Full;
+  ValueParts v;
+  v.format = BYTES;
+  v.data = {numbers.data(), 4 * u64(numbers.size())};
+  const Status st = write_value(s, v, true, platform::copy);
+  if (st == Status::Ok)
+    seal_mine(s);
+  else
+    clear_bits(s, OWNER);
+  return st;
+}
+
+// The numbers of the items that this task is to make again; none: it is no such task.
+std::vector<u32> Memory::numbers_of(Spec& t) {
+  if (!(t.flags & F_ITEMS)) return {};
+  const u64 e = t.holds()[t.n_dependencies + t.n_contained - 2].load(ACQ);
+  const Bytes b = value_bytes(hold_slot(e), false);
+  std::vector<u32> out(b.size / 4);
+  std::memcpy(out.data(), b.data, 4 * out.size());
+  return out;
+}
+
+// Submits the task of recipe `s` once more, with these slots as its arguments; of a generator, for
+// these items. Its results belong to the daemon.
+Status Memory::rebuild(u32 s, std::vector<u32> arguments, const std::vector<WantedItem>& items,
+                       std::vector<u32>& returns) {
   Recipe* r = recipe(s);
   if (!r || queue(r->queue).gen.load(ACQ) != r->queue_gen || queue(r->queue).dead.load(ACQ))
     return Status::Dead;
@@ -283,13 +325,30 @@ Status Memory::rebuild(u32 s, std::vector<u32> arguments, std::vector<u32>& retu
   c.limit = r->limit;
   c.attempt = std::min(r->attempt, 254u);
   c.charged = r->charged + 1;
+  u32 numbers_at = 0;
+  if (r->is_generator()) {
+    std::vector<u32> numbers;
+    u32 times = 0;
+    for (auto& item : items) {
+      numbers.push_back(item.number);
+      if (item.slot) times = std::max(times, item_facts(item.slot).times.load(RLX));
+    }
+    if (const Status st = put_numbers(numbers, numbers_at); st != Status::Ok) return st;
+    c.n_returns = u32(numbers.size());
+    c.charged += times;
+    c.flags |= F_ITEMS;
+  }
   const std::vector<u32> dependencies(arguments.begin(), arguments.begin() + r->n_dependencies);
   std::vector<u32> contained(arguments.begin() + r->n_dependencies, arguments.end());
+  if (numbers_at) contained.push_back(numbers_at);
   contained.push_back(s);
   const Status st = submit(c, {r->payload(), r->payload_size}, dependencies, contained, returns);
+  if (numbers_at) clear_bits(numbers_at, OWNER);
   if (st != Status::Ok) return st;
   r->attempt++;
-  r->charged++;
+  if (!numbers_at) r->charged++;
+  for (auto& item : items)
+    if (item.slot) item_facts(item.slot).times.fetch_add(1, RLX);
   event(EV_REBUILD, r->returns()[0], make_key(returns[0], slot(returns[0]).gen.load(RLX)),
         r->attempt);
   return st;
@@ -307,6 +366,18 @@ void Memory::set_lost(u32 s) {
   event(EV_LOST, make_key(s, x.gen.load(RLX)));
 }
 
+// The items that recipe `r` has made, and that are in memory no more.
+std::vector<u32> Memory::items_away(u32 r) {
+  std::vector<u32> out;
+  const Recipe* of = recipe(r);
+  if (!of || !of->is_generator()) return out;
+  const u32 end = header().chunk_high[0].load() * SLOTS_PER_CHUNK;
+  for (u32 s = 1; s < end; s++)
+    if ((slot(s).block.load(ACQ) & SPILLED) && slot(s).state.load(ACQ) != FREE && recipe_of(s) == r)
+      out.push_back(s);
+  return out;
+}
+
 bool Memory::is_lost(u32 s) {
   u64 number, size;
   return spilled(s, number, size) && number == 0;
@@ -319,7 +390,7 @@ void Memory::take_over(u32 s, u32 from) {
   const u64 stub = block_of(x.block.load(ACQ)), block = y.block.load(ACQ);
   if (block) give_to(block, s);
   y.block.store(0, REL);
-  std::memcpy(x.inline_bytes, y.inline_bytes, INLINE_BYTES);
+  if (!block) std::memcpy(x.inline_bytes, y.inline_bytes, INLINE_BYTES);  // else: what item it is
   x.size.store(y.size.load(RLX), RLX);
   x.kind.store(y.kind.load(RLX), RLX);
   const bool has_table = y.flags.load(RLX) & HAS_TABLE;

@@ -250,7 +250,16 @@ class Memory {
   void forget_cost(u32 slot);
   u32 trim_lineage(u64 most, const std::set<u64>& spared);
   std::vector<u64> needed();
-  Status rebuild(u32 slot, std::vector<u32> arguments, std::vector<u32>& returns);
+  ItemFacts& item_facts(u32 slot);
+  void seal_item(u32 slot, u32 number);
+  struct WantedItem {
+    u32 number, slot;  // slot 0: it is gone
+  };
+  Status put_numbers(const std::vector<u32>& numbers, u32& slot);
+  std::vector<u32> numbers_of(Spec& t);
+  std::vector<u32> items_away(u32 recipe);
+  Status rebuild(u32 slot, std::vector<u32> arguments, const std::vector<WantedItem>& items,
+                 std::vector<u32>& returns);
   void set_lost(u32 slot);
   bool is_lost(u32 slot);
   void take_over(u32 slot, u32 from);

@@ -131,7 +131,30 @@ inline const Scenario scenarios[] = {
        a.made(300);
        Memory& daemon = *a.w.daemon;
        std::vector<u32> returns;
-       if (daemon.rebuild(daemon.recipe_of(a.refs[0]), {x}, returns) != Status::Ok) _exit(9);
+       if (daemon.rebuild(daemon.recipe_of(a.refs[0]), {x}, {}, returns) != Status::Ok) _exit(9);
+       for (u32 r : returns) daemon.clear_bits(r, OWNER);
+     },
+     [](Actor& a) { a.made(300); }},
+    {"items that can be made again", [](Actor& a) { a.m.header().lineage_most.store(1 << 20); },
+     [](Actor& a) {
+       const u32 cell = a.stream(), end = a.refs[0];
+       a.produce(2, true);
+       a.drop(cell);
+       a.drop(end);
+     },
+     nullptr, 37},
+    {"items are made again",
+     [](Actor& a) {
+       a.m.header().lineage_most.store(1 << 20);
+       const u32 cell = a.stream();
+       a.produce(2, true);
+       Memory& daemon = *a.w.daemon;
+       auto* table =
+           reinterpret_cast<atom<u64>*>(a.m.at<ValueHeader>(a.m.slot(cell).block.load()) + 1);
+       const u32 item = hold_slot(table[0].load());
+       std::vector<u32> returns;
+       if (daemon.rebuild(daemon.recipe_of(item), {}, {{0, item}, {1, 0}}, returns) != Status::Ok)
+         _exit(9);
        for (u32 r : returns) daemon.clear_bits(r, OWNER);
      },
      [](Actor& a) { a.made(300); }},

@@ -99,12 +99,18 @@ struct Actor {  // what the scenarios are written in
     if (m.submit(c, {"payload", 8}, {}, {cell, cell}, refs) != Status::Ok) _exit(9);
     return cell;
   }
-  void produce(u32 items) {  // what a producer does, as in `streams.py`
+  u32 item(u64 key, u32 number) {  // that its generator can make again
+    const u32 recipe = m.recipe_for(key), s = m.new_slot(OWNER);
+    value(s, 40000, {recipe});
+    m.seal_item(s, number);
+    return s;
+  }
+  void produce(u32 items, bool large = false) {  // what a producer does, as in `streams.py`
     u64 key;
     if (!m.take(w.queue, key)) return;
     u32 cell = m.stream_place(key_slot(key));
     for (u32 i = 1; i <= items; i++) {
-      const u32 next = m.new_pending(i), item = put(8);
+      const u32 next = m.new_pending(i), item = large ? this->item(key, i - 1) : put(8);
       if (m.is_pending(key_of(cell))) {
         m.discard_value(cell);
         value(cell, 100, {item, next});
@@ -134,6 +140,8 @@ struct Actor {  // what the scenarios are written in
   void made(u64 bytes) {  // runs a task, whose results hold its recipe
     u64 key;
     if (!m.take(w.queue, key)) return;
+    if (Spec* t = m.spec(key_slot(key)); m.numbers_of(*t).size() != (t->flags & F_ITEMS ? 2 : 0))
+      _exit(9);
     for (u32 i = 0; i < m.spec(key_slot(key))->n_returns; i++) {
       const u32 recipe = m.recipe_for(key);
       if (!recipe) _exit(9);

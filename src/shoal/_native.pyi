@@ -29,9 +29,10 @@ FORMAT_BYTES: int
 FORMAT_ERROR_PICKLE: int
 FORMAT_RECIPE: int
 FLAG_REBUILD: int
-_RecipeRow = tuple[
-    int, bool, int, int, int, int, bool, bool, list[tuple[int, bool, bool, int]], list[int]
-]
+FLAG_ITEMS: int
+"""Of a rebuild that makes items of a generator."""
+_ArgumentRow = tuple[int, bool, bool, int, int, int]
+_RecipeRow = tuple[int, bool, int, int, int, int, bool, bool, list[_ArgumentRow], list[int], bool]
 """A pickled exception, written by a worker."""
 FORMAT_ERROR_RECORD: int
 """A typed record, written by a daemon."""
@@ -203,6 +204,18 @@ class Task:
         """A cell of this task's stream from which the first unsealed one is reached."""
     def advance_stream(self, cell: ObjectRef) -> None:
         """The stream has come to ``cell``; what is before it is let go."""
+    def put_item(
+        self,
+        number: int,
+        format: int,
+        data: Any,
+        buffers: Sequence[Any],
+        contained: Sequence[ObjectRef],
+        timeout_s: float = 0.0,
+    ) -> ObjectRef:
+        """``Memory.put`` of what this generator's task has yielded: lineage can make it again."""
+    def items(self) -> list[int]:
+        """Numbers of the items that this task is to make again, one per return."""
     def payload(self) -> memoryview | None:
         """The pickled arguments, read-only; None for a call without arguments."""
     def dependency(self, index: int) -> Any:
@@ -651,8 +664,16 @@ class Memory:
         """Whether a value waits to be made again."""
     def evict(self, key: int) -> int:
         """Lose a value that can be made again; bytes that became free, 0 if it stays."""
-    def rebuild(self, recipe: int, arguments: list[int]) -> Rebuilt | Literal[False] | None:
-        """Submit a recipe's task once more. False: no room now; None: it can not run again."""
+    def item(self, key: int) -> tuple[int, int, int] | None:
+        """Of an item that its generator's recipe can make again: key, number, and how often it was;
+        None: it is none."""
+    def items_away(self, recipe: int) -> list[tuple[int, int, int]]:
+        """The items of that generator that are not in memory, as of ``item``."""
+    def rebuild(
+        self, recipe: int, arguments: list[int], items: list[tuple[int, int]] = ...
+    ) -> Rebuilt | Literal[False] | None:
+        """Submit a recipe's task once more; of a generator, for these items (key and number).
+        False: no room now; None: it can not run again."""
     def fill(self, key: int, source: int) -> bool:
         """A lost value takes over that of ``source``, a result of a rebuild."""
     def collapse(self, budget_extents: int) -> bool:

@@ -44,10 +44,6 @@ class RayDirectTransportError(NeverRaisedError):
     """Tensors travel through node memory."""
 
 
-class StreamingGeneratorReplayInconsistentError(NeverRaisedError):
-    """A retried generator continues behind the items that are there."""
-
-
 _names = errors.of_ray()
 
 

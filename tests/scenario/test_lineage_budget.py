@@ -62,7 +62,7 @@ def test_the_oldest_lineage_is_dropped_first_and_says_so(tmp_path: Path) -> None
         shoal.wait([last])
         assert is_soon(lambda: counts()["dropped"] > 0 and counts()["bytes"] <= 10_000)
         lose(tmp_path, [first, last])
-        with pytest.raises(errors.ObjectLostError, match=r"lineage was dropped.* 10,000 bytes"):
+        with pytest.raises(errors.LineageDroppedError, match=r"lineage was dropped.* 10,000 bytes"):
             shoal.get(first)
         assert shoal.get(last)[0] == 99
         del first, between, last

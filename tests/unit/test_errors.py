@@ -23,6 +23,10 @@ EXAMPLES: list[errors.ShoalError] = [
     errors.ActorDiedError(reason="constructor", text="ValueError: x"),
     errors.ActorUnavailableError(reason="restarting", may_have_run=True, signal=9, pid=7),
     errors.ObjectLostError(object_id="o", reason="its node is gone"),
+    errors.ObjectNotRebuiltError(object_id="o", reason="its actor has ended"),
+    errors.RebuildsUsedUpError(object_id="o", reason="its task has run 4 times"),
+    errors.LineageDroppedError(object_id="o", reason="there was no room for it"),
+    errors.ReplayDiffersError(reason="its generator yielded 3 items this time"),
     errors.ObjectStoreFullError(asked_bytes=10, capacity_bytes=5),
     errors.ObjectStoreFullError(asked_bytes=4, capacity_bytes=5),
     errors.GetTimeoutError(timeout_s=1.5, pending=2),
@@ -136,6 +140,11 @@ def test_names_of_ray() -> None:
     assert table["RayError"] is errors.ShoalError and table["RayTaskError"] is errors.TaskError
     assert issubclass(table["ActorDiedError"], table["RayActorError"])
     assert table["ObjectFreedError"] is table["ObjectLostError"]
+    not_rebuilt = table["ObjectReconstructionFailedError"]
+    assert issubclass(not_rebuilt, table["ObjectLostError"])
+    for name in ("MaxAttemptsExceeded", "LineageEvicted"):
+        found = table[f"ObjectReconstructionFailed{name}Error"]
+        assert issubclass(found, not_rebuilt) and found is not not_rebuilt
     assert all(cls.__module__ == "shoal.errors" for cls in table.values())
 
 

@@ -28,7 +28,7 @@ GroupAlreadyExistsError     name, namespace
 GroupNotFoundError          name, namespace, group_id
 TaskCancelledError          stage, reason
 DeadlineExceededError       stage, timeout_s, stages_s (dict)
-ObjectLostError             object_id, reason
+ObjectLostError             object_id, reason; and those below it that say why it was not rebuilt
 UsageError                  text (a request that makes no sense; a ValueError)
 ==========================  ================================================================
 
@@ -54,6 +54,14 @@ REASONS = {
     "restarting": "its process died while this call was running",
     "out_of_memory": "it used more memory than it may, or than there is",
 }
+
+NOT_REBUILT = {
+    "used_up": "RebuildsUsedUpError",
+    "dropped": "LineageDroppedError",
+    "no_argument": "ObjectNotRebuiltError",
+    "no_queue": "ObjectNotRebuiltError",
+}
+"""Kinds of reasons why nothing could make a value again."""
 
 
 _ACTOR_ERRORS = {
@@ -214,6 +222,7 @@ def usage(text: str) -> bytes:
     return records.pack("UsageError", text=text)
 
 
-def object_lost(object_id: str, reason: str) -> bytes:
-    """Pack an ObjectLostError: the bytes of a value are gone."""
-    return records.pack("ObjectLostError", object_id=object_id, reason=reason)
+def object_lost(object_id: str, reason: str, kind: str = "") -> bytes:
+    """The bytes of a value are gone; ``kind`` is a key of ``NOT_REBUILT``, or says no more."""
+    name = NOT_REBUILT.get(kind, "ObjectLostError")
+    return records.pack(name, object_id=object_id, reason=reason)

@@ -421,6 +421,8 @@ class ValueLost(Event, frozen=True):
     key: int
     reason: str
     ancestry: tuple[int, int, int, int] | None = None
+    kind: str = ""
+    """As of ``causes.object_lost``."""
 
 
 class Began(Event, frozen=True):

@@ -22,6 +22,9 @@ Rules:
    is no room is submitted again. A result fills one value once. Who loses it again meanwhile asks
    again (readers do), and is served when the rebuild that has it is forgotten: so nobody keeps one
    who may himself wait for a value that was filled by it.
+6. A generator's run makes those of its items that were asked for before it was submitted. Who asks
+   later waits for another run, which has a name of its own (``recipe_of``): one of the first run's
+   users may be the one who asks. Each item may be made again ``max_retries`` times.
 """
 
 from __future__ import annotations
@@ -32,6 +35,10 @@ import msgspec
 
 RETRY_S = 0.05
 """Until a task is submitted again for whose arguments there was no room."""
+_NO_ARGUMENT = (
+    "an argument of its task is gone, and nothing is known of how it was made",
+    "no_argument",
+)
 CHAIN_MOST = 10_000
 """Tasks that one lost value may need; more is no rebuild but the whole program again."""
 
@@ -45,6 +52,10 @@ class Argument(msgspec.Struct, frozen=True):
     is_lost: bool
     recipe: int
     """What makes it again; 0: nothing."""
+    number: int = 0
+    """Which item of a generator it is,"""
+    times: int = 0
+    """and how often it was made again."""
 
 
 class Recipe(msgspec.Struct, frozen=True):
@@ -62,6 +73,16 @@ class Recipe(msgspec.Struct, frozen=True):
     """Of an actor."""
     arguments: tuple[Argument, ...]
     returns: tuple[int, ...]
+    is_generator: bool = False
+    """Its items are made again, and not what it has returned."""
+
+
+class Item(msgspec.Struct, frozen=True):
+    """What a generator has yielded: which one, and how often it was made again."""
+
+    key: int
+    number: int
+    times: int = 0
 
 
 class Lost(msgspec.Struct, frozen=True):
@@ -73,6 +94,10 @@ class Lost(msgspec.Struct, frozen=True):
     recipes: tuple[Recipe, ...] = ()
     """Its own and all that may be needed for it."""
     why_not: str = ""
+    item: Item | None = None
+    """Of a generator: which one it is,"""
+    others: tuple[Item, ...] = ()
+    """and those of it that are lost too, as far as they should be made by the same run."""
 
 
 class Ended(msgspec.Struct, frozen=True):
@@ -86,6 +111,7 @@ class Refused(msgspec.Struct, frozen=True):
 
     recipe: int
     problem: str
+    kind: str = ""
 
 
 class NoRoomFor(msgspec.Struct, frozen=True):
@@ -107,6 +133,8 @@ class Submit(msgspec.Struct, frozen=True):
     recipe: int
     sources: tuple[int, ...]
     """Recipes whose results are kept for this."""
+    items: tuple[Item, ...] = ()
+    """Of a generator: what it is to make."""
 
 
 class Fill(msgspec.Struct, frozen=True):
@@ -127,6 +155,8 @@ class GiveUp(msgspec.Struct, frozen=True):
 
     key: int
     reason: str
+    kind: str = ""
+    """As of ``causes.object_lost``."""
 
 
 class RetryAt(msgspec.Struct, frozen=True):
@@ -152,6 +182,16 @@ class Work(msgspec.Struct):
     """Values that have been given its results: there is nothing left for them."""
     state: str = "waiting"
     """Or "running", "ended"."""
+    items: dict[int, Item] = {}
+    """Of a generator: what it is to make, by key."""
+
+
+_RUN = 64
+
+
+def recipe_of(name: int) -> int:
+    """The recipe that a run is of. The first run of each is called as it."""
+    return name & ((1 << _RUN) - 1)
 
 
 class Lineage:
@@ -201,21 +241,72 @@ class Lineage:
     def _lost(self, event: Lost) -> list[AnyCommand]:
         if event.why_not:
             return [GiveUp(event.key, f"{event.problem}; {event.why_not}")]
-        recipes = {recipe.key: recipe for recipe in event.recipes}
-        known = self.work.get(event.recipe)
+        root, recipes = self._named(event)
+        known = self.work.get(root)
+        if event.item is not None and (known is None or known.state == "waiting"):
+            recipe = recipes[root] if known is None else known.recipe
+            if problem := _problem_of_item(recipe, event.item.times):
+                return [GiveUp(event.key, f"{event.problem}; {problem}", "used_up")]
         if known is not None:
-            known.lost[event.key] = event.problem
-            if known.state != "ended":
-                return []
-            del known.lost[event.key]
-            return self._fill(known, [event.key])
-        needed = self._needed(event.recipe, recipes)
+            if known.state == "ended":
+                return self._fill(known, [event.key])
+            self._want(known, event)
+            return []
+        needed = self._needed(root, recipes)
         for key in needed:
-            if key not in self.work and (problem := self._problem_of(recipes.get(key))):
-                return [GiveUp(event.key, f"{event.problem}; {problem}")]
+            if key not in self.work and (why := self._problem_of(recipes.get(key), recipes)):
+                return [GiveUp(event.key, f"{event.problem}; {why[0]}", why[1])]
         if self._has_spent(needed, recipes):
             return []
-        return self._begin(event, needed, recipes)
+        return self._begin(event, root, needed, recipes)
+
+    def _named(self, event: Lost) -> tuple[int, dict[int, Recipe]]:
+        """Its recipe and all others, where a generator has the name of the run that is to make the
+        item in question."""
+        recipes = {recipe.key: recipe for recipe in event.recipes}
+        generators = {key for key, recipe in recipes.items() if recipe.is_generator}
+        if not generators:
+            return event.recipe, recipes
+        fresh: dict[int, int] = {}
+
+        def name_of(recipe: int, key: int) -> int:
+            return self._run_for(recipe, key, fresh) if recipe in generators else recipe
+
+        root = name_of(event.recipe, event.key)
+        for key, recipe in recipes.items():
+            arguments = [
+                msgspec.structs.replace(a, recipe=name_of(a.recipe, a.key)) if _is_missing(a) else a
+                for a in recipe.arguments
+            ]
+            recipes[key] = msgspec.structs.replace(recipe, arguments=tuple(arguments))
+        for key, name in fresh.items():
+            recipes[name] = msgspec.structs.replace(recipes[key], key=name)
+        return root, recipes
+
+    def _run_for(self, recipe: int, key: int, fresh: dict[int, int]) -> int:
+        """The run of a generator that makes item ``key``, or can be told to; else a new one."""
+        for name, work in self.work.items():
+            makes_it = key in work.items and key not in work.filled
+            if recipe_of(name) == recipe and (makes_it or work.state == "waiting"):
+                return name
+        if recipe not in fresh:
+            name, number = recipe, 0
+            while name in self.work:
+                number += 1
+                name = recipe | number << _RUN
+            fresh[recipe] = name
+        return fresh[recipe]
+
+    def _want(self, work: Work, event: Lost) -> None:
+        """``work`` is to fill what is lost, and of a generator the others."""
+        work.lost[event.key] = event.problem
+        if event.item is None or work.state != "waiting":
+            return
+        work.items[event.key] = event.item
+        for other in event.others:
+            if not self.knows(other.key) and not _problem_of_item(work.recipe, other.times):
+                work.items[other.key] = other
+                work.lost[other.key] = event.problem
 
     def _needed(self, root: int, recipes: dict[int, Recipe]) -> list[int]:
         """The recipes that must run, ``root`` first."""
@@ -231,28 +322,34 @@ class Lineage:
                     order.append(argument.recipe)
         return order
 
-    def _problem_of(self, recipe: Recipe | None) -> str:
+    def _problem_of(
+        self, recipe: Recipe | None, recipes: dict[int, Recipe]
+    ) -> tuple[str, str] | None:
+        """Why it cannot run again, and the kind of that reason; None: it can."""
         if recipe is None:
-            return "an argument of its task is gone, and nothing is known of how it was made"
+            return _NO_ARGUMENT
         if not recipe.is_kept:
             return (
                 f"its lineage was dropped: what can be kept for rebuilding is {self._budget:,}"
                 " bytes (init(lineage_bytes=))"
-            )
+            ), "dropped"
         if 0 <= recipe.max_retries <= recipe.charged:
             tried = recipe.charged + 1
-            limit = "max_task_retries" if recipe.is_call else "max_retries"
             return (
-                f"its task has run {tried} times already, and {limit}={recipe.max_retries}"
-                " allows no more"
-            )
+                f"its task has run {tried} times already, and {_limit_of(recipe)} allows no more"
+            ), "used_up"
         if not recipe.has_queue and recipe.is_call:
-            return "the actor whose method returned it has ended"
+            return "the actor whose method returned it has ended", "no_queue"
         if not recipe.has_queue:
-            return "its task cannot run again: the job or the placement group of it has ended"
-        if any(not argument.recipe for argument in _missing(recipe)):
-            return "an argument of its task is gone, and nothing is known of how it was made"
-        return ""
+            text = "its task cannot run again: the job or the placement group of it has ended"
+            return text, "no_queue"
+        for argument in _missing(recipe):
+            if not argument.recipe:
+                return _NO_ARGUMENT
+            source = recipes.get(argument.recipe)
+            if source is not None and (problem := _problem_of_item(source, argument.times)):
+                return f"an argument of its task cannot be made again: {problem}", "used_up"
+        return None
 
     def _has_spent(self, needed: Iterable[int], recipes: dict[int, Recipe]) -> bool:
         """Whether a value was filled, and is lost again while others need that rebuild."""
@@ -270,12 +367,12 @@ class Lineage:
         return [Fill(key, work.recipe.key) for key in fresh]
 
     def _begin(
-        self, event: Lost, needed: Iterable[int], recipes: dict[int, Recipe]
+        self, event: Lost, root: int, needed: Iterable[int], recipes: dict[int, Recipe]
     ) -> list[AnyCommand]:
         fresh = [key for key in needed if key not in self.work]
         for key in fresh:
             self.work[key] = Work(recipes[key])
-        self.work[event.recipe].lost[event.key] = event.problem
+        self._want(self.work[root], event)
         out: list[AnyCommand] = []
         for key in fresh:
             out += self._link(self.work[key])
@@ -288,6 +385,9 @@ class Lineage:
         for argument in _missing(work.recipe):
             other = self.work[argument.recipe]
             is_there = other.state == "ended"
+            if other.recipe.is_generator and other.state == "waiting":
+                item = Item(argument.key, argument.number, argument.times)
+                other.items.setdefault(argument.key, item)
             if not argument.is_live:
                 sources.append(argument.recipe)
             elif is_there:
@@ -324,7 +424,8 @@ class Lineage:
     def _submit(self, key: int) -> Submit:
         work = self.work[key]
         work.state = "running"
-        return Submit(key, work.sources)
+        items = sorted(work.items.values(), key=lambda item: item.number)
+        return Submit(key, work.sources, tuple(items))
 
     # ---- what has come of it
     def _ended(self, key: int) -> list[AnyCommand]:
@@ -352,7 +453,7 @@ class Lineage:
             self._kept.pop(key, None)
             if work is not None:
                 reasons = {lost: f"{was}; {event.problem}" for lost, was in work.lost.items()}
-                out += [GiveUp(lost, reason) for lost, reason in reasons.items()]
+                out += [GiveUp(lost, reason, event.kind) for lost, reason in reasons.items()]
                 out.append(Forget(key))
                 doomed += sorted(work.users)
         for work in self.work.values():
@@ -371,5 +472,24 @@ class Lineage:
             assert bool(work.waits_for) == (work.state == "waiting")
 
 
+def _is_missing(argument: Argument) -> bool:
+    return argument.is_lost or not argument.is_live
+
+
 def _missing(recipe: Recipe) -> list[Argument]:
-    return [argument for argument in recipe.arguments if argument.is_lost or not argument.is_live]
+    return [argument for argument in recipe.arguments if _is_missing(argument)]
+
+
+def _problem_of_item(recipe: Recipe, times: int) -> str:
+    """Why an item that was made again so often is not made once more; empty: it is."""
+    if not recipe.is_generator or not 0 <= recipe.max_retries <= recipe.charged + times:
+        return ""
+    made = recipe.charged + times + 1
+    return (
+        f"its generator has run {made} times for it already, and {_limit_of(recipe)} allows no more"
+    )
+
+
+def _limit_of(recipe: Recipe) -> str:
+    name = "max_task_retries" if recipe.is_call else "max_retries"
+    return f"{name}={recipe.max_retries}"

@@ -307,7 +307,7 @@ class NodeMachine:
     def _on_value_lost(self, now: float, event: seen.ValueLost) -> Commands:
         node_id, ancestry = self.tables.config.node_id, event.ancestry
         object_id = typed_ids.object_id(node_id, event.key, ancestry) if ancestry else ""
-        return [do.LoseValue(event.key, causes.object_lost(object_id, event.reason))]
+        return [do.LoseValue(event.key, causes.object_lost(object_id, event.reason, event.kind))]
 
     # ---- requests and processes
     def _on_request(self, now: float, event: seen.Requested) -> Commands:

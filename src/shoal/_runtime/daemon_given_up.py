@@ -13,8 +13,8 @@ from shoal._base import clock
 from shoal._core import evicting, lineage, spilling
 from shoal._native import Memory
 
-_ArgumentRow = tuple[int, bool, bool, int]
-RecipeRow = tuple[int, bool, int, int, int, int, bool, bool, list[_ArgumentRow], list[int]]
+_ArgumentRow = tuple[int, bool, bool, int, int, int]
+RecipeRow = tuple[int, bool, int, int, int, int, bool, bool, list[_ArgumentRow], list[int], bool]
 """As ``Memory.recipe`` gives it."""
 
 
@@ -110,7 +110,9 @@ class GivenUp:
                 found = self._memory.recipe(name)
                 known[name] = None if found is None else to_recipe(found)
             recipe = known[name]
-            if recipe is None or recipe.is_call or not (recipe.is_kept and recipe.has_queue):
+            if recipe is None or recipe.is_call or recipe.is_generator:
+                return ()  # making an item again takes all that come before it
+            if not (recipe.is_kept and recipe.has_queue):
                 return ()
             for argument in recipe.arguments:
                 if argument.is_live or argument.recipe in runs:
@@ -132,4 +134,4 @@ def _runs_left(recipe: lineage.Recipe) -> int:
 def to_recipe(row: RecipeRow) -> lineage.Recipe:
     """As ``_core.lineage`` knows it."""
     known = tuple(lineage.Argument(*argument) for argument in row[8])
-    return lineage.Recipe(*row[:8], known, tuple(row[9]))
+    return lineage.Recipe(*row[:8], known, tuple(row[9]), row[10])

@@ -27,6 +27,9 @@ from shoal._runtime.daemon_loop import Loop
 
 KEPT_AFTER_TRIM = 0.8
 """Of the budget, so that not every recipe that comes makes another go."""
+ITEMS_SHARE = 0.2
+"""Of the store: so much may be made by one more run of a generator, which has all of it at once."""
+ITEMS_MOST = 1000
 SHARE_OF_STORE = 0.1
 BYTES_MOST = 1 << 30
 """The default budget: this share of the store, at most so many bytes."""
@@ -60,13 +63,16 @@ class LostValues:
         self._names: dict[int, tuple[int, ...]] = {}
         """What they were called in their first life, by recipe."""
         self._held: dict[int, list[object]] = {}
-        """By recipe, until it is submitted: refs to it and to what is there of its arguments."""
+        """By run, until it is submitted: refs to its recipe and to what is there of its
+        arguments."""
         self._uses: dict[int, list[int]] = {}
         """By recipe: the arguments that its task has, until it has ended."""
         self._running: dict[int, int] = {}
         """Key of the first result of a task that runs -> its recipe."""
         self._events: deque[lineage.AnyEvent] = deque()
         self._is_stepping = False
+        self._problems: dict[int, str] = {}
+        """By value that was lost beside another one: what has happened to it."""
         self.given_up = GivenUp(memory)
         self.given_up.in_use = lambda: {key for keys in self._uses.values() for key in keys}
         self.counts = {"rebuilt": 0, "given_up": 0, "dropped": 0}
@@ -85,13 +91,57 @@ class LostValues:
             why_not = f"more than {lineage.CHAIN_MOST:,} tasks would have to run again for it"
             self._post(lineage.Lost(key, problem, why_not=why_not))
             return
-        for name, recipe in recipes.items():
-            if name not in self._machine.work:
-                refs = [self._memory.ref(a.key) for a in recipe.arguments if a.is_live]
-                self._held[name] = [self._memory.ref(name), *refs]
-        self._post(lineage.Lost(key, problem, found[0], tuple(recipes.values())))
-        for name in [name for name in self._held if name not in self._machine.work]:
-            del self._held[name]
+        keeping: dict[int, list[object]] = {
+            name: [
+                self._memory.ref(name),
+                *(self._memory.ref(a.key) for a in recipe.arguments if a.is_live),
+            ]
+            for name, recipe in recipes.items()
+        }
+        item, others = self._items(key, found[0])
+        rows = tuple(recipes.values())
+        self._post(lineage.Lost(key, problem, found[0], rows, item=item, others=others))
+        for name, work in self._machine.work.items():
+            refs = keeping.get(lineage.recipe_of(name))
+            if refs is not None and work.state != "ended" and name not in self._results:
+                self._held.setdefault(name, refs)
+        if item is None:
+            for other in [k for k in recipes[found[0]].returns if k in self._problems]:
+                self.lost(other, self._problems.pop(other))
+
+    def _items(self, key: int, recipe: int) -> tuple[lineage.Item | None, tuple[lineage.Item, ...]]:
+        """Which item of a generator ``key`` is, if it is one; and those that are lost as well: they
+        come with it, those behind it first, as whoever reads goes forward."""
+        row = self._memory.item(key)
+        if row is None:
+            return None, ()
+        mine = lineage.Item(*row)
+        others = [lineage.Item(*each) for each in self._memory.items_away(recipe)]
+        others = [each for each in others if each.key != key and self._memory.is_lost(each.key)]
+        others.sort(key=lambda each: (each.number < mine.number, each.number))
+        bytes_left = int(ITEMS_SHARE * self._memory.capacity_bytes)
+        chosen = []
+        for each in others[:ITEMS_MOST]:
+            found = self._memory.spilled(each.key)
+            bytes_left -= found[1] if found is not None else 0
+            if bytes_left < 0:
+                break
+            chosen.append(each)
+        return mine, tuple(chosen)
+
+    def lost_beside(self, key: int, others: list[int], problem: str) -> list[int]:
+        """Those of ``others``, which are gone from their files as ``key`` is, that the same task
+        makes again in the same run: they are lost from now on."""
+        memory = self._memory
+        found = memory.recipe_of(key)
+        if found is None:
+            return []
+        recipe = to_recipe(found)
+        same = {row[0] for row in memory.items_away(recipe.key)} or set(recipe.returns)
+        lost = [other for other in others if other in same and memory.set_lost(other)]
+        self._problems = {k: text for k, text in self._problems.items() if memory.is_lost(k)}
+        self._problems.update(dict.fromkeys(lost, problem))
+        return lost
 
     def look(self, keys: list[int]) -> None:
         """Slots out of the inbox: somebody wants a value that was evicted; and what has ended."""
@@ -105,7 +155,8 @@ class LostValues:
             if memory.is_lost(key) and not self._machine.knows(key):
                 found = memory.spilled(key)
                 if found is not None and found[2]:
-                    self.lost(key, "it had left memory, as there was no room for it")
+                    text = "it had left memory, as there was no room for it"
+                    self.lost(key, self._problems.pop(key, text))
         if self._running:
             pending = set(memory.unsealed(list(self._running)))
             for key in [key for key in self._running if key not in pending]:
@@ -147,7 +198,10 @@ class LostValues:
     def _why_not(self, key: int) -> str:
         ancestry = self._memory.ancestry(key)
         if ancestry is None or not ancestry[3]:
-            return "it was made by put (or yielded by a generator), so no task can make it again"
+            return (
+                "it was made by put, or yielded by a generator that may not run again"
+                " (max_retries=0), so no task can make it again"
+            )
         if not self._most:
             return "no lineage is kept (init(lineage_bytes=0))"
         if ancestry[1]:
@@ -187,9 +241,9 @@ class LostValues:
                 self._loop.call_at(command.at, lambda: self._post(lineage.TimeToRetry()))
 
     def _submit(self, command: lineage.Submit) -> None:
-        row = self._memory.recipe(command.recipe)
+        row = self._memory.recipe(lineage.recipe_of(command.recipe))
         if row is None:
-            self._events.append(lineage.Refused(command.recipe, "its lineage is gone"))
+            self._events.append(lineage.Refused(command.recipe, "its lineage is gone", "dropped"))
             return
         recipe = to_recipe(row)
         made = {
@@ -199,10 +253,11 @@ class LostValues:
         }
         keys = [a.key if a.is_live else made.get(a.key, 0) for a in recipe.arguments]
         self.make_room()
-        result = self._memory.rebuild(command.recipe, keys)
+        items = [(item.key, item.number) for item in command.items]
+        result = self._memory.rebuild(recipe.key, keys, items)
         if isinstance(result, Rebuilt):
             self._results[command.recipe] = result
-            self._names[command.recipe] = recipe.returns
+            self._names[command.recipe] = tuple(key for key, _ in items) or recipe.returns
             self._running[result.keys[0]] = command.recipe
             self._uses[command.recipe] = keys
             if result.left_s >= 0:
@@ -211,7 +266,7 @@ class LostValues:
             self._held.pop(command.recipe, None)
         elif result is None:
             problem = "its task can not run again: what it needs has gone meanwhile"
-            self._events.append(lineage.Refused(command.recipe, problem))
+            self._events.append(lineage.Refused(command.recipe, problem, "no_queue"))
         else:
             self._events.append(lineage.NoRoomFor(command.recipe))
 
@@ -229,7 +284,7 @@ class LostValues:
         self.given_up.back(command.key)
         self.make_room()
         ancestry = self._memory.ancestry(command.key)
-        self._tell(events.ValueLost(command.key, command.reason, ancestry))
+        self._tell(events.ValueLost(command.key, command.reason, ancestry, command.kind))
 
     def row(self) -> dict[str, int]:
         """For people and tests: how many, and how much."""

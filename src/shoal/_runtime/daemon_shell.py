@@ -110,6 +110,7 @@ class Daemon:
         self._spiller = Spiller(self._loop, memory, self._machine, settings, self.post)
         given_up = self._lost.given_up
         self._spiller.lost, self._spiller.evict = self._lost.lost, given_up.evict
+        self._spiller.lost_beside = self._lost.lost_beside
         self._spiller.given_up = given_up.keys
         self._warming = Warming(
             self._loop, memory, machine_facts.Headroom(), self._spiller.make_room

@@ -62,9 +62,10 @@ class Spiller:
         post: Takes events for the node's machine.
 
     ``wake`` is called when memory may be had, or asked for: what warms memory looks again.
-    ``lost`` is told of a value that is gone from its file, and what has happened; ``evict`` frees
-    extents by giving up values that can be made again, and says how many; ``given_up`` are those.
-    ``make_stub`` has memory for what stays of a value.
+    ``lost`` is told of a value that is gone from its file, and what has happened; ``lost_beside``
+    before that, with those that are gone as well: it takes some of them as lost too. ``evict``
+    frees extents by giving up values that can be made again, and says how many; ``given_up`` are
+    those. ``make_stub`` has memory for what stays of a value.
     """
 
     def __init__(
@@ -84,6 +85,9 @@ class Spiller:
         self.lost: Callable[[int, str], None] = lambda key, problem: post(
             events.ValueLost(key, problem, memory.ancestry(key))
         )
+        self.lost_beside: Callable[[int, list[int], str], list[int]] = lambda *_: []
+        self._gone_with: dict[int, list[int]] = {}
+        """By value that could not be read: records that are gone too."""
         self.evict: Callable[[int], int] = lambda n_extents: 0
         self.given_up: Callable[[], Collection[int]] = tuple
         self.make_stub: Callable[[], object] = lambda: None
@@ -218,6 +222,12 @@ class Spiller:
     def _lose(self, command: spilling.Lose) -> None:
         print(f"a value that was in a file is lost: {command.problem}", file=sys.stderr, flush=True)
         self.counts["lost"] += 1
+        if numbers := set(self._gone_with.pop(command.key, ())):
+            out = self._machine.out
+            gone = [k for k, n in out.items() if n in numbers and k not in self._moving]
+            others = self.lost_beside(command.key, gone, command.problem)
+            if others:
+                self._events.append(spilling.Gone(tuple(others)))
         self.lost(command.key, command.problem)
 
     def perform_lose_value(self, command: commands.LoseValue) -> None:
@@ -320,6 +330,7 @@ class Spiller:
         try:
             self.files.read_into(number, view)
         except Exception as error:
+            self._gone_with[key] = self.files.gone_with(number)
             return spilling.WasRead(key, number, _text(error))
         finally:
             view.release()

@@ -162,7 +162,10 @@ class Executor:
             value = self._run_coroutine(task, value)
         n = task.n_returns
         if task.flags & streams.ANY:
-            self._write(task, 0, self._drain(task, value))
+            if task.flags & _native.FLAG_ITEMS:
+                self._refill(task, value)
+            else:
+                self._write(task, 0, self._drain(task, value))
         elif n > 1 and inspect.isgenerator(value):
             self._write_yielded(task, value)
         elif n > 1:
@@ -200,7 +203,26 @@ class Executor:
             pickled = self._packed(task, describe(task, error, self._session), error)
             return self._memory.put(_native.FORMAT_ERROR_PICKLE, *pickled)
 
-        return streams.collect(self._memory, iter(value), fail)
+        return streams.collect(self._memory, task, iter(value), fail)
+
+    def _refill(self, task: _native.Task, value: Any) -> None:
+        """Run a generator again for items that were lost; an error takes the place of those that
+        are still to come."""
+        refill = streams.Refill(task, self._write)
+        try:
+            if inspect.isasyncgen(value):
+                self._run_coroutine(task, refill.run_async(value))
+            else:
+                refill.run(value)
+        except Exception as error:  # whatever user code raises belongs into the result
+            self._fail_items(task, refill.left, error)
+
+    def _fail_items(self, task: _native.Task, left: list[int], error: Exception) -> None:
+        if isinstance(error, _native.FullError) or (left and self._may_retry(task, error)):
+            raise error
+        pickled = self._packed(task, describe(task, error, self._session), error)
+        for index in left:
+            task.write(index, _native.FORMAT_ERROR_PICKLE, *pickled)
 
     def _produce(self, task: _native.Task, items: Any) -> int:
         memory = self._memory
@@ -239,6 +261,14 @@ class Executor:
         if inspect.isasyncgen(value):
             if task.flags & _native.FLAG_STREAM:
                 self._write(task, 0, await streams.produce_async(self._memory, task, value))
+                task.commit()
+                return
+            if task.flags & _native.FLAG_ITEMS:
+                refill = streams.Refill(task, self._write)
+                try:
+                    await refill.run_async(value)
+                except Exception as error:  # as in ``_refill``
+                    self._fail_items(task, refill.left, error)
                 task.commit()
                 return
             value = await _list_of(value)

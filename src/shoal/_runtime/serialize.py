@@ -95,13 +95,18 @@ def dumps_by_value(
     return data
 
 
-def put(memory: _native.Memory, value: Any, timeout_s: float = 0.0) -> _native.ObjectRef:
-    """Store ``value`` and return a ref to it."""
+def put(
+    memory: _native.Memory,
+    value: Any,
+    timeout_s: float = 0.0,
+    store: Callable[..., _native.ObjectRef] | None = None,
+) -> _native.ObjectRef:
+    """Store ``value`` and return a ref to it; ``store`` takes the place of ``memory.put``."""
     ref = memory.put_simple(value)
     if ref is not None:
         return ref
     if type(value) is bytes:
-        return memory.put(_native.FORMAT_BYTES, value, (), (), timeout_s)
+        return (store or memory.put)(_native.FORMAT_BYTES, value, (), (), timeout_s)
     if isinstance(value, bytearray | memoryview):
         # Pickled in-band, in several copies: say no before they are made.
         size_bytes = memoryview(value).nbytes
@@ -110,6 +115,8 @@ def put(memory: _native.Memory, value: Any, timeout_s: float = 0.0) -> _native.O
                 asked_bytes=size_bytes, capacity_bytes=memory.capacity_bytes
             )
     pickled = dumps(memory, value)
+    if store is not None:
+        return store(_native.FORMAT_PICKLE, *pickled, timeout_s)
     return put_pickled(memory, pickled, timeout_s)
 
 

@@ -29,6 +29,7 @@ import msgspec
 from shoal._runtime.spill_places import SUFFIX, Place, SpillFile
 
 FILE_BYTES = 256 << 20
+LOOKED_AT = 1000
 _HEAD = Struct("<8sQQII")
 _MAGIC = b"SHOALSP1"
 
@@ -43,6 +44,18 @@ class Record(msgspec.Struct):
     file: SpillFile
     offset: int
     size: int
+
+
+def _is_there(number: int, record: Record) -> bool:
+    """Whether its head and its last byte are; what stands between only its checksum knows."""
+    head, last = bytearray(_HEAD.size), bytearray(1)
+    end = record.offset + _HEAD.size + record.size - 1
+    try:
+        found = record.file.place.read_into(record.file, record.offset, memoryview(head))
+        found += record.file.place.read_into(record.file, end, memoryview(last))
+    except OSError:
+        return False
+    return found == _HEAD.size + 1 and _HEAD.unpack(head)[:2] == (_MAGIC, number)
 
 
 class SpillFiles:
@@ -153,6 +166,13 @@ class SpillFiles:
         is_it = (magic, its_number, size) == (_MAGIC, number, buffer.nbytes)
         if not is_it or zlib.crc32(buffer) != checksum:
             raise SpillError(f"{where} was changed: its bytes do not agree with their checksum")
+
+    def gone_with(self, number: int) -> list[int]:
+        """Records of the same file that are not there either: who finds one missing looks for more
+        (at most ``LOOKED_AT``), as what is needed to make values again may make several at once."""
+        file = self.records[number].file
+        rows = [(n, record) for n, record in self.records.items() if record.file is file]
+        return [n for n, record in rows[:LOOKED_AT] if n != number and not _is_there(n, record)]
 
     def file_of(self, number: int) -> str:
         """Where record ``number`` stands, for people; "" if it is not there any more."""

@@ -23,9 +23,18 @@ next one, so what it has seen and dropped is freed by the counts. The submitter 
 from __future__ import annotations
 
 import collections
+import functools
 import pickle
 import sys
-from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Callable,
+    Generator,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from shoal import _native, errors
@@ -46,7 +55,7 @@ DYNAMIC = -2
 """``n_returns`` of what returns one ref to the list of its refs."""
 
 _FLAGS = {STREAMING: _native.FLAG_STREAM, DYNAMIC: _native.FLAG_DYNAMIC}
-ANY = _native.FLAG_STREAM | _native.FLAG_DYNAMIC
+ANY = _native.FLAG_STREAM | _native.FLAG_DYNAMIC | _native.FLAG_ITEMS
 
 
 def returns_number(num_returns: Any) -> int:
@@ -320,7 +329,8 @@ class Producer:
             return self._memory.put(
                 _native.FORMAT_PICKLE, *serialize.dumps(self._memory, item, "the yielded value")
             )
-        return serialize.put(self._memory, item, PUT_WAIT_S)
+        store = functools.partial(self._task.put_item, self.given)
+        return serialize.put(self._memory, item, PUT_WAIT_S, store)
 
     def awaited(self) -> ObjectRef | None:
         """The ack to wait for before the next item is made; None if there is room."""
@@ -376,13 +386,72 @@ async def produce_async(
 
 
 def collect(
-    memory: _native.Memory, items: Iterator[Any], fail: Callable[[Exception], ObjectRef]
+    memory: _native.Memory,
+    task: _native.Task,
+    items: Iterator[Any],
+    fail: Callable[[Exception], ObjectRef],
 ) -> DynamicObjectRefGenerator:
     """Run a generator to its end (``num_returns="dynamic"``); an error is one more ref."""
-    refs = []
+    refs: list[ObjectRef] = []
     try:
         for item in items:
-            refs.append(serialize.put(memory, item, PUT_WAIT_S))
+            store = functools.partial(task.put_item, len(refs))
+            refs.append(serialize.put(memory, item, PUT_WAIT_S, store))
     except Exception as error:  # whatever user code raises is the last item
         refs.append(fail(error))
     return DynamicObjectRefGenerator(refs)
+
+
+# ---- items that are lost ------------------------------------------------------------------------
+
+
+class Refill:
+    """Has a generator run again for those of its items that lineage wants.
+
+    Return ``i`` of such a task is the item whose number stands at place ``i`` of ``task.items()``,
+    counted from 0 in the order in which they are yielded. The generator is closed behind the last.
+    """
+
+    def __init__(self, task: _native.Task, write: Callable[[_native.Task, int, Any], None]) -> None:
+        self._task = task
+        self._write = write
+        self._seen = 0
+        self._left = collections.deque(enumerate(task.items()))
+
+    @property
+    def left(self) -> list[int]:
+        """Returns for which no item has come yet."""
+        return [index for index, _ in self._left]
+
+    def run(self, items: Generator[Any, Any, Any]) -> None:
+        """Write what is wanted of ``items``."""
+        for item in items:
+            if not self._take(item):
+                items.close()
+        self._end()
+
+    async def run_async(self, items: AsyncGenerator[Any, Any]) -> None:
+        """The same for an asynchronous generator."""
+        async for item in items:
+            if not self._take(item):
+                await items.aclose()
+        self._end()
+
+    def _take(self, item: Any) -> bool:
+        """Whether more is wanted."""
+        if self._left[0][1] == self._seen:
+            self._write(self._task, self._left.popleft()[0], item)
+        self._seen += 1
+        return bool(self._left) and self._task.ending is None
+
+    def _end(self) -> None:
+        """It has yielded less than in its first life."""
+        if self._task.ending is not None:
+            return
+        for index, number in self._left:
+            reason = (
+                f"its generator yielded {self._seen} item(s) when it ran again for it, and it was"
+                f" number {number + 1}"
+            )
+            record = errors.to_record(errors.ReplayDiffersError(reason=reason))
+            self._task.write(index, _native.FORMAT_ERROR_RECORD, record, (), ())

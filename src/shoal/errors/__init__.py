@@ -16,6 +16,10 @@
     |   |   |   `-- ActorGroupRemovedError  ... its placement group was removed
     |   |   `-- ActorUnavailableError  ... now: it is being started again
     |   |-- ObjectLostError        a value is gone
+    |   |   `-- ObjectNotRebuiltError  ... its task cannot make it again
+    |   |       |-- RebuildsUsedUpError    ... it has run as often as it may
+    |   |       |-- LineageDroppedError    ... how it was made was forgotten
+    |   |       `-- ReplayDiffersError     ... its generator yielded fewer items this time
     |   |-- ObjectStoreFullError   there is no room for a value              (MemoryError)
     |   |-- GetTimeoutError        it takes longer than you wanted to wait   (TimeoutError)
     |   |-- ChannelError           a channel gives or takes nothing
@@ -82,11 +86,15 @@ from shoal.errors._lost import (
     GetTimeoutError,
     GroupRemovedError,
     JobEndedError,
+    LineageDroppedError,
     LostError,
     ObjectLostError,
+    ObjectNotRebuiltError,
     ObjectStoreFullError,
     OutOfMemoryError,
     PoisonTaskError,
+    RebuildsUsedUpError,
+    ReplayDiffersError,
     RuntimeEnvSetupError,
     SessionLostError,
     UnschedulableError,
@@ -140,6 +148,7 @@ __all__ = [
     "GroupRemovedError",
     "InternalError",
     "JobEndedError",
+    "LineageDroppedError",
     "LostError",
     "MessageTooLargeError",
     "NotARefError",
@@ -147,12 +156,15 @@ __all__ = [
     "NotReplayableError",
     "NotSupportedError",
     "ObjectLostError",
+    "ObjectNotRebuiltError",
     "ObjectStoreFullError",
     "OptionError",
     "OutOfMemoryError",
     "PendingCallsLimitError",
     "PendingTasksLimitError",
     "PoisonTaskError",
+    "RebuildsUsedUpError",
+    "ReplayDiffersError",
     "RuntimeEnvSetupError",
     "SerializationError",
     "SessionEndedError",

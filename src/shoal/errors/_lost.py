@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from shoal.errors._base import ShoalError, exit_text, from_record, tail
 from shoal.errors._explained import Explained
@@ -216,14 +216,11 @@ class ActorUnavailableError(ActorError):
 class ObjectLostError(LostError):
     """A value is gone although a ref to it lives."""
 
-    ray = (
+    ray: ClassVar[tuple[str, ...]] = (
         "ObjectLostError",
         "ObjectFreedError",
         "OwnerDiedError",
         "ObjectFetchTimedOutError",
-        "ObjectReconstructionFailedError",
-        "ObjectReconstructionFailedMaxAttemptsExceededError",
-        "ObjectReconstructionFailedLineageEvictedError",
         "ReferenceCountingAssertionError",
     )
     advice = "make the value again; keep a ref to a value for as long as it is needed."
@@ -233,6 +230,33 @@ class ObjectLostError(LostError):
     def describe(self) -> str:
         """Return what happened, from the facts."""
         return f"the value of {self.object_id or 'an object'} is lost: {self.reason}"
+
+
+class ObjectNotRebuiltError(ObjectLostError):
+    """A value is gone, and the task that made it cannot make it again."""
+
+    ray = ("ObjectReconstructionFailedError",)
+
+
+class RebuildsUsedUpError(ObjectNotRebuiltError):
+    """A value is gone, and its task has run as often as it may."""
+
+    ray = ("ObjectReconstructionFailedMaxAttemptsExceededError",)
+    advice = "give the task more max_retries (an actor's call: max_task_retries); -1: any number."
+
+
+class LineageDroppedError(ObjectNotRebuiltError):
+    """A value is gone, and how it was made was forgotten, as lineage has a budget."""
+
+    ray = ("ObjectReconstructionFailedLineageEvictedError",)
+    advice = "give init(lineage_bytes=) more bytes; by default it is a tenth of the store."
+
+
+class ReplayDiffersError(ObjectNotRebuiltError):
+    """An item of a generator is gone, and the generator yielded fewer when it ran again for it."""
+
+    ray = ("StreamingGeneratorReplayInconsistentError",)
+    advice = "have the generator yield the same for the same arguments, or give it max_retries=0."
 
 
 class ObjectStoreFullError(LostError, MemoryError):

@@ -1,0 +1,132 @@
+"""Which items of a generator one more run of it makes, and which wait for another run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from shoal._core import lineage as l
+
+GENERATOR, USER = 9, 2
+SECOND_RUN = GENERATOR | 1 << 64
+
+
+def generator(*, charged: int = 0, max_retries: int = 3) -> l.Recipe:
+    return l.Recipe(
+        key=GENERATOR,
+        is_kept=True,
+        attempt=1,
+        charged=charged,
+        max_retries=max_retries,
+        function=7,
+        has_queue=True,
+        is_call=False,
+        arguments=(),
+        returns=(900,),
+        is_generator=True,
+    )
+
+
+def user(key: int, *arguments: l.Argument) -> l.Recipe:
+    """A task that makes the value ``100 * key``."""
+    return l.Recipe(key, True, 1, 0, 3, 7, True, False, arguments, (100 * key,))
+
+
+def item(number: int, times: int = 0) -> l.Item:
+    return l.Item(1000 + number, number, times)
+
+
+def argument(number: int, *, is_live: bool = True, times: int = 0) -> l.Argument:
+    return l.Argument(1000 + number, is_live, is_live, GENERATOR, number, times)
+
+
+def lose(
+    machine: l.Lineage, number: int, *others: l.Item, times: int = 0, **facts: Any
+) -> list[l.AnyCommand]:
+    recipes = (generator(**facts),)
+    mine = item(number, times)
+    event = l.Lost(mine.key, "the file is damaged", GENERATOR, recipes, item=mine, others=others)
+    out = machine.step(0.0, event)
+    machine.validate()
+    return out
+
+
+def end(machine: l.Lineage, name: int) -> list[l.AnyCommand]:
+    out = machine.step(0.0, l.Ended(name))
+    machine.validate()
+    return out
+
+
+def test_what_is_lost_beside_it_comes_by_the_same_run() -> None:
+    machine = l.Lineage(1000)
+    wanted = (item(2), item(3), item(5))
+    assert lose(machine, 3, item(5), item(2)) == [l.Submit(GENERATOR, (), wanted)]
+    assert lose(machine, 5) == []  # somebody reads it: it is on its way
+    assert end(machine, GENERATOR) == [
+        l.Fill(1003, GENERATOR),
+        l.Fill(1005, GENERATOR),
+        l.Fill(1002, GENERATOR),
+        l.Forget(GENERATOR),
+    ]
+    assert not machine.work
+
+
+def test_who_comes_later_waits_for_another_run() -> None:
+    machine = l.Lineage(1000)
+    assert lose(machine, 0) == [l.Submit(GENERATOR, (), (item(0),))]
+    assert lose(machine, 1) == [l.Submit(SECOND_RUN, (), (item(1),))]
+    assert l.recipe_of(SECOND_RUN) == GENERATOR
+    assert end(machine, SECOND_RUN) == [l.Fill(1001, SECOND_RUN), l.Forget(SECOND_RUN)]
+    assert end(machine, GENERATOR) == [l.Fill(1000, GENERATOR), l.Forget(GENERATOR)]
+
+
+def test_an_item_that_is_gone_is_kept_for_who_needs_it() -> None:
+    machine = l.Lineage(1000)
+    recipes = (user(USER, argument(4, is_live=False), argument(1)), generator())
+    out = machine.step(0.0, l.Lost(200, "the file is damaged", USER, recipes))
+    assert out == [l.Submit(GENERATOR, (), (item(1), item(4)))]
+    assert end(machine, GENERATOR) == [l.Fill(1001, GENERATOR), l.Submit(USER, (GENERATOR,))]
+    # Its user may read another item while it runs: that is another run's.
+    assert lose(machine, 2) == [l.Submit(SECOND_RUN, (), (item(2),))]
+    assert end(machine, SECOND_RUN) == [l.Fill(1002, SECOND_RUN), l.Forget(SECOND_RUN)]
+    # So is one that was filled, and is lost again.
+    assert lose(machine, 1, times=1) == [l.Submit(SECOND_RUN, (), (item(1, 1),))]
+    assert end(machine, USER) == [l.Fill(200, USER), l.Forget(GENERATOR), l.Forget(USER)]
+    assert end(machine, SECOND_RUN) == [l.Fill(1001, SECOND_RUN), l.Forget(SECOND_RUN)]
+    assert not machine.work
+
+
+def test_each_item_has_its_own_retries() -> None:
+    machine = l.Lineage(1000)
+    assert lose(machine, 0, times=2, max_retries=3) == [
+        l.Submit(GENERATOR, (), (item(0, 2),)),
+    ]
+    end(machine, GENERATOR)
+    (refused,) = lose(machine, 0, times=3, max_retries=3)
+    assert isinstance(refused, l.GiveUp) and refused.kind == "used_up"
+    assert "run 4 times for it already, and max_retries=3" in refused.reason
+    assert lose(machine, 1, item(0, 3), max_retries=3) == [l.Submit(GENERATOR, (), (item(1),))]
+    end(machine, GENERATOR)
+    (refused,) = lose(machine, 1, charged=2, times=0, max_retries=2)
+    assert isinstance(refused, l.GiveUp) and refused.kind == "used_up"
+    assert isinstance(lose(machine, 1, times=50, max_retries=-1)[0], l.Submit)
+
+
+def test_an_argument_that_may_not_be_made_again() -> None:
+    machine = l.Lineage(1000)
+    recipes = (user(USER, argument(4, times=3)), generator())
+    (refused,) = machine.step(0.0, l.Lost(200, "the file is damaged", USER, recipes))
+    assert isinstance(refused, l.GiveUp) and refused.kind == "used_up"
+    assert "an argument of its task cannot be made again" in refused.reason
+    assert not machine.work
+
+
+def test_a_generator_that_cannot_be_submitted() -> None:
+    machine = l.Lineage(1000)
+    recipes = (user(USER, argument(4)), generator())
+    machine.step(0.0, l.Lost(200, "the file is damaged", USER, recipes))
+    out = machine.step(0.0, l.Refused(GENERATOR, "its job has ended", "no_queue"))
+    assert {(c.key, c.kind) for c in out if isinstance(c, l.GiveUp)} == {
+        (1004, "no_queue"),
+        (200, "no_queue"),
+    }
+    assert not machine.work
