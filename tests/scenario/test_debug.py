@@ -20,7 +20,7 @@ LONG_S = 60.0
 
 @pytest.fixture(scope="module", autouse=True)
 def session() -> Iterator[None]:
-    with shoal.init(num_cpus=2, log_to_driver=False):
+    with shoal.init(num_cpus=2, log_to_driver=False, object_store_memory=64 << 20):
         yield
 
 
@@ -126,6 +126,33 @@ def test_the_debugger_opens_at_the_failing_line(monkeypatch: pytest.MonkeyPatch)
     assert "'changed': 6" in said.getvalue()
     assert "raise KeyError" in said.getvalue()
     assert "shoal/_runtime" not in said.getvalue()
+
+
+def test_where_nobody_can_type_it_goes_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    closed = io.StringIO()
+    closed.close()
+    for stdin in (None, closed, io.StringIO()):
+        monkeypatch.setattr(sys, "stdin", stdin)
+        assert type(shoal.debug(failed())) is KeyError
+        assert shoal.debug(failed(key="die")) is None, "it was not run any further"
+    said = capsys.readouterr().err
+    assert said.count("nobody can type") == 4  # an end of file is an answer
+    assert said.count("look_up was left before its end") == 3
+    assert "has not failed" not in said
+
+
+def test_inputs_that_were_spilled_come_back() -> None:
+    ref = failed(1_000_000)
+    with pytest.raises(KeyError) as caught:
+        shoal.get(ref, timeout=LONG_S)
+    capacity = shoal.cluster_resources()["object_store_memory"]
+    fill = [shoal.put(np.zeros(4 << 20, np.uint8)) for _ in range(2 * int(capacity) >> 22)]
+    for _ in range(2):
+        error = shoal.debug(ref, post_mortem=False)
+        assert type(error) is KeyError and error.args == caught.value.args
+    del fill
 
 
 def test_generators_and_coroutines_run_to_their_end() -> None:

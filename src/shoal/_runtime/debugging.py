@@ -91,7 +91,8 @@ def debug(
 
     It gets the recorded arguments, as they were when it was submitted. If it raises, ``pdb`` opens
     at the failing line. A task that had killed its process is stepped into from its first line.
-    If the error came from another task, through an argument or a ``get``, that one is run.
+    If the error came from another task, through an argument or a ``get``, that one is run. Its
+    runtime environment is not made here: variables and modules are those of this process.
 
     Args:
         ref: What the call returned, or its id; waits until the task has ended.
@@ -101,7 +102,8 @@ def debug(
         instance: What a recorded method is called on: its actor's state is not recorded.
 
     Returns:
-        What the task has raised here; None if it has not failed this time.
+        What the task has raised here; None if it has not failed this time, or the debugger was
+        left before its end.
 
     Raises:
         NotReplayableError: nothing was recorded, or it can not be run here; says why.
@@ -120,9 +122,11 @@ def debug(
     error = _error_of(ref)
     call, args, kwargs, name = _call_of(session, ref, error, instance)
     print(f"shoal: {name} runs again here; it had failed with {_word(error)}", file=sys.stderr)
+    debugger = None
     if runcall is None and post_mortem and isinstance(error, errors.WorkerCrashedError):
         print("shoal: it ended its process, so it is stepped into: use n, s, c", file=sys.stderr)
-        runcall = pdb.Pdb().runcall
+        debugger = _Debugger()
+        runcall = debugger.runcall
         post_mortem = False
     try:
         _to_end(runcall(call, *args, **kwargs) if runcall else call(*args, **kwargs))
@@ -131,7 +135,9 @@ def debug(
     except BaseException as raised:  # whatever the task raises is what is looked for
         _show(raised, post_mortem)
         return raised
-    print(f"shoal: {name} has not failed this time", file=sys.stderr)
+    was_left = debugger is not None and debugger.quitting
+    text = "was left before its end" if was_left else "has not failed this time"
+    print(f"shoal: {name} {text}", file=sys.stderr)
     return None
 
 
@@ -249,6 +255,17 @@ async def _drain(items: Any) -> None:
         pass
 
 
+class _Debugger(pdb.Pdb):
+    """pdb that ends where nobody can type: stdin may be closed, or be a test runner's."""
+
+    def _cmdloop(self) -> None:
+        try:
+            super()._cmdloop()  # type: ignore[misc]
+        except (OSError, RuntimeError, ValueError) as problem:
+            print(f"\nshoal: no debugger here, nobody can type: {problem}", file=sys.stderr)
+            self.set_quit()
+
+
 def _show(error: BaseException, post_mortem: bool) -> None:
     """Print where it failed, without our own frames, and open the debugger there."""
     where: types.TracebackType | None = error.__traceback__
@@ -258,7 +275,9 @@ def _show(error: BaseException, post_mortem: bool) -> None:
         return
     traceback.print_exception(type(error), error, where)
     if where is not None:
-        pdb.post_mortem(where)
+        debugger = _Debugger()
+        debugger.reset()
+        debugger.interaction(None, where)
 
 
 def _word(error: BaseException) -> str:
