@@ -76,9 +76,11 @@ class Worker(msgspec.Struct, frozen=True):
 
 
 class MemoryPeak(msgspec.Struct, frozen=True):
-    """What a function needs (docs/memory.md); ``is_admitted``: it waits until there is enough."""
+    """What a function needs, known from so many runs (docs/memory.md); ``is_admitted``: its tasks
+    wait until there is enough."""
 
     function: str
+    runs: int = 0
     peak_bytes: int = 0
     ended: int = 0
     is_admitted: bool = False
@@ -593,8 +595,6 @@ def _asked(
 ) -> list[T]:
     asked = limit if not filters else DEFAULT_LIMIT
     fields = kind.__struct_fields__
-    rows = (
-        kind(**{name: value for name, value in clear(row).items() if name in fields})
-        for row in cluster.table(table, asked)
-    )
+    seen = (clear(row) for row in cluster.table(table, asked))
+    rows = (kind(**{name: row[name] for name in fields if name in row}) for row in seen)
     return chosen(rows, kind, limit, filters)

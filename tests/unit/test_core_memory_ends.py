@@ -125,9 +125,9 @@ def test_who_has_asked_for_memory_is_looked_at_before_it_begins() -> None:
     (look,) = [c for c in node.tell(seen.AlarmRang(), 1.0) if isinstance(c, do.ReadMemory)]
     assert look.workers[0].declared_bytes == 200 * MB
     row = seen.ProcessMemory(2, 490 * MB, TASK, FUNCTION, declared_bytes=200 * MB)
-    assert do.Kill(2) not in node.read(row, used=500)
+    assert do.Kill(2, is_whole=True) not in node.read(row, used=500)
     row = seen.ProcessMemory(2, 510 * MB, TASK, FUNCTION, declared_bytes=200 * MB)
-    assert do.Kill(2) in node.read(row, used=520)
+    assert do.Kill(2, is_whole=True) in node.read(row, used=520)
     found = error_of(node.ended(2, running(max_retries=0)))
     assert isinstance(found, errors.OutOfMemoryError)
     assert (found.kind, found.limit_bytes, found.peak_bytes) == ("limit", 200 * MB, 210 * MB)
@@ -144,7 +144,7 @@ def test_the_error_says_who_what_and_who_else() -> None:
     event = seen.MemoryRead(960 * MB, 1000 * MB, rows, drivers=((101, 20 * MB),))
     node.now += 1
     out = node.tell(event)
-    assert [c for c in out if isinstance(c, do.Kill)] == [do.Kill(2)]
+    assert [c for c in out if isinstance(c, do.Kill)] == [do.Kill(2, is_whole=True)]
     found = error_of(node.ended(2, running(max_retries=0)))
     assert isinstance(found, errors.OutOfMemoryError)
     assert (found.task, found.pid, found.kind, found.node_bytes) == ("hog", 1002, "node", 1000 * MB)
@@ -164,7 +164,7 @@ def test_it_is_tried_again_within_max_retries_and_is_never_poison() -> None:
             node.queue()
         index = 2 * attempt
         node.worker(index)
-        assert do.Kill(index) in node.read(hog(index), used=960)
+        assert do.Kill(index, is_whole=True) in node.read(hog(index), used=960)
         out = node.ended(index, running(attempt=attempt, max_retries=4, charged=attempt - 1))
         if attempt < 5:
             assert do.Requeue(0, TASK, charged=True, front=False) in out
@@ -182,7 +182,7 @@ def test_the_next_attempt_waits_and_every_worker_knows() -> None:
     node.worker(3)
     out = node.read(hog(2), seen.ProcessMemory(3, 0), used=960)
     news = m.HeavyFunctions([FUNCTION])
-    assert out.index(do.Notify(3, news)) < out.index(do.Kill(2))
+    assert out.index(do.Notify(3, news)) < out.index(do.Kill(2, is_whole=True))
     node.ended(2, running())
     node.read(seen.ProcessMemory(3, 0), used=20)
     node.machine.tables.memory.peaks.rows[FUNCTION].ended_at = node.now + 1.3
@@ -200,7 +200,7 @@ def test_a_next_attempt_begins_only_when_every_worker_knows(how: str) -> None:
     node.queue(CPU=0.5)
     node.worker(3)
     node.deaf = {3}
-    assert do.Kill(2) in node.read(hog(2), seen.ProcessMemory(3, 0), used=960)
+    assert do.Kill(2, is_whole=True) in node.read(hog(2), seen.ProcessMemory(3, 0), used=960)
     assert node.ended(2, running()) == [], "3 could begin with it before it has heard"
     if how == "it answers":
         out = node.tell(seen.Requested(3, 0, m.HeavyHeard()))
@@ -240,7 +240,7 @@ def test_what_had_just_ended_is_not_blamed_on_what_began() -> None:
     node = Node()
     node.queue(entries=2)
     node.worker(2)
-    assert do.Kill(2) in node.read(hog(2), used=960)
+    assert do.Kill(2, is_whole=True) in node.read(hog(2), used=960)
     out = node.ended(2, running(OTHER, max_retries=1, charged=1))
     assert do.Requeue(0, OTHER, charged=False, front=False) in out
 
@@ -268,7 +268,7 @@ def test_an_actor_is_ended_for_good_with_what_it_took() -> None:
     node.ask(2, m.ActorStarted(info.actor_id))
     row = seen.ProcessMemory(2, 120 * MB, TASK, 0, declared_bytes=100 * MB, is_actor=True)
     node.tell(seen.MemoryRead(0, 1, (seen.ProcessMemory(2, 5 * MB),), is_first_look=True))
-    assert do.Kill(2) in node.read(row, used=200)
+    assert do.Kill(2, is_whole=True) in node.read(row, used=200)
     out = node.ended(2, running())
     found = error_of(out)
     assert isinstance(found, errors.ActorOutOfMemoryError) and found.may_have_run
@@ -285,7 +285,7 @@ def test_an_actor_with_restarts_left_comes_back() -> None:
     node.worker(2)
     node.ask(2, m.ActorStarted(info.actor_id))
     row = seen.ProcessMemory(2, 900 * MB, TASK, 0, is_actor=True)
-    assert do.Kill(2) in node.read(row, used=960)
+    assert do.Kill(2, is_whole=True) in node.read(row, used=960)
     found = error_of(node.ended(2, running(max_retries=0)))
     assert isinstance(found, errors.ActorUnavailableError)
     assert isinstance(found.__cause__, errors.OutOfMemoryError)

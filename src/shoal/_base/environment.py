@@ -19,6 +19,8 @@ variable              meaning
                       default: what the machine and the groups around it leave
 ``SHOAL_MEMORY_THRESHOLD``  above this share of it a worker is ended; default 0.95
 ``SHOAL_MEMORY_REFRESH_MS``  how often that is looked at, at least; 0: never; default 250
+``SHOAL_CGROUP``         cgroup v2 directory in which workers get groups; ``none``: nowhere;
+                      default: our own, where it is delegated
 ``RAY_memory_...``    the same for programs that run with the Ray names: ``usage_threshold``,
                       ``monitor_refresh_ms``
 ``SHOAL_SESSION``     set in every process of a session: its id
@@ -61,6 +63,7 @@ class Environment:
         "cache",
         "cache_bytes",
         "call_sites",
+        "cgroup",
         "debug_bytes",
         "debugger",
         "debugger_wait_s",
@@ -94,6 +97,7 @@ class Environment:
         self.memory_threshold = _share(self._either(seen, "THRESHOLD", "usage_threshold"), 0.95)
         refresh = self._either(seen, "REFRESH_MS", "monitor_refresh_ms")
         self.memory_refresh_s = _bytes(refresh, 250) / 1000
+        self.cgroup = seen.get("SHOAL_CGROUP", "")
         self.session = seen.get(SESSION_VARIABLE, "")
         self.socket = seen.get(SOCKET_VARIABLE, "")
         self.stall_s = _seconds(seen.get("SHOAL_STALL_S", ""), 30.0)

@@ -74,6 +74,8 @@ class Kill(Command, frozen=True):
     """SIGKILL; ``ProcessDied`` follows."""
 
     index: int
+    is_whole: bool = False
+    """With all that it has started, wherever that went, where a cgroup tells who that is."""
 
 
 class Leave(Command, frozen=True):

@@ -180,6 +180,8 @@ class ProcessDied(Event, frozen=True):
     """Innermost first."""
     kernel_oom: str = ""
     """What shows that the kernel ended it for want of memory; "": nothing does."""
+    limit_peak_bytes: int = 0
+    """What it took, if it met the limit that it had asked for; 0: it was another."""
 
 
 class Requested(Event, frozen=True):

@@ -69,6 +69,8 @@ class Peak(msgspec.Struct):
     """What is known of a function."""
 
     bytes: int = 0
+    runs: int = 0
+    """From how many tasks that is known."""
     ends: int = 0
     """How often it was ended for its memory since it last went well."""
     ended_at: float = 0.0
@@ -77,7 +79,7 @@ class Peak(msgspec.Struct):
 class Watched:
     """What is known of one process."""
 
-    __slots__ = ("base", "began_at", "last", "peak", "recent", "released")
+    __slots__ = ("base", "began_at", "last", "learned", "peak", "recent", "released")
 
     def __init__(self, seen: ProcessMemory, now: float, base: int) -> None:
         self.last = seen
@@ -86,6 +88,8 @@ class Watched:
         self.recent: deque[int] = deque([base], maxlen=READINGS)
         self.began_at = now
         self.peak = 0
+        self.learned = 0
+        """The task from which its function's peak was learned last."""
         self.released = 0
         """The task that was seen last, if it has said since that it is over."""
 
@@ -138,10 +142,12 @@ class Peaks:
         self._rules = rules
         self.rows: OrderedDict[int, Peak] = OrderedDict()
 
-    def learn(self, function: int, peak: int) -> list[Heavy]:
-        """It was seen to have so much; says so if it is heavy from now on."""
+    def learn(self, function: int, peak: int, is_new: bool = True) -> list[Heavy]:
+        """It was seen to have so much (``is_new``: for the first time in this task); says so if it
+        is heavy from now on."""
         was_heavy = self.is_heavy(function)
         entry = self._entry(function)
+        entry.runs += is_new
         entry.bytes = max(entry.bytes, peak)
         return [Heavy(function)] if self.is_heavy(function) and not was_heavy else []
 

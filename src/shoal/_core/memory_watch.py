@@ -80,7 +80,7 @@ class End(msgspec.Struct, frozen=True):
     index: int
     kind: str
     """limit: it has more than it asked for; node: the node has too little; kernel: the kernel was
-    quicker."""
+    quicker, and it was no limit of its own."""
     task: int
     function: int
     limit_bytes: int
@@ -108,6 +108,8 @@ class MemoryWatch:
         self.admissions = Admissions(rules, self.use, self.peaks, self.watched)
         self.ended: dict[int, End] = {}
         """Who was ended, until its death is seen."""
+        self.limited: set[int] = set()
+        """Who was looked at before it began with something that has asked for memory."""
         self.next_at: float | None = None
         self._idle_looks = 0
         self._began_at = 0.0
@@ -169,7 +171,8 @@ class MemoryWatch:
         known.last = row
         known.peak = max(known.peak, known.grown)
         if row.function and row.task and known.peak >= SMALL_BYTES:
-            out += self.peaks.learn(row.function, known.peak)
+            out += self.peaks.learn(row.function, known.peak, known.learned != row.task)
+            known.learned = row.task
         return out
 
     def look_first(self, now: float, seen: MemoryRead) -> None:
@@ -298,20 +301,24 @@ class MemoryWatch:
             out = [*self.peaks.ended(now, row.function, victim.peak), *out]
         return out
 
-    def killed(self, now: float, index: int, task: int, function: int) -> list[Decision]:
-        """The kernel has ended it for want of memory; ``function`` 0: an actor."""
+    def killed(
+        self, now: float, index: int, what: tuple[int, int], limit: int = 0, peak: int = 0
+    ) -> list[Decision]:
+        """The kernel has ended it for want of memory, if ``limit``: of what it asked for; ``what``
+        is (task, function), function 0: an actor."""
+        task, function = what
         each = self.watched.get(index)
-        seen = 0 if each is None else max(each.peak, each.grown)
+        seen = peak if each is None else max(each.peak, each.grown, peak)
         others = [(w.last.index, w.last.own_bytes) for w in self.watched.values()]
         others = [pair for pair in others if pair[0] != index]
         others.sort(key=lambda pair: pair[1], reverse=True)
         use = self.use
         self.ended[index] = End(
             index,
-            "kernel",
+            "limit" if limit else "kernel",
             task,
             function,
-            use.limit_bytes,
+            limit or use.limit_bytes,
             seen,
             use.used_bytes,
             tuple(others),
@@ -339,6 +346,7 @@ class MemoryWatch:
     def died(self, now: float, index: int) -> End | None:
         """The process is gone; why, if it was ended here."""
         self.watched.pop(index, None)
+        self.limited.discard(index)
         self.admissions.died(index)
         if self.is_on and (self.admissions.waiting or self.is_paused):
             self.next_at = now

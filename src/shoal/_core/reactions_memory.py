@@ -58,22 +58,31 @@ def look(t: NodeTables, now: float) -> Commands:
 
 
 def first_look(t: NodeTables, index: int, amounts: Amounts) -> Commands:
-    """Before a worker begins with something that has asked for memory."""
-    if not t.memory.is_on or not units_of(amounts, MEMORY):
+    """Before a worker begins with something that has asked for memory, or no longer has."""
+    declared = units_of(amounts, MEMORY) // UNIT
+    if not t.memory.is_on or not (declared or index in t.memory.limited):
         return []
-    return [do.ReadMemory((do.MemoryOf(index, 1 << 62),), is_first_look=True)]
+    (t.memory.limited.add if declared else t.memory.limited.discard)(index)
+    return [do.ReadMemory((do.MemoryOf(index, 1 << 62, declared),), is_first_look=True)]
 
 
 def _row_of(t: NodeTables, index: int) -> do.MemoryOf:
     actor = t.actors.by_worker.get(index)
     if actor is not None:
-        declared = int(actor.spec.hold.get(MEMORY, 0.0))
+        declared = _declared(t, index)
         exact = declared * 3 // 4 if declared else t.memory.rules.heavy_bytes
         returns = t.actors.can_restart(actor)
         return do.MemoryOf(index, exact, declared, is_actor=True, can_return=returns)
-    queue = t.scheduler.held.by_worker[index]
-    declared = units_of(queue.amounts, MEMORY) // UNIT
-    return do.MemoryOf(index, SMALL_BYTES, declared)
+    return do.MemoryOf(index, SMALL_BYTES, _declared(t, index))
+
+
+def _declared(t: NodeTables, index: int) -> int:
+    """What it has asked for, or its actor has; 0: nothing."""
+    actor = t.actors.by_worker.get(index)
+    if actor is not None:
+        return int(actor.spec.hold.get(MEMORY, 0.0))
+    queue = t.scheduler.held.by_worker.get(index)
+    return 0 if queue is None else units_of(queue.amounts, MEMORY) // UNIT
 
 
 # ---- what a reading leads to
@@ -157,7 +166,7 @@ def _end(t: NodeTables, now: float, end: End, drivers: tuple[tuple[int, int], ..
     actor = t.actors.by_worker.get(end.index)
     if actor is not None:
         t.tell(now, actor.actor_id, text)
-    return [do.Warn(text), do.Kill(end.index)]
+    return [do.Warn(text), do.Kill(end.index, is_whole=True)]
 
 
 def on_kernel_kill(t: NodeTables, now: float, event: ProcessDied) -> Commands:
@@ -169,13 +178,16 @@ def on_kernel_kill(t: NodeTables, now: float, event: ProcessDied) -> Commands:
         return []
     first = event.running[0]
     function = 0 if event.index in t.actors.by_worker else first.about
-    heavy = t.memory.killed(now, event.index, first.key, function)
+    limit = _declared(t, event.index) if event.limit_peak_bytes else 0
+    heavy = t.memory.killed(now, event.index, (first.key, function), limit, event.limit_peak_bytes)
     end = t.memory.ended[event.index]
     facts = facts_of(t, end)
     facts["others"], facts["evidence"] = _others(t, end), event.kernel_oom
     t.memory_facts[event.index] = facts
     what = facts["task"] or "a task"
     text = f"the kernel has ended {what} (pid {facts['pid']}) for want of memory"
+    if limit:
+        text += f": it took {end.peak_bytes:,} bytes, and has asked for {limit:,}"
     t.tell(now, f"worker {event.index}", text)
     return [do.Warn(text), *_carry_out(t, now, heavy)]
 

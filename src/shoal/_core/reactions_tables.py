@@ -179,6 +179,7 @@ def _memory_peaks(t: NodeTables) -> list[Row]:
         {
             "function": reactions_memory.function_name(t, function),
             "peak_bytes": peak.bytes,
+            "runs": peak.runs,
             "ended": peak.ends,
             "is_admitted": t.memory.peaks.is_heavy(function) and not t.memory_news.unheard,
         }

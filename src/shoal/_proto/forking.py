@@ -18,6 +18,8 @@ class Setup(Message, frozen=True):
     socket_path: str
     welcome: Welcome
     """What every worker would be told; its own index takes the place of the one in here."""
+    group: str = ""
+    """The session's cgroup, to be ended with it; empty: none."""
 
 
 class Fork(Message, frozen=True):
@@ -29,6 +31,8 @@ class Fork(Message, frozen=True):
     """The worker's process index in node memory."""
     python: str = ""
     """Another interpreter to exec; empty: fork this one."""
+    group: str = ""
+    """The cgroup that the worker joins first; empty: none."""
 
 
 class Forked(Message, frozen=True):

@@ -4,7 +4,9 @@ A process's own memory is what is anonymous in it and in the processes that it h
 memory, which all of them have mapped, is nobody's own. The quick figure is one small file per
 process (``statm``: resident without shared). It counts pages that a forked child shares with its
 parent twice, so where there are children, and it matters, the kernel is asked for the exact share
-(``smaps_rollup``), which takes a thousand times as long for a large process.
+(``smaps_rollup``), which takes a thousand times as long for a large process. Where each worker has
+a cgroup of its own (``worker_groups``), that says it better; what a fresh worker has is added, so
+that figures of both kinds can be compared: the zygote's pages that it shares are not its group's.
 
 Workers that are idle are read once when they have become so, and now and then.
 
@@ -20,8 +22,8 @@ from collections.abc import Callable, Iterable
 from shoal._core import commands, events
 from shoal._core.events import AnyEvent, ProcessMemory
 from shoal._native import Memory
+from shoal._runtime.daemon_processes import Processes
 from shoal._runtime.machine_facts import Pressure
-from shoal._runtime.oom_kills import OomKills
 
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 IDLE_LOOKS = 16
@@ -88,16 +90,17 @@ class ProcessMemories:
         self,
         memory: Memory,
         post: Callable[[AnyEvent], None],
-        pid_of: Callable[[int], int],
+        processes: Processes,
         limit_bytes: int,
-        oom_kills: OomKills,
     ) -> None:
         """``limit_bytes``: of the session's own; 0: what the machine has."""
         self._memory = memory
         self._post = post
-        self._pid_of = pid_of
+        self._processes = processes
         self._limit_bytes = limit_bytes
-        self._oom_kills = oom_kills
+        self._oom_kills = processes.oom_kills
+        self._groups = processes.groups
+        self._fresh = 0
         self._pressure = Pressure()
         self._idle: dict[int, int] = {}
         """Workers that were read while they were idle, and looks since."""
@@ -107,17 +110,24 @@ class ProcessMemories:
         self.drivers: Callable[[], Iterable[int]] = lambda: ()
         """Pids of programs."""
 
+    def _pid_of(self, index: int) -> int:
+        process = self._processes.get(index)
+        return 0 if process is None else process.pid
+
     def perform_read_memory(self, command: commands.ReadMemory) -> None:
         self._oom_kills.look()
+        fresh = self._fresh = quick_bytes(self.zygote_pid())
         rows = tuple(self._process(wanted) for wanted in command.workers)
         if command.is_first_look:
+            for wanted in command.workers:
+                pid = self._pid_of(wanted.index)
+                self._groups.limit(wanted.index, pid, wanted.declared_bytes)
             self._post(events.MemoryRead(0, 1, rows, is_first_look=True))
             return
         asked = {wanted.index for wanted in command.workers}
         for known in (self._idle, self._functions):
             for index in [index for index in known if index not in asked]:
                 del known[index]  # type: ignore[attr-defined]
-        fresh = quick_bytes(self.zygote_pid())
         used, limit = self._node(rows, fresh)
         drivers: tuple[tuple[int, int], ...] = ()
         if used > NEAR_SHARE * limit:
@@ -133,7 +143,7 @@ class ProcessMemories:
         for row in rows:
             own = row.own_bytes
             if own < 0:
-                own = quick_bytes(self._pid_of(row.index))
+                own = self._own(row.index, 1 << 62)
             used += max(0, own - fresh)
         return used, self._limit_bytes
 
@@ -147,7 +157,7 @@ class ProcessMemories:
             return self._row(wanted, -1)
         else:
             self._idle[index] = 0
-        own = own_bytes(self._pid_of(index), wanted.exact_bytes)
+        own = self._own(index, wanted.exact_bytes)
         if not depth:
             return self._row(wanted, own)
         if depth > 1:
@@ -157,6 +167,11 @@ class ProcessMemories:
         if own >= wanted.exact_bytes and not wanted.is_actor:
             function = self._function(index, task)
         return self._row(wanted, own, task, function, is_blocked)
+
+    def _own(self, index: int, exact_above: int) -> int:
+        pid = self._pid_of(index)
+        found = self._groups.own_bytes(index, pid)
+        return own_bytes(pid, exact_above) if found is None else found + self._fresh
 
     @staticmethod
     def _row(

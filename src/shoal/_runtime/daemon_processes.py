@@ -30,6 +30,7 @@ import msgspec
 from shoal._core import commands, events
 from shoal._core.events import AnyEvent, RunningTask
 from shoal._native import WORKER_EXIT, Memory
+from shoal._proto import forking
 from shoal._proto.messages import LogLines
 from shoal._runtime.daemon_connections import Connection
 from shoal._runtime.daemon_loop import Loop, Timer
@@ -37,6 +38,7 @@ from shoal._runtime.daemon_zygote import Listeners, ZygoteLink
 from shoal._runtime.log_budget import LogBudget
 from shoal._runtime.lookers import Lookers
 from shoal._runtime.oom_kills import OomKills
+from shoal._runtime.worker_groups import WorkerGroups
 from shoal._runtime.worker_logs import WorkerLog
 
 KIND_DRIVER = 1
@@ -123,6 +125,7 @@ class Processes:
         self._loop = loop
         self._memory = memory
         self._log_directory, self._log_budget = logs
+        self.groups = WorkerGroups.make()
         self._post = post
         self._forward = forward
         self._by_index: dict[int, Process] = {}
@@ -226,7 +229,8 @@ class Processes:
             return
         self._by_index[index] = self._starting[command.start] = process
         python = self.interpreter(command.python)
-        self._zygote.fork(command.start, index, python, ends)
+        group = self.groups.open(index)
+        self._zygote.fork(forking.Fork(command.start, index, python, group), ends)
 
     def perform_abandon_start(self, command: commands.AbandonStart) -> None:
         process = self._starting.get(command.start)
@@ -235,8 +239,10 @@ class Processes:
             self._kill(process)
 
     def perform_kill(self, command: commands.Kill) -> None:
-        if (process := self._by_index.get(command.index)) is not None:
-            self._kill(process)
+        process = self._by_index.get(command.index)
+        if process is None or (command.is_whole and self.groups.kill(command.index)):
+            return
+        self._kill(process)
 
     def perform_leave(self, command: commands.Leave) -> None:
         if command.index in self._by_index:
@@ -251,6 +257,7 @@ class Processes:
         process = self._by_index.get(command.index)
         if process is not None and process.log is not None:
             process.log.assign(command.driver, command.job, command.actor_id, command.label)
+            self.groups.label(command.index, command.job)
 
     # ---- the zygote's answers
     def _forked(self, start: int, pid: int, pidfd: int) -> None:
@@ -339,9 +346,13 @@ class Processes:
         )
         code, signal_number = exit_of(process.status)
         if process.has_joined:
-            oom = "" if process.kind == KIND_DRIVER else self.oom_kills.claim(signal_number)
-            event = events.ProcessDied(process.index, code, signal_number, stderr, running, oom)
-            self._post(event)
+            oom, peak = self.groups.killed(process.index)
+            if not oom and process.kind != KIND_DRIVER:
+                oom = self.oom_kills.claim(signal_number)
+            dead = events.ProcessDied(
+                process.index, code, signal_number, stderr, running, oom, peak
+            )
+            self._post(dead)
             return
         # It never said Hello, so nobody ever gave it a task.
         self._close(process)
@@ -366,6 +377,7 @@ class Processes:
         if process.log is not None:
             process.log.let_go()
         self.lookers.close_process(process.index)
+        self.groups.close(process.index)
 
     def kill_all(self) -> None:
         """End every worker at once (the session is over)."""

@@ -133,8 +133,7 @@ class Daemon:
         self._places = Whereabouts(memory, self._spiller, self._lost)
         sights = Sights(memory, self.post, self._pid_of, self._places.away)
         limit_bytes = environment.read().memory_bytes
-        oom_kills = self._processes.oom_kills
-        memories = ProcessMemories(memory, self.post, self._pid_of, limit_bytes, oom_kills)
+        memories = ProcessMemories(memory, self.post, self._processes, limit_bytes)
         self._perform = performers(
             self, self._processes, self._node_memory, self._spiller, sights, memories
         )
@@ -149,6 +148,7 @@ class Daemon:
         self._processes.use(self._zygote, self._door.let_in)
         running = self._machine.tables.jobs.running
         self._strays = Strays(self._loop, running, self._known_pids)
+        self._strays.end_groups = self._processes.groups.end_left
         self._door.add_table("session", lambda _: [self._session_row()])
         self._door.add_table("story", self._story)
         self._door.add_table("memory", self._memory_rows)
@@ -164,7 +164,7 @@ class Daemon:
             node.session, node.directory, node.node_id, -1, 0, "", dict(node.total),
             daemon_pid=os.getpid(),
         )  # fmt: skip
-        return forking.Setup(socket_path, welcome)
+        return forking.Setup(socket_path, welcome, self._processes.groups.path)
 
     def _watch(self) -> None:
         os.set_blocking(self._memory.eventfd, False)
@@ -326,6 +326,7 @@ class Daemon:
     def _session_row(self) -> dict[str, object]:
         """What ``GetTable("session")`` shows: this process, for people and for tests."""
         in_use, populated, capacity = self._memory.usage()
+        groups = self._processes.groups
         return {
             "session": self._settings.session,
             "directory": self._settings.directory,
@@ -336,7 +337,7 @@ class Daemon:
             "name": self._settings.name,
             "store": {} if self._store is None else self._store.row(self._machine.tables.mirror),
             "spilling": self._spiller.row(),
-            "processes_memory": self._machine.tables.memory.row(),
+            "processes_memory": {**self._machine.tables.memory.row(), **groups.row()},
             "uptime_s": clock.now() - self._begun_at,
             "python": sys.version.split()[0],
             "memory_used_bytes": in_use,
@@ -368,6 +369,7 @@ class Daemon:
             self._store.finish()
         since = session_dir.process_start_time(os.getpid()) or 0
         descendants.end_all(self._settings.session, frozenset({self._zygote.pid}), END_S, since)
+        self._processes.groups.end()
         directory = self._settings.directory
         self._spiller.close()
         self._lost.close()

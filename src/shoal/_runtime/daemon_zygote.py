@@ -76,10 +76,10 @@ class ZygoteLink:
         self._setup = (forking.encode(setup), (memory_fd, eventfd))
         self._send(*self._setup)
 
-    def fork(self, start: int, index: int, python: str, ends: tuple[int, ...]) -> None:
+    def fork(self, asked: forking.Fork, ends: tuple[int, ...]) -> None:
         """Ask for a worker; takes ``ends`` (the worker's, of pipes and connection) over and closes
         them once they are sent."""
-        self._send(forking.encode(forking.Fork(start, index, python)), ends)
+        self._send(forking.encode(asked), ends)
 
     def ended(self) -> None:
         """The zygote's pid has been reaped: take in what it said last and exec another."""

@@ -78,6 +78,8 @@ class Strays:
         self._known = known
         self._timer: Timer | None = None
         self._pause_s = FIRST_PAUSE_S
+        self.end_groups: Callable[[Container[int]], int] = lambda running: 0
+        """Where workers have cgroups, these say more surely who is left of them."""
 
     def look_soon(self, zygote: int) -> None:
         """Somebody has died; process ``zygote`` may have got its children."""
@@ -88,7 +90,8 @@ class Strays:
 
     def _look(self, zygote: int) -> None:
         self._timer = None
-        if not self._end_them([*children(zygote), *children(os.getpid())]):
+        left = self._end_them([*children(zygote), *children(os.getpid())])
+        if not left + self.end_groups(self._running):
             return
         # Their own children come to us next; and one that is stuck in the kernel ends later.
         self._timer = self._loop.call_later(self._pause_s, lambda: self._look(zygote))

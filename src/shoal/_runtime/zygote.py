@@ -33,7 +33,7 @@ from typing import NoReturn
 
 from shoal._native import become_subreaper, fork_worker
 from shoal._proto import forking
-from shoal._runtime import descendants, registry, session_dir, wire
+from shoal._runtime import descendants, registry, session_dir, wire, worker_groups
 from shoal._runtime.worker_template import Template
 
 _CLEAN_UP_S = 2.5
@@ -118,6 +118,8 @@ class Zygote:
         else:
             if pid == 0:
                 self._channel.detach()  # closed with all others
+                if request.group:
+                    worker_groups.join(request.group)
                 self._template.begin(request.index, request.python, *link)
             self._workers.add(pid)
             pidfd = os.pidfd_open(pid)
@@ -142,6 +144,7 @@ class Zygote:
     def _end_session(self) -> None:
         """The daemon is gone: end everything that is left, then this process."""
         descendants.end_all(self._session, frozenset(), _CLEAN_UP_S)
+        worker_groups.end_session_group(self._template.setup.group)
         registry.unregister(os.path.dirname(self._directory), self._session)
         session_dir.remove(self._directory)
         os._exit(0)

@@ -281,7 +281,7 @@ def story(
 @app.command
 def memory(
     *,
-    by: Literal["object", "site", "process"] = "object",
+    by: Literal["object", "site", "process", "function"] = "object",
     limit: int = 30,
     as_json: Annotated[bool, Parameter(name="--json", negative="")] = False,
 ) -> int:
@@ -292,7 +292,8 @@ def memory(
     Parameters
     ----------
     by
-        One row per object, per line of code, or per process.
+        One row per object, per line of code, or per process; or what functions need of the memory
+        of processes.
     limit
         Rows at most; the largest first.
     as_json

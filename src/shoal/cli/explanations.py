@@ -62,7 +62,9 @@ def print_story(observer: Observer, about: str, as_json: bool) -> bool:
 
 
 def print_memory(observer: Observer, by: str, limit: int, as_json: bool) -> bool:
-    """Print who holds what."""
+    """Print who holds what, or what functions need."""
+    if by == "function":
+        return _print_peaks(observer, limit, as_json)
     rows: list[dict[str, Any]] = observer.table("memory", 100_000)
     table = {"object": _objects, "site": _sites, "process": _processes}[by](rows)[:limit]
     if as_json:
@@ -71,6 +73,28 @@ def print_memory(observer: Observer, by: str, limit: int, as_json: bool) -> bool
     total = sum(row["size_bytes"] for row in rows)
     print(f"{report.count(len(rows), 'object')}, {report.size(total)}")
     report.print_rows("memory", table)
+    return True
+
+
+def _print_peaks(observer: Observer, limit: int, as_json: bool) -> bool:
+    rows: list[dict[str, Any]] = observer.table("memory_peaks")
+    rows = sorted(rows, key=lambda row: -row["peak_bytes"])[:limit]
+    if as_json:
+        print(json.dumps(rows))
+        return True
+    (session,) = observer.table("session")
+    report.print_memory(session.get("processes_memory"))
+    table = [
+        {
+            "function": row["function"],
+            "runs": row["runs"],
+            "peak": report.size(row["peak_bytes"]),
+            "ended for it": row["ended"],
+            "begins": "if there is enough" if row["is_admitted"] else "at once",
+        }
+        for row in rows
+    ]
+    report.print_rows("functions that have needed much", table)
     return True
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from rich import box
 from rich.console import Console
@@ -124,6 +125,7 @@ def print_memory(row: object) -> None:
     if row["used_bytes"] is None:
         print(f"  {'memory of the node':20} {size(row['limit_bytes'])}, not looked at yet")
         return
+    print(f"  {'memory of workers':20} {_sources(row)}")
     share = row["used_bytes"] / row["limit_bytes"]
     text = f"{size(row['used_bytes'])} of {size(row['limit_bytes'])} in use ({share:.0%})"
     print(f"  {'memory of the node':20} {text}")
@@ -131,6 +133,12 @@ def print_memory(row: object) -> None:
         print("  admission paused: so little memory is left that nothing new begins (shoal why)")
     if row["waiting"]:
         print(f"  waiting for memory: {count(row['waiting'], 'task')} (shoal why)")
+
+
+def _sources(row: Mapping[str, Any]) -> str:
+    if row["source"] == "cgroup":
+        return f"each has a cgroup in {row['source_why']}"
+    return f"read from /proc ({row['source_why']})"
 
 
 def print_store(row: object) -> None:
