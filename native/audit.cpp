@@ -65,7 +65,7 @@ Memory::Audit Memory::audit() {
       u64 bytes = class_bytes(extent_arg(w));
       auto* holders = at<atom<u32>>(off.holders) + u64(e) * HOLDERS_PER_EXTENT;
       for (u32 i = 0; i < EXTENT / bytes; i++)
-        if (holders[i].load()) {
+        if (const u32 holder = holders[i].load(); holder && holder != HOLE) {
           a.bytes += bytes;
           if (!named.count(base + i * bytes)) a.leaked_blocks++;
         }

@@ -109,6 +109,7 @@ void bind_spilling(nb::module_& mod, nb::class_<PyMemory>& c) {
              return out;
            })
       .def("shortage", [](nb::handle self, u64 headroom) { return of(self).m->shortage(headroom); })
+      .def("hollow_out", [](nb::handle self, u64 most) { of(self).m->hollow_out(most); })
       .def("offset_of",
            [](nb::handle self, nb::handle buffer) -> nb::object {
              Memory& m = *of(self).m;

@@ -143,13 +143,13 @@ Status Memory::find_extents(u32 n, bool reserve, u32& first) {
   Header& h = header();
   auto* words = at<atom<u64>>(off.extents);
   u8* warm = at<u8>(off.warm);
-  const u64 cap = h.capacity / EXTENT;
-  if (n > cap) return Status::TooBig;
+  const u64 whole = h.capacity / EXTENT, cap = all_extents();
+  if (n > whole) return Status::TooBig;
   // The last 5 % are for results: a put must not stop a task from finishing. Where values may
   // leave, the last extent is the daemon's: for stubs and for records of what went wrong.
   const bool spills = h.spills.load(RLX) != SPILLS_NOT;
   const u64 most = cap - (spills && (me != 0 || spares_last) ? 1 : 0);
-  const u64 limit = reserve ? most : std::min(most, cap - cap / 20);
+  const u64 limit = reserve ? most : std::min(most, cap - whole / 20);
   if (limit < cap && h.extents_used.load(RLX) + n > limit && h.extents_used.load(RLX) + n > 4) {
     u64 used = 0;
     for (u32 e = 0; e < h.extent_high.load(); e++)
@@ -370,16 +370,16 @@ void Memory::count_extents(u64& used_bytes, u64& populated) {
       auto* holders = at<atom<u32>>(off.holders) + u64(e) * HOLDERS_PER_EXTENT;
       u64 bytes = class_bytes(extent_arg(w));
       for (u32 i = 0; i < EXTENT / bytes; i++)
-        if (holders[i].load(RLX)) used_bytes += bytes;
+        if (const u32 s = holders[i].load(RLX); s && s != HOLE) used_bytes += bytes;
     }
   }
-  populated = h.populated.load() * EXTENT;
+  populated = (h.populated.load() - h.hollow.load()) * EXTENT;
 }
 
 // What the store may have, on a machine that gives `headroom` bytes more than we have now.
 u64 Memory::extents_to_have(u64 headroom) {
   Header& h = header();
-  return std::min(h.capacity / EXTENT, h.populated.load() + headroom / EXTENT);
+  return std::min(all_extents(), h.populated.load() + headroom / EXTENT);
 }
 
 // Populate what is asked for (a run of `want` extents), or keep a reserve of free warm extents: a

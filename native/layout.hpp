@@ -297,6 +297,8 @@ enum EventKind : u32 {
 // ---- blocks ------------------------------------------------------------------------------------
 // extent word: kind:4 | size class or run length:28 | owner slot + 1 : 32
 enum ExtentKind : u64 { EXT_FREE = 0, EXT_SMALL = 1, EXT_HEAD = 2, EXT_TAIL = 3, EXT_CLOSING = 4 };
+// In a holder word: nobody's, and no memory is behind it (see hollow.cpp).
+inline constexpr u32 HOLE = ~0u;
 inline u64 make_extent(u64 kind, u64 arg, u64 owner) { return kind << 60 | arg << 32 | owner; }
 inline u64 extent_kind(u64 w) { return w >> 60; }
 inline u32 extent_arg(u64 w) { return static_cast<u32>(w >> 32) & 0x0fffffff; }
@@ -429,6 +431,7 @@ struct Header {
   atom<u32> chunk_high[3];  // chunks ever leased: slots, ledger, nodes
   atom<u32> extent_high;    // extents ever populated
   atom<u64> populated;      // extents backed by memory now; only the daemon writes it
+  atom<u64> hollow;         // extents' worth of memory that was given back from inside others
   atom<u64> extents_used;   // a hint, recounted by the daemon
   atom<u32> audit_epoch;
   atom<u64> lineage_most;                     // bytes that recipes may keep; 0: none are made

@@ -10,6 +10,7 @@
 //   memory.cpp   mapping, leased chunks, queues, process records, events
 //   slot.cpp     making and freeing slots, holds
 //   block.cpp    blocks and extents, populating
+//   hollow.cpp   memory inside extents in use, given back
 //   task.cpp     build, submit, take, finish, publish
 //   cancel.cpp   ending tasks on request, deadlines
 //   pending.cpp  slots that are sealed without a task, chains of a stream
@@ -205,6 +206,7 @@ class Memory {
   bool spares_last = false;  // the daemon, for a value that comes back
   bool asked_room = false;   // ... below the reserve
   u64 extents_to_have(u64 headroom);
+  u64 all_extents() { return header().capacity / EXTENT + header().hollow.load(SEQ); }
   u32 inbox_overflows = 0;              // of the daemon: rows that were not told
   Status wait_memory(u64 deadline_ns);  // sleeps until the daemon gave or refused; without intents
   void finish_alloc(u32 p, u64 op, u64 record);
@@ -217,7 +219,8 @@ class Memory {
 
   // ---- spilling (spill.cpp): the daemon only, but for ask_back
   struct Spillable {
-    u32 extent, n_extents;
+    u32 extent;
+    double n_extents;  // below 1: others in the extent stay
     std::vector<u64> keys;
     u64 mark;  // changes whenever one of them is looked at
   };
@@ -236,6 +239,12 @@ class Memory {
   void ask_back(u32 slot);
 
   void give_to(u64 offset, u32 slot);
+
+  // ---- memory inside extents in use (hollow.cpp): the daemon only
+  void hollow_out(u64 most);
+  void sweep_hollow();
+  std::vector<u32> holes;  // pages that were given back, by extent
+  u64 hole_pages = 0;
 
   // ---- lineage (lineage.cpp)
   bool is_recipe(u32 slot);
@@ -483,6 +492,11 @@ class Memory {
   Status find_extents(u32 n, bool reserve, u32& first);
   Status alloc_run(u32 n, u32 slot, bool is_spec, bool reserve, u64& offset);
   bool close_extent(u64 e);
+  u64 give_pages(u64 begin, u64 end);
+  void set_holes(u64 e, u64 pages);
+  void hollow_small(u64 e, u64 w);
+  void hollow_run(u64 e, u64 w);
+  bool take_hollow(u64 e, u64 w);
   void tell(u64 life, u32 slot);
   u64 begin_op(u32 slot, u64 kind, u64 address, int d, bool pin, u64 life);
   bool refill_slots();

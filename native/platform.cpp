@@ -266,6 +266,10 @@ bool populate(int fd, u64 offset, u64 size) {
 bool punch(int fd, u64 offset, u64 size) {
   return fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, off_t(offset), off_t(size)) == 0;
 }
+bool is_hole(int fd, u64 offset, u64 size) {
+  const off_t data = lseek(fd, off_t(offset), SEEK_DATA);
+  return data < 0 ? errno == ENXIO : u64(data) >= offset + size;
+}
 bool collapse(void* begin, u64 size) { return madvise(begin, size, MADV_COLLAPSE) == 0; }
 void forget(void* begin, u64 size) { madvise(begin, size, MADV_DONTNEED); }
 

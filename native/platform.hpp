@@ -87,8 +87,9 @@ void ring_bell(int fd);
 bool populate(int fd, u64 offset,
               u64 size);  // back a range with memory; false if the kernel refuses
 bool punch(int fd, u64 offset, u64 size);
-bool collapse(void* begin, u64 size);  // into huge pages; false on kernels that cannot
-void forget(void* begin, u64 size);    // drop this process's mapping of the pages
+bool is_hole(int fd, u64 offset, u64 size);  // no memory is behind any of it
+bool collapse(void* begin, u64 size);        // into huge pages; false on kernels that cannot
+void forget(void* begin, u64 size);          // drop this process's mapping of the pages
 
 // Copy without dirtying small copies' path: plain memcpy below 256 KiB, `rep movsb` above where it
 // exists.

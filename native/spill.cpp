@@ -41,8 +41,8 @@ bool Memory::may_spill(u32 s, u64 block) {
          is_spillable(x.size.load(RLX)) && !is_ending(x.life.load(ACQ)) && !is_looked_at(s);
 }
 
-// Memory that would be free if some values left: a large value, or all blocks of an extent. An
-// extent in which something has to stay is not offered.
+// Memory that would be free if some values left: a large value, or blocks of an extent. Where
+// something has to stay in it, the others are part of an extent (see hollow.cpp).
 std::vector<Memory::Spillable> Memory::list_spillable() {
   std::vector<Spillable> out;
   auto* words = at<atom<u64>>(off.extents);
@@ -65,9 +65,10 @@ std::vector<Memory::Spillable> Memory::list_spillable() {
       const u64 bytes = class_bytes(extent_arg(w));
       auto* holders = at<atom<u32>>(off.holders) + u64(e) * HOLDERS_PER_EXTENT;
       bool all = true;
-      for (u32 i = 0; i < EXTENT / bytes && all; i++)
-        if (u32 h = holders[i].load(ACQ)) all = add(h - 1, base + i * bytes);
-      if (all && !unit.keys.empty()) out.push_back(unit);
+      for (u32 i = 0; i < EXTENT / bytes; i++)
+        if (u32 h = holders[i].load(ACQ)) all &= h != HOLE && add(h - 1, base + i * bytes);
+      if (!all) unit.n_extents = double(unit.keys.size() * bytes) / EXTENT;
+      if (!unit.keys.empty()) out.push_back(unit);
     }
   }
   return out;
@@ -79,6 +80,7 @@ u32 Memory::shortage(u64 headroom) {
   Header& h = header();
   const u64 want = h.want.load(SEQ), room = h.want_room.load(SEQ);
   if (!want && !room) return 0;
+  sweep_hollow();
   const u64 cap = extents_to_have(headroom);
   auto* words = at<atom<u64>>(off.extents);
   u64 used = 0;
@@ -87,8 +89,8 @@ u32 Memory::shortage(u64 headroom) {
     used += extent_kind(words[e].load(RLX)) != EXT_FREE;
   }
   h.extents_used.store(used, RLX);
-  const u64 whole = h.capacity / EXTENT, most = std::min(cap, whole - 1);
-  const u64 limit = std::min(most, whole - whole / 20);
+  const u64 whole = all_extents(), most = std::min(cap, whole - 1);
+  const u64 limit = std::min(most, whole - h.capacity / EXTENT / 20);
   u64 short_of = want && used + want > most ? used + want - most : 0;
   if (room && used + room > limit) short_of = std::max(short_of, used + room - limit);
   return u32(short_of);

@@ -609,9 +609,12 @@ class Memory:
     spills: int
     """1: values may leave for files, who finds no room asks the daemon first. 2: some have a record
     there, whoever frees a value says so."""
-    def spillable(self) -> list[tuple[int, int, list[int], int]]:
+    def spillable(self) -> list[tuple[int, float, list[int], int]]:
         """Memory that is free once some values left: (place, extents, keys, mark). The mark changes
-        whenever one of the values is looked at."""
+        whenever one of the values is looked at. Below one extent: others in it have to stay."""
+    def hollow_out(self, most: int, /) -> None:
+        """Give memory back from inside extents in use, about so many extents of it: free blocks,
+        and what is behind the last byte of a large value. The store may use as much elsewhere."""
     def shortage(self, headroom: int) -> int:
         """How many extents have to become free before what is asked for can be given, on a machine
         that gives so many bytes more."""

@@ -13,7 +13,7 @@ import pytest
 NATIVE = Path(__file__).parents[2] / "native"
 CORE = (
     "platform", "memory", "slot", "block", "task", "pending", "cancel", "advance", "wait",
-    "channel", "spill", "lineage", "repair", "audit",
+    "channel", "spill", "hollow", "lineage", "repair", "audit",
 )  # fmt: skip
 COMPILER = os.environ.get("CXX", "g++")
 
@@ -60,7 +60,7 @@ NOT_KILLED = {
             "answer_room", "block_aside", "drop_aside", "extents_to_have", "list_spillable",
             "lose", "restore", "shortage", "spill", "tell_restored",
             "trim_lineage", "rebuild", "set_lost", "take_over", "drop_stub", "give_to",
-            "ready_extent", "put_numbers",
+            "ready_extent", "put_numbers", "hollow_out", "sweep_hollow",
         ),
         DAEMON,
     ),

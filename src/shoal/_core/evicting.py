@@ -28,7 +28,7 @@ class Unit(msgspec.Struct, frozen=True):
     """Memory that is free once these values are given up."""
 
     place: int
-    n_extents: int
+    n_extents: float
     keys: tuple[int, ...]
     mark: int
     runs: tuple[tuple[int, ...], ...]
@@ -51,7 +51,7 @@ class Evictions:
     ) -> list[Unit]:
         """What to give up for ``n_extents``; ``runs_left`` of recipes, negative: any number."""
         chosen: list[Unit] = []
-        found = 0
+        found = 0.0
         for unit in self._in_order(now, units):
             if found >= n_extents:
                 break

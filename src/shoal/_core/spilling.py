@@ -18,8 +18,10 @@ Rules:
    (``DRAIN_S`` between two looks, ``DRAIN_MOST_S`` in all): what is gone soon need not be written.
    Where that did not help, it is not tried for a while, twice as long each time.
 1. Never more is written than is asked for and a share of the store beyond it (``AHEAD``): who comes
-   next then finds room. What was asked for is answered when it is there, or when nothing that is
-   on its way can make it so. If all of that was looked at just then, something else may leave.
+   next then finds room. Whole extents leave first; a part of one, beside what somebody looks at,
+   leaves only for what is asked. What was asked for is answered when it is there, or when nothing
+   that is on its way can make it so. If all of that was looked at just then, something else may
+   leave.
 2. A value is on its way out or in at most once. One that is wanted while it goes out is left where
    it is (native memory sees the pin), and one that is gone on its way is forgotten.
 3. A value that cannot be read is lost, loudly; one for which there is no room yet is tried again.
@@ -54,7 +56,8 @@ class Unit(msgspec.Struct, frozen=True):
     """Memory that is free once some values have left."""
 
     place: int
-    n_extents: int
+    n_extents: float
+    """Below 1: others in the extent stay, and what is free in it has to be taken out of it."""
     keys: tuple[int, ...]
     mark: int
 
@@ -211,7 +214,7 @@ class Spilling:
         self._can_write = can_write
         self._used_at: dict[int, tuple[int, float]] = {}
         """By place: its mark, and when it was first seen."""
-        self._leaving: dict[int, int] = {}
+        self._leaving: dict[int, float] = {}
         """Keys on their way out -> extents that the last of their unit frees (else 0)."""
         self._coming: set[int] = set()
         self._has_left = False
@@ -283,11 +286,12 @@ class Spilling:
             return self._answer(False)
         units = self._coldest_first(now, event.units)
         coming = sum(self._leaving.values())
-        wanted = event.n_extents + int(AHEAD * self._capacity) - coming
+        missing = event.n_extents - coming
+        wanted = missing + int(AHEAD * self._capacity)
         keys: list[int] = []
-        found = 0
+        found = 0.0
         for unit in units:
-            if found >= wanted:
+            if found >= (wanted if unit.n_extents >= 1 else missing):
                 break
             found += unit.n_extents
             keys += unit.keys
@@ -338,18 +342,18 @@ class Spilling:
         for unit in free:
             mark, at = before.get(unit.place, (None, now))
             self._used_at[unit.place] = (unit.mark, at if mark == unit.mark else now)
-        return sorted(free, key=lambda unit: (self._used_at[unit.place][1], unit.place))
+        return sorted(free, key=lambda u: (u.n_extents < 1, self._used_at[u.place][1], u.place))
 
     def _batches(self, keys: list[int]) -> Iterable[tuple[int, ...]]:
         """By extents, as the sizes of single values are not known here."""
         batch: list[int] = []
-        extents = 0
+        extents = 0.0
         for key in keys:
             batch.append(key)
             extents += self._leaving[key]
             if extents * self._extent_bytes >= BATCH_BYTES:
                 yield tuple(batch)
-                batch, extents = [], 0
+                batch, extents = [], 0.0
         if batch:
             yield tuple(batch)
 

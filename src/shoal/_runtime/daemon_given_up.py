@@ -33,7 +33,7 @@ class GivenUp:
         self._spared: dict[int, list[object]] = {}
         """By value that was given up: refs to what its task needs, and is there."""
 
-    def evict(self, n_extents: int) -> int:
+    def evict(self, n_extents: int) -> float:
         """Give the memory of values back that can be made again; extents that became free."""
         memory = self._memory
         known: dict[int, lineage.Recipe | None] = {}
@@ -41,13 +41,13 @@ class GivenUp:
         units = []
         for place, extents, keys, mark in memory.spillable():
             runs = [self._runs_for(key, known) for key in keys]
-            if all(runs) and in_use.isdisjoint(keys):
+            if extents >= 1 and all(runs) and in_use.isdisjoint(keys):
                 is_needed = not needed.isdisjoint(keys)
                 units.append(
                     evicting.Unit(place, extents, tuple(keys), mark, tuple(runs), is_needed)
                 )
         left = {name: _runs_left(recipe) for name, recipe in known.items() if recipe is not None}
-        freed = 0
+        freed = 0.0
         for unit in self._evictions.choose(clock.now(), n_extents, units, left):
             if sum(self._give_up(key, known) for key in unit.keys) == len(unit.keys):
                 freed += unit.n_extents

@@ -51,6 +51,20 @@ def _text(error: Exception) -> str:
     return said or str(error) or type(error).__name__
 
 
+def _look_around(memory: Memory, headroom: Headroom) -> tuple[int, tuple[spilling.Unit, ...]]:
+    """The extents that are missing, and what could leave. Where too few whole ones could, what is
+    free between values that stay is given back first."""
+    missing = memory.shortage(headroom.bytes_for_values())
+    if not missing:
+        return 0, ()
+    units = tuple(spilling.Unit(p, n, tuple(k), m) for p, n, k, m in memory.spillable())
+    whole = int(sum(unit.n_extents for unit in units if unit.n_extents >= 1))
+    if whole < missing:
+        memory.hollow_out(missing - whole)
+        missing = memory.shortage(headroom.bytes_for_values())
+    return missing, units
+
+
 class Spiller:
     """Makes room in node memory, and brings values back.
 
@@ -88,7 +102,7 @@ class Spiller:
         self.lost_beside: Callable[[int, list[int], str], list[int]] = lambda *_: []
         self._gone_with: dict[int, list[int]] = {}
         """By value that could not be read: records that are gone too."""
-        self.evict: Callable[[int], int] = lambda n_extents: 0
+        self.evict: Callable[[int], float] = lambda n_extents: 0
         self.given_up: Callable[[], Collection[int]] = tuple
         self.make_stub: Callable[[], object] = lambda: None
         self._headroom = Headroom()
@@ -116,13 +130,12 @@ class Spiller:
     def make_room(self) -> bool:
         """Whether room is being made for those who ask for it; False: they can be answered."""
         is_on = self._memory.spills and not self._is_closing
-        missing = self._memory.shortage(self._headroom.bytes_for_values()) if is_on else 0
+        missing, units = _look_around(self._memory, self._headroom) if is_on else (0, ())
         if not missing:
             self._memory.answer_room(True)
             if self._machine.is_asked:
                 self._post(spilling.RoomFound())
             return False
-        units = tuple(spilling.Unit(p, n, tuple(k), m) for p, n, k, m in self._memory.spillable())
         self._post(spilling.RoomAsked(missing, units))
         return self._machine.is_asked
 

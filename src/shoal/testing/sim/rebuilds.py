@@ -95,8 +95,8 @@ class FakeRebuilds(FakeRecipes):
                 self.hold(value, -1)
             self.drop_recipe(held[0])
 
-    def evict(self, n_extents: int) -> int:
-        freed = 0
+    def evict(self, n_extents: int) -> float:
+        freed = 0.0
         for unit in self.units():
             if freed >= n_extents:
                 break

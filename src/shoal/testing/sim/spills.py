@@ -197,6 +197,6 @@ class FakeSpilling(FakeValues):
         """A value is gone from its file."""
         raise NotImplementedError
 
-    def evict(self, n_extents: int) -> int:
+    def evict(self, n_extents: int) -> float:
         """Give up values that can be made again; extents that became free."""
         raise NotImplementedError
