@@ -115,6 +115,24 @@ def test_a_worker_is_read_only_while_somebody_could_run_there() -> None:
     assert node.machine.tables.memory.next_at is None
 
 
+def test_where_nothing_runs_it_is_looked_once_a_second() -> None:
+    node = Node()
+    info = node.actor()
+    node.worker(2)
+    node.ask(2, m.ActorStarted(info.actor_id))
+    looks = rings = 0
+    while node.now < 60.0:
+        at = node.machine.tables.alarm_at
+        assert at is not None
+        out = node.tell(seen.AlarmRang(), after=max(0.0, at - node.now))
+        rings += 1
+        for _ in [c for c in out if isinstance(c, do.ReadMemory)]:
+            looks += 1
+            row = seen.ProcessMemory(2, 5 * MB, is_actor=True)
+            node.tell(seen.MemoryRead(20 * MB, 1000 * MB, (row,)))
+    assert 50 < looks < 90 and rings < 2 * looks
+
+
 def test_who_has_asked_for_memory_is_looked_at_before_it_begins() -> None:
     node = Node()
     node.queue(memory=200.0 * MB)
@@ -211,6 +229,34 @@ def test_a_next_attempt_begins_only_when_every_worker_knows(how: str) -> None:
         assert not [c for c in out if isinstance(c, do.Requeue)]
         out = node.tell(seen.AlarmRang(), after=0.2)
     assert do.Requeue(0, TASK, charged=True, front=False) in out and do.CloseProcess(2) in out
+
+
+def test_whom_the_kernel_has_ended_need_not_hear_of_it() -> None:
+    node = Node()
+    node.queue()
+    node.worker(2)
+    node.read(hog(2), used=500)
+    node.deaf = {2}
+    row = seen.RunningTask(TASK, 1, 3, 0, 0, 21, about=FUNCTION + 1)
+    out = node.tell(seen.ProcessDied(2, None, 9, (), (row,), kernel_oom="simulated"))
+    assert do.Requeue(0, TASK, charged=True, front=False) in out and do.CloseProcess(2) in out
+
+
+def test_nobody_waits_for_a_worker_to_hear_whose_own_end_waits() -> None:
+    node = Node()
+    node.queue()
+    node.worker(2)
+    node.queue(CPU=0.5)
+    node.worker(3)
+    node.deaf = {2, 3}
+    other = seen.ProcessMemory(3, 400 * MB, OTHER, FUNCTION + 1)
+    assert do.Kill(2) in node.read(hog(2), seen.ProcessMemory(3, 0), used=960)
+    assert node.ended(2, running()) == []
+    news = node.read(seen.ProcessMemory(2, 0), other, used=420)
+    assert [c.index for c in news if isinstance(c, do.Notify)] == [2, 3]
+    node.tell(seen.Requested(3, 0, m.HeavyHeard()))
+    out = node.tell(seen.Requested(3, 0, m.HeavyHeard()))
+    assert do.CloseProcess(2) in out, "it is dead, and will never hear of it"
 
 
 def test_an_end_that_has_waited_and_a_reading_in_one_step() -> None:

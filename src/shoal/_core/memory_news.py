@@ -21,10 +21,13 @@ class MemoryNews:
         """How many messages each worker has not answered."""
         self.until: float | None = None
         """Longest wait for all of that."""
-        self._ends: list[ProcessDied] = []
+        self._ends: dict[int, ProcessDied] = {}
+        """By worker."""
 
     def sent(self, now: float, index: int) -> None:
-        """A worker is told."""
+        """A worker is told; one whose end waits here will not answer."""
+        if index in self._ends:
+            return
         self.unheard[index] = self.unheard.get(index, 0) + 1
         self.until = now + WAIT_MOST_S
 
@@ -44,8 +47,9 @@ class MemoryNews:
 
     def keep(self, event: ProcessDied) -> bool:
         """Whether this end waits; it comes back from ``due``."""
+        self.gone(event.index)  # it may have been told of what its own end has shown
         if self.unheard:
-            self._ends.append(event)
+            self._ends[event.index] = event
         return bool(self.unheard)
 
     def due(self, now: float) -> list[ProcessDied]:
@@ -55,10 +59,11 @@ class MemoryNews:
             self.until = None
         if self.unheard or not self._ends:
             return []
-        ends, self._ends = self._ends, []
-        return ends
+        ends, self._ends = self._ends, {}
+        return [*ends.values()]
 
     def validate(self) -> None:
         """Assert what must hold."""
         assert bool(self.unheard) == (self.until is not None)
         assert all(count > 0 for count in self.unheard.values())
+        assert not self.unheard.keys() & self._ends.keys()

@@ -33,6 +33,7 @@ from shoal._core.tables import NodeTables
 from shoal._proto import messages as m
 
 OTHERS_MOST = 20
+UNANSWERED_S = 10.0
 
 
 # ---- when to look
@@ -47,7 +48,9 @@ def look(t: NodeTables, now: float) -> Commands:
     at = t.memory.next_at
     if at is None or at > now:
         return []
-    t.memory.next_at = None
+    # Its answer plans the next one. Until then there is one planned all the same: who looks whether
+    # it is time to begin must not take an idle node for one where something has just begun.
+    t.memory.next_at = now + UNANSWERED_S
     rows = [_row_of(t, index) for index in (*t.scheduler.held.by_worker, *t.actors.by_worker)]
     rows += [
         do.MemoryOf(worker.index, 1 << 62, is_free=True)
