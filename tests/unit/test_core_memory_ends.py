@@ -250,7 +250,7 @@ def test_nobody_waits_for_a_worker_to_hear_whose_own_end_waits() -> None:
     node.worker(3)
     node.deaf = {2, 3}
     other = seen.ProcessMemory(3, 400 * MB, OTHER, FUNCTION + 1)
-    assert do.Kill(2) in node.read(hog(2), seen.ProcessMemory(3, 0), used=960)
+    assert do.Kill(2, is_whole=True) in node.read(hog(2), seen.ProcessMemory(3, 0), used=960)
     assert node.ended(2, running()) == []
     news = node.read(seen.ProcessMemory(2, 0), other, used=420)
     assert [c.index for c in news if isinstance(c, do.Notify)] == [2, 3]
