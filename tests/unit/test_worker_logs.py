@@ -245,6 +245,26 @@ def test_a_full_disk_loses_lines_says_so_once_and_ends(pipes: Pipes, disk: Disk)
     assert missing.text.startswith("6 lines are missing here")
 
 
+def test_who_ended_on_a_full_disk_says_later_what_is_missing(
+    tmp_path: pathlib.Path, disk: Disk
+) -> None:
+    pipes = Pipes(tmp_path)
+    pipes.say("lost\nand lost\n")
+    for fd in pipes.writes:
+        os.close(fd)
+    pipes.log.last_stderr()
+    for _ in range(3):
+        assert all(not row["size_bytes"] for row in worker_logs.rows(pipes.budget, []))
+    assert len(list(tmp_path.iterdir())) <= 1 and pipes.kept() == []
+    disk.room = 100_000
+    (row,) = worker_logs.rows(pipes.budget, [])
+    assert not row["open"]
+    (missing,) = pipes.kept()
+    assert missing.text.startswith("2 lines are missing here")
+    assert (missing.stream, missing.worker, missing.pid, missing.job) == ("shoal", 7, 8, 5)
+    assert len(worker_logs.rows(pipes.budget, [])) == 1 and len(pipes.kept()) == 1, "said once"
+
+
 def test_a_disk_that_is_full_in_the_middle_keeps_whole_records(pipes: Pipes, disk: Disk) -> None:
     disk.room = 1000
     for number in range(100):

@@ -71,6 +71,9 @@ class LogBudget:
         self.total_bytes = 0
         self.lost_lines = 0
         """Lines that no file has, as there was no room for them."""
+        self.unsaid: list[Callable[[], bool]] = []
+        """Of processes that ended while there was no room: each says how much is missing, if it
+        can now."""
         self._told_at = -TELL_S
         self._closed: dict[str, Segment] = {}
         self._open: dict[str, Segment] = {}
@@ -93,6 +96,11 @@ class LogBudget:
             return False
         self._told_at = now
         return True
+
+    def found_room(self) -> None:
+        """There is room again: those that have ended meanwhile say what is missing."""
+        waiting, self.unsaid = self.unsaid, []
+        self.unsaid = [say for say in waiting if not say()]
 
     def closed(self, segment: Segment) -> None:
         """A log has gone on to its next segment, or has ended."""

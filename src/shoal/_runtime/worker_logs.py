@@ -39,6 +39,8 @@ LAST_LINES = 20
 READ_BYTES = 64 << 10
 BATCH_LINES = 1000
 """Lines of one write: a record is longer than the shortest line by far."""
+UNSAID_MOST = 100
+"""Processes that ended on a full disk and are remembered: each may hold a descriptor."""
 STREAMS = ("stdout", "stderr")
 SHOAL = "shoal"
 """In the place of a stream: what is said about lines that are missing."""
@@ -190,14 +192,28 @@ class WorkerLog:
             batch = lines[at : at + BATCH_LINES]
             data = log_records.encode(now, self.origin, label, stream, batch)
             n = len(batch)
-            if lost := self._file.lost_lines:
-                text = f"{lost} lines are missing here: there was no room for them on the disk"
-                data = log_records.encode(now, self.origin, NOBODY, SHOAL, [text]) + data
+            if self._file.lost_lines:
+                data = self._missing() + data
             if self._file.write(data, n):
                 self._file.lost_lines = 0
+                if self._budget.unsaid:
+                    self._budget.found_room()
             elif self._driver >= 0 and self._budget.may_tell(clock.now()):
                 text = "there is no room for logs on the disk: what is shown here is not kept"
                 self._forward(self._driver, LogLines(self.pid, SHOAL, "stderr", [text]))
+
+    def _missing(self) -> bytes:
+        lost = self._file.lost_lines
+        text = f"{lost} lines are missing here: there was no room for them on the disk"
+        return log_records.encode(clock.wall(), self.origin, NOBODY, SHOAL, [text])
+
+    def _say_missing(self) -> bool:
+        """After the end: True if it is said now."""
+        if not self._file.write(self._missing(), 0):
+            return False
+        self._file.lost_lines = 0
+        self._file.close()
+        return True
 
     def _close(self, stream: Stream) -> None:
         if stream.fd >= 0:
@@ -206,6 +222,8 @@ class WorkerLog:
             stream.fd = -1
             if all(each.fd < 0 for each in self._streams.values()):
                 self._file.close()
+                if self._file.lost_lines and len(self._budget.unsaid) < UNSAID_MOST:
+                    self._budget.unsaid.append(self._say_missing)
 
 
 class _Printing(Protocol):
@@ -217,6 +235,7 @@ def rows(budget: LogBudget, processes: Iterable[_Printing]) -> list[dict[str, ob
     for process in processes:
         if process.log is not None:
             process.log.drain()
+    budget.found_room()
     passed_s = clock.wall() - clock.now()
     return [
         {
