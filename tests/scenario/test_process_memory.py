@@ -6,11 +6,13 @@ The session of these tests may use 400 MB beside this process (``SHOAL_MEMORY_BY
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import random
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -18,7 +20,8 @@ import shoal
 from shoal import errors, state
 from shoal._proto import reasons as r
 from shoal._runtime import cluster, daemon_process_memory
-from shoal.cli import report
+from shoal.cli import explanations, report
+from shoal.cli.observer import Observer
 
 MB = 1 << 20
 LIMIT = 400 * MB
@@ -250,6 +253,42 @@ def test_what_waits_for_its_turn_of_memory_can_be_cancelled(tmp_path: Path) -> N
     gate.touch()
     assert shoal.get(first, timeout=LATE_S) == 6
     assert shoal.get(huge.remote(gate), timeout=LATE_S) == 6, "nothing is left of it"
+
+
+def test_what_functions_need_is_shown_with_how_it_is_known(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    @shoal.remote(max_retries=0)
+    def wide(gate: Path) -> int:
+        kept = take_mapped()
+        pass_gate(gate)
+        return len(kept)
+
+    class Asks:
+        """What the command line asks the daemon with."""
+
+        def table(self, name: str) -> list[dict[str, object]]:
+            return cluster.table(name)
+
+    gate = tmp_path / "go"
+    wait_until_all_is_free()
+    ref = wide.remote(gate)
+    deadline = time.monotonic() + LATE_S
+    while not any(peak.is_admitted and peak.peak_bytes > 200 * MB for peak in peaks("wide")):
+        assert time.monotonic() < deadline, "its peak is not learned"
+        time.sleep(0.02)
+    (peak,) = peaks("wide")
+    assert (peak.runs, peak.ended) == (1, 0), "one task, however often it was looked at"
+    gate.touch()
+    assert shoal.get(ref, timeout=LATE_S) == 6
+    asks = cast(Observer, Asks())
+    assert explanations.print_memory(asks, "function", 10, as_json=False)
+    shown = capsys.readouterr().out
+    assert "memory of workers" in shown
+    (line,) = [line for line in shown.splitlines() if "wide" in line]
+    assert "if there is enough" in line and "MiB" in line
+    assert explanations.print_memory(asks, "function", 1, as_json=True)
+    assert len(json.loads(capsys.readouterr().out)) == 1
 
 
 def test_workers_show_what_they_have(tmp_path: Path) -> None:

@@ -352,6 +352,55 @@ def test_whom_the_kernel_ended_has_run_out_of_memory_and_says_what_shows_it() ->
     assert node.machine.tables.memory.peaks.is_heavy(FUNCTION), "its next attempts wait"
 
 
+def test_whom_the_kernel_ended_at_his_own_limit_has_taken_more_than_he_asked_for() -> None:
+    node = Node()
+    node.queue(memory=200.0 * MB)
+    node.worker(2)
+    node.read(seen.ProcessMemory(2, 150 * MB, TASK, FUNCTION, False, 200 * MB), used=320)
+    task = seen.RunningTask(TASK, 1, 0, 0, 0, 21, about=FUNCTION)
+    shown = "oom_kill in memory.events is 1"
+    death = seen.ProcessDied(2, None, 9, (), (task,), shown, limit_peak_bytes=212 * MB)
+    error = error_of(node.tell(death))
+    assert isinstance(error, errors.OutOfMemoryError)
+    assert (error.kind, error.limit_bytes, error.peak_bytes) == ("limit", 200 * MB, 212 * MB)
+    assert "has asked for 209,715,200" in str(error)
+    assert node.machine.tables.memory.peaks.is_heavy(FUNCTION), "its next attempts wait"
+
+
+def test_a_limit_goes_when_its_worker_is_used_for_something_else() -> None:
+    node = Node()
+    limited = node.queue(CPU=4.0, memory=200.0 * MB)
+    out = node.worker(2)
+    (look,) = [c for c in out if isinstance(c, do.ReadMemory)]
+    assert look.is_first_look and look.workers[0].declared_bytes == 200 * MB
+    assert out.index(look) < out.index(do.Assign(2, limited)), "before it begins"
+    busy = seen.WorkerState(2, limited, limited, 1, False, TASK)
+    node.tell(seen.Looked((seen.QueueState(limited, 0, 1),), (busy,)))
+    plain = node.queue(CPU=4.0)
+    free = seen.WorkerState(2, 0, 0, 0, False, 0)
+    idle = seen.WorkerState(2, limited, limited, 0, False, 0)
+    asked = node.tell(seen.Looked((seen.QueueState(limited, 0, 0),), (idle,)))
+    assert do.Assign(2, 0) in asked
+    out = node.tell(seen.Looked((), (free,)))
+    (look,) = [c for c in out if isinstance(c, do.ReadMemory)]
+    assert look.is_first_look and look.workers[0].declared_bytes == 0
+    assert out.index(look) < out.index(do.Assign(2, plain))
+    assert not node.machine.tables.memory.limited
+
+
+def test_an_idle_worker_that_keeps_much_is_told_to_leave() -> None:
+    node = Node()
+    queue = node.queue()
+    node.worker(2)
+    busy = seen.WorkerState(2, queue, queue, 1, False, TASK)
+    node.tell(seen.Looked((seen.QueueState(queue, 0, 1),), (busy,)))
+    node.read(seen.ProcessMemory(2, 900 * MB, TASK, FUNCTION), used=940)
+    free = seen.WorkerState(2, 0, 0, 0, False, 0)
+    node.tell(seen.Looked((seen.QueueState(queue, 0, 0),), (free,)))
+    assert do.Leave(2) not in node.read(seen.ProcessMemory(2, 200 * MB, is_free=True), used=300)
+    assert do.Leave(2) in node.read(seen.ProcessMemory(2, 400 * MB, is_free=True), used=500)
+
+
 def test_who_was_to_leave_was_not_ended_by_the_kernel() -> None:
     node = Node()
     node.queue()

@@ -62,12 +62,17 @@ def exact_bytes(pid: int) -> int:
 
 
 def children_of(pid: int) -> list[int]:
-    """Processes that its main thread has started, and theirs."""
+    """Processes that it has started, from whichever thread, and theirs."""
     found: list[int] = []
     waiting = [pid]
     while waiting and len(found) < CHILDREN_MOST:
         parent = waiting.pop()
-        children = [int(word) for word in _read(f"/proc/{parent}/task/{parent}/children").split()]
+        try:
+            threads = os.listdir(f"/proc/{parent}/task")
+        except OSError:  # it has just gone
+            continue
+        words = [_read(f"/proc/{parent}/task/{each}/children").split() for each in threads]
+        children = [int(word) for row in words for word in row]
         found += children
         waiting += children
     return found
