@@ -20,8 +20,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.chaos import audit, head, recovery, soak, test_sessions, test_store
+import shoal
+from tests.chaos import audit, head, recovery, soak, test_processes, test_sessions, test_store
 from tests.chaos.stores import Client, StoreProcess, build_shim
+from tests.torture.processes import cpu_s
 
 Say = Callable[[str], None]
 
@@ -70,14 +72,17 @@ def disk(folder: Path, seed: int, seconds: float, say: Say) -> dict[str, Any]:
     """G3: each of its writes, syncs and truncations fails in each way, in an order by chance."""
     folder.mkdir(parents=True, exist_ok=True)
     shim = build_shim(folder, "failing_io")
-    cases = list(itertools.product(range(1, 60), test_store.WAYS))
+    cases = list(itertools.product(range(1, 60), (*test_store.WAYS, "flip")))
     random.Random(seed).shuffle(cases)
     end = time.monotonic() + seconds
     done = 0
     for at, how in cases:
         process = StoreProcess(folder / f"{at}-{how}")
         try:
-            test_store.fail_at(process, shim, at, how)
+            if how == "flip":
+                test_store.lie_at(process, shim, at)
+            else:
+                test_store.fail_at(process, shim, at, how)
         finally:
             process.close()
         done += 1
@@ -109,6 +114,28 @@ def away(folder: Path, seed: int, seconds: float, say: Say) -> dict[str, Any]:
     return {"seconds": seconds, "calls": done, "failed": 0, "queued_change": "done afterwards"}
 
 
+def crashes(folder: Path, seed: int, seconds: float, say: Say) -> dict[str, Any]:
+    """A3: an actor dies whenever it is made; what that costs, once its pauses are long."""
+    with audit.session(folder, 2) as started, audit.audited(started):
+        lives = folder / "lives"
+        actor = test_processes.Doomed.remote(str(lives))
+        facts = started.facts()
+        house = {int(str(facts[name])) for name in ("pid", "zygote_pid", "store_pid")}
+        before_s, begun = cpu_s(house), time.monotonic()
+        while time.monotonic() < begun + seconds:
+            time.sleep(0.1)
+        used_s, took_s = cpu_s(house) - before_s, time.monotonic() - begun
+        shoal.kill(actor)
+        del actor
+    count = lives.read_text().count("\n")
+    return {
+        "seconds": round(took_s, 1),
+        "lives": count,
+        "lives_per_minute": round(60 * count / took_s, 1),
+        "cpu_share_of_the_house": round(used_s / took_s, 4),
+    }
+
+
 def recover(folder: Path, seed: int, seconds: float, say: Say) -> dict[str, Any]:
     """C26 on a session that does nothing else."""
     with audit.session(folder, 2) as started, audit.audited(started):
@@ -129,8 +156,9 @@ PARTS: dict[str, tuple[Part, float]] = {
     "calls": (calls, 0.1),
     "head": (head.run, 0.1),
     "away": (away, 0.1),
+    "crashes": (crashes, 0.05),
     "recover": (recover, 0.1),
-    "work": (soak.run, 0.42),
+    "work": (soak.run, 0.37),
 }
 """Each part and its share of the time; of a few, they share it all."""
 

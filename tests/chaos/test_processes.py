@@ -23,6 +23,7 @@ from shoal import errors
 from tests.chaos import audit
 from tests.chaos.loads import Appender, Graph, append_line
 from tests.chaos.oracle import verdict
+from tests.torture import ways
 from tests.torture.processes import (
     cpu_s,
     eventually,
@@ -76,51 +77,26 @@ def test_w1_results_are_exact_while_workers_are_killed(case: Started, tmp_path: 
     assert killed >= 2
 
 
-def exit_at_once() -> None:
-    os._exit(3)
-
-
-def abort() -> None:
-    os.abort()
-
-
-def leave() -> None:
-    sys.exit("enough")
-
-
-def overflow() -> int:
-    return overflow() + 1
-
-
-class UnpicklableError(Exception):
-    def __reduce__(self) -> Any:
-        raise RuntimeError("does not travel")
-
-
-def raise_unpicklable() -> None:
-    raise UnpicklableError("words")
-
-
-WAYS: list[tuple[Any, type[Exception], str, object]] = [
-    (exit_at_once, errors.WorkerCrashedError, "exit_code", 3),
-    (abort, errors.WorkerCrashedError, "signal", int(signal.SIGABRT)),
-    (leave, errors.TaskError, "task", "leave"),
-    (overflow, errors.TaskError, "task", "overflow"),
-    (raise_unpicklable, errors.TaskError, "task", "raise_unpicklable"),
-]
+@shoal.remote(max_retries=0)
+def go(way: str, path: str) -> Any:
+    return ways.end(way, path)
 
 
 def test_w2_every_way_to_end_has_its_error(case: Started, tmp_path: Path) -> None:
-    """Beside a load that nobody disturbs; all ways: ``tests/scenario/test_ways_to_die.py``."""
+    """29 ways, beside a load that nobody disturbs; the slow one is in ``test_ways_to_die``."""
     graph = Graph(tmp_path, "beside", leaves=8)
-    refs = [shoal.remote(way).options(max_retries=0).remote() for way, *_ in WAYS]
-    for ref, (way, kind, field, value) in zip(refs, WAYS):
-        with pytest.raises(kind) as caught:
+    quick = [way for way in ways.WAYS if "CPU time" not in way]
+    paths = {way: tmp_path / f"way-{at}" for at, way in enumerate(quick)}
+    refs = {way: go.remote(way, str(path)) for way, path in paths.items()}
+    for way, ref in refs.items():
+        with pytest.raises((errors.TaskError, errors.LostError, errors.SerializationError)) as at:
             shoal.get(ref, timeout=LONG_S)
-        assert type(caught.value).__mro__.index(kind) <= 1, way
-        assert getattr(caught.value, field) == value, caught.value
-        if kind is errors.WorkerCrashedError:
-            assert caught.value.pid and caught.value.node  # type: ignore[attr-defined]
+        if way in ways.RAISES:
+            assert not isinstance(at.value, errors.LostError), (way, at.value)
+            assert ways.RAISES[way][1] in str(at.value), (way, at.value)
+        else:
+            assert type(at.value) is errors.WorkerCrashedError, (way, at.value)
+            ways.told(at.value, way, paths[way])
     assert graph.judge(LONG_S) == 0
 
 

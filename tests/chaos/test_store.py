@@ -224,6 +224,36 @@ def fail_at(store: StoreProcess, failing_io: Path, at: int, how: str) -> None:
     assert "damaged" not in store.said(), store.said()
 
 
+def lie_at(store: StoreProcess, failing_io: Path, at: int) -> int:
+    """G3: one bit of the ``at``-th write is another one, and nobody is told; how many keys of 12
+    another store has then. What it has not it says is lost."""
+    shim = {"LD_PRELOAD": str(failing_io), "FAIL_BELOW": str(store.kept)}
+    store.start({**shim, "FAIL_AT": str(at), "FAIL_HOW": "flip"})
+    client = Client(store)
+    client.join()
+    asked = {b"k%d" % number: b"v" * 50 * number for number in range(12)}
+    for key, value in asked.items():
+        client.put(key, value)
+        assert client.answers()
+    client.leave()
+    store.kill()
+    store.start()
+    joined = client.join()
+    found = {key: client.value(key) for key in asked}
+    assert all(value in (None, asked[key]) for key, value in found.items()), "wrong data"
+    lost = [key for key, value in found.items() if value is None]
+    assert not lost or (joined.is_behind and joined.notices), f"{lost} are lost silently"
+    client.put(b"new", b"value")
+    assert client.answers(), "and it serves"
+    client.leave()
+    return len(asked) - len(lost)
+
+
+@pytest.mark.parametrize("at", [2, 7, 13, 19])
+def test_a_disk_that_lies_is_found_out(store: StoreProcess, failing_io: Path, at: int) -> None:
+    assert 0 <= lie_at(store, failing_io, at) <= 12
+
+
 @pytest.mark.parametrize("at", range(1, 42, 5))
 def test_the_disk_fails_once(store: StoreProcess, failing_io: Path, at: int) -> None:
     fail_at(store, failing_io, at, WAYS[at % len(WAYS)])

@@ -63,6 +63,8 @@ def test_the_same_stall_is_the_same_later_and_another_one_is_not() -> None:
         for n, wait, cause in ((3, 0.1, None), (4, None, r.WaitsForWorker(task="", starting=1)))
     ]
     assert mark_of(again[0]) == mark_of(again[1])
+    one, other = (r.ControlStoreAway(task="", actor="", what="kv", change=n) for n in (7, 8))
+    assert mark_of(one) == mark_of(one) != mark_of(other), "one change after the other goes on"
 
 
 class Asked:

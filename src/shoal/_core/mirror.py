@@ -75,12 +75,13 @@ class Mirror:
         writes = (unwritten.write for unwritten in self._unwritten.values())
         return any(isinstance(w, PutRow) and (w.table, w.key) == (table, key) for w in writes)
 
-    def awaited_by(self, index: int) -> tuple[str, str] | None:
-        """(table, row) of a change for whose answer process ``index`` waits."""
-        for unwritten in self._unwritten.values():
+    def awaited_by(self, index: int) -> tuple[str, str, int] | None:
+        """(table, row, number) of a change for whose answer process ``index`` waits."""
+        for number, unwritten in self._unwritten.items():
             if any(reply.index == index for reply in unwritten.replies):
                 write = unwritten.write
-                return (write.table, write.key) if isinstance(write, PutRow) else ("kv", "")
+                row = (write.table, write.key) if isinstance(write, PutRow) else ("kv", "")
+                return *row, number
         return None
 
     # ---- changes

@@ -272,14 +272,16 @@ class Explainer(Names):
             chosen = next(iter(pending), None)
         return None if chosen is None else self.follow(chosen.key)
 
-    def _of_store(self, what: tuple[str, str]) -> r.Reason:
+    def _of_store(self, what: tuple[str, str, int]) -> r.Reason:
         """A change of this table and row is not on disk yet."""
-        table, row = what
+        table, row, change = what
         actor = self.t.actors.find(row) if table == "actors" else None
         if actor is not None:
             name = actor.spec.class_name
-            return r.ControlStoreAway(task="", actor=row, class_name=name, what=table)
-        return r.ControlStoreAway(task="", actor="", what=table)
+            return r.ControlStoreAway(
+                task="", actor=row, class_name=name, what=table, change=change
+            )
+        return r.ControlStoreAway(task="", actor="", what=table, change=change)
 
     def _of_lock(self, name: str, holder: int, ahead: int) -> r.Reason:
         cause = None

@@ -282,6 +282,8 @@ class ControlStoreAway(OfCall, frozen=True, kw_only=True):
 
     what: str = ""
     """What waits to be written, where it is no actor: a row of which table, or "kv"."""
+    change: int = 0
+    """The number of that change: who waits for one after the other is not stuck."""
 
 
 # ---- what a running task waits for

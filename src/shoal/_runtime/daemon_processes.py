@@ -7,7 +7,7 @@ node memory.
 How a death becomes an event (PROTOCOL A14)::
 
     pidfd readable                      all threads are gone: nothing of it writes to node memory
-      -> exit status from the zygote    (waits at most STATUS_WAIT_S for it)
+      -> exit status from the zygote    (after STATUS_WAIT_S, what the kernel shows of a zombie)
       -> last output is read
       -> memory.repair(index)           finishes what it was in the middle of
       -> ProcessDied                    the machine answers each running task, then CloseProcess
@@ -32,6 +32,7 @@ from shoal._core.events import AnyEvent, RunningTask
 from shoal._native import WORKER_EXIT, Memory
 from shoal._proto import forking
 from shoal._proto.messages import LogLines
+from shoal._runtime import descendants
 from shoal._runtime.daemon_connections import Connection
 from shoal._runtime.daemon_loop import Loop, Timer
 from shoal._runtime.daemon_zygote import Listeners, ZygoteLink
@@ -337,6 +338,9 @@ class Processes:
 
     def _finish(self, process: Process) -> None:
         process.timer = None
+        if process.status is None and process.kind == KIND_WORKER:
+            # The zygote is busy, stopped or gone: what it has not reaped tells how it ended.
+            process.status = descendants.status_of_zombie(process.pid)
         if process.connection is not None:
             process.connection.read_rest()
         stderr = process.log.last_stderr() if process.log is not None else ()

@@ -26,6 +26,8 @@ import msgspec
 from shoal._base import clock
 
 _PAUSE_S = 0.005
+_EXIT_CODE = 49
+"""In ``/proc/PID/stat``, behind the name."""
 
 
 class Seen(msgspec.Struct, frozen=True):
@@ -139,6 +141,16 @@ def kill(target: Seen) -> bool:
         return False
     finally:
         os.close(pidfd)
+
+
+def status_of_zombie(pid: int) -> int | None:
+    """The wait status of a process that has ended and that its parent has yet to hear of."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            fields = file.read().rpartition(b")")[2].split()
+    except OSError:
+        return None
+    return int(fields[_EXIT_CODE]) if fields[0] == b"Z" else None
 
 
 def reap(leaders: Container[int] = ()) -> dict[int, int]:
