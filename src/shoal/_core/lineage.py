@@ -341,8 +341,12 @@ class Lineage:
         if not recipe.has_queue and recipe.is_call:
             return "the actor whose method returned it has ended", "no_queue"
         if not recipe.has_queue:
-            text = "its task cannot run again: the job or the placement group of it has ended"
-            return text, "no_queue"
+            # A queue goes, too, when there are hundreds and nobody has used it (RULES S-15).
+            return (
+                "its task cannot run again: the job or the placement group of it has ended, or"
+                " tasks like it (options, environment) were not called for so long that their queue"
+                " was given up"
+            ), "no_queue"
         for argument in _missing(recipe):
             if not argument.recipe:
                 return _NO_ARGUMENT
