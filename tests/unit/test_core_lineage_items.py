@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from typing import Any
 
 from shoal._core import lineage as l
@@ -130,3 +131,131 @@ def test_a_generator_that_cannot_be_submitted() -> None:
         (200, "no_queue"),
     }
     assert not machine.work
+
+
+class World:
+    """Generators, tasks that are given items, and a store that loses everything again and again.
+
+    Value ``k`` is made by task ``k`` out of items; item ``(g, n)`` by generator ``g``.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.random = random.Random(seed)
+        self.machine = l.Lineage(1000)
+        chance = self.random
+        self.generators = [10_000 + i for i in range(chance.randint(1, 2))]
+        self.items = {g: chance.randint(1, 5) for g in self.generators}
+        self.tasks = {
+            k: [
+                (g, chance.randrange(self.items[g]))
+                for g in chance.choices(self.generators, k=chance.randint(0, 3))
+            ]
+            for k in range(1, chance.randint(2, 6))
+        }
+        all_items = [(g, n) for g in self.generators for n in range(self.items[g])]
+        self.live = {self.key(*item) for item in all_items if chance.random() < 0.6}
+        self.live |= {100 * k for k in self.tasks}
+        self.lost: set[int] = set()
+        self.running: dict[int, set[int]] = {}
+        """Runs, by name, and what they make."""
+        self.results: dict[int, set[int]] = {}
+        self.given: set[tuple[int, int]] = set()
+        self.without_room: list[int] = []
+        self.runs = 0
+
+    @staticmethod
+    def key(generator: int, number: int) -> int:
+        return generator * 100 + number
+
+    def recipe_of(self, value: int) -> int:
+        return value // 100
+
+    def row(self, recipe: int) -> l.Recipe:
+        if recipe in self.items:
+            return l.Recipe(recipe, True, 1, 0, -1, 7, True, False, (), (1,), True)
+        arguments = tuple(
+            l.Argument(key, key in self.live, key in self.lost, g, n)
+            for g, n in dict.fromkeys(self.tasks[recipe])
+            for key in [self.key(g, n)]
+        )
+        return l.Recipe(recipe, True, 1, 0, -1, 7, True, False, arguments, (100 * recipe,))
+
+    def lose(self, value: int) -> None:
+        recipe = self.recipe_of(value)
+        rows = [self.row(recipe)]
+        missing = {a.recipe for a in rows[0].arguments if a.is_lost or not a.is_live}
+        rows += [self.row(other) for other in sorted(missing)]
+        item, others = None, ()
+        if recipe in self.items:
+            item = l.Item(value, value % 100)
+            beside = [k for k in sorted(self.lost) if self.recipe_of(k) == recipe and k != value]
+            others = tuple(l.Item(k, k % 100) for k in beside if self.random.random() < 0.5)
+        self.post(l.Lost(value, "lost", recipe, tuple(rows), item=item, others=others))
+
+    def post(self, event: l.AnyEvent) -> None:
+        for command in self.machine.step(0.0, event):
+            self.perform(command)
+        self.machine.validate()
+        while self.without_room:
+            self.post(l.NoRoomFor(self.without_room.pop()))
+
+    def perform(self, command: l.AnyCommand) -> None:
+        match command:
+            case l.Submit(recipe=name, sources=sources, items=items):
+                self.submit(name, sources, items)
+            case l.Fill(key=value, recipe=name):
+                assert value in self.results[name] and (name, value) not in self.given
+                self.given.add((name, value))
+                self.lost.discard(value)
+            case l.Forget(recipe=name):
+                self.given -= {(name, value) for value in self.results.pop(name)}
+            case l.RetryAt():
+                pass
+            case _:
+                raise AssertionError(command)
+
+    def submit(self, name: int, sources: tuple[int, ...], items: tuple[l.Item, ...]) -> None:
+        recipe = l.recipe_of(name)
+        assert name not in self.running and name not in self.results
+        assert bool(items) == (recipe in self.items)
+        made = {value for source in sources for value in self.results[source]}
+        for g, n in self.tasks.get(recipe, ()):
+            assert self.key(g, n) in self.live | made
+        if self.random.random() < 0.2:
+            self.without_room.append(name)
+            return
+        self.running[name] = {item.key for item in items} or {100 * recipe}
+        self.runs += 1
+
+    def finish(self) -> None:
+        name = self.random.choice(sorted(self.running))
+        self.results[name] = self.running.pop(name)
+        self.post(l.Ended(name))
+
+    def play(self) -> None:
+        for _ in range(60):
+            here = sorted(self.live - self.lost)
+            if here and self.random.random() < 0.5:
+                value = self.random.choice(here)
+                self.lost.add(value)
+                if self.random.random() < 0.7:  # else nobody has looked yet
+                    self.lose(value)
+            elif self.running:
+                self.finish()
+        for _ in range(100):  # who reads asks again and again
+            self.post(l.TimeToRetry())
+            for value in sorted(self.lost):
+                if not self.machine.knows(value):
+                    self.lose(value)
+            while self.running:
+                self.finish()
+        assert not self.lost and not self.machine.work and not self.results
+
+
+def test_whatever_is_lost_of_generators_comes_back_and_nothing_stays() -> None:
+    runs = 0
+    for seed in range(300):
+        world = World(seed)
+        world.play()
+        runs += world.runs
+    assert runs > 1000
