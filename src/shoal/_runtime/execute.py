@@ -215,14 +215,7 @@ class Executor:
             else:
                 refill.run(value)
         except Exception as error:  # whatever user code raises belongs into the result
-            self._fail_items(task, refill.left, error)
-
-    def _fail_items(self, task: _native.Task, left: list[int], error: Exception) -> None:
-        if isinstance(error, _native.FullError) or (left and self._may_retry(task, error)):
-            raise error
-        pickled = self._packed(task, describe(task, error, self._session), error)
-        for index in left:
-            task.write(index, _native.FORMAT_ERROR_PICKLE, *pickled)
+            _fail_items(self, task, refill.left, error)
 
     def _produce(self, task: _native.Task, items: Any) -> int:
         memory = self._memory
@@ -268,7 +261,7 @@ class Executor:
                 try:
                     await refill.run_async(value)
                 except Exception as error:  # as in ``_refill``
-                    self._fail_items(task, refill.left, error)
+                    _fail_items(self, task, refill.left, error)
                 task.commit()
                 return
             value = await _list_of(value)
@@ -433,6 +426,15 @@ class Executor:
             pid=os.getpid(),
         )
         self._write_record(task, error)
+
+
+def _fail_items(executor: Executor, task: _native.Task, left: list[int], error: Exception) -> None:
+    """``error`` takes the place of the items that are still to come, or the task is tried again."""
+    if isinstance(error, _native.FullError) or (left and executor._may_retry(task, error)):
+        raise error
+    pickled = executor._packed(task, describe(task, error, executor._session), error)
+    for index in left:
+        task.write(index, _native.FORMAT_ERROR_PICKLE, *pickled)
 
 
 def exit_actor() -> None:
