@@ -149,9 +149,9 @@ def real() -> Iterator[WorkerGroups]:
 
 
 def start_in(groups: WorkerGroups, index: int) -> subprocess.Popen[str]:
-    """A worker that has started somebody who is in a session of his own."""
+    """A worker that has started somebody who is in a session of his own, and goes on if he ends."""
     path = groups.open(index)
-    program = f"echo $$ > {path}/cgroup.procs; setsid sleep 600 & echo $!; wait"
+    program = f"echo $$ > {path}/cgroup.procs; setsid sleep 600 & echo $!; wait; sleep 600"
     process = subprocess.Popen(["sh", "-c", program], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     process.stdout.readline()
