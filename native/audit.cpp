@@ -3,6 +3,7 @@
 // The audit reads slots, holder words, ledgers, specs and tables, and none of the counters that it
 // checks. It is exact while nothing else runs; meanwhile it may see a count between its two halves.
 #include <algorithm>
+#include <tuple>
 #include <unordered_map>
 
 #include "memory.hpp"
@@ -118,20 +119,40 @@ std::vector<Memory::ObjectRow> Memory::list_objects(u64 limit) {
   return rows;
 }
 
+// Nothing began before it was submitted (see EV_NEAR).
+static void place_near(std::vector<Memory::EventRow>& rows, const std::vector<u64>& near) {
+  std::unordered_map<u64, u64> submitted;
+  for (u64 i : near) submitted[rows[i].key];
+  for (auto& row : rows)
+    if (row.kind == EV_SUBMIT && submitted.count(row.key)) submitted[row.key] = row.time;
+  for (u64 i : near) rows[i].time = std::max(rows[i].time, submitted[rows[i].key]);
+}
+
 std::vector<Memory::EventRow> Memory::list_events(u64 limit) {
   std::vector<EventRow> rows;
+  std::vector<u64> near;
   for (u32 p = 0; p < header().proc_high.load(); p++) {
-    u64 n = proc(p).event_seq.load(ACQ);
-    for (u64 k = n > EVENTS_PER_PROC ? n - EVENTS_PER_PROC : 0; k < n; k++) {
+    const u64 n = proc(p).event_seq.load(ACQ);
+    for (u64 k = n < EVENTS_PER_PROC ? 0 : n - EVENTS_PER_PROC + 1; k < n; k++) {
       Event& e = at<Event>(off.events)[u64(p) * EVENTS_PER_PROC + k % EVENTS_PER_PROC];
-      u64 t = e.time.load(ACQ), what = e.what.load(RLX), key = e.key.load(RLX),
-          about = e.about.load(RLX);
-      if (t && e.time.load(ACQ) == t)
-        rows.push_back({t, what >> 8 & 0xfff, what & 0xff, key, about, what >> 32 & 0xffff,
-                        what >> 48, (what & EV_BY_ACTOR) != 0});
+      const u64 t = e.time.load(ACQ), what = e.what.load(ACQ), key = e.key.load(ACQ),
+                about = e.about.load(ACQ);
+      if (proc(p).event_seq.load(ACQ) >= k + EVENTS_PER_PROC) continue;  // overwritten, maybe
+      if (what & EV_NEAR) near.push_back(rows.size());
+      const bool by_actor = (what & EV_BY_ACTOR) != 0;
+      rows.push_back(
+          {t, p, event_kind(what), key, about, what >> 32 & 0xffff, what >> 48, by_actor});
+      if (!(what & EV_ENDED)) continue;
+      const u64 by = about & EV_METHOD ? about | u64(NO_METHOD) << 22 : 0;
+      rows.push_back(
+          {t + event_took(what), p, EV_SEAL, key, by, event_format(what), what >> 48, by_actor});
     }
   }
-  std::sort(rows.begin(), rows.end(), [](auto& a, auto& b) { return a.time < b.time; });
+  place_near(rows, near);
+  auto key = [](const EventRow& row) {  // at the same time: submitted first, freed last
+    return std::tuple(row.time, row.kind == EV_SUBMIT ? 0 : row.kind == EV_FREE ? 2 : 1);
+  };
+  std::stable_sort(rows.begin(), rows.end(), [&](auto& a, auto& b) { return key(a) < key(b); });
   if (rows.size() > limit) rows.erase(rows.begin(), rows.end() - i64(limit));
   return rows;
 }

@@ -231,7 +231,7 @@ static nb::object take(nb::handle self, std::optional<double> timeout) {
   Proc& r = m.proc(m.me);
   const u64 deadline = deadline_of(timeout);
   u64 key, promised = 0;
-  for (;;) {
+  for (bool goes_on = r.depth.load(RLX) == 0;; goes_on = false) {
     const u32 a = r.assign.load(SEQ);
     const bool has = a != 0 && a < QUEUES;
     if (const u32 before = r.attached.load(RLX); a != before) {
@@ -244,7 +244,7 @@ static nb::object take(nb::handle self, std::optional<double> timeout) {
       if (a == 0 || m.header().starving.load(SEQ)) m.ring_daemon();
       return nb::int_(a);
     }
-    if (has && m.take(a, key)) {
+    if (has && m.take(a, key, goes_on)) {
       if (m.for_task.begun) m.for_task.ended(platform::now_ns());
       return make_task(self, pm, key);
     }

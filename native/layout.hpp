@@ -268,10 +268,20 @@ struct Event {
   // what was failed without being run, and of what an actor ran. EV_NAME, EV_ERROR: eight bytes of
   // text. EV_PUT: key of the task that put it, or `method_event` of an actor outside its calls.
   atom<u64> about;
-};  // what: kind:8 | process:12 at 8 | EV_BY_ACTOR | at 32, 16 bits: of EV_TAKE the attempt, of
-    // EV_SEAL the format of the first return, of a text which eight bytes |
-    // job of the slot:16
-inline constexpr u64 EV_BY_ACTOR = 1ull << 20;  // written by an actor's process
+};  // what: kind:6 | EV_BY_ACTOR | EV_NEAR | took:18 at 8 | format:5 at 26 | EV_ENDED | at 32,
+    // 16 bits: of EV_TAKE the attempt, of EV_SEAL the format of the first return, of a text which
+    // eight bytes | job of the slot:16
+inline u32 event_kind(u64 what) { return u32(what & 0x3f); }
+inline constexpr u64 EV_BY_ACTOR = 1 << 6;  // written by an actor's process
+// Of EV_TAKE: the worker went straight on, and began it at that time, or when it was submitted.
+inline constexpr u64 EV_NEAR = 1 << 7;
+// Of EV_TAKE: the attempt has ended too, `took` ns later, with that format of its first return.
+// Written where nothing else has happened in between; what took longer leaves an EV_SEAL.
+inline constexpr u64 EV_ENDED = 1ull << 31;
+inline constexpr u64 TOOK_MOST = (1 << 18) - 1, FORMAT_MOST = 31;
+inline u64 event_end(u64 took, u64 format) { return EV_ENDED | took << 8 | format << 26; }
+inline u64 event_took(u64 what) { return what >> 8 & TOOK_MOST; }
+inline u32 event_format(u64 what) { return u32(what >> 26 & FORMAT_MOST); }
 inline constexpr u64 EV_METHOD = 1ull << 63;
 inline constexpr u32 NO_METHOD = 1023;  // or one whose number is too large
 static_assert(SLOTS <= 1u << 22);

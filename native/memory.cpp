@@ -285,21 +285,49 @@ i64 Memory::open_process(u32 kind) {
 }
 
 #ifndef SHOAL_NO_EVENTS
-// Fixed records in a ring of this process: six stores and a counter, no lock. A reader may see a
-// torn record of a ring that laps it; `time` is written last and checked by the reader.
-void Memory::event(u32 kind, u64 key, u64 about, u32 n_of) {
-  Proc& r = proc(me);
-  u64 n = r.event_seq.load(RLX);
-  Event& e = at<Event>(off.events)[u64(me) * EVENTS_PER_PROC + n % EVENTS_PER_PROC];
-  e.time.store(0, RLX);
-  const u64 job_of = slot(key_slot(key) < SLOTS ? key_slot(key) : 0).job.load(RLX);
-  e.what.store(u64(kind) | u64(me) << 8 | (own_actor ? EV_BY_ACTOR : 0) | u64(n_of & 0xffff) << 32 |
-                   job_of << 48,
-               RLX);
-  e.key.store(key, RLX);
-  e.about.store(about, RLX);
-  e.time.store(event_clock.now(), REL);
+// Fixed records in a ring of this process: four stores and a counter, no lock. The counter is
+// written last; a reader looks at it again afterwards, and drops what may have been overwritten.
+//
+// A third of what a record costs is its time, a look at the core's counter. So a plain task looks
+// three times: what a worker takes without having waited begins when its last one ended, and where
+// nothing else happens in between, one record tells of both ends. Each has the line fetched that
+// the next ones will need, which has left the caches since the ring was there last.
+static void leave(Memory& m, u64 time, u64 kind, u64 key, u64 about, u32 n_of) {
+  Proc& r = m.proc(m.me);
+  const u64 n = r.event_seq.load(RLX);
+  Event* ring = m.at<Event>(m.off.events) + u64(m.me) * EVENTS_PER_PROC;
+  Event& e = ring[n % EVENTS_PER_PROC];
+  const u64 job_of = m.slot(key_slot(key) < SLOTS ? key_slot(key) : 0).job.load(RLX);
+  const u64 what = kind | (m.own_actor ? EV_BY_ACTOR : 0) | u64(n_of & 0xffff) << 32 | job_of << 48;
+  // Each of them released: who reads one of them has seen the counter that came before it.
+  e.time.store(time, REL);
+  e.what.store(what, REL);
+  e.key.store(key, REL);
+  e.about.store(about, REL);
   r.event_seq.store(n + 1, REL);
+  __builtin_prefetch(&ring[(n + 2) % EVENTS_PER_PROC], 1);
+}
+void Memory::event(u32 kind, u64 key, u64 about, u32 n) {
+  sealed_at.store(0, RLX);
+  leave(*this, event_clock.now(), kind, key, about, n);
+}
+void Memory::event_taken(u64 key, u64 about, u32 attempt, bool goes_on) {
+  const u64 since = goes_on ? sealed_at.load(RLX) : 0;
+  if (since)
+    leave(*this, since, EV_TAKE | EV_NEAR, key, about, attempt);
+  else
+    event(EV_TAKE, key, about, attempt);
+}
+void Memory::event_sealed(u64 key, u32 format) {
+  const u64 now = event_clock.now(), n = proc(me).event_seq.load(RLX);
+  sealed_at.store(now, RLX);
+  Event& e = at<Event>(off.events)[u64(me) * EVENTS_PER_PROC + (n - 1) % EVENTS_PER_PROC];
+  const u64 what = e.what.load(RLX), took = now - e.time.load(RLX);
+  if (e.key.load(RLX) == key && event_kind(what) == EV_TAKE && n && took <= TOOK_MOST &&
+      format <= FORMAT_MOST && !(what & EV_ENDED))
+    e.what.store(what | event_end(took, format), REL);
+  else
+    leave(*this, now, EV_SEAL, key, own_actor ? method_event(own_actor, NO_METHOD) : 0, format);
 }
 #endif
 

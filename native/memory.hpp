@@ -169,9 +169,14 @@ class Memory {
   u64 fork_mark(u32 p) { return off.comps + (u64(p) * 8 << COMPLETION_LOG); }
 #ifdef SHOAL_NO_EVENTS  // benchmarks/tracing.py: what would it cost without?
   void event(u32, u64, u64 = 0, u32 = 0) {}
+  void event_taken(u64, u64, u32, bool) {}
+  void event_sealed(u64, u32) {}
 #else
   void event(u32 kind, u64 key, u64 about = 0, u32 n = 0);
+  void event_taken(u64 key, u64 about, u32 attempt, bool goes_on);
+  void event_sealed(u64 key, u32 format);  // by who ran it
 #endif
+  std::atomic<u64> sealed_at{0};  // when what I ran last ended, while nothing else has happened
   void note(u32 kind, u64 key, Bytes text);
   void note_failed(u64 key, u64 about, u8 format, Bytes error);
   static u64 event_of(const Spec& t) {
@@ -288,8 +293,8 @@ class Memory {
   // ---- tasks (task.cpp)
   Status submit(const Call& c, Bytes payload, const std::vector<u32>& dependencies,
                 const std::vector<u32>& contained, std::vector<u32>& returns);
-  bool take(u32 q, u64& key);
-  bool claim(u64 key);  // QUEUED -> RUNNING by me, for helping
+  bool take(u32 q, u64& key, bool goes_on = false);
+  bool claim(u64 key, bool goes_on = false);  // QUEUED -> RUNNING by me, for helping
   void commit(u64 key, u32 place);
   void commit(u64 key) { commit(key, proc(me).depth.load(RLX) - 1); }  // the innermost
   void publish(u64 key, bool unconditional);

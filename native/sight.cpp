@@ -71,14 +71,16 @@ __attribute__((no_sanitize("thread"))) bool Memory::sight(u64 key, Sight& out) {
     const u32 processes = std::min<u32>(header().proc_high.load(), 256);
     for (u32 p = 0; p < processes; p++) {
       const u64 n = proc(p).event_seq.load(ACQ);
-      for (u64 k = n > EVENTS_PER_PROC ? n - EVENTS_PER_PROC : 0; k < n; k++) {
+      for (u64 k = n < EVENTS_PER_PROC ? 0 : n - EVENTS_PER_PROC + 1; k < n; k++) {
         Event& e = at<Event>(off.events)[u64(p) * EVENTS_PER_PROC + k % EVENTS_PER_PROC];
-        if (e.key.load(RLX) != out.task) continue;
-        const u64 at = e.time.load(ACQ), kind = e.what.load(RLX) & 0xff;
+        if (e.key.load(ACQ) != out.task) continue;
+        const u64 at = e.time.load(ACQ), kind = event_kind(e.what.load(ACQ));
+        if (proc(p).event_seq.load(ACQ) >= k + EVENTS_PER_PROC) continue;  // overwritten, maybe
         if (kind == EV_SUBMIT) out.submitted = at;
         if (kind == EV_TAKE) out.taken = std::max(out.taken, at);
       }
     }
+    if (out.taken) out.taken = std::max(out.taken, out.submitted);  // it may be a near one
     return true;
   }
   return true;
@@ -165,7 +167,7 @@ u64 Memory::events_lost() {
   u64 lost = 0;
   for (u32 p = 0; p < header().proc_high.load(); p++) {
     const u64 n = proc(p).event_seq.load(RLX);
-    if (n > EVENTS_PER_PROC) lost += n - EVENTS_PER_PROC;
+    if (n >= EVENTS_PER_PROC) lost += n - EVENTS_PER_PROC + 1;
   }
   return lost;
 }

@@ -429,7 +429,9 @@ void Memory::running_pop(u32 place) {
   r.depth.store(d, REL);
 }
 
-bool Memory::claim(u64 key) {
+// `goes_on`: nothing was waited for since this process ended a task: this one began then, or when
+// it was submitted.
+bool Memory::claim(u64 key, bool goes_on) {
   Slot& x = slot(key_slot(key));
   u64 c = x.claim.load(ACQ);
   if (claim_state(c) != QUEUED || claim_gen(c) != key_gen(key) ||
@@ -439,7 +441,7 @@ bool Memory::claim(u64 key) {
   if (x.claim.compare_exchange_strong(c, make_claim(claim_gen(c), claim_attempt(c), RUNNING, me),
                                       SEQ)) {
     const Spec* t = spec(key_slot(key));  // RUNNING by me: it stays
-    event(EV_TAKE, key, event_of(*t), claim_attempt(c));
+    event_taken(key, event_of(*t), claim_attempt(c), goes_on);
     claimed_place = place;
     return true;
   }
@@ -447,7 +449,7 @@ bool Memory::claim(u64 key) {
   return false;
 }
 
-bool Memory::take(u32 qi, u64& key) {
+bool Memory::take(u32 qi, u64& key, bool goes_on) {
   Queue& q = queue(qi);
   if (u32 s = q.redo.load(ACQ)) {  // an actor's interrupted call goes before everything else
     key = make_key(s, slot(s).gen.load(ACQ));
@@ -462,7 +464,7 @@ bool Memory::take(u32 qi, u64& key) {
     u64 c = slot(s).claim.load(ACQ);
     if (claim_state(c) == QUEUED && slot(s).queue.load(ACQ) == qi) {
       key = make_key(s, claim_gen(c));
-      if (claim(key)) {
+      if (claim(key, goes_on)) {
         r.remove(h, s);
         if (q.searching.load(RLX)) q.searching.store(0, RLX);
         if (q.overflow.load(RLX) && r.entries() < r.size() / 2) ring_daemon();
@@ -484,7 +486,7 @@ void Memory::commit(u64 key, u32 place) {
   // RUNNING by me: nobody else writes the claim. Everything written before is visible to whoever
   // sees DONE.
   x.claim.store(make_claim(claim_gen(c), claim_attempt(c), DONE, me), REL);
-  event(EV_SEAL, key, own_actor ? method_event(own_actor, NO_METHOD) : 0, x.kind.load(RLX));
+  event_sealed(key, x.kind.load(RLX));
   publish(key, false);
   running_pop(place);
   work_cascade();

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import pathlib
@@ -163,3 +164,27 @@ def test_lines_of_code_from_another_terminal(tmp_path: pathlib.Path) -> None:
         told = command(root, "memory", "--by", "site").stdout
         program.communicate("\n", timeout=60)
     assert "program.py:4 in <module>" in told and "program.py:5 in <module>" in told
+
+
+@shoal.remote
+def nothing(gate: pathlib.Path | None = None) -> None:
+    deadline = time.monotonic() + 60
+    while gate and not gate.exists() and time.monotonic() < deadline:
+        time.sleep(0.005)
+
+
+def test_tasks_in_a_row_are_told_with_both_ends(root: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    """A worker leaves one record of a short task, and looks at the clock once for it."""
+    gate = tmp_path / "go"
+    refs = [nothing.remote(gate), *(nothing.remote() for _ in range(20))]
+    gate.touch()
+    shoal.get(refs)
+    stories = [state.story(ref) for ref in refs]
+    for lines in stories:
+        told = [line.text for line in lines if not line.text.startswith("(")]
+        assert told == ["submitted", "nothing begins, attempt 1", "ended: its value is there"]
+    times = [[line.time_s for line in lines if line.time_s] for lines in stories]
+    assert all(own == sorted(own) for own in times), "each after the other"
+    pairs = list(itertools.pairwise(times))
+    assert all(before[2] <= after[1] for before, after in pairs), "one at a time"
+    assert any(before[2] == after[1] for before, after in pairs), "it went straight on"

@@ -1,14 +1,15 @@
 """What tasks have left behind: the events of all processes, read as tasks that have ended.
 
 Every process writes small events into a ring of its own in node memory, always (4,096 of them, a
-plain task leaves four). Nobody keeps a table of ended tasks: whoever asks reads the rings, so the
+plain task leaves three). Nobody keeps a table of ended tasks: whoever asks reads the rings, so the
 history costs nothing while nobody does, is bounded, and begins where the rings do::
 
     SUBMITTED    by who called: when, and the task it ran in
     NAME         after it, if the call was given a name of its own
     TAKEN        by who runs it: when, which attempt, which function or method
     ERROR        the class of what it raised, or of the record that it was failed with
-    SEALED       the end, by who ran it; by the daemon, or by who failed, if nobody did
+    SEALED       the end, by who ran it; by the daemon, or by who failed, if nobody did; of a short
+                 task it is read out of the record of TAKEN
 
 1. A key is one task for ever, so events of one key are about one task, in the order of time.
 2. A task whose beginning has been overwritten is told with what is left; one of which only the end
