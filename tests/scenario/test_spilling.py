@@ -75,6 +75,20 @@ def test_tasks_take_and_return_more_than_there_is_room_for(spilled: Path) -> Non
     leave_nothing(spilled)
 
 
+@shoal.remote
+def firsts(*pieces: Any) -> list[int]:
+    return [int(piece[0]) for piece in pieces]
+
+
+def test_a_task_takes_more_pieces_than_there_are_places_for_them(spilled: Path) -> None:
+    """Each stands in a place of two megabytes, alone or beside one that the task does not take."""
+    for size in (ONE + 800, ONE):
+        refs = [shoal.put(array(i, size)) for i in range(60)]
+        assert shoal.get(firsts.remote(*refs[::3])) == [*range(0, 60, 3)]
+        del refs
+        leave_nothing(spilled)
+
+
 def test_refs_inside_a_value_that_left_are_alive(spilled: Path) -> None:
     inner = [shoal.put(i) for i in range(40)]
     outer = [shoal.put({"ref": inner[i], "bytes": b"x" * ONE}) for i in range(40)]
