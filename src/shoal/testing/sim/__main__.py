@@ -113,9 +113,11 @@ def _draw(good: int, bad: int, count: int, took_s: float) -> None:
 def _figures(reports: Sequence[Report], failing: Sequence[int], took_s: float) -> dict[str, object]:
     faults: Counter[str] = Counter()
     values: Counter[str] = Counter()
+    memory: Counter[str] = Counter()
     for report in reports:
         faults.update(report.faults)
         values.update(report.values)
+        memory.update(report.memory)
     return {
         "seeds": len(reports) + len(failing),
         "failing": list(failing),
@@ -125,6 +127,7 @@ def _figures(reports: Sequence[Report], failing: Sequence[int], took_s: float) -
         "key_requests": sum(report.keys for report in reports),
         "virtual_hours": round(sum(report.virtual_s for report in reports) / 3600, 1),
         "values": dict(values),
+        "memory": dict(memory),
         "faults": dict(sorted(faults.items())),
     }
 

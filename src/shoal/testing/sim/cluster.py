@@ -22,7 +22,14 @@ from collections.abc import Callable, Collection
 import msgspec
 
 from shoal._base.config import NodeConfig
-from shoal.testing.sim import checkers, endings, store_checkers, stories, value_checkers
+from shoal.testing.sim import (
+    checkers,
+    endings,
+    process_memory_checkers,
+    store_checkers,
+    stories,
+    value_checkers,
+)
 from shoal.testing.sim.faults import FAULTS, Fault, strike
 from shoal.testing.sim.store_programs import ClusterProgram, ClusterWorld, Reader
 
@@ -55,6 +62,8 @@ class Plan(msgspec.Struct, frozen=True):
     """How large node memory is."""
     lineage: float = 1e6
     """How much may be kept for making lost values again."""
+    memory: int = 0
+    """Bytes that processes may have; 0: nobody watches that."""
 
 
 class Report(msgspec.Struct, frozen=True):
@@ -69,6 +78,8 @@ class Report(msgspec.Struct, frozen=True):
         virtual_s: virtual seconds that passed.
         values: what happened to values: how often one was read, left for a file, came back, was
             lost, made again or given up, and how often room was refused.
+        memory: how often a process was ended for its memory, by the daemon or the kernel, how often
+            admission was paused, and how many heavy tasks were admitted.
     """
 
     seed: int
@@ -78,6 +89,7 @@ class Report(msgspec.Struct, frozen=True):
     faults: dict[str, int]
     virtual_s: float
     values: dict[str, int] = {}
+    memory: dict[str, int] = {}
 
 
 class SimulationError(AssertionError):
@@ -116,8 +128,9 @@ def plan(seed: int, kinds: Collection[str] = tuple(FAULTS)) -> Plan:
     )
     cpus, chaos = chance.choice((1.0, 2.0, 4.0, 16.0)), chance.choice((0.0, 0.3, 1.0))
     extents, lineage = chance.choice((12, 16, 24, 200)), chance.choice((0.0, 10.0, 1e6, 1e6))
+    memory = chance.choice((0, 0, 0, 8 << 30))
     in_time = tuple(sorted(faults, key=lambda fault: fault.at))
-    return Plan(seed, cpus, chaos, visits, in_time, extents, lineage)
+    return Plan(seed, cpus, chaos, visits, in_time, extents, lineage, memory)
 
 
 class SimCluster:
@@ -182,7 +195,10 @@ def run(what: Plan, program: type[ClusterProgram] = ClusterProgram) -> Report:
         raise SimulationError(what, violation, world) from violation
     asked = sum(history.answered for history in world.histories.values())
     values = {**world.values.counts}
-    return Report(what.seed, world.steps, len(world.tasks), asked, dict(struck), world.now, values)
+    memory = {**world.rules.counts} if what.memory else {}
+    return Report(
+        what.seed, world.steps, len(world.tasks), asked, dict(struck), world.now, values, memory
+    )
 
 
 def _config(what: Plan) -> NodeConfig:
@@ -190,9 +206,15 @@ def _config(what: Plan) -> NodeConfig:
         session="sim",
         directory="/nowhere",
         node_id=b"simulated node 1",
-        total={"CPU": max(what.cpus, 2.0), "GPU": 2.0, "disk": 1.0, "memory": 1e9},
+        total={
+            "CPU": max(what.cpus, 2.0),
+            "GPU": 2.0,
+            "disk": 1.0,
+            "memory": float(what.memory or 1e9),
+        },
         cores=int(what.cpus),
         started=True,
+        memory_bytes=what.memory,
     )
 
 
@@ -232,6 +254,8 @@ def _live(
     checkers.check_all_over(world)
     checkers.check_given_back(world)
     endings.check_records(world)
+    process_memory_checkers.check_ended_for_memory(world)
+    process_memory_checkers.check_nothing_waits(world)
     store_checkers.check_converged(world)
     value_checkers.check_nothing_left(world.values)
 

@@ -121,6 +121,8 @@ class EndingWorld(GroupWorld):
         drivers = [each for each in self.processes.values() if each.is_driver]
         has_driver = any(d.job == process.job and d.index not in self.left for d in drivers)
         group = self.groups.get(process.assignment.group)
+        if self.is_ended_for_memory(process):
+            return  # process_memory_checkers judges that
         is_group_over = group is not None and group.removed_at is not None
         if not has_driver or is_group_over or process.assigned == LEAVE:
             return

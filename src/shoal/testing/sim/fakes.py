@@ -21,6 +21,18 @@ if TYPE_CHECKING:
     from shoal.testing.sim.room import FakeValue
 
 
+@dataclass(frozen=True)
+class Appetite:
+    """What a function takes of its process's memory."""
+
+    function: int
+    """Its name; 0: a call's, which nobody learns anything of."""
+    grows_bytes: int
+    """Until half of its time is over."""
+    keeps_bytes: int = 0
+    """What the process has afterwards, for good."""
+
+
 @dataclass
 class Script:
     """What a task will do when it runs."""
@@ -43,6 +55,7 @@ class Script:
     outputs: tuple[FakeValue, ...] = ()
     recipe: FakeRecipe | None = None
     """How its results are made again."""
+    appetite: Appetite | None = None
 
 
 @dataclass
@@ -136,6 +149,8 @@ class FakeProcess:
     """Takes from queues: a worker after its assignment, an actor after its constructor."""
     requests: int = 0
     is_waking: bool = False
+    kernel_oom: str = ""
+    """What shows that the kernel ended it for want of memory."""
     stopped_until: float = 0.0
     """SIGSTOP until then: it does nothing, and what it was about to do comes afterwards."""
 

@@ -13,6 +13,7 @@ from collections.abc import Callable
 import msgspec
 
 from shoal.testing.sim import store
+from shoal.testing.sim.memory_faults import MEMORY_FAULTS
 from shoal.testing.sim.value_faults import VALUE_FAULTS
 from shoal.testing.sim.world import World
 
@@ -144,6 +145,7 @@ FAULTS: dict[str, tuple[str, Callable[[World, random.Random], None]]] = {
     "journal torn": ("G3", _journal_torn),
     "older journal": ("G4", _older_copy),
     **VALUE_FAULTS,
+    **MEMORY_FAULTS,
 }
 """Name -> (lines of the table of faults, what it does)."""
 

@@ -194,6 +194,7 @@ class FakeRebuilds(FakeRecipes):
             outputs=results,
             recipe=recipe,
             function=old.function,
+            appetite=old.appetite,
         )
         recipe.attempt += 1
         recipe.charged += 1

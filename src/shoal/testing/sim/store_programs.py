@@ -16,8 +16,8 @@ from shoal._proto import messages as m
 from shoal.testing.sim.checkers import Violation
 from shoal.testing.sim.endings import EndingWorld
 from shoal.testing.sim.fakes import FakeProcess, Script
+from shoal.testing.sim.hungry_programs import HungryProgram
 from shoal.testing.sim.store_checkers import KeyHistory
-from shoal.testing.sim.value_programs import ValueProgram
 
 NAMESPACE = "kept"
 KEYS = 3
@@ -53,7 +53,7 @@ class ClusterWorld(EndingWorld):
         self.has_lost = self.has_lost or self.machine.tables.mirror.is_fresh
 
 
-class ClusterProgram(ValueProgram):
+class ClusterProgram(HungryProgram):
     """A driver that keeps things."""
 
     world: ClusterWorld

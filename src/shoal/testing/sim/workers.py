@@ -134,6 +134,10 @@ class FakeWorkers(FakeMemory):
         """Write the results, then it is done (the layer of values)."""
         raise NotImplementedError
 
+    def function_over(self, process: FakeProcess, task: FakeTask, is_well: bool) -> None:
+        """Its function has returned or raised, if it ran at all (the layer of process memory)."""
+        raise NotImplementedError
+
     def _is_running(self, process: FakeProcess, task: FakeTask, attempt: int) -> bool:
         is_alive = self.processes.get(process.index) is process
         return is_alive and task.runner == process.index and task.attempt == attempt
@@ -196,9 +200,11 @@ class FakeWorkers(FakeMemory):
             was_told = task.told is not None and task.told[0] == attempt
             # Who was told a moment ago may have asked already.
             if attempt <= task.script.raises and not (was_told and self.random.random() < 0.5):
+                self.function_over(process, task, is_well=False)
                 body = m.RetryTask(task.key, attempt)
                 self.request(process, body, lambda answer: self._retried(process, task, answer))
                 return
+            self.function_over(process, task, is_well=True)
             self.keep(process, task, attempt, lambda: self._finish(process, task, "DONE"))
 
         if task.script.is_stream and not task.is_consumed:
@@ -219,6 +225,7 @@ class FakeWorkers(FakeMemory):
     def _finish(
         self, process: FakeProcess, task: FakeTask, state: str, why: bytes = b"user"
     ) -> None:
+        self.function_over(process, task, is_well=False)
         process.running.remove(task)
         if task.told is not None and task.told[0] == task.attempt:
             self.seal(task, "FAILED", task.told[1])
@@ -305,10 +312,14 @@ class FakeWorkers(FakeMemory):
                 self.feed(seen.WorkerStartFailed(number, "died"))
                 return
             rows = tuple(
-                seen.RunningTask(t.key, t.attempt, t.max_retries, t.charged, 0, t.queue)
+                seen.RunningTask(
+                    *(t.key, t.attempt, t.max_retries, t.charged, 0, t.queue),
+                    about=0 if t.script.appetite is None else t.script.appetite.function,
+                )
                 for t in reversed(process.running)
                 if t.state == "RUNNING"
             )
-            self.feed(seen.ProcessDied(process.index, code, signal, ("last words",), rows))
+            oom, words = process.kernel_oom, ("last words",)
+            self.feed(seen.ProcessDied(process.index, code, signal, words, rows, oom))
 
         self.after(self.delay(0.0003), heard)

@@ -5,7 +5,8 @@ Everything that happens is an entry of one heap of (time, number, action); the o
 does, by the table at the top of ``shoal._core.events``. After every step the machine must be valid
 and the checkers (``checkers``) must agree with what the processes really do. Its layers::
 
-    Clock -> FakeCancels -> FakeMemory -> FakeWorkers -> FakeStarts -> FakeData -> World
+    Clock -> FakeCancels -> FakeMemory -> FakeWorkers -> FakeStarts -> FakeData
+          -> FakeProcessMemory -> World
 """
 
 from __future__ import annotations
@@ -20,15 +21,15 @@ from shoal._core import events as seen
 from shoal._core.node import NodeMachine
 from shoal._proto import messages as m
 from shoal.testing.sim import checkers
-from shoal.testing.sim.data import FakeData
 from shoal.testing.sim.fakes import FakeProcess
+from shoal.testing.sim.process_memory import FakeProcessMemory
 from shoal.testing.sim.rebuilds import FakeRebuilds
 from shoal.testing.sim.store import FakeStore
 
 LOG_MOST = 200_000
 
 
-class World(FakeData):
+class World(FakeProcessMemory):
     """A node, its memory, its processes and the clock."""
 
     def __init__(
@@ -37,6 +38,7 @@ class World(FakeData):
         """``extents``: how large node memory is; ``lineage``: how much recipes may keep."""
         super().__init__(seed)
         self.config = config
+        self.begin_watch(config)
         self.machine = NodeMachine(config)
         self.steps = 0
         self.notices: list[tuple[int, m.Message]] = []
@@ -80,6 +82,7 @@ class World(FakeData):
         while self._pending and self.end_reason is None:
             event = self._pending.popleft()
             self.log.append((self.now, event))
+            self.see(event)
             for command in self.machine.step(self.now, event):
                 self.log.append((self.now, command))
                 self.perform(command)
@@ -87,6 +90,7 @@ class World(FakeData):
             if not self._pending:
                 self.machine.validate()
                 checkers.check(self)
+                self.rules.look(self)
         self._is_stepping = False
 
     def perform(self, command: do.Command) -> None:
@@ -94,7 +98,12 @@ class World(FakeData):
         name = "do_" + type(command).__name__.lower()
         getattr(self, name)(command)
 
+    def is_ended_for_memory(self, process: FakeProcess) -> bool:
+        ended = self.machine.tables.memory.ended.get(process.index)
+        return ended is not None and ended.kind != "kernel"
+
     def do_reply(self, command: do.Reply) -> None:
+        self.rules.replied(self, command.index, command.request)
         process = self.processes.get(command.index)
         action = self.replies.pop((command.index, command.request), None)
         if process is not None and action is not None:
@@ -106,6 +115,8 @@ class World(FakeData):
         if process is not None and isinstance(command.body, m.CancelAttempt):
             body = command.body
             self.act(process, self.delay(20e-6), lambda: self.asked_to_end(process, body))
+        elif process is not None and isinstance(command.body, m.HeavyFunctions):
+            self.heard_heavy(process, command.body)
 
     def do_labelworker(self, command: do.LabelWorker) -> None:
         # The process may have ended, and the daemon not heard of it.
