@@ -39,7 +39,7 @@ static int moving_getbuffer(PyObject* self, Py_buffer* out, int flags) {
 static PyType_Slot moving_slots[] = {{Py_bf_getbuffer, reinterpret_cast<void*>(moving_getbuffer)},
                                      {0, nullptr}};
 
-// Every file answers sooner or later; so long there has been no room for the value.
+// So long no value has come back, and the daemon has not said that it reads one: there is no room.
 static constexpr u64 RESTORE_PATIENCE = 15000000000ull;
 
 // The value of a key, held; nothing if it is gone.
@@ -63,13 +63,15 @@ u64 come_back(PyMemory& pm, u32 s, u64 until) {
   Slot& x = m.slot(s);
   Awaiting awaiting(m);
   std::atomic_thread_fence(SEQ);  // the pin first, then the block
+  u32 before = 0;
   for (u64 deadline = 0;;) {
     const u32 seen = m.header().restored.load(SEQ);
     const u64 block = x.block.load(SEQ);
     if (!(block & SPILLED)) return block;
     if (m.me == 0) throw std::runtime_error("the daemon must not wait for a spilled value");
     const u64 now = platform::now_ns();
-    if (!deadline) deadline = now + RESTORE_PATIENCE;
+    if (!deadline || seen != before) deadline = now + RESTORE_PATIENCE;
+    before = seen;
     // What is lost is made again, for as long as that takes; its own task says when it cannot be.
     const bool is_lost = m.is_lost(s);
     if (is_lost) deadline = now + RESTORE_PATIENCE;
@@ -120,6 +122,7 @@ void bind_spilling(nb::module_& mod, nb::class_<PyMemory>& c) {
              return nb::int_(u64(at - m.ro));
            })
       .def_prop_ro("inbox_overflows", [](nb::handle self) { return of(self).m->inbox_overflows; })
+      .def("tell_restored", [](nb::handle self) { of(self).m->tell_restored(); })
       .def("answer_room", [](nb::handle self, bool given) { of(self).m->answer_room(given); })
       .def("begin_spill",
            [](nb::handle self, u64 key) -> nb::object {

@@ -623,6 +623,8 @@ class Memory:
     @property
     def inbox_overflows(self) -> int:
         """How often rows of the inbox could not be told."""
+    def tell_restored(self) -> None:
+        """Those who wait for spilled values go on waiting: one is being read."""
     def answer_room(self, is_given: bool) -> None:
         """Answer those who wait for room below the reserve."""
     def begin_spill(self, key: int) -> Moving | None:

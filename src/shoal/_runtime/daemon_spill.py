@@ -42,6 +42,8 @@ if TYPE_CHECKING:
     from shoal._runtime.spill_files import SpillFiles
 
 
+STILL_S = 5.0
+"""Between two times that those who wait for values are told that something goes on."""
 CLOSE_S = 5.0
 """The end of the session waits for a disk so long."""
 
@@ -63,6 +65,34 @@ def _look_around(memory: Memory, headroom: Headroom) -> tuple[int, tuple[spillin
         memory.hollow_out(missing - whole)
         missing = memory.shortage(headroom.bytes_for_values())
     return missing, units
+
+
+class UnderWay:
+    """Whether values are being written or read: those who wait for one would take a silence for a
+    lack of room, so on a slow disk they are told now and then."""
+
+    def __init__(self, loop: Loop, memory: Memory) -> None:
+        self._loop = loop
+        self._memory = memory
+        self._count = 0
+        self._is_telling = False
+
+    def begin(self) -> None:
+        """One batch more."""
+        self._count += 1
+        if not self._is_telling:
+            self._is_telling = True
+            self._loop.call_later(STILL_S, self._tell)
+
+    def end(self) -> None:
+        """One batch less."""
+        self._count -= 1
+
+    def _tell(self) -> None:
+        self._is_telling = self._count > 0
+        if self._is_telling:
+            self._memory.tell_restored()
+            self._loop.call_later(STILL_S, self._tell)
 
 
 class Spiller:
@@ -117,6 +147,7 @@ class Spiller:
         self._done: deque[spilling.AnyEvent] = deque()
         self._bell = -1
         self._thread: threading.Thread | None = None
+        self._under_way = UnderWay(loop, memory)
         self._is_stepping = False
         self._overflows = 0
         self._is_closing = False
@@ -207,6 +238,7 @@ class Spiller:
             self._moving.update(held)
             views = [memoryview(value) for value in held.values()]
             here = tuple(held)
+            self._under_way.begin()
             self._give(lambda: self._write(here, views))
 
     def _let_go(self, key: int, number: int) -> None:
@@ -230,6 +262,7 @@ class Spiller:
         else:
             self._moving[key] = moving
             view = memoryview(moving)
+            self._under_way.begin()
             self._give(lambda: self._read(key, number, view))
 
     def _lose(self, command: spilling.Lose) -> None:
@@ -307,6 +340,7 @@ class Spiller:
         os.eventfd_read(self._bell)
         while self._done:
             event = self._done.popleft()
+            self._under_way.end()
             if isinstance(event, spilling.WrittenOut) and event.problem:
                 for key in event.keys:
                     self._moving.pop(key)

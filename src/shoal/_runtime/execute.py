@@ -44,7 +44,7 @@ from shoal._runtime import session as sessions
 from shoal._runtime.actor_method import BUILTIN_METHODS, CALL, READY, TERMINATE
 from shoal._runtime.background import Background
 from shoal._runtime.cancelling import Interrupted, cancelling
-from shoal._runtime.session import Session, store_full
+from shoal._runtime.session import Session, say_full
 
 _loads = pickle.loads
 _set_running = context.running.set
@@ -312,7 +312,7 @@ class Executor:
             traceback.clear_frames(error.__traceback__)
             return
         if isinstance(error, _native.FullError):
-            self._say_full(task, error)
+            say_full(self._write_record, task, error, self._memory)
             return
         if self._may_retry(task, error):
             body = messages.RetryTask(task.key, task.attempt)
@@ -328,7 +328,7 @@ class Executor:
             for index in range(task.n_returns):
                 task.write(index, _native.FORMAT_ERROR_PICKLE, *pickled)
         except _native.FullError as full:
-            self._say_full(task, full)
+            say_full(self._write_record, task, full, self._memory)
         else:
             task.commit()
         traceback.clear_frames(error.__traceback__)
@@ -354,13 +354,6 @@ class Executor:
             return True
         kinds = getattr(self._functions.get(task.function), "retry_exceptions", None)
         return kinds is None or isinstance(error, kinds)
-
-    def _say_full(self, task: _native.Task, error: _native.FullError) -> None:
-        """With who holds what, a small value that mostly finds room; else what always does."""
-        try:
-            self._write_record(task, store_full(error, self._memory))
-        except _native.FullError:
-            self._write_record(task, store_full(error))
 
     def _write_record(self, task: _native.Task, error: errors.ShoalError) -> None:
         self._write_packed(task, errors.to_record(error))

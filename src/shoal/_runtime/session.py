@@ -285,3 +285,16 @@ def store_full(
     return errors.ObjectStoreFullError(
         asked_bytes=asked, capacity_bytes=capacity, holders=texts, reason=reason
     )
+
+
+def say_full(
+    write: Callable[[_native.Task, errors.ShoalError], None],
+    task: _native.Task,
+    error: _native.FullError,
+    memory: _native.Memory,
+) -> None:
+    """End ``task`` by ``write``: with who holds what, which mostly finds room; else without."""
+    try:
+        write(task, store_full(error, memory))
+    except _native.FullError:
+        write(task, store_full(error))

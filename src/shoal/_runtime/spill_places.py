@@ -21,12 +21,17 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-from collections.abc import Sequence
-from typing import Any, Protocol
+import queue
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, TypeVar, cast
 
 import msgspec
 
+from shoal._base import clock
 from shoal._native import punch_hole
+
+T = TypeVar("T")
 
 PAGE = 4096
 SUFFIX = ".spill"
@@ -35,6 +40,9 @@ SPARE = 0.02
 SPARE_MOST_BYTES = 1 << 30
 READ_TRIES = 3
 """Of what is read through a network."""
+ANSWER_S = 60.0
+"""What goes through a network is given up then."""
+PAUSE_S = 30.0
 _IN_MEMORY = ("tmpfs", "ramfs", "devtmpfs")
 
 
@@ -178,46 +186,58 @@ class Remote:
         self.uri = uri.rstrip("/")
         try:
             self._system, self._path = fsspec.core.url_to_fs(self.uri)
-            self._system.makedirs(self._path, exist_ok=True)
         except Exception as error:
             raise OSError(errno.EIO, f"{uri} cannot be used: {error}") from error
+        self._is_there = False
+        self._problem = ""
+        self._again_at = 0.0
+        """No value is written before this: the last one could not be."""
 
     def __str__(self) -> str:
         return self.uri
 
     def append(self, file: SpillFile, parts: Sequence[Any]) -> None:
-        """As ``Place``."""
+        """As ``Place``. One that has failed is not asked again for ``PAUSE_S``: those who wait for
+        room would wait through all its tries."""
+        if clock.now() < self._again_at:
+            raise OSError(errno.EIO, self._problem)
+        data = b"".join(parts)  # what is abandoned must not hold the values themselves
         try:
-            with self._system.open(f"{self._path}/{file.name}", "wb") as out:
-                for part in parts:
-                    out.write(part)
-        except Exception as error:
-            raise OSError(errno.EIO, f"{type(error).__name__}: {error}") from error
+            _within(ANSWER_S, lambda: self._write(file.name, data))
+        except OSError as error:
+            self._problem = error.strerror or str(error)
+            self._again_at = clock.now() + PAUSE_S
+            raise
+
+    def _write(self, name: str, data: bytes) -> None:
+        if not self._is_there:
+            self._system.makedirs(self._path, exist_ok=True)
+            self._is_there = True
+        with self._system.open(f"{self._path}/{name}", "wb") as out:
+            out.write(data)
 
     def read_into(self, file: SpillFile, offset: int, buffer: memoryview) -> int:
         """As ``Place``."""
-        for left in range(READ_TRIES - 1, -1, -1):
-            try:
-                return self._read(file, offset, buffer)
-            except FileNotFoundError:
-                raise
-            except Exception as error:
-                if not left:
-                    raise OSError(errno.EIO, f"{type(error).__name__}: {error}") from error
-        return 0
-
-    def _read(self, file: SpillFile, offset: int, buffer: memoryview) -> int:
-        name = f"{self._path}/{file.name}"
-        found = self._system.cat_file(name, start=offset, end=offset + buffer.nbytes)
+        name, end = f"{self._path}/{file.name}", offset + buffer.nbytes
+        found: bytes = _within(ANSWER_S, lambda: self._read(name, offset, end))
         buffer[: len(found)] = found
         return len(found)
 
+    def _read(self, name: str, begin: int, end: int) -> bytes:
+        for left in range(READ_TRIES - 1, -1, -1):
+            try:
+                return bytes(self._system.cat_file(name, start=begin, end=end))
+            except FileNotFoundError:
+                raise
+            except Exception:
+                if not left:
+                    raise
+        return b""
+
     def remove(self, file: SpillFile) -> None:
-        """As ``Place``."""
-        try:
-            self._system.rm_file(f"{self._path}/{file.name}")
-        except Exception as error:
-            raise OSError(errno.EIO, str(error)) from error
+        """As ``Place``. What could not be written is not there."""
+        if file.size:
+            _within(ANSWER_S, lambda: self._system.rm_file(f"{self._path}/{file.name}"))
 
     def forget(self, file: SpillFile, offset: int, size: int) -> None:
         """As ``Place``: an object goes as a whole."""
@@ -225,6 +245,32 @@ class Remote:
     def room(self) -> int | None:
         """As ``Place``."""
         return None
+
+
+def _within(seconds: float, step: Callable[[], T]) -> T:
+    """What ``step`` returns, if it does so in time; else it is left alone, in a thread of its own.
+
+    Raises:
+        OSError: it raised, or there is no answer; the text says which.
+    """
+    ended: queue.SimpleQueue[tuple[T | None, Exception | None]] = queue.SimpleQueue()
+
+    def run() -> None:
+        try:
+            ended.put((step(), None))
+        except Exception as error:
+            ended.put((None, error))
+
+    threading.Thread(target=run, name="shoal-spill-remote", daemon=True).start()
+    try:
+        value, error = ended.get(timeout=seconds)
+    except queue.Empty:
+        raise OSError(errno.ETIMEDOUT, f"there is no answer for {seconds:.0f} s") from None
+    if isinstance(error, FileNotFoundError):
+        raise error
+    if error is not None:
+        raise OSError(errno.EIO, f"{type(error).__name__}: {error}") from error
+    return cast(T, value)
 
 
 def file_system_of(path: str, mounts: str = "/proc/self/mountinfo") -> str:
