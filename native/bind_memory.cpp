@@ -492,26 +492,6 @@ void bind_memory(nb::module_& mod, nb::class_<PyTask>& task) {
             return load_slot(self, pm, key_slot(r.key), deadline);
           },
           nb::arg("ref"), nb::arg("timeout_s") = nb::none())
-      .def(
-          "get_many",
-          [](nb::handle self, nb::sequence refs, std::optional<double> timeout) {
-            PyMemory& pm = of(self);
-            const u64 deadline = deadline_of(timeout);
-            nb::list out;
-            for (nb::handle h : refs) {
-              if (!nb::isinstance<Ref>(h)) throw nb::type_error("not an ObjectRef");
-              nb::object keep = nb::borrow(h);
-              Ref& r = *nb::inst_ptr<Ref>(h);
-              if (r.mem != &pm) throw nb::value_error("the ref belongs to another session");
-              if (!wait_sealed(self, pm, r.key, deadline, true)) {
-                PyErr_SetString(PyExc_TimeoutError, "not every value is there yet");
-                throw nb::python_error();
-              }
-              out.append(load_slot(self, pm, key_slot(r.key), deadline));
-            }
-            return out;
-          },
-          nb::arg("refs"), nb::arg("timeout_s") = nb::none())
       .def("peek",
            [](nb::handle self, Ref& r) -> nb::object {
              PyMemory& pm = of(self);

@@ -41,6 +41,10 @@ static PyType_Slot moving_slots[] = {{Py_bf_getbuffer, reinterpret_cast<void*>(m
 
 // So long no value has come back, and the daemon has not said that it reads one: there is no room.
 static constexpr u64 RESTORE_PATIENCE = 15000000000ull;
+static thread_local u64 patience = RESTORE_PATIENCE;
+
+Patient::Patient(double seconds) : before(patience) { patience = u64(seconds * 1e9); }
+Patient::~Patient() { patience = before; }
 
 // The value of a key, held; nothing if it is gone.
 static nb::object hold_value(nb::handle self, u64 key) {
@@ -70,11 +74,11 @@ u64 come_back(PyMemory& pm, u32 s, u64 until) {
     if (!(block & SPILLED)) return block;
     if (m.me == 0) throw std::runtime_error("the daemon must not wait for a spilled value");
     const u64 now = platform::now_ns();
-    if (!deadline || seen != before) deadline = now + RESTORE_PATIENCE;
+    if (!deadline || seen != before) deadline = now + patience;
     before = seen;
     // What is lost is made again, for as long as that takes; its own task says when it cannot be.
     const bool is_lost = m.is_lost(s);
-    if (is_lost) deadline = now + RESTORE_PATIENCE;
+    if (is_lost) deadline = now + patience;
     if (now >= deadline) throw_status(Status::Full, x.size.load(RLX), m);
     if (until && now >= until) {
       PyErr_SetString(PyExc_TimeoutError, "the value is not there yet");

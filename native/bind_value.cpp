@@ -491,12 +491,6 @@ nb::class_<PyTask> bind_values(nb::module_& m) {
              return nb::steal(PyMemoryView_FromMemory(reinterpret_cast<char*>(p),
                                                       Py_ssize_t(s->payload_size), PyBUF_READ));
            })
-      .def("dependency",
-           [](PyTask& t, u32 i) {
-             Spec* s = running_spec(t);
-             if (i >= s->n_dependencies) throw nb::index_error("no such dependency");
-             return load_slot(t.owner, *t.mem, hold_slot(s->holds()[i].load(ACQ)));
-           })
       .def("loading",
            [](PyTask& t) {
              Spec* s = running_spec(t);

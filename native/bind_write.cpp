@@ -63,15 +63,19 @@ void write_patiently(PyMemory& pm, u32 s, const ValueParts& v, bool reserve, dou
 // So long an answer may take: values of others go to a disk meanwhile.
 static constexpr u64 MEMORY_PATIENCE = 60000000000ull;
 
+static constexpr u64 TURN_AFTER = 300000000ull;
+
 void patiently(PyMemory& pm, u64 total, double timeout_s, const std::function<Status()>& step) {
   Memory& m = *pm.m;
   Awaiting awaiting(m);
   const u64 begun = platform::now_ns();
   const u64 deadline = begun + u64(std::min(1e8, std::max(0.0, timeout_s)) * 1e9);
   const u64 last = std::max(deadline, begun + MEMORY_PATIENCE);
+  Turn turn(m);
   for (;;) {
     Status st = step();
     if (st == Status::Ok) return;
+    if (platform::now_ns() > begun + TURN_AFTER) turn.take();  // who loads values lets go then
     if (st == Status::NeedMemory) {
       // The daemon answers yes or no, in well under a second unless a slow disk has to take others
       // first; the caller's patience counts from its first no.

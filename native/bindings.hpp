@@ -167,8 +167,23 @@ nb::object make_pin(nb::handle memory, PyMemory& pm, u32 s, u8* begin, u8* end);
 nb::object make_pin(nb::handle memory, PyMemory& pm, const Kept& kept, u8* begin, u8* end);
 // The block of a pinned value, once it is in node memory.
 u64 come_back(PyMemory& pm, u32 s, u64 deadline = 0);
+// The turn (bind_many.cpp), if it is free; given back at the end.
+struct Turn {
+  explicit Turn(Memory& m) : m(m) {}
+  ~Turn();
+  bool take();
+  Memory& m;
+  bool mine = false;
+};
+struct Patient {  // how long `come_back` waits in this thread while no value of anybody comes back
+  explicit Patient(double seconds);
+  ~Patient();
+  Patient(const Patient&) = delete;
+  u64 before;
+};
 void bind_lineage(nb::module_& m, nb::class_<PyMemory>& c);
 void bind_items(nb::class_<PyTask>& task);
+void bind_many(nb::class_<PyMemory>& c, nb::class_<PyTask>& task);
 bool wait_sealed(nb::handle memory, PyMemory& pm, u64 key, u64 deadline_ns, bool may_help);
 nb::object make_task(nb::handle memory, PyMemory& pm, u64 key);
 Spec* running_spec(PyTask& t);         // throws unless this process runs this very attempt

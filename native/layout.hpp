@@ -444,6 +444,7 @@ struct Header {
   atom<u64> hollow;         // extents' worth of memory that was given back from inside others
   atom<u64> extents_used;   // a hint, recounted by the daemon
   atom<u32> audit_epoch;
+  atom<u32> turn;  // process + 1 of who may wait for room beside values that it looks at already
   atom<u64> lineage_most;                     // bytes that recipes may keep; 0: none are made
   atom<u64> lineage_bytes;                    // what they keep, about; the daemon counts exactly
   atom<u32> lineage_over;                     // it is more

@@ -131,6 +131,8 @@ void Memory::sweep_chunks(u32 p) {
 void Memory::close_process(u32 p) {
   Proc& r = proc(p);
   r.epoch.fetch_add(1);
+  u32 turn = p + 1;
+  if (header().turn.compare_exchange_strong(turn, 0, SEQ)) platform::futex_wake(header().turn);
   r.kind.store(NO_PROC, SEQ);
 }
 

@@ -218,8 +218,10 @@ class Task:
         """Numbers of the items that this task is to make again, one per return."""
     def payload(self) -> memoryview | None:
         """The pickled arguments, read-only; None for a call without arguments."""
-    def dependency(self, index: int) -> Any:
-        """The value of a top-level argument, as ``Memory.load`` would give it."""
+    @property
+    def memory(self) -> Memory: ...
+    def dependencies(self, first: int, n: int, patience_s: float = 0.5) -> list[Any]:
+        """The values of top-level arguments, as ``Memory.get_many`` would give them."""
     def loading(self) -> None:
         """Make this task's table of contained refs the one ``restore_ref`` reads (``loaded`` ends
         it)."""
@@ -434,7 +436,14 @@ class Memory:
         than 64 slots or readers."""
     def get(self, ref: ObjectRef, timeout_s: float | None = None) -> Any:
         """The value; raises what the ``error`` hook builds; TimeoutError when time is up."""
-    def get_many(self, refs: Sequence[ObjectRef], timeout_s: float | None = None) -> list[Any]: ...
+    def get_many(
+        self, refs: Sequence[ObjectRef], timeout_s: float | None = None, patience_s: float = 0.5
+    ) -> list[Any]:
+        """All values. FullError if one of them finds no room beside those before it while, for
+        ``patience_s``, no value of anybody has come back."""
+    def take_turn(self, timeout_s: float, /) -> bool:
+        """Whether this process may now wait for room beside what it looks at; ``end_turn``."""
+    def end_turn(self) -> None: ...
     def peek(self, ref: ObjectRef) -> tuple[int, bytes] | None:
         """(format, bytes) of a sealed error, else None: to look at an error without raising it."""
     def wait(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import pytest
 import shoal
 from shoal import errors
 from shoal._runtime import cluster
+from tests.scenario.losing import lose
 
 STORE = 32 << 20
 ONE = 1 << 20
@@ -37,18 +37,6 @@ def is_soon(what: Any) -> bool:
     while not what() and time.monotonic() < deadline:
         time.sleep(0.01)
     return bool(what())
-
-
-def lose(path: Path, refs: list[Any]) -> None:
-    """Everything in ``refs`` leaves memory, and its file is damaged."""
-    for _ in range(20):  # what shares its memory with something that is looked at stays that time
-        ballast = [shoal.put(array(-1)) for _ in range(64)]
-        if all(ref.memory.spilled(ref.key) for ref in refs):
-            break
-    assert all(ref.memory.spilled(ref.key) for ref in refs)
-    for file in path.iterdir():
-        os.truncate(file, 1000)
-    del ballast
 
 
 def test_the_oldest_lineage_is_dropped_first_and_says_so(tmp_path: Path) -> None:

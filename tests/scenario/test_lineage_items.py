@@ -19,6 +19,7 @@ import pytest
 import shoal
 from shoal import errors
 from shoal._runtime import cluster
+from tests.scenario.losing import lose
 
 STORE = 32 << 20
 ONE = 1 << 20
@@ -54,19 +55,6 @@ def kept_bytes() -> int:
 
 def array(i: int) -> Any:
     return np.full(ONE // 8 - 100, i + 1, dtype=np.int64)
-
-
-def lose(files: Path, refs: list[Any]) -> None:
-    """Everything in ``refs`` leaves memory, and its file is damaged."""
-    shoal.wait(refs, num_returns=len(refs))
-    for _ in range(20):  # what shares its memory with something that is looked at stays that time
-        ballast = [shoal.put(array(-2)) for _ in range(64)]
-        if all(ref.memory.spilled(ref.key) for ref in refs):
-            break
-    assert all(ref.memory.spilled(ref.key) for ref in refs)
-    for path in files.iterdir():
-        os.truncate(path, 1000)
-    del ballast
 
 
 def values(refs: list[Any]) -> list[int]:

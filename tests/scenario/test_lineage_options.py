@@ -18,6 +18,7 @@ import shoal
 from shoal import errors
 from shoal.util.placement_group import placement_group, remove_placement_group
 from shoal.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+from tests.scenario.losing import lose
 
 STORE = 32 << 20
 ONE = 1 << 20
@@ -44,19 +45,6 @@ def _end_session() -> Iterator[None]:
 
 def array(i: int) -> Any:
     return np.full(ONE // 8 - 100, i + 1, dtype=np.int64)
-
-
-def lose(files: Path, refs: list[Any]) -> None:
-    """Everything in ``refs`` leaves memory, and its file is damaged."""
-    shoal.wait(refs, num_returns=len(refs))
-    for _ in range(20):  # what shares its memory with something that is looked at stays that time
-        ballast = [shoal.put(array(-2)) for _ in range(64)]
-        if all(ref.memory.spilled(ref.key) for ref in refs):
-            break
-    assert all(ref.memory.spilled(ref.key) for ref in refs)
-    for path in files.iterdir():
-        os.truncate(path, 1000)
-    del ballast
 
 
 def attempt() -> int:

@@ -89,6 +89,25 @@ def test_a_task_takes_more_pieces_than_there_are_places_for_them(spilled: Path) 
         leave_nothing(spilled)
 
 
+@shoal.remote
+def firsts_of(refs: list[Any]) -> list[int]:
+    return [int(piece[0]) for piece in shoal.get(refs)]
+
+
+@pytest.mark.parametrize("how", ["arguments", "get"])
+def test_those_who_load_half_of_the_store_take_turns(spilled: Path, how: str) -> None:
+    """Each of four looks at more than half of the store at once: two never fit."""
+    refs = [shoal.put(array(i)) for i in range(72)]
+    parts = [refs[k::4] for k in range(4)]
+    if how == "arguments":
+        found = shoal.get([firsts.options(num_cpus=0).remote(*part) for part in parts])
+    else:
+        found = shoal.get([firsts_of.options(num_cpus=0).remote(part) for part in parts])
+    assert found == [[*range(k, 72, 4)] for k in range(4)]
+    del refs, parts
+    leave_nothing(spilled)
+
+
 def test_refs_inside_a_value_that_left_are_alive(spilled: Path) -> None:
     inner = [shoal.put(i) for i in range(40)]
     outer = [shoal.put({"ref": inner[i], "bytes": b"x" * ONE}) for i in range(40)]

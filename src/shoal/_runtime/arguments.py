@@ -31,8 +31,8 @@ import pickle
 import struct
 from typing import Any
 
-from shoal._native import FORMAT_BYTES, Memory, ObjectRef, Task
-from shoal._runtime import serialize, unpicklable
+from shoal._native import FORMAT_BYTES, FullError, Memory, ObjectRef, Task
+from shoal._runtime import serialize, turns, unpicklable
 from shoal._runtime.session import check_home
 
 STORED_BYTES = 100_000
@@ -158,14 +158,20 @@ def unpack(task: Task, payload: memoryview) -> tuple[Any, dict[str, Any]]:
             return (args, {}) if type(args) is tuple else (args[0], args[1])
     _, flags, data_bytes, n_buffers = _HEAD.unpack_from(payload)
     if flags & STORED:
-        value = task.dependency(0)
+        (value,) = task.dependencies(0, 1)
         first = 1
     else:
         value = _load_framed(task, payload, flags, data_bytes, n_buffers)
         first = 0
     if flags & PLACES:
         args, kwargs, places = value
-        return fill(args, kwargs, places, [task.dependency(first + i) for i in range(len(places))])
+        try:
+            values = task.dependencies(first, len(places))
+        except FullError:
+            values = turns.load_together(
+                task.memory, lambda patience_s: task.dependencies(first, len(places), patience_s)
+            )
+        return fill(args, kwargs, places, values)
     if type(value) is tuple:
         return value, {}
     return value[0], value[1]

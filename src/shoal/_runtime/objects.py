@@ -19,8 +19,8 @@ from typing import Any, TypeVar, overload
 
 from shoal import errors
 from shoal._base import clock
-from shoal._native import ObjectRef
-from shoal._runtime import call_sites, serialize, streams
+from shoal._native import FullError, ObjectRef
+from shoal._runtime import call_sites, serialize, streams, turns
 from shoal._runtime import session as sessions
 from shoal._runtime.session import NATIVE_ERRORS
 
@@ -104,12 +104,34 @@ def get(refs: Any, *, timeout: float | None = None) -> Any:
             return []
         return refs[0].memory.get_many(refs, timeout)
     except NATIVE_ERRORS as error:
+        if type(error) is FullError and type(refs) is list:
+            return _get_in_turn(refs, timeout)
         raise sessions.translate(error, _memory_of(refs)) from None
     except (TimeoutError, TypeError, AttributeError) as error:
         if isinstance(error, errors.ShoalError):
             raise
         if type(refs) is list and any(hasattr(type(ref), OWN_GET) for ref in refs):
             return _get_mixed(refs, timeout)
+        raise _explain(error, refs, timeout) from None
+
+
+def _get_in_turn(refs: list[Any], timeout: float | None) -> list[Any]:
+    """``get`` of a list that found no room for all its values at once."""
+    until = None if timeout is None else clock.now() + timeout
+    memory = refs[0].memory
+
+    def load(patience_s: float) -> list[Any]:
+        left = None if until is None else max(0.0, until - clock.now())
+        found: list[Any] = memory.get_many(refs, left, patience_s)
+        return found
+
+    try:
+        return turns.load_together(memory, load)
+    except NATIVE_ERRORS as error:
+        raise sessions.translate(error, memory) from None
+    except TimeoutError as error:
+        if isinstance(error, errors.ShoalError):
+            raise
         raise _explain(error, refs, timeout) from None
 
 

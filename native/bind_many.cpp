@@ -1,0 +1,87 @@
+// Loading several values, all of which stay in memory together.
+//
+// Who looks at some and waits for room for the next keeps others from theirs: several such loaders
+// could wait for each other. So one that gets no further lets go of all it has; which of them may
+// wait beside what it has, is who has the *turn* (src/shoal/_runtime/turns.py decides).
+#include "bindings.hpp"
+
+namespace shoal {
+
+static nb::list get_many(nb::handle self, nb::sequence refs, std::optional<double> timeout,
+                         double patience_s) {
+  PyMemory& pm = of(self);
+  const u64 deadline = deadline_of(timeout);
+  std::optional<Patient> patient;
+  nb::list out;
+  for (nb::handle h : refs) {
+    if (!nb::isinstance<Ref>(h)) throw nb::type_error("not an ObjectRef");
+    nb::object keep = nb::borrow(h);
+    Ref& r = *nb::inst_ptr<Ref>(h);
+    if (r.mem != &pm) throw nb::value_error("the ref belongs to another session");
+    if (!wait_sealed(self, pm, r.key, deadline, true)) {
+      PyErr_SetString(PyExc_TimeoutError, "not every value is there yet");
+      throw nb::python_error();
+    }
+    if (out.size() == 1) patient.emplace(patience_s);
+    out.append(load_slot(self, pm, key_slot(r.key), deadline));
+  }
+  return out;
+}
+
+static nb::list dependencies(PyTask& t, u32 first, u32 n, double patience_s) {
+  std::optional<Patient> patient;
+  nb::list out;
+  for (u32 i = first; i < first + n; i++) {
+    Spec* s = running_spec(t);
+    if (i >= s->n_dependencies) throw nb::index_error("no such dependency");
+    if (out.size() == 1) patient.emplace(patience_s);
+    out.append(load_slot(t.owner, *t.mem, hold_slot(s->holds()[i].load(ACQ))));
+  }
+  return out;
+}
+
+bool Turn::take() {
+  u32 none = 0;
+  return mine = mine || m.header().turn.compare_exchange_strong(none, m.me + 1, SEQ);
+}
+
+Turn::~Turn() {
+  u32 me = m.me + 1;
+  if (!mine || m.closed.load() || m.forked) return;
+  if (m.header().turn.compare_exchange_strong(me, 0, SEQ)) platform::futex_wake(m.header().turn, 1);
+}
+
+// Whether the turn is mine; if it is another's, after a while.
+static bool take_turn(nb::handle self, double timeout_s) {
+  Memory& m = *of(self).m;
+  atom<u32>& turn = m.header().turn;
+  u32 other = 0;
+  if (turn.compare_exchange_strong(other, m.me + 1, SEQ)) return true;
+  {
+    Awaiting awaiting(m);
+    Unlocked unlocked;
+    awaiting.say(WAITS_FOR_ROOM);
+    platform::futex_wait(turn, other, u64(std::clamp(timeout_s, 0.0, 60.0) * 1e9));
+  }
+  check_signals();
+  if (m.closed.load()) throw_closed();
+  other = 0;
+  return turn.compare_exchange_strong(other, m.me + 1, SEQ);
+}
+
+void bind_many(nb::class_<PyMemory>& c, nb::class_<PyTask>& task) {
+  c.def("get_many", &get_many, nb::arg("refs"), nb::arg("timeout_s") = nb::none(),
+        nb::arg("patience_s") = 0.5)
+      .def("take_turn", &take_turn, nb::arg("timeout_s"))
+      .def("end_turn", [](nb::handle self) {
+        Memory& m = *of(self).m;
+        u32 mine = m.me + 1;
+        if (m.header().turn.compare_exchange_strong(mine, 0, SEQ))
+          platform::futex_wake(m.header().turn, 1);
+      });
+  task.def_prop_ro("memory", [](PyTask& t) { return nb::borrow(t.owner); })
+      .def("dependencies", &dependencies, nb::arg("first"), nb::arg("n"),
+           nb::arg("patience_s") = 0.5);
+}
+
+}  // namespace shoal
