@@ -51,9 +51,9 @@ class Recording:
         self._dependencies = refs[: self.inputs.n_dependencies]
         self._contained = refs[self.inputs.n_dependencies :]
 
-    def dependency(self, index: int) -> Any:
-        """The value of a top-level argument."""
-        return objects.get(self._dependencies[index])
+    def dependencies(self, first: int, n: int) -> list[Any]:
+        """The values of top-level arguments; ``get`` takes its turn by itself."""
+        return objects.get(self._dependencies[first : first + n])
 
     def loading(self) -> None:
         """Refs inside structures are read from now on."""
