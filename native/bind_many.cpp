@@ -61,7 +61,8 @@ static bool take_turn(nb::handle self, double timeout_s) {
     Awaiting awaiting(m);
     Unlocked unlocked;
     awaiting.say(WAITS_FOR_ROOM);
-    platform::futex_wait(turn, other, u64(std::clamp(timeout_s, 0.0, 60.0) * 1e9));
+    // No time at all would be "for ever" there.
+    platform::futex_wait(turn, other, 1 + u64(std::clamp(timeout_s, 0.0, 60.0) * 1e9));
   }
   check_signals();
   if (m.closed.load()) throw_closed();

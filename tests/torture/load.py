@@ -24,7 +24,7 @@ import random
 import sys
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import shoal
 from shoal.errors import DeadlineExceededError, ObjectStoreFullError, TaskCancelledError
@@ -46,11 +46,24 @@ TELL_S = 1.0
 END_S = 90.0
 
 
+class Wanted(NamedTuple):
+    """A value as it is to be: made again to be compared. A driver that kept the bytes of all its
+    refs would have another store in its own memory, which no limit of the store holds for."""
+
+    number: int
+    size: int
+
+    def value(self) -> bytes:
+        return self.number.to_bytes(8, "little") * (self.size // 8)
+
+
+def wanted(number: int, big: bool) -> Wanted:
+    return Wanted(number, BIG_BYTES if big else 8)
+
+
 def value_of(number: int, big: bool) -> bytes:
     """What task `number` returns."""
-    return (
-        (number.to_bytes(8, "little") * (BIG_BYTES // 8)) if big else number.to_bytes(8, "little")
-    )
+    return wanted(number, big).value()
 
 
 @shoal.remote(max_retries=2)
@@ -65,7 +78,7 @@ def big(number: int) -> bytes:
 
 @shoal.remote(max_retries=2)
 def large(number: int) -> bytes:
-    return number.to_bytes(8, "little") * (LARGE_BYTES // 8)
+    return Wanted(number, LARGE_BYTES).value()
 
 
 @shoal.remote(max_retries=2)
@@ -184,7 +197,7 @@ class Load(Answers):
         super().__init__(FULL_S if mode == "full" else PATIENCE_S)
         self.random = random.Random(seed)
         self.report = report
-        self.live: list[tuple[Any, bytes]] = []
+        self.live: list[tuple[Any, Wanted]] = []
         self.keepers: list[Any] = []
         self.jugglers: list[Any] = []
         self.full = mode == "full"
@@ -218,30 +231,30 @@ class Load(Answers):
         number = self.number()
         task = self.random.choice([small, big, slow, fragile])
         for _ in range(self.random.randrange(1, 6)):
-            self.live.append((task.remote(number), value_of(number, task is big)))
+            self.live.append((task.remote(number), wanted(number, task is big)))
 
     def chain(self) -> None:
         number, is_big = self.number(), self.random.random() < 0.5
         ref = (big if is_big else slow).remote(number)
         for _ in range(self.random.randrange(1, 5)):
             ref = same.remote(ref)
-        self.live.append((ref, value_of(number, is_big)))
+        self.live.append((ref, wanted(number, is_big)))
 
     def put(self) -> None:
         number, is_big = self.number(), self.random.random() < 0.5
-        self.keep(value_of(number, is_big))
+        self.keep(wanted(number, is_big))
 
-    def keep(self, value: bytes) -> None:
+    def keep(self, value: Wanted) -> None:
         """Store a value; that there is no room is an answer like any other."""
         try:
-            self.live.append((shoal.put(value), value))
+            self.live.append((shoal.put(value.value()), value))
         except ObjectStoreFullError as error:
-            assert error.asked_bytes >= len(value), error
+            assert error.asked_bytes >= value.size, error
             self.counts["full"] += 1
 
     def fill(self) -> None:
         number = self.number()
-        value = number.to_bytes(8, "little") * (LARGE_BYTES // 8)
+        value = Wanted(number, LARGE_BYTES)
         if self.random.random() < 0.8:
             self.keep(value)
         else:
@@ -255,7 +268,7 @@ class Load(Answers):
     def fork(self) -> None:
         """In a task, in an actor or in this driver itself."""
         way, number = self.random.randrange(len(forks.WAYS)), self.number()
-        value = value_of(number, big=False)
+        value = wanted(number, big=False)
         where = self.random.random()
         if where < 0.5:
             self.live.append((forks.forking.remote(way, number, self.report), value))
@@ -268,7 +281,7 @@ class Load(Answers):
     def nest(self) -> None:
         number = self.number()
         depth = self.random.randrange(1, 4)
-        self.live.append((nested.remote(number, depth), value_of(number, big=False)))
+        self.live.append((nested.remote(number, depth), wanted(number, big=False)))
 
     def box(self) -> None:
         if self.live:
@@ -279,7 +292,7 @@ class Load(Answers):
         number, is_big = self.number(), self.random.random() < 0.5
         refs = self.answer(hand_out.remote(number, is_big))
         for ref in refs or ():
-            self.live.append((ref, value_of(number, is_big)))
+            self.live.append((ref, wanted(number, is_big)))
 
     def actor(self) -> None:
         if len(self.keepers) < 3 or self.random.random() < 0.1:
@@ -287,7 +300,7 @@ class Load(Answers):
         keeper = self.random.choice(self.keepers)
         number = self.number()
         for _ in range(self.random.randrange(1, 4)):
-            self.live.append((keeper.echo.remote(number), value_of(number, big=False)))
+            self.live.append((keeper.echo.remote(number), wanted(number, big=False)))
         if self.live:
             keeper.keep.remote([self.random.choice(self.live)[0]])
         if self.random.random() < 0.3:
@@ -300,7 +313,7 @@ class Load(Answers):
         for _ in range(self.random.randrange(1, 12)):
             number = self.number()
             call = self.random.choice([juggler.echo, juggler.echo, juggler.relay])
-            self.live.append((call.remote(number), value_of(number, big=False)))
+            self.live.append((call.remote(number), wanted(number, big=False)))
         ref, value = self.random.choice(self.live)
         self.live.append((juggler.open.remote([ref]), value))
 
@@ -314,9 +327,9 @@ class Load(Answers):
         refs = [task.remote(number) for _ in range(3)]
         if self.random.random() < 0.5:
             for ref in refs:
-                self.check(ref, value_of(number, big=False))
+                self.see(ref, wanted(number, big=False))
         else:
-            self.live += [(ref, value_of(number, big=False)) for ref in refs]
+            self.live += [(ref, wanted(number, big=False)) for ref in refs]
         remove_placement_group(group)
 
     def stream(self) -> None:
@@ -329,7 +342,7 @@ class Load(Answers):
             assert ref is not None, f"{item} of {items} values came"
             if self.answer(ref) is None:
                 return  # the stream ends with what it was lost by
-            self.live.append((ref, value_of(number + item, is_big)))
+            self.live.append((ref, wanted(number + item, is_big)))
         if wanted == items:
             assert next(refs, None) is None, "more values than were yielded"
 
@@ -343,17 +356,20 @@ class Load(Answers):
     def deadline(self) -> None:
         self.ends(endless.options(timeout_s=0.1).remote(1), DeadlineExceededError)
 
+    def see(self, ref: Any, value: Wanted) -> None:
+        self.check(ref, value.value())
+
     def check_one(self) -> None:
         if self.live:
             ref, value = self.live.pop(self.random.randrange(len(self.live)))
-            self.check(ref, value)
+            self.see(ref, value)
 
     def check_if_ready(self) -> None:
         """One that is not ready soon may wait for the room that is taken here."""
         if self.live:
             at = self.random.randrange(len(self.live))
             if shoal.wait([self.live[at][0]], timeout=SOON_S)[0]:
-                self.check(*self.live.pop(at))
+                self.see(*self.live.pop(at))
             else:
                 self.counts["late"] += 1
                 del self.live[: len(self.live) // 2]
@@ -369,7 +385,7 @@ class Load(Answers):
             while self.full and self.live and not shoal.wait([ref], timeout=SOON_S)[0]:
                 self.counts["late"] += 1
                 del self.live[: (len(self.live) + 1) // 2]
-            self.check(ref, value)
+            self.see(ref, value)
         self.keepers.clear()
         self.jugglers.clear()
 

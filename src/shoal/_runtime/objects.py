@@ -102,10 +102,11 @@ def get(refs: Any, *, timeout: float | None = None) -> Any:
             refs = _as_list(refs, "get")
         if not refs:
             return []
+        until = None if timeout is None else clock.now() + timeout
         return refs[0].memory.get_many(refs, timeout)
     except NATIVE_ERRORS as error:
         if type(error) is FullError and type(refs) is list:
-            return _get_in_turn(refs, timeout)
+            return _get_in_turn(refs, timeout, until)
         raise sessions.translate(error, _memory_of(refs)) from None
     except (TimeoutError, TypeError, AttributeError) as error:
         if isinstance(error, errors.ShoalError):
@@ -115,9 +116,8 @@ def get(refs: Any, *, timeout: float | None = None) -> Any:
         raise _explain(error, refs, timeout) from None
 
 
-def _get_in_turn(refs: list[Any], timeout: float | None) -> list[Any]:
-    """``get`` of a list that found no room for all its values at once."""
-    until = None if timeout is None else clock.now() + timeout
+def _get_in_turn(refs: list[Any], timeout: float | None, until: float | None) -> list[Any]:
+    """``get`` of a list that found no room for all its values at once; its time ends ``until``."""
     memory = refs[0].memory
 
     def load(patience_s: float) -> list[Any]:
@@ -126,7 +126,7 @@ def _get_in_turn(refs: list[Any], timeout: float | None) -> list[Any]:
         return found
 
     try:
-        return turns.load_together(memory, load)
+        return turns.load_together(memory, load, until)
     except NATIVE_ERRORS as error:
         raise sessions.translate(error, memory) from None
     except TimeoutError as error:

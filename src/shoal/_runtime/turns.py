@@ -27,19 +27,24 @@ LOOK_S = 4.0
 PATIENCE_S = 30.0
 
 
-def load_together(memory: Memory, load: Callable[[float], list[Any]]) -> list[Any]:
+def load_together(
+    memory: Memory, load: Callable[[float], list[Any]], until: float | None = None
+) -> list[Any]:
     """Call ``load`` with its patience in seconds until it finds room, one process at a time.
+
+    After ``until`` nobody waits for the turn any more: ``load`` says that its time is up.
 
     Raises:
         FullError: there was no room for ``PATIENCE_S``.
     """
-    until = clock.now() + PATIENCE_S
+    last = clock.now() + PATIENCE_S
     while True:
-        has_turn = memory.take_turn(LOOK_S)
+        look_s = LOOK_S if until is None else max(0.0, min(LOOK_S, until - clock.now()))
+        has_turn = memory.take_turn(look_s)
         try:
             return load(IN_TURN_S if has_turn else HURRIED_S)
         except FullError:
-            if clock.now() >= until:
+            if clock.now() >= last:
                 raise
         finally:
             if has_turn:
