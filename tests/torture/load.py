@@ -335,15 +335,15 @@ class Load(Answers):
     def stream(self) -> None:
         """A generator, read to its end, or dropped on the way."""
         number, items, is_big = self.number(), self.random.randrange(12), self.random.random() < 0.3
-        wanted = self.random.choice((items, items, self.random.randrange(items + 1)))
+        taken = self.random.choice((items, items, self.random.randrange(items + 1)))
         refs = iter(stream.remote(number, items, is_big))
-        for item in range(wanted):
+        for item in range(taken):
             ref = next(refs, None)
             assert ref is not None, f"{item} of {items} values came"
             if self.answer(ref) is None:
                 return  # the stream ends with what it was lost by
             self.live.append((ref, wanted(number + item, is_big)))
-        if wanted == items:
+        if taken == items:
             assert next(refs, None) is None, "more values than were yielded"
 
     def cancel(self) -> None:
