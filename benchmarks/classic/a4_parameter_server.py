@@ -21,6 +21,8 @@ from benchmarks.phases import Gates, hold_until_closed, in_phases
 from benchmarks.sides import CLUSTERS, cluster
 
 WORKERS = 2
+IN_CACHE_BYTES = 40_000_000
+"""So much may be in flight while the need of the calls is measured: more is no longer warm."""
 
 
 class Server:
@@ -159,7 +161,8 @@ def copies_only(n: int, dtype: str, updates: int, counted: float) -> Iterator[St
 
 @preparation
 def calls_only(n: int, dtype: str, updates: int, counted: float) -> Iterator[Step]:
-    """What small values need: the calls of each update, submitted, run and collected in turn."""
+    """What values that fit a cache need: the calls of each update, submitted, run and collected
+    in turn."""
     with cluster("shoal") as api:
 
         class Held(Server):
@@ -169,15 +172,17 @@ def calls_only(n: int, dtype: str, updates: int, counted: float) -> Iterator[Ste
         server = api.remote(num_cpus=0)(Held).remote(n, dtype)
         update = np.ones(n, dtype)
         gates = Gates([server.hold.remote])
+        phases = -(-WORKERS * updates * 2 * update.nbytes // IN_CACHE_BYTES)
 
         def submit() -> list[Any]:
             calls = []
-            for _ in range(WORKERS * updates):
+            for _ in range(WORKERS * updates // phases):
                 calls += [server.take.remote(), server.add.remote(update)]
             return calls
 
         def step() -> float:
-            in_phases(api, gates, submit, api.get)
+            for _ in range(phases):
+                in_phases(api, gates, submit, api.get)
             return counted
 
         yield step
@@ -190,7 +195,7 @@ def preparation_for(n: int, dtype: str, updates: int, per_update: float) -> Prep
         if side == "processes":
             return with_processes(n, dtype, updates, counted)
         if side == "need":
-            only = calls_only if per_update == 1.0 else copies_only
+            only = calls_only if n * np.dtype(dtype).itemsize < IN_CACHE_BYTES else copies_only
             return only(n, dtype, updates, counted)
         if side == "serial":
             return in_one_process(n, dtype, updates, counted)
@@ -222,7 +227,7 @@ def case(name: str, n: int, dtype: str, updates: int) -> Case:
         else "one copy of what is sent and one of what is taken, on two cores at once",
         need=Need(
             "the two calls of an update: submitting, running, collecting in turn"
-            if is_small
+            if n_bytes < IN_CACHE_BYTES
             else "a copy each way and the addition, in one process",
             side="need",
         ),
