@@ -7,8 +7,11 @@ import os
 import pathlib
 import subprocess
 import sys
+import time
 
 import pytest
+
+from shoal._runtime import session_dir
 
 Done = subprocess.CompletedProcess
 
@@ -50,6 +53,19 @@ def test_start_status_list_stop(environment: dict[str, str]) -> None:
     assert "No session" in shoal(environment, "status").stdout
     root = pathlib.Path(environment["SHOAL_DIR"])
     assert [path for path in root.rglob("*") if path.name != "sessions"] == []
+
+
+def test_what_a_killed_program_has_left_is_removed(environment: dict[str, str]) -> None:
+    root = pathlib.Path(environment["SHOAL_DIR"])
+    for name, age_s in (("killed", 3600), ("beginning", 0)):
+        directory = session_dir.create(str(root), name)
+        os.close(session_dir.listen(directory, session_dir.SOCKET_NAME))
+        begun = time.time() - age_s
+        os.utime(directory, (begun, begun))
+    status = shoal(environment, "status")
+    assert "session-killed" not in status.stdout
+    assert "session-beginning/node.sock does not answer" in status.stdout
+    assert [path.name for path in root.iterdir()] == ["session-beginning"]
 
 
 @pytest.mark.parametrize(

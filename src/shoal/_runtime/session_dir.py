@@ -22,6 +22,8 @@ import _socket
 import os
 import stat
 
+from shoal._base import clock
+
 TYPE_CHECKING = False  # ``typing`` has it too, and takes 7 ms to import
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,6 +35,8 @@ SETTINGS_NAME = "settings.json"
 _PREFIX = "session-"
 _KEPT_PREFIX = "kept-"
 REGISTRY = "sessions"
+BEGINNING_S = 60.0
+"""A directory that is younger may have a socket at which nobody listens yet."""
 
 
 class SessionDirectoryError(OSError):
@@ -162,11 +166,35 @@ def logs(directory: str) -> str:
 
 
 def sockets(root: str) -> list[str]:
-    """Return the sockets of all session directories under ``root``, whether anybody listens or
-    not."""
+    """Return the sockets of all sessions under ``root``, newest first; remove what is left of those
+    that ended before there was anybody who cleans up."""
     try:
         names = sorted(os.listdir(root), reverse=True)
     except FileNotFoundError:
         return []
-    paths = (os.path.join(root, name, SOCKET_NAME) for name in names if name.startswith(_PREFIX))
-    return [path for path in paths if os.path.exists(path)]
+    found = []
+    for directory in (os.path.join(root, name) for name in names if name.startswith(_PREFIX)):
+        if _is_left_over(directory):
+            remove(directory)
+        elif os.path.exists(path := os.path.join(directory, SOCKET_NAME)):
+            found.append(path)
+    return found
+
+
+def _is_left_over(directory: str) -> bool:
+    """Whether nobody listens there, and nobody is about to."""
+    try:
+        place = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        return False  # it has just gone
+    caller = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC)
+    try:
+        caller.connect(f"/proc/self/fd/{place}/{SOCKET_NAME}")
+        return False
+    except ConnectionRefusedError:
+        return clock.wall() - os.stat(place).st_mtime > BEGINNING_S
+    except OSError:
+        return False  # nothing to be said about it
+    finally:
+        caller.close()
+        os.close(place)
