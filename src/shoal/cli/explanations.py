@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -71,9 +72,21 @@ def print_memory(observer: Observer, by: str, limit: int, as_json: bool) -> bool
         print(json.dumps(rows[:limit] if by == "object" else table))
         return True
     total = sum(row["size_bytes"] for row in rows)
-    print(f"{report.count(len(rows), 'object')}, {report.size(total)}")
+    print(f"{report.count(len(rows), 'object')}, {report.size(total)}{_elsewhere(rows)}")
     report.print_rows("memory", table)
+    if by != "process" and rows and not any(row["site"] for row in rows):
+        print("Lines are known of programs that run with SHOAL_RECORD_CALL_SITES=1.")
     return True
+
+
+def _elsewhere(rows: Sequence[Mapping[str, Any]]) -> str:
+    """How much of it has left memory, and for which folders: the rows name files only."""
+    left = [row for row in rows if row["where"] not in ("", "memory")]
+    if not left:
+        return ""
+    folders = sorted({os.path.dirname(row["where"]) for row in left})
+    size = report.size(sum(row["size_bytes"] for row in left))
+    return f", of which {size} in {', '.join(folders)}"
 
 
 def _print_peaks(observer: Observer, limit: int, as_json: bool) -> bool:
@@ -104,7 +117,7 @@ def _objects(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, object]]:
             "object": row["object_id"],
             "size": report.size(row["size_bytes"]),
             "state": row["state"],
-            "where": row["where"],
+            "where": os.path.basename(row["where"]),
             "age": "" if row["age_s"] is None else report.duration(row["age_s"]),
             "made by": row["made_by"],
             "line": row["site"],
