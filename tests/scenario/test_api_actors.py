@@ -164,7 +164,7 @@ def test_an_actor_ends_with_its_last_handle_after_its_calls() -> None:
     refs = [counter.add.remote() for _ in range(100)]
     del counter
     assert shoal.get(refs)[-1] == 100
-    eventually(lambda: is_gone(pid), 10, "the actor lives on without a handle")
+    eventually(lambda: is_gone(pid), 30, "the actor lives on without a handle")
 
 
 def test_an_actor_lives_while_a_value_holds_its_handle() -> None:
@@ -176,7 +176,7 @@ def test_an_actor_lives_while_a_value_holds_its_handle() -> None:
     pid = shoal.get(shoal.get(ref)[0].pid.remote())
     assert shoal.get(shoal.get(ref)[0].add.remote(2)) == 42
     del ref
-    eventually(lambda: is_gone(pid), 10, "the actor lives on without a handle")
+    eventually(lambda: is_gone(pid), 30, "the actor lives on without a handle")
 
 
 def test_a_named_actor() -> None:
@@ -205,7 +205,7 @@ def test_kill() -> None:
     with pytest.raises(errors.ActorDiedError, match=r"kill\(\)") as caught:
         shoal.get(counter.add.remote())
     assert caught.value.class_name == "Counter"
-    eventually(lambda: is_gone(pid), 10, "a killed actor lives")
+    eventually(lambda: is_gone(pid), 30, "a killed actor lives")
     with pytest.raises(TypeError, match="handle"):
         shoal.kill("victim")  # type: ignore[arg-type]
 
@@ -217,7 +217,7 @@ def test_exit_actor() -> None:
         shoal.get(counter.leave.remote())
     with pytest.raises(errors.ActorDiedError, match="exit_actor"):
         shoal.get(counter.add.remote())
-    eventually(lambda: is_gone(pid), 10, "an actor that has left lives")
+    eventually(lambda: is_gone(pid), 30, "an actor that has left lives")
     with pytest.raises(errors.UsageError):
         shoal.exit_actor()
 
@@ -352,7 +352,7 @@ def test_an_actor_ends_like_an_interpreter(tmp_path: pathlib.Path) -> None:
     shoal.get(careful.__ray_ready__.remote())
     del careful
     wanted = ["thread", "atexit", "del"]
-    eventually(lambda: path.exists() and path.read_text().split() == wanted, 5.0, "its notes")
+    eventually(lambda: path.exists() and path.read_text().split() == wanted, 30, "its notes")
 
 
 def test_a_constructor_that_does_not_fit_is_told_at_once() -> None:
@@ -394,7 +394,7 @@ def test_the_last_call_that_had_to_wait_keeps_its_value_no_longer_than_its_refs(
         go.touch()
         assert len(shoal.get(made)) == 5_000_000
         del before, made
-        eventually(lambda: used_by_large() == 0, 20, "its value goes")
+        eventually(lambda: used_by_large() == 0, 30, "its value goes")
     assert shoal.get(maker.make.remote(0)) == bytes(5_000_000)
 
 

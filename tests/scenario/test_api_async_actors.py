@@ -89,7 +89,7 @@ class Meeting:
 def test_calls_overlap_on_one_loop() -> None:
     actor = Meeting.remote()
     waiting = [actor.wait.remote() for _ in range(50)]
-    eventually(lambda: shoal.get(actor.count.remote()) == 50, 10, "it has come to that")
+    eventually(lambda: shoal.get(actor.count.remote()) == 50, 30, "it has come to that")
     assert shoal.get(actor.open.remote())
     assert max(shoal.get(waiting)) == 50
 
@@ -97,7 +97,7 @@ def test_calls_overlap_on_one_loop() -> None:
 def test_thousands_of_calls_at_once() -> None:
     actor = Meeting.options(max_concurrency=3000).remote()
     waiting = [actor.wait.remote() for _ in range(2500)]
-    eventually(lambda: shoal.get(actor.count.remote()) == 2500, 20, "it has come to that")
+    eventually(lambda: shoal.get(actor.count.remote()) == 2500, 30, "it has come to that")
     shoal.get(actor.open.remote())
     assert set(shoal.get(waiting)) == {2500}
 
@@ -210,7 +210,7 @@ def test_a_late_argument_holds_back_only_its_own_call(tmp_path: pathlib.Path) ->
 def test_the_process_dies_with_many_calls_running() -> None:
     actor = Meeting.remote()
     waiting = [actor.wait.remote() for _ in range(40)]
-    eventually(lambda: shoal.get(actor.count.remote()) == 40, 10, "it has come to that")
+    eventually(lambda: shoal.get(actor.count.remote()) == 40, 30, "it has come to that")
     actor.crash.remote()
     for ref in waiting:
         with pytest.raises(errors.ActorDiedError):
@@ -272,7 +272,7 @@ def test_exit_actor_lets_running_calls_end(tmp_path: pathlib.Path) -> None:
 
     actor = Leaver.remote()
     work = actor.work.remote()
-    eventually((tmp_path / "begun").exists, 10, "it has come to that")
+    eventually((tmp_path / "begun").exists, 30, "it has come to that")
     with pytest.raises(errors.ActorDiedError, match="exit_actor"):
         shoal.get(actor.leave.remote())
     (tmp_path / "go").touch()
@@ -294,7 +294,7 @@ def test_the_last_handle_ends_it_after_its_calls(tmp_path: pathlib.Path) -> None
     del actor
     pid = shoal.get(ref)
     assert (tmp_path / "done").exists()
-    eventually(lambda: not pathlib.Path(f"/proc/{pid}").exists(), 10, "it has come to that")
+    eventually(lambda: not pathlib.Path(f"/proc/{pid}").exists(), 30, "it has come to that")
 
 
 def test_generators() -> None:

@@ -17,8 +17,9 @@ import shoal
 from shoal import errors
 from tests.torture.processes import eventually
 
-SOON_S = 3.0
-"""A second is promised; the machines that run this are busy."""
+SOON_S = 20.0
+"""A second is promised; the machines that run this are busy, and what is not cancelled takes a
+minute."""
 
 
 @shoal.remote
@@ -69,7 +70,7 @@ def is_cancelled(ref: Any, stage: str) -> bool:
 def test_what_runs_ends_soon(function: Any, force: bool, tmp_path: Path) -> None:
     runs = tmp_path / "runs"
     ref = function.remote(runs)
-    eventually(runs.exists, 10, "the task runs")
+    eventually(runs.exists, 30, "the task runs")
     shoal.cancel(ref, force=force)
     assert is_cancelled(ref, "running")
 
@@ -90,7 +91,7 @@ def test_the_code_can_clean_up_and_the_worker_lives_on(tmp_path: Path) -> None:
     pid = shoal.remote(os.getpid)
     worker = shoal.get(pid.remote())
     ref = careful.remote()
-    eventually(runs.exists, 10, "the task runs")
+    eventually(runs.exists, 30, "the task runs")
     shoal.cancel(ref)
     assert is_cancelled(ref, "running")
     assert int(cleaned.read_text()) == worker == shoal.get(pid.remote())
@@ -105,7 +106,7 @@ def test_what_waits_never_runs(tmp_path: Path) -> None:
         ran.touch()
 
     first = sleeps.remote(runs)
-    eventually(runs.exists, 10, "the first task runs")
+    eventually(runs.exists, 30, "the first task runs")
     queued, held = notes.remote(), notes.remote(first)
     below = notes.remote(queued)
     shoal.cancel(queued)
@@ -141,12 +142,12 @@ def test_children_end_with_it(recursive: bool, tmp_path: Path) -> None:
         shoal.get(child.remote())
 
     ref = parent.remote()
-    eventually(runs.exists, 10, "the child runs")
+    eventually(runs.exists, 30, "the child runs")
     shoal.cancel(ref, recursive=recursive)
     assert is_cancelled(ref, "running")
     eventually(
         (ended if recursive else tmp_path / "finished").exists,
-        10,
+        30,
         "the child has ended as it should",
     )
 
@@ -161,7 +162,7 @@ def test_a_cancelled_task_is_not_tried_again(tmp_path: Path) -> None:
         hashlib.pbkdf2_hmac("sha256", b"one call", b"of C code", 1_000_000_000)
 
     ref = again.remote()
-    eventually(runs.exists, 10, "the task runs")
+    eventually(runs.exists, 30, "the task runs")
     shoal.cancel(ref, force=True)
     assert is_cancelled(ref, "running")
     assert shoal.get(shoal.remote(runs.read_text).remote()) == "x"
@@ -183,7 +184,7 @@ def test_a_cancelled_call_is_not_tried_again_when_its_actor_crashes(tmp_path: Pa
     actor = Deaf.remote()
     pid = shoal.get(actor.pid.remote())
     ref = actor.work.remote()
-    eventually(runs.exists, 10, "the call runs")
+    eventually(runs.exists, 30, "the call runs")
     shoal.cancel(ref)
     assert is_cancelled(ref, "running")
     os.kill(pid, 9)
@@ -218,14 +219,14 @@ def test_a_call_never_ends_its_actor(tmp_path: Path) -> None:
     runs = tmp_path / "runs"
     ref = actor.works.remote(runs)
     queued = actor.pid.remote()
-    eventually(runs.exists, 10, "the call runs")
+    eventually(runs.exists, 30, "the call runs")
     with pytest.raises(ValueError, match="force"):
         shoal.cancel(ref, force=True)
     shoal.cancel(queued)
     assert is_cancelled(queued, "queued")
     shoal.cancel(ref)
     assert is_cancelled(ref, "running")
-    eventually((tmp_path / "heard").exists, 10, "the call has learnt of it")
+    eventually((tmp_path / "heard").exists, 30, "the call has learnt of it")
     assert shoal.get(actor.pid.remote()) == pid
     assert is_cancelled(ref, "running"), "the value of the call does not come after all"
 
@@ -260,16 +261,16 @@ def test_a_call_of_an_asyncio_actor_is_cancelled(tmp_path: Path) -> None:
     server = Server.remote()
     pid = shoal.get(server.ping.remote())
     ref = server.waits.remote(tmp_path / "runs")
-    eventually((tmp_path / "runs").exists, 10, "the call runs")
+    eventually((tmp_path / "runs").exists, 30, "the call runs")
     shoal.cancel(ref)
     assert is_cancelled(ref, "running")
-    eventually((tmp_path / "cleaned").exists, 10, "the coroutine was cancelled")
+    eventually((tmp_path / "cleaned").exists, 30, "the coroutine was cancelled")
     for method in (server.ticks, server.plain):
         ended = tmp_path / method._facts.method_name(method._index)
         stream = method.options(_generator_backpressure_num_objects=2).remote(ended)
         assert shoal.get(next(stream)) == 0
         del stream
-        eventually(ended.exists, 10, f"{ended.name} has ended")
+        eventually(ended.exists, 30, f"{ended.name} has ended")
     assert shoal.get(server.ping.remote()) == pid
 
 
@@ -293,7 +294,7 @@ def test_the_producer_of_a_dropped_generator_ends(tmp_path: Path) -> None:
             *_, last = stream
             assert is_cancelled(last, "running")
         del stream
-        eventually(ended.exists, 10, "the producer has ended")
+        eventually(ended.exists, 30, "the producer has ended")
 
 
 @pytest.mark.parametrize("how", ["wait", "get", "catch"])
@@ -320,11 +321,11 @@ def test_a_cancelled_child_does_not_free_its_cancelled_parent(how: str, tmp_path
                 shoal.get(ref)
         return "went on"
 
-    eventually(runs.exists, 10, "the resource is taken")
+    eventually(runs.exists, 30, "the resource is taken")
     for _ in range(5):
         waits.unlink(missing_ok=True)
         ref = parent.remote()
-        eventually(waits.exists, 10, "the parent waits")
+        eventually(waits.exists, 30, "the parent waits")
         shoal.cancel(ref)
         with pytest.raises(errors.TaskCancelledError) as caught:
             shoal.get(ref, timeout=10)

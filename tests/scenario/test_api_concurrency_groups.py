@@ -128,7 +128,7 @@ def test_calls_in_every_group_survive_a_restart(tmp_path: pathlib.Path) -> None:
 
     actor = Restarted.remote()
     refs: list[Any] = [actor.io.remote(n) for n in range(4)]
-    eventually((tmp_path / "0").exists, 10, "the first call runs")
+    eventually((tmp_path / "0").exists, 30, "the first call runs")
     actor.crash.remote()
     with pytest.raises(errors.ActorError):
         shoal.get(refs[0])

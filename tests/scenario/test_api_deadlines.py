@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from pathlib import Path
 from typing import Any
@@ -12,18 +13,31 @@ import pytest
 import shoal
 from shoal import errors
 
+LONG_S = 40.0
+"""Late or not, everything is over by then: what is ended here would take 50 s or more."""
+
 
 @shoal.remote
-def sleeps(seconds: float) -> str:
+def sleeps(seconds: float = 60) -> str:
     time.sleep(seconds)
     return "slept"
 
 
 def late(ref: Any) -> errors.DeadlineExceededError:
     with pytest.raises(errors.DeadlineExceededError) as caught:
-        shoal.get(ref, timeout=20)
+        shoal.get(ref, timeout=LONG_S)
     assert isinstance(caught.value, TimeoutError)
     return caught.value
+
+
+def late_while_running(function: Any) -> errors.DeadlineExceededError:
+    """Of a call that began in time: a machine that has much to do gets more time for it."""
+    for timeout_s in (0.3, 1.5, 7):
+        error = late(function.options(timeout_s=timeout_s).remote())
+        if error.stage == "running":
+            break
+    assert error.stage == "running" and sum(error.stages_s.values()) > timeout_s - 0.05
+    return error
 
 
 def test_a_task_that_is_done_in_time() -> None:
@@ -31,11 +45,9 @@ def test_a_task_that_is_done_in_time() -> None:
 
 
 def test_one_that_runs_too_long() -> None:
-    begun = time.monotonic()
-    error = late(sleeps.options(timeout_s=0.3).remote(60))
-    assert time.monotonic() - begun < 4
-    assert error.stage == "running" and set(error.stages_s) == {"held", "queued", "running"}
-    assert 0.25 < sum(error.stages_s.values()) < 3
+    error = late_while_running(sleeps)
+    assert set(error.stages_s) == {"held", "queued", "running"}
+    assert sum(error.stages_s.values()) < LONG_S
     assert "running" in str(error) and "timeout_s" in str(error)
 
 
@@ -57,15 +69,19 @@ def test_where_the_time_went() -> None:
 
 
 def test_a_child_has_no_more_time_than_its_parent_had() -> None:
-    @shoal.remote(timeout_s=0.8)
+    @shoal.remote
     def parent() -> Any:
         time.sleep(0.2)
-        return [sleeps.remote(60), sleeps.options(timeout_s=30).remote(60)]
+        return [sleeps.remote(), sleeps.options(timeout_s=50).remote()]
 
-    begun = time.monotonic()
-    for child in shoal.get(parent.remote()):
+    children = []
+    for timeout_s in (0.8, 4, 15):  # it ends in the first of them, where the machine is not busy
+        with contextlib.suppress(errors.DeadlineExceededError):
+            children = shoal.get(parent.options(timeout_s=timeout_s).remote())
+            break
+    assert len(children) == 2
+    for child in children:
         late(child)
-    assert time.monotonic() - begun < 5
 
 
 def test_a_coroutine_and_code_that_does_not_listen() -> None:
@@ -90,6 +106,9 @@ def test_a_call_that_takes_too_long_leaves_its_actor_alone(tmp_path: Path) -> No
 
     @shoal.remote
     class Slow:
+        def is_there(self) -> bool:
+            return True
+
         def works(self) -> int:
             while not go_on.exists():
                 time.sleep(0.01)
@@ -100,12 +119,13 @@ def test_a_call_that_takes_too_long_leaves_its_actor_alone(tmp_path: Path) -> No
             return 2
 
     actor = Slow.remote()
-    error = late(actor.works.options(timeout_s=0.2).remote())
-    assert error.stage == "running" and "running" in error.stages_s
+    assert shoal.get(actor.is_there.remote())
+    error = late_while_running(actor.works)
+    assert "running" in error.stages_s
     error = late(actor.quick.remote())
     assert error.stage == "queued", "it waited behind the one that runs"
     go_on.touch()
-    assert shoal.get(actor.quick.remote(), timeout=20) == 2
+    assert shoal.get(actor.quick.options(timeout_s=60).remote(), timeout=LONG_S) == 2
 
 
 def test_a_wrong_one_is_refused() -> None:

@@ -294,7 +294,7 @@ def test_what_cannot_be_installed_says_the_tools_last_lines() -> None:
         shoal.get(task.remote())
     assert caught.value.step == "pip" and len(caught.value.output) > 1
     with pytest.raises(errors.RuntimeEnvSetupError, match="no-such-package-anywhere"):
-        shoal.get(task.remote(), timeout=5)
+        shoal.get(task.remote(), timeout=60)
 
     @shoal.remote(runtime_env=environment)
     class Actor:
@@ -346,12 +346,12 @@ def test_what_takes_too_long_is_ended_with_all_it_has_begun(tmp_path: Path) -> N
     shoal.init(num_cpus=1)
     task = worker.options(runtime_env=environment).remote()
     assert shoal.get(worker.remote()) > 0, "nobody waits for it but its own tasks"
-    eventually((tmp_path / "begun").exists, 20, "what the maker does is not seen")
+    eventually((tmp_path / "begun").exists, 30, "what the maker does is not seen")
     with pytest.raises(errors.RuntimeEnvSetupError, match="not made within 3 s"):
         shoal.get(task, timeout=20)
     eventually(
         lambda: not is_alive(int((tmp_path / "begun").read_text())),
-        20,
+        30,
         "what the maker does is not seen",
     )
 
@@ -373,7 +373,7 @@ def test_a_maker_that_is_killed_begins_again(tmp_path: Path) -> None:
         ]
         os.kill(maker, signal.SIGKILL)
     eventually(
-        lambda: begun.exists() and bool(begun.read_text()), 20, "what the maker does is not seen"
+        lambda: begun.exists() and bool(begun.read_text()), 30, "what the maker does is not seen"
     )
     assert shoal.wait([task], timeout=0) == ([], [task])
 
@@ -393,14 +393,14 @@ def test_the_end_of_the_session_ends_what_is_being_made(tmp_path: Path) -> None:
     task = worker.options(runtime_env=slow_package(tmp_path)).remote()
     eventually(
         lambda: (tmp_path / "begun").exists() and bool((tmp_path / "begun").read_text()),
-        20,
+        30,
         "it came to be",
     )
     shoal.shutdown()
     del task
     eventually(
         lambda: not is_alive(int((tmp_path / "begun").read_text())),
-        20,
+        30,
         "what the maker does is not seen",
     )
     wheel(tmp_path, "wanted", "VALUE = 1\n")

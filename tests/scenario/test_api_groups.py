@@ -151,7 +151,7 @@ def test_removal_ends_what_runs_in_it_and_what_waits(tmp_path: Path) -> None:
     waiting = [stay.options(num_cpus=2, **inside(group)).remote(path) for _ in range(2)]
     actor = Member.options(num_gpus=1, num_cpus=0, **inside(group)).remote()
     assert shoal.get(actor.gpu_ids.remote(), timeout=10) == [0]
-    eventually(lambda: os.path.exists(path), 10, "the task runs")
+    eventually(lambda: os.path.exists(path), 30, "the task runs")
     outside = shoal.put(7)
     remove_placement_group(group)
     for ref in (running, *waiting, group.ready(), stay.options(**inside(group)).remote(path)):
@@ -166,8 +166,8 @@ def test_removal_ends_what_runs_in_it_and_what_waits(tmp_path: Path) -> None:
     with pytest.raises(errors.GroupRemovedError):
         group.wait(1)
     pids = [int(line) for line in Path(path).read_text().split()]
-    eventually(lambda: not any(os.path.exists(f"/proc/{p}") for p in pids), 10, "the task's end")
-    eventually(lambda: (free("CPU"), free("GPU")) == (3, 1), 10, "everything given back")
+    eventually(lambda: not any(os.path.exists(f"/proc/{p}") for p in pids), 30, "the task's end")
+    eventually(lambda: (free("CPU"), free("GPU")) == (3, 1), 30, "everything given back")
     assert placement_group_table(group)["state"] == "REMOVED"
     assert shoal.get(outside) == 7
 

@@ -92,7 +92,7 @@ def test_kept_state_is_freed_with_the_actor() -> None:
     assert sum(row.size_bytes for row in shoal.state.objects()) < before + 1_000_000
     del actor
     eventually(
-        lambda: sum(row.size_bytes for row in shoal.state.objects()) < 1_000_000, 10, "it is freed"
+        lambda: sum(row.size_bytes for row in shoal.state.objects()) < 1_000_000, 30, "it is freed"
     )
 
 

@@ -87,7 +87,7 @@ def test_state_tables() -> None:
     shoal.get(actor.work.remote())
     running, queued = sleep.remote(30), sleep.remote(30)
     held = sleep.remote(running)
-    eventually(lambda: len(state.tasks(state="RUNNING")) == 1, 10, "nothing runs")
+    eventually(lambda: len(state.tasks(state="RUNNING")) == 1, 30, "nothing runs")
     tasks = {task.state: task for task in state.tasks()}
     assert set(tasks) == {"RUNNING", "QUEUED", "HELD", "FINISHED"}
     assert tasks["RUNNING"].name.endswith("sleep") and tasks["RUNNING"].attempt == 1
@@ -171,7 +171,6 @@ def test_output_of_workers_is_shown_with_a_prefix() -> None:
             print("hello from a task")
             print("to stderr", file=sys.stderr)
             os.write(1, b"written by C\\n")
-            time.sleep(0.2)
             return os.getpid()
 
         @shoal.remote
@@ -182,7 +181,6 @@ def test_output_of_workers_is_shown_with_a_prefix() -> None:
         print(sorted(set(shoal.get([speak.remote(i) for i in range(2)]))))
         a = Actor.remote()
         shoal.get(a.speak.remote())
-        time.sleep(0.5)
         """
     )
     assert done.returncode == 0, done.stderr
@@ -195,16 +193,19 @@ def test_output_of_workers_is_shown_with_a_prefix() -> None:
 def test_the_same_line_of_many_processes_is_shown_once() -> None:
     done = run(
         """
-        import shoal, time
+        import os, shoal, shutil, tempfile, time
         shoal.init(num_cpus=3)
+        folder = tempfile.mkdtemp()
 
         @shoal.remote
         def speak(i):
-            time.sleep(0.3)
+            while len(os.listdir(folder)) < 3:  # all in processes of their own
+                open(f"{folder}/{i}", "w").close()
+                time.sleep(0.01)
             print("the same line")
 
         shoal.get([speak.remote(i) for i in range(3)])
-        time.sleep(0.5)
+        shutil.rmtree(folder)
         """
     )
     shown = [line for line in done.stdout.splitlines() if "the same line" in line]
@@ -214,11 +215,11 @@ def test_the_same_line_of_many_processes_is_shown_once() -> None:
 def test_logs_can_be_turned_off() -> None:
     done = run(
         """
-        import shoal, time
+        import shoal
         shoal.init(num_cpus=1, log_to_driver=False)
         @shoal.remote
         def speak(): print("not shown")
-        shoal.get(speak.remote()); time.sleep(0.3)
+        shoal.get(speak.remote())
         """
     )
     assert done.returncode == 0 and "not shown" not in done.stdout
@@ -247,16 +248,16 @@ def test_forking_in_a_task() -> None:
 def test_a_program_that_ends_without_shutdown_leaves_nothing() -> None:
     done = run("import shoal; c = shoal.init(num_cpus=1); print(c['session_dir'])")
     directory = done.stdout.strip()
-    eventually(lambda: not os.path.exists(directory), 10, f"{directory} is left")
+    eventually(lambda: not os.path.exists(directory), 30, f"{directory} is left")
 
 
 def test_the_import_is_light() -> None:
     done = run(
         """
         import sys, time
-        began = time.perf_counter()
+        began = time.process_time()
         import shoal
-        took = time.perf_counter() - began
+        took = time.process_time() - began
         heavy = {"pickle", "cloudpickle", "asyncio", "msgspec", "numpy"} & set(sys.modules)
         print(took, heavy)
         """

@@ -135,7 +135,7 @@ def test_names_and_detached_actors(started: None) -> None:
     shoal.init(namespace="common")
     assert shoal.get(shoal.get_actor("kept").add.remote("second")) == ["first", "second"]
     eventually(
-        lambda: not state.actors(name="gone", state="ALIVE"), 10, "an actor outlives its job"
+        lambda: not state.actors(name="gone", state="ALIVE"), 30, "an actor outlives its job"
     )
     with pytest.raises(errors.ActorNotFoundError):
         shoal.get_actor("gone")
@@ -165,15 +165,15 @@ def test_a_killed_driver_leaves_the_session_as_it_was(started: None) -> None:
         text=True,
     )
     assert other.stdout is not None and other.stdout.readline() == "ready\n"
-    eventually(lambda: len(state.tasks(state="RUNNING")) == 4, 10, "the other's tasks do not run")
+    eventually(lambda: len(state.tasks(state="RUNNING")) == 4, 30, "the other's tasks do not run")
     other.kill()
     other.wait()
 
     def is_over() -> bool:
         return {task.state for task in state.tasks()} <= {"FINISHED", "FAILED"}
 
-    eventually(is_over, 10, "tasks of a dead driver are left")
-    eventually(lambda: shoal.available_resources().get("CPU") == 4, 10, "CPUs are not given back")
+    eventually(is_over, 30, "tasks of a dead driver are left")
+    eventually(lambda: shoal.available_resources().get("CPU") == 4, 30, "CPUs are not given back")
     assert shoal.get(shoal.remote(os.getpid).remote()) != os.getpid()
 
 
@@ -181,6 +181,6 @@ def test_stopping_the_session_is_seen(started: None) -> None:
     shoal.init()
     ref = shoal.put(1)
     assert command("stop").returncode == 0
-    eventually(lambda: not shoal.is_initialized(), 10, "the end of the session is not seen")
+    eventually(lambda: not shoal.is_initialized(), 30, "the end of the session is not seen")
     with pytest.raises(errors.SessionLostError):
         shoal.get(ref)

@@ -27,7 +27,7 @@ def half(x: int) -> float:
 
 @shoal.remote
 def waits_for(path: Path) -> bool:
-    eventually(path.exists, 20, "the test goes on")
+    eventually(path.exists, 30, "the test goes on")
     return True
 
 
@@ -74,7 +74,7 @@ def test_what_waits_and_what_runs_come_before_what_has_ended(tmp_path: Path) -> 
     assert shoal.get(half.remote(2)) == 1
     go = tmp_path / "go"
     running = waits_for.options(name="runs").remote(go)
-    eventually(lambda: state.tasks(state="RUNNING"), 10, "it runs")
+    eventually(lambda: state.tasks(state="RUNNING"), 30, "it runs")
     half.remote(running)
     queued = half.options(name="waits").remote(2)
     rows = [(task.name, task.state) for task in state.tasks()]

@@ -191,14 +191,14 @@ def test_groups_end_with_their_program_unless_they_are_detached(started: None) -
     assert shoal.get(member.pid.remote(), timeout=10)
     first.kill()
     first.wait()
-    eventually(lambda: shoal.state.groups(state="REMOVED"), 10, "the group's end")
+    eventually(lambda: shoal.state.groups(state="REMOVED"), 30, "the group's end")
     with pytest.raises(errors.ActorGroupRemovedError):
         shoal.get(member.pid.remote(), timeout=10)
     with pytest.raises(errors.GroupRemovedError, match="program that made it"):
         shoal.get(pid.options(scheduling_strategy=strategy).remote(), timeout=10)
     strategy = PlacementGroupSchedulingStrategy(long)
     assert shoal.get(pid.options(scheduling_strategy=strategy).remote(), timeout=10)
-    eventually(lambda: shoal.available_resources().get("CPU") == 1, 10, "the CPU is given back")
+    eventually(lambda: shoal.available_resources().get("CPU") == 1, 30, "the CPU is given back")
     with pytest.raises(errors.GroupNotFoundError):
         get_placement_group("short")
 

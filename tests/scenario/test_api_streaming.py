@@ -89,10 +89,10 @@ def test_the_generator_pauses_while_too_much_waits(tmp_path: Path) -> None:
 
     path = tmp_path / "made"
     stream = noting.remote(path)
-    eventually(lambda: len(numbers(path)) == 2, 10, "two items are made")
+    eventually(lambda: len(numbers(path)) == 2, 30, "two items are made")
     for taken in range(1, 4):
         assert shoal.get(next(stream)) == taken - 1
-        eventually(lambda taken=taken: len(numbers(path)) == 2 + taken, 10, "room for one more")
+        eventually(lambda taken=taken: len(numbers(path)) == 2 + taken, 30, "room for one more")
     assert shoal.get(list(stream)) == [3, 4, 5]
 
 
@@ -164,7 +164,7 @@ def test_items_nobody_has_seen_are_freed_with_the_generator() -> None:
     shoal.get(next(stream))
     assert memory.usage()[0] > 15 * 800_000
     del stream
-    eventually(lambda: memory.usage()[0] < 2_000_000, 10, "the arrays are freed")
+    eventually(lambda: memory.usage()[0] < 2_000_000, 30, "the arrays are freed")
 
 
 def test_items_that_were_seen_and_dropped_are_freed_while_it_runs() -> None:
@@ -341,6 +341,6 @@ def test_many_items_leave_nothing() -> None:
     def few() -> bool:
         return memory.audit()["slots"] < 20
 
-    eventually(few, 10, "cells and items are freed")
+    eventually(few, 30, "cells and items are freed")
     audit = memory.audit()
     assert audit["wrong_counts"] == 0 and audit["leaked_blocks"] == 0

@@ -150,7 +150,7 @@ def test_a_crash_with_several_running_calls(tmp_path: pathlib.Path) -> None:
     actor = Threaded.remote()
     paths = [str(tmp_path / f"{i}.begun") for i in range(3)]
     running = [actor.touch_and_wait.remote(path) for path in paths]
-    eventually(lambda: len(list(tmp_path.iterdir())) == 3, 10, "all three run")
+    eventually(lambda: len(list(tmp_path.iterdir())) == 3, 30, "all three run")
     actor.crash.remote()
     for ref in running:
         with pytest.raises(errors.ActorDiedError):
@@ -160,7 +160,7 @@ def test_a_crash_with_several_running_calls(tmp_path: pathlib.Path) -> None:
 def test_running_calls_end_before_an_actor_that_leaves(tmp_path: pathlib.Path) -> None:
     actor = Threaded.remote()
     running = actor.touch_and_wait.remote(str(tmp_path / "one.begun"))
-    eventually((tmp_path / "one.begun").exists, 10, "it runs")
+    eventually((tmp_path / "one.begun").exists, 30, "it runs")
     with pytest.raises(errors.ActorDiedError, match="exit_actor"):
         shoal.get(actor.leave.remote())
     (tmp_path / "one.go").touch()
@@ -209,5 +209,5 @@ def test_calls_without_returns_are_counted_too(tmp_path: pathlib.Path) -> None:
         except errors.PendingCallsLimitError:
             return False
 
-    eventually(is_taken, 20, "what has ended counts no more")
+    eventually(is_taken, 30, "what has ended counts no more")
     assert silent.remote() is None and silent.remote() is None

@@ -34,7 +34,7 @@ def nothing_is_left() -> Iterator[None]:
     memory = lowlevel.memory()
     if not memory.is_closed:
         large = eventually(
-            lambda: [o for o in shoal.state.objects() if o.size_bytes > 10_000] == [], 10, "freed"
+            lambda: [o for o in shoal.state.objects() if o.size_bytes > 10_000] == [], 30, "freed"
         )
         assert large and memory.audit()["wrong_counts"] == 0
 
@@ -307,7 +307,7 @@ def test_refs_in_messages_live_until_they_are_read() -> None:
         assert shoal.get(found["handle"].add.remote(found["block"], 0, 3)) == 3
         del found
     gc.collect()
-    eventually(lambda: lowlevel.memory().audit()["slots"] < before, 10, "the message is let go")
+    eventually(lambda: lowlevel.memory().audit()["slots"] < before, 30, "the message is let go")
     assert block.load(0) == 6
     with pytest.raises(ValueError, match="itself"):
         channel.write([channel])
@@ -371,7 +371,7 @@ def test_one_writes_and_one_reads_at_a_time() -> None:
     channel = lowlevel.channel(10)
     reading = threading.Thread(target=lambda: channel.read(timeout_s=LONG_S))
     reading.start()
-    eventually(lambda: _is_busy(channel), 10, "the thread reads")
+    eventually(lambda: _is_busy(channel), 30, "the thread reads")
     channel.write(1)
     reading.join()
     channel.write(2)

@@ -366,7 +366,7 @@ def test_asyncio(workers: list[Any]) -> None:
     asyncio.run(main())
     names = [thread.name for thread in threading.enumerate()]
     assert (
-        eventually(lambda: "shoal-graph-results" not in names, 5, "the thread has ended") or names
+        eventually(lambda: "shoal-graph-results" not in names, 30, "the thread has ended") or names
     )
 
 
@@ -408,7 +408,7 @@ def test_graphs_leave_nothing(workers: list[Any]) -> None:
     run()
     gc.collect()
     eventually(
-        lambda: not [o for o in shoal.state.objects() if o.size_bytes > 500_000], 10, "freed"
+        lambda: not [o for o in shoal.state.objects() if o.size_bytes > 500_000], 30, "freed"
     )
     before = memory.audit()
     for _ in range(3):
@@ -419,7 +419,7 @@ def test_graphs_leave_nothing(workers: list[Any]) -> None:
         now = memory.audit()
         return {name: now[name] - before[name] for name in now if now[name] != before[name]}
 
-    eventually(lambda: difference().get("bytes", 0) <= 0, 10, "the audit finds what it found")
+    eventually(lambda: difference().get("bytes", 0) <= 0, 30, "the audit finds what it found")
     assert memory.audit()["wrong_counts"] == memory.audit()["leaked_blocks"] == 0
     names = shoal.get(
         workers[0].__ray_call__.remote(lambda _: [t.name for t in threading.enumerate()])

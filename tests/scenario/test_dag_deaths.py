@@ -86,7 +86,7 @@ def nothing_is_left(session: None) -> Iterator[None]:
     yield
 
     gc.collect()  # what pytest knows of errors leads to frames, and those to graphs
-    eventually(lambda: not large(), 10, "the channels are freed")
+    eventually(lambda: not large(), 30, "the channels are freed")
     audit = lowlevel.memory().audit()
     assert audit["wrong_counts"] == audit["leaked_blocks"] == 0
 
@@ -305,7 +305,7 @@ def test_a_graph_that_nobody_has_ends() -> None:
         )
         return names
 
-    eventually(lambda: threads() == ["MainThread"], 10, "the loop has ended")
+    eventually(lambda: threads() == ["MainThread"], 30, "the loop has ended")
 
 
 @pytest.fixture

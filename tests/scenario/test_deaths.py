@@ -120,7 +120,7 @@ def test_what_a_worker_has_started_ends_with_it(tmp_path: pathlib.Path, way: str
         task = shoal.remote(max_calls=1)(starts_programs._function)
         shoal.get(task.remote(False, tmp_path / "pids"), timeout=20)
     worker, free = map(int, (tmp_path / "pids").read_text().split())
-    eventually(lambda: not is_group_left(worker), 20, "its group has ended")
+    eventually(lambda: not is_group_left(worker), 30, "its group has ended")
     assert session_dir.process_start_time(free) is not None, "it has left the group"
     shoal.shutdown()
     assert session_dir.process_start_time(free) is None, "it is the session's all the same"

@@ -131,8 +131,9 @@ shoal.init(num_cpus=1)
 assert shoal.get(one.remote(), timeout=20) == 1
 actors = [Actor.remote() for _ in range(30)]
 calls = [actor.work.remote() for actor in actors]
-ready, waiting = shoal.wait(calls, num_returns=len(calls), timeout=4)
-during = shoal.get([one.remote() for _ in range(20)], timeout=20)
+shoal.wait(calls, num_returns=1, timeout=60)
+ready, waiting = shoal.wait(calls, num_returns=len(calls), timeout=2)
+during = shoal.get([one.remote() for _ in range(20)], timeout=60)
 (facts,) = cluster.table("session")
 log = open(facts["directory"] + "/logs/node.log").read()
 busy = time.process_time()
@@ -144,7 +145,7 @@ kept = len(first)
 for actor in first:
     shoal.kill(actor)
 del actor, first, ready
-more, _ = shoal.wait(waiting, num_returns=1, timeout=20)
+more, _ = shoal.wait(waiting, num_returns=1, timeout=60)
 print(json.dumps({"ready": kept, "waiting": len(waiting), "during": sum(during), "log": log,
                   "cpu_s": cpu_s, "more": len(more)}))
 """
@@ -152,7 +153,7 @@ print(json.dumps({"ready": kept, "waiting": len(waiting), "during": sum(during),
 
 def test_a_daemon_without_descriptors_starts_no_workers_and_recovers() -> None:
     done = subprocess.run(
-        [sys.executable, "-c", FEW_FOR_ALL], capture_output=True, text=True, timeout=90
+        [sys.executable, "-c", FEW_FOR_ALL], capture_output=True, text=True, timeout=110
     )
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads(done.stdout.splitlines()[-1])

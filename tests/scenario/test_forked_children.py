@@ -34,7 +34,7 @@ def leave_children(array: np.ndarray[Any, Any], place: str, forks_again: bool = 
         number = 1 if forks_again and os.fork() == 0 else 0
         look_on(array, pathlib.Path(place), number)
     eventually(
-        pathlib.Path(place, f"looks{int(forks_again)}").exists, 20, "no child has begun to look"
+        pathlib.Path(place, f"looks{int(forks_again)}").exists, 30, "no child has begun to look"
     )
 
 
@@ -60,7 +60,7 @@ def stop_children(place: pathlib.Path, youngest: int) -> str:
     """End the children; what the youngest saw from its parent's life to now."""
     (place / "stop").touch()
     saw = place / f"saw{youngest}"
-    eventually(saw.exists, 20, "the child has crashed")
+    eventually(saw.exists, 30, "the child has crashed")
     return saw.read_text()
 
 
@@ -80,7 +80,7 @@ def test_the_children_of_a_killed_worker_keep_their_values(
     overwrite(N)
     if forks_again:
         # Its parent goes too: it must be found by a new look.
-        eventually((tmp_path / "pid0").exists, 20, "the elder has not begun")
+        eventually((tmp_path / "pid0").exists, 30, "the elder has not begun")
         os.kill(int((tmp_path / "pid0").read_text()), signal.SIGKILL)
         overwrite(N)
     kept_bytes = lowlevel.memory().audit()["bytes"]
@@ -121,7 +121,7 @@ def fork_looker(array: np.ndarray[Any, Any], place: pathlib.Path) -> int:
     pid = os.fork()
     if pid == 0:
         look_on(array, place, 0)
-    eventually((place / "looks0").exists, 20, "no child has begun to look")
+    eventually((place / "looks0").exists, 30, "no child has begun to look")
     return pid
 
 
@@ -164,7 +164,7 @@ def test_the_children_of_another_do_not_keep_what_nobody_sees(tmp_path: pathlib.
     memory = lowlevel.memory()
     assert memory.audit()["bytes"] >= 2 * N * 8
     assert stop_children(places[0], 0) == EXPECTED
-    eventually(lambda: memory.audit()["bytes"] < 2 * N * 8, 20, "a stranger's child keeps values")
+    eventually(lambda: memory.audit()["bytes"] < 2 * N * 8, 30, "a stranger's child keeps values")
     assert memory.audit()["bytes"] >= N * 8
     assert stop_children(places[1], 0) == EXPECTED
     no_leak()

@@ -44,7 +44,7 @@ def _end_session() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def leaves_nothing(files: Path) -> Iterator[None]:
     yield
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 30
     while any(row.size_bytes >= ONE // 2 for row in shoal.state.objects()) or counts()["bytes"]:
         assert time.monotonic() < deadline, (shoal.state.objects(), counts())
         time.sleep(0.02)
@@ -56,7 +56,9 @@ def counts() -> dict[str, int]:
 
 
 def array(i: int, size: int = ONE) -> Any:
-    return np.full(size // 8 - 100, i, dtype=np.int64)
+    found = np.full(size // 8 - 100, i, dtype=np.int64)
+    found[-2] = -1  # zeros alone would survive a file that is cut and grows again
+    return found
 
 
 def attempt() -> int:
@@ -244,11 +246,16 @@ def lingers(directory: str) -> Any:
 
 
 def test_a_rebuild_has_the_time_of_its_task(files: Path, tmp_path: Path) -> None:
-    ref = lingers.options(timeout_s=2).remote(str(tmp_path))
-    lose(files, [ref])
-    with pytest.raises(errors.DeadlineExceededError):
-        shoal.get(ref)
-    assert (tmp_path / "again").exists()
+    again = tmp_path / "again"
+    for timeout_s in (1, 5, 20):  # more where the machine is too busy to begin in time
+        ref = lingers.options(timeout_s=timeout_s).remote(str(tmp_path))
+        with pytest.raises(errors.DeadlineExceededError):
+            shoal.get(ref)
+            lose(files, [ref])
+            shoal.get(ref)
+        if again.exists():
+            break
+    assert again.exists()
 
 
 def test_what_cannot_be_made_again_says_why(files: Path) -> None:
@@ -303,7 +310,7 @@ def test_a_worker_that_dies_in_a_rebuild(files: Path, tmp_path: Path) -> None:
 @shoal.remote(max_retries=2)
 def slow(directory: str) -> Any:
     if attempt() > 1:
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while not Path(directory, "go").exists() and time.monotonic() < deadline:
             time.sleep(0.005)
     return array(9)

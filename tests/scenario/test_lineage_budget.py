@@ -19,7 +19,9 @@ ONE = 1 << 20
 
 
 def array(i: int) -> Any:
-    return np.full(ONE // 8 - 100, i, dtype=np.int64)
+    made = np.full(ONE // 8 - 100, i, dtype=np.int64)
+    made[1] = -1  # zeros alone would survive a file that is cut and grows again
+    return made
 
 
 @shoal.remote(max_retries=3)

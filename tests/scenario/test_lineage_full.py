@@ -34,7 +34,9 @@ def _end_session() -> Iterator[None]:
 
 
 def array(i: int) -> Any:
-    return np.full(ONE // 8 - 100, i, dtype=np.int64)
+    made = np.full(ONE // 8 - 100, i, dtype=np.int64)
+    made[1] = -1  # zeros alone would survive a file that is cut and grows again
+    return made
 
 
 @shoal.remote(max_retries=3)

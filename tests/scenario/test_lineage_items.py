@@ -43,7 +43,7 @@ def _end_session() -> Iterator[None]:
 def leaves_nothing(files: Path) -> Iterator[None]:
     yield
     gc.collect()
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 30
     while any(row.size_bytes >= ONE // 2 for row in shoal.state.objects()) or kept_bytes():
         assert time.monotonic() < deadline, (shoal.state.objects(), kept_bytes())
         time.sleep(0.02)
@@ -237,7 +237,9 @@ def test_a_worker_that_dies_while_it_makes_items_again(files: Path) -> None:
 
 
 def test_a_rebuild_of_items_has_the_time_of_its_task(files: Path, tmp_path: Path) -> None:
-    @shoal.remote(num_returns="streaming", max_retries=2, timeout_s=2)
+    again = tmp_path / "again"
+
+    @shoal.remote(num_returns="streaming", max_retries=2)
     def lingers(directory: str) -> Iterator[Any]:
         yield array(0)
         if shoal.get_runtime_context().attempt > 1:
@@ -245,12 +247,15 @@ def test_a_rebuild_of_items_has_the_time_of_its_task(files: Path, tmp_path: Path
             time.sleep(60)
         yield array(1)
 
-    refs = list(lingers.remote(str(tmp_path)))
-    assert len(refs) == 2
-    lose(files, refs)
-    with pytest.raises(errors.DeadlineExceededError):
-        shoal.get(refs[1])
-    assert (tmp_path / "again").exists()
+    for timeout_s in (1, 5, 20):  # more where the machine is too busy to begin in time
+        with pytest.raises(errors.DeadlineExceededError):
+            refs = list(lingers.options(timeout_s=timeout_s).remote(str(tmp_path)))
+            assert values(refs) == [0, 1]
+            lose(files, refs)
+            shoal.get(refs[1])
+        if again.exists():
+            break
+    assert again.exists()
 
 
 class Counts:

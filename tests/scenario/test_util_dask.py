@@ -70,7 +70,7 @@ def test_an_array_of_a_large_constant_that_is_put_once() -> None:
     x = dask.array.from_array(numpy.arange(200_000.0), chunks=50_000)
     ours, theirs = both((x * 2).sum())
     assert ours == theirs
-    eventually(lambda: lowlevel.memory().audit()["bytes"] < 1e5, 20, "the constant stays")
+    eventually(lambda: lowlevel.memory().audit()["bytes"] < 1e5, 30, "the constant stays")
 
 
 def test_a_data_frame_and_its_shuffle() -> None:
@@ -95,14 +95,14 @@ def test_a_data_frame_and_its_shuffle() -> None:
 def test_persisted_values_stay_in_the_store() -> None:
     x = dask.array.ones(200_000, chunks=50_000)
     kept = (x + 1).persist(scheduler=shoal_dask_get)
-    eventually(lambda: lowlevel.memory().audit()["bytes"] > 1.5e6, 20, "results are put")
+    eventually(lambda: lowlevel.memory().audit()["bytes"] > 1.5e6, 30, "results are put")
     assert float(kept.sum().compute(scheduler=shoal_dask_get)) == 400_000
     assert float(kept.sum().compute(scheduler="threads")) == 400_000
     with enable_dask_on_shoal():
         (again,) = dask.persist(kept * 2)
         assert float(again.sum().compute()) == 800_000
     del kept, again
-    eventually(lambda: lowlevel.memory().audit()["bytes"] < 1e5, 20, "they stay for nobody")
+    eventually(lambda: lowlevel.memory().audit()["bytes"] < 1e5, 30, "they stay for nobody")
 
 
 def test_graphs_by_hand() -> None:
@@ -222,7 +222,7 @@ def test_refs_have_names_in_hashes_of_dask(recwarn: pytest.WarningsRecorder) -> 
     summed = dask.delayed(lambda one: float(shoal.get(one).sum()))(ref)
     assert summed.compute(scheduler=shoal_dask_get) == 50_000
     del ref, summed
-    eventually(lambda: lowlevel.memory().audit()["bytes"] < 1e5, 20, "hashing keeps values")
+    eventually(lambda: lowlevel.memory().audit()["bytes"] < 1e5, 30, "hashing keeps values")
     assert not [one for one in recwarn if "pickled outside" in str(one.message)]
 
 

@@ -44,7 +44,7 @@ def _nothing_is_left(session: None) -> Iterator[None]:
     before = left()
     yield
     gc.collect()
-    eventually(lambda: left() <= before, 20, "the story leaves values")
+    eventually(lambda: left() <= before, 30, "the story leaves values")
 
 
 def left() -> tuple[int, int]:

@@ -50,7 +50,7 @@ def _nothing_is_left(session: None) -> Iterator[None]:
     before = left()
     yield
     gc.collect()
-    eventually(lambda: left() <= before, 20, "the story leaves values")
+    eventually(lambda: left() <= before, 30, "the story leaves values")
 
 
 def left() -> tuple[int, int, int]:
@@ -375,7 +375,7 @@ def test_endless_input_is_read_a_little_ahead() -> None:
         it = pool.imap(nap, (0.0 * next(read) for _ in itertools.count()))
         assert [next(it) for _ in range(20)] == [0.0] * 20
         del it  # in the middle: nobody wants the rest
-        eventually(lambda: next(read) == next(read) - 1, 20, "reading goes on")
+        eventually(lambda: next(read) == next(read) - 1, 30, "reading goes on")
         assert next(read) < 2000
         assert pool.map(square, [3]) == [9]
 

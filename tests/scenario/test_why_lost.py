@@ -22,6 +22,7 @@ import shoal
 from shoal import state
 from shoal._proto import reasons as r
 from shoal.errors._why import Why
+from tests.scenario.losing import cut
 
 ONE = 1 << 20
 LATE_S = 60.0
@@ -114,8 +115,7 @@ def test_a_value_in_a_file_and_one_that_is_made_again(root: Path, tmp_path: Path
     assert "on disk in" in str(state.why(second))
     (held,) = state.memory(object_id=second.hex())
     assert held.where == ready.file and held.state == "VALUE"
-    for path in (root / "spilled").iterdir():
-        os.truncate(path, 1000)
+    cut(root / "spilled")
     found: list[Any] = []
     reader = threading.Thread(target=lambda: found.append(int(shoal.get(second)[7])))
     reader.start()

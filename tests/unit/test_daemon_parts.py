@@ -86,10 +86,10 @@ def test_a_group_ends_with_its_leader_before_that_is_collected() -> None:
     said = {leader.stdout.readline().strip(), leader.stdout.readline().strip()}
     (child,) = (int(word) for word in said - {"0"})
     leader.kill()
-    eventually(lambda: session_dir.process_start_time(leader.pid) is None, 10, "it ends")
+    eventually(lambda: session_dir.process_start_time(leader.pid) is None, 30, "it ends")
     assert session_dir.process_start_time(child) is not None
     assert descendants.reap({leader.pid}) == {leader.pid: signal.SIGKILL}
-    eventually(lambda: session_dir.process_start_time(child) is None, 10, "its child ends")
+    eventually(lambda: session_dir.process_start_time(child) is None, 30, "its child ends")
     leader.returncode = -signal.SIGKILL
 
 

@@ -142,7 +142,7 @@ def story_removal_ends_what_runs_inside():
     def ping_for_a_while():
         deadline = time.monotonic() + 20
         while time.monotonic() < deadline:
-            ray.get(worker.ping.remote(), timeout=5)
+            ray.get(worker.ping.remote(), timeout=30)
             time.sleep(0.01)
 
     return caught(
