@@ -31,7 +31,9 @@ class Mortal:
         bar = tqdm(total=10, desc="dies")
         bar.update(3)
         bar.set_postfix(loss=0.5)
-        time.sleep(0.3)
+        while bar._bar.is_dirty:
+            time.sleep(0.01)
+        time.sleep(0.1)     # what is not dirty is written in this moment
         os.kill(os.getpid(), signal.SIGKILL)
 
 mortal = Mortal.remote()
