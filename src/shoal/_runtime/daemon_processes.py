@@ -7,7 +7,8 @@ node memory.
 How a death becomes an event (PROTOCOL A14)::
 
     pidfd readable                      all threads are gone: nothing of it writes to node memory
-      -> exit status from the zygote    (after STATUS_WAIT_S, what the kernel shows of a zombie)
+      -> exit status from the zygote    (after STATUS_WAIT_S, what the kernel shows of a zombie;
+                                         of one that was reaped the zygote's word is on its way)
       -> last output is read
       -> memory.repair(index)           finishes what it was in the middle of
       -> ProcessDied                    the machine answers each running task, then CloseProcess
@@ -45,6 +46,9 @@ from shoal._runtime.worker_logs import WorkerLog
 KIND_DRIVER = 1
 KIND_WORKER = 2
 STATUS_WAIT_S = 0.2
+STATUS_LOOKS = 10
+"""How often that is waited for, of a process that the zygote has reaped: its word may stand behind
+others, or the daemon was held up itself. A zygote that died in between never says it."""
 _ABOUT = 6
 """Of ``Memory.sight``."""
 HANG_UP_S = 0.25
@@ -73,6 +77,8 @@ class Process(msgspec.Struct):
     status: int | None = None
     """As ``os.waitpid`` gives it."""
     timer: Timer | None = None
+    looks: int = 0
+    """For its status, while it was dead."""
 
 
 def _open_ends(process: Process) -> tuple[int, ...]:
@@ -341,6 +347,10 @@ class Processes:
         if process.status is None and process.kind == KIND_WORKER:
             # The zygote is busy, stopped or gone: what it has not reaped tells how it ended.
             process.status = descendants.status_of_zombie(process.pid)
+            process.looks += 1
+            if process.status is None and process.looks < STATUS_LOOKS:
+                process.timer = self._loop.call_later(STATUS_WAIT_S, lambda: self._finish(process))
+                return
         if process.connection is not None:
             process.connection.read_rest()
         stderr = process.log.last_stderr() if process.log is not None else ()
