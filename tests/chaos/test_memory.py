@@ -29,7 +29,8 @@ def test_hogs_in_a_small_cgroup_are_ended_before_the_kernel_ends_anybody(group: 
         assert row["peak"] > (0.2 * LIMIT_BYTES if kind == "node" else hogs.ASKED)
         assert row["lived"] and "was ended for it" in row["text"]
     assert found["same"], "the daemon and the control store live"
-    assert found["processes"] == 3 and found["most"] < 120 * hogs.MB, "a leak is bounded"
+    # By its own limit and not by the node's, however late the watch is for want of a processor.
+    assert found["processes"] == 3 and found["most"] < 240 * hogs.MB, "a leak is bounded"
     assert group.kills() == 0 and group.peak_bytes() <= LIMIT_BYTES
 
 

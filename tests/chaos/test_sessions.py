@@ -24,7 +24,7 @@ from shoal import lowlevel
 from tests.chaos import audit
 from tests.chaos.loads import Appending
 from tests.chaos.test_store import damage
-from tests.torture.processes import eventually
+from tests.torture.processes import eventually, kill
 from tests.torture.started import Started, shoal_command
 
 WAIT_S = 60.0
@@ -63,7 +63,25 @@ def kill_store(session: Started) -> None:
     """``kill -9``, if there is one at the moment."""
     pid = int(str(session.facts()["store_pid"]))
     if pid:
-        os.kill(pid, signal.SIGKILL)
+        kill(pid)
+
+
+def keep_away(session: Started) -> int:
+    """Kill the store and hold the lock in its place; the descriptor, whose closing lets go of it.
+
+    The next store may be there before us, on a machine that is busy: it is killed, too."""
+    lock = os.open(journal_of(session) / "lock", os.O_RDWR)
+
+    def is_ours() -> bool:
+        kill_store(session)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+    eventually(is_ours, WAIT_S, "the lock of a store that was killed is free")
+    return lock
 
 
 def journal_of(session: Started) -> Path:
@@ -100,9 +118,7 @@ def work_without_store(session: Started, folder: Path, seconds: float) -> int:
     load = Appending(folder / "files", actors=3)
     load.round()
     epoch = serving(session)
-    lock = os.open(journal_of(session) / "lock", os.O_RDWR)
-    kill_store(session)
-    fcntl.flock(lock, fcntl.LOCK_EX)
+    lock = keep_away(session)
     answered = threading.Event()
 
     def change() -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import random
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from tests.torture.started import Started, start_session
 DRIVERS = 2
 WORKERS = 4
 STORE_BYTES = 96 << 20
+TRIES = 6
 
 
 def fill(
@@ -47,13 +49,26 @@ def fill(
     return {key: done[key] for key in ("steps", "answered", "lost", "full")}
 
 
+def fill_up(
+    started: Started, folder: Path, chance: random.Random, seconds: float, say: Say
+) -> dict[str, Any]:
+    """`fill`, and again while the store never was full: on a machine that does other things too,
+    drivers may want too little in that time."""
+    found: Counter[str] = Counter()
+    for _ in range(TRIES):
+        found.update(fill(started, folder, chance, seconds, say))
+        if found["full"]:
+            break
+    return dict(found)
+
+
 def run(folder: Path, seed: int, seconds: float, say: Say) -> dict[str, Any]:
     """One session with a small store from start to end."""
     # Where values may leave for files nothing is full.
     none = ("--object-spilling-directory", "none")
     size = ("--object-store-memory", str(STORE_BYTES), *none)
     with start_session(folder, WORKERS, *size) as started:
-        found = fill(started, folder, random.Random(seed), seconds, say)
+        found = fill_up(started, folder, random.Random(seed), seconds, say)
     assert found["full"] > 0, f"the store was never full: {found}"
     assert found["lost"] == 0, f"nobody was killed, so nothing may be lost: {found}"
     return found

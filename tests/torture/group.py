@@ -106,7 +106,7 @@ def run(folder: Path, seed: int, seconds: float, say: Say) -> dict[str, Any] | s
             stdout=subprocess.PIPE,
             text=True,
         )
-        output, _ = process.communicate(timeout=seconds + FINISH_S + 60)
+        output, _ = process.communicate(timeout=full.TRIES * seconds + FINISH_S + 60)
         *progress, last = output.splitlines() or [""]
         for line in progress:
             say(line)
@@ -127,7 +127,7 @@ def main() -> None:
     size = ("--object-store-memory", str(STORE_BYTES), *none)
     with start_session(folder, WORKERS, *size) as started:
         pids = (started.daemon(), *started.zygotes(), *started.stores())
-        found = full.fill(started, folder, random.Random(seed), seconds, print)
+        found = full.fill_up(started, folder, random.Random(seed), seconds, print)
         after = (started.daemon(), *started.zygotes(), *started.stores())
         assert pids == after, f"somebody has died: {pids} {after}"
     print(json.dumps(found), flush=True)

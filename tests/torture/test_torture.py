@@ -20,6 +20,10 @@ FULL_S = 5.0
 GROUP_S = 8.0
 SESSIONS_S = 5.0
 
+LONGER = (1, 5)
+"""Times of an ordinary run: on a machine that does other things too, less happens in the same time,
+so that it is judged by a longer one."""
+
 
 def say(text: str) -> None:
     print(text, flush=True)
@@ -30,10 +34,15 @@ def _seed() -> None:
     say(f"\nSHOAL_TORTURE_SEED={SEED}")
 
 
-@pytest.mark.timeout(KILLS_S + 180)
+@pytest.mark.timeout(sum(LONGER) * KILLS_S + 360)
 def test_nothing_is_lost_or_left_while_processes_are_killed_and_stopped(tmp_path: Path) -> None:
-    found = kills.run(tmp_path, SEED, KILLS_S, say)
-    say(str(found))
+    for times in LONGER:
+        folder = tmp_path / f"{times}"
+        folder.mkdir()
+        found = kills.run(folder, SEED, times * KILLS_S, say)
+        say(str(found))
+        if found["kills_total"] > 20 and found["answered"] > 50:
+            break
     assert found["kills_total"] > 20, "next to nobody was killed"
     assert found["answered"] > 50, "the load did next to nothing"
 
@@ -50,11 +59,13 @@ def test_nobody_stands_still_while_another_process_is_stopped(tmp_path: Path) ->
     assert {"nobody", "driver", "zygote", "store", "daemon"} <= set(found)
 
 
+@pytest.mark.timeout(full.TRIES * FULL_S + 180)
 def test_a_store_that_is_full_again_and_again_says_so(tmp_path: Path) -> None:
     found = full.run(tmp_path, SEED, FULL_S, say)
     assert found["answered"] > 10, found
 
 
+@pytest.mark.timeout(full.TRIES * GROUP_S + 180)
 def test_the_kernel_kills_nobody_in_a_small_cgroup(tmp_path: Path) -> None:
     found = group.run(tmp_path, SEED, GROUP_S, say)
     if isinstance(found, str):
