@@ -11,7 +11,15 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 
-from tests.tidy.sources import PythonFile, Violation, functions, imports, judge, python_files
+from tests.tidy.sources import (
+    PythonFile,
+    Violation,
+    functions,
+    imports,
+    judge,
+    nodes,
+    python_files,
+)
 
 LAYERS = {
     "_base": 0,
@@ -65,7 +73,7 @@ def part_of(module: str) -> str | None:
 def under_type_checking(file: PythonFile) -> set[ast.stmt]:
     """Imports that only the type checker sees bind nothing at run time."""
     seen: set[ast.stmt] = set()
-    for node in ast.walk(file.tree):
+    for node in nodes(file.path):
         if isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING"):
             seen.update(n for n in ast.walk(node) if isinstance(n, ast.stmt))
     return seen
@@ -117,7 +125,7 @@ def test_no_module_is_dead() -> None:
                 if candidate in known and candidate != file.module:
                     used.add(candidate)
         # `python -m shoal.x` and lazy tables name modules in strings.
-        for node in ast.walk(file.tree):
+        for node in nodes(file.path):
             if isinstance(node, ast.Constant) and isinstance(node.value, str):
                 dotted = node.value if node.value.startswith("shoal") else f"shoal.{node.value}"
                 if dotted in known and dotted != file.module:
@@ -133,7 +141,7 @@ def test_core_is_pure() -> None:
             for name, node in imports(file):
                 if name.split(".")[0] in IMPURE:
                     yield Violation(file.path, f"line {node.lineno} imports {name}")
-            for child in ast.walk(file.tree):
+            for child in nodes(file.path):
                 if isinstance(child, ast.AsyncFunctionDef | ast.Await | ast.Global):
                     yield Violation(file.path, f"line {child.lineno}: {type(child).__name__}")
                 if isinstance(child, ast.Call) and ast.unparse(child.func) in {"print", "open"}:
@@ -159,12 +167,12 @@ def calls_of(file: PythonFile, names: set[str]) -> Iterator[tuple[int, str]]:
     bare = {name.rpartition(".")[2]: name for name in names}
     imported = {
         alias.asname or alias.name: f"{node.module}.{alias.name}"
-        for node in ast.walk(file.tree)
+        for node in nodes(file.path)
         if isinstance(node, ast.ImportFrom)
         for alias in node.names
         if alias.name in bare
     }
-    for node in ast.walk(file.tree):
+    for node in nodes(file.path):
         if isinstance(node, ast.Attribute) and ast.unparse(node) in names:
             yield node.lineno, ast.unparse(node)
         elif isinstance(node, ast.Name) and imported.get(node.id) in names:
