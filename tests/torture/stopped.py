@@ -1,12 +1,12 @@
 """While one process is stopped, does anybody else stand still?
 
-    python -m tests.torture.stopped SESSION SECONDS
+    python -m tests.torture.stopped SESSION
 
 is the *bystander*: a driver that calls tasks and an actor of its own and stores values, one after
-another, and says at the end how many calls it made and how long the longest took, per tenth of a
-second. Beside it works a load driver. One after another, the load driver, one of its workers, one
-of its actors, the zygote, the store and the node daemon get SIGSTOP for `STOP_S`; the bystander's
-own workers are left alone: what a stopped process runs waits for it, of course.
+another, until its input ends; then it says how many calls it made and how long the longest took,
+per tenth of a second. Beside it works a load driver. One after another, the load driver, one of its
+workers, one of its actors, the zygote, the store and the node daemon get SIGSTOP for `STOP_S`; the
+bystander's own workers are left alone: what a stopped process runs waits for it, of course.
 
 A stall as long as the stop would mean that somebody waits for a lock, or for an answer, of the
 stopped process. (The daemon decides who holds the CPUs: on a full node it takes an idle worker's
@@ -16,10 +16,12 @@ and gives them back later. The bystander's tasks ask for none, so that it needs 
 from __future__ import annotations
 
 import json
+import os
 import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -29,7 +31,7 @@ import shoal
 from shoal._runtime import cluster
 from tests.torture.drivers import ROOT, Crew
 from tests.torture.kills import FINISH_S, Say
-from tests.torture.processes import signal_session_process
+from tests.torture.processes import eventually, signal_session_process
 from tests.torture.started import Started, start_session
 
 WORKERS = 6
@@ -56,11 +58,12 @@ class Adder:
 class Bystander:
     """The unrelated driver as a process."""
 
-    def __init__(self, started: Started, seconds: float) -> None:
+    def __init__(self, started: Started) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "tests.torture.stopped", started.session, str(seconds)],
+            [sys.executable, "-m", "tests.torture.stopped", started.session],
             cwd=ROOT,
             env=started.environment,
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
         )
@@ -68,8 +71,9 @@ class Bystander:
         assert self.process.stdout.readline() == "working\n", "the bystander did not start"
 
     def buckets(self) -> dict[int, list[float]]:
-        """After its end: by tenth of a second, [calls, the longest in seconds]."""
-        assert self.process.stdout is not None
+        """It ends: by tenth of a second, [calls, the longest in seconds]."""
+        assert self.process.stdin is not None and self.process.stdout is not None
+        self.process.stdin.close()
         line = self.process.stdout.readline()
         assert self.process.wait(FINISH_S) == 0
         return {int(key): value for key, value in json.loads(line).items()}
@@ -107,11 +111,19 @@ def signals_to(started: Started, crew: Crew, role: str) -> Callable[[int], bool]
     if name is not None:
         pid = int(str(facts[name]))
     else:
-        (job,) = {row["job"] for row in cluster.table("jobs") if row["pid"] == driver.pid}
+        job = job_of(driver.pid)
         rows = [row for row in cluster.table("workers") if row["job"] == job]
         pids = [row["pid"] for row in rows if bool(row["actor_id"]) is (role == "actor")]
         pid = int(pids[0]) if pids else -1
     return lambda number: signal_session_process(pid, started.session, number)
+
+
+def job_of(pid: int) -> object:
+    """The job of the driver with that pid, from when it has one; none: nobody has it."""
+    for row in cluster.table("jobs"):
+        if row["pid"] == pid:
+            return row["job"]
+    return None
 
 
 def run(folder: Path, seed: int, seconds: float, say: Say) -> dict[str, Any]:
@@ -124,7 +136,9 @@ def run(folder: Path, seed: int, seconds: float, say: Say) -> dict[str, Any]:
         crew = Crew(started, folder)
         try:
             crew.add(chance.getrandbits(30), total_s + 1.0, "all")
-            bystander = Bystander(started, total_s)
+            driver = crew.at_work[0].process.pid
+            eventually(lambda: job_of(driver) is not None, FINISH_S, "the load driver is there")
+            bystander = Bystander(started)
             for role in ROLES * rounds:
                 if times := stop_for_a_while(signals_to(started, crew, role)):
                     phases.append((role, *times))
@@ -158,16 +172,18 @@ def judge(
 
 
 def main() -> None:
-    session, seconds = sys.argv[1], float(sys.argv[2])
-    shoal.init(address=session, log_to_driver=False)
+    shoal.init(address=sys.argv[1], log_to_driver=False)
     adder = Adder.remote()
     assert shoal.get([adder.add_one.remote(1), add_one.remote(1)], timeout=READY_S) == [2, 2]
     print("working", flush=True)
     buckets: dict[int, list[float]] = {}
     value = bytes(100_000)
     number = 0
-    end = time.monotonic() + seconds
-    while (begin := time.monotonic()) < end:
+    over = threading.Event()
+    # Not by sys.stdin, whose lock would be held by the thread if this process ended before.
+    threading.Thread(target=lambda: (os.read(0, 1), over.set()), daemon=True).start()
+    while not over.is_set():
+        begin = time.monotonic()
         assert shoal.get(add_one.remote(number)) == number + 1
         assert shoal.get(adder.add_one.remote(number)) == number + 1
         assert len(shoal.get(shoal.put(value))) == len(value)

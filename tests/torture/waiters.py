@@ -11,6 +11,7 @@ another session, as a program may.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import threading
@@ -123,8 +124,11 @@ class Heard:
 def mapped() -> int:
     """How much of a session's node memory this process has: maps and descriptors."""
     maps = Path("/proc/self/maps").read_text().count("memfd:shoal")
-    links = [os.readlink(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd") if fd != "3"]
-    return maps + sum("memfd:shoal" in link for link in links)
+    links = 0
+    for fd in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(FileNotFoundError):  # the folder's own, which is closed again
+            links += "memfd:shoal" in os.readlink(f"/proc/self/fd/{fd}")
+    return maps + links
 
 
 def main() -> None:
