@@ -198,6 +198,18 @@ def half_a_transaction_is_there(monkeypatch: Patch) -> None:
     monkeypatch.setattr(FakeDisk, "crash", crash)
 
 
+def who_has_not_joined_is_served(monkeypatch: Patch) -> None:
+    """As it was once: what was done for nobody was done again for who had joined."""
+    original = StoreMachine.step
+
+    def step(self: StoreMachine, now: float, event: store.StoreEvent) -> object:
+        if isinstance(event, store.StoreAsked) and isinstance(event.body, store.Request):
+            self._names.setdefault(event.caller, "")
+        return original(self, now, event)
+
+    monkeypatch.setattr(StoreMachine, "step", step)
+
+
 VARIANTS = [
     keys_are_not_lasting,
     deletions_are_not_lasting,
@@ -213,6 +225,7 @@ VARIANTS = [
     numbers_begin_again,
     rows_are_not_told_to_the_next_store,
     records_stay,
+    who_has_not_joined_is_served,
     half_a_transaction_is_there,
 ]
 
@@ -221,6 +234,7 @@ RARE = {
     the_mirror_acknowledges_by_itself: ["store away", "daemon killed"],
     acknowledged_before_it_is_synced: ["store killed", "disk slow", "daemon killed"],
     what_was_done_is_done_again: ["link broken", "store killed"],
+    who_has_not_joined_is_served: ["link broken", "store killed"],
 }
 """Those that only a few kinds of faults bring to light: more of them, so that few seeds do."""
 

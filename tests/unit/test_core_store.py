@@ -75,7 +75,9 @@ def test_key_value_table() -> None:
 
 
 def test_effects_come_before_the_answer_that_needs_them() -> None:
-    commands = StoreMachine().step(0.0, StoreAsked(3, 7, Request(7, PutRow("jobs", "1", {}))))
+    store = StoreMachine()
+    store.step(0.0, StoreAsked(3, 6, Join("d")))
+    commands = store.step(0.0, StoreAsked(3, 7, Request(7, PutRow("jobs", "1", {}))))
     assert [type(command) for command in commands] == [Keep, Keep, StoreReply]
     assert commands[-1] == StoreReply(3, 7, Answered(1, Done()))
 
@@ -141,6 +143,22 @@ def test_a_repeated_request_is_answered_as_it_was() -> None:
     assert [key for kind, key in disk if kind == "answers"] == [
         msgspec.msgpack.encode(("d", 4)),
     ], "an answer that has been read is forgotten"
+
+
+def test_what_is_asked_before_the_join_is_done_once() -> None:
+    """A daemon that has just connected again may be asked for something before it has said who it
+    is; it asks again when it has joined, also if that is another store."""
+    disk: Disk = {}
+    store = StoreMachine()
+    store.step(0.0, StoreAsked(1, 1, Join("d")))
+    write_down(disk, store.step(0.0, StoreAsked(1, 2, Request(2, KvPut(b"k", b"v")))))
+    delete = Request(3, KvDelete(b"k"))
+    store = restored(disk)
+    assert write_down(disk, store.step(0.0, StoreAsked(1, 3, delete))) == []
+    store = restored(disk)
+    store.step(0.0, StoreAsked(1, 4, Join("d", epoch=0, sequence=1)))
+    (reply,) = write_down(disk, store.step(0.0, StoreAsked(1, 3, delete)))
+    assert isinstance(reply.body, Answered) and reply.body.body == KvAnswer(existed=True)
 
 
 def carry(mirror: Mirror, store: StoreMachine, commands: list[do.Command], disk: Disk) -> list[int]:

@@ -219,6 +219,8 @@ class StoreMachine:
         match event.body:
             case Join():
                 answer = self._join(event.caller, event.body, effects)
+            case Request() if event.caller not in self._names:
+                return []
             case Request():
                 answer = self._request(event.caller, event.ticket, event.body, effects)
             case Report():
@@ -244,7 +246,7 @@ class StoreMachine:
     def _request(
         self, connection: int, number: int, body: Request, effects: list[Effect]
     ) -> Message:
-        name = self._names.get(connection, "")
+        name = self._names[connection]
         caller = self.callers.setdefault(name, Caller(answers={}))
         for old in [old for old in caller.answers if old < body.answered_below]:
             del caller.answers[old]

@@ -26,6 +26,8 @@ from shoal.testing.sim.disk import FakeDisk
 
 START_S = 0.03
 LINK_S = 30e-6
+LOOK_S = 1e-3
+"""From a connection that is made again until the daemon's machine hears of it: the next look."""
 AGAIN_S = 0.2
 RETRY_S = 0.1
 STEPS = ("received", "carried out", "synced", "answered")
@@ -141,7 +143,14 @@ class FakeStore:
         self._links += 1
         self.link = self._links
         self._last_arrival = {"in": self._world.now, "out": self._world.now}
-        self._post(seen.StoreConnected())
+        if self._links == 1:
+            self._post(seen.StoreConnected())
+        else:
+            self._world.after(LOOK_S, functools.partial(self._told, self.link))
+
+    def _told(self, link: int) -> None:
+        if link == self.link:
+            self._post(seen.StoreConnected())
 
     # ---- the link
     def _carry(self, way: str, action: Callable[[], None]) -> None:
