@@ -28,7 +28,7 @@ class Odd:
             raise self.error
         self.over.wait()
 
-    def makedirs(self, path: str, exist_ok: bool) -> None:
+    def open(self, path: str, mode: str, block_size: int) -> None:
         self._answer()
 
     def cat_file(self, path: str, start: int, end: int) -> bytes:
@@ -82,10 +82,10 @@ def test_a_value_whose_place_is_gone_silent_is_an_error_in_time(silent: Odd) -> 
     whole, remote._system = remote._system, silent
     with pytest.raises(SpillError, match="cannot be read: there is no answer"):
         files.read_into(number, memoryview(buffer))
-    remote._system = Odd(ConnectionError("refused"))
-    with pytest.raises(SpillError, match="ConnectionError: refused"):
+    refusing = remote._system = Odd(PermissionError(errno.EACCES, "Access Denied"))
+    with pytest.raises(SpillError, match=r"PermissionError: .*Access Denied"):
         files.read_into(number, memoryview(buffer))
-    assert remote._system.calls == spill_places.READ_TRIES
+    assert refusing.calls == 1
     remote._system = whole
     files.close()
 
@@ -93,3 +93,29 @@ def test_a_value_whose_place_is_gone_silent_is_an_error_in_time(silent: Odd) -> 
 def test_a_place_that_is_none_is_said_at_once() -> None:
     with pytest.raises(OSError, match="nowhere"):
         spill_places.choose(["nowhere://x"], "")
+
+
+def test_who_reads_waits_through_an_outage(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spill_places, "PAUSE_LEAST_S", 0.001)
+    remote = Remote("memory://shoal-test/values")
+    files = SpillFiles([remote], "s")
+    (number,) = files.write([memoryview(b"abc")])
+    whole = remote._system
+
+    class Away(Odd):
+        def _answer(self) -> None:
+            if self.calls == 4:
+                remote._system = whole
+            super()._answer()
+
+    away = remote._system = Away(ConnectionError("refused"))
+    buffer = bytearray(3)
+    files.read_into(number, memoryview(buffer))
+    assert buffer == b"abc" and away.calls == 5
+    monkeypatch.setattr(spill_places, "ANSWER_S", 0.0)
+    remote._system = Odd(ConnectionError("refused"))
+    with pytest.raises(SpillError, match=r"s-1\.spill cannot be read: ConnectionError: refused"):
+        files.read_into(number, memoryview(buffer))
+    monkeypatch.undo()
+    remote._system = whole
+    files.close()

@@ -45,7 +45,8 @@ if TYPE_CHECKING:
 STILL_S = 5.0
 """Between two times that those who wait for values are told that something goes on."""
 CLOSE_S = 5.0
-"""The end of the session waits for a disk so long."""
+"""The end of the session waits so long for places that are being opened; each place says for how
+long once it is."""
 
 
 def _text(error: Exception) -> str:
@@ -399,7 +400,7 @@ class Spiller:
             return
         self._jobs.put(self._close_files)
         self._jobs.put(None)
-        self._thread.join(CLOSE_S)
+        self._thread.join(self.files.close_s if self.files is not None else CLOSE_S)
         self._loop.unwatch(self._bell)
         if not self._thread.is_alive():
             os.close(self._bell)

@@ -63,6 +63,7 @@ class SpillFiles:
 
     def __init__(self, places: Sequence[Place], prefix: str, file_bytes: int = FILE_BYTES) -> None:
         self.places = list(places)
+        self.close_s = max(place.close_s for place in places)
         self._prefix = prefix
         self._file_bytes = file_bytes
         self._files: list[SpillFile] = []
@@ -142,7 +143,7 @@ class SpillFiles:
         """The next batch begins another file."""
         file = self._current.pop(index, None)
         if file is not None and not file.live:
-            self._remove(file)
+            self._remove(file.place, file)
 
     def read_into(self, number: int, buffer: memoryview) -> None:
         """Fill ``buffer`` with a value and look at its checksum.
@@ -155,9 +156,7 @@ class SpillFiles:
         head = bytearray(_HEAD.size)
         try:
             place = record.file.place
-            found = place.read_into(record.file, record.offset, memoryview(head))
-            if found == len(head):
-                found += place.read_into(record.file, record.offset + len(head), buffer)
+            found = place.read_into(record.file, record.offset, memoryview(head), buffer)
         except OSError as error:
             raise SpillError(f"{where} cannot be read: {error.strerror or error}") from error
         if found < len(head) + buffer.nbytes:
@@ -190,19 +189,24 @@ class SpillFiles:
             record.file.place.forget(record.file, record.offset, _HEAD.size + record.size)
         if record.file.live == 0:
             self._current = {i: f for i, f in self._current.items() if f is not record.file}
-            self._remove(record.file)
+            self._remove(record.file.place, record.file)
 
-    def _remove(self, file: SpillFile) -> None:
-        if file in self._files:
-            self._files.remove(file)
+    def _remove(self, place: Place, *files: SpillFile) -> None:
+        gone = {*files}
+        self._files = [file for file in self._files if file not in gone]
         try:
-            file.place.remove(file)
+            place.remove(*files)
         except OSError:
-            pass  # a disk that is gone has taken the file along
+            pass  # what does not answer is asked again with the next file
 
     def close(self) -> None:
         """Leave nothing."""
-        for file in [*self._files, *self._current.values()]:
-            self._remove(file)
+        files = {*self._files, *self._current.values()}
+        for place in self.places:
+            self._remove(place, *(file for file in files if file.place is place))
+            try:
+                place.close()
+            except OSError:
+                pass  # it has been told before that it does not answer
         self.records.clear()
         self._current.clear()

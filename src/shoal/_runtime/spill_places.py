@@ -20,10 +20,13 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import math
 import os
 import queue
 import threading
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, Protocol, TypeVar, cast
 
 import msgspec
@@ -38,11 +41,13 @@ SUFFIX = ".spill"
 SPARE = 0.02
 """Of a disk is left to others, at most ``SPARE_MOST_BYTES``."""
 SPARE_MOST_BYTES = 1 << 30
-READ_TRIES = 3
-"""Of what is read through a network."""
 ANSWER_S = 60.0
 """What goes through a network is given up then."""
 PAUSE_S = 30.0
+PAUSE_LEAST_S = 0.1
+PAUSE_MOST_S = 5.0
+PIECE_BYTES = 16 << 20
+"""Go through a network at a time. S3 takes no smaller pieces than 5 MiB, and at most 10,000."""
 _IN_MEMORY = ("tmpfs", "ramfs", "devtmpfs")
 
 
@@ -61,15 +66,20 @@ class Place(Protocol):
 
     can_append: bool
     """Else each file is written once."""
+    close_s: float
+    """The end of the session waits for it so long, in seconds."""
 
     def append(self, file: SpillFile, parts: Sequence[Any]) -> None:
         """Write ``parts`` at the end of ``file``. Raises OSError, and has then written nothing."""
 
-    def read_into(self, file: SpillFile, offset: int, buffer: memoryview) -> int:
-        """Fill ``buffer`` from ``offset`` on; how many bytes there were."""
+    def read_into(self, file: SpillFile, offset: int, *buffers: memoryview) -> int:
+        """Fill ``buffers``, one behind the other, from ``offset`` on; how many bytes there were."""
 
-    def remove(self, file: SpillFile) -> None:
-        """The file is not needed any more."""
+    def remove(self, *files: SpillFile) -> None:
+        """These files are not needed any more."""
+
+    def close(self) -> None:
+        """The session ends: nothing that was to be removed may stay. Raises OSError: it does."""
 
     def forget(self, file: SpillFile, offset: int, size: int) -> None:
         """This part of a file is not needed any more, others are."""
@@ -82,6 +92,7 @@ class Directory:
     """A directory of a disk."""
 
     can_append = True
+    close_s = 5.0
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -133,13 +144,13 @@ class Directory:
             finally:
                 os.close(fd)
 
-    def read_into(self, file: SpillFile, offset: int, buffer: memoryview) -> int:
+    def read_into(self, file: SpillFile, offset: int, *buffers: memoryview) -> int:
         """As ``Place``. By its name: a file that was deleted or replaced is not read on."""
         fd = os.open(os.path.join(self.path, file.name), os.O_RDONLY | os.O_CLOEXEC)
         try:
             done = 0
-            while done < buffer.nbytes:
-                count = os.preadv(fd, [buffer[done:]], offset + done)
+            while left := _behind(buffers, done):
+                count = os.preadv(fd, left, offset + done)
                 if count == 0:
                     break
                 done += count
@@ -148,16 +159,19 @@ class Directory:
         finally:
             os.close(fd)
 
-    def remove(self, file: SpillFile) -> None:
+    def remove(self, *files: SpillFile) -> None:
         """As ``Place``."""
-        try:
-            os.unlink(os.path.join(self.path, file.name))
-        except FileNotFoundError:
-            pass  # somebody has tidied up: it is gone, which is what was wanted
-        finally:
+        for file in files:
+            try:
+                os.unlink(os.path.join(self.path, file.name))
+            except OSError:
+                pass  # somebody has tidied up, or a disk that is gone has taken it along
             if file.fd >= 0:
                 os.close(file.fd)
                 file.fd = -1
+
+    def close(self) -> None:
+        """As ``Place``: nothing is put off."""
 
     def forget(self, file: SpillFile, offset: int, size: int) -> None:
         """As ``Place``: the disk has its whole pages back."""
@@ -173,9 +187,14 @@ class Directory:
 
 
 class Remote:
-    """A prefix of what fsspec knows: ``s3://``, ``gs://``, ``file://`` and others."""
+    """A prefix of what fsspec knows: ``s3://``, ``gs://``, ``file://`` and others.
+
+    Bytes go and come in pieces of ``PIECE_BYTES``, each of which has ``ANSWER_S``: a large value on
+    a slow line is not taken for silence, and takes no memory of its own size.
+    """
 
     can_append = False
+    close_s = 20.0
 
     def __init__(self, uri: str) -> None:
         try:
@@ -188,10 +207,14 @@ class Remote:
             self._system, self._path = fsspec.core.url_to_fs(self.uri)
         except Exception as error:
             raise OSError(errno.EIO, f"{uri} cannot be used: {error}") from error
-        self._is_there = False
+        self._unwanted: list[str] = []
+        """Files that are to go, and have not gone yet."""
+        self._has_answered = False
+        self._silent_since = math.inf
+        """When a value could not be read, and none could since."""
         self._problem = ""
         self._again_at = 0.0
-        """No value is written before this: the last one could not be."""
+        """Nothing is written or removed before this: the last time it could not be done."""
 
     def __str__(self) -> str:
         return self.uri
@@ -201,43 +224,110 @@ class Remote:
         room would wait through all its tries."""
         if clock.now() < self._again_at:
             raise OSError(errno.EIO, self._problem)
-        data = b"".join(parts)  # what is abandoned must not hold the values themselves
         try:
-            _within(ANSWER_S, lambda: self._write(file.name, data))
+            self._write(f"{self._path}/{file.name}", parts)
         except OSError as error:
-            self._problem = error.strerror or str(error)
-            self._again_at = clock.now() + PAUSE_S
+            self._pause(error)
             raise
 
-    def _write(self, name: str, data: bytes) -> None:
-        if not self._is_there:
-            self._system.makedirs(self._path, exist_ok=True)
-            self._is_there = True
-        with self._system.open(f"{self._path}/{name}", "wb") as out:
-            out.write(data)
+    def _write(self, path: str, parts: Sequence[Any]) -> None:
+        out = _within(ANSWER_S, lambda: self._open(path))
+        try:
+            for piece in _pieces(parts):
+                _within(ANSWER_S, partial(out.write, piece))
+            _within(ANSWER_S, out.close)
+        except OSError as error:
+            if self._has_answered:
+                self._unwanted.append(path)  # it may be there though nobody has said so
+            if error.errno != errno.ETIMEDOUT:  # else it would not answer to this either
+                _within(ANSWER_S, lambda: _abandon(out))
+            raise
+        self._has_answered = True
 
-    def read_into(self, file: SpillFile, offset: int, buffer: memoryview) -> int:
+    def _open(self, path: str) -> Any:
+        """A directory is made only where one is missed: what has buckets needs none, and would make
+        a bucket of a name with a mistake in it."""
+        try:
+            return self._system.open(path, "wb", block_size=PIECE_BYTES)
+        except FileNotFoundError:
+            self._system.makedirs(self._path, exist_ok=True)
+            return self._system.open(path, "wb", block_size=PIECE_BYTES)
+
+    def _pause(self, error: OSError) -> None:
+        self._problem = error.strerror or str(error)
+        self._again_at = clock.now() + PAUSE_S
+
+    def read_into(self, file: SpillFile, offset: int, *buffers: memoryview) -> int:
         """As ``Place``."""
-        name, end = f"{self._path}/{file.name}", offset + buffer.nbytes
-        found: bytes = _within(ANSWER_S, lambda: self._read(name, offset, end))
-        buffer[: len(found)] = found
-        return len(found)
+        name, done = f"{self._path}/{file.name}", 0
+        end = offset + sum(buffer.nbytes for buffer in buffers)
+        for begin in range(offset, end, PIECE_BYTES):
+            wanted = min(PIECE_BYTES, end - begin)
+            found = self._read(name, begin, begin + wanted)
+            at = 0
+            for left in _behind(buffers, done):
+                part = found[at : at + left.nbytes]
+                left[: len(part)] = part
+                at += len(part)
+            done += len(found)
+            if len(found) < wanted:
+                break
+        return done
 
     def _read(self, name: str, begin: int, end: int) -> bytes:
-        for left in range(READ_TRIES - 1, -1, -1):
+        """What cannot be read is lost for good: one who does not answer is asked again, for
+        ``ANSWER_S`` from when he was silent first."""
+        pause = PAUSE_LEAST_S
+        while True:
             try:
-                return bytes(self._system.cat_file(name, start=begin, end=end))
+                found = _within(
+                    ANSWER_S, lambda: bytes(self._system.cat_file(name, start=begin, end=end))
+                )
             except FileNotFoundError:
                 raise
-            except Exception:
-                if not left:
+            except OSError as error:
+                now = clock.now()
+                self._silent_since = min(self._silent_since, now)
+                late = self._silent_since + ANSWER_S
+                if isinstance(error.__cause__, PermissionError) or now + pause > late:
                     raise
-        return b""
+                time.sleep(pause)
+                pause = min(2 * pause, PAUSE_MOST_S)
+            else:
+                self._silent_since = math.inf
+                return found
 
-    def remove(self, file: SpillFile) -> None:
-        """As ``Place``. What could not be written is not there."""
-        if file.size:
-            _within(ANSWER_S, lambda: self._system.rm_file(f"{self._path}/{file.name}"))
+    def remove(self, *files: SpillFile) -> None:
+        """As ``Place``. What could not be written is not there; what cannot be removed now is
+        removed with the next one."""
+        self._unwanted += [f"{self._path}/{file.name}" for file in files if file.size]
+        if not self._unwanted or clock.now() < self._again_at:
+            return
+        names = tuple(self._unwanted)
+        try:
+            _within(ANSWER_S, lambda: self._remove(names))
+        except OSError as error:
+            self._pause(error)
+            raise
+        self._unwanted.clear()
+
+    def _remove(self, names: Sequence[str]) -> None:
+        if len(names) > 1:
+            try:
+                self._system.rm([*names])
+                return
+            except Exception:
+                pass  # one of them was not there, or it can only be asked for one at a time
+        for name in names:
+            try:
+                self._system.rm_file(name)
+            except FileNotFoundError:
+                pass  # somebody has tidied up
+
+    def close(self) -> None:
+        """As ``Place``. Asked even if it did not answer before: what stays now stays for ever."""
+        self._again_at = 0.0
+        self.remove()
 
     def forget(self, file: SpillFile, offset: int, size: int) -> None:
         """As ``Place``: an object goes as a whole."""
@@ -245,6 +335,45 @@ class Remote:
     def room(self) -> int | None:
         """As ``Place``."""
         return None
+
+
+def _abandon(out: Any) -> None:
+    """Half of a file must not be left, nor finished by the collector of garbage."""
+    for step in ("discard", "closed", "close"):
+        try:
+            if step == "closed":
+                out.closed = True
+            else:
+                getattr(out, step)()
+        except Exception:
+            pass  # each kind of file has some of these
+
+
+def _behind(buffers: Sequence[memoryview], done: int) -> list[memoryview]:
+    """What of ``buffers`` is not filled yet, when the first ``done`` bytes are."""
+    left = []
+    for buffer in buffers:
+        if done < buffer.nbytes:
+            left.append(buffer[done:])
+        done = max(0, done - buffer.nbytes)
+    return left
+
+
+def _pieces(parts: Sequence[Any]) -> Iterator[bytes]:
+    """The bytes of all parts, ``PIECE_BYTES`` at a time, copied: what is abandoned must not hold
+    the values themselves."""
+    piece = bytearray()
+    for part in parts:
+        view = memoryview(part).cast("B")
+        while view.nbytes:
+            count = PIECE_BYTES - len(piece)
+            piece += view[:count]
+            view = view[count:]
+            if len(piece) == PIECE_BYTES:
+                yield bytes(piece)
+                piece.clear()
+    if piece:
+        yield bytes(piece)
 
 
 def _within(seconds: float, step: Callable[[], T]) -> T:
