@@ -93,6 +93,9 @@ class _Teller:
                 continue
             if kind in TEXTS:  # in pieces of eight bytes
                 has_text.add((key, kind))
+            told = self.told.get(key)
+            if kind == _native.EVENT_NAME and told is not None and told.submitted_ns:
+                ns = told.submitted_ns  # it was noted after it, and the call may run by then
             text = self._text(kind, key, number, n)
             suffix = f" ({self.ids.task(key) or self.ids.value(key)})" if are_named else ""
             found.append({"time_s": ns / 1e9, "process": process, "text": text + suffix})
