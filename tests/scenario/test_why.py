@@ -22,7 +22,7 @@ from shoal._proto import reasons as r
 from shoal.errors._why import Why
 from shoal.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-LATE_S = 20.0
+LATE_S = 60.0
 
 
 @pytest.fixture(scope="module", autouse=True)
