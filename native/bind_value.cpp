@@ -521,13 +521,13 @@ nb::class_<PyTask> bind_values(nb::module_& m) {
       .def(
           "write",
           [](PyTask& t, u32 i, int format, nb::handle data, nb::handle buffers,
-             nb::handle contained) {
+             nb::handle contained, double timeout_s) {
             const u32 r = running_return(t, i);
             t.mem->m->discard_value(r);  // a value may be replaced by an error before the commit
-            write_parts(*t.mem, r, format, data, buffers, contained, true, 30.0, t.key);
+            write_parts(*t.mem, r, format, data, buffers, contained, true, timeout_s, t.key);
           },
           nb::arg("index"), nb::arg("format"), nb::arg("data"), nb::arg("buffers"),
-          nb::arg("contained"))
+          nb::arg("contained"), nb::arg("timeout_s") = 30.0)
       .def("forget", &forget_task)
       .def("commit", &commit_task);
   return task;

@@ -74,7 +74,10 @@ void patiently(PyMemory& pm, u64 total, double timeout_s, const std::function<St
   Turn turn(m);
   for (;;) {
     Status st = step();
-    if (st == Status::Ok) return;
+    if (st == Status::Ok) {
+      turn.is_served = true;
+      return;
+    }
     if (platform::now_ns() > begun + TURN_AFTER) turn.take();  // who loads values lets go then
     if (st == Status::NeedMemory) {
       // The daemon answers yes or no, in well under a second unless a slow disk has to take others

@@ -173,7 +173,7 @@ struct Turn {
   ~Turn();
   bool take();
   Memory& m;
-  bool mine = false;
+  bool mine = false, is_served = false;
 };
 struct Patient {  // how long `come_back` waits in this thread while no value of anybody comes back
   explicit Patient(double seconds);

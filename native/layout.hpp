@@ -448,6 +448,7 @@ struct Header {
   atom<u64> lineage_most;                     // bytes that recipes may keep; 0: none are made
   atom<u64> lineage_bytes;                    // what they keep, about; the daemon counts exactly
   atom<u32> lineage_over;                     // it is more
+  atom<u32> served;                           // how often who waited in turn has found room
   alignas(128) atom<u32> tokens[MAX_TOKENS];  // process index + 1 of who may spin
   alignas(128) Ring inbox;
   atom<u32> inbox_full;

@@ -222,6 +222,11 @@ class Task:
     def memory(self) -> Memory: ...
     def dependencies(self, first: int, n: int, patience_s: float = 0.5) -> list[Any]:
         """The values of top-level arguments, as ``Memory.get_many`` would give them."""
+    def take_back(self, index: int) -> tuple[int, bytes, list[bytes], list[ObjectRef]] | None:
+        """What was written into return ``index``, no longer in memory: as ``write`` takes it. None:
+        it is a value that needs no room, and stays."""
+    def discard(self, n: int) -> None:
+        """Let go of what was written into the first ``n`` returns."""
     def loading(self) -> None:
         """Make this task's table of contained refs the one ``restore_ref`` reads (``loaded`` ends
         it)."""
@@ -236,6 +241,7 @@ class Task:
         data: Any,
         buffers: Sequence[Any],
         contained: Sequence[ObjectRef],
+        timeout_s: float = 30.0,
     ) -> None:
         """Write return ``index``. Raises FullError; an error of <= 4 KiB always fits."""
     def write_simple(self, index: int, value: Any) -> bool: ...
@@ -443,7 +449,11 @@ class Memory:
         ``patience_s``, no value of anybody has come back."""
     def take_turn(self, timeout_s: float, /) -> bool:
         """Whether this process may now wait for room beside what it looks at; ``end_turn``."""
-    def end_turn(self) -> None: ...
+    def end_turn(self, is_served: bool = False) -> None:
+        """Let the next one have it; ``is_served``: there was room."""
+    @property
+    def served(self) -> int:
+        """How often who had the turn has found room."""
     def peek(self, ref: ObjectRef) -> tuple[int, bytes] | None:
         """(format, bytes) of a sealed error, else None: to look at an error without raising it."""
     def wait(

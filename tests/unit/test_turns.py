@@ -52,10 +52,10 @@ def test_who_lets_go_is_given_the_turn_and_gives_it_back(node: Node) -> None:
     def load(patience_s: float) -> list[Any]:
         patience.append(patience_s)
         if len(patience) < 3:
-            raise _native.FullError(1, 2, "")
+            raise _native.FullError(1, 2, "full")
         return ["all"]
 
-    assert turns.load_together(node.first, load) == ["all"]
+    assert turns.together(node.first, load) == ["all"]
     assert patience == [turns.IN_TURN_S] * 3
     assert node.second.take_turn(0.0)
 
@@ -72,5 +72,5 @@ def test_a_wait_for_the_turn_ends_with_the_time_of_the_call(
         raise TimeoutError
 
     with pytest.raises(TimeoutError):
-        turns.load_together(node.first, load, begun + 0.05)
+        turns.together(node.first, load, begun + 0.05)
     assert clock.now() - begun < LONG_S / 2

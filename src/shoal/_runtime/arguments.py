@@ -168,7 +168,7 @@ def unpack(task: Task, payload: memoryview) -> tuple[Any, dict[str, Any]]:
         try:
             values = task.dependencies(first, len(places))
         except FullError:
-            values = turns.load_together(
+            values = turns.together(
                 task.memory, lambda patience_s: task.dependencies(first, len(places), patience_s)
             )
         return fill(args, kwargs, places, values)

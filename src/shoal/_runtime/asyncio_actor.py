@@ -158,6 +158,8 @@ class LoopRunner:
             if type(value) is CoroutineType:
                 value = await value
             if not task.seal(value):
+                args = None  # what it looked at may leave: the result needs room
+                kwargs = {}
                 await executor.finish_async(task, value)
         except BaseException as error:  # whatever user code raises belongs into the result
             args = value = None

@@ -37,8 +37,10 @@ from shoal._runtime import (
     context,
     functions,
     recorded,
+    returns,
     serialize,
     streams,
+    turns,
 )
 from shoal._runtime import session as sessions
 from shoal._runtime.actor_method import BUILTIN_METHODS, CALL, READY, TERMINATE
@@ -111,6 +113,8 @@ class Executor:
                 args, kwargs = arguments.unpack(task, payload)
                 value = call(*args, **kwargs)
             if not task.seal(value):
+                args = payload = None  # what it looked at may leave: the result needs room
+                kwargs = {}
                 self._finish(task, value)
         except BaseException as error:  # whatever user code raises belongs into the result
             args = value = payload = None
@@ -169,8 +173,7 @@ class Executor:
         elif n > 1 and inspect.isgenerator(value):
             self._write_yielded(task, value)
         elif n > 1:
-            for index, item in enumerate(_items(value, n)):
-                self._write(task, index, item)
+            returns.write_all(self._memory, task, returns.items_of(value, n), self._write)
         elif inspect.isgenerator(value) or inspect.isasyncgen(value):
             raise TypeError(
                 f"{context.task_name(task)} returned a generator, and it has one return."
@@ -227,27 +230,19 @@ class Executor:
 
     def _write_yielded(self, task: _native.Task, items: Iterator[Any]) -> None:
         """One return for each item; an error takes the place of those that are still to come."""
-        index = 0
-        n = task.n_returns
+        yielded = returns.Yielded(self._memory, task, self._write)
         try:
-            for item in items:
-                if index == n:
-                    break
-                self._write(task, index, item)
-                index += 1
-            else:
-                if index < n:
-                    raise ValueError(f"num_returns={n}, but the task yielded {index} values")
+            if yielded.write(items):
                 return
         except Exception as error:  # whatever user code raises belongs into the result
-            if self._may_retry(task, error):
+            if isinstance(error, _native.FullError) or self._may_retry(task, error):
                 raise
             failure = describe(task, error, self._session)
             pickled = self._packed(task, failure, error)
-            for left in range(index, n):
+            for left in range(yielded.written, task.n_returns):
                 task.write(left, _native.FORMAT_ERROR_PICKLE, *pickled)
             return
-        raise ValueError(f"num_returns={n}, but the task yielded more values")
+        raise ValueError(f"num_returns={task.n_returns}, but the task yielded more values")
 
     async def finish_async(self, task: _native.Task, value: Any) -> None:
         """Write what ``seal`` did not take, on the loop of an asyncio actor."""
@@ -267,15 +262,21 @@ class Executor:
             value = await _list_of(value)
         self._finish(task, value)
 
-    def _write(self, task: _native.Task, index: int, value: Any) -> None:
+    def _write(
+        self,
+        task: _native.Task,
+        index: int,
+        value: Any,
+        patience_s: float = turns.PATIENCE_S,
+    ) -> None:
         if task.write_simple(index, value):
             return
         if type(value) is bytes:
-            task.write(index, _native.FORMAT_BYTES, value, (), ())
+            task.write(index, _native.FORMAT_BYTES, value, (), (), patience_s)
             return
         what = "the returned value" if task.n_returns == 1 else f"returned value {index}"
         pickled = serialize.dumps(self._memory, value, what)
-        task.write(index, _native.FORMAT_PICKLE, *pickled)
+        task.write(index, _native.FORMAT_PICKLE, *pickled, patience_s)
 
     def _run_coroutine(self, task: _native.Task, coroutine: Any) -> Any:
         import asyncio
@@ -312,6 +313,7 @@ class Executor:
             traceback.clear_frames(error.__traceback__)
             return
         if isinstance(error, _native.FullError):
+            task.discard(task.n_returns)  # what is written of them: the record comes first
             say_full(self._write_record, task, error, self._memory)
             return
         if self._may_retry(task, error):
@@ -498,17 +500,6 @@ def _again(made: list[Any], failure: Exception | None) -> Iterator[Any]:
     yield from made
     if failure is not None:
         raise failure
-
-
-def _items(value: Any, n: int) -> list[Any]:
-    if not isinstance(value, tuple | list):
-        raise ValueError(
-            f"num_returns={n}, but the task returned one {type(value).__name__}; return a tuple or"
-            f" list of {n} values"
-        )
-    if len(value) != n:
-        raise ValueError(f"num_returns={n}, but the task returned {len(value)} values")
-    return list(value)
 
 
 def describe(task: _native.Task, error: BaseException, session: Session) -> errors.TaskError:

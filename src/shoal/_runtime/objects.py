@@ -126,7 +126,7 @@ def _get_in_turn(refs: list[Any], timeout: float | None, until: float | None) ->
         return found
 
     try:
-        return turns.load_together(memory, load, until)
+        return turns.together(memory, load, until)
     except NATIVE_ERRORS as error:
         raise sessions.translate(error, memory) from None
     except TimeoutError as error:
