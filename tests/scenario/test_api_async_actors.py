@@ -202,7 +202,7 @@ def test_a_late_argument_holds_back_only_its_own_call(tmp_path: pathlib.Path) ->
 
     actor = Meeting.remote()
     waits = actor.next_of.remote(late.remote())
-    assert shoal.get(actor.count.remote(), timeout=10) == 0
+    assert shoal.get(actor.count.remote(), timeout=30) == 0
     (tmp_path / "go").touch()
     assert shoal.get(waits) == []
 

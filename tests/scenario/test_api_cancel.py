@@ -123,14 +123,14 @@ def test_what_waits_never_runs(tmp_path: Path) -> None:
 @pytest.mark.parametrize("recursive", [True, False])
 def test_children_end_with_it(recursive: bool, tmp_path: Path) -> None:
     shoal.init(num_cpus=2)
-    runs, ended = tmp_path / "runs", tmp_path / "ended"
+    runs, ended, go = tmp_path / "runs", tmp_path / "ended", tmp_path / "go"
 
     @shoal.remote(help=False)
     def child() -> None:
         try:
             runs.touch()
-            deadline = time.monotonic() + 1.0
-            while time.monotonic() < deadline:
+            deadline = time.monotonic() + 60
+            while not go.exists() and time.monotonic() < deadline:
                 time.sleep(0.01)
             (tmp_path / "finished").touch()
         except KeyboardInterrupt:
@@ -145,6 +145,8 @@ def test_children_end_with_it(recursive: bool, tmp_path: Path) -> None:
     eventually(runs.exists, 30, "the child runs")
     shoal.cancel(ref, recursive=recursive)
     assert is_cancelled(ref, "running")
+    if not recursive:
+        go.touch()
     eventually(
         (ended if recursive else tmp_path / "finished").exists,
         30,
@@ -328,7 +330,7 @@ def test_a_cancelled_child_does_not_free_its_cancelled_parent(how: str, tmp_path
         eventually(waits.exists, 30, "the parent waits")
         shoal.cancel(ref)
         with pytest.raises(errors.TaskCancelledError) as caught:
-            shoal.get(ref, timeout=10)
+            shoal.get(ref, timeout=30)
         assert type(caught.value) is errors.TaskCancelledError
     shoal.cancel(holder)
 
@@ -344,7 +346,7 @@ def test_a_generator_that_goes_to_its_end_all_the_same_is_cancelled() -> None:
     next(stream)
     shoal.cancel(stream)
     with pytest.raises(errors.TaskCancelledError):
-        shoal.get(stream.completed(), timeout=10)
+        shoal.get(stream.completed(), timeout=30)
 
 
 def test_other_things_are_refused() -> None:

@@ -67,7 +67,7 @@ def test_each_group_has_its_own_limit() -> None:
 def test_a_full_group_holds_nobody_else_up() -> None:
     actor = Grouped.remote()
     held = [actor.hold.remote() for _ in range(5)]
-    assert shoal.get(actor.crunch.remote(), timeout=10) == 1
+    assert shoal.get(actor.crunch.remote(), timeout=30) == 1
     assert shoal.wait(held, timeout=0.1)[0] == []
     shoal.get(actor.release.remote())
     assert shoal.get(held) == [None] * 5
@@ -96,7 +96,7 @@ def test_groups_of_threads() -> None:
     actor = Threads.remote()
     assert shoal.get([actor.meet.remote() for _ in range(2)]) == ["met", "met"]
     waiting = actor.meet.remote()
-    assert shoal.get(actor.alone.remote(), timeout=10) == "alone"
+    assert shoal.get(actor.alone.remote(), timeout=30) == "alone"
     assert shoal.get([waiting, actor.meet.remote()]) == ["met", "met"]
 
 

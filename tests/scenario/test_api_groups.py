@@ -84,14 +84,14 @@ def test_a_group_reserves_all_its_bundles_until_it_is_removed() -> None:
 def test_ready_gives_the_group_once_it_has_its_place() -> None:
     shoal.init(num_cpus=2)
     first = placement_group([{"CPU": 2}])
-    assert shoal.get(first.ready(), timeout=10) == first
+    assert shoal.get(first.ready(), timeout=30) == first
     second = placement_group([{"CPU": 1}])
     ref = second.ready()
     assert not second.wait(timeout_seconds=0) and not second.wait(0.05)
     assert shoal.wait([ref], timeout=0.05) == ([], [ref])
     assert placement_group_table(second)["state"] == "PENDING"
     remove_placement_group(first)
-    assert shoal.get(ref, timeout=10) == second and second.wait(10)
+    assert shoal.get(ref, timeout=30) == second and second.wait(30)
     with pytest.raises(errors.GetTimeoutError):
         shoal.get(placement_group([{"CPU": 2}]).ready(), timeout=0.05)
 
@@ -100,13 +100,13 @@ def test_tasks_run_in_the_bundle_they_name_or_in_any() -> None:
     shoal.init(num_cpus=3, num_gpus=2)
     group = placement_group([{"CPU": 1, "GPU": 1}, {"CPU": 1, "GPU": 1}])
     refs = [where.options(num_gpus=1, **inside(group, index)).remote() for index in (0, 1)]
-    rows = shoal.get(refs, timeout=10)
+    rows = shoal.get(refs, timeout=30)
     assert [row[1] for row in rows] == [group, group]
     assert sorted(row[2] for row in rows) == [[0], [1]]
-    pid, current, gpus = shoal.get(where.options(**inside(group)).remote(), timeout=10)
+    pid, current, gpus = shoal.get(where.options(**inside(group)).remote(), timeout=30)
     assert current == group and gpus == []
     assert current.bundle_specs == group.bundle_specs
-    outside = shoal.get(where.remote(), timeout=10)
+    outside = shoal.get(where.remote(), timeout=30)
     assert outside[1] is None and outside[0] != pid, "a worker belongs to one group for life"
     assert shoal.get_runtime_context().get_placement_group_id() is None
 
@@ -124,7 +124,7 @@ def test_a_bundle_is_no_larger_than_itself_and_leaves_the_rest_alone() -> None:
         return begin, time.monotonic()
 
     refs = [busy.options(**inside(group)).remote() for _ in range(4)]
-    assert shoal.get(where.remote(), timeout=10)[1] is None
+    assert shoal.get(where.remote(), timeout=30)[1] is None
     times = sorted(shoal.get(refs, timeout=20))
     assert all(end <= begin for (_, end), (begin, _) in itertools.pairwise(times))
 
@@ -133,14 +133,14 @@ def test_children_are_captured_if_asked_for() -> None:
     shoal.init(num_cpus=4)
     group = placement_group([{"CPU": 1}, {"CPU": 1}])
     parent = where_a_child_is.options(**inside(group, 0, captures=True))
-    assert shoal.get(parent.remote(), timeout=10) == group
-    assert shoal.get(parent.remote(scheduling_strategy="DEFAULT"), timeout=10) is None
+    assert shoal.get(parent.remote(), timeout=30) == group
+    assert shoal.get(parent.remote(scheduling_strategy="DEFAULT"), timeout=30) is None
     leave = PlacementGroupSchedulingStrategy(None)
-    assert shoal.get(parent.remote(scheduling_strategy=leave), timeout=10) is None
+    assert shoal.get(parent.remote(scheduling_strategy=leave), timeout=30) is None
     free_parent = where_a_child_is.options(**inside(group, 0, captures=False))
-    assert shoal.get(free_parent.remote(), timeout=10) is None
+    assert shoal.get(free_parent.remote(), timeout=30) is None
     member = Member.options(num_cpus=0, **inside(group, captures=True)).remote()
-    assert shoal.get(member.group_of_a_child.remote(), timeout=10) == group
+    assert shoal.get(member.group_of_a_child.remote(), timeout=30) == group
 
 
 def test_removal_ends_what_runs_in_it_and_what_waits(tmp_path: Path) -> None:
@@ -150,15 +150,15 @@ def test_removal_ends_what_runs_in_it_and_what_waits(tmp_path: Path) -> None:
     running = stay.options(**inside(group)).remote(path)
     waiting = [stay.options(num_cpus=2, **inside(group)).remote(path) for _ in range(2)]
     actor = Member.options(num_gpus=1, num_cpus=0, **inside(group)).remote()
-    assert shoal.get(actor.gpu_ids.remote(), timeout=10) == [0]
+    assert shoal.get(actor.gpu_ids.remote(), timeout=30) == [0]
     eventually(lambda: os.path.exists(path), 30, "the task runs")
     outside = shoal.put(7)
     remove_placement_group(group)
     for ref in (running, *waiting, group.ready(), stay.options(**inside(group)).remote(path)):
         with pytest.raises(errors.GroupRemovedError, match="short"):
-            shoal.get(ref, timeout=10)
+            shoal.get(ref, timeout=30)
     with pytest.raises(errors.ActorGroupRemovedError) as caught:
-        shoal.get(actor.gpu_ids.remote(), timeout=10)
+        shoal.get(actor.gpu_ids.remote(), timeout=30)
     assert isinstance(caught.value, errors.ActorDiedError)
     assert isinstance(caught.value, errors.GroupRemovedError)
     with pytest.raises(errors.GroupRemovedError):
@@ -176,13 +176,13 @@ def test_an_actor_that_restarts_stays_in_its_bundle() -> None:
     shoal.init(num_cpus=2, num_gpus=2)
     group = placement_group([{"CPU": 1, "GPU": 1}])
     other = placement_group([{"CPU": 1, "GPU": 1}])
-    assert group.wait(10) and other.wait(10)
+    assert group.wait(30) and other.wait(30)
     given: dict[str, Any] = {"num_gpus": 1, "max_restarts": 1, "max_task_retries": 2}
     member = Member.options(**given, **inside(other)).remote()
-    assert shoal.get(member.gpu_ids.remote(), timeout=10) == [1]
+    assert shoal.get(member.gpu_ids.remote(), timeout=30) == [1]
     member.crash.options(max_task_retries=0).remote()
-    assert shoal.get(member.gpu_ids.remote(), timeout=10) == [1]
-    assert shoal.get(member.group.remote(), timeout=10) == other
+    assert shoal.get(member.gpu_ids.remote(), timeout=30) == [1]
+    assert shoal.get(member.group.remote(), timeout=30) == other
 
 
 def test_what_no_node_can_have_fails_within_a_second_or_two() -> None:
@@ -196,13 +196,13 @@ def test_what_no_node_can_have_fails_within_a_second_or_two() -> None:
         (placement_group([{"CPU": 1}] * 2, topology_strategy={NODE: "STRICT_SPREAD"}), "2 nodes"),
     ):
         with pytest.raises(errors.UnschedulableError, match=why):
-            group.wait(10)
+            group.wait(30)
         with pytest.raises(errors.UnschedulableError, match=why):
-            shoal.get(group.ready(), timeout=10)
+            shoal.get(group.ready(), timeout=30)
         with pytest.raises(errors.UnschedulableError, match=why):
-            shoal.get(where.options(num_cpus=0, **inside(group)).remote(), timeout=10)
-    assert placement_group([{"CPU": 1}], bundle_label_selector=[{"zone": "a"}]).wait(10)
-    assert placement_group([{"CPU": 1}], strategy="STRICT_SPREAD").wait(10)
+            shoal.get(where.options(num_cpus=0, **inside(group)).remote(), timeout=30)
+    assert placement_group([{"CPU": 1}], bundle_label_selector=[{"zone": "a"}]).wait(30)
+    assert placement_group([{"CPU": 1}], strategy="STRICT_SPREAD").wait(30)
 
 
 def test_a_strategy_for_each_level_of_a_cluster() -> None:
@@ -239,13 +239,13 @@ def test_handles_travel() -> None:
     shoal.init(num_cpus=2)
     group = placement_group([{"CPU": 1}])
     copy = pickle.loads(pickle.dumps(group))
-    assert copy == group and hash(copy) == hash(group) and copy.wait(10)
+    assert copy == group and hash(copy) == hash(group) and copy.wait(30)
 
     @shoal.remote(num_cpus=0)
     def use(groups: list[PlacementGroup]) -> Any:
-        return shoal.get(where.options(**inside(groups[0])).remote())[1], groups[0].wait(5)
+        return shoal.get(where.options(**inside(groups[0])).remote())[1], groups[0].wait(30)
 
-    assert shoal.get(use.remote([group]), timeout=10) == (group, True)
+    assert shoal.get(use.remote([group]), timeout=30) == (group, True)
     known = PlacementGroup(PlacementGroupID.from_hex(group.id.hex()))
     assert known.bundle_specs == [{"CPU": 1}]
     unknown = PlacementGroup(PlacementGroupID(b"x" * 18))
@@ -257,7 +257,7 @@ def test_handles_travel() -> None:
 def test_tables_show_what_is_there() -> None:
     shoal.init(num_cpus=2)
     group = placement_group([{"CPU": 1}], strategy="SPREAD", name="shown")
-    assert group.wait(10)
+    assert group.wait(30)
     row = placement_group_table(group)
     assert row == placement_group_table()[group.id.hex()]
     assert (row["name"], row["state"], row["strategy"]) == ("shown", "CREATED", "SPREAD")
@@ -311,8 +311,8 @@ def test_the_older_spelling_works_too() -> None:
     shoal.init(num_cpus=2)
     group = placement_group([{"CPU": 1}])
     given = {"placement_group": group, "placement_group_bundle_index": 0}
-    assert shoal.get(where.options(**given).remote(), timeout=10)[1] == group
-    assert shoal.get(where.options(placement_group="default").remote(), timeout=10)[1] is None
+    assert shoal.get(where.options(**given).remote(), timeout=30)[1] == group
+    assert shoal.get(where.options(placement_group="default").remote(), timeout=30)[1] is None
 
 
 def test_a_task_may_wait_for_a_group_without_holding_a_cpu() -> None:
@@ -321,6 +321,6 @@ def test_a_task_may_wait_for_a_group_without_holding_a_cpu() -> None:
     @shoal.remote
     def make() -> bool:
         group = placement_group([{"CPU": 1}])
-        return group.wait(10)
+        return group.wait(30)
 
     assert shoal.get(make.remote(), timeout=20)

@@ -157,7 +157,7 @@ def test_a_lock_of_a_dead_holder_is_free() -> None:
 
     with pytest.raises(errors.WorkerCrashedError):
         shoal.get(die.remote())
-    assert shoal.lock("mortal").acquire(timeout=10)
+    assert shoal.lock("mortal").acquire(timeout=30)
 
 
 def test_output_of_workers_is_shown_with_a_prefix() -> None:

@@ -63,7 +63,7 @@ def test_strategies_that_this_node_satisfies() -> None:
     refs = [pid.options(**given).remote() for given in options]
     assert all(shoal.get(refs, timeout=20))
     member = Member.options(label_selector={"zone": "a"}).remote()
-    assert shoal.get(member.pid.remote(), timeout=10)
+    assert shoal.get(member.pid.remote(), timeout=30)
 
 
 def test_strategies_that_no_node_satisfies_fail_with_the_reason() -> None:
@@ -85,10 +85,10 @@ def test_strategies_that_no_node_satisfies_fail_with_the_reason() -> None:
     members = [(Member.options(**given).remote(), why) for given, why in options]
     for ref, why in refs:
         with pytest.raises(errors.UnschedulableError, match=why):
-            shoal.get(ref, timeout=10)
+            shoal.get(ref, timeout=30)
     for member, why in members:
         with pytest.raises(errors.UnschedulableError, match=why):
-            shoal.get(member.pid.remote(), timeout=10)
+            shoal.get(member.pid.remote(), timeout=30)
 
 
 def test_mistakes_in_strategies() -> None:
@@ -119,15 +119,15 @@ def test_memory_and_fractions_are_reserved() -> None:
     shoal.init(num_cpus=4, resources={"memory_of_mine": 1})
     total = shoal.cluster_resources()["memory"]
     member = Member.options(memory=int(total * 0.7), num_cpus=0.5).remote()
-    assert shoal.get(member.pid.remote(), timeout=10)
+    assert shoal.get(member.pid.remote(), timeout=30)
     free = shoal.available_resources()
     assert free["memory"] == pytest.approx(total - int(total * 0.7)) and free["CPU"] == 3.5
     waiting = pid.options(memory=int(total * 0.6)).remote()
     assert shoal.wait([waiting], timeout=0.3) == ([], [waiting])
     shoal.kill(member)
-    assert shoal.get(waiting, timeout=10)
+    assert shoal.get(waiting, timeout=30)
     with pytest.raises(errors.UnschedulableError, match="memory"):
-        shoal.get(pid.options(memory=total * 2).remote(), timeout=10)
+        shoal.get(pid.options(memory=total * 2).remote(), timeout=30)
 
 
 # ---- several programs
@@ -176,8 +176,8 @@ def test_groups_end_with_their_program_unless_they_are_detached(started: None) -
         import shoal
         from shoal.util.placement_group import placement_group
         shoal.init(namespace="n")
-        assert placement_group([{"CPU": 1}], name="short").wait(10)
-        assert placement_group([{"CPU": 1}], name="long", lifetime="detached").wait(10)
+        assert placement_group([{"CPU": 1}], name="short").wait(30)
+        assert placement_group([{"CPU": 1}], name="long", lifetime="detached").wait(30)
         print("made", flush=True)
         input()
         """)
@@ -186,18 +186,18 @@ def test_groups_end_with_their_program_unless_they_are_detached(started: None) -
     short, long = get_placement_group("short"), get_placement_group("long")
     strategy = PlacementGroupSchedulingStrategy(short)
     ref = pid.options(scheduling_strategy=strategy).remote()
-    assert shoal.get(ref, timeout=10)
+    assert shoal.get(ref, timeout=30)
     member = Member.options(num_cpus=1, scheduling_strategy=strategy).remote()
-    assert shoal.get(member.pid.remote(), timeout=10)
+    assert shoal.get(member.pid.remote(), timeout=30)
     first.kill()
     first.wait()
     eventually(lambda: shoal.state.groups(state="REMOVED"), 30, "the group's end")
     with pytest.raises(errors.ActorGroupRemovedError):
-        shoal.get(member.pid.remote(), timeout=10)
+        shoal.get(member.pid.remote(), timeout=30)
     with pytest.raises(errors.GroupRemovedError, match="program that made it"):
-        shoal.get(pid.options(scheduling_strategy=strategy).remote(), timeout=10)
+        shoal.get(pid.options(scheduling_strategy=strategy).remote(), timeout=30)
     strategy = PlacementGroupSchedulingStrategy(long)
-    assert shoal.get(pid.options(scheduling_strategy=strategy).remote(), timeout=10)
+    assert shoal.get(pid.options(scheduling_strategy=strategy).remote(), timeout=30)
     eventually(lambda: shoal.available_resources().get("CPU") == 1, 30, "the CPU is given back")
     with pytest.raises(errors.GroupNotFoundError):
         get_placement_group("short")

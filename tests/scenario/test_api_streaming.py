@@ -302,7 +302,7 @@ def test_wait_takes_generators_and_refs_together(tmp_path: Path) -> None:
     assert shoal.wait([slow, quick, ref], num_returns=2) == ([quick, ref], [slow])
     assert shoal.wait([slow], timeout=0.05) == ([], [slow])
     go_on.touch()
-    assert shoal.wait([slow], timeout=10) == ([slow], [])
+    assert shoal.wait([slow], timeout=30) == ([slow], [])
     assert shoal.get(slow) is slow
     with pytest.raises(errors.NotARefError):
         shoal.wait([slow, 5])

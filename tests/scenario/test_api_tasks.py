@@ -146,7 +146,7 @@ def test_a_task_of_no_ref_still_runs(tmp_path: Any) -> None:
 
     path = str(tmp_path / "file")
     touch.remote(path)
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 30
     while not os.path.exists(path):
         assert time.monotonic() < deadline
         time.sleep(0.01)

@@ -108,7 +108,7 @@ def test_a_late_argument_holds_back_only_its_own_call(tmp_path: pathlib.Path) ->
 
     actor = Threaded.remote()
     waits = actor.nested.remote(late.remote())
-    assert shoal.get(actor.busy.remote(), timeout=10) == 1
+    assert shoal.get(actor.busy.remote(), timeout=30) == 1
     (tmp_path / "go").touch()
     assert shoal.get(waits) == 42
 
@@ -127,7 +127,7 @@ def test_a_serial_actor_may_be_out_of_order_too(tmp_path: pathlib.Path) -> None:
 
     free = Serial.options(allow_out_of_order_execution=True).remote()
     first = free.take.remote(late.remote())
-    assert shoal.get(free.take.remote(2), timeout=10) == 2
+    assert shoal.get(free.take.remote(2), timeout=30) == 2
     ordered = Serial.remote()
     held = ordered.take.remote(first)
     assert shoal.wait([ordered.take.remote(3)], timeout=0.2)[0] == []

@@ -195,8 +195,8 @@ def test_a_signal_ends_a_wait() -> None:
     block, channel = lowlevel.shared_block(8), lowlevel.channel(10)
     for wait in (lambda: block.wait(0, 0), channel.read):
         timer = threading.Timer(0.2, signal.raise_signal, [signal.SIGINT])
-        timer.start()
         with pytest.raises(KeyboardInterrupt):
+            timer.start()  # in here: a busy machine may take longer than that to begin to wait
             wait()
         timer.join()
     channel.write(1)

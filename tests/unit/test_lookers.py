@@ -60,7 +60,7 @@ class Watcher:
 
     def run(self, until: Callable[[], bool]) -> None:
         """Let the loop go on until it is so."""
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 30
         while not until():
             assert time.monotonic() < deadline
             self.loop.call_later(0.005, lambda: None)
