@@ -35,10 +35,10 @@ DISK_BYTES = 1 << 30
 
 
 @contextlib.contextmanager
-def small_disk(folder: Path) -> Iterator[bool]:
-    """A tmpfs of ``DISK_BYTES`` on ``folder``, if we may mount one."""
+def small_disk(folder: Path, size_bytes: int = DISK_BYTES) -> Iterator[bool]:
+    """A tmpfs of ``size_bytes`` on ``folder``, if we may mount one."""
     folder.mkdir(parents=True, exist_ok=True)
-    options = f"size={DISK_BYTES},mode=0700"
+    options = f"size={size_bytes},mode=0700"
     command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
     try:
         is_mounted = subprocess.run(command, capture_output=True, check=False).returncode == 0

@@ -128,9 +128,38 @@ def test_a_full_disk_is_told_and_nothing_is_taken_for_gone() -> None:
     (command,) = machine.step(0.0, RoomAsked(1, (unit(1), unit(2))))
     assert isinstance(command, WriteOut)
     event = WrittenOut(command.keys, (), "the disk is full")
+    assert machine.step(0.0, event) == [LookAgainAt(0.0)], "once more, with less"
+    (least,) = machine.step(0.0, RoomAsked(1, (unit(1), unit(2))))
+    assert least == WriteOut((key(1),))
+    event = WrittenOut(least.keys, (), "the disk is full")
     assert machine.step(0.0, event) == [Answer(False, "the disk is full")]
     assert not machine.out and not machine.known()
     assert machine.step(1.0, RoomAsked(1, (unit(1), unit(2)))) == [command], "tried again"
+
+
+def test_a_disk_that_is_nearly_full_takes_piece_by_piece_what_it_can() -> None:
+    machine = in_vain(20)
+    units = tuple(unit(i) for i in range(1, 8))
+    (command,) = machine.step(0.0, RoomAsked(2, units))
+    assert isinstance(command, WriteOut) and len(command.keys) == 4
+    machine.step(0.0, WrittenOut(command.keys, (), "the disk is full"))
+    first, second = machine.step(0.0, RoomAsked(2, units))
+    assert (first, second) == (WriteOut((key(1),)), WriteOut((key(2),)))
+    assert machine.step(0.0, WrittenOut((key(1),), (5,))) == [LetGo(key(1), 5)]
+    assert machine.step(0.0, WrittenOut((key(2),), (), "the disk is full")) == []
+    assert machine.step(0.0, Left(key(1), 5, True)) == [Answer(True, "the disk is full")]
+    assert machine.out == {key(1): 5}
+
+
+def test_where_the_disk_is_full_what_has_a_record_leaves_first() -> None:
+    machine = in_vain(20)
+    written(machine, machine.step(0.0, RoomAsked(-1, (unit(9),))))
+    machine.step(0.0, Wanted(key(9), 1))
+    machine.step(0.0, WasRead(key(9), 1))
+    units = (unit(1), unit(2), unit(9, mark=7))
+    machine.step(1.0, RoomAsked(1, units[:2]))
+    machine.step(1.0, WrittenOut((key(1), key(2)), (), "the disk is full"))
+    assert machine.step(1.0, RoomAsked(1, units)) == [LetGo(key(9), 1)]
 
 
 def test_a_value_that_came_back_leaves_again_without_being_written() -> None:

@@ -19,9 +19,11 @@ Rules:
    Where that did not help, it is not tried for a while, twice as long each time.
 1. Never more is written than is asked for and a share of the store beyond it (``AHEAD``): who comes
    next then finds room. Whole extents leave first; a part of one, beside what somebody looks at,
-   leaves only for what is asked. What was asked for is answered when it is there, or when nothing
-   that is on its way can make it so. If all of that was looked at just then, something else may
-   leave.
+   leaves only for what is asked. Where not all of that could be written, as on a disk that is
+   nearly full, it is tried once more with only what is asked for, piece by piece, and first with
+   what has a record already (``_is_frugal``). What was asked for is answered when it is there, or
+   when nothing that is on its way can make it so. If all of that was looked at just then,
+   something else may leave.
 2. A value is on its way out or in at most once. One that is wanted while it goes out is left where
    it is (native memory sees the pin), and one that is gone on its way is forgotten.
 3. A value that cannot be read is lost, loudly; one for which there is no room yet is tried again.
@@ -226,6 +228,7 @@ class Spilling:
         self.is_asked = False
         """Somebody waits for room that is on its way."""
         self._problem = ""
+        self._is_frugal = False
         self._is_retry_due = False
         self._drain_at: float | None = None
         """Since when who asks waits for memory that others give back."""
@@ -242,7 +245,7 @@ class Spilling:
             case RoomFound():
                 return self._found()
             case WrittenOut():
-                return self._written(event)
+                return self._written(now, event)
             case Left():
                 return self._left(now, event)
             case Wanted():
@@ -287,7 +290,9 @@ class Spilling:
         units = self._coldest_first(now, event.units)
         coming = sum(self._leaving.values())
         missing = event.n_extents - coming
-        wanted = missing + int(AHEAD * self._capacity)
+        wanted = missing if self._is_frugal else missing + int(AHEAD * self._capacity)
+        if self._is_frugal:
+            units.sort(key=lambda unit: any(key not in self.copies for key in unit.keys))
         keys: list[int] = []
         found = 0.0
         for unit in units:
@@ -351,18 +356,25 @@ class Spilling:
         for key in keys:
             batch.append(key)
             extents += self._leaving[key]
-            if extents * self._extent_bytes >= BATCH_BYTES:
+            if extents * self._extent_bytes >= (1 if self._is_frugal else BATCH_BYTES):
                 yield tuple(batch)
                 batch, extents = [], 0.0
         if batch:
             yield tuple(batch)
 
-    def _written(self, event: WrittenOut) -> list[AnyCommand]:
+    def _failed(self, now: float) -> list[AnyCommand]:
+        """Not everything could be written."""
+        if self._has_left or self._is_frugal or not self.is_asked:
+            return self._answer(self._has_left)
+        self._is_frugal = True
+        return [LookAgainAt(now)]
+
+    def _written(self, now: float, event: WrittenOut) -> list[AnyCommand]:
         if event.problem:
             self._problem = event.problem
             for key in event.keys:
                 self._leaving.pop(key, None)
-            return [] if self._leaving else self._answer(False)
+            return [] if self._leaving else self._failed(now)
         return [LetGo(key, number) for key, number in zip(event.keys, event.numbers, strict=True)]
 
     def _left(self, now: float, event: Left) -> list[AnyCommand]:
@@ -374,6 +386,8 @@ class Spilling:
             (self.out if event.is_out else self.copies)[event.key] = event.number
         if self._leaving:
             return []
+        if self._problem and not self._has_left:
+            return self._failed(now)
         self._in_vain = 0 if self._has_left else self._in_vain + 1
         if self.is_asked and not self._problem and 0 < self._in_vain < IN_VAIN_MOST:
             return [LookAgainAt(now)]
@@ -388,7 +402,7 @@ class Spilling:
         if not self.is_asked:
             return []
         self.is_asked = False
-        self._has_left = False
+        self._has_left = self._is_frugal = False
         self._in_vain = 0
         problem, self._problem = self._problem, ""
         return [Answer(is_given, problem)]
