@@ -42,7 +42,7 @@ static nb::object describe(Memory& m, u32 s) {
   const u64 key = make_key(s, m.slot(s).gen.load(ACQ));
   Recipe* r = m.recipe(s);
   if (!r)
-    return nb::make_tuple(key, false, 0, 0, 0, 0, false, false, nb::list(), nb::list(), false);
+    return nb::make_tuple(key, false, 0, 0, 0, 0, false, false, nb::list(), nb::list(), false, 0);
   nb::list arguments, returns;
   const u64 block = m.slot(s).block.load(ACQ);
   auto* table = reinterpret_cast<atom<u64>*>(m.at<ValueHeader>(block) + 1);
@@ -62,7 +62,7 @@ static nb::object describe(Memory& m, u32 s) {
   const bool has_queue =
       m.queue(r->queue).gen.load(ACQ) == r->queue_gen && !m.queue(r->queue).dead.load(ACQ);
   return nb::make_tuple(key, true, r->attempt, r->charged, r->max_retries, r->function, has_queue,
-                        (r->flags & F_ACTOR) != 0, arguments, returns, r->is_generator());
+                        (r->flags & F_ACTOR) != 0, arguments, returns, r->is_generator(), r->job);
 }
 
 static nb::object item_row(Memory& m, u32 s) {
@@ -111,6 +111,11 @@ void bind_lineage(nb::module_& mod, nb::class_<PyMemory>& c) {
       .def("trim_lineage",
            [](nb::handle self, u64 most, const std::vector<u64>& spared) {
              return of(self).m->trim_lineage(most, {spared.begin(), spared.end()});
+           })
+      .def("queues_of_recipes",
+           [](nb::handle self) {
+             const auto found = of(self).m->queues_of_recipes();
+             return std::vector<u32>(found.begin(), found.end());
            })
       .def("needed", [](nb::handle self) { return of(self).m->needed(); })
       .def("ready_extent",

@@ -542,6 +542,11 @@ void bind_memory(nb::module_& mod, nb::class_<PyTask>& task) {
              return m.queue(q).gen.load() != gen || m.queue(q).dead.load() != 0;
            })
       .def("take", &take, nb::arg("timeout_s") = nb::none())
+      .def("claim",
+           [](nb::handle self, u64 key) -> nb::object {
+             PyMemory& pm = of(self);
+             return names_slot(key) && pm.m->claim(key) ? make_task(self, pm, key) : nb::none();
+           })
       .def("unsealed",
            [](nb::handle self, const std::vector<u64>& keys) {
              Memory& m = *of(self).m;

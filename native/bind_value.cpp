@@ -525,6 +525,7 @@ nb::class_<PyTask> bind_values(nb::module_& m) {
             const u32 r = running_return(t, i);
             t.mem->m->discard_value(r);  // a value may be replaced by an error before the commit
             write_parts(*t.mem, r, format, data, buffers, contained, true, timeout_s, t.key);
+            if (t.flags & F_DYNAMIC) t.mem->m->name_item(r, LIST_ITEM);
           },
           nb::arg("index"), nb::arg("format"), nb::arg("data"), nb::arg("buffers"),
           nb::arg("contained"), nb::arg("timeout_s") = 30.0)

@@ -42,7 +42,7 @@ void write_parts(PyMemory& pm, u32 s, int format, nb::handle data, nb::handle bu
     if (ref.mem != &pm) throw nb::value_error("a ref of another session cannot be stored");
     v.contained.push_back(key_slot(ref.key));
   }
-  u64 total = v.data.size;
+  u64 total = v.data.size + 8 * v.contained.size();
   for (auto& b : v.buffers) total += b.size;
   // Only what may leave memory can be lost.
   if (task && is_spillable(total + 4096) && !is_error(v.format))

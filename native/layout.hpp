@@ -371,6 +371,8 @@ struct Spec {
 struct ItemFacts {
   atom<u32> number, times;
 };
+// "Item" of a generator whose results are a list of refs (F_DYNAMIC): that list.
+inline constexpr u32 LIST_ITEM = 0x7fffffff;
 
 // What a task was: all that is needed to run it again. Key of each argument, then (if it is an item
 // of a generator) which, then the key of each return (as they were called in its first life), then

@@ -22,7 +22,8 @@
 // The items that a generator yields share its recipe, and each knows its number. A rebuild of it is
 // a task whose returns are some of the items (F_ITEMS), which runs the generator as far as the last
 // of them. Each item may be made again as often as its task may run again: who reads a hundred of
-// them one by one, all of them lost, must not use up what the first one needs.
+// them one by one, all of them lost, must not use up what the first one needs. A large list of
+// their refs (F_DYNAMIC) is one more item, LIST_ITEM: the task as it was makes it again.
 //
 // The budget: recipes count their block and those arguments that nobody else had when they were
 // made. Over it, the daemon counts exactly, each argument once, and empties the oldest: such a
@@ -66,12 +67,14 @@ Recipe* Memory::recipe(u32 s) {
 
 ItemFacts& Memory::item_facts(u32 s) { return *reinterpret_cast<ItemFacts*>(slot(s).inline_bytes); }
 
-// A value that a generator has yielded is written; it is item `number`.
+// A value of a generator is written; it is item `number`.
+void Memory::name_item(u32 s, u32 number) {
+  if (!slot(s).block.load(RLX)) return;
+  item_facts(s).number.store(number, RLX);
+  item_facts(s).times.store(0, RLX);
+}
 void Memory::seal_item(u32 s, u32 number) {
-  if (slot(s).block.load(RLX)) {
-    item_facts(s).number.store(number, RLX);
-    item_facts(s).times.store(0, RLX);
-  }
+  name_item(s, number);
   seal_mine(s);
 }
 
@@ -326,7 +329,10 @@ Status Memory::rebuild(u32 s, std::vector<u32> arguments, const std::vector<Want
   c.attempt = std::min(r->attempt, 254u);
   c.charged = r->charged + 1;
   u32 numbers_at = 0;
-  if (r->is_generator()) {
+  if (items.size() == 1 && items[0].number == LIST_ITEM) {
+    c.flags |= F_DYNAMIC;
+    c.charged += items[0].slot ? item_facts(items[0].slot).times.load(RLX) : 0;
+  } else if (r->is_generator()) {
     std::vector<u32> numbers;
     u32 times = 0;
     for (auto& item : items) {
@@ -346,7 +352,7 @@ Status Memory::rebuild(u32 s, std::vector<u32> arguments, const std::vector<Want
   if (numbers_at) clear_bits(numbers_at, OWNER);
   if (st != Status::Ok) return st;
   r->attempt++;
-  if (!numbers_at) r->charged++;
+  if (!r->is_generator()) r->charged++;
   for (auto& item : items)
     if (item.slot) item_facts(item.slot).times.fetch_add(1, RLX);
   event(EV_REBUILD, r->returns()[0], make_key(returns[0], slot(returns[0]).gen.load(RLX)),
@@ -375,6 +381,22 @@ std::vector<u32> Memory::items_away(u32 r) {
   for (u32 s = 1; s < end; s++)
     if ((slot(s).block.load(ACQ) & SPILLED) && slot(s).state.load(ACQ) != FREE && recipe_of(s) == r)
       out.push_back(s);
+  return out;
+}
+
+// The queues that tasks will need which run again: those of all recipes that were not emptied.
+std::set<u32> Memory::queues_of_recipes() {
+  std::set<u32> out;
+  const u32 end = header().chunk_high[0].load() * SLOTS_PER_CHUNK;
+  for (u32 s = 1; s < end; s++) {
+    atom<u64>* e;
+    if (slot(s).kind.load(RLX) != RECIPE || slot(s).state.load(ACQ) == FREE ||
+        !hold_key(make_key(s, slot(s).gen.load(ACQ)), false, e))
+      continue;
+    if (const Recipe* r = recipe(s); r && queue(r->queue).gen.load(ACQ) == r->queue_gen)
+      out.insert(r->queue);
+    drop(e);
+  }
   return out;
 }
 

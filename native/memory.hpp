@@ -265,6 +265,7 @@ class Memory {
   u32 trim_lineage(u64 most, const std::set<u64>& spared);
   std::vector<u64> needed();
   ItemFacts& item_facts(u32 slot);
+  void name_item(u32 slot, u32 number);
   void seal_item(u32 slot, u32 number);
   struct WantedItem {
     u32 number, slot;  // slot 0: it is gone
@@ -272,6 +273,7 @@ class Memory {
   Status put_numbers(const std::vector<u32>& numbers, u32& slot);
   std::vector<u32> numbers_of(Spec& t);
   std::vector<u32> items_away(u32 recipe);
+  std::set<u32> queues_of_recipes();
   Status rebuild(u32 slot, std::vector<u32> arguments, const std::vector<WantedItem>& items,
                  std::vector<u32>& returns);
   void set_lost(u32 slot);

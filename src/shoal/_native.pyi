@@ -32,7 +32,9 @@ FLAG_REBUILD: int
 FLAG_ITEMS: int
 """Of a rebuild that makes items of a generator."""
 _ArgumentRow = tuple[int, bool, bool, int, int, int]
-_RecipeRow = tuple[int, bool, int, int, int, int, bool, bool, list[_ArgumentRow], list[int], bool]
+_RecipeRow = tuple[
+    int, bool, int, int, int, int, bool, bool, list[_ArgumentRow], list[int], bool, int
+]
 """A pickled exception, written by a worker."""
 FORMAT_ERROR_RECORD: int
 """A typed record, written by a daemon."""
@@ -510,6 +512,8 @@ class Memory:
         """The next task of the assigned queue. An int when the assignment changed: the new queue
         (0:
         none), or WORKER_EXIT. None on timeout."""
+    def claim(self, key: int) -> Task | None:
+        """The queued task ``key``, whoever else would have taken it; None if it waits no more."""
     def run_side_by_side(self, current: ContextVar[Task | None]) -> None:
         """From now on tasks of this process end in any order, and what a thread or coroutine
         submits has the task in ``current`` as its parent."""
@@ -674,6 +678,8 @@ class Memory:
     def trim_lineage(self, most: int, spared: list[int]) -> int:
         """Empty the oldest recipes until all keep at most ``most`` bytes, but for ``spared``; how
         many were."""
+    def queues_of_recipes(self) -> list[int]:
+        """Queues that tasks would need which are run again."""
     def needed(self) -> list[int]:
         """What tasks that have not ended were given, sorted."""
     def ready_extent(self, headroom: int) -> bool:

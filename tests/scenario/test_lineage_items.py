@@ -172,6 +172,39 @@ def test_dynamic_items(files: Path) -> None:
     assert values(refs) == [0, 10, 20, 30]
 
 
+@pytest.mark.parametrize("is_call", [False, True], ids=["task", "call"])
+def test_a_long_list_of_dynamic_items(files: Path, is_call: bool) -> None:
+    """The list itself is large enough to leave memory: it is made again, with new items."""
+
+    def split(n: int) -> Iterator[Any]:
+        for i in range(n):
+            yield array(i) if i % 1000 == 0 else i
+
+    class Splits:
+        def split(self, n: int) -> Iterator[Any]:
+            yield from split(n)
+
+    options = {"num_returns": "dynamic"}
+    if is_call:
+        actor = shoal.remote(Splits).options(max_task_retries=2).remote()
+        whole = actor.split.options(**options).remote(3000)
+    else:
+        whole = shoal.remote(split).options(max_retries=2, **options).remote(3000)
+    refs = list(shoal.get(whole))
+    assert len(refs) == 3000
+    lose(files, [whole, *refs[::1000]])
+    again = list(shoal.get(whole))
+    assert len(again) == 3000 and shoal.get(again[1:4]) == [1, 2, 3]
+    assert values(again[::1000]) == values(refs[::1000]) == [0, 1000, 2000]
+    del again
+    lose(files, [whole])
+    assert len(list(shoal.get(shoal.remote(lambda items: items).remote(whole)))) == 3000
+    lose(files, [whole])
+    with pytest.raises(errors.RebuildsUsedUpError):
+        shoal.get(whole)
+    assert shoal.get(refs[2999]) == 2999
+
+
 @shoal.remote(num_returns="streaming", max_retries=1)
 def varies(first: int, second: int) -> Iterator[Any]:
     attempt = shoal.get_runtime_context().attempt

@@ -137,7 +137,8 @@ def test_a_long_chain_needs_no_recursion() -> None:
     [
         ({"is_kept": False}, "its lineage was dropped: what can be kept for rebuilding is 1,000"),
         ({"charged": 2, "max_retries": 2}, "has run 3 times already, and max_retries=2"),
-        ({"has_queue": False}, "the job or the placement group of it has ended"),
+        ({"has_queue": False}, "its placement group was removed, or its queue was given up"),
+        ({"has_queue": False, "has_job": False}, "the job of its task has ended"),
         ({"arguments": (l.Argument(5, False, False, 0),)}, "an argument of its task is gone"),
     ],
 )

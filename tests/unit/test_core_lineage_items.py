@@ -8,7 +8,8 @@ from typing import Any
 from shoal._core import lineage as l
 
 GENERATOR, USER = 9, 2
-SECOND_RUN = GENERATOR | 1 << 64
+SECOND_RUN = GENERATOR | 1 << 65
+OF_LIST = GENERATOR | 1 << 64
 
 
 def generator(*, charged: int = 0, max_retries: int = 3) -> l.Recipe:
@@ -34,6 +35,10 @@ def user(key: int, *arguments: l.Argument) -> l.Recipe:
 
 def item(number: int, times: int = 0) -> l.Item:
     return l.Item(1000 + number, number, times)
+
+
+THE_LIST = l.Item(900, l.LIST)
+"""What a generator with ``num_returns="dynamic"`` has returned."""
 
 
 def argument(number: int, *, is_live: bool = True, times: int = 0) -> l.Argument:
@@ -133,10 +138,31 @@ def test_a_generator_that_cannot_be_submitted() -> None:
     assert not machine.work
 
 
+def test_a_list_of_items_is_made_by_a_run_of_its_own() -> None:
+    machine = l.Lineage(1000)
+    recipes = (user(USER, argument(4), l.Argument(900, True, True, GENERATOR, l.LIST)), generator())
+    out = machine.step(0.0, l.Lost(200, "the file is damaged", USER, recipes))
+    assert out == [l.Submit(GENERATOR, (), (item(4),)), l.Submit(OF_LIST, (), (THE_LIST,))]
+    machine.validate()
+    assert l.recipe_of(OF_LIST) == GENERATOR
+    event = l.Lost(900, "the file is damaged", GENERATOR, (generator(),), item=THE_LIST)
+    assert machine.step(0.0, event) == [] and machine.knows(900)
+    assert end(machine, OF_LIST) == [l.Fill(900, OF_LIST)]
+    assert end(machine, GENERATOR) == [
+        l.Fill(1004, GENERATOR),
+        l.Submit(USER, ()),
+        l.Forget(OF_LIST),
+        l.Forget(GENERATOR),
+    ]
+    assert end(machine, USER) == [l.Fill(200, USER), l.Forget(USER)]
+    assert not machine.work
+
+
 class World:
     """Generators, tasks that are given items, and a store that loses everything again and again.
 
-    Value ``k`` is made by task ``k`` out of items; item ``(g, n)`` by generator ``g``.
+    Value ``k`` is made by task ``k`` out of items; item ``(g, n)`` by generator ``g``. Its
+    last item is the list of them.
     """
 
     def __init__(self, seed: int) -> None:
@@ -167,6 +193,10 @@ class World:
     def key(generator: int, number: int) -> int:
         return generator * 100 + number
 
+    def number(self, key: int) -> int:
+        """Which item it is."""
+        return l.LIST if key % 100 == self.items[key // 100] - 1 else key % 100
+
     def recipe_of(self, value: int) -> int:
         return value // 100
 
@@ -174,7 +204,7 @@ class World:
         if recipe in self.items:
             return l.Recipe(recipe, True, 1, 0, -1, 7, True, False, (), (1,), True)
         arguments = tuple(
-            l.Argument(key, key in self.live, key in self.lost, g, n)
+            l.Argument(key, key in self.live, key in self.lost, g, self.number(key))
             for g, n in dict.fromkeys(self.tasks[recipe])
             for key in [self.key(g, n)]
         )
@@ -187,9 +217,11 @@ class World:
         rows += [self.row(other) for other in sorted(missing)]
         item, others = None, ()
         if recipe in self.items:
-            item = l.Item(value, value % 100)
+            item = l.Item(value, self.number(value))
             beside = [k for k in sorted(self.lost) if self.recipe_of(k) == recipe and k != value]
-            others = tuple(l.Item(k, k % 100) for k in beside if self.random.random() < 0.5)
+            items = [l.Item(k, self.number(k)) for k in beside if self.random.random() < 0.5]
+            if l.LIST not in (item.number, *(each.number for each in items)):
+                others = tuple(items)
         self.post(l.Lost(value, "lost", recipe, tuple(rows), item=item, others=others))
 
     def post(self, event: l.AnyEvent) -> None:
@@ -218,6 +250,7 @@ class World:
         recipe = l.recipe_of(name)
         assert name not in self.running and name not in self.results
         assert bool(items) == (recipe in self.items)
+        assert len(items) == 1 or l.LIST not in {item.number for item in items}
         made = {value for source in sources for value in self.results[source]}
         for g, n in self.tasks.get(recipe, ()):
             assert self.key(g, n) in self.live | made

@@ -44,6 +44,40 @@ def test_one_more_class_takes_the_place_of_the_one_that_is_idle_for_longest() ->
     tables.validate()
 
 
+def sifted(node: Node) -> do.SiftQueues:
+    """What is asked about idle queues when it is time to."""
+    limits = node.machine.tables.limits
+    out = node.tell(seen.AlarmRang(), after=limits.queue_idle_s + limits.housekeeping_s)
+    (asked,) = [c for c in out if isinstance(c, do.SiftQueues)]
+    return asked
+
+
+def test_idle_queues_go_unless_lost_values_could_need_them() -> None:
+    node, most = full_node()
+    kept = node.machine.tables.limits.queues_kept
+    asked = sifted(node)
+    assert set(asked.queues) == set(range(1, most + 1))
+    out = node.tell(seen.QueuesSifted((), asked.queues))
+    assert not any(isinstance(c, do.FreeQueue) for c in out)
+    needed, spare = asked.queues[:10], asked.queues[10:]
+    freed = [c for c in node.tell(seen.QueuesSifted(spare, needed)) if type(c) is do.FreeQueue]
+    assert len(freed) == most - kept and not {c.queue for c in freed} & set(needed)
+    assert node.tell(seen.QueuesSifted(spare, needed)) == [], "there are not too many any more"
+    node.machine.tables.validate()
+
+
+def test_where_there_is_no_other_one_a_queue_goes_that_lost_values_could_need() -> None:
+    node, most = full_node()
+    asked = sifted(node)
+    needed = tuple(number for number in asked.queues if number != 7)
+    node.machine.tables.needed_queues = frozenset(needed)
+    assert do.FreeQueue(7) in opened(node, most + 1)
+    for queue in node.machine.tables.scheduler.held.queues.values():
+        if queue.queue not in needed:
+            queue.idle_since = None
+    assert do.FreeQueue(1) in opened(node, most + 2)
+
+
 def test_who_knows_a_queue_that_has_gone_gets_another() -> None:
     node, most = full_node()
     opened(node, most + 1)

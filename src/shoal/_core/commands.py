@@ -97,6 +97,13 @@ class NewQueue(Command, frozen=True):
     job: int
 
 
+class SiftQueues(Command, frozen=True):
+    """Which of these idle queues could be needed for a task that is run again, to make a lost
+    value? ``QueuesSifted`` names the others."""
+
+    queues: tuple[int, ...]
+
+
 class FreeQueue(Command, frozen=True):
     queue: int
 
@@ -304,6 +311,7 @@ AnyCommand = Union[
     Leave,
     CloseProcess,
     NewQueue,
+    SiftQueues,
     FreeQueue,
     KillQueue,
     Assign,

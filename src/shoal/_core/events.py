@@ -25,6 +25,7 @@ command              answered by                    when
 ``CancelTasks``      ``FoundRunning``               at once
 ``LookAtTask``       ``TaskLooked``                 at once, only if it has not ended
 ``SiftTasks``        ``TasksSifted``                at once
+``SiftQueues``       ``QueuesSifted``               at once
 ``Inspect``          ``Inspected``                  at once
 ``ReadMemory``       ``MemoryRead``                 at once
 ``StartWorker``      ``WorkerForked`` or            when the zygote has answered; afterwards
@@ -243,6 +244,13 @@ class TaskLooked(Event, frozen=True):
     """How long each stage took so far."""
 
 
+class QueuesSifted(Event, frozen=True):
+    """Those of ``SiftQueues`` that no value counts on, and the others."""
+
+    spare: tuple[int, ...]
+    needed: tuple[int, ...]
+
+
 class TasksSifted(Event, frozen=True):
     """Those of ``SiftTasks`` that have ended."""
 
@@ -453,6 +461,7 @@ AnyEvent = Union[
     AdoptFailed,
     FoundRunning,
     TaskLooked,
+    QueuesSifted,
     TasksSifted,
     Inspected,
     MemoryRead,

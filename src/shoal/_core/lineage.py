@@ -24,7 +24,8 @@ Rules:
    who may himself wait for a value that was filled by it.
 6. A generator's run makes those of its items that were asked for before it was submitted. Who asks
    later waits for another run, which has a name of its own (``recipe_of``): one of the first run's
-   users may be the one who asks. Each item may be made again ``max_retries`` times.
+   users may be the one who asks. Each item may be made again ``max_retries`` times. A large list
+   of its refs is item ``LIST``, which another run makes: the whole task once more.
 """
 
 from __future__ import annotations
@@ -39,6 +40,8 @@ _NO_ARGUMENT = (
     "an argument of its task is gone, and nothing is known of how it was made",
     "no_argument",
 )
+LIST = 0x7FFFFFFF
+"""Number of the list that a generator has returned (``native/layout.hpp``)."""
 CHAIN_MOST = 10_000
 """Tasks that one lost value may need; more is no rebuild but the whole program again."""
 
@@ -74,7 +77,10 @@ class Recipe(msgspec.Struct, frozen=True):
     arguments: tuple[Argument, ...]
     returns: tuple[int, ...]
     is_generator: bool = False
-    """Its items are made again, and not what it has returned."""
+    """Its items are made again, each run some of them."""
+    job: int = 0
+    has_job: bool = True
+    """False: the job has ended."""
 
 
 class Item(msgspec.Struct, frozen=True):
@@ -186,12 +192,14 @@ class Work(msgspec.Struct):
     """Of a generator: what it is to make, by key."""
 
 
-_RUN = 64
+_OF_LIST = 1 << 64
+"""In the names of runs that make a list."""
+_RUN = 65
 
 
 def recipe_of(name: int) -> int:
     """The recipe that a run is of. The first run of each is called as it."""
-    return name & ((1 << _RUN) - 1)
+    return name & (_OF_LIST - 1)
 
 
 class Lineage:
@@ -269,33 +277,39 @@ class Lineage:
             return event.recipe, recipes
         fresh: dict[int, int] = {}
 
-        def name_of(recipe: int, key: int) -> int:
-            return self._run_for(recipe, key, fresh) if recipe in generators else recipe
+        def name_of(recipe: int, key: int, number: int) -> int:
+            if recipe not in generators:
+                return recipe
+            return self._run_for(recipe, key, number == LIST, fresh)
 
-        root = name_of(event.recipe, event.key)
+        root = name_of(event.recipe, event.key, event.item.number if event.item else 0)
         for key, recipe in recipes.items():
             arguments = [
-                msgspec.structs.replace(a, recipe=name_of(a.recipe, a.key)) if _is_missing(a) else a
+                msgspec.structs.replace(a, recipe=name_of(a.recipe, a.key, a.number))
+                if _is_missing(a)
+                else a
                 for a in recipe.arguments
             ]
             recipes[key] = msgspec.structs.replace(recipe, arguments=tuple(arguments))
-        for key, name in fresh.items():
-            recipes[name] = msgspec.structs.replace(recipes[key], key=name)
+        for name in fresh.values():
+            recipes[name] = msgspec.structs.replace(recipes[recipe_of(name)], key=name)
         return root, recipes
 
-    def _run_for(self, recipe: int, key: int, fresh: dict[int, int]) -> int:
+    def _run_for(self, recipe: int, key: int, is_list: bool, fresh: dict[int, int]) -> int:
         """The run of a generator that makes item ``key``, or can be told to; else a new one."""
+        first = recipe | _OF_LIST if is_list else recipe
         for name, work in self.work.items():
             makes_it = key in work.items and key not in work.filled
-            if recipe_of(name) == recipe and (makes_it or work.state == "waiting"):
+            is_like_it = name & (_OF_LIST * 2 - 1) == first
+            if is_like_it and (makes_it or work.state == "waiting"):
                 return name
-        if recipe not in fresh:
-            name, number = recipe, 0
+        if first not in fresh:
+            name, number = first, 0
             while name in self.work:
                 number += 1
-                name = recipe | number << _RUN
-            fresh[recipe] = name
-        return fresh[recipe]
+                name = first | number << _RUN
+            fresh[first] = name
+        return fresh[first]
 
     def _want(self, work: Work, event: Lost) -> None:
         """``work`` is to fill what is lost, and of a generator the others."""
@@ -338,14 +352,16 @@ class Lineage:
             return (
                 f"its task has run {tried} times already, and {_limit_of(recipe)} allows no more"
             ), "used_up"
+        if not recipe.has_job:
+            return "the job of its task has ended, so it cannot run again", "no_queue"
         if not recipe.has_queue and recipe.is_call:
             return "the actor whose method returned it has ended", "no_queue"
         if not recipe.has_queue:
-            # A queue goes, too, when there are hundreds and nobody has used it (RULES S-15).
+            # A queue that recipes name goes only where there is no other one (RULES S-15).
             return (
-                "its task cannot run again: the job or the placement group of it has ended, or"
-                " tasks like it (options, environment) were not called for so long that their queue"
-                " was given up"
+                "its task cannot run again: its placement group was removed, or its queue was"
+                " given up, as there were as many kinds of tasks (options, environment) as there"
+                " may be"
             ), "no_queue"
         for argument in _missing(recipe):
             if not argument.recipe:

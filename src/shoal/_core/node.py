@@ -120,6 +120,7 @@ _NO_WORK_EVENTS = frozenset(
         seen.QueueFreed,
         seen.FoundRunning,
         seen.TaskLooked,
+        seen.QueuesSifted,
         seen.TasksSifted,
         seen.Inspected,
     }
@@ -157,6 +158,7 @@ class NodeMachine:
             seen.FoundRunning: self._with(reactions_cancels.on_found_running),
             seen.TaskLooked: self._with(reactions_cancels.on_task_looked),
             seen.TasksSifted: self._with(reactions_cancels.on_tasks_sifted),
+            seen.QueuesSifted: self._with(reactions_workers.on_queues_sifted),
             seen.Inspected: self._on_inspected,
             seen.MemoryRead: self._with(reactions_memory.on_read),
             seen.Requeued: self._with(reactions_workers.on_requeued),

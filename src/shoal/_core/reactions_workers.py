@@ -17,6 +17,7 @@ from shoal._core.answers import Commands, refuse, welcome
 from shoal._core.events import (
     Looked,
     ProcessDied,
+    QueuesSifted,
     Requested,
     Requeued,
     RunningTask,
@@ -320,18 +321,26 @@ def needs_house(t: NodeTables) -> bool:
 def _free_queues(t: NodeTables, now: float) -> Commands:
     """RULES S-15: queues that nobody has used for a while go, if there are many."""
     queues = t.scheduler.held.queues
-    out: Commands = []
-    surplus = len(queues) - t.limits.queues_kept
-    for queue in list(queues.values()):
-        if surplus <= 0:
-            break
-        if queue.idle_since is None or now - queue.idle_since < t.limits.queue_idle_s:
-            continue
-        if queue.attachments or queue.queue in t.doomed:
-            continue
-        out.append(_free_queue(t, queue))
-        surplus -= 1
-    return out
+    if len(queues) <= t.limits.queues_kept:
+        return []
+    late = now - t.limits.queue_idle_s
+    idle = tuple(queue.queue for queue in queues.values() if _is_free(t, queue, late))
+    return [do.SiftQueues(idle)] if idle else []
+
+
+def _is_free(t: NodeTables, queue: ClassQueue, late: float) -> bool:
+    is_idle = queue.idle_since is not None and queue.idle_since <= late
+    return is_idle and not queue.attachments and queue.queue not in t.doomed
+
+
+def on_queues_sifted(t: NodeTables, now: float, event: QueuesSifted) -> Commands:
+    """Those that tasks may need which run again for a lost value stay, while there are others."""
+    queues = t.scheduler.held.queues
+    t.needed_queues = frozenset(event.needed)
+    late = now - t.limits.queue_idle_s
+    spare = [queues[number] for number in event.spare if number in queues]
+    spare = [queue for queue in spare if _is_free(t, queue, late)]
+    return [_free_queue(t, queue) for queue in spare[: len(queues) - t.limits.queues_kept]]
 
 
 def _free_queue(t: NodeTables, queue: ClassQueue) -> do.Command:
@@ -352,7 +361,10 @@ def free_longest_idle(t: NodeTables) -> Commands:
     ]
     if not idle:
         return []
-    return [_free_queue(t, min(idle, key=lambda queue: queue.idle_since or 0.0))]
+    # One that lost values could need is the last choice.
+    needed = t.needed_queues
+    key = min(idle, key=lambda queue: (queue.queue in needed, queue.idle_since or 0.0))
+    return [_free_queue(t, key)]
 
 
 def free_doomed(t: NodeTables, now: float) -> Commands:

@@ -125,6 +125,8 @@ class NodeTables:
         self.tickets: dict[int, Ticket] = {}
         self.actor_queues: dict[int, str] = {}
         """Queue -> actor id, as long as the queue exists."""
+        self.needed_queues: frozenset[int] = frozenset()
+        """Idle queues that rebuilds of lost values could need, as of the last look."""
         self.doomed: set[int] = set()
         """Class queues of ended jobs that still have workers."""
         self.freeing: dict[int, float] = {}

@@ -46,8 +46,7 @@ class LabelRule(msgspec.Struct, frozen=True, array_like=True):
 
 
 class NodeLabels(msgspec.Struct, frozen=True, array_like=True, tag=True):
-    """On a node that agrees with all rules of one of ``hard``; of those, where all of ``soft`` hold
-    if there is one."""
+    """On a node that agrees with all of one of ``hard``; if there is one, where ``soft`` holds."""
 
     hard: tuple[tuple[LabelRule, ...], ...] = ()
     soft: tuple[LabelRule, ...] = ()
@@ -94,8 +93,7 @@ class ActorSpec(msgspec.Struct, frozen=True):
     function: int
     """Key of the exported class."""
     arguments: int
-    """Key of the object that holds the pickled ``(args, kwargs)``. Every handle holds it:
-    its life is the actor's."""
+    """The object that holds the pickled ``(args, kwargs)``, and every handle: its life."""
     class_name: str
     methods: bytes
     """Opaque table of methods, for handles made by ``get_actor``."""
@@ -324,8 +322,7 @@ class DescribeActor(Message, frozen=True):
 
 # ---- placement groups
 class CreateGroup(Message, frozen=True):
-    """Reserve all bundles or none. Answered by ``Done`` once the group is known, or as
-    ``WaitGroup`` if ``waits``."""
+    """Reserve all bundles or none; ``Done`` once it is known, or as ``WaitGroup`` if ``waits``."""
 
     group_id: str
     """Chosen by the caller."""
@@ -515,8 +512,7 @@ class CancelAttempt(Message, frozen=True):
 class TaskStopped(Message, frozen=True):
     """A task stands at a breakpoint: told by its worker, passed on to the driver of its job."""
 
-    name: str
-    """Of its socket (``_runtime/terminals.py``); "": a debugger of its own waits."""
+    name: str  # of its socket (``_runtime/terminals.py``); "": a debugger of its own waits
     place: str
 
 
@@ -524,6 +520,12 @@ class HeavyFunctions(Message, frozen=True):
     """These functions ask (``AdmitMemory``) before they run; ``HeavyHeard`` once that is so."""
 
     functions: list[int]
+
+
+class RunWhereYouStand(Message, frozen=True):
+    """These rebuilds are for a generator of yours to run, if one stands still (``standing.py``)."""
+
+    keys: list[int]
 
 
 class SessionEnds(Message, frozen=True):
@@ -588,6 +590,7 @@ Body = Union[
     Notice,
     TaskStopped,
     HeavyFunctions,
+    RunWhereYouStand,
     SessionEnds,
 ]
 

@@ -28,7 +28,7 @@ from typing import Any
 from shoal import _native, errors
 from shoal._native import ObjectRef
 from shoal._proto import messages
-from shoal._runtime import context, heavy_functions, streams
+from shoal._runtime import context, heavy_functions, standing, streams
 from shoal._runtime import session as sessions
 from shoal._runtime.client import Connection
 
@@ -111,6 +111,8 @@ class Cancelling:
         """Take news of the daemon."""
         if isinstance(news, messages.HeavyFunctions):
             heavy_functions.take_news(sessions.current(), news.functions)
+        if isinstance(news, messages.RunWhereYouStand):
+            standing.tell(news.keys)
         if not isinstance(news, messages.CancelAttempt):
             return
         memory = sessions.current().memory

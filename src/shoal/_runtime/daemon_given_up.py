@@ -14,7 +14,9 @@ from shoal._core import evicting, lineage, spilling
 from shoal._native import Memory
 
 _ArgumentRow = tuple[int, bool, bool, int, int, int]
-RecipeRow = tuple[int, bool, int, int, int, int, bool, bool, list[_ArgumentRow], list[int], bool]
+RecipeRow = tuple[
+    int, bool, int, int, int, int, bool, bool, list[_ArgumentRow], list[int], bool, int
+]
 """As ``Memory.recipe`` gives it."""
 
 
@@ -134,4 +136,4 @@ def _runs_left(recipe: lineage.Recipe) -> int:
 def to_recipe(row: RecipeRow) -> lineage.Recipe:
     """As ``_core.lineage`` knows it."""
     known = tuple(lineage.Argument(*argument) for argument in row[8])
-    return lineage.Recipe(*row[:8], known, tuple(row[9]), row[10])
+    return lineage.Recipe(*row[:8], known, tuple(row[9]), row[10], row[11])

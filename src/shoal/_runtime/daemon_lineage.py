@@ -16,7 +16,9 @@ from __future__ import annotations
 
 import sys
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Container
+
+import msgspec
 
 from shoal._base import clock
 from shoal._core import events, lineage
@@ -24,6 +26,7 @@ from shoal._native import Memory, Rebuilt
 from shoal._proto import messages
 from shoal._runtime.daemon_given_up import GivenUp, to_recipe
 from shoal._runtime.daemon_loop import Loop
+from shoal._runtime.daemon_standing import Behind
 
 KEPT_AFTER_TRIM = 0.8
 """Of the budget, so that not every recipe that comes makes another go."""
@@ -48,7 +51,8 @@ class LostValues:
     ) -> None:
         """``most`` is the budget in bytes; ``post`` takes events for the node's machine.
 
-        ``make_room`` warms memory before the daemon writes; ``first`` is shown the inbox before us.
+        ``make_room`` warms memory before the daemon writes; ``first`` is shown the inbox before us;
+        ``jobs`` are those that run.
         """
         self._loop = loop
         self._memory = memory
@@ -56,6 +60,7 @@ class LostValues:
         self._tell = post
         self.make_room: Callable[[], None] = lambda: None
         self.first: Callable[[list[int]], None] = lambda keys: None
+        self.jobs: Callable[[], Container[int]] = tuple
         memory.lineage_most = most
         self._machine = lineage.Lineage(most)
         self._results: dict[int, Rebuilt] = {}
@@ -69,6 +74,7 @@ class LostValues:
         """By recipe: the arguments that its task has, until it has ended."""
         self._running: dict[int, int] = {}
         """Key of the first result of a task that runs -> its recipe."""
+        self.behind = Behind(loop, memory, self._running)
         self._events: deque[lineage.AnyEvent] = deque()
         self._is_stepping = False
         self._problems: dict[int, str] = {}
@@ -117,7 +123,13 @@ class LostValues:
             return None, ()
         mine = lineage.Item(*row)
         others = [lineage.Item(*each) for each in self._memory.items_away(recipe)]
-        others = [each for each in others if each.key != key and self._memory.is_lost(each.key)]
+        others = [
+            each
+            for each in others
+            if each.key != key
+            and lineage.LIST not in (mine.number, each.number)
+            and self._memory.is_lost(each.key)
+        ]
         others.sort(key=lambda each: (each.number < mine.number, each.number))
         bytes_left = int(ITEMS_SHARE * self._memory.capacity_bytes)
         chosen = []
@@ -193,6 +205,10 @@ class LostValues:
                 if row is not None:
                     found[argument.recipe] = to_recipe(row)
                     todo.append(found[argument.recipe])
+        jobs = self.jobs()
+        for key, recipe in found.items():
+            if not recipe.has_queue and recipe.job not in jobs:
+                found[key] = msgspec.structs.replace(recipe, has_job=False)
         return found
 
     def _why_not(self, key: int) -> str:
@@ -260,6 +276,7 @@ class LostValues:
             self._names[command.recipe] = tuple(key for key, _ in items) or recipe.returns
             self._running[result.keys[0]] = command.recipe
             self._uses[command.recipe] = keys
+            self.behind.begun()
             if result.left_s >= 0:
                 watch = messages.WatchDeadline(result.keys[0], result.left_s)
                 self._tell(events.Requested(0, 0, watch))

@@ -129,6 +129,12 @@ class NodeMemory:
         queue, generation = self._memory.new_queue(kind, command.job)
         self._post(events.QueueCreated(command.ticket, queue, generation))
 
+    def perform_sift_queues(self, command: commands.SiftQueues) -> None:
+        found = set(self._memory.queues_of_recipes())
+        spare = tuple(queue for queue in command.queues if queue not in found)
+        needed = tuple(queue for queue in command.queues if queue in found)
+        self._post(events.QueuesSifted(spare, needed))
+
     def perform_free_queue(self, command: commands.FreeQueue) -> None:
         is_freed = self._memory.free_queue(command.queue)
         self._post(events.QueueFreed(command.queue, is_freed))

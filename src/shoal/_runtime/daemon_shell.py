@@ -179,6 +179,10 @@ class Daemon:
         if self._settings.owner_pid:
             self._watch_owner(self._settings.owner_pid, self._settings.owner_start_time)
         self._warming.start()
+        lost = self._lost
+        lost.jobs = lambda: self._machine.tables.jobs.running
+        lost.behind.processes = lambda: [process.index for process in self._processes]
+        lost.behind.tell = lambda index, news: self.perform_notify(commands.Notify(index, news))
 
     def _watch_owner(self, pid: int, start_time: int) -> None:
         def gone(_: int = 0) -> None:

@@ -223,10 +223,10 @@ class Executor:
     def _produce(self, task: _native.Task, items: Any) -> int:
         memory = self._memory
         if cancelling.interrupts:
-            return streams.produce(memory, task, items)
+            return streams.produce(memory, task, items, self.help)
         stop = memory.new_pending()
         with cancelling.while_running(task, lambda: memory.seal_pending(stop)):
-            return streams.produce(memory, task, items, stop)
+            return streams.produce(memory, task, items, self.help, stop)
 
     def _write_yielded(self, task: _native.Task, items: Iterator[Any]) -> None:
         """One return for each item; an error takes the place of those that are still to come."""

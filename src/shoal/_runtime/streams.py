@@ -40,7 +40,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from shoal import _native, errors
 from shoal._base import clock
 from shoal._native import ObjectRef
-from shoal._runtime import serialize
+from shoal._runtime import serialize, standing
 from shoal._runtime import session as sessions
 from shoal._runtime.session import NATIVE_ERRORS
 
@@ -352,20 +352,33 @@ def produce(
     memory: _native.Memory,
     task: _native.Task,
     items: Generator[Any, Any, Any],
+    help: Callable[[_native.Task], None],
     stop: ObjectRef | None = None,
 ) -> int:
     """Give everything that ``items`` yields; the number of items. Runs on any thread.
+
+    While it waits for its consumer, ``help`` runs what ``standing`` brings.
 
     Raises:
         Stopped: ``stop`` was sealed meanwhile; ``items`` is closed.
     """
     producer = Producer(memory, task)
     ends = [] if stop is None else [stop]
+    stander: standing.Stander | None = None
     for item in items:
         producer.give(item)
         del item
         while (ack := producer.awaited()) is not None and not (stop and stop.is_sealed()):
-            memory.wait([ack, *ends], 1, None)
+            # Waiting stands here and in no function of its own: ``cancelling`` knows this place.
+            if stander is None:
+                if memory.wait([ack, *ends], 1, standing.PATIENCE_S)[0]:
+                    continue
+                stander = standing.Stander(memory)
+            memory.wait([ack, stander.bell, *ends], 1, None)
+            for key in stander.take():
+                if (rebuild := memory.claim(key)) is not None:
+                    help(rebuild)
+                    del rebuild
         if stop is not None and stop.is_sealed():
             items.close()
             raise Stopped

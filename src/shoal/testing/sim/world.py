@@ -134,6 +134,13 @@ class World(FakeProcessMemory):
 
         self.after(delay, ring)
 
+    def do_siftqueues(self, command: do.SiftQueues) -> None:
+        recipes = self.values.recipes.values()
+        found = {recipe.task.queue for recipe in recipes if recipe.is_kept}
+        spare = tuple(queue for queue in command.queues if queue not in found)
+        needed = tuple(queue for queue in command.queues if queue in found)
+        self._pending.append(seen.QueuesSifted(spare, needed))
+
     def do_writestore(self, command: do.WriteStore) -> None:
         self.store.write(command)
 
