@@ -24,7 +24,7 @@ from typing import TypeVar
 
 import shoal
 from shoal._runtime import cluster
-from tests.torture.kills import spare_descriptors
+from tests.torture.kills import calm_descriptors, spare_descriptors
 from tests.torture.processes import descriptors, eventually, session_pids
 from tests.torture.started import Started, start_session
 
@@ -50,13 +50,16 @@ def session(folder: Path, cpus: int, *options: str) -> Iterator[Started]:
 def audited(started: Started) -> Iterator[None]:
     """One case in ``started``, which this process has joined, or joins."""
     rejoin(started)
-    before = _possessions(started)
+    before = _possessions(started, calm_descriptors(started))
     yield
     rejoin(started)
     _settles(lambda: shoal.lowlevel.memory().audit(), lambda found: not any(found.values()))
     _settles(_unfree, lambda found: not found)
     _settles(_going_on, lambda found: not found)
-    _settles(lambda: _more(before, _possessions(started)), lambda found: not found)
+    _settles(
+        lambda: _more(before, _possessions(started, spare_descriptors(started))),
+        lambda found: not found,
+    )
 
 
 def rejoin(started: Started) -> None:
@@ -96,7 +99,7 @@ def _going_on() -> list[object]:
     return [*mine[1:], *others, *actors, *groups]
 
 
-def _possessions(started: Started) -> dict[str, int]:
+def _possessions(started: Started, spare: int) -> dict[str, int]:
     directory = Path(str(started.facts()["directory"]))
     found = (path for path in directory.rglob("*") if not path.is_dir())
     files = [path for path in found if not PER_PROCESS & set(path.parts)]
@@ -104,7 +107,7 @@ def _possessions(started: Started) -> dict[str, int]:
     # The first value that leaves for a file begins a thread, which tells by a descriptor.
     has_spilled = isinstance(spilling, dict) and spilling.get("spilled_bytes", 0) > 0
     return {
-        "descriptors of the daemon": spare_descriptors(started) - has_spilled,
+        "descriptors of the daemon": spare - has_spilled,
         "descriptors of this process": descriptors(os.getpid()),
         **{f"file {path.relative_to(directory)}": 1 for path in files},
     }

@@ -47,7 +47,7 @@ def _build(folder: Path) -> Path:
     ]  # fmt: skip
     for command in (configure, ["cmake", "--build", str(folder / "build")]):
         done = subprocess.run(
-            command, env=environment, capture_output=True, text=True, timeout=300, check=False
+            command, env=environment, capture_output=True, text=True, timeout=900, check=False
         )
         assert done.returncode == 0, done.stdout + done.stderr
     site = folder / "site"

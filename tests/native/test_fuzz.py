@@ -37,7 +37,7 @@ def run_child(seed: int, steps: int, environment: dict[str, str] | None) -> dict
         try:
             done = subprocess.run(
                 [*command, str(log.fileno())], cwd=ROOT, env=environment, pass_fds=[log.fileno()],
-                capture_output=True, text=True, timeout=180, check=False,
+                capture_output=True, text=True, timeout=400, check=False,
             )  # fmt: skip
         except subprocess.TimeoutExpired:
             done = None
@@ -60,17 +60,23 @@ def entry_points() -> set[str]:
     return found
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(1200)
 def test_any_argument_to_any_entry_point() -> None:
     calls: Counter[str] = Counter()
-    with ThreadPoolExecutor(2) as pool:
-        for counts in pool.map(lambda seed: run_child(seed, STEPS, None), range(SEEDS)):
-            calls.update(counts["calls"])
+    wanted = entry_points() - set(EXCEPTED)
+    # An alarm changes all that a seed does from then on: by chance it may leave a rare one out.
+    for first in range(0, 4 * SEEDS, SEEDS):
+        with ThreadPoolExecutor(2) as pool:
+            seeds = range(first, first + SEEDS)
+            for counts in pool.map(lambda seed: run_child(seed, STEPS, None), seeds):
+                calls.update(counts["calls"])
+        if wanted <= set(calls):
+            break
     print(f"{sum(calls.values())} calls of {len(calls)} entry points")
-    assert entry_points() - set(EXCEPTED) <= set(calls)
+    assert wanted <= set(calls), wanted - set(calls)
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)  # the first caller of a run pays for the build
 def test_any_argument_under_sanitizers(tmp_path_factory: pytest.TempPathFactory) -> None:
     environment = sanitized_environment(tmp_path_factory)
     with ThreadPoolExecutor(2) as pool:

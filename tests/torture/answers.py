@@ -18,10 +18,14 @@ class Answers:
         self.patience_s = patience_s
         self.counts: Counter[str] = Counter()
 
+    def get(self, ref: Any) -> Any:
+        """The value, or its error."""
+        return shoal.get(ref, timeout=self.patience_s)
+
     def answer(self, ref: Any) -> Any:
         """The value, or None if the error names a loss."""
         try:
-            value = shoal.get(ref, timeout=self.patience_s)
+            value = self.get(ref)
         except GetTimeoutError:
             # A wait without end is no loss: say what there is.
             for table in ("queues", "workers", "actors"):

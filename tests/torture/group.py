@@ -59,7 +59,7 @@ class Group(msgspec.Struct, frozen=True):
 
     def remove(self) -> None:
         """Once nobody is in it any more."""
-        end = time.monotonic() + 5
+        end = time.monotonic() + 30
         while True:
             try:
                 self.path.rmdir()

@@ -18,6 +18,7 @@ killed.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import faulthandler
 import json
 import random
@@ -27,7 +28,12 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import shoal
-from shoal.errors import DeadlineExceededError, ObjectStoreFullError, TaskCancelledError
+from shoal.errors import (
+    DeadlineExceededError,
+    GetTimeoutError,
+    ObjectStoreFullError,
+    TaskCancelledError,
+)
 from shoal.util.placement_group import placement_group, remove_placement_group
 from shoal.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from tests.torture import forks
@@ -38,12 +44,13 @@ BIG_BYTES = 300_000
 LARGE_BYTES = 6_000_000
 LIVE_MOST = 60
 LIVE_MOST_FULL = 200
-PATIENCE_S = 20.0
-FULL_S = 40.0
+PATIENCE_S = 60.0
+"""A process that is to be started waits longer and longer where the last ones were killed."""
+FULL_S = 60.0
 """A task whose result finds no room waits 30 s for some before it fails."""
 SOON_S = 0.5
 TELL_S = 1.0
-END_S = 90.0
+END_S = 150.0
 
 
 class Wanted(NamedTuple):
@@ -190,17 +197,36 @@ class Juggler:
         return value
 
 
-class Load(Answers):
-    """The live refs of this driver, each with the values it may have."""
+class Live(Answers):
+    """The live refs of a driver, each with the value that it is to have."""
+
+    def __init__(self, is_full: bool) -> None:
+        super().__init__(FULL_S if is_full else PATIENCE_S)
+        self.full = is_full
+        self.live: list[tuple[Any, Wanted]] = []
+
+    def get(self, ref: Any) -> Any:
+        """One that is late may stand behind tasks that wait for the room taken here, three at a
+        time and each for as long as a whole answer may take; also one that was ready may, which has
+        left memory and is rebuilt. That room is given back first.
+        """
+        while self.full and self.live:
+            with contextlib.suppress(GetTimeoutError):
+                return shoal.get(ref, timeout=SOON_S)
+            self.counts["late"] += 1
+            del self.live[: (len(self.live) + 1) // 2]
+        return super().get(ref)
+
+
+class Load(Live):
+    """Does something at random, again and again."""
 
     def __init__(self, seed: int, report: str, mode: str) -> None:
-        super().__init__(FULL_S if mode == "full" else PATIENCE_S)
+        super().__init__(mode == "full")
         self.random = random.Random(seed)
         self.report = report
-        self.live: list[tuple[Any, Wanted]] = []
         self.keepers: list[Any] = []
         self.jugglers: list[Any] = []
-        self.full = mode == "full"
         self.live_most = LIVE_MOST_FULL if self.full else LIVE_MOST
         self.actions = [self.task, self.task, self.chain, self.put, self.nest, self.box]
         self.actions += [self.handed, self.actor, self.fork, self.check_one, self.check_one]
@@ -375,17 +401,9 @@ class Load(Answers):
                 del self.live[: len(self.live) // 2]
 
     def finish(self) -> None:
-        """At the end: each ref is let go once its value was seen.
-
-        One that is late may stand behind tasks that wait for the room taken here, three at a time
-        and each for as long as a whole answer may take: that room is given back first.
-        """
+        """At the end: each ref is let go once its value was seen."""
         while self.live:
-            ref, value = self.live.pop()
-            while self.full and self.live and not shoal.wait([ref], timeout=SOON_S)[0]:
-                self.counts["late"] += 1
-                del self.live[: (len(self.live) + 1) // 2]
-            self.see(ref, value)
+            self.see(*self.live.pop())
         self.keepers.clear()
         self.jugglers.clear()
 

@@ -15,7 +15,7 @@ from tests.torture.test_torture import LONGER, SEED
 SECONDS = 14.0
 
 
-@pytest.mark.timeout(800)  # the first caller of a run pays for the build
+@pytest.mark.timeout(1500)  # the first caller of a run pays for the build
 def test_kills_under_the_sanitizers(tmp_path_factory: pytest.TempPathFactory) -> None:
     environment = sanitized_environment(tmp_path_factory)
     program = [sys.executable, "-m", "tests.torture", "--only", "kills", "--seed", str(SEED)]
@@ -26,7 +26,7 @@ def test_kills_under_the_sanitizers(tmp_path_factory: pytest.TempPathFactory) ->
             env=environment,
             capture_output=True,
             text=True,
-            timeout=300,
+            timeout=600,
         )
         reports = sanitizer_reports(environment)
         assert not reports, reports[-4000:]
