@@ -112,9 +112,7 @@ class Daemon:
         self._spiller.lost, self._spiller.evict = self._lost.lost, given_up.evict
         self._spiller.lost_beside = self._lost.lost_beside
         self._spiller.given_up = given_up.keys
-        self._warming = Warming(
-            self._loop, memory, machine_facts.Headroom(), self._spiller.make_room
-        )
+        self._warming = Warming(self._loop, memory, self._spiller.headroom, self._spiller.make_room)
         self._lost.make_room, self._lost.first = self._warming.make_room, self._spiller.look
         self._spiller.wake = self._warming.wake
         self._spiller.make_stub = given_up.make_stub = self._warming.make_stub
@@ -403,7 +401,8 @@ def node_config(settings: launch.NodeSettings, memory: Memory) -> config.NodeCon
     total = {"CPU": float(cpus)}
     if gpus:
         total["GPU"] = float(gpus)
-    total["memory"] = float(max(0, machine_facts.usable_memory_bytes() - memory.capacity_bytes))
+    usable = machine_facts.usable_memory_bytes()
+    total["memory"] = float(max(0, usable - memory.capacity_bytes))
     total["object_store_memory"] = float(memory.capacity_bytes)
     # Names by which programs ask for this very node, and for the one that a session began on.
     total[f"node:{machine_facts.address()}"] = total["node:__internal_head__"] = 1.0
@@ -420,7 +419,7 @@ def node_config(settings: launch.NodeSettings, memory: Memory) -> config.NodeCon
         python=sys.executable,
         node_name=os.uname().nodename,
         labels=settings.labels,
-        memory_bytes=seen.memory_bytes or machine_facts.usable_memory_bytes(),
+        memory_bytes=seen.memory_bytes or usable,
         memory_threshold=seen.memory_threshold,
         memory_refresh_s=seen.memory_refresh_s,
     )

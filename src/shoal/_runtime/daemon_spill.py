@@ -136,7 +136,7 @@ class Spiller:
         self.evict: Callable[[int], float] = lambda n_extents: 0
         self.given_up: Callable[[], Collection[int]] = tuple
         self.make_stub: Callable[[], object] = lambda: None
-        self._headroom = Headroom()
+        self.headroom = Headroom()
         self._machine = spilling.Spilling(
             memory.capacity_bytes // EXTENT_BYTES, EXTENT_BYTES, can_write=settings.spill != ()
         )
@@ -162,7 +162,7 @@ class Spiller:
     def make_room(self) -> bool:
         """Whether room is being made for those who ask for it; False: they can be answered."""
         is_on = self._memory.spills and not self._is_closing
-        missing, units = _look_around(self._memory, self._headroom) if is_on else (0, ())
+        missing, units = _look_around(self._memory, self.headroom) if is_on else (0, ())
         if not missing:
             self._memory.answer_room(True)
             if self._machine.is_asked:
@@ -289,7 +289,7 @@ class Spiller:
             print(text, file=sys.stderr, flush=True)
         missing = 0
         if not command.is_given:
-            missing = self._memory.shortage(self._headroom.bytes_for_values())
+            missing = self._memory.shortage(self.headroom.bytes_for_values())
         if missing and self.evict(missing) < missing:
             self._memory.answer_room(False)
         self.wake()

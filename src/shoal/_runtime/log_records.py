@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
 
 import msgspec
 
@@ -56,7 +55,7 @@ class LogLine(msgspec.Struct, frozen=True, omit_defaults=True):
     """Of lines of ``logging``."""
 
 
-class Label(NamedTuple):
+class Label(msgspec.Struct, frozen=True):
     """Who prints, as the worker has said."""
 
     name: str = ""
@@ -78,7 +77,6 @@ class Origin(msgspec.Struct):
 
 NOBODY = Label()
 _text = msgspec.json.Encoder().encode
-_decode = msgspec.json.Decoder(LogLine).decode
 
 
 def mark(label: Label) -> str:
@@ -125,6 +123,7 @@ def encode(time_s: float, origin: Origin, label: Label, stream: str, lines: Sequ
 def read(path: str, offset: int = 0) -> Iterator[tuple[LogLine, int]]:
     """The records of a file from ``offset`` on, each with the offset of what follows it; nothing
     if the file has gone. What is no record is passed over."""
+    decode = msgspec.json.Decoder(LogLine).decode  # here, as no daemon or worker reads at its start
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
@@ -136,6 +135,6 @@ def read(path: str, offset: int = 0) -> Iterator[tuple[LogLine, int]]:
                 return
             offset += len(line)
             try:
-                yield _decode(line), offset
+                yield decode(line), offset
             except msgspec.DecodeError:
                 continue

@@ -23,6 +23,7 @@ RESERVE = 0.2
 nobody has asked for again must not take what those who run need to go on."""
 RESERVE_MOST_BYTES = 128 << 20
 _NO_LIMIT = 1 << 60
+_READ_BYTES = 1 << 16
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 
@@ -34,11 +35,21 @@ class Group(msgspec.Struct, frozen=True):
 
 
 def _read(path: str) -> str:
+    """What a file of the kernel's says. Not with ``open``, which takes five times as long: a start
+    reads 60 of them."""
     try:
-        with open(path, encoding="utf-8") as file:
-            return file.read().strip()
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return ""
+    parts = []
+    try:
+        while part := os.read(fd, _READ_BYTES):
+            parts.append(part)
+    except OSError:
+        return ""
+    finally:
+        os.close(fd)
+    return os.fsdecode(b"".join(parts)).strip()
 
 
 def _number(text: str) -> int:
@@ -93,11 +104,22 @@ def usable_cores() -> float:
 
 def usable_memory_bytes() -> int:
     """Return the memory that this process and its like may use in all."""
-    limit = _meminfo("MemTotal")
+    return _usable(_memory_limits())
+
+
+def _memory_limits() -> list[tuple[Group, int]]:
+    """The groups around us that limit memory, and their limits in bytes."""
+    limited = []
     for group in enclosing_groups("memory"):
         name = "memory.max" if group.is_v2 else "memory.limit_in_bytes"
-        limit = min(limit, _number(_read(f"{group.path}/{name}")))
-    return limit
+        limit = _number(_read(f"{group.path}/{name}"))
+        if limit < _NO_LIMIT:  # v1 writes "no limit" as a number just below 2^63
+            limited.append((group, limit))
+    return limited
+
+
+def _usable(limited: list[tuple[Group, int]]) -> int:
+    return min([_meminfo("MemTotal"), *(limit for _, limit in limited)])
 
 
 def gpu_count(visible: str | None) -> int:
@@ -132,12 +154,7 @@ class Pressure:
     machine's or that of a group around us. What the kernel can drop does not count."""
 
     def __init__(self) -> None:
-        self._limited: list[tuple[Group, int]] = []
-        for group in enclosing_groups("memory"):
-            name = "memory.max" if group.is_v2 else "memory.limit_in_bytes"
-            limit = _number(_read(f"{group.path}/{name}"))
-            if limit < _NO_LIMIT:
-                self._limited.append((group, limit))
+        self._limited = _memory_limits()
 
     def used_and_limit(self) -> tuple[int, int]:
         """Return both in bytes."""
@@ -189,14 +206,8 @@ class Headroom:
     """How much memory may be taken now; cheap enough to ask before every step."""
 
     def __init__(self) -> None:
-        self._reserve_bytes = min(RESERVE_MOST_BYTES, int(RESERVE * usable_memory_bytes()))
-        self._limited: list[tuple[Group, int]] = []
-        for group in enclosing_groups("memory"):
-            name = "memory.max" if group.is_v2 else "memory.limit_in_bytes"
-            limit = _number(_read(f"{group.path}/{name}"))
-            # v1 writes "no limit" as a number just below 2^63.
-            if limit < _NO_LIMIT:
-                self._limited.append((group, limit))
+        self._limited = _memory_limits()
+        self._reserve_bytes = min(RESERVE_MOST_BYTES, int(RESERVE * _usable(self._limited)))
 
     def bytes_free(self) -> int:
         """Return the least of what ``MemAvailable`` and every enclosing cgroup leave."""

@@ -24,7 +24,7 @@ def counter_path() -> str:
 def read_count(path: str) -> int:
     """How many processes were ended so far; 0 if nobody says."""
     try:
-        with open(path, encoding="ascii") as file:
+        with open(path, encoding="utf-8") as file:
             for line in file:
                 name, _, value = line.partition(" ")
                 if name == "oom_kill":

@@ -13,9 +13,20 @@ This file itself imports nothing that is not loaded already when an interpreter 
 from __future__ import annotations
 
 import gc
+import os
 import sys
 
 _LARGE = "typing_extensions"
+_SLOW = "platform"
+
+
+class _Platform:
+    """What ``uuid`` asks ``platform`` for."""
+
+    @staticmethod
+    def system() -> str:
+        """As ``platform.system``."""
+        return os.uname().sysname
 
 
 def program(module: str, first: str = "begin") -> list[str]:
@@ -70,12 +81,18 @@ def import_msgspec() -> None:
     ``typing_extensions`` where that is installed.
 
     ``typing`` has the same since Python 3.11; the other takes 5 ms of its own, and in the daemon 5
-    more for ``inspect``. It is only hidden for the moment: user code in workers finds it.
+    more for ``inspect``. It is only hidden for the moment: user code in workers finds it. And
+    ``uuid``, which msgspec imports, asks ``platform`` for the name of the kernel, and that one has
+    regular expressions for 1.6 ms: it is answered by us instead.
     """
     if "msgspec" in sys.modules or _LARGE in sys.modules:
         return
     sys.modules[_LARGE] = None  # type: ignore[assignment]
+    if sys.version_info < (3, 14):  # what a later one asks for we do not know
+        sys.modules.setdefault(_SLOW, _Platform)  # type: ignore[arg-type]
     try:
         import msgspec  # noqa: F401
     finally:
         del sys.modules[_LARGE]
+        if sys.modules.get(_SLOW) is _Platform:  # type: ignore[comparison-overlap]
+            del sys.modules[_SLOW]

@@ -58,7 +58,7 @@ END_PAUSE_S = 0.005
 def read(path: str) -> str:
     """What the file says; "": it is not there, or not for us to see."""
     try:
-        with open(path, encoding="ascii") as file:
+        with open(path, encoding="utf-8") as file:
             return file.read()
     except OSError:
         return ""

@@ -21,6 +21,8 @@ import io
 import sys
 from typing import TYPE_CHECKING, TextIO
 
+import msgspec
+
 from shoal._runtime import context
 from shoal._runtime.log_records import NOBODY, Label, mark
 
@@ -72,7 +74,7 @@ class LabelledStream(io.TextIOWrapper):
         elif not level and not self._level:
             return _put(self, text)
         self._level = level
-        self._label = label = label._replace(level=level)
+        self._label = label = msgspec.structs.replace(label, level=level)
         _put(self, mark(label) + text)
         return len(text)
 
@@ -119,7 +121,7 @@ class SideBySideStream(io.TextIOWrapper):
         found = self._marks.get(known)
         if found is None:
             label = NOBODY if task is None else _label(task)
-            found = mark(label._replace(level=level))
+            found = mark(msgspec.structs.replace(label, level=level))
             if len(self._marks) >= _MARKS_KEPT:
                 self._marks.clear()
             self._marks[known] = found
