@@ -1,8 +1,10 @@
-"""Which chain of reasons is a stall, and when two are the same stall.
+"""Which chain of reasons is a stall, when two are the same stall, and which is told of.
 
 1. What runs is no stall, however long it runs; nor is what is being made, or what is over.
 2. A chain that comes twice is the same if nothing in it differs but times and numbers that grow
    while nothing goes on.
+3. A chain is a stall when it comes twice in a row; that nobody answers is one at once. A program is
+   told of each stall once, also if another one comes in between.
 """
 
 from __future__ import annotations
@@ -28,6 +30,35 @@ MOVING = frozenset(
 """A chain that ends so needs nobody: it ends by itself, or is over."""
 PASSING = ("_s", "ahead", "starting", "_bytes", "amounts", "restarts", "recently", "deaths")
 """Names of facts that change while nothing goes on end so."""
+
+
+SHOWN_MOST = 64
+"""So many stalls are remembered, the last ones."""
+
+
+class Stalls:
+    """What one program was told of, and what the last answer was."""
+
+    def __init__(self) -> None:
+        self.last = b""
+        """Its mark; b"" if it was no stall."""
+        self.shown: dict[bytes, None] = {}
+        """Marks of what the program was told of, the last one last."""
+
+    def idle(self) -> None:
+        """The program waits for nothing."""
+        self.last = b""
+
+    def judge(self, reason: reasons.Reason) -> bool:
+        """Whether the program is to be told of this answer."""
+        before, self.last = self.last, b"" if is_moving(reason) else mark_of(reason)
+        is_sure = isinstance(reason, reasons.NoAnswer) or self.last == before
+        if not self.last or not is_sure or self.last in self.shown:
+            return False
+        self.shown[self.last] = None
+        if len(self.shown) > SHOWN_MOST:
+            del self.shown[next(iter(self.shown))]
+        return True
 
 
 def is_moving(reason: reasons.Reason) -> bool:

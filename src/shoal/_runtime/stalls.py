@@ -13,6 +13,7 @@ merely takes its time, it is printed, once.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from shoal import errors
 from shoal._base import clock
@@ -20,6 +21,9 @@ from shoal._proto import messages
 from shoal._runtime import session_dir
 from shoal._runtime.client import Coming
 from shoal._runtime.session import NATIVE_ERRORS, Session
+
+if TYPE_CHECKING:
+    from shoal._core import stalls
 
 ANSWER_S = 0.2
 """So soon after a question somebody looks for its answer."""
@@ -36,9 +40,7 @@ class StallWatch:
         self._show = show
         self._coming: Coming | None = None
         self._asked_at = 0.0
-        self._last = b""
-        """What the last answer was, without what passes; b"" if it was no stall."""
-        self._shown = b""
+        self._stalls: stalls.Stalls | None = None
 
     def look(self) -> float:
         """Look once; how many seconds until the next time."""
@@ -60,7 +62,8 @@ class StallWatch:
             return half
         sight = session.memory.process_sight(session.index)
         if not (sight[0] or sight[4] or session.connection.is_asking):
-            self._last = b""
+            if self._stalls is not None:
+                self._stalls.idle()
             return half
         self._asked_at = clock.now()
         self._coming = session.begin(messages.AskWhy(""))
@@ -79,11 +82,9 @@ class StallWatch:
             pid = self._session.daemon
             is_stopped = session_dir.is_stopped(pid)
             reason = reasons.NoAnswer(pid=pid, waited_s=waited_s, is_stopped=is_stopped)
-        seen = b"" if stalls.is_moving(reason) else stalls.mark_of(reason)
-        is_stall = bool(seen) and (seen == self._last or not answer) and seen != self._shown
-        self._last = seen
-        if is_stall:
-            self._shown = seen
+        if self._stalls is None:
+            self._stalls = stalls.Stalls()
+        if self._stalls.judge(reason):
             told = str(_why.Why(reason)).replace("\n", "\n  ")
             self._show(
                 f"nothing that this program waits for has gone on for {self._period_s:g} s:\n"

@@ -26,6 +26,7 @@ from shoal.testing.sim import (
     checkers,
     endings,
     process_memory_checkers,
+    stalls,
     store_checkers,
     stories,
     value_checkers,
@@ -241,6 +242,8 @@ def _live(
     checkers.check_progress(world)
     store_checkers.check_converged(world)
     value_checkers.check_nobody_waits(world.values)
+    for each in programs:
+        stalls.check_told(world, each.watch)
     # Whoever waits for what will never come (an infeasible request of a started session) ends now.
     for each in programs:
         world.die(each.process, signal=15)

@@ -76,6 +76,10 @@ class FakeTask:
     submitted_at: float = 0.0
     started_at: float | None = None
     ended_at: float = 0.0
+    moved_at: float = 0.0
+    """When it was last submitted, taken, tried again or over."""
+    is_in_middle: bool = False
+    """Its first half is over."""
     parent: int = 0
     """The task that submitted it; only the parent holds its ref, so both go together."""
     cancelled_at: float | None = None
@@ -112,6 +116,7 @@ class FakeQueue:
     actor_id: str = ""
     entries: deque[FakeTask] = field(default_factory=deque)
     takes: int = 0
+    took_at: float = 0.0
     is_hungry: bool = False
     dead_record: bytes | None = None
 
@@ -147,6 +152,8 @@ class FakeProcess:
     is_leaving: bool = False
     is_ready: bool = False
     """Takes from queues: a worker after its assignment, an actor after its constructor."""
+    watched: list[int] = field(default_factory=list)
+    """Keys of tasks that a driver which has nothing else to do waits for."""
     requests: int = 0
     is_waking: bool = False
     kernel_oom: str = ""

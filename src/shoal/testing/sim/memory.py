@@ -116,7 +116,7 @@ class FakeMemory(FakeCancels):
         task = self.tasks[command.key]
         ok = task.state == "RUNNING"
         if ok:
-            task.state = "QUEUED"
+            task.state, task.moved_at = "QUEUED", self.now
             task.attempt += 1
             task.charged += command.charged
             holder = self.processes.get(task.runner)
@@ -183,7 +183,7 @@ class FakeMemory(FakeCancels):
         """Make a task and push it."""
         task = FakeTask(self.new_key(), job, queue_number, script, max_retries)
         task.attempt, task.charged = attempt, charged
-        task.submitted_at = self.now
+        task.submitted_at = task.moved_at = self.now
         if script.timeout_s is not None:
             task.deadline = self.now + script.timeout_s
         if script.is_stream:
@@ -223,7 +223,7 @@ class FakeMemory(FakeCancels):
         assert not task.is_over
         task.state = state
         task.record = record
-        task.ended_at = self.now
+        task.ended_at = task.moved_at = self.now
         task.runner = -1
         for go_on in task.waiters:
             self.after(self.delay(30e-6), go_on)

@@ -10,6 +10,7 @@ from shoal._core import resources
 from shoal._proto import messages as m
 from shoal._proto.environments import Environment, Packages
 from shoal.testing.sim.fakes import FakeProcess, FakeTask, Script
+from shoal.testing.sim.stalls import FakeStallWatch
 from shoal.testing.sim.world import World
 
 CLASSES: tuple[dict[str, float], ...] = (
@@ -57,6 +58,7 @@ class Program:
         self.lifetimes: list[int] = []
         """Keys that handles of its actors hold."""
         self.process = world.join_driver(m.JobConfig(entrypoint=name), self.begin)
+        self.watch = FakeStallWatch(world, self.process)
 
     def begin(self, process: FakeProcess) -> None:
         """The driver has its job."""
@@ -223,7 +225,8 @@ class Program:
             self.drop(self.actors.pop())
         if self.process.index not in world.processes:
             return
-        if not all(task.is_over for task in self.tasks):
+        self.process.watched = [task.key for task in self.tasks if not task.is_over]
+        if self.process.watched:
             world.after(0.05, self.leave)
             return
 

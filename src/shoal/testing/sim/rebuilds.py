@@ -14,7 +14,8 @@ from shoal._core import events as seen
 from shoal._core import lineage
 from shoal.testing.sim import value_checkers
 from shoal.testing.sim.fakes import FakeTask, Script
-from shoal.testing.sim.recipes import FakeRecipe, FakeRecipes
+from shoal.testing.sim.given_up import FakeGivenUp
+from shoal.testing.sim.recipes import FakeRecipe
 from shoal.testing.sim.room import FakeValue
 
 DAEMON = (0, 0)
@@ -31,7 +32,7 @@ class Rebuild:
     results: tuple[FakeValue, ...]
 
 
-class FakeRebuilds(FakeRecipes):
+class FakeRebuilds(FakeGivenUp):
     """Values that are made again when they are lost."""
 
     def _begin(self) -> None:
@@ -95,23 +96,13 @@ class FakeRebuilds(FakeRecipes):
                 self.hold(value, -1)
             self.drop_recipe(held[0])
 
-    def evict(self, n_extents: int) -> float:
-        freed = 0.0
-        for unit in self.units():
-            if freed >= n_extents:
-                break
-            values = [self.values[key] for key in unit.keys]
-            if all(self.is_easy_to_make(value) for value in values):
-                for value in values:
-                    self._throw_away(value)
-                freed += unit.n_extents
-        return freed
+    def arguments_in_use(self) -> set[int]:
+        inputs = [self._results[name].task.script.inputs for name in self._running.values()]
+        return {value.key for each in inputs for value in each}
 
-    def _throw_away(self, value: FakeValue) -> None:
-        assert value.place is not None
-        place, value.place, value.number = value.place, None, 0
-        self.give_back(place, value)
-        self.counts["evicted"] += 1
+    def task_of_rebuild(self, name: int) -> int:
+        """The task that runs for it now."""
+        return self._results[name].task.key
 
     def _decide(self, event: lineage.AnyEvent) -> None:
         self._todo.append(event)
@@ -139,6 +130,7 @@ class FakeRebuilds(FakeRecipes):
             case lineage.GiveUp():
                 self.counts["given up"] += 1
                 value_checkers.check_given_up(self, command.key, command.reason)
+                self.back(command.key)
                 self._memory.feed(seen.ValueLost(command.key, command.reason))
             case lineage.RetryAt():
                 at = command.at - self._world.now
@@ -207,6 +199,11 @@ class FakeRebuilds(FakeRecipes):
             self.ended(task)
 
     def _fill(self, command: lineage.Fill) -> None:
+        self._take_over(command)
+        self.back(command.key)
+
+    def _take_over(self, command: lineage.Fill) -> None:
+        """The value has what its rebuild has made."""
         rebuild = self._results[command.recipe]
         names = dict(zip(self._names_of(command.recipe), rebuild.results, strict=True))
         value, source = self.values.get(command.key), names[command.key]

@@ -104,16 +104,21 @@ class FakeRecipes(FakeSpilling):
         kept = sum(recipe.cost for recipe in self.recipes.values() if recipe.is_kept)
         if kept <= self.budget:
             return
+        spared = self.counted_on()
         for key in sorted(self.recipes):
             recipe = self.recipes.get(key)
             if kept <= KEPT_AFTER_TRIM * self.budget:
                 return
-            if recipe is not None and recipe.is_kept:
+            if recipe is not None and recipe.is_kept and key not in spared:
                 kept -= recipe.cost
                 recipe.is_kept = False
                 self.counts["recipes dropped"] += 1
                 for other in self._empty(recipe):
                     self.drop_recipe(other)
+
+    def counted_on(self) -> set[int]:
+        """Recipes that values count on which were given up (the layer above)."""
+        raise NotImplementedError
 
     def row(self, recipe: FakeRecipe) -> lineage.Recipe:
         arguments = []
@@ -156,12 +161,3 @@ class FakeRecipes(FakeSpilling):
                     found[known.key] = self.row(known)
                     todo.append(found[known.key])
         return list(found.values())
-
-    def is_easy_to_make(self, value: FakeValue) -> bool:
-        recipe = value.recipe
-        if recipe is None:
-            return False
-        row = self.row(recipe)
-        has_retries = row.max_retries < 0 or row.charged < row.max_retries
-        is_easy = all(each.is_live and not each.is_lost for each in row.arguments)
-        return row.is_kept and row.has_queue and has_retries and is_easy

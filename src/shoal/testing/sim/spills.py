@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from shoal._core import spilling
 from shoal.testing.sim import value_checkers
@@ -93,7 +93,8 @@ class FakeSpilling(FakeValues):
         for command in self.machine.step(self._world.now, event):
             self.told(command)
             self._perform(command)
-        self._has_records = bool(self.machine.known() or self._moving or self._events)
+        known = self.machine.known() or self._moving or self._events or self.given_up()
+        self._has_records = bool(known)
 
     def _perform(self, command: spilling.AnyCommand) -> None:
         match command:
@@ -199,4 +200,8 @@ class FakeSpilling(FakeValues):
 
     def evict(self, n_extents: int) -> float:
         """Give up values that can be made again; extents that became free."""
+        raise NotImplementedError
+
+    def given_up(self) -> Collection[int]:
+        """Values that are not in memory, as their tasks can make them again."""
         raise NotImplementedError

@@ -6,6 +6,9 @@
   somebody works at it; nothing that is looked at leaves.
 * **Refused last** (``check_refusal``): room is refused only if nothing could leave.
 * **Given up last** (``check_given_up``): a value is given up only if its task may not run again.
+* **Never lost by choice** (``check_choice``, ``check_given_away``, ``check_runs_set_aside``): what
+  leaves for nowhere, as there is no room, can be made again; no more than is asked for leaves, and
+  what a task waits for leaves last. Later it is lost only if something else has happened to it.
 * **At most so often** (``check_rebuild``): a task runs as often as ``max_retries`` says, and never
   beside itself.
 * **Everything goes** (``check_nothing_left``): after the last ref memory and files are empty.
@@ -14,12 +17,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from shoal.testing.sim.checkers import Violation
 
 if TYPE_CHECKING:
+    from shoal._core import evicting
+    from shoal.testing.sim.given_up import FakeGivenUp
     from shoal.testing.sim.rebuilds import FakeRebuilds
     from shoal.testing.sim.recipes import FakeRecipe
     from shoal.testing.sim.room import FakeRoom, FakeValue
@@ -83,6 +88,10 @@ def check_given_up(values: FakeRebuilds, key: int, reason: str) -> None:
         raise Violation(f"value {key} is given up, and its file is whole: {reason}")
     if _can_be_made(values, value, set()):
         raise Violation(f"value {key} is given up, and its task may run again: {reason}")
+    recipe = values.recipe_of(value)
+    is_over = recipe is None or not values.has_queue(recipe)
+    if key in values.given_up() and not is_over and not values.counts["lost"]:
+        raise Violation(f"value {key} was given up to have room, and is lost now: {reason}")
 
 
 def _can_be_made(values: FakeRebuilds, value: FakeValue, seen: set[int]) -> bool:
@@ -107,6 +116,101 @@ def _may_run(values: FakeRebuilds, recipe: FakeRecipe, seen: set[int]) -> bool:
         if made_by is None or not _may_run(values, made_by, seen):
             return False
     return True
+
+
+def check_choice(values: FakeGivenUp, chosen: Sequence[evicting.Unit], n_extents: int) -> None:
+    """These are about to be given up, as so many extents are missing."""
+    sizes = [unit.n_extents for unit in chosen]
+    if sizes and sum(sizes) - sizes[-1] >= n_extents:
+        raise Violation(f"{sum(sizes)} extents are given up for {n_extents}")
+    needed, in_use = values.needed(), values.arguments_in_use()
+    gone = {unit.place for unit in chosen}
+    is_all_easy = {
+        unit.place: all(_is_surely_made(values, values.values[key]) for key in unit.keys)
+        and not (needed | in_use).intersection(unit.keys)
+        for unit in values.units()
+    }
+    left = [place for place, is_easy in is_all_easy.items() if is_easy and place not in gone]
+    if left and sum(sizes) < n_extents:
+        raise Violation(f"{n_extents} extents are missing, and place {left[0]} could be given up")
+    early = [unit.place for unit in chosen if needed.intersection(unit.keys)]
+    if left and early:
+        raise Violation(f"place {early[0]} is given up before place {left[0]}, and is needed")
+
+
+def check_runs_set_aside(values: FakeGivenUp) -> None:
+    """Some values were given up: all that are out can be made again, one after the other."""
+    counted: dict[int, int] = {}
+    for key in values.given_up():
+        value = values.values.get(key)
+        if value is None or value.recipe is None or not value.is_lost:
+            continue
+        for recipe in _all_that_run(values, value.recipe):
+            counted[recipe.key] = counted.get(recipe.key, 0) + 1
+    for name, count in counted.items():
+        recipe = values.recipes[name]
+        left = recipe.task.max_retries - recipe.charged
+        is_running = name in values.lineage.work
+        if recipe.task.max_retries < 0 or is_running or values.counts["lost"]:
+            continue
+        if count > left:
+            task = recipe.task.key
+            raise Violation(f"{count} values count on task {task}, which may run {left} times")
+
+
+def _all_that_run(values: FakeGivenUp, first: FakeRecipe) -> list[FakeRecipe]:
+    found = [first]
+    for recipe in found:  # grows while it is walked
+        for key, _, known in recipe.arguments:
+            if values.values.get(key) is None and known is not None and known not in found:
+                found.append(known)
+    return found
+
+
+def check_given_away(values: FakeGivenUp, value: FakeValue) -> None:
+    """It is about to be given up."""
+    if not values.may_leave(value):
+        raise Violation(f"value {value.key} is given up, and cannot leave: {value.pins}")
+    if value.key in values.arguments_in_use():
+        raise Violation(f"value {value.key} is given up, and a task that runs again reads it")
+    if value.recipe is None:
+        raise Violation(f"value {value.key} is given up, and nothing knows how it was made")
+    if problem := _problem_of(values, value.recipe, set()):
+        raise Violation(f"value {value.key} is given up, and not to be made again: {problem}")
+
+
+def _problem_of(values: FakeGivenUp, recipe: FakeRecipe, seen: set[int]) -> str:
+    """Why its task could not run once more now."""
+    if recipe.key in seen:
+        return ""
+    seen.add(recipe.key)
+    name = f"task {recipe.task.key}"
+    if not recipe.is_kept or not values.has_queue(recipe):
+        return f"{name} is not known any more, or its job is over"
+    if 0 <= recipe.task.max_retries <= recipe.charged:
+        return f"{name} has used its retries up"
+    for key, _, known in recipe.arguments:
+        value = values.values.get(key)
+        if value is not None and value.record:
+            return f"value {key}, which {name} reads, is an error"
+        if value is not None and (not value.is_lost or values.lineage.knows(key)):
+            continue
+        made_by = known if value is None else value.recipe
+        if made_by is None:
+            return f"value {key}, which {name} reads, is gone"
+        if problem := _problem_of(values, made_by, seen):
+            return problem
+    return ""
+
+
+def _is_surely_made(values: FakeGivenUp, value: FakeValue) -> bool:
+    """As often as you like, of what is in memory."""
+    recipe = value.recipe
+    if recipe is None or not recipe.is_kept or not values.has_queue(recipe):
+        return False
+    there = [values.values.get(key) for key, _, _ in recipe.arguments]
+    is_whole = all(each is not None and each.place is not None for each in there)
+    return recipe.task.max_retries < 0 and is_whole
 
 
 def check_rebuild(recipe: FakeRecipe) -> None:
@@ -140,6 +244,8 @@ def check_nothing_left(values: FakeRebuilds) -> None:
         "known to be out": values.machine.out,
         "known copies": values.machine.copies,
         "recipes": values.recipes,
+        "given up": values.given_up(),
+        "runs set aside": values.evictions.out,
         "rebuilds": values.lineage.work,
         "wishes": values.wishes,
         "readers": values.readers,

@@ -22,6 +22,9 @@ class ValueProgram(EndingProgram):
     """A driver that keeps refs to values."""
 
     world: EndingWorld
+    retries: tuple[int, ...] = (0, 1, 3, -1, -1)
+    results: tuple[int, ...] = (1, 1, 2)
+    """How many a task may have."""
 
     def __init__(self, world: EndingWorld, name: str, bursts: int, chaos: float) -> None:
         self._looks = 0
@@ -78,9 +81,9 @@ class ValueProgram(EndingProgram):
                 0,
                 content_of(script.function, number, read),
             )
-            for number in range(random.choice((1, 1, 2)))
+            for number in range(random.choice(self.results))
         )
-        retries = random.choice((0, 1, 3, -1, -1))
+        retries = random.choice(self.retries)
         task = world.submit_data(self.process, queue, script, retries)
         self.tasks.append(task)
         if random.random() < self.chaos * 0.1:

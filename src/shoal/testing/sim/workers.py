@@ -102,10 +102,11 @@ class FakeWorkers(FakeMemory):
         if queue is None:
             return False
         task = queue.entries.popleft()
-        queue.takes += 1
+        queue.takes, queue.took_at = queue.takes + 1, self.now
         checkers.check_take(self, process, queue, task)
         task.state, task.runner = "RUNNING", process.index
-        task.started_at = self.now
+        task.started_at = task.moved_at = self.now
+        task.is_in_middle = False
         process.running.append(task)
         if queue.entries:
             for other in self.processes.values():
@@ -145,7 +146,7 @@ class FakeWorkers(FakeMemory):
     def _middle(self, process: FakeProcess, task: FakeTask, attempt: int) -> None:
         if not self._is_running(process, task, attempt):
             return
-        script = task.script
+        script, task.is_in_middle = task.script, True
         if attempt <= script.crashes:
             self.die(process, signal=11)
             return

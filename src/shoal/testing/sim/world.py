@@ -20,7 +20,7 @@ from shoal._core import commands as do
 from shoal._core import events as seen
 from shoal._core.node import NodeMachine
 from shoal._proto import messages as m
-from shoal.testing.sim import checkers
+from shoal.testing.sim import checkers, sights
 from shoal.testing.sim.fakes import FakeProcess
 from shoal.testing.sim.process_memory import FakeProcessMemory
 from shoal.testing.sim.rebuilds import FakeRebuilds
@@ -140,6 +140,13 @@ class World(FakeProcessMemory):
         spare = tuple(queue for queue in command.queues if queue not in found)
         needed = tuple(queue for queue in command.queues if queue in found)
         self._pending.append(seen.QueuesSifted(spare, needed))
+
+    def do_inspect(self, command: do.Inspect) -> None:
+        self._pending.append(sights.look(self, command))
+
+    def is_asking(self, process: FakeProcess) -> bool:
+        """Whether an answer of the daemon to it is due."""
+        return any(index == process.index for index, _ in self.replies)
 
     def do_writestore(self, command: do.WriteStore) -> None:
         self.store.write(command)
