@@ -59,7 +59,7 @@ def stall_plan(seed: int) -> Plan:
         for _ in range(8)
     ]
     in_time = tuple(sorted(faults, key=lambda fault: fault.at))
-    return Plan(seed, 2.0, 0.3, visits, in_time)
+    return Plan(seed, 2.0, 0.3, visits, in_time, has_stall_watches=True)
 
 
 @pytest.mark.timeout(600)  # on a machine that does other things too

@@ -65,6 +65,8 @@ class Plan(msgspec.Struct, frozen=True):
     """How much may be kept for making lost values again."""
     memory: int = 0
     """Bytes that processes may have; 0: nobody watches that."""
+    has_stall_watches: bool = False
+    """Programs ask why they wait."""
 
 
 class Report(msgspec.Struct, frozen=True):
@@ -131,7 +133,8 @@ def plan(seed: int, kinds: Collection[str] = tuple(FAULTS)) -> Plan:
     extents, lineage = chance.choice((12, 16, 24, 200)), chance.choice((0.0, 10.0, 1e6, 1e6))
     memory = chance.choice((0, 0, 0, 8 << 30))
     in_time = tuple(sorted(faults, key=lambda fault: fault.at))
-    return Plan(seed, cpus, chaos, visits, in_time, extents, lineage, memory)
+    asks = chance.random() < 0.5
+    return Plan(seed, cpus, chaos, visits, in_time, extents, lineage, memory, asks)
 
 
 class SimCluster:
@@ -189,6 +192,7 @@ def run(what: Plan, program: type[ClusterProgram] = ClusterProgram) -> Report:
         {'store killed': 1}
     """
     world = ClusterWorld(what.seed, _config(what), extents=what.extents, lineage=what.lineage)
+    world.has_stall_watches = what.has_stall_watches
     struck: Counter[str] = Counter()
     try:
         _live(world, what, struck, program)
@@ -243,7 +247,8 @@ def _live(
     store_checkers.check_converged(world)
     value_checkers.check_nobody_waits(world.values)
     for each in programs:
-        stalls.check_told(world, each.watch)
+        if each.watch is not None:
+            stalls.check_told(world, each.watch)
     # Whoever waits for what will never come (an infeasible request of a started session) ends now.
     for each in programs:
         world.die(each.process, signal=15)

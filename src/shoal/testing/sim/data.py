@@ -122,7 +122,7 @@ class FakeData(FakeStarts):
     def seal(self, task: FakeTask, state: str, record: bytes) -> None:
         super().seal(task, state, record)
         script = task.script
-        if not script.inputs and not script.outputs:
+        if not script.inputs and not script.outputs and not script.is_stream:
             return
         self.values.gone(lambda owner: owner[1] == task.key)
         for value in script.outputs:

@@ -26,6 +26,7 @@ from shoal.testing.sim.data import FULL, INPUT
 from shoal.testing.sim.fakes import FakeProcess, FakeTask, Script
 from shoal.testing.sim.group_programs import GroupProgram, GroupWorld
 from shoal.testing.sim.memory import LEAVE
+from shoal.testing.sim.streams import Consumer
 from shoal.testing.sim.world import World
 
 PATIENCE_S = 0.6
@@ -176,7 +177,11 @@ class EndingProgram(GroupProgram):
         if random.random() < 0.15:
             script.timeout_s = random.choice((0.01, 0.1, 1.0))
         elif depth == 0 and random.random() < 0.15:
-            script.is_stream, script.is_deaf, script.child = True, False, None
+            script.is_deaf, script.child = False, None
+            script.sizes = tuple(
+                random.choice((0.25, 1.0)) for _ in range(random.choice((1, 3, 9)))
+            )
+            script.limit = random.choice((0, 1, 2))
         return script
 
     def call_script(self) -> Script:
@@ -193,20 +198,11 @@ class EndingProgram(GroupProgram):
             patience_s = PATIENCE_S if task.script.is_deaf else 0.0
             world.end_by(task, task.deadline - world.now + SOON_S + LATE_S + patience_s)
         if task.script.is_stream:
-            later = self.drop_stream if random.random() < 0.4 else self.read_stream
-            world.after(world.delay(0.2), lambda: later(task))
+            most = random.choice((0, 2)) if random.random() < 0.4 else len(task.script.sizes)
+            consumer = Consumer(world, self.process, task, most, random.choice((0.001, 0.1)))
+            world.act(self.process, world.delay(0.2), consumer.go_on)
         elif random.random() < (0.4 if world.is_call(task) else 0.2):
             world.after(world.delay(0.05), lambda: self.cancel(task))
-
-    def read_stream(self, task: FakeTask) -> None:
-        """The consumer takes what is there, and lets go after the end."""
-        task.is_consumed = True
-
-    def drop_stream(self, task: FakeTask) -> None:
-        """The consumer has enough; the daemon hears of it by the bell."""
-        if self.process.index not in self.world.processes:
-            return
-        self.world.drop_last_handle(task.key)
 
     def cancel(self, task: FakeTask) -> None:
         """Ask for it, in one of the ways there are."""

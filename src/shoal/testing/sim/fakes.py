@@ -48,14 +48,21 @@ class Script:
     is_deaf: bool = False
     """Code that never comes back to Python: it hears of no cancel."""
     timeout_s: float | None = None
-    is_stream: bool = False
-    """A generator: half way it waits for its consumer, and its end is somebody's to drop."""
+    sizes: tuple[float, ...] = ()
+    """Of the items that it yields in its second half, if it is a generator."""
+    limit: int = 0
+    """So many items wait for its consumer at most; 0: any number."""
     function: int = 0
     inputs: tuple[FakeValue, ...] = ()
     outputs: tuple[FakeValue, ...] = ()
     recipe: FakeRecipe | None = None
     """How its results are made again."""
     appetite: Appetite | None = None
+
+    @property
+    def is_stream(self) -> bool:
+        """A generator; its end is somebody's to drop."""
+        return bool(self.sizes)
 
 
 @dataclass
@@ -78,8 +85,6 @@ class FakeTask:
     ended_at: float = 0.0
     moved_at: float = 0.0
     """When it was last submitted, taken, tried again or over."""
-    is_in_middle: bool = False
-    """Its first half is over."""
     parent: int = 0
     """The task that submitted it; only the parent holds its ref, so both go together."""
     cancelled_at: float | None = None
@@ -88,8 +93,6 @@ class FakeTask:
     """Somebody has asked for its end, or dropped its stream."""
     is_forced: bool = False
     deadline: float | None = None
-    is_consumed: bool = False
-    """The consumer of a stream has taken what was there."""
     told: tuple[int, bytes] | None = None
     """The attempt that was asked to end, and the record that it fails with."""
     waiters: list[Callable[[], None]] = field(default_factory=list)
@@ -154,6 +157,8 @@ class FakeProcess:
     """Takes from queues: a worker after its assignment, an actor after its constructor."""
     watched: list[int] = field(default_factory=list)
     """Keys of tasks that a driver which has nothing else to do waits for."""
+    streams: list[int] = field(default_factory=list)
+    """Keys of streams that a driver reads."""
     requests: int = 0
     is_waking: bool = False
     kernel_oom: str = ""

@@ -19,9 +19,9 @@ from shoal._base.config import NodeConfig
 from shoal._core import commands as do
 from shoal._core import events as seen
 from shoal._proto import messages as m
-from shoal.testing.sim.data import FakeData
 from shoal.testing.sim.fakes import Appetite, FakeProcess, FakeTask
 from shoal.testing.sim.process_memory_checkers import MemoryRules
+from shoal.testing.sim.streams import FakeStreams
 
 FRESH_BYTES = 16 << 20
 BITES = 4
@@ -55,7 +55,7 @@ class ProcessSize:
     """Task that was let in -> its function."""
 
 
-class FakeProcessMemory(FakeData):
+class FakeProcessMemory(FakeStreams):
     """Processes that grow, a kernel that ends them, and readings."""
 
     def __init__(self, seed: int) -> None:

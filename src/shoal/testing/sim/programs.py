@@ -58,7 +58,7 @@ class Program:
         self.lifetimes: list[int] = []
         """Keys that handles of its actors hold."""
         self.process = world.join_driver(m.JobConfig(entrypoint=name), self.begin)
-        self.watch = FakeStallWatch(world, self.process)
+        self.watch = FakeStallWatch(world, self.process) if world.has_stall_watches else None
 
     def begin(self, process: FakeProcess) -> None:
         """The driver has its job."""

@@ -51,9 +51,9 @@ def child_of(world: World, task: FakeTask) -> FakeTask | None:
     return next((each for each in children if not each.is_over), None)
 
 
-def waits_for_consumer(task: FakeTask) -> bool:
-    """It is a stream that has an item for which nobody has asked."""
-    return task.script.is_stream and task.is_in_middle and not task.is_consumed
+def waits_for_consumer(world: World, task: FakeTask) -> bool:
+    """It is a stream whose consumer has not taken enough of it."""
+    return task.script.is_stream and world.stream_of(task).is_full
 
 
 def wish_of(world: World, process: FakeProcess) -> tuple[bool, FakeValue | None]:
@@ -74,7 +74,7 @@ def _of_process(world: World, index: int) -> seen.ProcessSight:
         child = child_of(world, task)
         if child is not None:
             watched.append(child.key)
-        elif waits_for_consumer(task):
+        elif waits_for_consumer(world, task):
             waits_for = CELL + task.key
     return seen.ProcessSight(
         index,
@@ -120,7 +120,7 @@ def _of_key(world: World, key: int) -> seen.TaskSight:
 
 
 def _of_cell(world: World, stream: FakeTask) -> seen.TaskSight:
-    is_given = stream.is_consumed or stream.is_over
+    is_given = stream.is_over or not world.stream_of(stream).is_full
     return seen.TaskSight(
         CELL + stream.key,
         is_cell=True,

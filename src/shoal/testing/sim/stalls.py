@@ -100,7 +100,7 @@ def _runs(world: World, task: FakeTask) -> bool:
     process = world.processes.get(task.runner)
     if process is None or process.stopped_until > world.now or process.is_blocked:
         return False
-    if sights.child_of(world, task) is not None or sights.waits_for_consumer(task):
+    if sights.child_of(world, task) is not None or sights.waits_for_consumer(world, task):
         return False
     return not any(sights.wish_of(world, process))
 

@@ -106,7 +106,6 @@ class FakeWorkers(FakeMemory):
         checkers.check_take(self, process, queue, task)
         task.state, task.runner = "RUNNING", process.index
         task.started_at = task.moved_at = self.now
-        task.is_in_middle = False
         process.running.append(task)
         if queue.entries:
             for other in self.processes.values():
@@ -135,6 +134,12 @@ class FakeWorkers(FakeMemory):
         """Write the results, then it is done (the layer of values)."""
         raise NotImplementedError
 
+    def produce(
+        self, process: FakeProcess, task: FakeTask, attempt: int, done: Callable[[], None]
+    ) -> None:
+        """Yield its items, then it is done (the layer of streams)."""
+        raise NotImplementedError
+
     def function_over(self, process: FakeProcess, task: FakeTask, is_well: bool) -> None:
         """Its function has returned or raised, if it ran at all (the layer of process memory)."""
         raise NotImplementedError
@@ -146,8 +151,8 @@ class FakeWorkers(FakeMemory):
     def _middle(self, process: FakeProcess, task: FakeTask, attempt: int) -> None:
         if not self._is_running(process, task, attempt):
             return
-        script, task.is_in_middle = task.script, True
-        if attempt <= script.crashes:
+        script = task.script
+        if attempt <= script.crashes and not script.is_stream:
             self.die(process, signal=11)
             return
         if script.child is not None and script.child_amounts is not None:
@@ -208,11 +213,8 @@ class FakeWorkers(FakeMemory):
             self.function_over(process, task, is_well=True)
             self.keep(process, task, attempt, lambda: self._finish(process, task, "DONE"))
 
-        if task.script.is_stream and not task.is_consumed:
-            # Its consumer is slow: it sleeps, and keeps its place.
-            again = lambda: self._second_half(process, task, attempt)  # noqa: E731
-            if self._is_running(process, task, attempt):
-                self.act(process, 0.02, again)
+        if task.script.is_stream:
+            self.produce(process, task, attempt, over)
             return
         self.act(process, task.script.duration_s / 2, over)
 

@@ -5,7 +5,7 @@ Everything that happens is an entry of one heap of (time, number, action); the o
 does, by the table at the top of ``shoal._core.events``. After every step the machine must be valid
 and the checkers (``checkers``) must agree with what the processes really do. Its layers::
 
-    Clock -> FakeCancels -> FakeMemory -> FakeWorkers -> FakeStarts -> FakeData
+    Clock -> FakeCancels -> FakeMemory -> FakeWorkers -> FakeStarts -> FakeData -> FakeStreams
           -> FakeProcessMemory -> World
 """
 
@@ -41,6 +41,9 @@ class World(FakeProcessMemory):
         self.begin_watch(config)
         self.machine = NodeMachine(config)
         self.steps = 0
+        self.has_stall_watches = False
+        """Programs ask now and then why they wait. Who asks makes the node look around, which would
+        hide that it had missed something, so not all lives have it."""
         self.notices: list[tuple[int, m.Message]] = []
         self.log: deque[tuple[float, object]] = deque(maxlen=LOG_MOST)
         """What happened last: events and commands, as they are."""
