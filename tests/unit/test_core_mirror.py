@@ -58,6 +58,17 @@ def test_nothing_is_asked_of_a_node_that_knows_nothing_yet() -> None:
     assert ended[1].row["job"] == 8, "a number that was told is not given again"
 
 
+def test_who_has_gone_before_the_store_was_there_leaves_nothing() -> None:
+    fresh = NodeMachine(Node(started=True).machine.tables.config)
+    for index in (DRIVER, DRIVER + 1):
+        fresh.step(0.0, seen.DriverJoined(index, 1, 100 + index, m.JobConfig()))
+        fresh.step(0.0, seen.Requested(index, 2, m.KvGet(b"k")))
+    assert do.CloseProcess(DRIVER) in fresh.step(0.1, seen.ProcessDied(DRIVER, None, 9))
+    (join,) = (c for c in fresh.step(0.2, seen.StoreConnected()) if isinstance(c, do.WriteStore))
+    fresh.step(0.2, seen.StoreWritten(join.ticket, Joined(2, 9, state=Report([]))))
+    assert list(fresh.tables.jobs.by_driver) == [DRIVER + 1], "no job of who is dead"
+
+
 def is_request(command: do.Command) -> bool:
     return isinstance(command, do.WriteStore) and isinstance(command.write, Request)
 

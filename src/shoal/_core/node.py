@@ -324,6 +324,7 @@ class NodeMachine:
 
     def _on_process_died(self, now: float, event: seen.ProcessDied) -> Commands:
         t = self.tables
+        t.early = [each for each in t.early if getattr(each, "index", None) != event.index]
         if event.index in t.jobs.by_driver:
             out = reactions_jobs.on_driver_gone(t, now, event.index)
             out += reactions_workers.end_locks(t, now, event.index)

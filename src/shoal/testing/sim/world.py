@@ -15,6 +15,8 @@ import random
 from collections import deque
 from collections.abc import Callable
 
+import msgspec
+
 from shoal._base.config import NodeConfig
 from shoal._core import commands as do
 from shoal._core import events as seen
@@ -194,6 +196,8 @@ class World(FakeProcessMemory):
         self._alarm += 1
         self.alarms_now = 0
         self.overused_since = None
+        node_id = b"%04d of clusters" % self.lives
+        self.config = msgspec.structs.replace(self.config, node_id=node_id)
         self.machine = NodeMachine(self.config)
         self.begin_life()
 
