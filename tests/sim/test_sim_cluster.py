@@ -6,11 +6,13 @@ more.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 
 import pytest
 
 from shoal.testing import FAULTS, SimCluster, SimulationError, run, shrink
+from shoal.testing.sim import stories
 from shoal.testing.sim.cluster import plan
 
 SEEDS = range(200)
@@ -55,7 +57,10 @@ def test_a_failing_seed_prints_itself_its_story_and_can_be_made_small(
     text = str(error)
     assert text.startswith(f"seed {error.plan.seed}: ")
     assert f"python -m shoal.testing.sim --seed {error.plan.seed}" in text
+    assert "\nfound in " in text and stories.LEGEND in text
     assert error.story and len(error.story) < len(error.full)
+    told = re.compile(r" *\d+\.\d{6}  [<>!] \w[^:]*(: .+)?")
+    assert all(told.fullmatch(line.replace("\n", " ")) for line in error.story)
     smaller = shrink(error)
     assert len(smaller.faults) <= len(error.plan.faults)
     with pytest.raises(SimulationError):

@@ -61,6 +61,7 @@ def _tell(error: SimulationError, is_full: bool, has_shrink: bool) -> None:
             run(smallest)
         except SimulationError as again:
             print(f"with fewer faults: {again.violation}")
+        print(f"of {len(error.plan.faults)} faults these {len(smallest.faults)} are enough:")
         for visit in smallest.visits:
             print(f"  at {visit.at:.3f} s {visit.name} comes, {visit.bursts} bursts")
         for fault in smallest.faults:
@@ -89,6 +90,8 @@ def _many(options: argparse.Namespace) -> int:
         for done, bad in pool.map(_chunk, chunks):
             reports += done
             failing += bad
+            for seed in bad:
+                print(f"\nseed {seed} breaks a rule; its story follows at the end", flush=True)
             _draw(len(reports), len(failing), len(seeds), clock.now() - began)
     figures = _figures(reports, failing, clock.now() - began)
     print("\n" + msgspec.json.format(msgspec.json.encode(figures), indent=2).decode())
@@ -97,17 +100,23 @@ def _many(options: argparse.Namespace) -> int:
             json.dump(figures, file, indent=2)
     for seed in failing[:SHOWN_MOST]:
         _one(seed, options.full, not options.no_shrink)
+    if len(failing) > SHOWN_MOST:
+        print(f"{len(failing)} seeds fail; told are the first {SHOWN_MOST}: {failing}")
     return 1 if failing else 0
 
 
 def _draw(good: int, bad: int, count: int, took_s: float) -> None:
+    """A bar on a terminal; a line for each tenth where it is written down."""
     done = good + bad
-    if sys.stderr.isatty() or done == count:
+    rate = done / took_s if took_s > 0 else 0.0
+    left_s = (count - done) / rate if rate > 0 else 0.0
+    text = f"{done}/{count} seeds, {bad} failing, {rate:.1f}/s, {left_s:.0f} s to go"
+    if sys.stderr.isatty():
         full = BAR_COLUMNS * done // count
         bar = "#" * full + "." * (BAR_COLUMNS - full)
-        rate = done / took_s if took_s > 0 else 0.0
-        text = f"\r[{bar}] {done}/{count} seeds, {bad} failing, {rate:.1f}/s"
-        print(text, end="", file=sys.stderr, flush=True)
+        print(f"\r[{bar}] {text} ", end="", file=sys.stderr, flush=True)
+    elif 10 * done // count > 10 * max(0, done - CHUNK) // count:
+        print(text, file=sys.stderr, flush=True)
 
 
 def _figures(reports: Sequence[Report], failing: Sequence[int], took_s: float) -> dict[str, object]:

@@ -102,19 +102,24 @@ class SimulationError(AssertionError):
         plan: what to run again: ``SimCluster(plan.seed).run()``.
         violation: the rule, and who broke it.
         story: events about whatever the violation names, the last ones first to be read last.
-        full: every event of the life.
     """
 
     def __init__(self, plan: Plan, violation: Exception, world: ClusterWorld) -> None:
         self.plan = plan
         self.violation = violation
         self.story = stories.about(world.log, str(violation))
-        self.full = stories.lines(world.log)
+        self._log = tuple(world.log)
         super().__init__(
             f"seed {plan.seed}: {str(violation) or repr(violation)}\n"
+            f"found in {stories.place_of(violation)}\n"
             f"run it again: python -m shoal.testing.sim --seed {plan.seed}\n"
-            + "\n".join(self.story)
+            f"what happened to what it names {stories.LEGEND}:\n" + "\n".join(self.story)
         )
+
+    @functools.cached_property
+    def full(self) -> list[str]:
+        """Every event of the life, one line each."""
+        return stories.lines(self._log)
 
 
 def plan(seed: int, kinds: Collection[str] = tuple(FAULTS)) -> Plan:

@@ -98,6 +98,15 @@ class FakeTask:
     waiters: list[Callable[[], None]] = field(default_factory=list)
     """What goes on when it is over."""
 
+    def __str__(self) -> str:
+        where = f"runs in process {self.runner}" if self.state == "RUNNING" else self.state
+        facts = [f"of job {self.job}, queue {self.queue}, attempt {self.attempt}, {where}"]
+        if self.parent:
+            facts.append(f"child of task {self.parent}")
+        if self.cancelled_at is not None:
+            facts.append(f"cancelled at {self.cancelled_at:.6f}")
+        return f"task {self.key} ({', '.join(facts)})"
+
     @property
     def is_over(self) -> bool:
         return self.state in ("DONE", "FAILED")
@@ -156,7 +165,7 @@ class FakeProcess:
     is_ready: bool = False
     """Takes from queues: a worker after its assignment, an actor after its constructor."""
     watched: list[int] = field(default_factory=list)
-    """Keys of tasks that a driver which has nothing else to do waits for."""
+    """Keys of tasks for whose ends a driver waits that has nothing else to do."""
     streams: list[int] = field(default_factory=list)
     """Keys of streams that a driver reads."""
     requests: int = 0
@@ -165,6 +174,12 @@ class FakeProcess:
     """What shows that the kernel ended it for want of memory."""
     stopped_until: float = 0.0
     """SIGSTOP until then: it does nothing, and what it was about to do comes afterwards."""
+
+    def __str__(self) -> str:
+        kind = "driver" if self.is_driver else "worker"
+        tasks = ", ".join(f"task {task.key}" for task in self.running) or "nothing"
+        actor = "" if self.actor is None else f" of actor {self.actor.actor_id}"
+        return f"process {self.index} ({kind}{actor} of job {self.job}, runs {tasks})"
 
     def limits(self) -> dict[int, int]:
         """How many tasks of each queue it runs side by side."""

@@ -225,8 +225,8 @@ class Program:
             self.drop(self.actors.pop())
         if self.process.index not in world.processes:
             return
-        self.process.watched = [task.key for task in self.tasks if not task.is_over]
-        if self.process.watched:
+        if not all(task.is_over for task in self.tasks):
+            self.process.watched = self.process.watched or [task.key for task in self.tasks]
             world.after(0.05, self.leave)
             return
 

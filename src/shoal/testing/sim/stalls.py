@@ -57,7 +57,8 @@ class FakeStallWatch:
             if world.since(self._asked_at) > ANSWER_S:
                 raise Violation(f"{process} asks why since {self._asked_at} and is not answered")
             return
-        is_waiting = process.watched or any(sights.wish_of(world, process))
+        is_waiting = any(not world.tasks[key].is_over for key in process.watched)
+        is_waiting = is_waiting or any(sights.wish_of(world, process))
         if not is_waiting and not world.is_asking(process):
             self.machine.idle()
             return
@@ -73,7 +74,8 @@ class FakeStallWatch:
         if self.machine.judge(reason):
             assert asked_at is not None
             check_notice(self._world, reason, before, asked_at)
-            self._world.note(f"process {self.process.index} is told: {reason}")
+            names = " <- ".join(type(link).__name__ for link in reasons.chain_of(reason))
+            self._world.note(f"process {self.process.index} is told that it waits: {names}")
             self.notices.append((self._world.now, reason))
 
 

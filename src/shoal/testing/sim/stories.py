@@ -2,15 +2,30 @@
 
 A violation is a sentence with ids in it ("task 107", "queue 3", ``FakeProcess(index=4, ...)``); an
 event is a record whose fields say what their numbers are. Both become sets of (kind, id), and what
-shares one belongs to the story.
+shares one belongs to the story. A line is written for somebody who does not know the machines::
+
+    31.021958  > store written: ticket 4, answer (answered: sequence 32)
+    31.021958  < reply: index 51, request 1, body (welcome: job 5, ...)
+    31.500000  ! fault: driver killed
 """
 
 from __future__ import annotations
 
+import os
 import re
+import traceback
 from collections.abc import Iterable, Iterator
 
 import msgspec
+
+from shoal._base import records
+from shoal._core import commands, lineage, spilling
+
+COMMANDS = (
+    commands.Command,
+    *lineage.AnyCommand.__args__,
+    *spilling.AnyCommand.__args__,
+)
 
 STORY_MOST = 60
 LINE_COLUMNS = 200
@@ -42,13 +57,63 @@ def about(log: Iterable[tuple[float, object]], violation: str) -> list[str]:
     return chosen[-STORY_MOST:]
 
 
+def place_of(violation: BaseException) -> str:
+    """Which checker or machine has found it."""
+    frames = traceback.extract_tb(violation.__traceback__)
+    if not frames:
+        return "no code"
+    last = frames[-1]
+    return f"{os.path.basename(last.filename)}, line {last.lineno}, in {last.name}: {last.line}"
+
+
 def lines(log: Iterable[tuple[float, object]]) -> list[str]:
     """All of it."""
     return [_line(at, what) for at, what in log]
 
 
+LEGEND = '(virtual seconds; ">" a machine is told, "<" it decides, "!" a fault or a note)'
+
+
 def _line(at: float, what: object) -> str:
-    return f"{at:11.6f}  {what}"[:LINE_COLUMNS]
+    if isinstance(what, str):
+        return f"{at:11.6f}  ! {what}"
+    mark = "<" if isinstance(what, COMMANDS) else ">"
+    return f"{at:11.6f}  {mark} {_words(what)}"[:LINE_COLUMNS]
+
+
+def _words(what: object) -> str:
+    """A record as words, without what is as it always is."""
+    if isinstance(what, msgspec.Struct):
+        name = re.sub("(?<=[a-z])(?=[A-Z])", " ", type(what).__name__).lower()
+        given = [
+            f"{field.name} {_inside(value)}"
+            for field in msgspec.structs.fields(what)
+            if not _is_usual(field, value := getattr(what, field.name))
+        ]
+        return f"{name}: {', '.join(given)}" if given else name
+    if isinstance(what, bytes):
+        return _bytes(what)
+    if isinstance(what, tuple | list):
+        return f"[{', '.join(_inside(each) for each in what)}]"
+    return repr(what)
+
+
+def _inside(value: object) -> str:
+    text = _words(value)
+    return f"({text})" if isinstance(value, msgspec.Struct) else text
+
+
+def _is_usual(field: msgspec.structs.FieldInfo, value: object) -> bool:
+    if value in ((), [], {}, "", b"", None):
+        return True
+    return field.default is not msgspec.NODEFAULT and value == field.default
+
+
+def _bytes(data: bytes) -> str:
+    try:
+        return f"<{records.unpack(data)[0]}>"
+    except (msgspec.MsgspecError, ValueError, TypeError, IndexError):
+        return repr(data)
 
 
 def _names(what: object, kind: str = "") -> Iterator[tuple[str, str]]:

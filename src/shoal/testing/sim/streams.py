@@ -48,19 +48,22 @@ class FakeStream:
 class FakeStreams(FakeData):
     """Workers that yield."""
 
-    stream_counts: dict[str, int]
-    """How many items were yielded and read, how often a producer slept, and was tried again."""
+    def __init__(self, seed: int) -> None:
+        super().__init__(seed)
+        self.all_streams: dict[int, FakeStream] = {}
+        self.stream_counts = dict.fromkeys(("yielded", "read", "slept", "dropped"), 0)
+        """Items that were yielded and read; how often a producer slept, and a consumer let go."""
 
     def stream_of(self, task: FakeTask) -> FakeStream:
         """Its stream; it lives as long as node memory."""
         return self.all_streams.setdefault(task.key, FakeStream())
 
-    def __init__(self, seed: int) -> None:
-        super().__init__(seed)
-        self.all_streams: dict[int, FakeStream] = {}
-        self.stream_counts = dict.fromkeys(("yielded", "read", "slept", "dropped"), 0)
-
     # ---- its producer
+    def must_sleep(self, task: FakeTask) -> bool:
+        """Its consumer has not taken enough for another item."""
+        stream, limit = self.stream_of(task), task.script.limit
+        return bool(limit) and len(stream.items) - stream.taken >= limit
+
     def produce(
         self, process: FakeProcess, task: FakeTask, attempt: int, done: Callable[[], None]
     ) -> None:
@@ -77,7 +80,7 @@ class FakeStreams(FakeData):
                 done()
             elif number < len(stream.items):  # its consumer has it already
                 self.act(process, 0.0, lambda: go_on(number + 1))
-            elif script.limit and len(stream.items) - stream.taken >= script.limit:
+            elif self.must_sleep(task):
                 stream.is_full = True
                 self.stream_counts["slept"] += 1
                 awake = lambda: self.act(process, self.delay(30e-6), lambda: go_on(number))  # noqa: E731
