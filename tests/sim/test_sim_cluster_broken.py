@@ -235,6 +235,7 @@ RARE = {
     acknowledged_before_it_is_synced: ["store killed", "disk slow", "daemon killed"],
     what_was_done_is_done_again: ["link broken", "store killed"],
     who_has_not_joined_is_served: ["link broken", "store killed"],
+    half_a_transaction_is_there: ["store killed", "store killed", "disk slow", "daemon killed"],
 }
 """Those that only a few kinds of faults bring to light: more of them, so that few seeds do."""
 

@@ -15,8 +15,8 @@ from shoal._core.evicting import Evictions, Unit
 from shoal.testing import Fault, Plan, SimulationError, Visit, run
 from shoal.testing.sim.store_programs import ClusterProgram
 
-SEEDS = range(3)
-BROKEN_SEEDS = range(20)
+SEEDS = range(2)
+BROKEN_SEEDS = (3, 0, 1, 2, *range(4, 20))
 
 Patch = pytest.MonkeyPatch
 

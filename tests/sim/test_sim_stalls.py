@@ -20,8 +20,8 @@ from shoal.testing.sim import stalls as watches
 from shoal.testing.sim.fakes import FakeProcess, Script
 from shoal.testing.sim.store_programs import ClusterProgram
 
-SEEDS = range(4)
-BROKEN_SEEDS = range(12)
+SEEDS = range(1, 4)
+BROKEN_SEEDS = range(1, 12)
 
 Patch = pytest.MonkeyPatch
 

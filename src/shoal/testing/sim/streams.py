@@ -14,6 +14,7 @@ Rules, looked at from outside:
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -71,6 +72,9 @@ class FakeStreams(FakeData):
         pause_s = script.duration_s / (2 * len(script.sizes))
         owner = (process.index, task.key)
 
+        def awake(number: int) -> None:
+            self.act(process, self.delay(30e-6), lambda: go_on(number))
+
         def go_on(number: int) -> None:
             if not self._is_running(process, task, attempt):
                 return
@@ -83,8 +87,7 @@ class FakeStreams(FakeData):
             elif self.must_sleep(task):
                 stream.is_full = True
                 self.stream_counts["slept"] += 1
-                awake = lambda: self.act(process, self.delay(30e-6), lambda: go_on(number))  # noqa: E731
-                stream.producers.append(awake)
+                stream.producers.append(functools.partial(awake, number))
             else:
                 content = content_of(task.key, number, ())
                 value = FakeValue(self.new_key(), script.sizes[number], content, content)
