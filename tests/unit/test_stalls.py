@@ -58,6 +58,8 @@ def test_the_same_stall_is_the_same_later_and_another_one_is_not() -> None:
     later = r.Holder("actor", "a1", since_s=5.0)
     assert mark_of(lacks(1.0)) == mark_of(lacks(4.0, later))
     assert mark_of(lacks(1.0)) != mark_of(lacks(1.0, r.Holder("actor", "a2")))
+    goes_on = [r.Delivering(task="t", taken=n) for n in (7, 8)]
+    assert mark_of(goes_on[0]) != mark_of(goes_on[1]), "others of its queue begin meanwhile"
     again = [
         r.ActorRestarting(task="t", actor="a", restarts=n, recently=n, again_in_s=wait, cause=cause)
         for n, wait, cause in ((3, 0.1, None), (4, None, r.WaitsForWorker(task="", starting=1)))

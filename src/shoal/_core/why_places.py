@@ -34,12 +34,12 @@ def of_queue(e: Explainer, queue: ClassQueue, task: TaskSight) -> r.Reason:
         return before
     staying = [a for a in queue.attachments.values() if not a.is_leaving]
     if staying:
-        return _turn(e, queue, staying, facts)
+        return _turn(e, queue, staying, {**facts, "taken": queue.takes})
     deaths = e.t.crash_loops.row(queue.queue)
     if deaths is not None and deaths.until > e.now:
         again_in_s = deaths.until - e.now
         return r.WorkersCrash(**facts, deaths=deaths.count, again_in_s=again_in_s)
-    return _line(e, queue, facts)
+    return _line(e, queue, {**facts, "taken": queue.takes})
 
 
 def _turn(

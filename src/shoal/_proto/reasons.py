@@ -79,6 +79,8 @@ class OfTask(Reason, frozen=True, kw_only=True):
     """How long it has been so; None: not known any more."""
     ends_in_s: float | None = None
     """Its deadline; None: it has none."""
+    taken: int = 0
+    """So many tasks of its queue have begun: whether the queue goes on."""
 
 
 class WaitsForArgument(OfTask, frozen=True, kw_only=True):
