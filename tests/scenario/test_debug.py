@@ -6,6 +6,7 @@ import io
 import os
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,8 @@ import pytest
 import shoal
 from shoal import errors
 from shoal._base import clock
+from shoal._proto.environments import Conda, Environment, Packages, Tree
+from shoal._runtime.environments import replaying
 
 LONG_S = 60.0
 
@@ -209,6 +212,42 @@ def test_inputs_over_the_budget_are_not_kept() -> None:
     ref = look_up.options(runtime_env=env).remote({}, np.arange(100_000), [], key="none")
     with pytest.raises(errors.NotReplayableError, match="SHOAL_DEBUG_BYTES"):
         shoal.debug(ref, post_mortem=False)
+
+
+@shoal.remote(max_retries=0)
+def reads_what_is_around_it(is_to_die: bool) -> str:
+    import named_in_no_other_place as module  # type: ignore[import-not-found]
+
+    with open("note.txt") as file:
+        found = f"{os.environ['AROUND']} {file.read()} {module.NUMBER}"
+    if is_to_die:
+        os._exit(3)
+    raise KeyError(found)
+
+
+@pytest.mark.parametrize("is_to_die", [False, True], ids=["raises", "dies"])
+def test_variables_files_and_modules_of_its_environment_are_there(
+    is_to_die: bool, tmp_path: Path
+) -> None:
+    (tmp_path / "note.txt").write_text("a note")
+    (tmp_path / "named_in_no_other_place.py").write_text("NUMBER = 7\n")
+    env = {"env_vars": {"AROUND": "set"}, "working_dir": str(tmp_path)}
+    ref = reads_what_is_around_it.options(runtime_env=env).remote(is_to_die)
+    shoal.wait([ref], timeout=LONG_S)
+    before = dict(os.environ), list(sys.path), os.getcwd()
+    runs = lambda call, is_to_die: call(False)  # noqa: E731
+    error = shoal.debug(ref, post_mortem=False, runcall=runs)
+    assert type(error) is KeyError and error.args == ("set a note 7",)
+    assert (dict(os.environ), list(sys.path), os.getcwd()) == before
+    sys.modules.pop("named_in_no_other_place")
+
+
+def test_what_of_an_environment_is_not_set_up_is_named() -> None:
+    wheel = Tree("d", wheel="one-1-py3-none-any.whl")
+    found = Environment("k", py_modules=[wheel], packages=Packages("d", ["numpy==1"], field="pip"))
+    assert replaying.left_out(found) == "py_modules one-1-py3-none-any.whl; pip (numpy==1)"
+    assert "conda own" in replaying.left_out(Environment("k", conda=Conda("d", "own")))
+    assert not replaying.left_out(Environment("k", env_vars={"A": "1"}))
 
 
 def test_inputs_go_with_the_last_ref() -> None:

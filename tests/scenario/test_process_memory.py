@@ -224,6 +224,22 @@ def test_two_that_have_needed_much_do_not_run_at_once(tmp_path: Path) -> None:
     shoal.get([first, *others], timeout=LATE_S)
 
 
+_leaked: list[list[bytes]] = []
+
+
+def test_what_a_function_leaks_goes_with_its_worker_after_max_calls() -> None:
+    """440 MB in all, which would not fit."""
+
+    @shoal.remote(num_cpus=3, max_calls=1, max_retries=0)
+    def leaks() -> int:
+        _leaked.append(take(88))
+        return len(_leaked)
+
+    wait_until_all_is_free()
+    assert shoal.get([leaks.remote() for _ in range(5)], timeout=LATE_S) == [1] * 5
+    wait_until_all_is_free()
+
+
 def peaks(name: str) -> list[state.MemoryPeak]:
     return [peak for peak in state.memory_peaks() if peak.function.endswith(name)]
 

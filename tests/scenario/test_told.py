@@ -139,6 +139,32 @@ def test_the_command_line(root: pathlib.Path, tmp_path: pathlib.Path) -> None:
     assert [row["object_id"] for row in rows] == [value.hex()]
 
 
+def test_why_by_name(root: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    gate = tmp_path / "go"
+
+    @shoal.remote
+    def stands_at(gate: pathlib.Path, number: int) -> int:
+        deadline = time.monotonic() + 60
+        while not gate.exists() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        return number
+
+    counter = Counter.options(name="the counter", num_cpus=0).remote()
+    assert shoal.get(counter.count.remote()) == 1
+    refs = [stands_at.remote(gate, i) for i in range(2)]
+    named = stands_at.options(name="the last").remote(gate, 2)
+    for name in ("the counter", "Counter"):
+        assert counter._actor_id.hex() in command(root, "why", name).stdout
+    assert named.task_id().hex() in command(root, "why", "the last").stdout
+    table = command(root, "why", "stands_at").stdout
+    assert all(ref.task_id().hex() in table for ref in (*refs, named)), table
+    rows = json.loads(command(root, "why", "stands_at", "--json").stdout)
+    assert [row["kind"] for row in rows] == ["task"] * 3 and all(row["why"] for row in rows)
+    gate.touch()
+    assert shoal.get([*refs, named], timeout=60) == [0, 1, 2]
+    assert "no id" in command(root, "why", "stands_at").stderr
+
+
 SITES = """
 import shoal, sys
 shoal.init(num_cpus=1, object_store_memory=64 << 20)

@@ -111,10 +111,11 @@ def test_what_is_there_and_what_is_gone() -> None:
 
     @shoal.remote(max_retries=0)
     def fails() -> None:
-        raise ValueError
+        raise ValueError("no such row\nin any table")
 
     failed = fails.remote()
     explained(failed, r.Ready, until=lambda why: why.reason.is_error)
+    assert str(state.why(failed)).endswith("an error: ValueError: no such row")
     with pytest.raises(errors.UsageError, match="no id"):
         state.why("nothing of this session")
     with pytest.raises(errors.NotARefError, match="why needs"):

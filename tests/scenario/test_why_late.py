@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import pickle
 import queue
 import time
@@ -12,11 +13,11 @@ from typing import Any
 import pytest
 
 import shoal
-from shoal import errors
+from shoal import errors, state
 from shoal._proto import reasons as r
 from shoal.dag import InputNode
 from shoal.errors._why import Why
-from shoal.util import collective
+from shoal.util import collective, placement_group, remove_placement_group
 from shoal.util.executor import PoolExecutor
 from shoal.util.multiprocessing import Pool
 from shoal.util.queue import Empty, Full, Queue
@@ -49,6 +50,13 @@ def pass_gate(gate: Path) -> int:
     return 1
 
 
+def until_it_runs(ref: shoal.ObjectRef[Any]) -> None:
+    deadline = time.monotonic() + 60
+    while not isinstance(state.why(ref).reason, r.Running):
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
 def why_of(call: Callable[[], Any], kind: type[BaseException]) -> Why:
     """The explanation in the error that ``call`` raises, which survives a pickle."""
     with pytest.raises(kind) as caught:
@@ -75,6 +83,43 @@ def test_a_future_and_a_deadline(gate: Path) -> None:
     assert told.stages_s["queued"] > 0 and "queued" in str(caught.value.why)
     gate.touch()
     assert future.result(timeout=60) == 1 == shoal.get(running)
+
+
+def test_many_refs_and_an_event_loop(gate: Path) -> None:
+    """Also where asyncio ended the wait: its own error is not ours, but the ref can be asked."""
+    running = shoal.remote(pass_gate).remote(gate)
+    there = [shoal.put(i) for i in range(20)]
+    why = why_of(lambda: shoal.get([*there, running], timeout=0.05), errors.GetTimeoutError)
+    assert why.reason.task == running.task_id().hex()
+    assert shoal.wait([*there, running], num_returns=21, timeout=0.05)[1] == [running]
+
+    async def limited() -> str:
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(running, 0.05)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.05):
+                await running
+        return str(state.why(running))
+
+    assert "pass_gate" in asyncio.run(limited())
+    gate.touch()
+    assert shoal.get(running, timeout=60) == 1
+
+
+def test_a_group_that_has_no_place(gate: Path) -> None:
+    running = shoal.remote(pass_gate).options(num_cpus=2).remote(gate)
+    until_it_runs(running)
+    group = placement_group([{"CPU": 2}])
+    assert not group.wait(0.05)
+    assert isinstance(state.why(group).reason, r.GroupPending)
+    ready = group.ready()
+    for call in (lambda: shoal.get(ready, timeout=0.05), lambda: ready.future().result(0.05)):
+        why = why_of(call, errors.GetTimeoutError)
+        assert isinstance(why.reason, r.GroupPending) and why.reason.group == group.id.hex()
+        assert why.root.task in ("", running.task_id().hex())
+    gate.touch()
+    shoal.get(ready, timeout=60)
+    remove_placement_group(group)
 
 
 def test_a_queue_that_is_empty_or_full() -> None:

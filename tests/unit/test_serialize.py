@@ -12,6 +12,7 @@ import pytest
 
 from shoal import _native, errors
 from shoal._runtime import serialize
+from shoal._runtime.daemon_sights import first_text
 
 
 class NoMemory:
@@ -70,9 +71,26 @@ def test_an_exception_that_can_not_travel() -> None:
 
 
 def test_an_exception_that_only_the_reader_can_not_load() -> None:
-    packed = pickle.dumps(("m", {"task": "f"}, b"no pickle"))
+    packed = pickle.dumps(("E: m", "m", {"task": "f"}, b"no pickle"))
     error = serialize.unpack_error(packed)
     assert error.cause is None and "could not be loaded here" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("message", "headline"),
+    [
+        ("no row\nof any table", "KeyError: no row"),
+        ("", "KeyError"),
+        ("\u00e9" * 300, "KeyError: " + "\u00e9" * 190),
+    ],
+    ids=["lines", "empty", "long"],
+)
+def test_who_unpickles_nothing_reads_class_and_first_line(message: str, headline: str) -> None:
+    memory: Any = NoMemory()
+    error = errors.TaskError(message, KeyError("k"), task="f")
+    assert first_text(serialize.pack_error(memory, error).data) == headline
+    for other in (b"", b"\x80", pickle.dumps(3), pickle.dumps((1, "two")), b"\x80\x05\x95(\x8c"):
+        assert first_text(other) == ""
 
 
 def test_records_of_actors_carry_the_constructors_exception() -> None:

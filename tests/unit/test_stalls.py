@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from shoal._core.stalls import is_moving, mark_of
 from shoal._proto import messages as m
 from shoal._proto import reasons as r
-from shoal._runtime import stalls
+from shoal._runtime import stalls, terminals
 from shoal._runtime.stalls import StallWatch
 
 RUNS = r.Running(task="t1", worker=3, since_s=9.0)
@@ -75,6 +78,8 @@ class Asked:
     daemon = 77
     index = 1
     is_asking = False
+    job = 3
+    directory = "/nonexistent"
 
     def __init__(self) -> None:
         self.memory = self.connection = self
@@ -121,3 +126,33 @@ def test_a_stall_is_told_once_after_two_equal_answers(monkeypatch: pytest.Monkey
     assert looks(None) == 2
     assert looks(None) == 3 == looks(None)
     assert "pid 77" in shown[2]
+
+
+def test_nothing_is_told_while_somebody_is_at_the_prompt_of_a_task(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr(stalls.clock, "now", lambda: now[0])
+    shown: list[str] = []
+    session = Asked()
+    session.directory = str(tmp_path)
+    watch = StallWatch(session, 10.0, shown.append)  # type: ignore[arg-type]
+    stop = terminals.Stop("1", os.getpid(), "f", "", 1, session.job, "f.py", 1, 0.0)
+    place = tmp_path / terminals.DIRECTORY / "1.json"
+    place.parent.mkdir()
+
+    def looks() -> int:
+        session.answer = lacks(1.0)
+        for _ in range(4):
+            now[0] += watch.look()
+        return len(shown)
+
+    place.write_bytes(msgspec.json.encode(stop))
+    assert looks() == looks() == 0
+    place.write_bytes(msgspec.json.encode(msgspec.structs.replace(stop, job=4)))
+    assert looks() == 1, "a task of another program"
+    watch = StallWatch(session, 10.0, shown.append)  # type: ignore[arg-type]
+    place.write_bytes(msgspec.json.encode(stop))
+    assert looks() == 1
+    place.unlink()
+    assert looks() == 2 == looks(), "it is told when the prompt is gone"

@@ -152,6 +152,13 @@ def change(variables: Mapping[str, str], keep: bool = False) -> None:
             os.environ[name] = value
 
 
+def restore(variables: Mapping[str, str]) -> None:
+    """Make the environment what ``inherited_variables`` had returned."""
+    for name in os.environ.keys() - variables.keys():
+        del os.environ[name]
+    change({name: value for name, value in variables.items() if os.environ.get(name) != value})
+
+
 def set_loopback_of_gloo() -> None:
     """Have Gloo, which reads only the environment, use the loopback unless the user says
     otherwise."""

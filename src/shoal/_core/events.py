@@ -286,6 +286,8 @@ class TaskSight(msgspec.Struct, frozen=True):
     format: int = 0
     """0: it has no value yet."""
     is_error: bool = False
+    error: str = ""
+    """Its class and first line, where it is an error in memory."""
     stage: str = ""
     """held, queued or running; "": none of them."""
     attempt: int = 1

@@ -36,6 +36,7 @@ from shoal._core import events as seen
 from shoal._core.answers import Commands
 from shoal._core.tables import NodeTables
 from shoal._proto import messages as m
+from shoal._proto.environments import Environment
 
 QUEUE_RETRY_S = 0.05
 
@@ -342,6 +343,12 @@ class NodeMachine:
     def story(self, about: str) -> Sequence[str]:
         """What happened to ``worker 3``, ``queue 7``, ``job 1``, ``session`` or an actor id."""
         return self.tables.stories.about(about)
+
+    def environment_of(self, queue: int) -> Environment | None:
+        """What the tasks of that queue run in."""
+        found = self.tables.scheduler.held.queues.get(queue)
+        entry = None if found is None else self.tables.environments.entries.get(found.env)
+        return None if entry is None else entry.environment
 
     def validate(self) -> None:
         """Assert every invariant; between steps all of them hold."""

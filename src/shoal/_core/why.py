@@ -150,7 +150,7 @@ class Explainer(Names):
         """It has a value, which may not be in memory."""
         name, away = self.name_object(sight), sight.away
         if away is None:
-            return r.Ready(id=name, is_error=sight.is_error)
+            return r.Ready(id=name, is_error=sight.is_error, error=sight.error)
         if not away.is_wanted or not (away.file or away.attempt):
             return r.Ready(id=name, file=away.file, is_evicted=not away.file)
         if circle := self.enter(name):

@@ -448,7 +448,7 @@ class Resources(Message, frozen=True):
 
 class GetTable(Message, frozen=True):
     """nodes, jobs, actors, groups, functions, workers, queues, environments,
-    memory_peaks, session, memory, and the story of ``about``."""
+    memory_peaks, session, memory, and the story of ``about``; of "named x", what has that name."""
 
     table: str
     limit: int = 10_000

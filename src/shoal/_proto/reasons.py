@@ -41,6 +41,8 @@ class Ready(Reason, frozen=True, kw_only=True):
     id: str
     is_error: bool = False
     """What is there is an error, which ``get`` raises."""
+    error: str = ""
+    """Its class and first line."""
     file: str = ""
     """Not in memory but in this file: it comes back when it is read."""
     is_evicted: bool = False

@@ -23,6 +23,7 @@ from shoal._base import clock
 from shoal._core import commands, events
 from shoal._core.events import AnyEvent, QueueState, RunningAttempt, WorkerState
 from shoal._native import FLAG_ACTOR, FORMAT_PICKLE, QUEUE_ACTOR, QUEUE_CLASS, Memory, ObjectRef
+from shoal._proto.environments import Environment
 from shoal._runtime import recorded
 from shoal._runtime.daemon_loop import Loop
 from shoal._runtime.machine_facts import Headroom, IdleCores
@@ -48,6 +49,8 @@ BUSY_MOST_S = 5.0
 CHAIN_PASSES = 8
 PUT_S = 0.0
 """Nobody waits inside the daemon: room has been made, or there is none."""
+_QUEUE_FIELD = 7
+"""Of ``Memory.sight``."""
 STAGES = ("held", "queued", "running")
 """What ``task_state`` numbers from 1."""
 _KINDS = {commands.QUEUE_CLASS: QUEUE_CLASS, commands.QUEUE_ACTOR: QUEUE_ACTOR}
@@ -67,6 +70,8 @@ class NodeMemory:
         waited for memory itself. ``look`` is shown what was in the inbox: spilled values are wanted
         back through it."""
         self._memory = memory
+        self.environment_of: Callable[[int], Environment | None] = lambda queue: None
+        """What the tasks of a queue run in."""
         self._post = post
         self._make_room = make_room
         self._is_raw = False
@@ -174,7 +179,9 @@ class NodeMemory:
 
     def perform_fail(self, command: commands.Fail) -> None:
         self._make_room()
-        record = recorded.keep(self._memory, command.key)
+        sight = self._memory.sight(command.key)
+        environment = None if sight is None else self.environment_of(sight[_QUEUE_FIELD])
+        record = recorded.keep(self._memory, command.key, environment)
         self._memory.fail(command.key, command.record, () if record is None else (record,))
 
     def perform_cancel_tasks(self, command: commands.CancelTasks) -> None:

@@ -98,8 +98,7 @@ class Daemon:
         self._begun_at = clock.now()
         self._loop = Loop()
         self._pending: deque[AnyEvent] = deque()
-        self._is_stepping = False
-        self._is_ending = False
+        self._is_stepping = self._is_ending = False
         self._alarm: Timer | None = None
         self._node = node_config(settings, memory)
         self._machine = NodeMachine(self._node)
@@ -110,13 +109,13 @@ class Daemon:
         self._spiller = Spiller(self._loop, memory, self._machine, settings, self.post)
         given_up = self._lost.given_up
         self._spiller.lost, self._spiller.evict = self._lost.lost, given_up.evict
-        self._spiller.lost_beside = self._lost.lost_beside
-        self._spiller.given_up = given_up.keys
+        self._spiller.lost_beside, self._spiller.given_up = self._lost.lost_beside, given_up.keys
         self._warming = Warming(self._loop, memory, self._spiller.headroom, self._spiller.make_room)
         self._lost.make_room, self._lost.first = self._warming.make_room, self._spiller.look
         self._spiller.wake = self._warming.wake
         self._spiller.make_stub = given_up.make_stub = self._warming.make_stub
         self._node_memory = NodeMemory(memory, self.post, self._warming.make_room, self._lost.look)
+        self._node_memory.environment_of = self._machine.environment_of
         self._environments: EnvironmentPlaces | None = None
         self._store: StoreLink | None = None
         if settings.started:

@@ -1,6 +1,7 @@
 """What the machine wants to see for an explanation: node memory, and whether a process is stopped.
 
-Read only; each look is a few native calls and one small file of the kernel per process.
+Read only; each look is a few native calls and one small file of the kernel per process. Of an error
+its headline is read, which stands in front of what is pickled: nothing is unpickled here.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from shoal import _native
+from shoal._base import records
 from shoal._core import commands, events
 from shoal._core.events import AnyEvent, Away, ProcessSight, QueueState, TaskSight
 from shoal._native import Memory
@@ -15,6 +17,8 @@ from shoal._runtime.session_dir import is_stopped
 
 STAGES = ("", "held", "queued", "running")
 ERRORS = (_native.FORMAT_ERROR_PICKLE, _native.FORMAT_ERROR_RECORD)
+_PROTO, _FRAME, _MARK, _SHORT_TEXT, _TEXT = 0x80, 0x95, 0x28, 0x8C, 0x58
+"""Of a pickle: how it begins, and how a text in it does."""
 HOLDS_MOST = 200_000
 WAITS_FOR_ROOM = 2**64 - 1
 PROCESS = 0
@@ -79,11 +83,14 @@ def task_sight(memory: Memory, key: int, away: Callable[[int], Away | None]) -> 
     task, format, state, attempt, worker, flags, about, queue, job, parent, *rest = row
     dependency, predecessor, is_cell, deadline, submitted, taken, _, owner, *ancestry = rest
     by, actor, of_job, index = ancestry
+    elsewhere = away(key) if format else None
+    has_error = format in ERRORS and elsewhere is None
     return TaskSight(
         key,
         task=task,
         format=format,
         is_error=format in ERRORS,
+        error=_headline_of(memory, key) if has_error else "",
         stage=STAGES[state],
         attempt=attempt,
         worker=worker,
@@ -101,8 +108,39 @@ def task_sight(memory: Memory, key: int, away: Callable[[int], Away | None]) -> 
         taken=taken / 1e9,
         owner=owner,
         ancestry=(by, actor, of_job, index),
-        away=away(key) if format else None,
+        away=elsewhere,
     )
+
+
+def _headline_of(memory: Memory, key: int) -> str:
+    """Class and first line of an error; "" if it is gone or can not be told."""
+    ref = memory.ref(key)
+    found = None if ref is None else memory.peek(ref)
+    if found is None:
+        return ""
+    format, data = found
+    if format == _native.FORMAT_ERROR_PICKLE:
+        return first_text(data)
+    try:
+        name, fields = records.unpack(data)
+    except ValueError:  # cut, where there was no room for all of it
+        return ""
+    first = str(fields.get("message", "")).strip().partition("\n")[0]
+    return f"{name}: {first}" if first else name
+
+
+def first_text(data: bytes) -> str:
+    """The text with which a pickled tuple begins; "" if it begins with something else."""
+    at = 2 if data[:1] == bytes([_PROTO]) else 0
+    if data[at : at + 1] == bytes([_FRAME]):
+        at += 9
+    at += data[at : at + 1] == bytes([_MARK])
+    width = {_SHORT_TEXT: 1, _TEXT: 4}.get(data[at] if at < len(data) else 0, 0)
+    if not width:
+        return ""
+    begin = at + 1 + width
+    size = int.from_bytes(data[at + 1 : begin], "little")
+    return data[begin : begin + size].decode(errors="replace")
 
 
 def held_bytes(memory: Memory) -> tuple[tuple[int, int], ...]:

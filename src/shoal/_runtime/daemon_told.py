@@ -1,4 +1,4 @@
-"""What the daemon tells about one thing, and about all memory: rows that it reads when asked.
+"""What the daemon tells about one thing, about a name, and about all memory: rows read when asked.
 
 *Story*: the lines that the machine has kept about a worker, queue, job, actor or group, and the
 events that all processes have left about an object, a task or an actor's calls, in the order of
@@ -30,6 +30,8 @@ EVENTS_MOST = 1 << 24
 LINES_MOST = 1000
 OBJECTS_MOST = 100_000
 HOLDERS_MOST = 3
+TASKS_MOST = 100_000
+NAMED = "named "
 ERRORS = (_native.FORMAT_ERROR_PICKLE, _native.FORMAT_ERROR_RECORD)
 SUBMITTED, TAKEN, SEALED, PUT, FREED, REPAIRED, SPILLED, RESTORED = 1, 2, 3, 4, 5, 6, 9, 10
 LOST, REBUILT = 11, 12
@@ -37,7 +39,10 @@ TEXTS = (_native.EVENT_NAME, _native.EVENT_ERROR)
 
 
 def story(memory: Memory, machine: NodeMachine, about: str) -> list[Row]:
-    """Rows (time_s, process, text) about ``about``, oldest first."""
+    """Rows (time_s, process, text) about ``about``, oldest first; of ``NAMED`` and a name those of
+    ``_named``."""
+    if about.startswith(NAMED):
+        return _named(memory, machine, about.removeprefix(NAMED))
     teller = _Teller(memory, machine)
     rows = teller.lines(about)
     actor = machine.tables.actors.find(about)
@@ -124,9 +129,32 @@ class _Teller:
             REBUILT: f"is made again by its task, attempt {n}",
         }.get(kind, f"event {kind}")
 
+    def function(self, about: int) -> str:
+        """Name of a function, or ``Class.method``."""
+        return self._names.name_of(about)
+
     def id_of(self, key: int, is_task: bool = False) -> str:
         """An object's id, or a task's; "" if a part of it is not known any more."""
         return self.ids.task(key) if is_task else self.ids.value(key)
+
+
+def _named(memory: Memory, machine: NodeMachine, name: str) -> list[Row]:
+    """Rows (kind, id, name) of the living actors and unended tasks of that name, which may be that
+    of their class, function or method."""
+    teller = _Teller(memory, machine)
+    found: list[Row] = []
+    for actor in machine.tables.actors.living.values():
+        if name in (actor.spec.name, actor.spec.class_name):
+            shown = actor.spec.name or actor.spec.class_name
+            found.append({"kind": "actor", "id": actor.actor_id, "name": shown})
+    for key, _, _, _, about, *_, job in memory.list_tasks(TASKS_MOST):
+        told = teller.told.get(key)
+        own, function = told.name if told else "", teller.function(about)
+        if name in (own, function, function.rpartition(".")[2]):
+            node_id, actor_key = machine.tables.config.node_id, history.actor_of(about)
+            task = typed_ids.task_id(node_id, key, actor_key, job)
+            found.append({"kind": "task", "id": task, "name": own or function})
+    return found
 
 
 def memory_rows(

@@ -14,12 +14,13 @@ that the caller gives.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
 import pdb
 import sys
 import traceback
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, cast
 
 import msgspec
@@ -30,6 +31,7 @@ from shoal._native import ObjectRef
 from shoal._proto import messages
 from shoal._runtime import arguments, execute, functions, objects, recorded, streams
 from shoal._runtime import session as sessions
+from shoal._runtime.environments import SetupFailure, replaying
 from shoal._runtime.recorded import Inputs
 from shoal._runtime.session import Session
 
@@ -91,8 +93,9 @@ def debug(
 
     It gets the recorded arguments, as they were when it was submitted. If it raises, ``pdb`` opens
     at the failing line. A task that had killed its process is stepped into from its first line.
-    If the error came from another task, through an argument or a ``get``, that one is run. Its
-    runtime environment is not made here: variables and modules are those of this process.
+    If the error came from another task, through an argument or a ``get``, that one is run. Of its
+    runtime environment it gets variables, working directory and modules for as long as it runs
+    here; packages of pip, uv or conda are those of this process, and a line says so.
 
     Args:
         ref: What the call returned, or its id; waits until the task has ended.
@@ -120,7 +123,57 @@ def debug(
     session = sessions.current()
     ref = _ref_of(session, ref)
     error = _error_of(ref)
-    call, args, kwargs, name = _call_of(session, ref, error, instance)
+    recording = _recording_of(ref, error)
+    with _environment_of(session, recording):
+        return _replay(session, recording, error, instance, runcall, post_mortem)
+
+
+def _recording_of(ref: ObjectRef, error: BaseException) -> Recording | None:
+    """What was recorded of the task that failed first; None: a constructor needs no record."""
+    if isinstance(error, errors.ActorDiedError) and error.reason == "constructor":
+        return None
+    records = recorded.of_error(ref.memory, ref.key)
+    if not records:
+        raise errors.NotReplayableError(
+            f"nothing was recorded for {_word(error)}: only a task that was running when it failed"
+            " has inputs, and only if the object store had room for them"
+        )
+    recording = Recording(records[0])
+    if recording.inputs.too_large:
+        raise errors.NotReplayableError(
+            f"its inputs have {recording.inputs.too_large:,} bytes, more than SHOAL_DEBUG_BYTES"
+            " lets be kept"
+        )
+    return recording
+
+
+@contextlib.contextmanager
+def _environment_of(session: Session, recording: Recording | None) -> Iterator[None]:
+    found = None if recording is None else recording.inputs.environment
+    if missing := replaying.left_out(found):
+        print(
+            f"shoal: not set up here: {missing}. The task sees the packages of this process",
+            file=sys.stderr,
+        )
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(replaying.around(found, session.directory))
+        except SetupFailure as failure:
+            raise errors.NotReplayableError(
+                f"its runtime environment can not be set up: {failure.text}"
+            ) from None
+        yield
+
+
+def _replay(
+    session: Session,
+    recording: Recording | None,
+    error: BaseException,
+    instance: Any,
+    runcall: Callable[..., Any] | None,
+    post_mortem: bool,
+) -> BaseException | None:
+    call, args, kwargs, name = _call_of(session, recording, error, instance)
     print(f"shoal: {name} runs again here; it had failed with {_word(error)}", file=sys.stderr)
     debugger = None
     if runcall is None and post_mortem and isinstance(error, errors.WorkerCrashedError):
@@ -173,22 +226,14 @@ def _error_of(ref: ObjectRef) -> BaseException:
 Call = tuple[Callable[..., Any], Any, dict[str, Any], str]
 
 
-def _call_of(session: Session, ref: ObjectRef, error: BaseException, instance: Any) -> Call:
+def _call_of(
+    session: Session, recording: Recording | None, error: BaseException, instance: Any
+) -> Call:
     """What is to be run: (function, args, kwargs, name)."""
-    if isinstance(error, errors.ActorDiedError) and error.reason == "constructor":
+    if recording is None:
+        assert isinstance(error, errors.ActorDiedError)
         return _constructor(session, error)
-    records = recorded.of_error(ref.memory, ref.key)
-    if not records:
-        raise errors.NotReplayableError(
-            f"nothing was recorded for {_word(error)}: only a task that was running when it failed"
-            " has inputs, and only if the object store had room for them"
-        )
-    recording = Recording(records[0])
     inputs = recording.inputs
-    if inputs.too_large:
-        raise errors.NotReplayableError(
-            f"its inputs have {inputs.too_large:,} bytes, more than SHOAL_DEBUG_BYTES lets be kept"
-        )
     if inputs.actor:
         call, name = _method(session, inputs, instance)
     else:

@@ -343,7 +343,7 @@ class Executor:
         pickled = serialize.pack_error(self._memory, failure)
         if not task.n_returns:
             return pickled
-        own = recorded.keep(self._memory, task.key)
+        own = recorded.keep(self._memory, task.key, self._session.environment)
         records = [*serialize.records_of(error), *([] if own is None else [own])]
         return pickled._replace(contained=records)
 

@@ -24,8 +24,9 @@ from __future__ import annotations
 import msgspec
 
 from shoal import _native
-from shoal._base import environment
+from shoal._base import environment as variables
 from shoal._native import Memory, ObjectRef
+from shoal._proto.environments import Environment
 
 MOST_PASSED_ON = 8
 """Records of other tasks that one error holds, the first failure at the front."""
@@ -46,9 +47,11 @@ class Inputs(msgspec.Struct, frozen=True, array_like=True):
     payload: bytes
     too_large: int = 0
     """Bytes that would have been kept."""
+    environment: Environment | None = None
+    """The runtime environment that it ran in."""
 
 
-def keep(memory: Memory, key: int) -> ObjectRef | None:
+def keep(memory: Memory, key: int, environment: Environment | None) -> ObjectRef | None:
     """Make the record of a task that runs here, or whose process is known to be dead; None if there
     is no room, or it is no such task."""
     found = memory.call_of(key)
@@ -60,9 +63,9 @@ def keep(memory: Memory, key: int) -> ObjectRef | None:
     for held in set(keys):
         sight = memory.sight(held)
         size_bytes += sight[_SIZE_FIELD] if sight is not None else 0
-    inputs = Inputs(key, function, actor, method, job, n_dependencies, payload)
+    inputs = Inputs(key, function, actor, method, job, n_dependencies, payload, 0, environment)
     refs: list[ObjectRef] = []
-    if size_bytes > environment.read().debug_bytes:
+    if size_bytes > variables.read().debug_bytes:
         inputs = msgspec.structs.replace(inputs, payload=b"", too_large=size_bytes)
     else:
         refs = [ref for held in keys if (ref := memory.ref(held)) is not None]

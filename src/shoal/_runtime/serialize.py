@@ -33,6 +33,8 @@ from shoal._runtime.session import check_home, current_or_none
 from shoal.errors._task import Bare
 
 PROTOCOL = 5
+HEADLINE_MOST = 200
+"""Characters."""
 _MAIN = b"_main__"
 """Of ``__main__``, and of ``__mp_main__``, its name in a process that was spawned (``hooks``)."""
 _RECORDS = "__shoal_records__"
@@ -141,6 +143,13 @@ def text_of(error: BaseException) -> str:
         return f"{type(error).__name__} (its __str__ raised {type(problem).__name__})"
 
 
+def headline(error: errors.TaskError) -> str:
+    """Class and first line of what a task has raised: what others may read without loading it."""
+    first = error._message.strip().partition("\n")[0]
+    name = type(error.cause or error).__name__
+    return f"{name}: {first}"[:HEADLINE_MOST] if first else name
+
+
 def pack_error(memory: _native.Memory, error: errors.TaskError) -> Pickled:
     """Pickle the error of a task so that it can be read even without the class of its cause."""
     cause = error.cause
@@ -154,7 +163,8 @@ def pack_error(memory: _native.Memory, error: errors.TaskError) -> Pickled:
             error._message = f"{type(cause).__name__}: {error._message} {note}"
         finally:
             memory.capture(former)
-    return Pickled(pickle.dumps((error._message, error.facts, packed), PROTOCOL), [], [])
+    parts = (headline(error), error._message, error.facts, packed)
+    return Pickled(pickle.dumps(parts, PROTOCOL), [], [])
 
 
 def _dumps_cause(cause: BaseException) -> bytes:
@@ -177,7 +187,7 @@ def _dumps_cause(cause: BaseException) -> bytes:
 
 def unpack_error(data: Any) -> errors.TaskError:
     """The error that ``pack_error`` packed."""
-    message, facts, packed = pickle.loads(data)
+    _, message, facts, packed = pickle.loads(data)
     cause = None
     if packed is not None:
         try:

@@ -8,6 +8,8 @@ merely takes its time, it is printed, once.
 1. A program that waits for nothing asks nothing: its look is one native call.
 2. What runs is no stall, however long it runs; nor is an environment or actor that is being made.
 3. Nobody is waited for here, the daemon neither: one that does not answer is the diagnosis.
+4. Nothing is printed while a task of the program stands at a breakpoint: somebody is at its prompt,
+   and what waits may wait for that.
 """
 
 from __future__ import annotations
@@ -73,6 +75,7 @@ class StallWatch:
         """Of the daemon's answer; b"": there is none."""
         from shoal._core import stalls
         from shoal._proto import reasons
+        from shoal._runtime import terminals
         from shoal.errors import _why
 
         reason: reasons.Reason
@@ -82,6 +85,9 @@ class StallWatch:
             pid = self._session.daemon
             is_stopped = session_dir.is_stopped(pid)
             reason = reasons.NoAnswer(pid=pid, waited_s=waited_s, is_stopped=is_stopped)
+        stops = terminals.stops(self._session.directory)
+        if any(stop.job == self._session.job for stop, _ in stops):
+            return
         if self._stalls is None:
             self._stalls = stalls.Stalls()
         if self._stalls.judge(reason):

@@ -249,7 +249,8 @@ def why(
     Parameters
     ----------
     about
-        Id of an object, task, actor or placement group; without one: what your program waits for.
+        Id of an object, task, actor or placement group, or the name of actors or of tasks that have
+        not ended; without it: what your program waits for.
     as_json
         Print JSON.
     """

@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from shoal import errors
 from shoal._base import clock
 from shoal._proto import messages, reasons
 from shoal._runtime import session_dir
@@ -17,13 +18,53 @@ from shoal.cli.observer import Observer
 from shoal.errors import _why
 
 HOLDERS_SHOWN = 3
+NAMED_SHOWN = 20
 
 
 def print_why(observer: Observer, about: str, as_json: bool) -> bool:
-    """Print the chain of reasons."""
-    answer = observer.ask(messages.AskWhy(about), messages.WhyAnswer)
-    show_why(_why.unpacked(answer.reason), as_json)
+    """Print the chain of reasons for an id, or for what has that name: of several, a table."""
+    try:
+        why = _asked(observer, about)
+    except errors.UsageError:
+        rows = _named(observer, about)
+        if not rows:
+            raise
+        if len(rows) > 1:
+            _print_named(observer, about, rows, as_json)
+            return True
+        why = _asked(observer, str(rows[0]["id"]))
+    show_why(why, as_json)
     return True
+
+
+def _asked(observer: Observer, about: str) -> _why.Why:
+    return _why.unpacked(observer.ask(messages.AskWhy(about), messages.WhyAnswer).reason)
+
+
+def _named(observer: Observer, name: str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = observer.ask(
+        messages.GetTable("story", about=f"named {name}"), messages.Table
+    ).rows
+    return found
+
+
+def _print_named(
+    observer: Observer, name: str, rows: Sequence[Mapping[str, Any]], as_json: bool
+) -> None:
+    """Each with the first of its reasons."""
+    table = []
+    for row in rows[:NAMED_SHOWN]:
+        try:
+            why = str(_asked(observer, row["id"])).splitlines()[0]
+        except errors.UsageError:  # it has ended since
+            continue
+        table.append({**row, "why": why})
+    if as_json:
+        print(json.dumps(table))
+        return
+    report.print_rows(name, table)
+    if len(rows) > NAMED_SHOWN:
+        print(f"and {len(rows) - NAMED_SHOWN} more")
 
 
 def print_no_answer(pid: int, waited_s: float, as_json: bool) -> None:

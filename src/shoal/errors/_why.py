@@ -254,7 +254,9 @@ def _ready(reason: r.Ready) -> str:
             f"{reason.id} was evicted, as there was no room for it; its task makes it again when"
             " it is read"
         )
-    return f"{reason.id} is there" + (", and is an error" if reason.is_error else "")
+    if not reason.is_error:
+        return f"{reason.id} is there"
+    return f"{reason.id} is there, and is an error" + (f": {reason.error}" if reason.error else "")
 
 
 def _rebuilding(reason: r.Rebuilding) -> str:

@@ -34,7 +34,7 @@ def take_over(environment: Environment, session_directory: str) -> None:
     Raises:
         SetupFailure: its files are gone, or its hook raised.
     """
-    _change_variables(environment.env_vars)
+    change_variables(environment.env_vars)
     if environment.conda is not None:
         _prefer_own_interpreter()
     cache = places.cache_root() if environment.has_to_be_made() else ""
@@ -51,7 +51,7 @@ def take_over(environment: Environment, session_directory: str) -> None:
     _call_hook(environment)
 
 
-def _change_variables(given: dict[str, str]) -> None:
+def change_variables(given: dict[str, str]) -> None:
     """Set them; ``${NAME}`` means what NAME was before."""
     before = variables.inherited_variables()
     changed = {
