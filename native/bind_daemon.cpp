@@ -243,6 +243,8 @@ void bind_daemon(nb::module_& mod, nb::class_<PyMemory>& c) {
              of(self).m->populate(budget, headroom, done, more);
              return std::make_tuple(done, more);
            })
+      .def("give_back",
+           [](nb::handle self, u64 headroom) { return of(self).m->give_back(headroom); })
       .def_prop_ro("is_asked_for_memory",
                    [](nb::handle self) {
                      auto& h = of(self).m->header();

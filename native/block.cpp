@@ -382,10 +382,47 @@ u64 Memory::extents_to_have(u64 headroom) {
   return std::min(all_extents(), h.populated.load() + headroom / EXTENT);
 }
 
-// Populate what is asked for (a run of `want` extents), or keep a reserve of free warm extents: a
-// quarter of the store, an eighth of what is free on the machine, at most 1 GiB, so that a first
-// large value meets memory that is there. Free extents elsewhere are given back when the budget is
-// used up by fragments.
+// So many free extents are kept warm: a quarter of the store, an eighth of what is free on the
+// machine, at most 1 GiB, so that a first large value meets memory that is there.
+static u32 warm_reserve(u64 cap, u64 headroom) {
+  const u64 most = std::max<u64>(2, std::min(cap / 4, headroom / (8 * EXTENT)));
+  return u32(std::min<u64>(WARM_RESERVE, most));
+}
+
+// Give the memory of one extent back, if nobody uses it.
+bool Memory::cool(u32 e) {
+  atom<u64>& word = at<atom<u64>>(off.extents)[e];
+  u8& warm = at<u8>(off.warm)[e];
+  if (extent_kind(word.load(ACQ)) == EXT_SMALL) close_extent(e);
+  u64 free_word = make_extent(EXT_FREE, 0, 0);
+  if (!warm || !word.compare_exchange_strong(free_word, make_extent(EXT_CLOSING, 0, 1), SEQ))
+    return false;
+  warm = 0;
+  platform::punch(fd, off.data + u64(e) * EXTENT, EXTENT);
+  header().populated.fetch_sub(1);
+  word.store(make_extent(EXT_FREE, 0, 0), SEQ);
+  return true;
+}
+
+// Others need memory: what is free and warm beyond the reserve goes; how many bytes that were.
+u64 Memory::give_back(u64 headroom) {
+  Header& h = header();
+  const u32 reserve = warm_reserve(extents_to_have(headroom), headroom);
+  u32 free_warm = 0;
+  u64 given = 0;
+  for (u32 e = 0; e < h.extent_high.load(); e++) {
+    const u64 kind = extent_kind(at<atom<u64>>(off.extents)[e].load(ACQ));
+    if (!at<u8>(off.warm)[e] || (kind != EXT_FREE && kind != EXT_SMALL)) continue;
+    if (kind == EXT_FREE && free_warm < reserve)
+      free_warm++;  // the first ones are taken first
+    else if (cool(e))
+      given += EXTENT;
+  }
+  return given;
+}
+
+// Populate what is asked for (a run of `want` extents), or keep the reserve. Free extents elsewhere
+// are given back when the budget is used up by fragments.
 void Memory::populate(u64 budget, u64 headroom, u64& done, bool& more) {
   Header& h = header();
   auto* words = at<atom<u64>>(off.extents);
@@ -410,8 +447,7 @@ void Memory::populate(u64 budget, u64 headroom, u64& done, bool& more) {
     answer(false);
     want = 0;
   }
-  const u64 most = std::max<u64>(2, std::min(cap / 4, headroom / (8 * EXTENT)));
-  const u32 reserve = u32(std::min<u64>(WARM_RESERVE, most));
+  const u32 reserve = warm_reserve(cap, headroom);
   more = false;
   if (!want && (free_warm >= reserve || h.populated.load() >= cap)) return;
   u32 need = want ? want : u32(std::min<u64>({8, reserve - free_warm, cap - h.populated.load()}));
@@ -433,18 +469,8 @@ void Memory::populate(u64 budget, u64 headroom, u64& done, bool& more) {
   }
   for (u32 k = 0; found && k < need; k++) cost += !warm[best + k];
   // Over the budget: give back free extents outside the run.
-  for (u32 e = 0; found && want && e < high && h.populated.load() + cost > cap; e++) {
-    if (e >= best && e < best + need) continue;
-    if (extent_kind(words[e].load(ACQ)) == EXT_SMALL) close_extent(e);
-    u64 free_word = make_extent(EXT_FREE, 0, 0);
-    if (warm[e] &&
-        words[e].compare_exchange_strong(free_word, make_extent(EXT_CLOSING, 0, 1), SEQ)) {
-      warm[e] = 0;
-      platform::punch(fd, off.data + u64(e) * EXTENT, EXTENT);
-      h.populated.fetch_sub(1);
-      words[e].store(make_extent(EXT_FREE, 0, 0), SEQ);
-    }
-  }
+  for (u32 e = 0; found && want && e < high && h.populated.load() + cost > cap; e++)
+    if (e < best || e >= best + need) cool(e);
   if (!found || h.populated.load() + cost > cap) {
     if (want) answer(true);
     return;

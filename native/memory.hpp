@@ -217,6 +217,8 @@ class Memory {
   void finish_alloc(u32 p, u64 op, u64 record);
   bool ready_extent(u64 headroom);
   void populate(u64 budget, u64 headroom, u64& done, bool& more);
+  bool cool(u32 e);
+  u64 give_back(u64 headroom);
   u8 back(u32 first, u32 n);
   bool makes_huge_pages = true;  // until the kernel says that it cannot
   bool collapse(u32 budget);

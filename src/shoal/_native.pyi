@@ -626,6 +626,9 @@ class Memory:
         """Back up to ``budget_bytes`` of the extents that are asked for, or of the reserve, with
         memory, while
         ``headroom_bytes`` allows. (bytes populated, whether more is wanted)."""
+    def give_back(self, headroom_bytes: int, /) -> int:
+        """Daemon: give free warm memory back beyond what ``populate`` would keep with that
+        headroom; how many bytes that were."""
     @property
     def is_asked_for_memory(self) -> bool:
         """Whether a process waits until ``populate`` has answered it."""

@@ -60,7 +60,7 @@ NOT_KILLED = {
             "all_extents", "answer_room", "block_aside", "drop_aside", "extents_to_have",
             "list_spillable", "lose", "restore", "shortage", "spill", "tell_restored",
             "trim_lineage", "rebuild", "set_lost", "take_over", "drop_stub", "give_to",
-            "ready_extent", "put_numbers", "hollow_out", "sweep_hollow",
+            "ready_extent", "put_numbers", "hollow_out", "sweep_hollow", "cool", "give_back",
         ),
         DAEMON,
     ),

@@ -1,4 +1,5 @@
-"""Memory inside extents in use is given back: what stays in one keeps its own bytes only."""
+"""Memory is given back: inside extents in use (what stays in one keeps its own bytes only), and of
+extents that nobody uses."""
 
 from __future__ import annotations
 
@@ -118,3 +119,17 @@ def test_nothing_is_given_back_twice() -> None:
     assert store.real_bytes() <= real + 16 * PIECE, "holes are not filled again"
     del kept, refs, more
     assert store.put(1, 7 * EXTENT - 4096) is not None
+
+
+def test_what_nobody_uses_is_given_to_who_needs_memory_and_comes_back() -> None:
+    store = Store()
+    kept = store.put(1, EXTENT // 2)
+    free = [store.put(2, EXTENT - 4096) for _ in range(6)]
+    del free
+    real = store.real_bytes()
+    given = store.daemon.give_back(0)
+    assert 3 * EXTENT <= given <= 6 * EXTENT
+    assert real - given - 65536 <= store.real_bytes() <= real - given
+    assert store.daemon.give_back(0) == 0, "two stay warm"
+    assert bytes(store.process.get(kept)) == b"\1" * (EXTENT // 2)
+    assert store.put(3, 5 * EXTENT) is not None

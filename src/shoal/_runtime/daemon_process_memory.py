@@ -29,7 +29,8 @@ PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 IDLE_LOOKS = 16
 """An idle worker is read again after so many looks."""
 NEAR_SHARE = 0.8
-"""Of the node's memory: above it is told what programs have."""
+"""Of the node's memory: above it is told what programs have, and what of the store is warm and free
+goes, but for the reserve that is kept at such times: nobody is ended for memory that none uses."""
 CHILDREN_MOST = 1000
 
 
@@ -136,6 +137,7 @@ class ProcessMemories:
         used, limit = self._node(rows, fresh)
         drivers: tuple[tuple[int, int], ...] = ()
         if used > NEAR_SHARE * limit:
+            used -= self._memory.give_back(max(0, limit - used))
             drivers = tuple((pid, quick_bytes(pid)) for pid in self.drivers())
         self._post(events.MemoryRead(used, limit, rows, fresh, drivers))
 
