@@ -12,6 +12,7 @@ from shoal._core import commands as do
 from shoal._core import events as seen
 from shoal._core import memory_news
 from shoal._core.node import NodeMachine
+from shoal._core.pool import Phase
 from shoal._proto import messages as m
 
 MB = 1 << 20
@@ -131,6 +132,24 @@ def test_where_nothing_runs_it_is_looked_once_a_second() -> None:
             row = seen.ProcessMemory(2, 5 * MB, is_actor=True)
             node.tell(seen.MemoryRead(20 * MB, 1000 * MB, (row,)))
     assert 50 < looks < 90 and rings < 2 * looks
+
+
+def test_who_keeps_much_and_has_nothing_to_do_gives_its_queue_back_and_ends() -> None:
+    node = Node()
+    queue = node.queue()
+    node.worker(2)
+    node.tell(seen.Looked((seen.QueueState(queue, 0, 0),)))
+    kept = seen.ProcessMemory(2, 600 * MB)
+    node.read(kept, used=650)
+    node.now += node.machine.tables.limits.idle_worker_s
+    assert do.Look(workers=(2,)) in node.read(kept, used=650), "whether it has its queue by now"
+    node.tell(seen.Looked((), (seen.WorkerState(2, queue, queue, 0, False),)))
+    assert do.Assign(2, 0) in node.read(kept, used=650)
+    assert do.Assign(2, 0) not in node.read(kept, used=650), "once"
+    node.tell(seen.Looked((), (seen.WorkerState(2, 0, 0, 0, False),)))
+    assert node.machine.tables.pool.workers[2].phase is Phase.IDLE
+    free = seen.ProcessMemory(2, 600 * MB, is_free=True)
+    assert do.Leave(2) in node.read(free, used=650)
 
 
 def test_who_has_asked_for_memory_is_looked_at_before_it_begins() -> None:

@@ -219,6 +219,22 @@ def test_idle_workers_go_largest_first_under_pressure() -> None:
     assert [x.index for x in out if isinstance(x, Trim)] == [8, 3, 2]
 
 
+def test_workers_that_keep_a_queue_without_a_task_are_idle_after_a_while() -> None:
+    w = Watching(idle_s=10.0)
+    kept = [process(index, 100, task=5) for index in (1, 2, 3)]
+    assert w.read(*kept) == []
+    idle = [process(index, 100) for index in (1, 2, 3)]
+    assert w.read(*idle) == [] == w.read(*idle, after=9.0)
+    assert [x.index for x in w.read(*idle, after=1.0) if isinstance(x, Trim)] == [1]
+    for row in (
+        [process(index, 100, task=5, is_blocked=True) for index in (1, 2, 3)],
+        [process(index, 100, is_actor=True) for index in (1, 2, 3)],
+    ):
+        w = Watching()
+        w.read(*row)
+        assert not [x for x in w.read(*row, after=100.0) if isinstance(x, Trim)], row
+
+
 def test_idle_workers_may_keep_a_quarter_without_pressure() -> None:
     w = Watching()
     idle = [process(index, 100, is_free=True) for index in (1, 2, 3)]

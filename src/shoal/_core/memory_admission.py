@@ -58,6 +58,8 @@ class Rules(msgspec.Struct, frozen=True):
     threshold: float = 0.95
     refresh_s: float = 0.25
     cpus: int = 1
+    idle_s: float = 10.0
+    """A worker that has had no task for so long is idle, also if it has a queue."""
 
     @property
     def heavy_bytes(self) -> int:
@@ -102,6 +104,10 @@ class Watched:
     def runs(self) -> bool:
         """It has a task, or lives as an actor."""
         return bool(self.last.task) or self.last.is_actor
+
+    def is_idle_since(self, late: float) -> bool:
+        """Whether nobody needs it: it has no queue, or has had no task since then."""
+        return self.last.is_free or (not self.runs and self.began_at <= late)
 
 
 class Waiter(msgspec.Struct, frozen=True):

@@ -69,7 +69,7 @@ class Pause(msgspec.Struct, frozen=True):
 
 
 class Trim(msgspec.Struct, frozen=True):
-    """This idle worker is to end."""
+    """This idle worker is to end; one that has a queue gives that back first."""
 
     index: int
 
@@ -144,7 +144,7 @@ class MemoryWatch:
             self.admissions.see(row)
             out += self._take_in(now, row, seen.fresh_bytes)
         out += self._pause(now)
-        out += self._trim(seen.fresh_bytes)
+        out += self._trim(now, seen.fresh_bytes)
         out += self._enforce(now)
         if self.use.used_bytes > self.rules.threshold * self.use.limit_bytes:
             out += self._relieve(now)
@@ -213,8 +213,9 @@ class MemoryWatch:
             return True
         return False
 
-    def _trim(self, fresh: int) -> list[Decision]:
-        idle = [w for w in self.watched.values() if w.last.is_free]
+    def _trim(self, now: float, fresh: int) -> list[Decision]:
+        late = now - (BEGIN_S if self.is_paused else self.rules.idle_s)
+        idle = [w for w in self.watched.values() if w.is_idle_since(late)]
         idle = [w for w in idle if w.last.own_bytes - fresh >= SMALL_BYTES]
         idle.sort(key=lambda w: w.last.own_bytes, reverse=True)
         kept = sum(w.last.own_bytes for w in idle)

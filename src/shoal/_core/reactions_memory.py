@@ -28,6 +28,7 @@ from shoal._core.memory_watch import (
     Trim,
 )
 from shoal._core.pool import Phase
+from shoal._core.reactions_workers import revoke
 from shoal._core.resources import MEMORY, UNIT, Amounts, units_of
 from shoal._core.tables import NodeTables
 from shoal._proto import messages as m
@@ -100,6 +101,24 @@ def on_read(t: NodeTables, now: float, event: MemoryRead) -> Commands:
     return _carry_out(t, now, t.memory.step(now, event), event.drivers)
 
 
+def _trim(t: NodeTables, now: float, index: int) -> Commands:
+    """A worker without a queue ends; one that has one gives it back, and ends after a later
+    reading, if nobody has needed it meanwhile."""
+    if t.pool.workers[index].phase is Phase.IDLE:
+        t.tell(now, f"worker {index}", "idle, ended for the memory that it kept")
+        return t.pool.leave(now, index)
+    queue = t.scheduler.held.by_worker.get(index)
+    if queue is None:
+        return []
+    attachment = queue.attachments[index]
+    if attachment.is_leaving:
+        return []
+    if attachment.acked_at is None:
+        return [do.Look(workers=(index,))]
+    t.scheduler.held.ask_back(attachment)
+    return revoke(t, now, index)
+
+
 def _carry_out(
     t: NodeTables,
     now: float,
@@ -113,10 +132,7 @@ def _carry_out(
             case Pause():
                 out += _pause(t, now, decision.on)
             case Trim():
-                worker = t.pool.workers[decision.index]
-                if worker.phase is Phase.IDLE:
-                    t.tell(now, f"worker {worker.index}", "idle, ended for the memory that it kept")
-                    out += t.pool.leave(now, worker.index)
+                out += _trim(t, now, decision.index)
             case Heavy():
                 heavy.append(decision.function)
             case Admit():

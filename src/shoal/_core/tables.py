@@ -103,7 +103,13 @@ class NodeTables:
         self.crashes = Crashes(limits)
         self.crash_loops = CrashLoops()
         self.memory = MemoryWatch(
-            Rules(config.memory_bytes, config.memory_threshold, config.memory_refresh_s, cpus)
+            Rules(
+                config.memory_bytes,
+                config.memory_threshold,
+                config.memory_refresh_s,
+                cpus,
+                config.limits.idle_worker_s,
+            )
         )
         self.memory_facts: dict[int, dict[str, object]] = {}
         """What errors say of workers that were ended for their memory, until they are gone."""
