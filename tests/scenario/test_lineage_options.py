@@ -106,7 +106,7 @@ def test_a_group_that_was_removed_is_the_reason(files: Path) -> None:
     shoal.wait([ref])
     remove_placement_group(group)
     lose(files, [ref])
-    with pytest.raises(errors.ObjectNotRebuiltError, match="placement group of it has ended"):
+    with pytest.raises(errors.ObjectNotRebuiltError, match="its placement group was removed"):
         shoal.get(ref)
 
 

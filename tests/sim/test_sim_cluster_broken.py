@@ -239,6 +239,9 @@ RARE = {
 }
 """Those that only a few kinds of faults bring to light: more of them, so that few seeds do."""
 
+SHOWN_BY = {who_has_not_joined_is_served: (117, 121, 165, 175)}
+"""Seeds in which it shows, tried first: what comes between two messages shows in few."""
+
 
 def test_these_seeds_are_good_as_long_as_nothing_is_broken() -> None:
     for seed in SEEDS[:10]:
@@ -251,7 +254,7 @@ def test_broken_store_is_caught(break_it: Callable[[Patch], None], monkeypatch: 
     break_it(monkeypatch)
     monkeypatch.setattr(NodeMachine, "validate", lambda self: None)
     monkeypatch.setattr(StoreMachine, "validate", lambda self: None)
-    for seed in SEEDS:
+    for seed in (*SHOWN_BY.get(break_it, ()), *SEEDS):
         try:
             run(store_plan(seed, RARE.get(break_it, FAULTS)))
         except SimulationError as caught:

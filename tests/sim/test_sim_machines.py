@@ -17,8 +17,6 @@ from tests.tidy.sources import PythonFile, imports, python_files
 NOT_SIMULATED = {
     "AdoptFailed": "arguments that are gone before they are held: unit tests of the machine",
     "StopAsked": "a session that is asked to end does nothing afterwards: unit tests and scenarios",
-    "Inspect": "explanations look and decide nothing: unit tests and scenarios",
-    "Inspected": "as for Inspect",
 }
 
 

@@ -237,6 +237,27 @@ def busy_node(**more: Any) -> Node:
     return node
 
 
+def test_nothing_is_kept_for_what_a_task_that_waits_has() -> None:
+    node = Node(disk=1.0)
+    node.tell(seen.Began())
+    node.driver()
+    queues = ({"CPU": 1.0, "disk": 1.0}, {"CPU": 2.0, "disk": 1.0}, {"CPU": 1.0})
+    for queue, amounts in enumerate(queues, 5):
+        (new_queue,) = node.ask(DRIVER, m.OpenQueue(amounts))
+        assert isinstance(new_queue, do.NewQueue)
+        node.tell(seen.QueueCreated(new_queue.ticket, queue, 1))
+    node.worker(WORKER)
+    assert do.Assign(WORKER, 5) in node.tell(seen.Looked((seen.QueueState(5, 1, 0),)))
+    parent = seen.WorkerState(WORKER, 5, 5, 1, True)  # it waits for its child
+    node.tell(seen.Looked((seen.QueueState(5, 0, 1), seen.QueueState(6, 1, 0)), (parent,)))
+    for _ in range(60):
+        node.tell(seen.AlarmRang(), after=0.05)
+        node.tell(seen.Looked((seen.QueueState(6, 1, 0),), (parent,)))
+    node.worker(WORKER + 1)
+    out = node.tell(seen.Looked((seen.QueueState(7, 1, 0),), (parent,)))
+    assert do.Assign(WORKER + 1, 7) in out, "the child that it may wait for begins"
+
+
 def test_retry_that_a_worker_asks_for() -> None:
     node = busy_node()
     out = node.ask(WORKER, m.RetryTask(9, 1))

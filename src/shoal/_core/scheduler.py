@@ -24,7 +24,9 @@ A full node stays fair (``relieve``): for the first in line that does not fit
 
 Reservation (S-3): who has nothing and has waited 1 s for more than is free gets one: what is free
 is kept for it, others may use only what it leaves. A request that what actors hold makes impossible
-gets none, else it would stop the node for as long as they live. One at a time of each account.
+gets none, else it would stop the node for as long as they live; nor does one whose missing
+resources tasks have that wait themselves: what they wait for may need what would be kept. One at a
+time of each account.
 
 1. Somebody waits => a next look is due within ``fair_s``, and node memory is told to ring
    (``starving``).
@@ -344,7 +346,8 @@ class Scheduler:
     def _reserve(self, now: float) -> None:
         for account, ask in list(self.reserved.items()):
             is_open = account in ask.target.room.accounts
-            if not (is_open and ask in self.waiting and account.could_serve(ask.amounts)):
+            is_possible = is_open and self._could_have(ask, account)
+            if not (is_possible and ask in self.waiting):
                 del self.reserved[account]
         served = list(self.reserved.values())
         for ask in self.waiting:
@@ -359,7 +362,25 @@ class Scheduler:
             nearest = ask.target.room.nearest(ask.amounts)
             if nearest is None or nearest in self.reserved or not nearest.missing(ask.amounts):
                 continue
-            self.reserved[nearest] = ask
+            if self._could_have(ask, nearest):
+                self.reserved[nearest] = ask
+
+    def _could_have(self, ask: Ask, account: Account) -> bool:
+        """Whether it will fit once those tasks end that wait for nobody."""
+        if not account.could_serve(ask.amounts):
+            return False
+        short = account.missing(ask.amounts)
+        short.pop(CPU, None)  # that of a task that waits is free
+        if not short:
+            return True
+        least = dict(ask.amounts)
+        for queue in self.held.serving():
+            for attachment in queue.attachments.values():
+                if attachment.is_blocked and attachment.grant.account is account:
+                    for name, units in attachment.grant.amounts:
+                        least[name] = least.get(name, 0) + units
+        left = {name: account.total.get(name, 0) - account.pinned.get(name, 0) for name in short}
+        return all(least[name] <= left[name] for name in short)
 
     # ---- making room
     def relieve(self, now: float) -> list[int]:
