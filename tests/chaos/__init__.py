@@ -29,6 +29,7 @@ Rules for new cases:
 ``test_store``       G1, G3, G5 on the store alone: thousands of operations a second
 ``test_sessions``    G1, G2, G4 and L2 in sessions of ``shoal start``
 ``test_processes``   W1 to W3, A1 to A3 and R1 in one such session
+``test_values``      R2 and S1 to S4: large values, and the disk below them
 ``audit``            what each case ends with
 ``test_clock``       C1 in a session that sees such a clock
 ``test_limits``      F1 and F3 (``strangers`` sends what nobody should), F4

@@ -41,6 +41,7 @@ SPACE = "head"
 ALIVE_MOST = 4
 """Detached actors, and detached groups, at a time."""
 DRIVER_EVERY = 40
+LATE_S = 5.0
 
 DRIVER = """
 import sys
@@ -77,6 +78,8 @@ class Ledger:
     calls: int = 0
     waits_s: list[float] = field(default_factory=list)
     """Of changes of keys that a kill fell into."""
+    late: list[str] = field(default_factory=list)
+    """What took longer than ``LATE_S``: a change, with the kills in it, or a store that begins."""
 
 
 class Changes:
@@ -84,14 +87,14 @@ class Changes:
 
     def __init__(self, started: Started, ledger: Ledger, seed: int) -> None:
         self._started = started
-        self._ledger = ledger
+        self.ledger = ledger
         self._seed = seed
         self.over = threading.Event()
         self.kills = 0
 
     def keys(self) -> None:
         chance, number = random.Random(self._seed), 0
-        ledger = self._ledger
+        ledger = self.ledger
         while not self.over.is_set():
             number += 1
             key, kills, begun = b"key-%d" % number, self.kills, time.monotonic()
@@ -104,39 +107,42 @@ class Changes:
                 assert lowlevel.kv_put(key, value, namespace=SPACE, overwrite=False)
                 ledger.keys[key] = value
             ledger.changes += 1
-            if self.kills > kills:
-                ledger.waits_s.append(time.monotonic() - begun)
+            took_s, fell = time.monotonic() - begun, self.kills - kills
+            if fell:
+                ledger.waits_s.append(took_s)
+            if took_s > LATE_S:
+                ledger.late.append(f"a change took {took_s:.1f} s, in which {fell} kills fell")
 
     def names(self) -> None:
         chance, number = random.Random(self._seed + 1), 0
         while not self.over.is_set():
             number += 1
             if number % DRIVER_EVERY == 0:
-                self._driver(f"driver-{self._ledger.drivers}")
+                self._driver(f"driver-{self.ledger.drivers}")
             elif number % 2:
                 self._actor(f"actor-{number}", chance)
             else:
                 self._group(f"group-{number}", chance)
-            self._ledger.changes += 1
+            self.ledger.changes += 1
 
     def _actor(self, name: str, chance: random.Random) -> None:
-        actors = self._ledger.actors
+        actors = self.ledger.actors
         if len(actors) >= ALIVE_MOST:
             gone = chance.choice(list(actors))
             del actors[gone]
             shoal.kill(shoal.get_actor(gone))
-            self._ledger.changes += 1
+            self.ledger.changes += 1
         made = Named.options(name=name, lifetime="detached").remote(name * 3)
         assert shoal.get(made.text.remote(), timeout=LONG_S) == name * 3
         actors[name] = name * 3
 
     def _group(self, name: str, chance: random.Random) -> None:
-        groups = self._ledger.groups
+        groups = self.ledger.groups
         if len(groups) >= ALIVE_MOST:
             gone = chance.choice(sorted(groups))
             groups.remove(gone)
             remove_placement_group(get_placement_group(gone))
-            self._ledger.changes += 1
+            self.ledger.changes += 1
         group = placement_group([{"CPU": 0.01}], name=name, lifetime="detached")
         shoal.get(group.ready(), timeout=LONG_S)
         groups.add(name)
@@ -144,14 +150,14 @@ class Changes:
     def _driver(self, name: str) -> None:
         words = [sys.executable, "-c", DRIVER, self._started.session, name]
         subprocess.run(words, env=self._started.environment, check=True, timeout=LONG_S)
-        self._ledger.drivers += 1
+        self.ledger.drivers += 1
 
     def calls(self, folder: Path, actors: int) -> None:
         load = Appending(folder, actors)
         while not self.over.is_set():
             load.round()
         assert load.judge() == load.calls, "lost, doubled or reordered"
-        self._ledger.calls = load.calls
+        self.ledger.calls = load.calls
 
 
 def kill_again_and_again(
@@ -162,7 +168,10 @@ def kill_again_and_again(
     chance = random.Random(seed)
     epoch, end = -1, time.monotonic() + seconds
     while changes.kills < kills or time.monotonic() < end:
+        begun = time.monotonic()
         eventually(lambda: _serves(started, epoch), LONG_S, "a store serves")  # noqa: B023
+        if (took_s := time.monotonic() - begun) > LATE_S:
+            changes.ledger.late.append(f"no store served for {took_s:.1f} s after a kill")
         row = started.facts()["store"]
         epoch = int(row["epoch"])  # type: ignore[index,call-overload]
         (pid,) = eventually(started.stores, LONG_S, "it is a process")
@@ -264,4 +273,5 @@ def run(
         "doubled": 0,
         "lost_below_at_95_percent": float(f"{3 / ledger.changes:.1e}"),
         "change_that_a_kill_fell_into": figures(ledger.waits_s),
+        "late": ledger.late,
     }
