@@ -50,6 +50,7 @@ from shoal._core.resources import (
     CPU,
     GPU,
     Account,
+    Amounts,
     Grant,
     Room,
     Target,
@@ -346,7 +347,7 @@ class Scheduler:
     def _reserve(self, now: float) -> None:
         for account, ask in list(self.reserved.items()):
             is_open = account in ask.target.room.accounts
-            is_possible = is_open and self._could_have(ask, account)
+            is_possible = is_open and _could_have(self.held, ask.amounts, account)
             if not (is_possible and ask in self.waiting):
                 del self.reserved[account]
         served = list(self.reserved.values())
@@ -362,25 +363,8 @@ class Scheduler:
             nearest = ask.target.room.nearest(ask.amounts)
             if nearest is None or nearest in self.reserved or not nearest.missing(ask.amounts):
                 continue
-            if self._could_have(ask, nearest):
+            if _could_have(self.held, ask.amounts, nearest):
                 self.reserved[nearest] = ask
-
-    def _could_have(self, ask: Ask, account: Account) -> bool:
-        """Whether it will fit once those tasks end that wait for nobody."""
-        if not account.could_serve(ask.amounts):
-            return False
-        short = account.missing(ask.amounts)
-        short.pop(CPU, None)  # that of a task that waits is free
-        if not short:
-            return True
-        least = dict(ask.amounts)
-        for queue in self.held.serving():
-            for attachment in queue.attachments.values():
-                if attachment.is_blocked and attachment.grant.account is account:
-                    for name, units in attachment.grant.amounts:
-                        least[name] = least.get(name, 0) + units
-        left = {name: account.total.get(name, 0) - account.pinned.get(name, 0) for name in short}
-        return all(least[name] <= left[name] for name in short)
 
     # ---- making room
     def relieve(self, now: float) -> list[int]:
@@ -487,6 +471,24 @@ class Scheduler:
         assert not set(self.asks.by_who) & set(self.held.holds)
         for account, reserver in self.reserved.items():
             assert reserver in self.waiting and account in reserver.target.room.accounts
+
+
+def _could_have(held: Holdings, amounts: Amounts, account: Account) -> bool:
+    """Whether ``amounts`` will fit once those tasks end that wait for nobody."""
+    if not account.could_serve(amounts):
+        return False
+    short = account.missing(amounts)
+    short.pop(CPU, None)  # that of a task that waits is free
+    if not short:
+        return True
+    least = dict(amounts)
+    for queue in held.serving():
+        for attachment in queue.attachments.values():
+            if attachment.is_blocked and attachment.grant.account is account:
+                for name, units in attachment.grant.amounts:
+                    least[name] = least.get(name, 0) + units
+    left = {name: account.total.get(name, 0) - account.pinned.get(name, 0) for name in short}
+    return all(least[name] <= left[name] for name in short)
 
 
 def _contributes(
