@@ -105,7 +105,8 @@ class Faults:
             return ""
         seconds = self.chance.uniform(LEAST_S, MOST_S)
         disk = self._disk
-        self._later(lambda: self._fill(disk / "filler", seconds))
+        filler = disk / f"filler-{self.chance.getrandbits(32)}"  # one may still be there
+        self._later(lambda: self._fill(filler, seconds))
         return "disk full"
 
     def _fill(self, path: Path, seconds: float) -> None:
