@@ -69,6 +69,44 @@ class Limits(msgspec.Struct, frozen=True):
     """Of a detached actor's class and arguments: more is not kept for another session."""
 
 
+class LeaseTimes(msgspec.Struct, frozen=True):
+    """When a node may do what, and when others may act on its silence (RULES section 3). All on
+    BOOTTIME; a lease counts from the moment at which its renewal was sent."""
+
+    renew_s: float = 1.0
+    answer_s: float = 1.0
+    """A renewal that is unanswered for so long is repeated over a fresh connection."""
+    cautious_s: float = 5.0
+    """No new at-most-once start on a node whose lease is older."""
+    lease_s: float = 10.0
+    """Named and restartable actors are ended on a node whose lease is older,"""
+    ended_s: float = 1.0
+    """within so long,"""
+    takeover_s: float = 11.0
+    """and the store may start them elsewhere; a store acts on no death before so long after it
+    first served."""
+    driver_lease_s: float = 60.0
+    """Of a node that only has a driver: it runs nothing for others."""
+    store_lost_s: float = 600.0
+    """A node that has not heard of any store for so long ends everything."""
+    late_s: float = 1.0
+    """Whose own alarm comes later than this was stopped, and renews before it starts anything."""
+    join_retry_s: float = 1.0
+    repeat_s: float = 1.0
+    """What is unanswered is said again."""
+    place_retry_s: float = 0.1
+    place_retry_most_s: float = 1.0
+    """Pauses between tries to place what has been refused."""
+    # ---- amounts
+    candidates_most: int = 32
+    """Nodes per class in the answer to a renewal (RULES S-12)."""
+    orders_most: int = 64
+    """Orders in one message."""
+    facts_most: int = 256
+    dead_members_most: int = 1000
+    """Dead nodes that are remembered by name."""
+
+
 class NodeConfig(msgspec.Struct, frozen=True):
     """What a node daemon is told once."""
 
@@ -95,3 +133,4 @@ class NodeConfig(msgspec.Struct, frozen=True):
     memory_refresh_s: float = 0.25
     """At least so often it is looked at while something runs; 0: nobody watches it."""
     limits: Limits = Limits()
+    leases: LeaseTimes = LeaseTimes()
