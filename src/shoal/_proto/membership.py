@@ -32,44 +32,21 @@ from typing import Union
 import msgspec
 
 from shoal._proto.messages import Default, Done, Failure, LabelRule, Message, Strategy
+from shoal._proto.views import Candidates, NodeRow
 
 ROLE_NODE, ROLE_DRIVER = "node", "driver"
 ALIVE, DRAINING, DRAINED, DEAD = "alive", "draining", "drained", "dead"
 
 
 # ---- what a node says of itself
-class ClassDemand(Message, frozen=True):
-    """Work of one scheduling class that waits on a node."""
+class Standing(Message, frozen=True):
+    """Whether a node could be given back."""
 
-    key: str
-    """The same for the same class on every node."""
-    amounts: dict[str, float]
-    count: int
-    why: str = ""
-    """Why it cannot run there, if it never can."""
-
-
-class NodeRow(Message, frozen=True):
-    """Sent with each renewal and when it changes: a hint, never a promise."""
-
-    total: dict[str, float]
-    free: dict[str, float]
-    demand: list[ClassDemand] = []
-    pressure: float = 0.0
-    """Share of the store that is in use."""
-    is_draining: bool = False
     is_busy: bool = False
     """Something runs here, or an actor lives here."""
     primaries: int = 0
     """Values whose primary copy is here."""
     idle_s: float = 0.0
-
-
-class Candidates(Message, frozen=True):
-    """Nodes that may have room for a class; the receiver has the last word (RULES S-12)."""
-
-    key: str
-    nodes: list[str]
 
 
 class MemberRow(Message, frozen=True):
@@ -85,6 +62,7 @@ class MemberRow(Message, frozen=True):
     state: str
     """alive, draining, drained or dead."""
     row: NodeRow
+    standing: Standing
     why: str = ""
     """Why it is dead."""
 
@@ -114,6 +92,7 @@ class Renew(Message, frozen=True):
     store: int
     """The newest life of the store that the node has heard of."""
     row: NodeRow
+    standing: Standing
     members: int = 0
     """The version of the members that it knows."""
 
