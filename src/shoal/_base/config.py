@@ -107,6 +107,39 @@ class LeaseTimes(msgspec.Struct, frozen=True):
     """Dead nodes that are remembered by name."""
 
 
+class ForwardingLimits(msgspec.Struct, frozen=True):
+    """What a node forwards to others, and when it takes it back (RULES S-11, S-12)."""
+
+    worth_s: float = 0.002
+    """What starts here within this time stays: a message there and its way take about as long."""
+    tiny_s: float = 0.000_05
+    """Shorter tasks stay: forwarding one costs both daemons about that much."""
+    ahead_s: float = 0.005
+    """So much work is on its way to a node, or waits there, beside what runs: one round trip, and
+    what two daemons gather before they write."""
+    ahead_most: int = 4096
+    """... and at most so many tasks of one class."""
+    gain_s: float = 0.050
+    """A task moves to a shorter wait only if it is shorter by this, and by half."""
+    batch_most: int = 256
+    """Tasks in one message."""
+    stall_s: float = 1.0
+    stall_times: float = 4.0
+    """A node is overdue after both: the time, and so many times what was expected."""
+    closed_s: float = 0.010
+    closed_most_s: float = 1.0
+    """Who has sent something back gets nothing for this long, doubling to the second."""
+    ask_gap_s: float = 0.1
+    """Candidates are asked for at most once in this time (S-12: 10/s)."""
+    candidates_most: int = 32
+    rows_most: int = 1024
+    wishes_most: int = 256
+    """Wishes that the control store keeps lists for; others are looked up when asked for."""
+    wish_idle_s: float = 10.0
+    bytes_per_s: float = 200e6
+    """Assumed for values on their way between nodes, until it is measured."""
+
+
 class NodeConfig(msgspec.Struct, frozen=True):
     """What a node daemon is told once."""
 

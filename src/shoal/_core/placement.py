@@ -4,20 +4,22 @@ With one node there is little to choose: DEFAULT and SPREAD are the node; an aff
 the node, or nowhere; a group is one of its rooms. Equal meanings give equal targets, so that tasks
 of both share a queue.
 
-Labels of a node: those that it was given, and ``shoal.io/node-id``.
+Labels of a node: those that it was given, and ``shoal.io/node-id``. Their rules, like all that
+chooses between nodes, stand in ``policies``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 from shoal._core import causes
 from shoal._core.groups import ANY_BUNDLE
+from shoal._core.policies import labels as rules
+from shoal._core.policies.labels import NODE_ID_LABEL
 from shoal._core.resources import Room, Target
 from shoal._core.tables import NodeTables
 from shoal._proto import messages as m
 
-NODE_ID_LABEL = "shoal.io/node-id"
 _NOWHERE = Room(())
 
 
@@ -69,41 +71,8 @@ def labels_of(t: NodeTables) -> dict[str, str]:
 def mismatch(t: NodeTables, alternatives: Iterable[tuple[m.LabelRule, ...]]) -> str:
     """Why this node agrees with none of ``alternatives``; "" if it does, or there are none."""
     labels = labels_of(t)
-    broken = []
-    for rules in alternatives:
-        wrong = [rule for rule in rules if not _holds(rule, labels)]
-        if not wrong:
-            return ""
-        broken.append(" and ".join(_in_words(rule) for rule in wrong))
-    if not broken:
+    wanted = rules.mismatch(labels, alternatives)
+    if not wanted:
         return ""
     has = ", ".join(f"{key}={value}" for key, value in sorted(labels.items()))
-    return f"no node has labels with {' or '.join(broken)} (the node here has {has})"
-
-
-def _holds(rule: m.LabelRule, labels: Mapping[str, str]) -> bool:
-    value = labels.get(rule.key)
-    match rule.operator:
-        case "in":
-            return value in rule.values
-        case "not_in":
-            return value not in rule.values
-        case "exists":
-            return value is not None
-        case _:
-            return value is None
-
-
-def _in_words(rule: m.LabelRule) -> str:
-    values = ", ".join(rule.values)
-    match rule.operator:
-        case "in" if len(rule.values) == 1:
-            return f"{rule.key}={values}"
-        case "in":
-            return f"{rule.key} in ({values})"
-        case "not_in":
-            return f"{rule.key} not in ({values})"
-        case "exists":
-            return f"{rule.key} set"
-        case _:
-            return f"{rule.key} not set"
+    return f"no node has labels with {wanted} (the node here has {has})"

@@ -1,0 +1,35 @@
+"""Policy: SPREAD. A task goes to the next node in turn, of all that may run it.
+
+Turns, not chance: of n tasks over k nodes each gets n/k or one more, where two random choices would
+leave a node with log log k more than its share. The turn passes over nodes without room now, unless
+none has any: what is to be everywhere should not wait for one that is full. The order is that in
+which nodes were heard of, and each submitter begins somewhere else, so that many who submit one
+task each do not all begin with the same node.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+TRIES_MOST = 16
+"""So many nodes without room are passed over before one of them is taken."""
+
+
+def choose(
+    nodes: Sequence[str], turn: int, has_room: Callable[[str], bool]
+) -> tuple[str | None, int]:
+    """Whose turn it is.
+
+    Args:
+        nodes: Everybody that may run the task, in a fixed order.
+        turn: What the last call returned, at first any number.
+        has_room: Whether the node could take one more now.
+
+    Returns:
+        The node with room that is next, None if none of the next ones has any; and the next turn.
+    """
+    for passed in range(min(len(nodes), TRIES_MOST)):
+        node = nodes[(turn + passed) % len(nodes)]
+        if has_room(node):
+            return node, turn + passed + 1
+    return None, turn + min(len(nodes), TRIES_MOST)
