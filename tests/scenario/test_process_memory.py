@@ -21,7 +21,7 @@ from shoal import errors, state
 from shoal._proto import reasons as r
 from shoal._runtime import cluster, daemon_process_memory
 from shoal.cli import explanations, report
-from shoal.cli.observer import Observer
+from shoal._runtime.observer import Observer
 
 MB = 1 << 20
 LIMIT = 400 * MB

@@ -56,9 +56,7 @@ def test_a_large_cluster_costs_little() -> None:
     total = parse({"CPU": 4})
     nodes = tuple(NodeRow(f"n{i}", total, total, request=f"r{i}") for i in range(1000))
     instances = tuple(InstanceRow(f"i{i}", f"r{i}", "small", core.RUNNING) for i in range(1000))
-    wanted = tuple(
-        sim.Demand(parse({"CPU": n}), 10**6) for n in (1, 2, 3)
-    )
+    wanted = tuple(sim.Demand(parse({"CPU": n}), 10**6) for n in (1, 2, 3))
     for now in range(5):
         machine.step(float(now), Looked(nodes, instances, wanted))
     assert all(each.count > 900_000 for each in machine.unmet)

@@ -70,9 +70,9 @@ def test_accelerators_are_not_wasted_on_who_asked_for_none() -> None:
 
 def test_a_type_is_filled_well() -> None:
     assert packed(Demand(cpus(1), 4)).new == ["small"]
-    assert packed(Demand(cpus(1), 16)).new == ["small"] * 4 or packed(
-        Demand(cpus(1), 16)
-    ).new == ["large"]
+    assert packed(Demand(cpus(1), 16)).new == ["small"] * 4 or packed(Demand(cpus(1), 16)).new == [
+        "large"
+    ]
     assert packed(Demand(cpus(12)), Demand(cpus(4))).new == ["large"]
 
 

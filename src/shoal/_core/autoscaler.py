@@ -285,9 +285,7 @@ class AutoscalerMachine:
                 if now - since >= self._settings.lost_s:
                     out += self._give_back(now, instance, "its node has been lost")
             else:
-                asked = self._requests.setdefault(
-                    request, _Request(instance.node_type, now, now)
-                )
+                asked = self._requests.setdefault(request, _Request(instance.node_type, now, now))
                 if now - asked.asked_at >= self._settings.join_timeout_s:
                     why = f"it did not join within {self._settings.join_timeout_s:g} s"
                     out += self._failed(now, request, why)

@@ -10,64 +10,24 @@ from typing import Union
 
 import msgspec
 
+from shoal._proto import strategies
 from shoal._proto.environments import Environment
 
 VERSION = "0.1.0"
 """What a ``Hello`` says: both ends of a connection are of one version."""
 
+Default = strategies.Default
+Spread = strategies.Spread
+NodeAffinity = strategies.NodeAffinity
+NodeLabels = strategies.NodeLabels
+InGroup = strategies.InGroup
+GroupReady = strategies.GroupReady
+LabelRule = strategies.LabelRule
+Strategy = strategies.Strategy
+
 
 class Message(msgspec.Struct, frozen=True, array_like=True, tag=True):
     """Base of all rows."""
-
-
-# ---- where work may run: plain data that a daemon can read (RULES Z-3)
-class Default(msgspec.Struct, frozen=True, array_like=True, tag=True):
-    """Wherever there is room."""
-
-
-class Spread(msgspec.Struct, frozen=True, array_like=True, tag=True):
-    """On as many nodes as there are."""
-
-
-class NodeAffinity(msgspec.Struct, frozen=True, array_like=True, tag=True):
-    """On that node; ``soft``: else anywhere."""
-
-    node_id: str
-    soft: bool = False
-
-
-class LabelRule(msgspec.Struct, frozen=True, array_like=True):
-    """What one label of a node must be."""
-
-    key: str
-    operator: str
-    """in, not_in, exists or does_not_exist."""
-    values: tuple[str, ...] = ()
-
-
-class NodeLabels(msgspec.Struct, frozen=True, array_like=True, tag=True):
-    """On a node that agrees with all of one of ``hard``; if there is one, where ``soft`` holds."""
-
-    hard: tuple[tuple[LabelRule, ...], ...] = ()
-    soft: tuple[LabelRule, ...] = ()
-
-
-class InGroup(msgspec.Struct, frozen=True, array_like=True, tag=True):
-    """In a bundle of a placement group; -1: in any."""
-
-    group_id: str
-    bundle: int = -1
-    captures: bool = False
-    """What runs there submits into the group too, unless it says otherwise."""
-
-
-class GroupReady(msgspec.Struct, frozen=True, array_like=True, tag=True):
-    """Anywhere, as soon as the group has its place."""
-
-    group_id: str
-
-
-Strategy = Union[Default, Spread, NodeAffinity, NodeLabels, InGroup, GroupReady]
 
 
 class JobConfig(msgspec.Struct, frozen=True):
@@ -477,6 +437,15 @@ class StopSession(Message, frozen=True):
     """``shoal stop``, or the driver that owns the session calls ``shutdown``."""
 
 
+class AskDrain(Message, frozen=True):
+    """Have ``node`` take nothing new, hand over what it has, and leave; answered by ``Done``."""
+
+    node: str
+    deadline_s: float
+    only_if_idle: bool = False
+    """Refused if something runs or is kept there."""
+
+
 class LeaveJob(Message, frozen=True):
     """A driver that did not start the session ends its job."""
 
@@ -585,6 +554,7 @@ Body = Union[
     AskWhy,
     WhyAnswer,
     StopSession,
+    AskDrain,
     LeaveJob,
     LogLines,
     Notice,

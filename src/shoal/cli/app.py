@@ -19,9 +19,9 @@ from cyclopts import Parameter
 from shoal import errors
 from shoal._base import clock, environment
 from shoal._runtime import launch, log_files, registry, session_dir, strategies
+from shoal._runtime.observer import ANSWER_S, Observer
 from shoal._runtime.registry import Entry
 from shoal.cli import explanations, logs, report
-from shoal.cli.observer import ANSWER_S, Observer
 
 STOP_S = 5.0
 """How long `shoal stop` waits before it uses SIGKILL."""

@@ -13,8 +13,8 @@ from shoal import errors
 from shoal._base import clock
 from shoal._proto import messages, reasons
 from shoal._runtime import session_dir
+from shoal._runtime.observer import Observer
 from shoal.cli import report
-from shoal.cli.observer import Observer
 from shoal.errors import _why
 
 HOLDERS_SHOWN = 3

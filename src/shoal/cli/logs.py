@@ -21,7 +21,7 @@ from shoal import errors
 from shoal._runtime import log_files
 from shoal._runtime.log_files import Follower, Wanted
 from shoal._runtime.log_records import LogLine
-from shoal.cli.observer import Observer
+from shoal._runtime.observer import Observer
 
 SHOWN_MOST = 4000
 """Characters of one line."""

@@ -10,7 +10,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from shoal.cli.observer import Observer
+from shoal._runtime.observer import Observer
 
 TABLES = ("nodes", "jobs", "actors", "groups", "functions", "workers", "queues")
 PIPE_COLUMNS = 400
