@@ -18,7 +18,7 @@ or come twice; nothing here relies on more. What must arrive is repeated until i
 2. ``Orders`` holds the oldest of all that the store still wants of the node, so the newest is worth
    more than any before it, and an older one that comes late is not read. Each order has a number
    that is given once; the node follows it once. Orders below ``settled_below`` are of the past.
-3. ``Facts`` holds all that the store has not yet heard, in order. To a store in a new life the
+3. ``Facts`` holds what the store has not yet heard, the oldest first. To a store in a new life the
    first one tells the *whole* state of the node; before that the store wants nothing of it.
 4. A lease is counted from the moment at which the renewal was sent, on the clock of the node; no
    message holds a reading of a clock.
@@ -204,16 +204,28 @@ class DrainRefused(Message, frozen=True):
     why: str
 
 
-AskBody = Union[RegisterActor, KillActor, FindActor, GroupSpec, RemoveGroup, DrainMember]
-ToldBody = Union[ActorFacts, GroupFacts, Done, Failure, DrainRefused]
+class ListMembers(Message, frozen=True):
+    """Told ``MemberList``: all nodes as they are now."""
+
+
+class MemberList(Message, frozen=True):
+    rows: list[MemberRow]
+
+
+AskBody = Union[
+    RegisterActor, KillActor, FindActor, GroupSpec, RemoveGroup, DrainMember, ListMembers
+]
+ToldBody = Union[ActorFacts, GroupFacts, Done, Failure, DrainRefused, MemberList]
 
 
 class Ask(Message, frozen=True):
-    """Repeated until it is told; ``number`` grows."""
+    """Repeated until it is told; ``number`` grows, and all below ``answered_below`` are told."""
 
     node: str
     epoch: int
+    store: int
     number: int
+    answered_below: int
     body: AskBody
 
 
@@ -319,7 +331,8 @@ class ActorGone(Message, frozen=True):
     actor_id: str
     incarnation: int
     how: str
-    """crashed, final (it is not to be restarted), lease, drained, killed or unknown."""
+    """crashed, final (it is not to be restarted), lease, drained, killed, refused (it was considered
+    for another life of the store, and never ran) or unknown."""
     cause: bytes = b""
 
 
@@ -393,7 +406,8 @@ class Whole(Message, frozen=True):
 
 
 class Facts(Message, frozen=True):
-    """Facts ``first``, ``first`` + 1, ...; ``whole`` is the state in which those before led to."""
+    """Facts ``first``, ``first`` + 1, ...; ``whole`` is the fact before them, and is the state to
+    which everything up to it has led."""
 
     node: str
     epoch: int

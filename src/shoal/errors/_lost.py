@@ -113,6 +113,8 @@ _REASONS = {
     "group_removed": "the placement group that it ran in is gone",
     "restarting": "its process died while this call was running",
     "out_of_memory": "it used more memory than it may, or than there is",
+    "node_lost": "its node was lost and no restart was left",
+    "drained": "its node was drained and it may not be restarted",
 }
 
 
