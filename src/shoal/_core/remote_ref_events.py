@@ -49,7 +49,15 @@ from typing import Union
 
 import msgspec
 
-from shoal._proto.holds import ConfirmRefs, DropRefs, HoldRefs, Name, RefsBody, SealedAtHome
+from shoal._proto.holds import (
+    ConfirmRefs,
+    DropRefs,
+    HoldRefs,
+    HoldsBody,
+    Name,
+    RefsBody,
+    SealedAtHome,
+)
 
 Peer = tuple[str, int]
 """One life of a node: (node id, epoch)."""
@@ -127,10 +135,10 @@ class RefCommand(msgspec.Struct, frozen=True):
 
 
 class Send(RefCommand, frozen=True):
-    """A row for a peer."""
+    """A row for a peer; those about copies (``copy_events``) may be for this node."""
 
     node: str
-    body: RefsBody
+    body: HoldsBody
 
 
 class MakeProxy(RefCommand, frozen=True):

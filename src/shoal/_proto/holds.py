@@ -93,7 +93,8 @@ class SealedAtHome(Message, frozen=True):
 
 # ---- copies: home knows all of them (RULES O-5, O-7)
 class WantCopy(Message, frozen=True):
-    """To home: somebody here needs the bytes. Answered by ``CopySource``, or by ``NoCopy``."""
+    """To home: somebody here needs the bytes. Answered by ``CopySource``, or by ``NoCopy``; who
+    wants them no longer says ``CopyDropped``."""
 
     key: int
 
@@ -110,7 +111,8 @@ class CopySource(Message, frozen=True):
 
 
 class NoCopy(Message, frozen=True):
-    """From home: there are no bytes any more, and they will not be made again."""
+    """From home: there are no bytes any more, and they will not be made again. Answers a
+    ``CopyLanded`` too, if home had given up before it came."""
 
     key: int
     record: bytes
@@ -150,13 +152,13 @@ class LeaveRefused(Message, frozen=True):
 
 
 class TakePrimary(Message, frozen=True):
-    """From home: your copy is to be the primary one from now on; answer whether you have it."""
+    """From home: your copy is to be the primary one from now on."""
 
     key: int
 
 
 class PrimaryTaken(Message, frozen=True):
-    """To home: it is, and stays until home lets it go. (Who has none says ``CopyDropped``.)"""
+    """To home: it is, and stays until home lets it go. (Who has none has said ``CopyDropped``.)"""
 
     key: int
 
