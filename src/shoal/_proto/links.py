@@ -27,7 +27,7 @@ at once that a connection reached another cluster. On a connection between two d
     +--------+----------+-------+---------------+       number n: the n-th NodeBody of the session
 
 Checklist for a new kind of message between daemons: a row in the file of your part (a subclass of
-``messages.Message``, its name unlike that of any other row), and its name in ``NodeBody``.
+``messages.Message``, its name unlike that of any other row), and its union in ``NodeBody``.
 
 1. The length is checked before anything of that size is waited for or allocated.
 2. Whatever arrives, ``LinkDecoder.feed`` returns frames or raises ``FrameError``.
@@ -42,6 +42,8 @@ from typing import Any, NamedTuple, Union
 import msgspec
 
 from shoal._proto.frames import FrameError
+from shoal._proto.holds import HoldsBody
+from shoal._proto.membership import ToNode, ToStore
 from shoal._proto.messages import VERSION, Message
 
 LINK_VERSION = (1, 0)
@@ -235,7 +237,7 @@ class Piece(Message, frozen=True):
     why: str = ""
 
 
-NodeBody = Union[Relay, DialBulk, PieceAsked, Piece]
+NodeBody = Union[Relay, DialBulk, PieceAsked, Piece, ToStore, ToNode, HoldsBody]
 """Everything that daemons say to each other."""
 
 
