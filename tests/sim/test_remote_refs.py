@@ -6,6 +6,7 @@ shoal.testing.sim.remote_refs --sends 5 --deaths 1``.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 
 import pytest
@@ -89,6 +90,18 @@ def test_a_ref_made_on_c_put_into_a_value_on_a_and_taken_out_on_b() -> None:
         "taken out on B, A is dead",
         "the value is freed",
     }
+
+
+def test_long_ways_at_random() -> None:
+    """Five nodes, four refs, one of them in a value, many sends and three deaths."""
+    nodes = ("C", "A", "B", "D", "E")
+    refs = (R, V, Name("C", EPOCH, 3), Name("B", EPOCH, 4))
+    steps = 0
+    for seed in range(60):
+        case = Case(nodes, refs, {V: R}, sends=40, deaths=seed % 4, has_seals=seed % 2 == 0)
+        steps += Explorer(case).walk(random.Random(seed))
+    print(f"{steps} steps")
+    assert steps > 60 * 40
 
 
 # ---- broken on purpose: `validate` is off, only what is seen from outside counts

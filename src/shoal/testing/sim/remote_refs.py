@@ -18,6 +18,8 @@ Rules:
   has one of a lost home knows that.
 * What a single node must never do (``ref_sites``), and ``RemoteRefs.validate`` in every state.
 
+``Explorer.walk`` goes one way at random through cases that are too large for all of them.
+
 Sends are bounded, so the states are finitely many and quiet is reached from each: every step uses
 up a send, a message, a holder, a death or the news of one.
 
@@ -30,6 +32,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import pickle
+import random
 import sys
 from collections.abc import Callable, Iterator, Sequence
 
@@ -55,6 +58,8 @@ State = tuple[int, ...]
 left, and the order of the deaths."""
 
 DEAD = -1
+USUAL = 0.9
+"""How often nobody dies or drops a ref, on one way at random."""
 
 
 class Report(msgspec.Struct, frozen=True):
@@ -115,6 +120,27 @@ class Explorer:
             if len(came_from) > most:
                 raise ValueError(f"more than {most} states: make the case smaller")
         return Report(len(came_from), steps, self.quiet, len(self._sites), depth - 1)
+
+    def walk(self, chance: random.Random) -> int:
+        """One way through a case that is too large, to its end; how many steps it had."""
+        state = self._start()
+        way = []
+        try:
+            while True:
+                self._check(state)
+                following = list(self._next(state))
+                if not following:
+                    assert self._is_quiet(state), "nothing can happen, and not everything is over"
+                    return len(way)
+                # Else all would be dead, or have nothing, before much has happened.
+                usual = [(told, to) for told, to in following if not _is_end(told)]
+                told, state = chance.choice(
+                    usual if usual and chance.random() < USUAL else following
+                )
+                way.append(told)
+        except (AssertionError, KeyError) as error:
+            lines = "\n  ".join(way)
+            raise RefViolation(f"{error!r}\nafter\n  {lines}") from error
 
     def _start(self) -> State:
         sites = [self._site_id(Site(self.case, node, self._make)) for node in self.case.nodes]
@@ -230,7 +256,7 @@ class Explorer:
             if number != DEAD:
                 for name in self._sites[number].freed:
                     self._check_freed(state, at, name)
-        if not any(state[self.n : self._rest]) and self._all_heard(state):
+        if self._is_quiet(state):
             self.quiet += 1
             self._check_quiet(state)
 
@@ -243,7 +269,10 @@ class Explorer:
                 nodes = self.case.nodes
                 raise RefViolation(f"{name} is freed, and on its way {nodes[a]} -> {nodes[b]}")
 
-    def _all_heard(self, state: State) -> bool:
+    def _is_quiet(self, state: State) -> bool:
+        """Nothing is on its way, and all have heard of all deaths."""
+        if any(state[self.n : self._rest]):
+            return False
         dead = 0
         for node in _digits(state[self._rest + self.n + 2]):
             dead |= 1 << node
@@ -281,6 +310,10 @@ class Explorer:
             raise RefViolation(f"{site.node} says that it waits, for nothing: {refs.waits()}")
         if refs.is_empty != (not site.proxies and not site.pinned):
             raise RefViolation(f"tables of {site.node} are not empty")
+
+
+def _is_end(told: str) -> bool:
+    return told.endswith(" dies") or "kind='drop'" in told
 
 
 def _digits(order: int) -> Iterator[int]:

@@ -1,0 +1,228 @@
+"""Refs across nodes: single decisions of one node. All of them together: tests/sim."""
+
+from __future__ import annotations
+
+from shoal._core import remote_ref_events as ev
+from shoal._core.remote_refs import RemoteRefs
+from shoal._proto.holds import (
+    ConfirmRefs,
+    DropRefs,
+    HoldRefs,
+    LostSettled,
+    Name,
+    RefsBody,
+    RefsHeld,
+    SealedAtHome,
+    SettleLost,
+)
+
+MINE = Name("B", 1, 5)
+R1, R2, R3 = Name("C", 1, 1), Name("C", 1, 2), Name("A", 1, 3)
+
+
+class Node:
+    """``RemoteRefs`` of B, which knows A and C."""
+
+    def __init__(self, *peers: str) -> None:
+        self.refs = RemoteRefs("B", 1)
+        for peer in peers or ("A", "C"):
+            self.feed(ev.PeerJoined(peer, 1))
+
+    def feed(self, event: ev.Event, now: float = 0.0) -> list[ev.Command]:
+        out = self.refs.step(now, event)
+        self.refs.validate()
+        return out
+
+    def hears(self, node: str, body: RefsBody, *gone: int) -> list[ev.Command]:
+        return self.feed(ev.Heard(node, body, gone))
+
+
+def test_holds_and_drops_are_batched_per_home() -> None:
+    node = Node("A", "C", "D")
+    assert node.feed(ev.Arrived("D", (R1, R3, R2))) == [
+        ev.MakeProxy(R1),
+        ev.MakeProxy(R3),
+        ev.MakeProxy(R2),
+        ev.Send("C", HoldRefs((1, 2))),
+        ev.Send("A", HoldRefs((3,))),
+    ]
+    assert node.hears("C", RefsHeld((1, 2))) == [ev.Send("D", ConfirmRefs((R1, R2)))]
+    assert node.feed(ev.LocalGone((R1, R2, R3))) == [
+        ev.ReleaseProxy(R1),
+        ev.ReleaseProxy(R2),
+        ev.Send("C", DropRefs((1, 2), (1, 1))),
+    ]
+    # The answer about R3 is still on its way.
+    assert node.refs.waits() == [(R3, "home's answer", "A", 0.0)]
+    assert node.hears("A", RefsHeld((3,))) == [
+        ev.ReleaseProxy(R3),
+        ev.Send("D", ConfirmRefs((R3,))),
+        ev.Send("A", DropRefs((3,), (1,))),
+    ]
+    assert node.refs.is_empty
+
+
+def test_each_time_that_a_ref_stands_in_a_message_counts() -> None:
+    node = Node()
+    node.feed(ev.Arrived("A", (R1, R1)))
+    assert node.hears("C", RefsHeld((1,))) == [ev.Send("A", ConfirmRefs((R1, R1)))]
+    assert node.feed(ev.Arrived("C", (R1, R1))) == []
+    assert node.feed(ev.Sending("A", (R1, R1))) == []
+    node.feed(ev.LocalGone((R1,)))
+    assert node.refs.waits() == [(R1, "confirmed", "A", 0.0)]
+    assert node.hears("A", ConfirmRefs((R1,))) == []
+    assert node.hears("A", ConfirmRefs((R1,))) == [
+        ev.ReleaseProxy(R1),
+        ev.Send("C", DropRefs((1,), (3,))),
+    ]
+
+
+def test_a_ref_that_goes_home_needs_nothing() -> None:
+    node = Node()
+    node.feed(ev.Arrived("C", (R1,)))
+    assert node.feed(ev.Sending("C", (R1,))) == []
+    assert node.feed(ev.LocalGone((R1,))) == [
+        ev.ReleaseProxy(R1),
+        ev.Send("C", DropRefs((1,), (1,))),
+    ]
+    assert node.feed(ev.Arrived("C", (MINE,))) == []
+
+
+def test_home_pins_what_others_have_and_tells_each_of_them_once() -> None:
+    node = Node()
+    assert node.feed(ev.Sending("A", (MINE,))) == [ev.Pin(5)]
+    assert node.refs.is_held_abroad(5)
+    assert node.hears("C", HoldRefs((5,))) == [ev.Send("C", RefsHeld((5,)))]
+    assert node.feed(ev.SealedHere((5,))) == [ev.TellSealed("A", 5), ev.TellSealed("C", 5)]
+    assert node.feed(ev.SealedHere((5,))) == []
+    assert node.feed(ev.Sending("A", (MINE,))) == []
+    # What A was told went with its proxy; the second send is still to be told.
+    assert node.hears("A", DropRefs((5,), (1,))) == [ev.TellSealed("A", 5)]
+    assert node.hears("A", DropRefs((5,), (1,))) == []
+    assert node.hears("C", DropRefs((5,), (1,))) == [ev.Unpin(5)]
+    assert node.refs.is_empty
+
+
+def test_what_is_gone_at_home_is_lost_here() -> None:
+    home = Node()
+    assert home.hears("A", HoldRefs((5, 6)), 6) == [ev.Pin(5), ev.Send("A", RefsHeld((5,), (6,)))]
+    node = Node()
+    node.feed(ev.Arrived("A", (R1,)))
+    assert node.hears("C", RefsHeld((), (1,))) == [
+        ev.LoseProxy(R1, is_home_lost=False),
+        ev.Send("A", ConfirmRefs((R1,))),
+    ]
+    assert not node.refs.has(R1)
+    assert node.feed(ev.Sending("A", (R1,))) == []
+    assert node.feed(ev.LocalGone((R1,))) == [ev.ReleaseProxy(R1)]
+
+
+def test_a_proxy_is_sealed_once() -> None:
+    node = Node()
+    row = SealedAtHome(1, 2, 3, b"abc")
+    assert node.hears("C", row) == []
+    node.feed(ev.Arrived("C", (R1,)))
+    assert node.hears("C", row) == [ev.SealProxy(R1, row)]
+    assert node.hears("C", row) == []
+
+
+def test_a_value_is_kept_until_home_knows_of_what_was_in_it() -> None:
+    node = Node()
+    node.feed(ev.Arrived("A", (R3,)))
+    node.feed(ev.Landed(R3, (R1, MINE)))
+    assert node.feed(ev.LocalGone((R3,))) == []
+    assert node.hears("C", RefsHeld((1,))) == [
+        ev.ReleaseProxy(R3),
+        ev.Send("A", DropRefs((3,), (1,))),
+    ]
+
+
+def test_refs_of_a_home_that_nobody_has_told_of_wait_for_it() -> None:
+    node = Node("A")
+    assert node.feed(ev.Arrived("A", (R1,))) == [ev.MakeProxy(R1), ev.AskAboutNode("C", 1)]
+    assert node.feed(ev.LocalGone((R1,))) == []
+    assert node.feed(ev.PeerJoined("C", 1)) == [ev.Send("C", HoldRefs((1,)))]
+    assert node.hears("C", RefsHeld((1,))) == [
+        ev.ReleaseProxy(R1),
+        ev.Send("A", ConfirmRefs((R1,))),
+        ev.Send("C", DropRefs((1,), (1,))),
+    ]
+
+
+def test_or_are_lost_with_it() -> None:
+    node = Node("A")
+    node.feed(ev.Arrived("A", (R1,)))
+    assert node.feed(ev.PeerLost("C", 1)) == [ev.LoseProxy(R1, is_home_lost=True)]
+    assert node.feed(ev.Arrived("A", (R2,))) == [
+        ev.MakeProxy(R2),
+        ev.LoseProxy(R2, is_home_lost=True),
+    ]
+    assert node.feed(ev.LocalGone((R1, R2))) == [ev.ReleaseProxy(R1), ev.ReleaseProxy(R2)]
+    assert node.refs.is_empty
+
+
+def test_a_later_life_of_a_node_ends_the_earlier_one() -> None:
+    node = Node()
+    node.feed(ev.Arrived("C", (R1,)))
+    assert node.feed(ev.PeerJoined("C", 2)) == [ev.LoseProxy(R1, is_home_lost=True)]
+    assert node.refs.is_peer("C", 2) and not node.refs.is_peer("C", 1)
+    again = Name("C", 2, 1)
+    assert node.feed(ev.Arrived("C", (again,))) == [ev.MakeProxy(again)]
+    # Late news of the earlier life changes nothing.
+    assert node.feed(ev.PeerLost("C", 1)) == []
+    assert node.feed(ev.PeerJoined("C", 1)) == []
+    assert node.refs.has(again) and not node.refs.has(R1)
+
+
+def test_names_of_an_earlier_life_of_this_node_are_lost() -> None:
+    node = Node()
+    node.feed(ev.PeerLost("B", 0))
+    old = Name("B", 0, 5)
+    assert node.feed(ev.Arrived("A", (old,))) == [
+        ev.MakeProxy(old),
+        ev.LoseProxy(old, is_home_lost=True),
+    ]
+
+
+def test_what_a_dead_node_held_stays_until_the_others_are_settled_about_it() -> None:
+    node = Node("A", "C", "D")
+    node.feed(ev.Sending("A", (MINE,)))
+    lost = node.feed(ev.PeerLost("A", 1))
+    assert lost == [ev.Send("C", SettleLost("A", 1)), ev.Send("D", SettleLost("A", 1))]
+    assert node.hears("C", LostSettled("A", 1)) == []
+    # D dies before it has answered, and may have passed on what it had got from A.
+    assert node.feed(ev.PeerLost("D", 1)) == [ev.Send("C", SettleLost("D", 1))]
+    assert node.hears("C", LostSettled("D", 1)) == [ev.Unpin(5)]
+    assert node.refs.is_empty
+
+
+def test_a_death_costs_nothing_where_nothing_was_held_for_the_dead() -> None:
+    node = Node("A", "C", "D")
+    assert node.feed(ev.PeerLost("D", 1)) == []
+
+
+def test_a_node_is_settled_when_it_has_heard_and_its_holds_are_answered() -> None:
+    node = Node("A", "C", "D")
+    node.feed(ev.Arrived("D", (R1,)))
+    assert node.hears("A", SettleLost("D", 1)) == []
+    assert node.feed(ev.PeerLost("D", 1)) == []
+    assert node.hears("C", SettleLost("D", 1)) == []
+    assert node.hears("C", RefsHeld((1,))) == [
+        ev.Send("A", LostSettled("D", 1)),
+        ev.Send("C", LostSettled("D", 1)),
+    ]
+    assert node.hears("A", SettleLost("D", 1)) == [ev.Send("A", LostSettled("D", 1))]
+
+
+def test_asked_about_a_node_that_it_does_not_know_it_asks_itself() -> None:
+    node = Node("A")
+    assert node.hears("A", SettleLost("E", 1)) == [ev.AskAboutNode("E", 1)]
+    assert node.feed(ev.PeerLost("E", 1)) == [ev.Send("A", LostSettled("E", 1))]
+
+
+def test_nothing_is_counted_for_who_is_over() -> None:
+    node = Node()
+    node.feed(ev.PeerLost("A", 1))
+    assert node.feed(ev.Sending("A", (MINE,))) == []
+    assert node.hears("A", HoldRefs((5,))) == []
+    assert node.refs.is_empty
