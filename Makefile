@@ -23,7 +23,7 @@ SOURCES := pyproject.toml README.md LICENSE $(shell find src native -type f \
 	-not -name '*.pyc' -not -name '*.so' 2>/dev/null)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench tracing lint torture chaos sim asan tsan clean
+.PHONY: help demo test bench tracing lint torture chaos fuzz sim asan tsan clean
 # A recipe that fails leaves no half-made target behind that the next run would trust.
 .DELETE_ON_ERROR:
 
@@ -84,6 +84,9 @@ torture: $(VENV)/.installed-test ## Kill, stop, fill and starve for T seconds (d
 
 chaos: $(VENV)/.installed-test ## Faults under real programs, control store and disk, for T seconds (SEED=... again)
 	$(BIN)/python -m tests.chaos --seconds $(T) $(if $(SEED),--seed $(SEED)) --json build/chaos.json $(ARGS)
+
+fuzz: $(VENV)/.installed-test ## Nonsense at a node's port, beside honest traffic, for T seconds (SEED=... again)
+	$(BIN)/python -m tests.cluster.fuzz_links $(or $(SEED),$(shell date +%s)) $(T)
 
 sim: $(VENV)/.installed-test ## Lives of a simulated cluster, one for each of SEEDS seeds (default 1000)
 	$(BIN)/python -m shoal.testing.sim --seeds $(SEEDS) --json build/sim.json $(ARGS)
