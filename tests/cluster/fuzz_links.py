@@ -4,11 +4,12 @@
 
 A node serves an honest peer all the time. Strangers come with random bytes, with the beginnings of
 honest connections (recorded here, then cut, changed, doubled, reordered), with TLS records in
-which bytes are flipped; then peers that have proved themselves send frames of random numbers, lengths
-and bytes, changed messages, and chunks of streams that nobody asked for.
+which bytes are flipped; then peers that have proved themselves send frames of random numbers,
+lengths and bytes, changed messages, and chunks of streams that nobody asked for.
 
-What must hold in the end: every honest message arrived once and in order, nothing was raised, memory
-grew by less than `GROWTH_MOST_BYTES`, no connection and no thread is left. Prints one line of JSON.
+What must hold in the end: every honest message arrived once and in order, nothing was raised,
+memory grew by less than `GROWTH_MOST_BYTES`, no connection and no thread is left. Prints one line
+of JSON.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from shoal._proto import links
 from shoal._proto.frames import Codec
 from tests.cluster import raw_peer
 from tests.cluster.members import Cluster, until
-from tests.cluster.test_links import numbers, note
+from tests.cluster.test_links import note, numbers
 
 NODE, HONEST, ODD = ("aa" * 16, "bb" * 16, "cc" * 16)
 GROWTH_MOST_BYTES = 32 << 20
@@ -119,7 +120,8 @@ class Fuzz:
         """A client's first flight, changed, or bytes that look like one."""
         if not is_spoilt:
             body = self.random.randbytes(self.random.randrange(600))
-            return b"\x16\x03\x01" + struct.pack(">H", self.random.choice((len(body), 65535))) + body
+            length = self.random.choice((len(body), 65535))
+            return b"\x16\x03\x01" + struct.pack(">H", length) + body
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
         outgoing = ssl.MemoryBIO()

@@ -58,9 +58,7 @@ class Member:
         listening = None
         if listens:
             listening, self.address = listen_anywhere("127.0.0.1")
-        options = PeerOptions(
-            epoch, self.address, limits or LinkLimits(), bulk or BulkLimits()
-        )
+        options = PeerOptions(epoch, self.address, limits or LinkLimits(), bulk or BulkLimits())
         events = PeerEvents(
             self._receive,
             lambda node: self.news.append(("linked", node)),
@@ -75,9 +73,7 @@ class Member:
             desks = self.peers.desks()
             self.door = Door(self.loop, listening, credentials.secret.id, desks)
             if credentials.is_authority:
-                desks[links.JOIN] = JoinDesk(
-                    self.loop, self.peers.contexts, self.door.refusals.say
-                )
+                desks[links.JOIN] = JoinDesk(self.loop, self.peers.contexts, self.door.refusals.say)
         self.thread = threading.Thread(target=self.loop.run, name=self.name, daemon=True)
         self.thread.start()
         # The loop sleeps without a timeout; calls from the test's thread wake it as bulk's do.

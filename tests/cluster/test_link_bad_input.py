@@ -28,7 +28,7 @@ from shoal._runtime.links.door import PortError, listen, listen_anywhere
 from shoal._runtime.links.keys import JoinLine, Secret
 from tests.cluster import raw_peer
 from tests.cluster.members import Cluster, Member, until
-from tests.cluster.test_links import numbers, note
+from tests.cluster.test_links import note, numbers
 
 A, B, C = ("aa" * 16, "bb" * 16, "cc" * 16)
 HONEST = "ee" * 16
@@ -184,9 +184,7 @@ def test_a_wrong_token_with_the_right_name(scene: Scene) -> None:
     stranger.connect(scene.node)
     assert "the token is not that of the cluster at" in stranger.wait_suspected(A)
     with pytest.raises(AssertionError):
-        raw_peer.shake_hands(
-            scene.node.address, scene.cluster.credentials(C), secret=guessed
-        )
+        raw_peer.shake_hands(scene.node.address, scene.cluster.credentials(C), secret=guessed)
     scene.wait_line("refused", "it does not know the cluster's token")
     scene.still_serves()
 
@@ -232,9 +230,7 @@ def with_foreign_certificate(scene: Scene, directory: Path, name: str) -> keys.C
     """Knows the token, and has a certificate that another authority signed."""
     keys.new_cluster(str(directory), "127.0.0.1:1")
     os.unlink(directory / keys.TOKEN_NAME)
-    keys.write_private(
-        str(directory / keys.TOKEN_NAME), scene.cluster.line.secret.text().encode()
-    )
+    keys.write_private(str(directory / keys.TOKEN_NAME), scene.cluster.line.secret.text().encode())
     return keys.load(str(directory), name)
 
 

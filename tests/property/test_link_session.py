@@ -1,13 +1,16 @@
-"""Two ends of a link on a network that cuts, stalls, delays and repeats; nothing is lost or doubled.
+"""Two ends of a link on a network that cuts, stalls, delays and repeats; nothing is lost or
+doubled.
 
-`World` does what the shell does (`_runtime/links/peers.py`), with connections made of two queues. What
-happens next is chosen by Hypothesis: something is given, a message arrives, a connection is cut (what
-was on its way arrives up to some point, and its end is seen at each side whenever), goes silent for
-good, an old frame arrives again, a dial succeeds or fails, time passes, a node begins another life.
+`World` does what the shell does (`_runtime/links/peers.py`), with connections made of two queues.
+What happens next is chosen by Hypothesis: something is given, a message arrives, a connection is
+cut (what was on its way arrives up to some point, and its end is seen at each side whenever), goes
+silent for good, an old frame arrives again, a dial succeeds or fails, time passes, a node begins
+another life.
 
-Checked after every step: `validate()` of both ends; what a life of one node has received of a life of
-the other is consecutive, begins where that session began, and a former life is not heard again. In the
-end everything heals, and both must become quiet with all that was given in the last session delivered.
+Checked after every step: `validate()` of both ends; what a life of one node has received of a life
+of the other is consecutive, begins where that session began, and a former life is not heard again.
+In the end everything heals, and both must become quiet with all that was given in the last session
+delivered.
 
 The same schedules catch every variant in `BROKEN`.
 """
@@ -150,9 +153,7 @@ class World:
                 self.put(number, NAMES[name == "a"], END)
                 self.step(name, core.Ended(number, "its end was seen"))
             case ("hello", epoch, knows, received, turn):
-                self.step(
-                    name, core.Greeted(number, is_dialled, epoch, knows, received, turn)
-                )
+                self.step(name, core.Greeted(number, is_dialled, epoch, knows, received, turn))
             case ("frame", count, ack, data):
                 event = core.FrameCame(number, count, ack, data)
                 self.frames.append((name, event))
@@ -207,9 +208,7 @@ class World:
     # ---- schedules
     def act(self, choice: int) -> None:
         kind, detail = choice % 16, choice // 16
-        pending = [
-            (c, name) for c in self.connections for name in NAMES if c.queues[name]
-        ]
+        pending = [(c, name) for c in self.connections for name in NAMES if c.queues[name]]
         if kind < 3:
             self.give(NAMES[detail % 2])
         elif kind < 9:

@@ -32,6 +32,7 @@ def linked(link: Link, now: float, connection: int = 7, epoch: int = 1, turn: in
 def test_a_lost_peer_is_suspected_after_half_a_second_and_a_failed_dial() -> None:
     link = Link("a", 1, "b")
     link.step(0.0, core.AddressesKnown(("there",)))
+    link.step(0.5, core.DialFailed("not yet"))
     linked(link, 1.0)
     dials = of_kind(link.step(5.0, core.Ended(7, "reset")), core.Dial)
     assert dials == [core.Dial("there")]

@@ -89,7 +89,7 @@ def test_files_are_private_and_made_once(head: tuple[str, JoinLine]) -> None:
 
 
 def test_files_that_others_can_read_are_refused(head: tuple[str, JoinLine]) -> None:
-    directory, line = head
+    directory, _ = head
     for name in (keys.TOKEN_NAME, keys.AUTHORITY):
         path = os.path.join(directory, name)
         os.chmod(path, 0o640)
@@ -122,8 +122,7 @@ def test_a_join_directory_of_another_cluster_is_refused(tmp_path: Path, head: tu
         keys.join(directory, head[1])
     credentials = keys.load(directory, NODE)
     assert not credentials.has_certificate and not credentials.is_authority
-    other = keys.new_cluster(str(tmp_path / "other"), "10.0.0.2:1")
-    del other
+    keys.new_cluster(str(tmp_path / "other"), "10.0.0.2:1")
     theirs = keys.read_private(str(tmp_path / "other" / keys.AUTHORITY))
     keys.write_private(os.path.join(directory, keys.AUTHORITY), theirs)
     with pytest.raises(CredentialsError, match="not the certificate that the join line names"):
@@ -142,9 +141,7 @@ def test_a_certificate_is_for_the_name_that_asked(head: tuple, tmp_path: Path) -
     for spoilt in (b"", request[:-1], os.urandom(200), request[:40] + b"\0" + request[41:]):
         with pytest.raises(CredentialsError, match="request"):
             authority.sign(spoilt, NODE)
-    joining.keep(
-        authority.sign(request, NODE), keys.certificate_bytes(authority.authority)
-    )
+    joining.keep(authority.sign(request, NODE), keys.certificate_bytes(authority.authority))
     again = keys.load(str(tmp_path / "joined"), NODE)
     assert again.has_certificate and again.fingerprint == line.fingerprint
     context = ssl.create_default_context(cadata=authority.authority.decode())
@@ -207,11 +204,8 @@ def test_who_joins_believes_only_its_own_cluster(head: tuple, tmp_path: Path) ->
     assert keys.fingerprint_of(seen) == line.fingerprint
     with pytest.raises(HandshakeError, match="token is not that of the cluster"):
         handshake.check_introduction(joining, preface, prefaces(line.secret)[1], frame, "there")
-    stranger = keys.new_cluster(str(tmp_path / "other"), "10.0.0.2:1")
-    del stranger
-    theirs = handshake.introduce(
-        keys.load(str(tmp_path / "other"), keys.STORE), preface, reply
-    )
+    keys.new_cluster(str(tmp_path / "other"), "10.0.0.2:1")
+    theirs = handshake.introduce(keys.load(str(tmp_path / "other"), keys.STORE), preface, reply)
     with pytest.raises(HandshakeError, match="is not that of the cluster in the join line"):
         handshake.check_introduction(joining, preface, reply, theirs, "there")
     with pytest.raises(HandshakeError, match="impossible size"):

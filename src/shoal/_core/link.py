@@ -1,9 +1,10 @@
 """One link: everything a node has with one other node, whatever happens to its connections.
 
 A *session* lives as long as both epochs (lives of the two daemons) do. What is sent in it is
-numbered from 1 in each direction, kept until the peer has acknowledged it, and sent again on the next
-connection from where the peer stands; so a broken connection loses, doubles and reorders
-nothing. This file decides; ``_runtime.links.peers`` has sockets, bytes and the clock, and feeds it::
+numbered from 1 in each direction, kept until the peer has acknowledged it, and sent again on the
+next connection from where the peer stands; so a broken connection loses, doubles and reorders
+nothing. This file decides; ``_runtime.links.peers`` has sockets, bytes and the clock, and feeds
+it::
 
                  Dial                Reached: Greet              Greeted
     (no link) ----------> dialling --------------------> greeted ---------> linked
@@ -12,8 +13,8 @@ nothing. This file decides; ``_runtime.links.peers`` has sockets, bytes and the 
 
 1. Frame n is delivered once, after n-1 and before n+1, while both epochs live: only the current
    connection is listened to, a number that was had is passed over, a gap ends the connection.
-2. What was given is kept until it is acknowledged, or until the peer's epoch is over. What was given
-   before the peer's first epoch was known goes to that one.
+2. What was given is kept until it is acknowledged, or until the peer's epoch is over. What was
+   given before the peer's first epoch was known goes to that one.
 3. A later epoch of the peer begins a new session: both numberings start at 1, what the former life
    had not acknowledged is dropped, and the owner is told how much. An earlier one, and one that was
    declared dead (``Forgotten``), is refused and told that it is over.
@@ -27,8 +28,8 @@ nothing. This file decides; ``_runtime.links.peers`` has sockets, bytes and the 
    acknowledgement is closed. Nothing moves on an idle link, and nothing is expected: idle is free.
 7. With nothing to wait for, ``wake_at`` is None.
 
-Dropped: an acknowledgement of every frame (a third of the messages of a stream of small calls). They
-travel with what is sent anyway, and alone after ``ack_s``, ``ack_frames`` or ``ack_bytes``.
+Dropped: an acknowledgement of every frame (a third of the messages of a stream of small calls).
+They travel with what is sent anyway, and alone after ``ack_s``, ``ack_frames`` or ``ack_bytes``.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ class LinkLimits(msgspec.Struct, frozen=True):
     ack_bytes: int = 1 << 20
     redial_s: float = 0.05
     redial_most_s: float = 2.0
-    steady_s: float = 1.0
+    steady_s: float = 0.2
     """A connection that lived so long is dialled again at once, any other after a pause."""
 
 
@@ -448,7 +449,7 @@ class Link:
 
     def _reached(self, connection: int, out: list[Command]) -> None:
         if self.connection is not None:
-            # The peer dialled meanwhile. It has not seen a Hello on ours, so it cannot have chosen it.
+            # The peer dialled meanwhile. It has seen no Hello on ours, so it cannot have chosen it.
             self._is_dialling = False
             out.append(Close(connection, "the peer was faster"))
             return
@@ -497,9 +498,7 @@ class Link:
     def _does_win(self, key: tuple[int, bool]) -> bool:
         return key > self._key
 
-    def _use(
-        self, now: float, event: Greeted, key: tuple[int, bool], out: list[Command]
-    ) -> None:
+    def _use(self, now: float, event: Greeted, key: tuple[int, bool], out: list[Command]) -> None:
         """Go on with this connection, from where the peer stands."""
         if not event.is_dialled:
             out.append(self._greeting_of(event.connection, event.turn))

@@ -1,7 +1,7 @@
 """Links: how the nodes of a cluster talk to each other. A tour in reading order.
 
-``_proto/links.py`` draws the bytes, ``_core/link.py`` decides what a session with one peer does, and
-``_core/doorkeeper.py`` who may stand at the door. In this package:
+``_proto/links.py`` draws the bytes, ``_core/link.py`` decides what a session with one peer does,
+and ``_core/doorkeeper.py`` who may stand at the door. In this package:
 
 * ``keys.py``: the cluster's secret, certificates and join line, as files and as text;
   ``authority.py`` makes and signs certificates (it alone needs ``cryptography``).

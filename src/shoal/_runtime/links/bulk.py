@@ -1,8 +1,8 @@
 """Large transfers between nodes: straight out of one node's memory into the other's.
 
-Values do not travel in frames: who needs one *pulls* it over streams of their own (purposes ``BULK`` and
-``BULK_BACK``), in threads, because TLS of a gigabyte would hold the daemon's loop for a second. A
-pull is cut into ranges; each stream takes one after the other::
+Values do not travel in frames: who needs one *pulls* it over streams of their own (purposes
+``BULK`` and ``BULK_BACK``), in threads, because TLS of a gigabyte would hold the daemon's loop for
+a second. A pull is cut into ranges; each stream takes one after the other::
 
     puller                                      source
        | -- Want(name, offset, length) ----------> |      4 bytes of length, msgpack
@@ -19,8 +19,8 @@ pull is cut into ranges; each stream takes one after the other::
 6. A source is opened and released on the loop; threads see bytes and sockets, never tables.
 7. Threads are bounded: ``streams_most`` per node that pulls, ``serving_most`` in all that serve;
    they and their connections end after ``idle_s`` without work.
-8. Who cannot be dialled is asked to dial (``DialBulk``); if that cannot be either, pieces travel over
-   the (relayed) link, one at a time (``pieces``).
+8. Who cannot be dialled is asked to dial (``DialBulk``); if that cannot be either, pieces travel
+   over the (relayed) link, one at a time (``pieces``).
 """
 
 from __future__ import annotations
@@ -342,9 +342,7 @@ class Bulk:
 class Opener:
     """Opens sources for a serving thread: the loop does it, the thread waits."""
 
-    def __init__(
-        self, mailbox: Mailbox, open_source: OpenSource, node: str, wait_s: float
-    ) -> None:
+    def __init__(self, mailbox: Mailbox, open_source: OpenSource, node: str, wait_s: float) -> None:
         self._mailbox = mailbox
         self._open_source = open_source
         self._node = node

@@ -1,8 +1,8 @@
 """The two ends of a bulk stream, each in a thread of its own, and what they share with the loop.
 
-A ``Pull`` is a value that is on its way: memory, ranges that nobody fetches yet, and how many threads
-write into it now. Everything in it but the bytes is changed under the lock of its side (one per
-node that is pulled from), which the loop and the streams' threads share.
+A ``Pull`` is a value that is on its way: memory, ranges that nobody fetches yet, and how many
+threads write into it now. Everything in it but the bytes is changed under the lock of its side (one
+per node that is pulled from), which the loop and the streams' threads share.
 
 1. Who takes a range counts as busy until it has given back what it did not fetch; ``finished`` is
    called by whoever makes a pull over with nobody busy, so nothing is written afterwards.

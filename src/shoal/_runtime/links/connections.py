@@ -2,7 +2,8 @@
 
 A channel is open when both ends have proved the secret; it is a *connection* from then on, with a
 number, and says ``Hello`` before anything else. This file knows bytes and rows, and tells what
-came as events of ``_core.link``; which connection is used, and what is sent on it, is decided there.
+came as events of ``_core.link``; which connection is used, and what is sent on it, is decided
+there.
 
 1. A connection belongs to the node whose name stands in its certificate; a ``Hello`` that says
    another name ends it, and so does one that does not come within ``HANDSHAKE_S``.
@@ -63,9 +64,7 @@ class Connections:
         self._by_number: dict[int, _Connection] = {}
         self._number = 0
 
-    def events(
-        self, node: str = "", failed: Callable[[str], None] | None = None
-    ) -> ChannelEvents:
+    def events(self, node: str = "", failed: Callable[[str], None] | None = None) -> ChannelEvents:
         """What becomes of a channel.
 
         Args:

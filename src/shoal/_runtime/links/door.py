@@ -1,10 +1,11 @@
 """The one port of a node that others can reach: strangers come here, and are sorted by purpose.
 
 A connection is a stranger until its preface (80 bytes of a fixed layout) has come. The door reads
-exactly these bytes, so the connection can then be given to anybody with nothing lost: to a *desk* of
-this process, or, as a descriptor with the preface beside it, to another process (on the head the
+exactly these bytes, so the connection can then be given to anybody with nothing lost: to a *desk*
+of this process, or, as a descriptor with the preface beside it, to another process (on the head the
 control store's process holds the port, and connections for the head's daemon are handed to it; so
-the store serves on when that daemon dies, and a machine has one port). TLS begins where the desk is.
+the store serves on when that daemon dies, and a machine has one port). TLS begins where the desk
+is.
 
 1. What a stranger can cost is bounded by ``_core.doorkeeper``: pending connections, per source and
    in all, each with a deadline, handshakes per second, lines in the log.
@@ -22,6 +23,7 @@ import os
 import secrets
 import socket
 import sys
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -35,6 +37,9 @@ from shoal._runtime.links.keys import split_address
 
 BACKLOG = 1024
 ACCEPTS_AT_ONCE = 64
+SAID_S = 60.0
+"""A stranger that comes again and again for the same reason is named once in that time."""
+SAID_MOST = 256
 
 
 class PortError(OSError):
@@ -54,18 +59,28 @@ Desk = Callable[[Arrival], None]
 
 
 class Refusals:
-    """Lines about strangers that were sent away: few, however many of them come."""
+    """Lines about strangers that were sent away: few, however many of them come and how often."""
 
     def __init__(self, limits: DoorLimits | None = None) -> None:
         self._budget = LineBudget(limits)
+        self._said: OrderedDict[tuple[str, str], float] = OrderedDict()
+        """What was written lately about whom, and when."""
 
     def say(self, label: str, why: str) -> None:
-        """Write one line, unless there were too many."""
-        unsaid = self._budget.take(clock.now())
-        if unsaid is not None:
-            more = f" ({unsaid} more were not written down)" if unsaid else ""
-            print(f"a connection from {label} was refused: {why}{more}", file=sys.stderr)
-            sys.stderr.flush()
+        """Write one line, unless it was written lately or there were too many."""
+        now, host = clock.now(), label.rpartition(":")[0]
+        key = (host, why.replace(label, host))
+        if now < self._said.get(key, -SAID_S) + SAID_S:
+            return
+        unsaid = self._budget.take(now)
+        if unsaid is None:
+            return
+        self._said[key] = now
+        self._said.move_to_end(key)
+        if len(self._said) > SAID_MOST:
+            self._said.popitem(last=False)
+        more = f" ({unsaid} more were not written down)" if unsaid else ""
+        print(f"a connection from {label} was refused: {why}{more}", file=sys.stderr, flush=True)
 
 
 def listen(address: str) -> socket.socket:
@@ -215,7 +230,8 @@ class Door:
         for number in self._keeper.expired(clock.now()):
             stranger = self._drop(number)
             if stranger is not None and stranger.data:
-                self.refusals.say(stranger.label, f"it sent {len(stranger.data)} bytes and then nothing")
+                size = len(stranger.data)
+                self.refusals.say(stranger.label, f"it sent {size} bytes and then nothing")
         self._set_timer()
 
     def _drop(self, number: int) -> _Stranger | None:

@@ -7,8 +7,8 @@
    process, which it could not do once TLS has begun. An attacker on the way can forge both; then
    step 3 fails, because both are part of what is proved.
 2. *TLS 1.3*. The dialler accepts only a listener whose certificate the cluster's authority has
-   signed; the listener demands the same, except of who joins and has none yet. From here on nobody on
-   the way reads or changes anything.
+   signed; the listener demands the same, except of who joins and has none yet. From here on nobody
+   on the way reads or changes anything.
 3. *Proofs*, 32 bytes each, inside TLS: HMAC-SHA256 with the cluster's secret over the role and a
    transcript: preface, reply (so both nonces, the version, the purpose) and the hashes of both
    certificates. Compared in constant time. Only after that anything is parsed.
@@ -17,18 +17,18 @@ Why that is safe. *Replay*: each side's nonce is in what the other proves. *Refl
 names its role, so what a dialler proved is of no use towards a dialler. *A man in the middle*
 would have to end TLS himself, with a certificate of his own: the dialler refuses it, and even if he
 had one (he is a member), the transcripts of the two sides differ in the listener's certificate, so
-proofs cannot be passed on. (What one would bind to instead, the exported key of TLS, Python does not
-show.) Addresses are not part of the transcript: behind NAT the two sides see different ones.
+proofs cannot be passed on. (What one would bind to instead, the exported key of TLS, Python does
+not show.) Addresses are not part of the transcript: behind NAT the two sides see different ones.
 *Guessing*: the secret has 256 bits. A connection to oneself is seen at the first frame, which names
 the node.
 
-Who joins knows no certificate yet. The reply brings it the cluster's, with an HMAC of it and of both
-nonces: who joins believes it if that is right (and if it is what the join line's fingerprint says),
-before OpenSSL is given a byte of it, and then demands a listener that it has signed. Who joins
-is proved by step 3 alone, gets a certificate, and dials again.
+Who joins knows no certificate yet. The reply brings it the cluster's, with an HMAC of it and of
+both nonces: who joins believes it if that is right (and if it is what the join line's fingerprint
+says), before OpenSSL is given a byte of it, and then demands a listener that it has signed. Who
+joins is proved by step 3 alone, gets a certificate, and dials again.
 
-Dropped: proofs before TLS (nothing would tie them to the encrypted channel), and TLS with the secret
-as pre-shared key (Python has it from 3.13 on).
+Dropped: proofs before TLS (nothing would tie them to the encrypted channel), and TLS with the
+secret as pre-shared key (Python has it from 3.13 on).
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ _LABEL = b"shoal link 1 "
 
 
 class HandshakeError(ConnectionError):
-    """The other end is not one to talk to; one line says why, and what to do where that is known."""
+    """The other end is not one to talk to: one line, with what to do where that is known."""
 
 
 def transcript(preface: bytes, reply: bytes, listener: bytes, dialler: bytes) -> bytes:
@@ -209,9 +209,7 @@ class Contexts:
         return context
 
 
-def _prepare(
-    context: ssl.SSLContext, credentials: Credentials, shows: bool, demands: bool
-) -> None:
+def _prepare(context: ssl.SSLContext, credentials: Credentials, shows: bool, demands: bool) -> None:
     context.check_hostname = False  # a node is known by its id, not by where it is
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION

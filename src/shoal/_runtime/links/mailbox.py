@@ -1,7 +1,7 @@
 """How other threads reach the loop: calls that they leave, and one descriptor that wakes it.
 
-Bulk transfers and the resolving of names run in threads; everything they have to say to the daemon is
-a call that its own loop makes. ``post`` may be called from any thread, also after ``close``.
+Bulk transfers and the resolving of names run in threads; everything they have to say to the daemon
+is a call that its own loop makes. ``post`` may be called from any thread, also after ``close``.
 """
 
 from __future__ import annotations

@@ -10,8 +10,8 @@ other, called ``STORE``: daemons dial it with a purpose of its own.
 2. Who cannot be dialled is reached by way of the head (``relay_through``, see ``relay``), after it
    had a second to dial us; who cannot be dialled any more, when dialling it has failed.
 3. Nothing that a peer sends raises out of here: a bad message closes its connection, with one line.
-4. Without a certificate nobody can be dialled but the head, which gives one (``joining``): the first
-   dial gets it.
+4. Without a certificate nobody can be dialled but the head, which gives one (``joining``): the
+   first dial gets it.
 5. Everything runs on the one loop; what bulk threads have to say comes through a mailbox.
 """
 
@@ -21,7 +21,7 @@ import socket
 import sys
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from shoal._base import clock
 from shoal._core import link as core
@@ -57,7 +57,7 @@ class PeerEvents:
     open_source: OpenSource
     """(node, name) -> (bytes, release) of a value that a node pulls, or None."""
     session_ended: Callable[[str, int], None] | None = None
-    """A node came back as another epoch: so many messages to the former one may not have arrived."""
+    """A node's epoch is over: so many messages to it may not have arrived."""
     congested: Callable[[str, bool], None] | None = None
     """More than 16 MiB wait for the node (True), or less than half of that again (False)."""
     fenced: Callable[[str, str], None] | None = None
@@ -72,8 +72,8 @@ class PeerOptions:
     """Grows with each life of this member: of two, the larger is the present one."""
     address: str = ""
     """Where others can dial us; "": nobody can."""
-    limits: LinkLimits = LinkLimits()
-    bulk: BulkLimits = BulkLimits()
+    limits: LinkLimits = field(default_factory=LinkLimits)
+    bulk: BulkLimits = field(default_factory=BulkLimits)
 
 
 def new_epoch() -> int:
@@ -293,9 +293,7 @@ class Peers:
             case core.Acknowledge():
                 connections.write(command.connection, 0, command.ack)
             case core.Greet():
-                hello = Hello(
-                    self.name, self.epoch, command.knows, command.received, command.turn
-                )
+                hello = Hello(self.name, self.epoch, command.knows, command.received, command.turn)
                 connections.say(command.connection, hello)
             case core.Close():
                 connections.end(command.connection, command.why, command.is_over)

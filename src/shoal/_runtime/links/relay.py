@@ -1,8 +1,8 @@
 """Connections between two nodes that cannot reach each other, by way of a third.
 
-Two nodes behind NAT can both dial the head, so each has a link to it. A ``RelayedChannel`` looks like
-any other open channel to who uses it; its bytes travel as ``Relay`` messages inside the links to
-the head, which passes them on. Those links are ordered and lose nothing, so a relayed connection
+Two nodes behind NAT can both dial the head, so each has a link to it. A ``RelayedChannel`` looks
+like any other open channel to who uses it; its bytes travel as ``Relay`` messages inside the links
+to the head, which passes them on. Those links are ordered and lose nothing, so a relayed connection
 breaks only when a session with the head does, or when one end says so.
 
 1. The head passes on only what its sender says under its own name, and only to nodes it is linked
