@@ -55,8 +55,16 @@ void Memory::fire_node(u32 s, u32 node) {
                 REL);  // before the push: its process may use the node again once it sees the entry
   if (proc(p).epoch.load(ACQ) != epoch) return;
   if (!completions(p).push((node & INDEX & ~NODE_TAG) + 1)) proc(p).rescan.store(1, SEQ);
+  tell_completion(p);
+}
+
+// The daemon looks when its bell is rung; everybody else may sleep on the word.
+void Memory::tell_completion(u32 p) {
   proc(p).cdoor.fetch_add(1, SEQ);
-  platform::futex_wake(proc(p).cdoor);
+  if (p == 0)
+    ring_daemon();
+  else
+    platform::futex_wake(proc(p).cdoor);
 }
 
 void Memory::advance(u32 t) {
@@ -314,8 +322,7 @@ void Memory::finish_task_op(u32 p) {
           u32 q = n.proc.load(RLX);  // popped, perhaps not told: tell it (again)
           if (n.state.load(ACQ) == 1) n.state.store(2, REL);  // nobody else would
           if (!completions(q).push((node & INDEX & ~NODE_TAG) + 1)) proc(q).rescan.store(1, SEQ);
-          proc(q).cdoor.fetch_add(1, SEQ);
-          platform::futex_wake(proc(q).cdoor);
+          tell_completion(q);
         }
         break;
       }

@@ -68,6 +68,8 @@ static nb::object submit(nb::handle self, const Call& call, nb::handle payload,
     if (m.queue(c.queue).gen.load(ACQ) != c.queue_gen) throw_status(Status::Gone, 0, m);
     Status st = m.submit(c, bytes, deps, inner, returns);
     if (st == Status::Ok) break;
+    // The daemon waits for nobody: memory it has to make itself, and who calls it tries again.
+    if (m.me == 0) throw_status(st, sizeof(Spec) + bytes.size, m);
     if (!patience) patience = platform::now_ns() + 30000000000ull;
     if (st == Status::NeedMemory) {
       Unlocked unlocked;

@@ -49,6 +49,7 @@ static bool seal_pending(nb::handle self, Ref& r, int format, nb::handle data,
 void bind_pending(nb::class_<PyMemory>& memory, nb::class_<PyTask>& task) {
   bind_items(task);
   bind_many(memory, task);
+  bind_images(task);
   memory.def("new_pending", &new_pending, nb::arg("number") = 0)
       .def("seal_pending", &seal_pending, nb::arg("ref"), nb::arg("format") = 0,
            nb::arg("data").none() = nb::none(), nb::arg("contained") = nb::make_tuple())

@@ -13,25 +13,6 @@
 
 namespace shoal {
 
-struct Moving {  // a value on its way
-  PyMemory* mem = nullptr;
-  PyObject* owner = nullptr;
-  atom<u64>* record = nullptr;
-  u32 s = 0;
-  u64 aside = 0;  // the block for it, on the way back
-  u8* data = nullptr;
-  u64 size = 0;
-  Moving() = default;
-  Moving(const Moving&) = delete;
-  ~Moving() {
-    if (mem && !mem->m->forked && !mem->m->closed.load(RLX)) {
-      if (aside) mem->m->drop_aside(s, aside);
-      if (record) mem->m->drop(record);
-    }
-    Py_XDECREF(owner);
-  }
-};
-
 static int moving_getbuffer(PyObject* self, Py_buffer* out, int flags) {
   Moving* v = nb::inst_ptr<Moving>(self);
   return PyBuffer_FillInfo(out, self, v->data, Py_ssize_t(v->size), v->aside == 0, flags);
@@ -46,11 +27,10 @@ static thread_local u64 patience = RESTORE_PATIENCE;
 Patient::Patient(double seconds) : before(patience) { patience = u64(seconds * 1e9); }
 Patient::~Patient() { patience = before; }
 
-// The value of a key, held; nothing if it is gone.
-static nb::object hold_value(nb::handle self, u64 key) {
+nb::object hold_value(nb::handle self, u64 key, bool pin) {
   PyMemory& pm = of(self);
   atom<u64>* record;
-  if (!names_slot(key) || !pm.m->hold_key(key, false, record)) return nb::none();
+  if (!names_slot(key) || !pm.m->hold_key(key, pin, record)) return nb::none();
   nb::object o = nb::inst_alloc(nb::type<Moving>());
   Moving* v = new (nb::inst_ptr<Moving>(o)) Moving;
   nb::inst_mark_ready(o);
@@ -77,8 +57,9 @@ u64 come_back(PyMemory& pm, u32 s, u64 until) {
     if (!deadline || seen != before) deadline = now + patience;
     before = seen;
     // What is lost is made again, for as long as that takes; its own task says when it cannot be.
+    // So it is with what another node has: the daemon says when it cannot be had.
     const bool is_lost = m.is_lost(s);
-    if (is_lost) deadline = now + patience;
+    if (is_lost || m.is_elsewhere(s)) deadline = now + patience;
     if (now >= deadline) throw_status(Status::Full, x.size.load(RLX), m);
     if (until && now >= until) {
       PyErr_SetString(PyExc_TimeoutError, "the value is not there yet");
@@ -102,6 +83,7 @@ u64 come_back(PyMemory& pm, u32 s, u64 until) {
 
 void bind_spilling(nb::module_& mod, nb::class_<PyMemory>& c) {
   bind_lineage(mod, c);
+  bind_bridge(c);
   mod.def("punch_hole", &platform::punch);
   nb::class_<Moving>(mod, "Moving", nb::type_slots(moving_slots));
   c.def_prop_rw(

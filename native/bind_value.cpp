@@ -195,8 +195,8 @@ nb::object load_slot(nb::handle memory, PyMemory& pm, u32 s, u64 deadline) {
     case FALSE_:
     case INT:
     case FLOAT:
-    case STR:
       return load_simple(kind, in, x.size.load(RLX));
+    case STR:
     case BYTES: {
       const Bytes b = block ? m.data_in(block, true) : m.value_bytes(s, true);
       return load_simple(kind, b.data, b.size);
@@ -382,11 +382,11 @@ static u8* put_number(u8* out, u64 number, int bytes) {
 
 // The id, drawn in `_base/typed_ids.py`. What is not in the key stands in node memory, and is gone
 // with it: closed is looked at last.
-static constexpr int ID_BYTES = 32;
 static void write_id(nb::handle self, u8* out) {
   Ref& r = nb::cast<Ref&>(self);
   r.mem->usable();
   Ancestry from{};
+  if (!r.mem->m->closed.load(ACQ) && r.mem->m->foreign_id(r.key, out)) return;
   if (!r.mem->m->closed.load(ACQ)) r.mem->m->ancestry(r.key, from);
   if (r.mem->m->closed.load(ACQ)) {
     if (r.mem->about.is_valid() && !r.mem->about.is_none()) r.mem->about(self, "ended");
@@ -473,6 +473,14 @@ nb::class_<PyTask> bind_values(nb::module_& m) {
       .def_ro("parent", &PyTask::parent)
       .def_ro("n_dependencies", &PyTask::n_dependencies)
       .def_ro("limit", &PyTask::limit)
+      .def_prop_ro("charged", [](PyTask& t) { return running_spec(t)->charged.load(RLX); })
+      .def_prop_ro("left_s",
+                   [](PyTask& t) {
+                     Spec* s = running_spec(t);
+                     if (!(s->flags & F_TIMED)) return -1.0;
+                     const u64 now = platform::now_ns(), deadline = s->times()->deadline;
+                     return deadline > now ? double(deadline - now) / 1e9 : 0.0;
+                   })
       .def_prop_ro("ending",
                    [](PyTask& t) -> nb::object {
                      Memory& mem = *t.mem->m;

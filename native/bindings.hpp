@@ -181,7 +181,29 @@ struct Patient {  // how long `come_back` waits in this thread while no value of
   Patient(const Patient&) = delete;
   u64 before;
 };
+struct Moving {  // a value on its way
+  PyMemory* mem = nullptr;
+  PyObject* owner = nullptr;
+  atom<u64>* record = nullptr;
+  u32 s = 0;
+  u64 aside = 0;  // the block for it, on the way back
+  u8* data = nullptr;
+  u64 size = 0;
+  Moving() = default;
+  Moving(const Moving&) = delete;
+  ~Moving() {
+    if (mem && !mem->m->forked && !mem->m->closed.load(RLX)) {
+      if (aside) mem->m->drop_aside(s, aside);
+      if (record) mem->m->drop(record);
+    }
+    Py_XDECREF(owner);
+  }
+};
+// The value of a key, held or pinned; nothing if it is gone.
+nb::object hold_value(nb::handle self, u64 key, bool pin = false);
 void bind_lineage(nb::module_& m, nb::class_<PyMemory>& c);
+void bind_bridge(nb::class_<PyMemory>& c);
+void bind_images(nb::class_<PyTask>& task);
 void bind_items(nb::class_<PyTask>& task);
 void bind_many(nb::class_<PyMemory>& c, nb::class_<PyTask>& task);
 bool wait_sealed(nb::handle memory, PyMemory& pm, u64 key, u64 deadline_ns, bool may_help);

@@ -80,6 +80,7 @@ inline constexpr u32 WARM_RESERVE = 512;  // extents kept warm at most while nob
 inline constexpr u32 MIN_BLOCK = 128;
 inline constexpr u32 HOLDERS_PER_EXTENT = EXTENT / MIN_BLOCK;
 inline constexpr u32 INLINE_BYTES = 64;
+inline constexpr u32 ID_BYTES = 32;
 inline constexpr u32 MAX_TOKENS = 64;
 
 // ---- slot words --------------------------------------------------------------------------------
@@ -106,6 +107,12 @@ inline constexpr u64 SPILLED = 1ull << 63, BARE = 1ull << 62;
 // What stands in node memory of a value with this block word: its block, its stub, or nothing (0).
 inline u64 block_of(u64 word) {
   return !(word & SPILLED) ? word : word & BARE ? 0 : word & ~SPILLED;
+}
+// ... and its bytes are on another node (bridge.cpp).
+inline constexpr u64 ELSEWHERE = 1ull << 61;
+inline bool is_away(u64 word) {
+  constexpr u64 all = SPILLED | BARE | ELSEWHERE;
+  return (word & all) == all;
 }
 inline constexpr u64 SPILLED_LEAST = 32768;
 inline constexpr u32 SPILLS_NOT = 0, SPILLS = 1, SPILLS_RECORDS = 2;  // there are records in files
@@ -144,8 +151,11 @@ inline u64 make_origin(u64 actor, u32 index) {
   const u64 known = index < INDEX_MOST ? index : INDEX_MOST;
   return ORIGIN | known << 54 | (actor >> 32) << 22 | (actor & 0x3fffff);
 }
+// In the spec word of a proxy: its id, which another node made, stands in its last inline bytes.
+// (As an origin it would name an actor in slot 0, which nobody has.)
+inline constexpr u64 FOREIGN = ORIGIN | 1ull << 22;
 inline u64 origin_actor(u64 w) {
-  return w & ORIGIN ? (w >> 22 & 0xffffffff) << 32 | (w & 0x3fffff) : 0;
+  return (w & ORIGIN) && w != FOREIGN ? (w >> 22 & 0xffffffff) << 32 | (w & 0x3fffff) : 0;
 }
 inline u32 origin_index(u64 w) { return w & ORIGIN ? w >> 54 & INDEX_MOST : 0; }
 
@@ -491,7 +501,7 @@ constexpr u64 layout_hash() {
                 u64(CLASS_CELLS_LOG),
                 u64(ACTOR_CELLS_LOG),
                 u64(MIN_BLOCK),
-                u64(4 /* protocol */)})
+                u64(5 /* protocol */)})
     h = (h ^ x) * 1099511628211ull;
   return h;
 }

@@ -14,6 +14,8 @@
 //   task.cpp     build, submit, take, finish, publish
 //   cancel.cpp   ending tasks on request, deadlines
 //   pending.cpp  slots that are sealed without a task, chains of a stream
+//   spill.cpp    values that leave for files and come back; lineage.cpp, that are made again
+//   bridge.cpp   tasks and values of other nodes
 //   advance.cpp  dependencies: watch, fire, advance, the error cascade
 //   wait.cpp     doorbells, spinning, waiting, completions
 //   channel.cpp  memory that stays writable: shared blocks and channels (channel.hpp)
@@ -247,6 +249,23 @@ class Memory {
 
   void give_to(u64 offset, u32 slot);
 
+  // ---- bridging (bridge.cpp): the daemon only
+  u32 new_proxy(u32 its_job, const u8* id);
+  bool is_open_proxy(u64 key);
+  void seal_proxy(u32 slot);
+  bool foreign_id(u64 key, u8* out);
+  u64 image_size(u32 slot, u64 block);
+  std::vector<u64> image_table(u64 block);
+  bool is_image(u64 block, u64 size, u64 n_refs);
+  bool hold_table(u32 slot, u64 block, const std::vector<u32>& contained);
+  Status write_image(u32 slot, u8 format, bool in_block, Bytes image,
+                     const std::vector<u32>& contained);
+  Status write_whole(u32 slot, const ValueParts& v);
+  void write_elsewhere(u32 slot, u8 format, u64 bytes);
+  bool is_elsewhere(u32 slot);
+  bool arrive(u32 slot, u64 offset, u64 bytes, const std::vector<u32>& contained);
+  std::vector<u64> queued(u32 q, u64 most);
+
   // ---- memory inside extents in use (hollow.cpp): the daemon only
   void hollow_out(u64 most);
   void sweep_hollow();
@@ -357,6 +376,7 @@ class Memory {
   // ---- dependencies (advance.cpp)
   void fire(u32 s);
   void fire_node(u32 s, u32 node);
+  void tell_completion(u32 p);
   void advance(u32 t);
   u32 advance_one(u32 t);
   u32 end_lane(u32 t);

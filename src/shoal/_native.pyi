@@ -200,6 +200,25 @@ class Task:
     limit: int
     """Of a stream: how many items may be unseen; 0: any number."""
     @property
+    def charged(self) -> int:
+        """How many attempts have been counted against ``max_retries``."""
+    @property
+    def left_s(self) -> float:
+        """Until its deadline; negative: it has none."""
+    def write_image(
+        self,
+        index: int,
+        format: int,
+        in_block: bool,
+        data: Any,
+        contained: Sequence[ObjectRef | None] = (),
+    ) -> bool:
+        """Write a return as ``Memory.open_image`` of another node has read it. False: no room
+        now. Raises ValueError if it is damaged."""
+    def write_elsewhere(self, index: int, format: int, size: int) -> None:
+        """Write a return whose ``size`` bytes stay on another node, see
+        ``Memory.seal_elsewhere``."""
+    @property
     def ending(self) -> bytes | None:
         """What it is to fail with, if somebody wants it to end; None otherwise."""
     def stream(self) -> ObjectRef | None:
@@ -709,6 +728,37 @@ class Memory:
         False: no room now; None: it can not run again."""
     def fill(self, key: int, source: int) -> bool:
         """A lost value takes over that of ``source``, a result of a rebuild."""
+    def new_proxy(self, job: int, id: bytes = b"") -> int:
+        """Key of a slot for an object whose home is another node, which calls it ``id`` (32 bytes,
+        or none). The daemon holds it as what it has adopted: ``inbox`` says when nobody else does,
+        ``release`` lets it go."""
+    def seal_image(
+        self,
+        key: int,
+        format: int,
+        in_block: bool,
+        data: Any,
+        contained: Sequence[ObjectRef | None] = (),
+    ) -> bool | None:
+        """Give a proxy its value, as ``open_image`` of another node has read it; ``contained``: our
+        refs to what its entries named. False: no room now; None: it has one, or is gone."""
+    def seal_elsewhere(self, key: int, format: int, size: int) -> bool:
+        """Give a proxy a value of ``size`` bytes that stays on another node: who looks at it asks
+        (its key comes out of ``inbox``), and ``begin_restore`` and ``end_pull`` bring it here."""
+    def is_elsewhere(self, key: int) -> bool:
+        """Whether a value is on another node only."""
+    def open_image(
+        self, key: int, /
+    ) -> tuple[int, bool, int, list[int], bytes | Moving] | Moving | None:
+        """(format, whether it stands in a block, bytes, keys that its table names or 0, the bytes),
+        pinned as long as the last is kept. None: no value yet, or gone. While it is in a file or
+        elsewhere the pin alone, for which it comes back. Raises ValueError for memory that stays
+        writable."""
+    def end_pull(self, moving: Moving, contained: Sequence[ObjectRef | None] = ()) -> bool:
+        """The image of a value that was elsewhere is here: its readers go on. False: it is damaged,
+        or a count of ``contained`` is full."""
+    def queued(self, queue: int, most: int, /) -> list[int]:
+        """Tasks that wait in ``queue``, oldest first; each may be taken at any moment."""
     def collapse(self, budget_extents: int) -> bool:
         """Turn populated free extents into huge pages; True if more could be done."""
     def punch(self) -> None:

@@ -1,0 +1,140 @@
+"""What daemons tell each other about tasks that one of them runs for the other.
+
+*Home* is the node whose process submitted the task; its daemon has lent it (native/bridge.cpp) and
+alone decides what becomes of it (RULES L-1). A *lending* is one handing over of one task; its number
+is given by home once and names it in every row, so a row about an older lending of the same task is
+about nothing. Rows of one link come in order, each once, while both node epochs live.
+
+::
+
+    home                                     the other node
+      ForwardTask(number, ...) ------------->
+      RecallTask(number) ------------------->            may cross with what ends it
+      CancelTask(number, ...) -------------->
+                              <-------------- TaskRuns(number)       answer to a recall: too late
+                              <-------------- TaskReturned(number)   or it has not been begun
+                              <-------------- TaskEnded(number, results)
+
+A lending ends with its ``TaskEnded`` or ``TaskReturned``, of which there is one, or with a node.
+Functions, arguments and results are opaque bytes (RULES Z-3); refs in them are named apart, in the
+order in which the bytes number them (RULES O-1).
+"""
+
+from typing import Union
+
+import msgspec
+
+from shoal._proto.holds import Name
+from shoal._proto.messages import Message
+
+ENDED = 0
+CRASHED = 1
+RAISED = 2
+"""How a task has ended: with results (perhaps errors); with the end of its process; with an
+exception after which it may be run again, as the worker that ran it says (RULES L-3)."""
+
+
+class Result(msgspec.Struct, frozen=True, array_like=True):
+    """One return of a task."""
+
+    format: int
+    size: int
+    """Bytes of the value as it stands in node memory."""
+    in_block: bool = False
+    """The bytes are an image (native/bridge.cpp), not the plain value."""
+    data: bytes | None = None
+    """None: the bytes stay on the node that ran it, until home pulls them or lets them go."""
+    contained: tuple[Name | None, ...] = ()
+    """What its table names; None: nothing that leaves the node."""
+
+
+class ForwardTask(Message, frozen=True):
+    """Run this, once."""
+
+    number: int
+    attempt: int
+    key: int
+    """At home, for people and events."""
+    job: int
+    place: bytes
+    """What it needs: resources, strategy, environment, as the policy of both ends reads it."""
+    function: Name | None
+    """Of a plain task."""
+    actor: Name | None
+    """Of a call: the lifetime object of the actor, which lives there."""
+    method: int
+    n_returns: int
+    flags: int
+    limit: int
+    left_s: float
+    """Until its deadline; negative: it has none (RULES Q-4)."""
+    payload: bytes
+    dependencies: tuple[Name, ...] = ()
+    contained: tuple[Name, ...] = ()
+
+
+class RecallTask(Message, frozen=True):
+    """Give it back, if it has not been begun (RULES S-11)."""
+
+    number: int
+
+
+class CancelTask(Message, frozen=True):
+    """End it, and what it has submitted there if ``is_recursive``."""
+
+    number: int
+    is_recursive: bool = False
+    is_forced: bool = False
+    is_late: bool = False
+    """Because its time is over."""
+
+
+class TaskRuns(Message, frozen=True):
+    """It can not be given back any more."""
+
+    number: int
+
+
+class TaskReturned(Message, frozen=True):
+    """It has not been run, and will not be."""
+
+    number: int
+    why: str = ""
+    """Empty: it was recalled; else why this node can not run it."""
+
+
+class TaskEnded(Message, frozen=True):
+    """It has been run."""
+
+    number: int
+    how: int
+    results: tuple[Result, ...]
+
+
+class FreeResults(Message, frozen=True):
+    """From home: the bytes of these results of a lending, by their index, are not needed there."""
+
+    number: int
+    indexes: tuple[int, ...]
+
+
+BridgeBody = Union[
+    ForwardTask,
+    RecallTask,
+    CancelTask,
+    TaskRuns,
+    TaskReturned,
+    TaskEnded,
+    FreeResults,
+]
+"""All rows of this module, for the union of what a link carries."""
+
+
+def names_in(body: BridgeBody) -> tuple[Name, ...]:
+    """The refs that a row carries, one entry for each time that one stands in it."""
+    if isinstance(body, ForwardTask):
+        own = tuple(name for name in (body.function, body.actor) if name is not None)
+        return own + body.dependencies + body.contained
+    if isinstance(body, TaskEnded):
+        return tuple(name for r in body.results for name in r.contained if name is not None)
+    return ()

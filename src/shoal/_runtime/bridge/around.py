@@ -1,0 +1,76 @@
+"""What the bridge needs of its daemon and of the links, and what all of its parts need of each
+other: how refs travel, and what is tried again until there is room.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from shoal._base import records
+
+RETRY_S = 0.02
+"""Until something for which there was no room is tried again."""
+SMALL_BYTES = 16384
+"""Values up to this travel with the news of them."""
+
+
+class Links(Protocol):
+    """Other daemons (``Peers`` of the links)."""
+
+    def send(self, node: str, body: Any, /) -> None:
+        """A row for ``node``: in order, once."""
+
+    def pull(
+        self, node: str, name: bytes, into: memoryview, done: Callable[[str], None], /
+    ) -> None:
+        """Have the bytes that ``node`` calls ``name`` written there; ``done("")`` or ``done(why
+        not)``, never before this returns."""
+
+
+def _nothing(*_: object) -> None:
+    """For what a daemon without it does not do."""
+
+
+@dataclass(slots=True)
+class Surroundings:
+    """What the daemon does for its bridge."""
+
+    links: Links
+    call_later: Callable[[float, Callable[[], None]], object]
+    describe_queue: Callable[[int], bytes]
+    """What the tasks of a class queue need, for whoever is to run them."""
+    find_queue: Callable[[int, bytes], tuple[int, int] | str]
+    """The queue of a job for what ``describe_queue`` of another node has said; else why not."""
+    find_actor: Callable[[int], tuple[int, int] | str]
+    """The queue of the actor that lives here, by the key of its lifetime object."""
+    make_room: Callable[[int], object] = _nothing
+    """Have memory for so many bytes, soon: for what the daemon itself writes."""
+    bring_back: Callable[[int], object] = _nothing
+    """Read a value back from its file; it is pinned."""
+    cancel: Callable[[int, bool, bool, bool], object] = _nothing
+    """End a task of this node: key, recursive, forced, late."""
+    ask_about: Callable[[str, int], object] = _nothing
+    """Something depends on that node epoch: the control store is to say what became of it."""
+
+
+def until_room(around: Surroundings, size: int, step: Callable[[], bool]) -> None:
+    """Do ``step`` until it says True."""
+    if step():
+        return
+    around.make_room(size)
+    if not step():
+        around.call_later(RETRY_S, lambda: until_room(around, size, step))
+
+
+# ---- records of what only a bridge can say
+def lost_value(problem: str, node: str) -> bytes:
+    """The value can not be had any more."""
+    return records.pack("ObjectLostError", reason=problem, node=node)
+
+
+def lost_worker(key: int, node: str) -> bytes:
+    """The node that ran a task is lost."""
+    reason = f"node {node}, which ran it, is lost"
+    return records.pack("WorkerCrashedError", task_id=f"{key:016x}", node=node, reason=reason)
