@@ -11,6 +11,11 @@
 
 namespace shoal {
 
+// Whoever else died in the middle would leave what no repair knows of.
+static void only_daemon(const Memory& m) {
+  if (m.me != 0) throw nb::value_error("only the daemon speaks for other nodes");
+}
+
 static std::vector<u32> slots_or_none(PyMemory& pm, nb::handle refs) {
   std::vector<u32> out;
   for (nb::handle r : refs) {
@@ -36,6 +41,7 @@ static void check_format(int format, bool in_block) {
 static bool write(PyMemory& pm, u32 s, int format, bool in_block, nb::handle data,
                   nb::handle contained) {
   Memory& m = *pm.m;
+  only_daemon(m);
   check_format(format, in_block);
   Buffers keep;
   const Bytes image = keep.add(data.ptr());
@@ -54,6 +60,7 @@ static bool write(PyMemory& pm, u32 s, int format, bool in_block, nb::handle dat
 
 static u64 new_proxy(nb::handle self, u32 job, nb::bytes id) {
   Memory& m = *of(self).m;
+  only_daemon(m);
   if (id.size() != 0 && id.size() != ID_BYTES) throw nb::value_error("an id has 32 bytes");
   const u32 s = m.new_proxy(job, id.size() ? reinterpret_cast<const u8*>(id.c_str()) : nullptr);
   if (!s) throw_status(Status::Full, 0, m);
@@ -72,6 +79,7 @@ static nb::object seal_image(nb::handle self, u64 key, int format, bool in_block
 }
 
 static void check_elsewhere(int format, u64 size, const Memory& m) {
+  only_daemon(m);
   if (format != BYTES && format != PICKLE) throw nb::value_error("errors travel at once");
   if (size < sizeof(ValueHeader)) throw nb::value_error("no image is that small");
   if (size > const_cast<Memory&>(m).header().capacity) throw_status(Status::TooBig, size, m);

@@ -473,6 +473,13 @@ nb::class_<PyTask> bind_values(nb::module_& m) {
       .def_ro("parent", &PyTask::parent)
       .def_ro("n_dependencies", &PyTask::n_dependencies)
       .def_ro("limit", &PyTask::limit)
+      .def_prop_ro("returns",
+                   [](PyTask& t) {
+                     Spec* s = running_spec(t);
+                     nb::list out;
+                     for (u32 i = 0; i < s->n_returns; i++) out.append(s->returns()[i]);
+                     return out;
+                   })
       .def_prop_ro("charged", [](PyTask& t) { return running_spec(t)->charged.load(RLX); })
       .def_prop_ro("left_s",
                    [](PyTask& t) {

@@ -200,6 +200,9 @@ class Task:
     limit: int
     """Of a stream: how many items may be unseen; 0: any number."""
     @property
+    def returns(self) -> list[int]:
+        """Keys of its results; of a task without any, that of its completion."""
+    @property
     def charged(self) -> int:
         """How many attempts have been counted against ``max_retries``."""
     @property

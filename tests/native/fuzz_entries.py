@@ -301,6 +301,10 @@ class Fuzz:
         return isinstance(queue, int) and queue == self.bystander.queue[0]
 
     def keep(self, name: str, result: Any, args: list[Any], target: Any) -> None:
+        if name == "new_proxy":
+            self.keys.append(result)
+            if target is self.daemon:
+                self.adopted.append(result)
         if name == "adopt" and result is True and target is not self.elsewhere:
             self.adopted.append(args[0])
         if name == "new_pending":

@@ -13,7 +13,7 @@ import pytest
 NATIVE = Path(__file__).parents[2] / "native"
 CORE = (
     "platform", "memory", "slot", "block", "task", "pending", "cancel", "advance", "wait",
-    "channel", "spill", "hollow", "lineage", "repair", "audit",
+    "channel", "spill", "hollow", "lineage", "bridge", "repair", "audit",
 )  # fmt: skip
 COMPILER = os.environ.get("CXX", "g++")
 
@@ -62,6 +62,8 @@ NOT_KILLED = {
             "trim_lineage", "rebuild", "set_lost", "take_over", "drop_stub", "give_to",
             "ready_extent", "put_numbers", "hollow_out", "sweep_hollow", "cool",
             "give_back", "queues_of_recipes",
+            "new_proxy", "seal_proxy", "hold_table", "write_image", "write_whole",
+            "write_elsewhere", "arrive",
         ),
         DAEMON,
     ),
@@ -92,6 +94,13 @@ NOT_KILLED = {
             "is_given_up",
             "given_up_record",
             "event_of",
+            "is_open_proxy",
+            "foreign_id",
+            "image_size",
+            "image_table",
+            "is_image",
+            "is_elsewhere",
+            "queued",
         ),
         "a question: nothing is written",
     ),

@@ -65,9 +65,9 @@ def until_room(around: Surroundings, size: int, step: Callable[[], bool]) -> Non
 
 
 # ---- records of what only a bridge can say
-def lost_value(problem: str, node: str) -> bytes:
+def lost_value(problem: str) -> bytes:
     """The value can not be had any more."""
-    return records.pack("ObjectLostError", reason=problem, node=node)
+    return records.pack("ObjectLostError", reason=problem)
 
 
 def lost_worker(key: int, node: str) -> bytes:

@@ -1,0 +1,201 @@
+"""The bridge of one daemon: what comes from other daemons, what is seen in node memory, and what
+is lent, put together.
+
+The daemon calls ``receive`` for each row of ``BridgeBody`` and ``HoldsBody`` that a link brings,
+``look`` with the rows of the inbox whenever its bell was rung, and ``node_joined`` and ``node_lost``
+in the order in which the control store says so: nothing of a node epoch may come before the one or
+after the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from contextvars import ContextVar
+from typing import Any
+
+from shoal._base import clock
+from shoal._core import bridge
+from shoal._core.remote_ref_events import PeerJoined, PeerLost
+from shoal._native import Memory, ObjectRef, Task
+from shoal._proto import bridge as rows
+from shoal._proto import holds
+from shoal._runtime.bridge.actors import RemoteActors
+from shoal._runtime.bridge.around import Surroundings
+from shoal._runtime.bridge.lending import Lending
+from shoal._runtime.bridge.proxies import Proxies
+from shoal._runtime.bridge.pulling import Pulling
+from shoal._runtime.bridge.visiting import Visiting
+
+_NOBODY: ContextVar[Task | None] = ContextVar("shoal-lent")
+"""What the daemon submits for others has no parent here; nothing is ever set."""
+_TASK_ROWS = (
+    rows.ForwardTask,
+    rows.RecallTask,
+    rows.CancelTask,
+    rows.TaskRuns,
+    rows.TaskReturned,
+    rows.TaskEnded,
+    rows.FreeResults,
+)
+_REF_ROWS = (
+    holds.HoldRefs,
+    holds.RefsHeld,
+    holds.DropRefs,
+    holds.ConfirmRefs,
+    holds.SettleLost,
+    holds.LostSettled,
+    holds.SealedAtHome,
+)
+
+
+class Bridging:
+    """Tasks, calls and objects across nodes, as one daemon has them.
+
+    Args:
+        memory: Node memory, of which this process is the daemon.
+        node: Its id, in hex.
+        epoch: Which life of it.
+        around: The daemon and its links.
+    """
+
+    def __init__(self, memory: Memory, node: str, epoch: int, around: Surroundings) -> None:
+        self._memory = memory
+        self._around = around
+        memory.run_side_by_side(_NOBODY)  # what is lent ends in any order
+        self.machine = bridge.Bridge()
+        self.proxies = Proxies(memory, (node, epoch), around)
+        self.pulling = Pulling(memory, self.proxies, around)
+        parts = (memory, self.proxies, self.pulling, around, self._post)
+        self.lending = Lending(*parts)
+        self.visiting = Visiting(*parts)
+        self.actors = RemoteActors(memory, self.lending)
+        self._epochs: dict[str, int] = {}
+        self._events: list[bridge.Event] = []
+        self._is_stepping = False
+        self._carried: list[ObjectRef[Any]] = []
+        """Refs to what the row names that is being dealt with."""
+        self._overflows = 0
+
+    # ---- links and nodes
+    def receive(self, node: str, body: rows.BridgeBody | holds.HoldsBody) -> None:
+        """A row has come."""
+        epoch = self._epochs.get(node)
+        if epoch is None:
+            return  # late news of a node that is lost: with all that it carries
+        if isinstance(body, _TASK_ROWS):
+            if isinstance(body, rows.FreeResults):
+                self.visiting.free_results(node, body)
+                return
+            self._carried = self.proxies.arrived(node, rows.names_in(body))
+            self._post(bridge.Heard(node, body))
+            self._carried = []
+        elif isinstance(body, _REF_ROWS):
+            self.proxies.heard(node, body)
+        else:
+            self.pulling.heard(node, epoch, body)
+
+    def open_source(self, node: str, name: bytes) -> tuple[memoryview, Callable[[], None]] | None:
+        """What ``node`` pulls from here by that name, and what to call when it is done."""
+        return self.pulling.open_source(node, name)
+
+    def node_joined(self, node: str, epoch: int) -> None:
+        """That life of a node is a member of the cluster now."""
+        self._epochs[node] = epoch
+        self.proxies.post(PeerJoined(node, epoch))
+
+    def node_lost(self, node: str) -> None:
+        """It is declared dead."""
+        epoch = self._epochs.pop(node, None)
+        if epoch is None:
+            return
+        self.actors.lost(node)
+        self.proxies.post(PeerLost(node, epoch))
+        self.pulling.node_lost(node)
+        self.visiting.node_lost(node)
+        self._post(bridge.NodeLost(node))
+
+    # ---- node memory
+    def look(self, inbox: Iterable[int]) -> None:
+        """The bell was rung: rows of the inbox, and whatever was watched."""
+        for key in self._memory.completions(0.0):
+            self.proxies.sealed(key)
+            self.pulling.sealed(key)
+            if self.machine.is_visit(key):
+                self._post(bridge.VisitEnded(key))
+        for key in inbox:
+            self.proxies.look(key)
+            self.pulling.look(key)
+        if self._overflows != self._memory.inbox_overflows:
+            self._overflows = self._memory.inbox_overflows
+            self.proxies.sweep()
+            self.pulling.sweep()
+        self.actors.look()
+
+    # ---- what the daemon asks for
+    def lend(self, key: int, node: str) -> bool:
+        """Have another node run a queued task; False: it is not there any more, or may not go."""
+        return node in self._epochs and self.lending.lend(key, node)
+
+    def recall(self, key: int) -> None:
+        """Have a lent task back, if it has not been begun."""
+        self._post(bridge.RecallAsked(key))
+
+    def cancel(self, key: int, *, recursive: bool, forced: bool, late: bool) -> bool:
+        """End a task whose claim is marked; False: it is not lent."""
+        if not self.machine.is_lent(key):
+            return False
+        self._post(bridge.CancelAsked(key, recursive, forced, late))
+        return True
+
+    # ---- decisions
+    def _post(self, event: bridge.Event) -> None:
+        self._events.append(event)
+        if self._is_stepping:
+            return
+        self._is_stepping = True
+        try:
+            while self._events:
+                for order in self.machine.step(clock.now(), self._events.pop(0)):
+                    self._perform(order)
+        finally:
+            self._is_stepping = False
+
+    def _perform(self, order: bridge.Command) -> None:
+        match order:
+            case bridge.Send():
+                self._around.links.send(order.node, order.body)
+            case bridge.SendTask():
+                self.lending.perform_send_task(order)
+            case bridge.TakeResults():
+                self.actors.ended(order.key)
+                self.lending.perform_take_results(order, self._carried)
+            case bridge.RunAgain() | bridge.PutBack():
+                self._perform_again(order)
+            case bridge.Fail():
+                self.actors.ended(order.key)
+                self.lending.perform_fail(order)
+            case bridge.Begin():
+                self.visiting.perform_begin(order, self._carried)
+            case bridge.Withdraw():
+                self.visiting.perform_withdraw(order)
+            case bridge.CancelHere():
+                self.visiting.perform_cancel(order)
+            case bridge.Report():
+                self.visiting.perform_report(order)
+            case bridge.DropVisit():
+                self.visiting.perform_drop(order)
+
+    def _perform_again(self, order: bridge.RunAgain | bridge.PutBack) -> None:
+        is_charged = isinstance(order, bridge.RunAgain)
+        if order.is_call:
+            self.actors.again(order.key, is_charged=is_charged)
+        elif is_charged:
+            self.lending.run_again(order.key)
+        else:
+            self.lending.put_back(order.key)
+
+    # ---- for tests and people
+    def validate(self) -> None:
+        """Assert what must always hold."""
+        self.machine.validate()
+        self.proxies.refs.validate()
