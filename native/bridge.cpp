@@ -23,6 +23,7 @@
 //
 // A copy holds the refs that its value contains on its own node, as the value at home does there.
 #include <cstring>
+#include <unordered_set>
 
 #include "memory.hpp"
 
@@ -195,9 +196,11 @@ bool Memory::arrive(u32 s, u64 offset, u64 bytes, const std::vector<u32>& contai
 // Up to `most` tasks that wait in a queue, the oldest first. Each may be taken at any moment.
 std::vector<u64> Memory::queued(u32 qi, u64 most) {
   std::vector<u64> keys;
+  std::unordered_set<u32> seen;  // entries may be double
   auto add = [&](u32 s) {
+    if (!s || s >= SLOTS || !seen.insert(s).second) return;
     const u64 c = slot(s).claim.load(ACQ);
-    if (s && s < SLOTS && claim_state(c) == QUEUED && slot(s).queue.load(ACQ) == qi)
+    if (claim_state(c) == QUEUED && slot(s).queue.load(ACQ) == qi)
       keys.push_back(make_key(s, claim_gen(c)));
   };
   add(queue(qi).redo.load(ACQ));

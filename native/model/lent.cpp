@@ -37,10 +37,10 @@ enum Claim : uint8_t { QUEUED, RUNNING, DONE };
 enum There : uint8_t { NOWHERE, SENT, RUNS, ENDED, RETURNED };
 
 struct Task {
-    uint8_t claim, by, attempt, entries, runs, ended, there, recalled;
+    uint8_t claim, by, attempt, entries, runs, ended, there, recalled;  // entries: bits
 };
 struct Frame {
-    uint8_t pc, task, claim, attempt, won;
+    uint8_t pc, task, entry, claim, attempt, won;
 };
 
 struct Model {
@@ -69,12 +69,14 @@ struct Model {
         task[t].claim = DONE;
         if (++task[t].ended > 1) fault = 3;
     }
-    void remove(int t) { task[t].entries -= task[t].entries > 0; }
+    // By its place in the ring: who comes late removes no later entry of the same task.
+    void remove(int t, int entry) { task[t].entries &= ~entry; }
 
     Ran worker(int me, Frame& f) {
         MC_BEGIN(f)
         for (;;) {
-            MC_WAIT(first() < tasks, "take: the oldest entry") f.task = first();
+            MC_WAIT(first() < tasks, "take: the oldest entry")
+            f.task = first(), f.entry = task[f.task].entries & -task[f.task].entries;
             MC_STEP("take: load its claim")
             f.claim = task[f.task].claim, f.attempt = task[f.task].attempt;
             if (f.claim == QUEUED) {
@@ -83,12 +85,12 @@ struct Model {
                 if (f.won) task[f.task].claim = RUNNING, task[f.task].by = me, begin(f.task);
                 if (!f.won) continue;
             }
-            MC_STEP("take: remove the entry") remove(f.task);
+            MC_STEP("take: remove the entry") remove(f.task, f.entry);
             if (f.claim == QUEUED) {
                 MC_STEP("run: write the value") write(me, f.task);
                 MC_STEP("run: claim = DONE") end(f.task);
             }
-            f = {f.pc, 0, 0, 0, 0};
+            f = {f.pc, 0, 0, 0, 0, 0};
         }
         MC_END
     }
@@ -113,12 +115,12 @@ struct Model {
                 continue;
             }
             if (is(entry_first)) {
-                MC_STEP("put back: push an entry") task[f.task].entries++;
+                MC_STEP("put back: push an entry") task[f.task].entries |= 2;
             }
             MC_STEP("put back: swap RUNNING -> QUEUED, another attempt")
             task[f.task].claim = QUEUED, task[f.task].attempt++;
             if (!is(entry_first) && !is(no_entry)) {
-                MC_STEP("put back: push an entry") task[f.task].entries++;
+                MC_STEP("put back: push an entry") task[f.task].entries |= 2;
             }
         }
         f.task = 0;

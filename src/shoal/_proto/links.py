@@ -41,6 +41,7 @@ from typing import Any, NamedTuple, Union
 
 import msgspec
 
+from shoal._proto.bridge import BridgeBody
 from shoal._proto.frames import FrameError
 from shoal._proto.holds import HoldsBody
 from shoal._proto.membership import ToNode, ToStore
@@ -237,7 +238,7 @@ class Piece(Message, frozen=True):
     why: str = ""
 
 
-NodeBody = Union[Relay, DialBulk, PieceAsked, Piece, ToStore, ToNode, HoldsBody]
+NodeBody = Union[Relay, DialBulk, PieceAsked, Piece, ToStore, ToNode, HoldsBody, BridgeBody]
 """Everything that daemons say to each other."""
 
 

@@ -39,6 +39,9 @@ TRAVELLING = (
 )
 """Flags that mean the same on the other node; it sets the rest by itself."""
 
+PAYLOAD_BYTES_MOST = 8 << 20
+"""Tasks with more than this beside their arguments are for this node: one row carries it whole."""
+
 
 class Lending:
     """What of ours is elsewhere."""
@@ -71,7 +74,9 @@ class Lending:
         if task is None:
             return False
         self._tasks[key] = task
-        if not self.may_travel(task.flags):
+        payload = task.payload()
+        is_small = payload is None or len(payload) <= PAYLOAD_BYTES_MOST
+        if not (is_small and self.may_travel(task.flags)):
             self.put_back(key)
             return False
         self.send_off(key, node)

@@ -27,7 +27,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from shoal import _native
-from shoal._base import clock
+from shoal._base import clock, records
 from shoal._core import remote_ref_events as happenings
 from shoal._core.remote_refs import RemoteRefs
 from shoal._native import Memory, ObjectRef
@@ -224,7 +224,11 @@ class Proxies:
         """What others are told of a sealed object of ours."""
         if (left := self._memory.peek(ref)) is not None:
             return SealedAtHome(key, left[0], len(left[1]), left[1])
-        found = open_image(self._memory, key)
+        try:
+            found = open_image(self._memory, key)
+        except ValueError as error:
+            data = records.pack("NotSupportedError", message=str(error))
+            return SealedAtHome(key, _native.FORMAT_ERROR_RECORD, len(data), data)
         if isinstance(found, Image):
             plain = found.plain() if found.size <= SMALL_BYTES else None
             return SealedAtHome(key, found.format, found.size, plain)
