@@ -2,24 +2,26 @@
 //
 // Only the daemon does this, so nothing here needs repair: a node does not outlive its daemon.
 //
-//   proxy       the slot of an object whose home is another node. No task is named by it, and it has
-//               no owner: the daemon's own hold (TASK, ADOPTED: as a function's or an actor's) keeps
-//               it, so the inbox says when nobody else on this node has it. It is an ordinary
+//   proxy       the slot of an object whose home is another node. No task is named by it, and it
+//   has
+//               no owner: the daemon's own hold (TASK, ADOPTED: as a function's or an actor's)
+//               keeps it, so the inbox says when nobody else on this node has it. It is an ordinary
 //               PENDING slot otherwise: whoever waits for it sleeps on its state, a task that is
 //               given it is HELD, and the daemon seals it when home has told the value.
 //   elsewhere   a sealed value whose bytes are in the memory of another node: block word SPILLED |
-//               BARE | ELSEWHERE. Who looks at it does what it does for a spilled value: takes a pin,
-//               asks (the slot goes into the inbox) and sleeps until it is here. The daemon pulls it
-//               into a block that nobody knows yet (`begin_restore`), and `arrive` makes it known.
+//               BARE | ELSEWHERE. Who looks at it does what it does for a spilled value: takes a
+//               pin, asks (the slot goes into the inbox) and sleeps until it is here. The daemon
+//               pulls it into a block that nobody knows yet (`begin_restore`), and `arrive` makes
+//               it known.
 //   lent        a task that another node runs is RUNNING by process 0, and stands in the daemon's
-//               table of what it runs. That is all that LENT has to mean: nobody else may take, seal
-//               or retry it, cancelling marks it and names its process, and the daemon writes its
-//               results, commits it, or puts it back. Which node has it, the daemon remembers.
+//               table of what it runs. That is all that LENT has to mean: nobody else may take,
+//               seal or retry it, cancelling marks it and names its process, and the daemon writes
+//               its results, commits it, or puts it back. Which node has it, the daemon remembers.
 //   image       the bytes of a value as they stand in its block: header, table of contained refs,
-//               table of buffers, data, buffers, all places relative to the block. Moved as they are,
-//               but for the table of contained refs: those are slots of the node that wrote it. Who
-//               gets the image gets a list of its own refs with it, one for each entry but the last
-//               (a recipe, which stays where it is): what has no ref is 0.
+//               table of buffers, data, buffers, all places relative to the block. Moved as they
+//               are, but for the table of contained refs: those are slots of the node that wrote
+//               it. Who gets the image gets a list of its own refs with it, one for each entry but
+//               the last (a recipe, which stays where it is): what has no ref is 0.
 //
 // A copy holds the refs that its value contains on its own node, as the value at home does there.
 #include <cstring>
@@ -47,9 +49,9 @@ u32 Memory::new_proxy(u32 its_job, const u8* id) {
 // Whether `key` is a proxy that has no value yet.
 bool Memory::is_open_proxy(u64 key) {
   Slot& x = slot(key_slot(key));
-  return is_live(key) && (x.state.load(ACQ) & ~WAITERS) == PENDING && (x.flags.load(ACQ) & ADOPTED) &&
-         !(x.flags.load(ACQ) & IS_CELL) && claim_state(x.claim.load(ACQ)) == NO_CLAIM &&
-         has_task(key);
+  return is_live(key) && (x.state.load(ACQ) & ~WAITERS) == PENDING &&
+         (x.flags.load(ACQ) & ADOPTED) && !(x.flags.load(ACQ) & IS_CELL) &&
+         claim_state(x.claim.load(ACQ)) == NO_CLAIM && has_task(key);
 }
 
 // The value is written. Unlike a task that ends, the daemon keeps its hold.
@@ -183,8 +185,8 @@ bool Memory::is_elsewhere(u32 s) {
   return slot(s).state.load(ACQ) != FREE && is_away(word);
 }
 
-// It is here, in the block at `offset` (from block_aside). False: it is damaged, or a count is full;
-// then the block is still the caller's.
+// It is here, in the block at `offset` (from block_aside). False: it is damaged, or a count is
+// full; then the block is still the caller's.
 bool Memory::arrive(u32 s, u64 offset, u64 bytes, const std::vector<u32>& contained) {
   if (!is_image(offset, bytes, contained.size()) || !hold_table(s, offset, contained)) return false;
   restore(s, offset);

@@ -1,7 +1,8 @@
 // Tasks that the daemon takes out of a queue for another node, and puts back, beside workers who
 // take from it.
 //
-//     claim   QUEUED(attempt) -> RUNNING(worker | daemon) -> DONE;  RUNNING(daemon) -> QUEUED(a + 1)
+//     claim   QUEUED(attempt) -> RUNNING(worker | daemon) -> DONE
+//             RUNNING(daemon) -> QUEUED(attempt + 1)
 //     ring    entries; lending takes a task by its claim and leaves its entry, which is stale then
 //
 //     take:     an entry; load its claim; not QUEUED: remove the entry; else swap the claim to

@@ -184,9 +184,7 @@ class Links:
     def send(self, node: str, body: Any) -> None:
         self._nodes.post(self._name, node, _encoder.encode(body))
 
-    def pull(
-        self, node: str, name: bytes, into: memoryview, done: Callable[[str], None]
-    ) -> None:
+    def pull(self, node: str, name: bytes, into: memoryview, done: Callable[[str], None]) -> None:
         self._nodes.pulls.append((self._name, node, name, into, done))
 
 

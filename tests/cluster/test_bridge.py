@@ -1,5 +1,5 @@
 """Tasks, values, refs and calls across nodes, in real node memories with real workers; the links
-are queues in memory (`bridge_nodes`). Every test ends by asserting that nothing is left anywhere."""
+are queues in memory (`bridge_nodes`). Each test ends by asserting that nothing is left anywhere."""
 
 from __future__ import annotations
 
@@ -123,7 +123,6 @@ def test_many_who_look_at_once_pull_once(nodes: Nodes) -> None:
     for thread in threads:
         thread.join()
     assert len(nodes.pulled) == 1
-    del ref, threads
 
 
 def test_a_large_result_that_nobody_looks_at_is_let_go(nodes: Nodes) -> None:
@@ -301,10 +300,9 @@ def test_a_process_that_died_there_is_a_retry_here(nodes: Nodes) -> None:
         nodes.until(lambda: nodes["b"].memory.queued(nodes["b"].queue[0], 9))
         (visit,) = nodes["b"].memory.queued(nodes["b"].queue[0], 9)
         nodes["b"].memory.fail(visit, records.pack("WorkerCrashedError", attempt=attempt))
-        nodes.until(lambda: not nodes["a"].bridging.machine.is_lent(ref.key))  # noqa: B023
+        nodes.until(lambda: not nodes["a"].bridging.machine.is_lent(ref.key))
     with pytest.raises(Failed, match="WorkerCrashedError"):
         nodes.get("a", ref)
-    del ref
 
 
 def test_the_tasks_of_a_lost_node_run_again_or_fail(nodes: Nodes) -> None:
@@ -340,7 +338,6 @@ def test_values_on_a_lost_node_are_lost(nodes: Nodes) -> None:
     assert nodes.get("a", small) == "é" * 5
     # What was small was told before its node died.
     assert nodes.get("a", inner) == "of b"
-    del large, box, small, ref, inner
 
 
 def test_a_puller_is_told_that_its_source_is_lost(nodes: Nodes) -> None:
@@ -365,7 +362,6 @@ def test_a_puller_is_told_that_its_source_is_lost(nodes: Nodes) -> None:
     thread.join()
     assert "which had its bytes, is lost" in out[0]
     nodes.cut.clear()
-    del ref
 
 
 def test_what_runs_for_a_lost_home_is_nobodys(nodes: Nodes) -> None:
@@ -463,7 +459,7 @@ def test_calls_wait_for_the_next_place(nodes: Nodes) -> None:
     live_on(nodes, "c", actor)
     nodes["a"].bridging.actors.place(actor.key, "c")
     assert [nodes.get("a", ref) for ref in sent + later] == list(range(1, 21))
-    assert CALLS == [(number,) for number in range(20)]
+    assert CALLS[:] == [(number,) for number in range(20)]
     nodes["a"].bridging.actors.remove(actor.key, b"")
     del sent, lost, later, actor
 

@@ -404,9 +404,7 @@ def test_only_its_own_node_speaks_of_a_lending() -> None:
     assert machine.step(0.0, bridge.Heard("c", rows.TaskEnded(1, rows.ENDED, (SMALL,)))) == []
     assert machine.place_of(11) == "b"
     ended = rows.TaskEnded(1, rows.ENDED, (SMALL,))
-    assert machine.step(0.0, bridge.Heard("b", ended)) == [
-        bridge.TakeResults(11, "b", 1, (SMALL,))
-    ]
+    assert machine.step(0.0, bridge.Heard("b", ended)) == [bridge.TakeResults(11, "b", 1, (SMALL,))]
     assert machine.place_of(11) == "" and not machine.is_lent(11)
 
 
@@ -423,7 +421,21 @@ def test_the_refs_of_a_row_are_those_that_stand_in_it() -> None:
     task = forwarded(1, 2)
     assert rows.names_in(task) == ()
     full = rows.ForwardTask(
-        1, 1, 2, 1, b"", names[0], names[1], 0, 1, 0, 0, -1.0, b"", (names[2],), (names[3], names[2])
+        1,
+        1,
+        2,
+        1,
+        b"",
+        names[0],
+        names[1],
+        0,
+        1,
+        0,
+        0,
+        -1.0,
+        b"",
+        (names[2],),
+        (names[3], names[2]),
     )
     assert rows.names_in(full) == (names[0], names[1], names[2], names[3], names[2])
     result = rows.Result(8, 10, True, b"x", (names[4], names[4]))

@@ -289,17 +289,9 @@ class Bridge:
         number = self._number_of.get(key)
         return "" if number is None else self.lendings[number].node
 
-    def number_of(self, key: int) -> int:
-        """The lending of a task of ours."""
-        return self._number_of[key]
-
-    def lent_to(self, node: str) -> list[int]:
-        """Tasks of ours on ``node``, in the order in which they went."""
-        return [lent.key for _, lent in sorted(self.lendings.items()) if lent.node == node]
-
     # ---- deciding
     def step(self, now: float, event: Event) -> list[Command]:
-        """What is to be done after ``event``. (``now`` is not looked at: nothing here has a time.)"""
+        """What is to be done after ``event``; nothing here depends on the time."""
         match event:
             case TaskLent():
                 return self._on_lent(event)
@@ -376,12 +368,6 @@ class Bridge:
         lending = self._end_lending(body.number)
         return [PutBack(lending.key, body.why, lending.is_call)]
 
-    def _on_runs(self, node: str, number: int) -> list[Command]:
-        lending = self._lending(node, number)
-        if lending is not None:
-            lending.is_recalled = False
-        return []
-
     # ---- abroad
     def _on_forwarded(self, node: str, body: rows.ForwardTask) -> list[Command]:
         if (node, body.number) in self.visits:
@@ -453,7 +439,10 @@ class Bridge:
             case rows.CancelTask():
                 return self._on_cancelled(node, body)
             case rows.TaskRuns():
-                return self._on_runs(node, body.number)
+                lending = self._lending(node, body.number)
+                if lending is not None:
+                    lending.is_recalled = False
+                return []
             case rows.TaskReturned():
                 return self._on_returned(node, body)
             case rows.TaskEnded():

@@ -1,9 +1,9 @@
 """What daemons tell each other about tasks that one of them runs for the other.
 
 *Home* is the node whose process submitted the task; its daemon has lent it (native/bridge.cpp) and
-alone decides what becomes of it (RULES L-1). A *lending* is one handing over of one task; its number
-is given by home once and names it in every row, so a row about an older lending of the same task is
-about nothing. Rows of one link come in order, each once, while both node epochs live.
+alone decides what becomes of it (RULES L-1). A *lending* is one handing over of one task. Its
+number is given by home once and names it in every row, so a row about an older lending of the same
+task is about nothing. Rows of one link come in order, each once, while both node epochs live.
 
 ::
 

@@ -7,9 +7,9 @@ actor's own queue in that order, so calls of one caller stay in theirs (RULES A-
 ::
 
     placed      what waits goes, oldest first; then whatever is pushed
-    moving      the node is lost, or the actor is not there: nothing goes. What had been sent and may
-                run again waits here, in the order in which it was sent, before all that is behind
-                it in the queue (RULES A-2)
+    moving      the node is lost, or the actor is not there: nothing goes. What had been sent and
+                may run again waits here, in the order in which it was sent, before all that is
+                behind it in the queue (RULES A-2)
     ended       what waits here fails; the queue is dead, and the daemon drains it
 
 A queue is looked at when its bell was rung: it is hungry, as one without a worker is.

@@ -2,9 +2,9 @@
 is lent, put together.
 
 The daemon calls ``receive`` for each row of ``BridgeBody`` and ``HoldsBody`` that a link brings,
-``look`` with the rows of the inbox whenever its bell was rung, and ``node_joined`` and ``node_lost``
-in the order in which the control store says so: nothing of a node epoch may come before the one or
-after the other.
+``look`` with the rows of the inbox whenever its bell was rung, and ``node_joined`` and
+``node_lost`` in the order in which the control store says so: nothing of a node epoch may come
+before the one or after the other.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@
     image:  | n_contained 4 | n_buffers 4 | data_offset 8 | data_size 8 | tables | data | buffers |
 
 An image is the block of a value (``ValueHeader`` in native/layout.hpp). One without refs and
-buffers is as good as its data alone, the *plain* value; so are the values that stand in their slots.
+buffers is as good as its data alone, the *plain* value; so are values that stand in their slots.
 """
 
 from __future__ import annotations

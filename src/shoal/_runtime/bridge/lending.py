@@ -129,9 +129,7 @@ class Lending:
     def _name(self, key: int) -> Name | None:
         return self._proxies.name_of(key) if key else None
 
-    def perform_take_results(
-        self, order: bridge.TakeResults, refs: list[ObjectRef[Any]]
-    ) -> None:
+    def perform_take_results(self, order: bridge.TakeResults, refs: list[ObjectRef[Any]]) -> None:
         """Write and commit; ``refs``: to all that stands in the results, in their order."""
         task = self._tasks[order.key]
         keys = task.returns

@@ -196,7 +196,9 @@ class Proxies:
 
     def _perform_lose(self, order: happenings.LoseProxy) -> None:
         key, home = self._keys[order.name], order.name.node
-        problem = f"its home, node {home}, " + ("is lost" if order.is_home_lost else "has it no more")
+        problem = f"its home, node {home}, " + (
+            "is lost" if order.is_home_lost else "has it no more"
+        )
         if self._memory.is_elsewhere(key):
             self._memory.lose(key, lost_value(problem))
             self.settled(key)

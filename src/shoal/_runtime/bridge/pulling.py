@@ -3,7 +3,7 @@
 ::
 
     a proxy that is looked at       WantCopy ---> home
-                                             <--- CopySource: they are there, with these refs in them
+                                             <--- CopySource: there they are, and these refs in them
                                     (bulk transfer)
                                     CopyLanded -> home lets go of its pin
     a result that stayed abroad     (bulk transfer) FreeResults -> the node that ran the task

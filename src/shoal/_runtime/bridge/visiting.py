@@ -13,7 +13,7 @@ ended or the node is lost.
 Invariants:
 
 1. ``_visits`` has each visit from ``Begin`` until it is reported, given back or dropped.
-2. ``_kept`` are results that home has been told to come for; nothing else of an ended visit is kept.
+2. ``_kept`` are results that home has been told to come for; nothing else of an ended visit is.
 3. A visit is submitted with ``max_retries`` 0: nothing on this node runs it again (RULES L-1).
 """
 
