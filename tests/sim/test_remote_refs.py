@@ -9,12 +9,13 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 
+import msgspec
 import pytest
 
 from shoal._core.lost_peers import LostPeers
 from shoal._core.owned_refs import OwnedRefs
 from shoal._core.proxies import Proxies, Proxy
-from shoal._core.remote_ref_events import Batch, Peer, TellSealed
+from shoal._core.remote_ref_events import AskAboutNode, Batch, Command, Event, Peer, TellSealed
 from shoal._core.remote_refs import RemoteRefs
 from shoal._proto.holds import LostSettled, Name
 from shoal.testing.sim.ref_sites import Case, RefViolation
@@ -40,25 +41,28 @@ def chain(routes: str, deaths: int = 0, mortals: tuple[str, ...] = ()) -> Case:
     return Case(("C", "A", "B", "D"), (R,), {}, len(ways), deaths, mortals, routes=ways)
 
 
-def passed_on(routes: str, sends: int) -> Case:
-    """Four nodes; a ref of C's that A puts into a value. B, who takes it out, may die."""
-    return Case(
-        ("C", "A", "B", "D"), (R, V), {V: R}, sends, 1, ("B",), routes=tuple(routes.split())
-    )
+def later(case: Case, *joiners: str) -> Case:
+    """Some of its nodes come some time."""
+    return msgspec.structs.replace(case, joiners=joiners)
+
+
+def partitioned(case: Case) -> Case:
+    """Who is declared dead goes on until it hears so."""
+    return msgspec.structs.replace(case, has_zombies=True)
 
 
 SOUND = {
-    "2 nodes, 1 ref": one_ref(2, 4, 1),
-    "2 nodes, 2 refs": two_refs(2, 3, 1),
-    "3 nodes, 1 ref": one_ref(3, 3, 1),
-    "3 nodes, 2 refs": two_refs(3, 2, 1),
+    "2 nodes, 1 ref": partitioned(one_ref(2, 4, 1)),
+    "2 nodes, 2 refs": partitioned(two_refs(2, 3, 1)),
+    "3 nodes, 1 ref": partitioned(one_ref(3, 3, 1)),
+    "3 nodes, 2 refs": partitioned(two_refs(3, 2, 1)),
     "3 nodes, 2 refs, nobody dies": two_refs(3, 3, 0),
-    "3 nodes, what is sealed is told": told(3, 2, 1),
-    "3 nodes, in a value of another home": in_value(3, 4, 1),
+    "3 nodes, what is sealed is told": partitioned(told(3, 2, 1)),
     "3 nodes, in a value of the same home": in_own_value(3, 3, 1),
     "4 nodes, who has passed it on dies": chain("CA AB BD", 1, ("B",)),
     "4 nodes, two who have passed it on die": chain("CB BA AD", 2, ("A", "B")),
-    "4 nodes, out of a value, and its taker dies": passed_on("CA AB BD", 5),
+    "4 nodes, who gets it has just joined": later(chain("CA AB BD", 1, ("B",)), "D"),
+    "4 nodes, who gets it joins after its home": later(chain("CA AB AD", 1, ("C",)), "D"),
 }
 
 
@@ -97,11 +101,12 @@ def test_long_ways_at_random() -> None:
     nodes = ("C", "A", "B", "D", "E")
     refs = (R, V, Name("C", EPOCH, 3), Name("B", EPOCH, 4))
     steps = 0
-    for seed in range(60):
+    for seed in range(24):
         case = Case(nodes, refs, {V: R}, sends=40, deaths=seed % 4, has_seals=seed % 2 == 0)
+        case = msgspec.structs.replace(case, has_zombies=seed % 3 == 0, joiners=("E",))
         steps += Explorer(case).walk(random.Random(seed))
     print(f"{steps} steps")
-    assert steps > 60 * 40
+    assert steps > 24 * 40
 
 
 # ---- broken on purpose: `validate` is off, only what is seen from outside counts
@@ -281,11 +286,21 @@ def a_lost_ref_stays_lent(monkeypatch: Patch) -> None:
     monkeypatch.setattr(RemoteRefs, "_lose_proxy", lose_proxy)
 
 
+def unknown_homes_are_not_asked_about(monkeypatch: Patch) -> None:
+    original = RemoteRefs.step
+
+    def step(self: RemoteRefs, now: float, event: Event) -> list[Command]:
+        out = original(self, now, event)
+        return [command for command in out if not isinstance(command, AskAboutNode)]
+
+    monkeypatch.setattr(RemoteRefs, "step", step)
+
+
 Break = Callable[[Patch], None]
 
 BROKEN: list[tuple[Break, Case, str]] = [
     (a_drop_ends_whatever_is_counted, one_ref(2, 2, 0), "is freed, and"),
-    (a_node_drops_one_however_often_it_was_counted, one_ref(2, 2, 0), "held: False"),
+    (a_node_drops_one_however_often_it_was_counted, one_ref(2, 2, 0), "not so pinned"),
     (the_sender_keeps_nothing, one_ref(3, 2, 0), "freed"),
     (confirmed_before_home_has_answered, one_ref(3, 2, 0), "freed"),
     (one_confirmation_ends_all_loans, one_ref(3, 3, 0), "freed"),
@@ -296,11 +311,12 @@ BROKEN: list[tuple[Break, Case, str]] = [
     (a_value_is_not_kept_for_what_was_in_it, in_value(3, 4, 0), "freed"),
     (what_a_dead_node_held_ends_at_once, one_ref(3, 2, 1), "freed"),
     (what_a_dead_node_was_lent_ends_at_once, chain("CA AB BC", 1, ("B",)), "freed"),
-    (what_a_dead_node_held_stays, one_ref(2, 1, 1), "held abroad: False"),
+    (what_a_dead_node_held_stays, one_ref(2, 1, 1), "not so pinned"),
     (settled_as_soon_as_it_is_heard, chain("CA AB BD", 1, ("B",)), "freed"),
     (settled_before_it_is_heard, one_ref(3, 2, 1), "freed"),
     (who_dies_in_a_round_is_forgotten, chain("CB BA AD", 2, ("A", "B")), "freed"),
-    (who_dies_in_a_round_is_waited_for_in_vain, one_ref(3, 2, 2), "held abroad: False"),
+    (who_dies_in_a_round_is_waited_for_in_vain, one_ref(3, 2, 2), "not so pinned"),
+    (unknown_homes_are_not_asked_about, later(chain("CA AD", 1, ("C",)), "D"), "waits for"),
     (refs_of_a_lost_home_are_waited_for, one_ref(2, 1, 1), "waits for"),
     (a_lost_ref_stays_lent, one_ref(3, 2, 1), "keeps a ref"),
 ]
@@ -309,6 +325,8 @@ BROKEN: list[tuple[Break, Case, str]] = [
 @pytest.mark.parametrize("way, case, rule", BROKEN, ids=[row[0].__name__ for row in BROKEN])
 def test_what_is_broken_is_caught(way: Break, case: Case, rule: str, monkeypatch: Patch) -> None:
     way(monkeypatch)
-    with pytest.raises(RefViolation, match=rule) as caught:
+    with pytest.raises(RefViolation) as caught:
         Explorer(case, is_validated=False).run()
-    print(f"{way.__name__}: {str(caught.value).splitlines()[0]}")
+    said = str(caught.value).splitlines()[0]
+    print(f"{way.__name__}: {said}")
+    assert rule in said

@@ -13,7 +13,7 @@ takes two nodes to see is looked at in ``remote_refs``.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import msgspec
 
@@ -63,6 +63,10 @@ class Case(msgspec.Struct, frozen=True):
     """Who may die; all, if it is empty."""
     has_seals: bool = False
     """Objects are sealed some time; else they stay pending."""
+    joiners: tuple[str, ...] = ()
+    """Nodes that come later."""
+    has_zombies: bool = False
+    """Who is declared dead goes on until it hears so."""
     routes: tuple[str, ...] = ()
     """Who sends refs to whom, as ``CA`` for C to A; everybody to all, if it is empty."""
 
@@ -73,7 +77,7 @@ Make = Callable[[str, int], RemoteRefs]
 class Site:
     """One living node."""
 
-    def __init__(self, case: Case, node: str, make: Make) -> None:
+    def __init__(self, case: Case, node: str, make: Make, members: Sequence[str]) -> None:
         self.case = case
         self.node = node
         self.refs = make(node, EPOCH)
@@ -87,10 +91,14 @@ class Site:
         """pending, sealed or lost."""
         self.landed: set[Name] = set()
         """Values of others whose bytes are here."""
+        self.known = {other for other in members if other != node}
+        """The other members, as far as this node has heard."""
         self.lost: set[str] = set()
+        self.asked: set[str] = set()
+        """Nodes that the control store was asked about."""
         self._out: list[tuple[str, Row]] = []
         self._events: deque[ev.Event] = deque()
-        for other in case.nodes:
+        for other in members:
             self.refs.step(0.0, ev.PeerJoined(other, EPOCH))
         for name in self.born:
             self.has[name] = USER
@@ -115,8 +123,7 @@ class Site:
 
     def _receivers(self) -> list[str]:
         routes = self.case.routes
-        others = [node for node in self.case.nodes if node not in {self.node, *self.lost}]
-        return [to for to in others if not routes or self.node + to in routes]
+        return [to for to in sorted(self.known) if not routes or self.node + to in routes]
 
     def _is_readable(self, value: Name) -> bool:
         return value.node == self.node or value in self.landed or self.refs.has(value)
@@ -163,10 +170,16 @@ class Site:
             self._events.append(ev.Heard(frm, row, gone))
         return self._run()
 
-    def lose(self, node: str) -> list[tuple[str, Row]]:
-        """This node hears that another is over; what is sent, in order."""
-        self.lost.add(node)
-        self._events.append(ev.PeerLost(node, EPOCH))
+    def hear(self, kind: str, node: str) -> list[tuple[str, Row]]:
+        """News of another node, joined or lost; what is sent, in order."""
+        self.asked.discard(node)
+        if kind == "lost":
+            self.known.discard(node)
+            self.lost.add(node)
+            self._events.append(ev.PeerLost(node, EPOCH))
+        else:
+            self.known.add(node)
+            self._events.append(ev.PeerJoined(node, EPOCH))
         return self._run()
 
     # ---- node memory
@@ -224,7 +237,9 @@ class Site:
                     self.pinned.remove(self._own(key))
                     self._maybe_free(self._own(key))
                 case ev.AskAboutNode(node):
-                    raise RefViolation(f"{self.node} asks about {node}, which it knows")
+                    if node in self.known | self.lost:
+                        raise RefViolation(f"{self.node} asks about {node}, which it knows")
+                    self.asked.add(node)
 
     def _own(self, key: int) -> Name:
         return Name(self.node, EPOCH, key)
@@ -272,6 +287,7 @@ def freeze_site(site: Site) -> object:
         site.node,
         freeze(site.refs),
         freeze(site.has),
-        *map(frozenset, (site.born, site.freed, site.sealed, site.pinned, site.landed, site.lost)),
+        *map(frozenset, (site.born, site.freed, site.sealed, site.pinned, site.landed)),
+        *map(frozenset, (site.known, site.lost, site.asked)),
         freeze(site.proxies),
     )

@@ -4,8 +4,10 @@ What is explored is the real ``RemoteRefs`` of every node, joined by links: one 
 pair of nodes. From the beginning of a ``Case`` each thing that may happen next is tried, in every
 state that was ever reached: a message arrives (the first of any link), a user sends a ref, drops
 it, puts it into a value or takes it out, an object is sealed, a node dies, a living node hears of a
-death. A dead node's messages arrive until the receiver has heard of its death, and are lost then,
-so each receiver gets any beginning of what was sent to it. Deaths are heard in their order.
+death or that another node has come. A dead node's messages arrive until the receiver has heard of
+its death, and are lost then, so each receiver gets any beginning of what was sent to it. What the
+control store says of nodes is heard by each in the same order, some time. With ``has_zombies`` a
+node that is declared dead goes on until it hears of it itself (RULES section 3: a partition).
 
 Rules:
 
@@ -22,6 +24,11 @@ Rules:
 
 Sends are bounded, so the states are finitely many and quiet is reached from each: every step uses
 up a send, a message, a holder, a death or the news of one.
+
+Refs meet each other only in values, in batches, and in what a node waits for before it is settled,
+so one ref shows all that counting can do, and two what a value can. Counts are compared with zero
+and with each other only: a third crossing adds no new order to those of two. All broken machines
+of the test show within four sends.
 
 A node's state is interned: a global state is a tuple of small numbers, and what a node does in a
 state on an event is computed once, however many global states it is part of.
@@ -54,10 +61,16 @@ from shoal.testing.sim.ref_sites import (
 )
 
 State = tuple[int, ...]
-"""Sites (-1: dead), then what is on each link, then who has heard which deaths, sends and deaths
-left, and the order of the deaths."""
+"""Sites (or ``DEAD``, ``TO_COME``), then what is on each link, then how much of the control store's
+log each node has heard, sends and deaths left, and the number of that log."""
+
+News = tuple[str, int]
+"""joined or lost, and which node."""
+What = Act | tuple[str, Row] | str
+"""What happens at a node: an act, a message and its sender, or news."""
 
 DEAD = -1
+TO_COME = -2
 USUAL = 0.9
 """How often nobody dies or drops a ref, on one way at random."""
 
@@ -85,7 +98,9 @@ class Explorer:
         self._sites: list[Site] = []
         self._site_ids: dict[object, int] = {}
         self._acts: dict[int, list[Act]] = {}
-        self._did: dict[tuple[int, object], tuple[int, tuple[tuple[str, Row], ...]]] = {}
+        self._did: dict[tuple[int, What], tuple[int, tuple[tuple[str, Row], ...]]] = {}
+        self._logs: list[tuple[News, ...]] = [()]
+        self._log_ids: dict[tuple[News, ...], int] = {(): 0}
         self._links: list[tuple[Row, ...]] = [()]
         self._link_ids: dict[tuple[Row, ...], int] = {(): 0}
         self._pairs = [(a, b) for a in range(self.n) for b in range(self.n) if a != b]
@@ -143,7 +158,11 @@ class Explorer:
             raise RefViolation(f"{error!r}\nafter\n  {lines}") from error
 
     def _start(self) -> State:
-        sites = [self._site_id(Site(self.case, node, self._make)) for node in self.case.nodes]
+        first = [node for node in self.case.nodes if node not in self.case.joiners]
+        sites = [
+            self._site_id(Site(self.case, node, self._make, first)) if node in first else TO_COME
+            for node in self.case.nodes
+        ]
         rest = [0] * self.n + [self.case.sends, self.case.deaths, 0]
         return (*sites, *[0] * len(self._pairs), *rest)
 
@@ -158,52 +177,101 @@ class Explorer:
     def _next(self, state: State) -> Iterator[tuple[str, State]]:
         """(what happens, the state after it), for everything that may happen now."""
         nodes, n, rest = self.case.nodes, self.n, self._rest
-        sends, deaths, order = state[rest + n :]
         for a in range(n):
-            if state[a] == DEAD:
+            if state[a] < 0:
                 continue
             for act in self._acts_of(state[a]):
                 is_free = act.kind in {"drop", "seal"}
-                if is_free or sends:
+                if is_free or state[rest + n]:
                     spent = list(state)
                     spent[rest + n] -= not is_free
                     yield f"{nodes[a]}: {act}", self._do(spent, a, act)
         for (a, b), at in self._link_at.items():
-            if state[at] and state[b] != DEAD:
+            if state[at] and state[b] >= 0 and self._knows(state, b, a):
                 row, *later = self._links[state[at]]
                 after = list(state)
                 after[at] = self._link_id(tuple(later))
                 yield f"{nodes[a]} -> {nodes[b]}: {row}", self._do(after, b, (nodes[a], row))
-        for dead in _digits(order):
-            for b in range(n):
-                heard = state[rest + b]
-                if state[b] != DEAD and not heard & 1 << dead and self._is_next(order, heard, dead):
-                    after = list(state)
-                    after[rest + b] |= 1 << dead
-                    after[self._link_at[dead, b]] = 0
-                    yield f"{nodes[b]} hears of {nodes[dead]}", self._do(after, b, nodes[dead])
-        if deaths:
-            for a in range(n):
-                if state[a] != DEAD and nodes[a] in (self.case.mortals or nodes):
-                    yield f"{nodes[a]} dies", self._kill(state, a)
+        yield from self._next_of_nodes(state)
 
-    def _is_next(self, order: int, heard: int, dead: int) -> bool:
-        """Whether all earlier deaths have been heard."""
-        earlier = itertools.takewhile(lambda node: node != dead, _digits(order))
-        return all(heard & 1 << node for node in earlier)
+    def _next_of_nodes(self, state: State) -> Iterator[tuple[str, State]]:
+        """Nodes come, are declared dead, and hear of each other."""
+        nodes, rest = self.case.nodes, self._rest
+        log = self._log(state)
+        for a, number in enumerate(state[: self.n]):
+            if number == TO_COME:
+                yield f"{nodes[a]} joins", self._let_join(state, a)
+            if number < 0:
+                continue
+            if state[rest + a] < len(log):
+                kind, b = log[state[rest + a]]
+                if b == a:
+                    # It hears that it is over.
+                    yield f"{nodes[a]} ends", self._end(list(state), a)
+                    continue
+                after = list(state)
+                after[rest + a] += 1
+                if kind == "lost":
+                    after[self._link_at[b, a]] = after[self._link_at[a, b]] = 0
+                yield (
+                    f"{nodes[a]} hears: {nodes[b]} {kind}",
+                    self._do(after, a, f"{kind} {nodes[b]}"),
+                )
+            else:
+                for asked in self._sites[number].asked:
+                    if ("lost", self._index[asked]) in log:
+                        after = list(state)
+                        yield f"{nodes[a]} is told: {asked}", self._do(after, a, f"lost {asked}")
+            is_mortal = nodes[a] in (self.case.mortals or nodes)
+            if ("lost", a) in log:
+                yield f"{nodes[a]} ends", self._end(list(state), a)
+            elif state[rest + self.n + 1] and is_mortal:
+                yield f"{nodes[a]} dies", self._declare(state, a)
 
-    def _kill(self, state: State, a: int) -> State:
+    def _log(self, state: State) -> tuple[News, ...]:
+        return self._logs[state[self._rest + self.n + 2]]
+
+    def _add_news(self, state: list[int], news: News) -> None:
+        log = (*self._logs[state[self._rest + self.n + 2]], news)
+        number = self._log_ids.setdefault(log, len(self._logs))
+        if number == len(self._logs):
+            self._logs.append(log)
+        state[self._rest + self.n + 2] = number
+
+    def _heard(self, state: Sequence[int], a: int) -> tuple[News, ...]:
+        return self._logs[state[self._rest + self.n + 2]][: state[self._rest + a]]
+
+    def _knows(self, state: Sequence[int], a: int, b: int) -> bool:
+        """Whether ``b`` is a member, as far as ``a`` has heard."""
+        heard = self._heard(state, a)
+        has_joined = self.case.nodes[b] not in self.case.joiners or ("joined", b) in heard
+        return has_joined and ("lost", b) not in heard
+
+    def _let_join(self, state: State, a: int) -> State:
         after = list(state)
-        after[a] = DEAD
-        after[self._rest + a] = 0
-        for b in range(self.n):
-            if b != a:
-                after[self._link_at[b, a]] = 0
-        after[self._rest + self.n + 1] -= 1
-        after[self._rest + self.n + 2] = after[self._rest + self.n + 2] * 10 + a + 1
+        self._add_news(after, ("joined", a))
+        after[self._rest + a] = len(self._logs[after[-1]])
+        members = [node for b, node in enumerate(self.case.nodes) if self._knows(after, a, b)]
+        after[a] = self._site_id(Site(self.case, self.case.nodes[a], self._make, members))
         return tuple(after)
 
-    def _do(self, state: list[int], a: int, what: Act | tuple[str, Row] | str) -> State:
+    def _declare(self, state: State, a: int) -> State:
+        """The control store says that it is dead; if it lives, it has yet to hear of it."""
+        after = list(state)
+        after[self._rest + self.n + 1] -= 1
+        self._add_news(after, ("lost", a))
+        return tuple(after) if self.case.has_zombies else self._end(after, a)
+
+    def _end(self, state: list[int], a: int) -> State:
+        """It does nothing any more; what it has sent can still arrive."""
+        state[a] = DEAD
+        state[self._rest + a] = 0
+        for b in range(self.n):
+            if b != a:
+                state[self._link_at[b, a]] = 0
+        return tuple(state)
+
+    def _do(self, state: list[int], a: int, what: What) -> State:
         """Something happens at node ``a``; what it sends goes onto its links."""
         done = self._did.get((state[a], what))
         if done is None:
@@ -211,17 +279,16 @@ class Explorer:
         state[a], sent = done
         for to, row in sent:
             b = self._index[to]
-            if state[b] != DEAD:
+            is_heard = ("lost", a) in self._heard(state, b) or ("lost", b) in self._heard(state, a)
+            if state[b] >= 0 and not is_heard:
                 at = self._link_at[a, b]
                 state[at] = self._link_id((*self._links[state[at]], row))
         return tuple(state)
 
-    def _perform(
-        self, number: int, what: Act | tuple[str, Row] | str
-    ) -> tuple[int, tuple[tuple[str, Row], ...]]:
+    def _perform(self, number: int, what: What) -> tuple[int, tuple[tuple[str, Row], ...]]:
         site: Site = pickle.loads(pickle.dumps(self._sites[number]))
         if isinstance(what, str):
-            sent = site.lose(what)
+            sent = site.hear(*what.split())
         elif isinstance(what, Act):
             sent = site.act(what)
         else:
@@ -252,35 +319,38 @@ class Explorer:
 
     # ---- the rules
     def _check(self, state: State) -> None:
-        for at, number in enumerate(state[: self.n]):
-            if number != DEAD:
-                for name in self._sites[number].freed:
-                    self._check_freed(state, at, name)
+        members = self._members(state)
+        for at in members:
+            for name in self._sites[state[at]].freed:
+                self._check_freed(state, members, name)
         if self._is_quiet(state):
             self.quiet += 1
-            self._check_quiet(state)
+            self._check_quiet([self._sites[state[at]] for at in members])
 
-    def _check_freed(self, state: State, home: int, name: Name) -> None:
-        for at, number in enumerate(state[: self.n]):
-            if number != DEAD and name in self._sites[number].has:
-                raise RefViolation(f"{name} is freed, and {self.case.nodes[at]} has it")
+    def _members(self, state: State) -> list[int]:
+        """Nodes that live and are not declared dead."""
+        log = self._log(state)
+        return [a for a in range(self.n) if state[a] >= 0 and ("lost", a) not in log]
+
+    def _check_freed(self, state: State, members: list[int], name: Name) -> None:
+        nodes = self.case.nodes
+        for at in members:
+            if name in self._sites[state[at]].has:
+                raise RefViolation(f"{name} is freed, and {nodes[at]} has it")
         for (a, b), at in self._link_at.items():
-            if name in self._carried[state[at]]:
-                nodes = self.case.nodes
+            if b in members and name in self._carried[state[at]]:
                 raise RefViolation(f"{name} is freed, and on its way {nodes[a]} -> {nodes[b]}")
 
     def _is_quiet(self, state: State) -> bool:
-        """Nothing is on its way, and all have heard of all deaths."""
+        """Nothing is on its way, and all have heard of all nodes."""
         if any(state[self.n : self._rest]):
             return False
-        dead = 0
-        for node in _digits(state[self._rest + self.n + 2]):
-            dead |= 1 << node
-        heard = state[self._rest : self._rest + self.n]
-        return all(dead == h for h, number in zip(heard, state) if number != DEAD)
+        members = self._members(state)
+        asked = any(self._sites[state[a]].asked for a in members)
+        said = len(self._log(state))
+        return not asked and all(state[self._rest + a] == said for a in members)
 
-    def _check_quiet(self, state: State) -> None:
-        sites = [self._sites[number] for number in state[: self.n] if number != DEAD]
+    def _check_quiet(self, sites: list[Site]) -> None:
         living = {site.node for site in sites}
         for site in sites:
             for name in site.born:
@@ -316,11 +386,6 @@ def _is_end(told: str) -> bool:
     return told.endswith(" dies") or "kind='drop'" in told
 
 
-def _digits(order: int) -> Iterator[int]:
-    """The nodes that died, the first one first."""
-    return (int(digit) - 1 for digit in (str(order) if order else ""))
-
-
 # ---- cases
 def one_ref(nodes: int, sends: int, deaths: int) -> Case:
     """A ref made on C, sent anywhere."""
@@ -354,12 +419,27 @@ def in_own_value(nodes: int, sends: int, deaths: int) -> Case:
     return Case(names, (inner, outer), {outer: inner}, sends, deaths)
 
 
+def passed_on(_nodes: int, sends: int, deaths: int) -> Case:
+    """Always C, A, B and D: A puts C's ref into a value, B takes it out, gives it to D and dies."""
+    inner, outer = Name("C", EPOCH, 1), Name("A", EPOCH, 2)
+    return Case(
+        ("C", "A", "B", "D"),
+        (inner, outer),
+        {outer: inner},
+        sends=max(sends, 5),
+        deaths=deaths,
+        mortals=("B",),
+        routes=("CA", "AB", "BD"),
+    )
+
+
 CASES: dict[str, Callable[[int, int, int], Case]] = {
     "one-ref": one_ref,
     "two-refs": two_refs,
     "told": told,
     "in-value": in_value,
     "in-own-value": in_own_value,
+    "passed-on": passed_on,
 }
 
 
@@ -373,9 +453,11 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--nodes", type=int, default=3, help="how many, up to 4 (default 3)")
     parser.add_argument("--sends", type=int, default=3, help="how often refs travel (default 3)")
     parser.add_argument("--deaths", type=int, default=1, help="how many nodes die (default 1)")
+    parser.add_argument("--zombies", action="store_true", help="the dead go on until they hear it")
     options = parser.parse_args(arguments)
     for name in [options.case] if options.case else CASES:
         case = CASES[name](options.nodes, options.sends, options.deaths)
+        case = msgspec.structs.replace(case, has_zombies=options.zombies)
         began = clock.now()
         try:
             report = Explorer(case).run()
