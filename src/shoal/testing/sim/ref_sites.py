@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from typing import cast
 
 import msgspec
 
@@ -218,7 +219,8 @@ class Site:
         for command in commands:
             match command:
                 case ev.Send(node, body):
-                    self._out.append((node, body))
+                    # Rows about copies are none of this machine's.
+                    self._out.append((node, cast(RefsBody, body)))
                 case ev.TellSealed(node, key):
                     self._out.append((node, SealedAtHome(key, 0, 0, b"")))
                 case ev.MakeProxy(name):

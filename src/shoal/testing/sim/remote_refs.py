@@ -139,7 +139,7 @@ class Explorer:
     def walk(self, chance: random.Random) -> int:
         """One way through a case that is too large, to its end; how many steps it had."""
         state = self._start()
-        way = []
+        way: list[str] = []
         try:
             while True:
                 self._check(state)
@@ -167,7 +167,7 @@ class Explorer:
         return (*sites, *[0] * len(self._pairs), *rest)
 
     def _way(self, came_from: dict[State, tuple[State, str] | None], state: State) -> list[str]:
-        way = []
+        way: list[str] = []
         while (step := came_from[state]) is not None:
             state, told = step
             way.append(told)
