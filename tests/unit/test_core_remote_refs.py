@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import msgspec
+import pytest
+
 from shoal._core import remote_ref_events as ev
 from shoal._core.remote_refs import RemoteRefs
 from shoal._proto.holds import (
     ConfirmRefs,
+    CopySource,
     DropRefs,
     HoldRefs,
+    HoldsBody,
     LostSettled,
     Name,
     RefsBody,
@@ -135,6 +140,29 @@ def test_a_value_is_kept_until_home_knows_of_what_was_in_it() -> None:
         ev.ReleaseProxy(R3),
         ev.Send("A", DropRefs((3,), (1,))),
     ]
+
+
+def test_bytes_that_come_home_bring_nothing_new() -> None:
+    node = Node()
+    assert node.feed(ev.Landed(MINE, (R1,))) == []
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        HoldRefs((1, 2)),
+        RefsHeld((1,), (2,)),
+        DropRefs((1, 2), (3, 4)),
+        ConfirmRefs((R1, R3)),
+        SettleLost("C", 2),
+        LostSettled("C", 2),
+        SealedAtHome(1, 2, 3, None),
+        CopySource(1, "C", 2, 3, (R1,)),
+    ],
+    ids=lambda row: type(row).__name__,
+)
+def test_rows_survive_the_link(row: HoldsBody) -> None:
+    assert msgspec.msgpack.decode(msgspec.msgpack.encode(row), type=HoldsBody) == row
 
 
 def test_refs_of_a_home_that_nobody_has_told_of_wait_for_it() -> None:

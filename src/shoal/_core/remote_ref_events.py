@@ -24,10 +24,13 @@ What it must keep to:
    ``Unpin`` (``Memory.release``). Feed ``SealedHere`` when it is sealed, at once if it is already.
 6. **A row arrives**: feed ``Heard(node, row)``. For ``HoldRefs`` look up in the same turn which of
    the keys do not live (``Memory.is_live``): ``gone``.
-7. **Nodes** come and go in the order of the control store, which is the same for everybody.
+7. **Nodes** come and go in the order of the control store, which is the same for everybody. Of
+   news that come together, nodes of which nothing was known are fed first, then losses, then later
+   lives: a death may be heard of only after all who had joined before it.
    Nothing is fed that came from a node epoch before its ``PeerJoined`` (it waits in the shell) or
    after its ``PeerLost`` (late news is dropped whole, with the message around it: ``is_peer``).
-   Suspicion is not loss. A node that learns that it was declared dead makes a new ``RemoteRefs``.
+   Neither suspicion nor what a link says of a new epoch is loss: the store's word is awaited. A
+   node that learns that it was declared dead makes a new ``RemoteRefs``.
 
 ======================  ================================================================
 command                 performed by
@@ -82,7 +85,7 @@ class Arrived(RefEvent, frozen=True):
 
 
 class Landed(RefEvent, frozen=True):
-    """The bytes of ``outer``, a proxy here, have come, and these refs are in them.
+    """The bytes of ``outer`` have come, and these refs are in them.
 
     It does not matter from where: the home of ``outer`` holds what is in it as long as anybody has
     ``outer``, so this node keeps that until the homes of the inner ones know of this node.

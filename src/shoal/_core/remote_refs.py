@@ -188,6 +188,8 @@ class RemoteRefs:
             self._ask(out, proxy)
 
     def _land(self, now: float, out: Batch, outer: Name, names: Iterable[Name]) -> None:
+        if (outer.node, outer.epoch) == self.me:
+            return  # Home holds what is in its values since they were sealed.
         value = self.proxies.find(outer)
         assert value is not None and not value.is_lost, f"{outer} is not here: drop its bytes"
         for name in names:
