@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from shoal._core.link import LinkLimits
+from shoal._core.link_events import LinkLimits
 from shoal._proto import links
 from shoal._proto.links import NodeBody
 from shoal._runtime.daemon_loop import Loop

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from shoal._core.link import LinkLimits
+from shoal._core.link_events import LinkLimits
 from shoal._proto import links
 from shoal._proto.frames import Codec
 from shoal._proto.links import Hello

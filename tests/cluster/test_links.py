@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from shoal._core.link import LinkLimits
+from shoal._core.link_events import LinkLimits
 from shoal._proto import links
 from shoal._proto.holds import SealedAtHome
 from shoal._runtime.links.bulk import BulkLimits
@@ -53,7 +53,7 @@ def cut(member: Member) -> int:
     def shut_all() -> int:
         channels = list(member.peers._connections._by_channel)
         for channel in channels:
-            shut(channel._socket)
+            shut(channel._shake.socket)
         return len(channels)
 
     return int(member.call(shut_all))

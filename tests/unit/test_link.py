@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shoal._core import link as core
+from shoal._core import link_events as core
 from shoal._core.doorkeeper import Doorkeeper, DoorLimits, LineBudget, source_of
-from shoal._core.link import Link, LinkLimits
+from shoal._core.link import Link
+from shoal._core.link_events import LinkLimits
 from shoal._proto import links
 from shoal._proto.frames import FrameError
 from shoal._proto.links import Bye, Hello, LinkDecoder, PieceAsked, Relay
@@ -142,7 +143,7 @@ def test_who_was_declared_dead_does_not_come_back_with_that_life() -> None:
     out = link.step(1.0, core.Forgotten())
     assert of_kind(out, core.Close)[0].is_over
     assert of_kind(out, core.SessionEnded) == [core.SessionEnded(5, 1)]
-    assert link.waiting_bytes == 0 and link.wake_at is None
+    assert link.outbox.size_bytes == 0 and link.wake_at is None
     assert of_kind(linked(link, 2.0, 8, epoch=5), core.Close)[0].is_over
     link.validate()
     assert of_kind(linked(link, 3.0, 9, epoch=6), core.Linked) == [core.Linked(6, is_new=True)]

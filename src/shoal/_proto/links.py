@@ -310,7 +310,8 @@ def decode_body(data: bytes) -> NodeBody:
     Raises:
         FrameError: it is none.
     """
-    return _decoded(_bodies, data)
+    body: NodeBody = _decoded(_bodies, data)
+    return body
 
 
 def decode_control(data: bytes) -> LinkControl:
@@ -319,7 +320,8 @@ def decode_control(data: bytes) -> LinkControl:
     Raises:
         FrameError: it is none.
     """
-    return _decoded(_controls, data)
+    row: LinkControl = _decoded(_controls, data)
+    return row
 
 
 def _decoded(decoder: msgspec.msgpack.Decoder[Any], data: bytes) -> Any:

@@ -1,8 +1,7 @@
 """One TCP connection to another machine, from the first byte to the last, on the daemon's loop.
 
-``Channel`` dials or has been accepted, shakes hands (``handshake``), and then moves bytes inside
-TLS 1.3; it does not know what they mean. The handshake is a generator that yields what it waits for
-(readable or writable), so it reads from top to bottom and nothing blocks.
+``Channel`` dials or has been accepted, shakes hands (``shaking``), and then moves bytes inside TLS
+1.3; it does not know what they mean. Nothing in it blocks.
 
 1. Until it is open, a channel has ``HANDSHAKE_S`` in all; then it is closed, whatever it did.
 2. ``closed`` is called exactly once for each channel, never from inside ``write``, with one line;
@@ -20,23 +19,20 @@ socket is true of the channel.
 from __future__ import annotations
 
 import errno
-import os
-import secrets
 import socket
 import ssl
 import threading
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar, Union
+from typing import Any, Union
 
-from shoal._proto import links
 from shoal._runtime.daemon_loop import READ, WRITE, Loop
-from shoal._runtime.links import handshake
-from shoal._runtime.links.handshake import Contexts, HandshakeError
-from shoal._runtime.links.keys import CredentialsError, certificate_pem, split_address
+from shoal._runtime.links.handshake import Contexts
+from shoal._runtime.links.keys import CredentialsError, split_address
 from shoal._runtime.links.mailbox import Mailbox
 from shoal._runtime.links.relay import RelayedChannel
+from shoal._runtime.links.shaking import Shake, Steps, explain, unreachable
 
 HANDSHAKE_S = 2.0
 READS_AT_ONCE = 32
@@ -45,11 +41,8 @@ JOINED_BYTES_MOST = 128 << 10
 """Small pieces are written together up to this."""
 KEEPALIVE_S = (10, 3, 3)
 """Idle time before the kernel asks whether the peer's machine is there, pause, questions."""
-_T = TypeVar("_T")
 AnyChannel = Union["Channel", RelayedChannel]
 """What moves the bytes of a link."""
-Steps = Generator[int, None, _T]
-"""A part of the handshake: yields what it waits for, returns what came of it."""
 
 
 @dataclass(frozen=True)
@@ -84,14 +77,12 @@ class Channel:
         self.purpose = purpose
         self.label = label
         """The peer's address, for people."""
-        self.peer_name = ""
         self.is_open = False
         self.is_closed = False
         self._loop = loop
         self._contexts = contexts
-        self._credentials = contexts.credentials
         self._events = events
-        self._socket: socket.socket | ssl.SSLSocket | None = None
+        self._shake: Shake | None = None
         self._steps: Steps[None] | None = None
         self._waits_for = 0
         self._unsent: deque[bytes] = deque()
@@ -99,9 +90,6 @@ class Channel:
         """Being written: TLS wants the same bytes again until it has taken them."""
         self.unsent_bytes = 0
         self._is_flushing = False
-        self._why = ""
-        self.authority = b""
-        """The cluster's certificate (DER), of who joins."""
         self._deadline = loop.call_later(HANDSHAKE_S, self._too_late)
 
     # ---- beginnings
@@ -135,169 +123,49 @@ class Channel:
 
         threading.Thread(target=ask, name="shoal-resolve", daemon=True).start()
 
-    def _connect(self, family: int, where: object) -> None:
+    def _connect(self, family: int, where: Any) -> None:
         if self.is_closed:
             return
-        connection = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-        prepare_socket(connection)
-        self._socket = connection
-        failed = connection.connect_ex(where)  # type: ignore[arg-type]
-        if failed not in (0, errno.EINPROGRESS):
-            self._fail_later(self._unreachable(failed))
+        try:
+            connection = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        except OSError as error:
+            self._fail_later(f"no connection can be made: {error}")
             return
-        self._begin(self._dialled(), WRITE)
+        shake = self._begin(connection)
+        failed = connection.connect_ex(where)
+        if failed in (0, errno.EINPROGRESS):
+            self._go_on(shake.dialled())
+        else:
+            self._fail_later(unreachable(failed, self.label))
 
     def accept(self, connection: socket.socket, preface: bytes) -> None:
         """Go on with a connection whose preface was read and found good."""
+        self._go_on(self._begin(connection).accepted(preface))
+
+    def _begin(self, connection: socket.socket) -> Shake:
         prepare_socket(connection)
-        self._socket = connection
-        self._begin(self._accepted(preface), WRITE)
+        self._shake = Shake(self._contexts, self.purpose, self.label, connection)
+        return self._shake
 
-    def _begin(self, steps: Steps[None], waits_for: int) -> None:
-        assert self._socket is not None
+    def _go_on(self, steps: Steps[None]) -> None:
+        assert self._shake is not None
         self._steps = steps
-        self._waits_for = waits_for
-        self._loop.watch(self._socket.fileno(), self._ready, waits_for)
+        self._waits_for = WRITE
+        self._loop.watch(self._shake.socket.fileno(), self._ready, WRITE)
 
-    # ---- the handshake, as it happens
-    def _dialled(self) -> Steps[None]:
-        assert self._socket is not None
-        failed = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-        if failed:
-            raise HandshakeError(self._unreachable(failed))
-        cluster = self._credentials.secret.id
-        preface = links.new_preface(self.purpose, cluster, secrets.token_bytes(links.NONCE_BYTES))
-        yield from self._send(preface)
-        reply = yield from self._receive(links.PREFACE_BYTES)
-        handshake.check_reply(reply, self.label)
-        is_joining = self.purpose == links.JOIN
-        own = b""
-        if is_joining:
-            frame = yield from self._receive(links.AUTHORITY_FRAME_BYTES)
-            self.authority = handshake.check_introduction(
-                self._credentials, preface, reply, frame, self.label
-            )
-            context = self._contexts.for_joiner(certificate_pem(self.authority))
-        else:
-            own = self._contexts.certificate()
-            context = self._contexts.for_dialler()
-        peer = yield from self._secure(context, is_listener=False)
-        about = handshake.transcript(preface, reply, peer, own)
-        secret = self._credentials.secret
-        try:
-            yield from self._send(handshake.prove(secret, handshake.DIALLER, about))
-        except ConnectionError:
-            pass  # refused already: why can still be read
-        proof = yield from self._receive(links.PROOF_BYTES)
-        if proof == links.REFUSED_PROOF:
-            raise HandshakeError(
-                f"the token was refused at {self.label}. What to do: use the join line of that"
-                f" cluster."
-            )
-        if not handshake.is_proof(secret, handshake.LISTENER, about, proof):
-            raise HandshakeError(f"who listens at {self.label} does not know the cluster's token")
+    @property
+    def peer_name(self) -> str:
+        """Who the peer is, by its certificate."""
+        return "" if self._shake is None else self._shake.peer_name
 
-    def _accepted(self, preface: bytes) -> Steps[None]:
-        cluster = self._credentials.secret.id
-        nonce = secrets.token_bytes(links.NONCE_BYTES)
-        reply = links.new_preface(links.WELCOME, cluster, nonce)
-        is_joining = self.purpose == links.JOIN
-        introduction = b""
-        if is_joining:
-            introduction = handshake.introduce(self._credentials, preface, reply)
-        yield from self._send(reply + introduction)
-        context = self._contexts.for_listener(is_joining)
-        peer = yield from self._secure(context, is_listener=True)
-        about = handshake.transcript(preface, reply, self._contexts.certificate(), peer)
-        secret = self._credentials.secret
-        proof = yield from self._receive(links.PROOF_BYTES)
-        if not handshake.is_proof(secret, handshake.DIALLER, about, proof):
-            yield from self._send(links.REFUSED_PROOF)
-            raise HandshakeError("it does not know the cluster's token")
-        yield from self._send(handshake.prove(secret, handshake.LISTENER, about))
+    @property
+    def authority(self) -> bytes:
+        """The cluster's certificate (DER), as who joins has been shown it."""
+        return b"" if self._shake is None else self._shake.authority
 
-    def _secure(self, context: ssl.SSLContext, is_listener: bool) -> Steps[bytes]:
-        """Begin TLS; returns the peer's certificate (DER), empty if it has none."""
-        assert self._socket is not None
-        old = self._socket.fileno()
-        self._loop.unwatch(old)
-        secured = context.wrap_socket(
-            self._socket, server_side=is_listener, do_handshake_on_connect=False
-        )
-        self._socket = secured
-        self._loop.watch(secured.fileno(), self._ready, self._waits_for)
-        while True:
-            try:
-                secured.do_handshake()
-                break
-            except ssl.SSLWantReadError:
-                yield READ
-            except ssl.SSLWantWriteError:
-                yield WRITE
-        certificate = secured.getpeercert(binary_form=True) or b""
-        if certificate:
-            self.peer_name = handshake.name_in(secured.getpeercert())
-        return certificate
-
-    def _send(self, data: bytes) -> Steps[None]:
-        view = memoryview(data)
-        while view:
-            assert self._socket is not None
-            try:
-                view = view[self._socket.send(view) :]
-            except ssl.SSLWantReadError:
-                yield READ
-            except (BlockingIOError, ssl.SSLWantWriteError):
-                yield WRITE
-
-    def _receive(self, size: int) -> Steps[bytes]:
-        """Exactly ``size`` bytes, so that nothing of what follows is taken out of the kernel."""
-        data = b""
-        while len(data) < size:
-            assert self._socket is not None
-            try:
-                piece = self._socket.recv(size - len(data))
-            except ssl.SSLWantWriteError:
-                yield WRITE
-                continue
-            except (BlockingIOError, ssl.SSLWantReadError):
-                yield READ
-                continue
-            if not piece:
-                raise HandshakeError(self._cut_off(len(data)))
-            data += piece
-        return data
-
-    # ---- errors, as one line
-    def _unreachable(self, code: int) -> str:
-        if code == errno.ECONNREFUSED:
-            return (
-                f"nobody listens at {self.label}. What to do: check address and port, and that"
-                f" the cluster runs."
-            )
-        return f"{self.label} cannot be reached: {os.strerror(code)}"
-
-    def _cut_off(self, had: int) -> str:
-        if not had and not isinstance(self._socket, ssl.SSLSocket):
-            return f"{self.label} ended the connection before it said anything"
-        return f"{self.label} ended the connection in the middle of the handshake"
-
-    def _explain(self, error: Exception) -> str:
-        if isinstance(error, HandshakeError | CredentialsError):
-            return str(error)
-        if isinstance(error, ssl.SSLCertVerificationError):
-            return (
-                f"the certificate shown at {self.label} is not of this cluster"
-                f" ({error.verify_message})"
-            )
-        if isinstance(error, ssl.SSLError):
-            reason = (error.reason or "").replace("_", " ").lower()
-            if "alert" in reason and ("unknown ca" in reason or "certificate" in reason):
-                return f"{self.label} refused the certificate of this node ({reason})"
-            return f"TLS with {self.label} failed: {reason or error}"
-        if isinstance(error, OSError) and error.errno:
-            return self._unreachable(error.errno)
-        return f"the connection with {self.label} failed: {error}"
+    def _secured(self) -> ssl.SSLSocket:
+        assert self._shake is not None and isinstance(self._shake.socket, ssl.SSLSocket)
+        return self._shake.socket
 
     # ---- moving bytes
     def write(self, data: bytes) -> None:
@@ -327,14 +195,14 @@ class Channel:
 
     def _write_some(self) -> int:
         """Write until the kernel takes no more; what to wait for."""
-        assert isinstance(self._socket, ssl.SSLSocket)
+        stream = self._secured()
         while True:
             if not self._piece:
                 self._piece = self._next_piece()
                 if not self._piece:
                     return 0
             try:
-                sent = self._socket.send(self._piece)
+                sent = stream.send(self._piece)
             except ssl.SSLWantWriteError:
                 return WRITE
             except ssl.SSLWantReadError:
@@ -355,29 +223,28 @@ class Channel:
         return memoryview(b"".join(together))
 
     def _wait_for(self, events: int) -> None:
-        if events != self._waits_for and self._socket is not None:
+        if events != self._waits_for and self._shake is not None:
             self._waits_for = events
-            self._loop.change(self._socket.fileno(), events)
+            self._loop.change(self._shake.socket.fileno(), events)
 
     def _ready(self, events: int) -> None:
         if self._steps is not None:
-            self._shake()
+            self._shake_on(self._steps)
             return
         if events & WRITE:
             self.flush()
         if events & ~WRITE and not self.is_closed:
             self._read()
 
-    def _shake(self) -> None:
-        assert self._steps is not None
+    def _shake_on(self, steps: Steps[None]) -> None:
         try:
-            waits_for = next(self._steps)
+            waits_for = next(steps)
         except StopIteration:
             self._steps = None
             self._open()
             return
         except (OSError, ssl.SSLError, ValueError) as error:
-            self.close(self._explain(error))
+            self.close(explain(error, self.label))
             return
         self._wait_for(waits_for)
 
@@ -390,10 +257,10 @@ class Channel:
             self.flush()
 
     def _read(self) -> None:
-        assert isinstance(self._socket, ssl.SSLSocket)
+        stream = self._secured()
         for _ in range(READS_AT_ONCE):
             try:
-                data = self._socket.recv(RECORD_BYTES)
+                data = stream.recv(RECORD_BYTES)
             except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
                 return
             except (OSError, ssl.SSLError) as error:
@@ -408,7 +275,7 @@ class Channel:
 
     def _lost(self, error: Exception) -> str:
         if isinstance(error, ssl.SSLError):
-            return self._explain(error)
+            return explain(error, self.label)
         return f"the connection was lost ({error})"
 
     # ---- ends
@@ -427,8 +294,8 @@ class Channel:
         if self.is_closed:
             return
         self._let_go()
-        if self._socket is not None:
-            self._socket.close()
+        if self._shake is not None:
+            self._shake.socket.close()
         self._unsent.clear()
         self._piece = None
         self.unsent_bytes = 0
@@ -436,9 +303,8 @@ class Channel:
 
     def detach(self) -> ssl.SSLSocket:
         """Hand the open connection to somebody else; this channel says nothing more."""
-        assert self.is_open and isinstance(self._socket, ssl.SSLSocket)
         self._let_go()
-        return self._socket
+        return self._secured()
 
     def _let_go(self) -> None:
         self.is_closed = True
@@ -446,5 +312,5 @@ class Channel:
         if self._steps is not None:
             self._steps.close()
             self._steps = None
-        if self._socket is not None and self._socket.fileno() >= 0:
-            self._loop.unwatch(self._socket.fileno())
+        if self._shake is not None and self._shake.socket.fileno() >= 0:
+            self._loop.unwatch(self._shake.socket.fileno())

@@ -17,7 +17,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 
-from shoal._core import link as core
+from shoal._core import link_events as core
 from shoal._proto import links
 from shoal._proto.frames import FrameError
 from shoal._proto.links import Bye, Hello, LinkDecoder

@@ -36,6 +36,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import ssl
+from collections.abc import Mapping
 
 from shoal._proto import links
 from shoal._proto.links import Preface
@@ -219,7 +220,7 @@ def _prepare(context: ssl.SSLContext, credentials: Credentials, shows: bool, dem
         context.load_verify_locations(cadata=credentials.authority.decode("ascii"))
 
 
-def name_in(certificate: dict[str, object] | None) -> str:
+def name_in(certificate: Mapping[str, object] | None) -> str:
     """The member's name in a verified certificate (``SSLSocket.getpeercert``)."""
     subject = (certificate or {}).get("subject", ())
     assert isinstance(subject, tuple)

@@ -24,8 +24,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from shoal._base import clock
-from shoal._core import link as core
-from shoal._core.link import Link, LinkLimits
+from shoal._core import link_events as core
+from shoal._core.link import Link
+from shoal._core.link_events import LinkLimits
 from shoal._proto import links
 from shoal._proto.frames import FrameError
 from shoal._proto.links import Hello, NodeBody, Relay
@@ -204,7 +205,7 @@ class Peers:
                 "is_linked": peer.link.connection is not None,
                 "is_relayed": self._is_relayed(peer),
                 "is_suspected": peer.link.is_suspected,
-                "waiting_bytes": peer.link.waiting_bytes,
+                "waiting_bytes": peer.link.outbox.size_bytes,
                 "epoch": peer.link.peer_epoch,
             }
             for node, peer in sorted(self._peers.items())
@@ -350,7 +351,7 @@ class Peers:
             target is None
             or not is_there
             or target.link.is_suspected
-            or target.link.waiting_bytes > RELAYED_BYTES_MOST
+            or target.link.outbox.size_bytes > RELAYED_BYTES_MOST
         ):
             self._relays.refuse(via, row)
         else:
