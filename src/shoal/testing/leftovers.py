@@ -32,8 +32,8 @@ import signal
 import tempfile
 from pathlib import Path
 
-from shoal._base import clock
 from shoal._runtime import session_dir
+from shoal.testing.polling import wait_until
 
 VARIABLE = "SHOAL_TEST_CLUSTER"
 _NAME = re.compile(r"(\d+)-(\d+)-\d+")
@@ -76,22 +76,23 @@ def end(mark: str, deadline_s: float = 10.0) -> list[int]:
         TimeoutError: some are still there: the kernel waits for a disk or a debugger.
     """
     ended: set[int] = set()
-    until = clock.now() + deadline_s
-    while left := processes(mark):
+
+    def are_gone() -> bool:
+        left = processes(mark)
         for pid in left:
             _kill(pid, mark)
-        ended |= left.keys()
-        if clock.now() > until:
-            raise TimeoutError(f"processes of {mark} do not end: {left}")
-        _reap(left)
+        ended.update(left)
+        return not left
+
+    if not wait_until(are_gone, deadline_s):
+        raise TimeoutError(f"processes of {mark} do not end: {processes(mark)}")
     return sorted(ended)
 
 
 def remove() -> list[str]:
     """End and remove everything whose maker is dead; return what there was."""
     names = {entry.name for entry in root().iterdir()}
-    marks = {mark.partition("/")[0] for mark in _all_marks()}
-    gone = sorted(name for name in names | marks if is_orphaned(name))
+    gone = sorted(name for name in names | marks() if is_orphaned(name))
     for name in gone:
         end(name)
         shutil.rmtree(root() / name, ignore_errors=True)
@@ -115,9 +116,10 @@ def network_namespaces() -> set[int]:
     return found
 
 
-def _all_marks() -> set[str]:
+def marks() -> set[str]:
+    """Names of all clusters of which a process lives."""
     pids = (int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit())
-    return {mark for mark in map(_mark_of, pids) if mark}
+    return {mark.partition("/")[0] for mark in map(_mark_of, pids) if mark}
 
 
 def _mark_of(pid: int) -> str:
@@ -145,12 +147,3 @@ def _kill(pid: int, mark: str) -> None:
         pass  # it has just ended
     finally:
         os.close(pidfd)
-
-
-def _reap(pids: dict[int, str]) -> None:
-    """Those that are our own children would stay as zombies, which nobody else can end."""
-    for pid in pids:
-        try:
-            os.waitpid(pid, os.WNOHANG)
-        except ChildProcessError:
-            continue

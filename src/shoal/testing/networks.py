@@ -49,7 +49,7 @@ import shutil
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from shoal._base import environment
 from shoal.testing.filters import FaultsOfHost, filter_text
@@ -70,24 +70,31 @@ class NetworkError(OSError):
     """A network cannot be made, or a fault not be injected; the text says what is missing."""
 
 
-@functools.cache
-def rights() -> str:
+def found_rights() -> Literal["root", "user", ""]:
     """How namespaces can be made here: ``"root"``, ``"user"`` (user namespaces) or ``""``."""
-    if shutil.which("ip") is None or shutil.which("unshare") is None:
+    if not has_tool("ip") or not has_tool("unshare"):
         return ""
-    for name, words in (("root", ["unshare", "-n"]), ("user", ["unshare", "-Urn"])):
-        tried = subprocess.run([*words, "ip", "link"], capture_output=True, check=False)
-        if tried.returncode == 0:
-            return name
-    return ""
+    if can_make("root"):
+        return "root"
+    return "user" if can_make("user") else ""
+
+
+UNSHARE = {"root": ["unshare", "-n"], "user": ["unshare", "-Urn"]}
+
+
+@functools.cache
+def can_make(rights: str) -> bool:
+    """Whether namespaces can be made with those rights: tried once."""
+    words = [*UNSHARE[rights], "ip", "link", "set", "lo", "up"]
+    return subprocess.run(words, capture_output=True, env=variables()).returncode == 0
 
 
 def why_not() -> str:
     """What keeps networks from being made here; empty: nothing."""
     for tool, package in (("ip", "iproute2"), ("unshare", "util-linux"), ("nsenter", "util-linux")):
-        if shutil.which(tool) is None:
+        if not has_tool(tool):
             return f"there is no {tool}. What to do: apt-get install {package}"
-    if not rights():
+    if not found_rights():
         return (
             "neither is this root, nor are there user namespaces (unshare -Urn). What to do: be"
             " root, or sysctl user.max_user_namespaces; shoal.testing.FaultProxy needs neither"
@@ -98,7 +105,12 @@ def why_not() -> str:
 @functools.cache
 def has_iptables() -> bool:
     """Whether packets can be filtered: without, cuts and line speeds are all there is."""
-    return shutil.which("iptables-restore") is not None
+    return has_tool("iptables-restore")
+
+
+def has_tool(name: str) -> bool:
+    """Whether there is such a program."""
+    return shutil.which(name, path=variables()["PATH"]) is not None
 
 
 class _Namespace:
@@ -107,7 +119,11 @@ class _Namespace:
     def __init__(self, enter: Sequence[str], unshare: Sequence[str]) -> None:
         hold = ["sh", "-c", "echo held; exec cat >/dev/null"]
         self._holder = subprocess.Popen(
-            [*enter, *unshare, *hold], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+            [*enter, *unshare, *hold],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=variables(),
+            start_new_session=True,  # Ctrl-C is for who made it, who then lets it go in order
         )
         self.pid = self._holder.pid
         assert self._holder.stdout is not None
@@ -141,7 +157,8 @@ class Host:
 
     def begin(self, words: Sequence[str], **options: Any) -> subprocess.Popen[Any]:
         """Start a program there, with the options of ``subprocess.Popen``."""
-        return subprocess.Popen([*self.enter, *words], **options)
+        given = options.pop("env", None) or variables()
+        return subprocess.Popen([*self.enter, *words], env=given, **options)
 
     def run(self, words: Sequence[str], **options: Any) -> str:
         """Run a program there and return what it prints.
@@ -192,7 +209,7 @@ class Proxy:
         self._process.wait()
 
 
-@dataclass
+@dataclass(eq=False)
 class Network:
     """A switch and its hosts; a context manager.
 
@@ -213,9 +230,9 @@ class Network:
 
     proxied: bool = False
     seed: int = 0
-    rights: str = ""
-    hosts: dict[str, Host] = field(default_factory=dict)
-    _numbers: int = 0
+    rights: Literal["root", "user", ""] = ""
+    hosts: dict[str, Host] = field(default_factory=dict, init=False)
+    _numbers: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
         missing = why_not()
@@ -223,9 +240,8 @@ class Network:
             raise NetworkError(f"no network of namespaces can be made: {missing}")
         if self.proxied and not has_iptables():
             raise NetworkError("delays need iptables. What to do: apt-get install iptables")
-        self.rights = self.rights or rights()
-        unshare = ["unshare", "-n"] if self.rights == "root" else ["unshare", "-Urn"]
-        self._switch = _Namespace([], unshare)
+        self.rights = self.rights or found_rights()
+        self._switch = _Namespace([], UNSHARE[self.rights])
         self._run_at(self._enter(self._switch), SWITCH)
 
     def __enter__(self) -> Network:
@@ -273,6 +289,10 @@ class Network:
             host.close()
         self.hosts.clear()
         self._switch.close()
+
+    def enter_switch(self) -> list[str]:
+        """Words before those of a program that is to run where all wires meet."""
+        return self._enter(self._switch)
 
     def _enter(self, held: _Namespace) -> list[str]:
         into = ["-n"] if self.rights == "root" else ["-U", "--preserve-credentials", "-n"]
@@ -392,8 +412,7 @@ def _run(words: Sequence[str], **options: Any) -> str:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        check=False,
-        env=options.pop("env", None) or _variables(),
+        env=options.pop("env", None) or variables(),
         **options,
     )
     if done.returncode:
@@ -402,9 +421,9 @@ def _run(words: Sequence[str], **options: Any) -> str:
     return str(done.stdout)
 
 
-def _variables() -> dict[str, str]:
-    """Tools of the network stand in sbin, which not everybody has on the path."""
-    found = environment.inherited_variables()
+def variables() -> dict[str, str]:
+    """The environment, with tools of the network on the path: they stand in sbin."""
+    found = environment.inheritedvariables()
     found["PATH"] = os.pathsep.join([found.get("PATH", ""), "/usr/sbin", "/sbin"])
     found.setdefault("XTABLES_LOCKFILE", "/dev/null")
     return found

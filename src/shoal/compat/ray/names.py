@@ -77,6 +77,9 @@ MODULES: dict[str, dict[str, str]] = {
         "shoal.util.scheduling_strategies": "PlacementGroupSchedulingStrategy",
         _ERRORS: "ActorAlreadyExistsError ActorClassInheritanceException AsyncioActorExit",
     },
+    "ray.cluster_utils": {
+        "shoal.compat.ray.cluster_utils": "Cluster cluster_not_supported",
+    },
     "ray.dag": {"shoal.dag": _NODES},
     "ray.dag.class_node": {"shoal.dag": "ClassMethodNode ClassNode"},
     "ray.dag.compiled_dag_node": {"shoal.dag": "CompiledDAG"},
@@ -288,7 +291,7 @@ HINTS: dict[str, str] = {
     "ray.util.client": _CLIENT,
     "ray.util.connect": _CLIENT,
     "ray.autoscaler": "there is no autoscaling: one machine is all there is",
-    "ray.cluster_utils": "one machine is all there is; start sessions with shoal.init('local')",
+    "ray.cluster_utils.AutoscalingCluster": "use Cluster, and add_node and remove_node",
     "ray.cross_language": "Shoal runs Python only",
     "ray.cpp_function": "Shoal runs Python only",
     "ray.java_actor_class": "Shoal runs Python only",

@@ -1,0 +1,94 @@
+"""What every test of this folder gets: a look around before and after it, and networks.
+
+The audit knows nothing of what a test has made: it asks the kernel for network namespaces,
+interfaces and rules, and looks at the environment of every process.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from shoal.testing import Network, leftovers, networks
+from shoal.testing.polling import wait_until
+
+SETTLE_S = 10.0
+"""The kernel takes a namespace apart some time after its last process."""
+
+
+def what_there_is() -> dict[str, set[str]]:
+    """Everything that a cluster or a network could leave on this machine."""
+    mark = str(os.getpid())
+    marked = (
+        f"process {pid} of {name}"
+        for name in leftovers.marks()
+        if name.startswith(mark + "-")
+        for pid in leftovers.processes(name)
+    )
+    return {
+        "network namespaces": {str(number) for number in leftovers.network_namespaces()},
+        "interfaces": {path.name for path in Path("/sys/class/net").iterdir()},
+        "rules": set(_rules()),
+        "directories": {path.name for path in leftovers.root().glob(mark + "-*")},
+        "processes": set(marked),
+    }
+
+
+def _rules() -> list[str]:
+    """Of the machine's own packet filter; counters of packets are no rules."""
+    if not networks.has_iptables():
+        return []
+    done = subprocess.run(
+        ["iptables-save"], capture_output=True, text=True, env=networks.variables()
+    )
+    return [line for line in done.stdout.splitlines() if line.startswith("-A")]
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_left() -> Iterator[None]:
+    before = what_there_is()
+    yield
+    left: dict[str, set[str]] = {}
+
+    def is_clean() -> bool:
+        now = what_there_is()
+        left.clear()
+        left.update({kind: now[kind] - before[kind] for kind in now if now[kind] - before[kind]})
+        return not left
+
+    assert wait_until(is_clean, SETTLE_S), f"left after the test: {left}"
+
+
+@pytest.fixture(params=["root", "user"])
+def network(request: pytest.FixtureRequest) -> Iterator[Network]:
+    """A network of each kind that there can be here."""
+    yield from _network(request.param, proxied=False)
+
+
+@pytest.fixture(params=["root", "user"])
+def slow_network(request: pytest.FixtureRequest) -> Iterator[Network]:
+    """The same with proxies in between."""
+    yield from _network(request.param, proxied=True)
+
+
+def _network(rights: str, proxied: bool) -> Iterator[Network]:
+    need_namespaces(rights)
+    with Network(proxied=proxied, rights=rights, seed=7) as made:  # type: ignore[arg-type]
+        yield made
+
+
+def need_namespaces(rights: str = "") -> None:
+    """Skip a test that cannot run here, with what is missing."""
+    if missing := networks.why_not():
+        pytest.skip(missing)
+    if rights and not networks.can_make(rights):
+        pytest.skip(f"network namespaces cannot be made with the rights of {rights!r}")
+
+
+@pytest.fixture
+def need_network() -> Callable[[], None]:
+    return need_namespaces
