@@ -1,10 +1,10 @@
 """Talks TCP and UDP in a host of a test's network, and says what it hears: one JSON object a line.
 
-    talker.py serve PORT          echoes what comes over TCP, and says each piece of it
-    talker.py hear PORT           says how many datagrams have come, each time it is asked
-    talker.py talk IP PORT        for each command of its standard input:
-                                  connect, say, listen, bulk, end (methods of ``Talk``)
-    talker.py shout IP PORT N     sends N datagrams
+talker.py serve PORT          echoes what comes over TCP, and says each piece of it
+talker.py hear PORT           says how many datagrams have come, each time it is asked
+talker.py talk IP PORT        for each command of its standard input:
+                              connect, say, listen, bulk, end (methods of ``Talk``)
+talker.py shout IP PORT N     sends N datagrams
 """
 
 from __future__ import annotations

@@ -20,6 +20,7 @@ import pytest
 import shoal
 from shoal import errors
 from shoal.testing import Cluster, ClusterError, leftovers
+from shoal.testing import cluster as clusters
 from shoal.testing.polling import wait_until
 from tests.cluster import loads
 
@@ -88,7 +89,10 @@ def _state(pid: int) -> str:
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
 
 
-def test_a_process_that_is_left_is_an_error(cluster: Cluster) -> None:
+def test_a_process_that_is_left_is_an_error(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(clusters, "END_S", 0.5)
     node = cluster.add_node()
     words = [sys.executable, "-S", "-c", "import time; print(1, flush=True); time.sleep(600)"]
     environment = {**os.environ, leftovers.VARIABLE: node.mark}

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from shoal.testing import Faults, FaultProxy
+from shoal.testing import FaultProxy, Faults
 from shoal.testing.polling import wait_until
 from shoal.testing.starting import program
 

@@ -113,7 +113,9 @@ def test_the_filter_is_a_function_of_the_faults() -> None:
     faults.change("10.77.0.2", is_cut=True)
     faults.change("10.77.0.3", loss=0.25, resets_per_s=4)
     faults.change("10.77.0.2", loss=0.5)
-    rules = [line for line in filter_text(faults, "10.77.0.0/24", 0, 9).splitlines() if "-A" in line]
+    rules = [
+        line for line in filter_text(faults, "10.77.0.0/24", 0, 9).splitlines() if "-A" in line
+    ]
     assert rules == [
         "-A INPUT -s 10.77.0.2 -j DROP",
         "-A INPUT -s 10.77.0.2 -m statistic --mode random --probability 0.500000 -j DROP",

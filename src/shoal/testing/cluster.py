@@ -243,8 +243,7 @@ class Cluster:
             node.command(*self.start_words(node), marked=True)
             node.find()
         except BaseException:
-            leftovers.end(node.mark)
-            self._take_from_place(node)
+            self._clear(node)
             raise
         self.nodes.append(node)
         if wait:
@@ -280,11 +279,14 @@ class Cluster:
                 node.command("stop")
                 left = self._wait_for_end(node)
         finally:
-            leftovers.end(node.mark)
-            self._take_from_place(node)
-            shutil.rmtree(node.directory, ignore_errors=True)
+            self._clear(node)
         if left:
             raise ClusterError(f"processes of {node.name} were left after its stop: {left}")
+
+    def _clear(self, node: Node) -> None:
+        leftovers.end(node.mark)
+        self._take_from_place(node)
+        shutil.rmtree(node.directory, ignore_errors=True)
 
     def _wait_for_end(self, node: Node) -> list[int]:
         """What of it is there after a while; nothing, if all is well."""

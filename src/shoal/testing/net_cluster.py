@@ -3,8 +3,8 @@
 Owns: a network (``networks``) and, in each of its hosts, one node (``cluster``). All faults of the
 network are there for nodes; two are about both:
 
-``power_off``  first the host is cut off, in silence, and then everything in it is killed: nobody
-               gets the end of a connection, as when a machine loses power;
+``power_off``  first the host is cut off, in silence, then everything in it is killed, and then it
+               is gone: nobody gets the end of a connection, as when a machine loses power;
 ``capture``    all that hosts say to each other, in a file.
 
 The driver is outside of all hosts and reaches the first node through its unix socket, which knows
@@ -106,6 +106,8 @@ class NetCluster(Cluster):
         removed."""
         self.network.isolate(node.name)
         self.kill_node(node)
+        # With the host goes its kernel, which would say goodbye for its programs after a healing.
+        self.network.remove_host(node.name)
 
     def capture(self, path: Path) -> Capture:
         """Write down all that passes between hosts from now on."""

@@ -409,8 +409,7 @@ ip link set eth0 up
 def _run(words: Sequence[str], **options: Any) -> str:
     done = subprocess.run(
         words,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        capture_output=True,
         text=True,
         env=options.pop("env", None) or variables(),
         **options,
@@ -423,7 +422,7 @@ def _run(words: Sequence[str], **options: Any) -> str:
 
 def variables() -> dict[str, str]:
     """The environment, with tools of the network on the path: they stand in sbin."""
-    found = environment.inheritedvariables()
+    found = environment.inherited_variables()
     found["PATH"] = os.pathsep.join([found.get("PATH", ""), "/usr/sbin", "/sbin"])
     found.setdefault("XTABLES_LOCKFILE", "/dev/null")
     return found

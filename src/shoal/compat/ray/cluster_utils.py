@@ -1,9 +1,9 @@
 """``ray.cluster_utils``: several nodes on one machine, for tests, with Ray's names and arguments.
 
-Owns nothing of its own: a ``Cluster`` here is one of ``shoal.testing``, a node is a record of one of
-its nodes. As in Ray (RULES T9): the driver is attached to the first node, a node has one CPU and a
-store of 150 MiB unless said otherwise, and all have the same address. ``kill_raylet`` ends the node
-daemon, which is what Ray calls raylet.
+Owns nothing of its own: a ``Cluster`` here is one of ``shoal.testing``, a node is a record of one
+of its nodes. As in Ray (RULES T9): the driver is attached to the first node, a node has one CPU and
+a store of 150 MiB unless said otherwise, and all have the same address. ``kill_raylet`` ends the
+node daemon, which is what Ray calls raylet.
 
 Arguments of nodes that mean nothing here are named once in a warning; unknown ones raise.
 """
