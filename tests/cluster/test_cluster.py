@@ -185,7 +185,7 @@ def _run(code: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_cluster_utils_refuses_what_it_does_not_know() -> None:
-    from shoal.compat.ray import cluster_utils
+    from shoal.compat.ray import clusters as cluster_utils
 
     made: Any = cluster_utils.Cluster(shutdown_at_exit=False)
     try:

@@ -28,6 +28,7 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -196,12 +197,11 @@ class Cluster:
         """Those that were added and not removed; the first one is the driver's."""
         self._count = 0
         self._is_connected = False
-        try:
+        with ExitStack() as undo:
+            undo.callback(self.shutdown)
             for _ in range(nodes):
                 self.add_node(**options)
-        except BaseException:
-            self.shutdown()
-            raise
+            undo.pop_all()
 
     def __enter__(self) -> Cluster:
         return self
@@ -238,13 +238,12 @@ class Cluster:
         if any(each.name == node.name for each in self.nodes):
             raise ClusterError(f"there is a node {node.name!r} already")
         os.mkdir(node.directory, 0o700)
-        self._put_into_place(node)
-        try:
+        with ExitStack() as undo:
+            undo.callback(self._clear, node)
+            self._put_into_place(node)
             node.command(*self.start_words(node), marked=True)
             node.find()
-        except BaseException:
-            self._clear(node)
-            raise
+            undo.pop_all()
         self.nodes.append(node)
         if wait:
             self.wait_for_nodes()

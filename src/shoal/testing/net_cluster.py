@@ -14,6 +14,7 @@ then ``host.begin(words, env=node.variables())``.
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -44,11 +45,10 @@ class NetCluster(Cluster):
 
     def __init__(self, nodes: int = 0, network: Network | None = None, **options: Any) -> None:
         self.network = network or Network()
-        try:
+        with ExitStack() as undo:
+            undo.callback(self.network.close)
             super().__init__(nodes, **options)
-        except BaseException:
-            self.network.close()
-            raise
+            undo.pop_all()
 
     def _put_into_place(self, node: Node) -> None:
         host = self.network.add_host(node.name)

@@ -48,6 +48,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -261,16 +262,14 @@ class Network:
         at_switch = self._enter(self._switch)
         held = _Namespace(at_switch, ["unshare", "-n"])
         host = Host(name, number, self._enter(held), held)
-        try:
-            wire = WIRE.format(port=host.port, pid=host.pid)
-            self._run_at(at_switch, wire)
+        with ExitStack() as undo:
+            undo.callback(host.close)
+            self._run_at(at_switch, WIRE.format(port=host.port, pid=host.pid))
             self._run_at(host.enter, CARD.format(ip=host.ip))
             if self.proxied:
                 host.proxy = Proxy(host, self.seed + number)
                 self._filter(host)
-        except BaseException:
-            host.close()
-            raise
+            undo.pop_all()
         self.hosts[name] = host
         return host
 

@@ -78,7 +78,7 @@ MODULES: dict[str, dict[str, str]] = {
         _ERRORS: "ActorAlreadyExistsError ActorClassInheritanceException AsyncioActorExit",
     },
     "ray.cluster_utils": {
-        "shoal.compat.ray.cluster_utils": "Cluster cluster_not_supported",
+        "shoal.compat.ray.clusters": "Cluster cluster_not_supported",
     },
     "ray.dag": {"shoal.dag": _NODES},
     "ray.dag.class_node": {"shoal.dag": "ClassMethodNode ClassNode"},

@@ -17,7 +17,7 @@ from typing import Any
 import shoal
 from shoal import errors
 from shoal.compat.ray import api
-from shoal.testing import cluster as clusters
+from shoal.testing import cluster as nodes
 
 _PASSED = ("num_cpus", "num_gpus", "resources", "labels", "object_store_memory")
 _ADDRESSES = "all nodes are on this machine"
@@ -55,7 +55,7 @@ cluster_not_supported = False
 class RayNode:
     """A node, as ``add_node`` of Ray returns it."""
 
-    def __init__(self, node: clusters.Node, cluster: clusters.Cluster, is_head: bool) -> None:
+    def __init__(self, node: nodes.Node, cluster: nodes.Cluster, is_head: bool) -> None:
         self.node = node
         """Ours."""
         self.head = is_head
@@ -121,7 +121,7 @@ class Cluster:
         self.head_node: RayNode | None = None
         self.worker_nodes: set[RayNode] = set()
         self.connected = False
-        self._cluster = clusters.Cluster()
+        self._cluster = nodes.Cluster()
         if shutdown_at_exit:
             atexit.register(self.shutdown)
         if initialize_head:
