@@ -242,7 +242,7 @@ class World:
         assert a.link.connection is not None and a.link.connection == b.link.connection
         for one, other in ((a, b), (b, a)):
             assert not one.link.outbox and not one.link.outbox.is_congested
-            assert not one.link.is_suspected
+            assert not one.link.suspicion.is_told
             assert one.link.peer_epoch == other.epoch
             counts = [count for epoch, count in other.received if epoch == one.epoch]
             assert counts == list(range(one.session_began + 1, one.given + 1)), "something is lost"
@@ -310,7 +310,7 @@ class LetsGoWhenWritten(Link):
         super()._given(now, data, out)
         if self.connection is not None:
             self.outbox.take_ack(self.outbox.last)
-            self._judge(out)
+            out += self.outbox.judge()
 
 
 class DeliversAgain(Link):

@@ -43,7 +43,7 @@ def test_a_lost_peer_is_suspected_after_half_a_second_and_a_failed_dial() -> Non
     assert of_kind(link.step(9.0, core.Ticked()), core.Suspected) == []
     back = linked(link, 10.0, 8, turn=2)
     assert of_kind(back, core.Linked) == [core.Linked(1, is_new=False)]
-    assert not link.is_suspected
+    assert not link.suspicion.is_told
 
 
 def test_a_dial_that_hangs_is_no_suspicion_until_it_has_failed() -> None:

@@ -39,7 +39,6 @@ from shoal._core.link_events import (
     AddressesKnown,
     Close,
     Command,
-    Congested,
     Deliver,
     Dial,
     DialFailed,
@@ -56,12 +55,11 @@ from shoal._core.link_events import (
     Moved,
     Reached,
     SessionEnded,
-    Suspected,
     Ticked,
     ToldOver,
     Write,
 )
-from shoal._core.link_parts import Dialling, Inbox, Outbox
+from shoal._core.link_parts import Dialling, Inbox, Outbox, Suspicion
 
 
 class Link:
@@ -75,8 +73,8 @@ class Link:
         """That the session is with; 0: none yet."""
         self.connection: int | None = None
         """The one that is used."""
-        self.is_suspected = False
         self._limits = limits or LinkLimits()
+        self.suspicion = Suspicion(self._limits)
         self.outbox = Outbox(self._limits)
         self.inbox = Inbox(self._limits)
         self._dialling = Dialling(self._limits)
@@ -90,8 +88,6 @@ class Link:
         self._moved_at = 0.0
         self._greeting: int | None = None
         """A dialled connection that waits for the peer's Hello."""
-        self._lost_at: float | None = None
-        self._failure = ""
 
     # ---- the one entry
     def step(self, now: float, event: Event) -> list[Command]:
@@ -129,14 +125,9 @@ class Link:
     @property
     def wake_at(self) -> float | None:
         """When ``Ticked`` is due at the latest."""
-        times = [self.inbox.ack_at, self._dialling.at, self._suspect_at(), self._silent_at()]
+        suspect_at = self.suspicion.at(not self._dialling.addresses)
+        times = [self.inbox.ack_at, self._dialling.at, suspect_at, self._silent_at()]
         return min((at for at in times if at is not None), default=None)
-
-    def _suspect_at(self) -> float | None:
-        is_passive = not self._dialling.addresses
-        if self._lost_at is None or self.is_suspected or not (self._failure or is_passive):
-            return None
-        return self._lost_at + self._limits.suspect_s
 
     def _silent_at(self) -> float | None:
         if self.connection is None or not self.outbox:
@@ -153,10 +144,9 @@ class Link:
         address = self._dialling.due(now)
         if address is not None:
             out.append(Dial(address))
-        suspect_at = self._suspect_at()
+        suspect_at = self.suspicion.at(not self._dialling.addresses)
         if suspect_at is not None and now >= suspect_at:
-            self.is_suspected = True
-            out.append(Suspected(self._failure or "its connection ended and it has not come back"))
+            out.append(self.suspicion.tell())
 
     # ---- sending
     def _given(self, now: float, data: bytes, out: list[Command]) -> None:
@@ -165,16 +155,11 @@ class Link:
         number = self.outbox.add(data)
         if self.connection is not None:
             self._write(self.connection, number, data, out)
-        self._judge(out)
+        out += self.outbox.judge()
 
     def _write(self, connection: int, number: int, data: bytes, out: list[Command]) -> None:
         out.append(Write(connection, number, self.inbox.received, data))
         self.inbox.said()
-
-    def _judge(self, out: list[Command]) -> None:
-        is_congested = self.outbox.judge()
-        if is_congested is not None:
-            out.append(Congested(is_congested))
 
     # ---- receiving
     def _frame_came(self, now: float, event: FrameCame, out: list[Command]) -> None:
@@ -188,7 +173,7 @@ class Link:
         else:
             if self.outbox.acked != acked:
                 self._moved_at = now
-                self._judge(out)
+                out += self.outbox.judge()
             if event.number and self.inbox.came(now, event.number, len(event.data)):
                 out.append(Deliver(event.data))
 
@@ -222,8 +207,8 @@ class Link:
             self._greeting = None
             self._dialling.is_under_way = False
         if event.epoch < self.peer_epoch or event.epoch <= self._over:
-            self._failure = f"epoch {event.epoch} of node {self.peer} is over"
-            out.append(Close(event.connection, self._failure, is_over=True))
+            why = self.suspicion.failure = f"epoch {event.epoch} of node {self.peer} is over"
+            out.append(Close(event.connection, why, is_over=True))
             if self.connection is None:
                 self._dialling.plan(now)
             return
@@ -242,7 +227,7 @@ class Link:
             self._begin_session(event.epoch, out)
         self.connection = event.connection
         self._linked_at = self._moved_at = now
-        self._lost_at = None
+        self.suspicion.over()
         if not self.outbox.take_ack(event.received if event.knows == self.epoch else 0):
             self._break(now, f"it claims frame {event.received}, which was never sent", out)
             return
@@ -261,18 +246,16 @@ class Link:
             out.append(self._greeting_of(event.connection, event.turn))
         self._key = self._key_of(event)
         self._dialling.linked()
-        self._failure = ""
-        self.is_suspected = False
         for number, data in self.outbox.numbered():
             self._write(event.connection, number, data, out)
         self.inbox.said()
-        self._judge(out)
+        out += self.outbox.judge()
 
     def _begin_session(self, epoch: int, out: list[Command]) -> None:
         if self.peer_epoch:
             out.append(SessionEnded(self.peer_epoch, len(self.outbox)))
             self.outbox.drop()
-            self._judge(out)
+            out += self.outbox.judge()
         self.outbox.acked = self.inbox.received = 0
         self.peer_epoch = epoch
 
@@ -288,7 +271,7 @@ class Link:
         if self.connection is not None:
             out.append(Close(self.connection, why))
             self._lose(now, why)
-        self._judge(out)
+        out += self.outbox.judge()
 
     def _lose(self, now: float, why: str) -> None:
         """The current connection is gone."""
@@ -296,19 +279,19 @@ class Link:
             self._dialling.was_steady()
         self.connection = None
         self.inbox.said()
-        self._failure = "" if self._dialling.addresses else why
+        self.suspicion.failure = "" if self._dialling.addresses else why
         self._want(now)
 
     def _want(self, now: float) -> None:
         """There is no connection, and there should be one."""
-        if self._lost_at is None and (self._dialling.addresses or self.peer_epoch):
-            self._lost_at = now
+        if self._dialling.addresses or self.peer_epoch:
+            self.suspicion.lost(now)
         self._dialling.plan(now)
 
     def _dial_failed(self, now: float, why: str) -> None:
         self._dialling.failed()
         if self.connection is None:
-            self._failure = why
+            self.suspicion.failure = why
             self._want(now)
 
     def _fence(self, why: str, out: list[Command]) -> None:
@@ -327,14 +310,12 @@ class Link:
             self._dialling.is_under_way = False
         self._dialling.know(())
         self.outbox.drop()
-        self._judge(out)
+        out += self.outbox.judge()
         self.inbox.said()
         self.outbox.acked = self.inbox.received = 0
         self.peer_epoch = 0
         self.connection = self._greeting = None
-        self._lost_at = None
-        self.is_suspected = False
-        self._failure = ""
+        self.suspicion.over()
 
     # ---- rules
     def validate(self) -> None:
@@ -345,5 +326,5 @@ class Link:
         assert self.peer_epoch == 0 or self.peer_epoch > self._over
         assert self.peer_epoch != 0 or (self.outbox.acked == 0 and self.inbox.received == 0)
         assert self.connection is None or self.peer_epoch != 0
-        assert self.connection is None or self._lost_at is None
+        assert self.connection is None or self.suspicion.lost_at is None
         assert self.connection is None or self._dialling.at is None

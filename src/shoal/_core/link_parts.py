@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 
-from shoal._core.link_events import LinkLimits
+from shoal._core.link_events import Congested, LinkLimits, Suspected
 
 
 class Outbox:
@@ -53,13 +53,14 @@ class Outbox:
         self._bodies.clear()
         self.size_bytes = 0
 
-    def judge(self) -> bool | None:
-        """Whether it is congested, if that has changed: above the limit, until below half of it."""
+    def judge(self) -> list[Congested]:
+        """Tell if it has become congested, or is not any more: above the limit, until below half
+        of it."""
         is_congested = self.size_bytes > (self._most // 2 if self.is_congested else self._most)
         if is_congested == self.is_congested:
-            return None
+            return []
         self.is_congested = is_congested
-        return is_congested
+        return [Congested(is_congested)]
 
     def validate(self) -> None:
         """Assert what must always hold."""
@@ -102,6 +103,39 @@ class Inbox:
         """Assert what must always hold."""
         assert self.received >= 0
         assert (self._unsaid_frames == 0) == (self.ack_at is None)
+
+
+class Suspicion:
+    """Since when there has been no connection, and whether that is told (rule 5 of the link)."""
+
+    def __init__(self, limits: LinkLimits) -> None:
+        self.is_told = False
+        self.lost_at: float | None = None
+        self.failure = ""
+        """Why the last dial failed, or the connection of a peer that only dials itself ended."""
+        self._limits = limits
+
+    def lost(self, now: float) -> None:
+        """There is no connection, and there should be one."""
+        if self.lost_at is None:
+            self.lost_at = now
+
+    def over(self) -> None:
+        """There is one, or there should be none."""
+        self.lost_at = None
+        self.failure = ""
+        self.is_told = False
+
+    def at(self, is_passive: bool) -> float | None:
+        """When it is to be told; ``is_passive``: nobody can dial the peer."""
+        if self.lost_at is None or self.is_told or not (self.failure or is_passive):
+            return None
+        return self.lost_at + self._limits.suspect_s
+
+    def tell(self) -> Suspected:
+        """It is told once."""
+        self.is_told = True
+        return Suspected(self.failure or "its connection ended and it has not come back")
 
 
 class Dialling:

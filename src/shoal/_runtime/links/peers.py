@@ -204,7 +204,7 @@ class Peers:
                 "address": peer.address,
                 "is_linked": peer.link.connection is not None,
                 "is_relayed": self._is_relayed(peer),
-                "is_suspected": peer.link.is_suspected,
+                "is_suspected": peer.link.suspicion.is_told,
                 "waiting_bytes": peer.link.outbox.size_bytes,
                 "epoch": peer.link.peer_epoch,
             }
@@ -350,7 +350,7 @@ class Peers:
         if (
             target is None
             or not is_there
-            or target.link.is_suspected
+            or target.link.suspicion.is_told
             or target.link.outbox.size_bytes > RELAYED_BYTES_MOST
         ):
             self._relays.refuse(via, row)
