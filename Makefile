@@ -23,7 +23,7 @@ SOURCES := pyproject.toml README.md LICENSE $(shell find src native -type f \
 	-not -name '*.pyc' -not -name '*.so' 2>/dev/null)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench tracing lint torture chaos fuzz sim asan tsan clean
+.PHONY: help demo test bench tracing lint torture chaos fuzz sim sim-scale asan tsan clean
 # A recipe that fails leaves no half-made target behind that the next run would trust.
 .DELETE_ON_ERROR:
 
@@ -90,6 +90,9 @@ fuzz: $(VENV)/.installed-test ## Nonsense at a node's port, beside honest traffi
 
 sim: $(VENV)/.installed-test ## Lives of a simulated cluster, one for each of SEEDS seeds (default 1000)
 	$(BIN)/python -m shoal.testing.sim --seeds $(SEEDS) --json build/sim.json $(ARGS)
+
+sim-scale: $(VENV)/.installed-test ## Scheduling on 1 to 1,000 simulated nodes: cost, messages, time to drain
+	$(BIN)/python -m shoal.testing.sim.scale --json build/scale.json $(ARGS)
 
 # ---- sanitizers: builds of their own under build/, beside the installed package
 

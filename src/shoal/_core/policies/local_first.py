@@ -40,19 +40,29 @@ class Here(NamedTuple):
     """How long one of its tasks takes, as far as is known."""
     is_feasible: bool
     """Whether this node could ever run them."""
+    movable: int = 0
+    """Of the entries those that may leave: the others are of other nodes, or have been out."""
 
 
 def surplus(here: Here, limits: ForwardingLimits) -> int:
     """How many of the waiting tasks are for others, if they have room."""
     if not here.is_feasible:
-        return here.entries
+        return here.movable
     if here.task_s is None:
-        return max(0, here.entries - here.startable)
+        return max(0, min(here.movable, here.entries - here.startable))
     if here.task_s < limits.tiny_s:
         return 0
     workers = here.attached + here.startable
     soon = here.startable + int(workers * limits.worth_s / here.task_s)
-    return max(0, here.entries - soon)
+    return max(0, min(here.movable, here.entries - soon))
+
+
+def has_place(here: Here, limits: ForwardingLimits) -> bool:
+    """Whether one more would start here about as soon as anywhere."""
+    if not here.is_feasible:
+        return False
+    more = here._replace(entries=here.entries + 1, movable=here.entries + 1)
+    return surplus(more, limits) == 0
 
 
 def wait_s(here: Here) -> float | None:
