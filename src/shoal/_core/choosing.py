@@ -112,7 +112,8 @@ class Chooser:
         if local_first.has_place(source.here, self._limits):
             return self.node
         outlet = self.emptier_of_two(now, source)
-        if outlet is not None:
+        # What goes out to stay does not go to who has lately sent back or been overdue.
+        if outlet is not None and not (task.outings and outlet.closed_s):
             return outlet.node
         if not task.outings or not source.here.is_feasible:
             return self._by_wait(now, source)
@@ -142,10 +143,13 @@ class Chooser:
         )
         if node is None or node == self.node:
             return node
-        # What waits there beyond a few milliseconds' worth waits here as well, where a better
-        # place can still be found.
+        # What would wait there for more than a few milliseconds waits here as well, where a better
+        # place can still be found; and few go before that node has said how much it takes, as it
+        # may have what everybody wants.
         outlet = source.outlet(node, now)
-        most = 2 * outlet.slots if outlet.window is None else max(outlet.window, outlet.slots)
+        most = max(1, outlet.slots // 4)
+        if outlet.window is not None:
+            most = max(outlet.window, most)
         return node if outlet.used < most and now >= outlet.closed_until else None
 
     def _by_wait(self, now: float, source: Source) -> str | None:

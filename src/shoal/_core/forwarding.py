@@ -29,7 +29,7 @@ its row are believed. So what waits elsewhere is a few milliseconds' worth: late
 needs neither exact views nor many recalls, and a task waits where it can still go anywhere.
 
 **No herd, no ping-pong.** What is named to one home is not named to the next (``candidates``); who
-sends something back is closed for a while that doubles; a task that has been back once goes out at
+sends something back, or nothing at all, is closed for a while that doubles; a task that has been back once goes out at
 most once more and then stays (``is_final``); equal waits move nothing (``local_first``).
 
 What was tried: choosing the best row of all instead of one of two sends everything to one node
@@ -75,7 +75,6 @@ from shoal._core.forwarding_events import (
 from shoal._core.loans import Held, Line, Outlet, Source
 from shoal._core.policies import local_first, recall
 from shoal._core.policies.dice import Dice
-from shoal._proto.messages import NodeAffinity
 from shoal._proto.views import Candidates, Demand, Wish
 
 LOOK_S = 0.05
@@ -196,7 +195,7 @@ class Forwarding:
             for row in candidates.able:
                 if row.node != self.node and row.node in self.view.rows:
                     source.able.add(row.node)
-            self._flow(source)
+            self._flow(source, is_new_view=True)
 
     def _row_heard(self, row: NodeRow) -> None:
         if self.view.hear(row):
@@ -268,18 +267,19 @@ class Forwarding:
         source = self.sources[queue]
         source.ran(ran_s, len(landed))
         outlet.allowed(self._now, window)
-        outlet.closed_s = 0.0
+        outlet.reopen()
         source.sort(outlet, self._now)
         self._flow(source, ("bytes", node))
 
     # ---- who gets what
-    def _flow(self, source: Source, first: Line | None = None) -> None:
+    def _flow(self, source: Source, first: Line | None = None, *, is_new_view: bool = False) -> None:
         """Move what can be moved now; of what is held, what stands in ``first`` at first."""
         if source.held:
             self._place_held(source, first, LINES_TRIED)
-        rest = local_first.surplus(source.here, self._limits)
-        rest = self._send_to_room(source, rest)
-        if rest > 0:
+        rest = self._send_to_room(source, local_first.surplus(source.here, self._limits))
+        # What could run here moves to a shorter wait once for each view: between two views the
+        # waits are as wrong as before, and all who see them would move the same way.
+        if rest > 0 and (is_new_view or not source.here.is_feasible):
             rest = self._send_by_wait(source, rest)
         source.wanted = max(0, rest)
         self._ask_store(source)
@@ -314,13 +314,14 @@ class Forwarding:
             outlet, wait_there = found
             if not local_first.is_worth(wait_here, wait_there, self._limits):
                 break
-            count = min(rest, 2 * outlet.slots - outlet.used, self._limits.batch_most)
+            count = 2 * outlet.slots - outlet.used
             if here.is_feasible:
                 assert here.task_s is not None
-                count = min(
-                    count,
-                    local_first.share_by_wait(wait_here, wait_there, outlet.slots, here.task_s),
+                share = local_first.share_by_wait(
+                    wait_here, wait_there, outlet.slots, here.task_s
                 )
+                count = min(max(1, outlet.slots // 4) - outlet.used, share)
+            count = min(rest, count, self._limits.batch_most)
             if count <= 0:
                 break
             self._ask(source, outlet, count)
@@ -356,7 +357,8 @@ class Forwarding:
                     kept.append(task.key)
                     source.keep(task)
                     continue
-                is_final = task.outings > 0 or isinstance(task.strategy, NodeAffinity)
+                # Who must run there, or whose bytes are there, waits there.
+                is_final = task.outings > 0 or node in task.line or node in task.bytes_at
                 sent.setdefault((node, is_final), []).append(task.key)
                 outlet = source.outlet(node, self._now)
                 source.lend(outlet, [task], self._now)
@@ -401,6 +403,9 @@ class Forwarding:
                 source.sort(outlet, self._now)
                 there = outlet.outstanding(self._now, source.here.task_s)
                 if recall.is_stalled(there, self._limits):
+                    # Nor does it get more, until something comes back from it.
+                    outlet.close(self._now, self._limits)
+                    source.sort(outlet, self._now)
                     startable = source.here.startable + len(source.open)
                     count = recall.how_many(there, startable, self._limits)
                     self._recall(source, outlet, count)

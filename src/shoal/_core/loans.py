@@ -134,8 +134,12 @@ class Outlet:
         if window is not None:
             self.window = window
 
+    def reopen(self) -> None:
+        """It gets on with what it has."""
+        self.closed_s, self.closed_until = 0.0, float("-inf")
+
     def close(self, now: float, limits: ForwardingLimits) -> None:
-        """It has sent something back because it was busy."""
+        """It has sent something back because it was busy, or is overdue."""
         self.closed_s = min(max(limits.closed_s, 2 * self.closed_s), limits.closed_most_s)
         self.closed_until = now + self.closed_s
 

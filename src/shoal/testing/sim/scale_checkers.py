@@ -111,7 +111,7 @@ class ScaleChecker:
                         waiting.add(task.queue)
         for node in cluster.nodes:
             for queue, wish in enumerate(cluster.load.wishes):
-                has_room = not node.is_dead and now >= node.is_stopped_until
+                has_room = not node.is_dead and now >= node.slots_stopped_until
                 has_room = has_room and slots(node.free, (), wish.amounts) > 0
                 since = self._idle_since.setdefault((node.name, queue), now)
                 if not has_room or queue not in waiting:
@@ -144,6 +144,8 @@ class ScaleChecker:
             for queue in range(len(node.queues)):
                 if node.hosting.visitors(queue):
                     raise ScaleViolation(f"{node.name} still counts visitors")
+            if node.machine.next_deadline() is not None:
+                raise ScaleViolation(f"{node.name} still has something lent or wanted")
             node.machine.validate()
         if self.most_waiting > self._crowd:
             raise ScaleViolation(f"{self.most_waiting:.1f} visitors waited for each slot of a node")

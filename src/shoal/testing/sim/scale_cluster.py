@@ -81,6 +81,8 @@ class Trouble:
     at: float
     index: int
     for_s: float = 0.0
+    is_busy: bool = False
+    """Only its slots are stopped, as if something else had them; its daemon goes on."""
 
 
 class ScaleCluster:
@@ -196,7 +198,7 @@ class ScaleCluster:
     def _strike(self, trouble: Trouble) -> None:
         node = self.nodes[trouble.index]
         if trouble.for_s:
-            node.stop(trouble.for_s)
+            node.stop(trouble.for_s, trouble.is_busy)
             return
         node.is_dead = True
         self.index.lost(node.name)

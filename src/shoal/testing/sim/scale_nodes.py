@@ -75,6 +75,7 @@ class ScaleNode:
         """Of this node's own tasks those that its daemon places one by one."""
         self.busy_until = 0.0
         self.is_stopped_until = 0.0
+        self.slots_stopped_until = 0.0
         self.is_dead = False
         self.mean_s: float | None = None
         self.decisions = 0
@@ -200,7 +201,7 @@ class ScaleNode:
     # ---- what runs here
     def start(self, queue: int) -> None:
         """Free slots take what is next."""
-        if self.cluster.now < self.is_stopped_until:
+        if self.cluster.now < self.slots_stopped_until:
             return
         q = self.queues[queue]
         amounts = self.cluster.load.wishes[queue].amounts
@@ -259,10 +260,13 @@ class ScaleNode:
             ran = sum(ran_s for _, ran_s in some)
             self.send(to, len(keys), "done", queue, keys, ran, window)
 
-    def stop(self, for_s: float) -> None:
-        """Nothing begins and nothing is read here for a while; what runs goes on."""
-        self.is_stopped_until = self.cluster.now + for_s
-        self.cluster.at(self.is_stopped_until, self._go_on)
+    def stop(self, for_s: float, is_busy: bool) -> None:
+        """Nothing begins here for a while, nor is anything read if it is not only busy; what runs
+        goes on."""
+        self.slots_stopped_until = self.cluster.now + for_s
+        if not is_busy:
+            self.is_stopped_until = self.cluster.now + for_s
+        self.cluster.at(self.slots_stopped_until, self._go_on)
 
     def _go_on(self) -> None:
         for queue in range(len(self.queues)):
@@ -293,7 +297,8 @@ class ScaleNode:
         """What the daemon sees of one queue."""
         q, fits = self.queues[queue], self.fits[queue]
         wish = self.cluster.load.wishes[queue]
-        startable = slots(self.free, (), wish.amounts) if not q.lines else 0
+        is_open = not q.lines and self.cluster.now >= self.slots_stopped_until
+        startable = slots(self.free, (), wish.amounts) if is_open else 0
         entries = q.entries(self.index)
         movable = entries - self.pinned[queue]
         look = ev.QueueLooked(
@@ -409,10 +414,16 @@ class ScaleNode:
             1,
             self._row_number,
             total=self.total,
-            free=dict(self.free),
+            free=self.free_now(),
             wait_s=wait_s,
             demand=self.machine.demand(),
         )
+
+    def free_now(self) -> dict[str, int]:
+        """What could start something: nothing while its slots are stopped."""
+        if self.cluster.now < self.slots_stopped_until:
+            return dict.fromkeys(self.free, 0)
+        return dict(self.free)
 
     def touch_row(self) -> None:
         """Something has changed: a row goes, at most 10/s (RULES S-12)."""
@@ -426,7 +437,7 @@ class ScaleNode:
         self._is_row_planned = False
         if self.is_dead:
             return
-        content = (tuple(self.free.items()), self.machine.demand())
+        content = (self.free_now(), self.machine.demand())
         if content == self._row:
             return
         self._row = content
