@@ -105,9 +105,8 @@ def panel(
     for exponent in range(round(math.log10(low)), round(math.log10(high)) + 1):
         y = number(y_of(10.0**exponent))
         parts.append(f'<path d="M{left} {y}H{left + PLOT_PX}" stroke="#e4e4e4"/>')
-        parts.append(
-            f'<text class="small" x="{left - 5}" y="{y}" text-anchor="end">{10.0**exponent:g}</text>'
-        )
+        label = f"{10.0**exponent:g}"
+        parts.append(f'<text class="small" x="{left - 5}" y="{y}" text-anchor="end">{label}</text>')
     for nodes in (1, 10, 100, 1000):
         x = number(x_of(nodes))
         parts.append(f'<path d="M{x} {TOP_PX}V{bottom}" stroke="#e4e4e4"/>')

@@ -16,6 +16,7 @@ from shoal._core.forwarding import Forwarding
 from shoal._core.loans import Held, Outlet, Source
 from shoal._core.policies import local_first, recall
 from shoal._core.policies.candidates import CandidateIndex
+from shoal._core.policies.ring import Ring
 from shoal.testing.sim import scale
 from shoal.testing.sim.scale_checkers import ScaleChecker, ScaleViolation
 from shoal.testing.sim.scale_cluster import ScaleCluster, ScaleReport, Trouble
@@ -203,8 +204,7 @@ def all_are_told_of_the_same(patch: pytest.MonkeyPatch) -> None:
         answer = honest(self, now, asker, wish, count)  # type: ignore[arg-type]
         for lists in self._wishes.values():
             lists.named.clear()
-            for ring in (lists.ready, lists.able):
-                ring._turn = 0
+            lists.ready, lists.able = Ring(), Ring()
             for row in self.rows.values():
                 self._sort(wish, lists, row)  # type: ignore[arg-type]
         return answer
@@ -253,7 +253,9 @@ def test_machines_that_are_not_broken_break_no_rule(kind: str) -> None:
     broken_run(kind)
 
 
-@pytest.mark.parametrize(("broken", "kind", "said"), BROKEN, ids=lambda part: str(getattr(part, "__name__", "")))
+@pytest.mark.parametrize(
+    ("broken", "kind", "said"), BROKEN, ids=lambda part: str(getattr(part, "__name__", ""))
+)
 def test_broken_machines_are_caught(
     broken: Callable[[pytest.MonkeyPatch], None],
     kind: str,
@@ -281,4 +283,3 @@ def test_the_chart_is_that_of_the_figures() -> None:
 
 def test_jain() -> None:
     assert jain([1, 1, 1]) == 1.0 and jain([1, 0, 0, 0]) == 0.25 and jain([]) == 1.0
-

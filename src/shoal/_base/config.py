@@ -130,7 +130,9 @@ class ForwardingLimits(msgspec.Struct, frozen=True):
     closed_most_s: float = 1.0
     """Who has sent something back gets nothing for this long, doubling to the second."""
     ask_gap_s: float = 0.1
-    """Candidates are asked for at most once in this time (S-12: 10/s)."""
+    """Rows go, and candidates are asked for, at most once in this time (S-12: 10/s) ..."""
+    ask_more_gap_s: float = 0.005
+    """... or in this, while each answer names as many nodes with room as it may."""
     candidates_most: int = 32
     rows_most: int = 1024
     wishes_most: int = 256

@@ -1,7 +1,7 @@
 """Where one task (or a batch of equal ones) of one queue goes: the policies, put together.
 
-``Chooser`` knows the rows and has the dice; what is lent stands in the ``Source`` it is asked about,
-and it changes nothing but whose turn it is. The order of the policies:
+``Chooser`` knows the rows and has the dice; what is lent stands in the ``Source`` it is asked
+about, and it changes nothing but whose turn it is. The order of the policies:
 
 1. what the strategy says: affinity, SPREAD, labels;
 2. argument bytes, if some node has more than 1 MB more than this one;

@@ -9,7 +9,7 @@ sees a task that starts here: those are taken from rings, and nobody is asked (S
     QueueLooked: so many wait here --> local_first: so many are for others
         --> Forward(node, count) to one of two outlets with room, until there is none  (start now)
         --> else Forward to who has the shorter wait, if it is worth it               (S-11)
-        --> else AskCandidates: the row goes to the store with what is wanted          (S-12)
+        --> else AskCandidates: the store hears what is wanted, names up to 32 nodes   (S-12)
     TaskArrived: a task whose place its strategy or its arguments say, or that cannot run here
         --> ForwardTasks, Keep, or held until somebody has room                        (S-5)
 
@@ -29,8 +29,14 @@ its row are believed. So what waits elsewhere is a few milliseconds' worth: late
 needs neither exact views nor many recalls, and a task waits where it can still go anywhere.
 
 **No herd, no ping-pong.** What is named to one home is not named to the next (``candidates``); who
-sends something back, or nothing at all, is closed for a while that doubles; a task that has been back once goes out at
-most once more and then stays (``is_final``); equal waits move nothing (``local_first``).
+sends something back, or nothing at all, is closed for a while that doubles; a task that has been
+back once goes out at most once more and then stays (``is_final``); equal waits move nothing
+(``local_first``).
+
+**More candidates.** Rows go ten times a second at most, and 32 nodes in a tenth of a second are too
+few for who has work for a thousand. So who was named 32 that were all ready, and has filled them,
+asks for the next ones after ``ask_more_gap_s``; an ask is a wish and a count, not a row. One
+submitter on 100 nodes is done in 0.25 s instead of 0.36 s, for eight asks.
 
 What was tried: choosing the best row of all instead of one of two sends everything to one node
 between two views. Sending by expected wait without windows fills queues elsewhere that recalls must
@@ -75,7 +81,7 @@ from shoal._core.forwarding_events import (
 from shoal._core.loans import Held, Line, Outlet, Source
 from shoal._core.policies import local_first, recall
 from shoal._core.policies.dice import Dice
-from shoal._proto.views import Candidates, Demand, Wish
+from shoal._proto.views import Candidates, Demand, NodeRow, Wish
 
 LOOK_S = 0.05
 """How often outlets are looked at while something is lent or wanted."""
@@ -83,6 +89,8 @@ WAITS_COMPARED = 8
 """Moves by waiting time in one step."""
 LINES_TRIED = 16
 """Lines of held tasks that one step looks at, in turn."""
+LINES_TRIED_MORE = 2
+"""... beside the one that it is about."""
 
 
 class Forwarding:
@@ -116,7 +124,7 @@ class Forwarding:
                 source = self.sources[queue]
                 source.hold(task)
                 if len(source.lines[task.line]) == 1:
-                    self._place_held(source, task.line, 1)
+                    self._place_held(source, task.line, 0)
                 self._ask_store(source)
             case TaskEnded(queue, key):
                 if queue in self.sources:
@@ -189,7 +197,9 @@ class Forwarding:
     def _candidates_heard(self, candidates: Candidates) -> None:
         for row in (*candidates.ready, *candidates.able):
             self.view.hear(row)
+        is_full = len(candidates.ready) >= self._limits.candidates_most
         for source in list(self._of_wish.get(candidates.wish, {}).values()):
+            source.has_more = is_full
             for row in candidates.ready:
                 self._chooser.name(self._now, source, row)
             for row in candidates.able:
@@ -272,10 +282,12 @@ class Forwarding:
         self._flow(source, ("bytes", node))
 
     # ---- who gets what
-    def _flow(self, source: Source, first: Line | None = None, *, is_new_view: bool = False) -> None:
+    def _flow(
+        self, source: Source, first: Line | None = None, *, is_new_view: bool = False
+    ) -> None:
         """Move what can be moved now; of what is held, what stands in ``first`` at first."""
         if source.held:
-            self._place_held(source, first, LINES_TRIED)
+            self._place_held(source, first, LINES_TRIED if first is None else LINES_TRIED_MORE)
         rest = self._send_to_room(source, local_first.surplus(source.here, self._limits))
         # What could run here moves to a shorter wait once for each view: between two views the
         # waits are as wrong as before, and all who see them would move the same way.
@@ -285,7 +297,9 @@ class Forwarding:
         self._ask_store(source)
 
     def _ask_store(self, source: Source) -> None:
-        if source.demand and self._now - source.asked_at >= self._limits.ask_gap_s:
+        limits = self._limits
+        gap = limits.ask_more_gap_s if source.has_more and not source.open else limits.ask_gap_s
+        if source.demand and self._now - source.asked_at >= gap:
             source.asked_at = self._now
             self._out.append(AskCandidates(source.wish, source.demand))
 
@@ -317,9 +331,7 @@ class Forwarding:
             count = 2 * outlet.slots - outlet.used
             if here.is_feasible:
                 assert here.task_s is not None
-                share = local_first.share_by_wait(
-                    wait_here, wait_there, outlet.slots, here.task_s
-                )
+                share = local_first.share_by_wait(wait_here, wait_there, outlet.slots, here.task_s)
                 count = min(max(1, outlet.slots // 4) - outlet.used, share)
             count = min(rest, count, self._limits.batch_most)
             if count <= 0:
@@ -341,7 +353,7 @@ class Forwarding:
         kept: list[int] = []
         sent: dict[tuple[str, bool], list[int]] = {}
         lines = [] if first is None else [first]
-        while len(lines) < min(count, len(source.lines)):
+        for _ in range(min(count, len(source.lines))):
             lines.append(next(iter(source.lines)))
             source.lines.move_to_end(lines[-1])
         left = self._limits.batch_most
@@ -433,4 +445,3 @@ class Forwarding:
                     assert self._loans[key] == (source, outlet)
         assert lent == len(self._loans)
         assert self._due_at is not None or not self._loans
-

@@ -120,12 +120,12 @@ Event = Union[
 
 # ---- commands
 class Forward(NamedTuple):
-    """Take up to ``count`` tasks that may leave out of the queue and send them; say
+    """Take up to ``most`` tasks that may leave out of the queue and send them; say
     ``Forwarded``."""
 
     queue: int
     node: str
-    count: int
+    most: int
 
 
 class ForwardTasks(NamedTuple):
@@ -154,10 +154,10 @@ class Recall(NamedTuple):
 
 
 class AskCandidates(NamedTuple):
-    """Let the store know what is wanted: the row may go now."""
+    """Let the store know what is wanted; it answers with ``CandidatesHeard``."""
 
     wish: Wish
-    count: int
+    tasks: int
 
 
 Command = Union[Forward, ForwardTasks, Keep, Recall, AskCandidates]

@@ -29,7 +29,7 @@ from shoal._base.config import ForwardingLimits
 from shoal._core.forwarding_events import QueueLooked
 from shoal._core.policies.local_first import Here
 from shoal._core.policies.recall import Outstanding
-from shoal._core.policies.ring import Ring
+from shoal._core.policies.ring import Bag
 from shoal._proto.messages import Default, NodeAffinity, Strategy
 from shoal._proto.views import Wish
 
@@ -39,6 +39,7 @@ WINDOW_KEPT_S = 1.0
 """A node counts who has sent it something within this time; what it allowed before is over."""
 
 
+ANYWHERE = Default()
 Line = tuple[str, str]
 """What tasks that go, or do not go, together have in common: what decides, and the node that it
 names. If the first of a line finds no place, those behind it find none either."""
@@ -53,7 +54,7 @@ class Held:
         self,
         key: int,
         since: float,
-        strategy: Strategy = Default(),
+        strategy: Strategy = ANYWHERE,
         bytes_at: Mapping[str, int] | None = None,
         outings: int = 0,
     ) -> None:
@@ -161,9 +162,9 @@ class Source:
         self.moved_at = 0.0
         """When something of it was last taken here, or it was empty."""
         self.outlets: dict[str, Outlet] = {}
-        self.open = Ring()
+        self.open = Bag()
         """Outlets that had room when they were last looked at."""
-        self.able = Ring()
+        self.able = Bag()
         """Nodes that could run its tasks but have nothing free."""
         self.held: dict[int, Held] = {}
         self.lines: OrderedDict[Line, dict[int, Held]] = OrderedDict()
@@ -176,6 +177,8 @@ class Source:
         """For how many tasks nobody was found."""
         self.asked_at = float("-inf")
         """When candidates were last asked for."""
+        self.has_more = False
+        """The store has named as many with room as it may at once: there may be more of them."""
         self.recalled_at = float("-inf")
 
     # ---- how long tasks take
@@ -196,9 +199,7 @@ class Source:
         if not entries:
             self.kept.clear()
         self.takes, self.looked_at = takes, now
-        self.here = Here(
-            entries, look.startable, attached, task_s, look.is_feasible, look.movable
-        )
+        self.here = Here(entries, look.startable, attached, task_s, look.is_feasible, look.movable)
 
     def ran(self, ran_s: float, count: int) -> None:
         """So long ``count`` tasks together have run elsewhere."""

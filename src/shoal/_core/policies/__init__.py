@@ -19,7 +19,7 @@ file               the question it answers
 ``actors``         which node is an actor offered to?
 ``candidates``     which 32 nodes does the control store name to who asks?
 ``recall``         what is taken back from a node that does not get on?
-``dice``           chance from a seed
+``dice``, ``ring``  chance from a seed; nodes in turn, or at random
 ================== =======================================================================
 
 What they have in common: the cost of a decision does not grow with the number of nodes. Two nodes

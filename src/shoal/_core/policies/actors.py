@@ -18,7 +18,7 @@ from shoal._core.policies import affinity, labels
 from shoal._core.policies.dice import Dice
 from shoal._core.policies.view import accepts, slots, slots_ever
 from shoal._core.resources import CPU, Amounts
-from shoal._proto.messages import NodeAffinity, NodeLabels, Strategy
+from shoal._proto.messages import LabelRule, NodeAffinity, NodeLabels, Strategy
 from shoal._proto.views import NodeRow, Wish
 
 TRIES_MOST = 16
@@ -46,7 +46,7 @@ def offer(
         strategy: What its creator said; in a group the group's node is asked, and not this.
         dice: Where chance comes from.
     """
-    soft = ()
+    soft: tuple[LabelRule, ...] = ()
     match strategy:
         case NodeAffinity():
             by_node = {row.node: row for row in rows}

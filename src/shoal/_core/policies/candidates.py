@@ -94,8 +94,6 @@ class CandidateIndex:
         most, left, choice = self._limits.candidates_most, count, CHOICE * count
         ready: list[NodeRow] = []
         for node in lists.ready.turns():
-            if len(ready) >= most or (choice <= 0 and len(ready) >= CHOICE):
-                break
             if node == asker:
                 continue
             row = self.rows[node]
@@ -108,14 +106,16 @@ class CandidateIndex:
             if used == free:
                 lists.ready.discard(node)
                 lists.able.add(node)
+            if len(ready) >= most or (choice <= 0 and len(ready) >= CHOICE):
+                break
         able: list[NodeRow] = []
-        if left > 0:
+        if left > 0 and len(ready) < most:
             chosen = {row.node for row in ready}
             for node in lists.able.turns():
-                if len(ready) + len(able) >= most:
-                    break
                 if node != asker and node not in chosen:
                     able.append(self.rows[node])
+                if len(ready) + len(able) >= most:
+                    break
         return Candidates(wish, tuple(ready), tuple(able), len(lists.ready) + len(lists.able))
 
     def _everybody_in_turn(self, asker: str, wish: Wish, lists: _Lists) -> Candidates:
@@ -123,11 +123,13 @@ class CandidateIndex:
         ready: list[NodeRow] = []
         able: list[NodeRow] = []
         for ring, rows in ((lists.ready, ready), (lists.able, able)):
+            if len(ready) + len(able) >= most:
+                break
             for node in ring.turns():
-                if len(ready) + len(able) >= most:
-                    break
                 if node != asker:
                     rows.append(self.rows[node])
+                if len(ready) + len(able) >= most:
+                    break
         return Candidates(wish, tuple(ready), tuple(able), len(lists.ready) + len(lists.able))
 
     def _lists(self, now: float, wish: Wish) -> _Lists:
@@ -149,8 +151,6 @@ class CandidateIndex:
         self._view.validate()
         assert len(self._wishes) <= self._limits.wishes_most
         for wish, lists in self._wishes.items():
-            lists.ready.validate()
-            lists.able.validate()
             assert not set(lists.ready.nodes) & set(lists.able.nodes)
             for node in (*lists.ready.nodes, *lists.able.nodes):
                 assert slots_ever(self.rows[node], wish) > 0

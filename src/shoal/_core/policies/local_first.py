@@ -82,8 +82,6 @@ def is_worth(wait_here_s: float, wait_there_s: float, limits: ForwardingLimits) 
     return wait_there_s + limits.gain_s < wait_here_s / 2
 
 
-def share_by_wait(
-    wait_here_s: float, wait_there_s: float, slots_there: int, task_s: float
-) -> int:
+def share_by_wait(wait_here_s: float, wait_there_s: float, slots_there: int, task_s: float) -> int:
     """How many tasks go there until both waits are about the same, at least one."""
     return max(1, int((wait_here_s - wait_there_s) / 2 * slots_there / task_s))

@@ -19,8 +19,8 @@ from shoal._base.config import ForwardingLimits
 class Outstanding(NamedTuple):
     """What one node has of one queue."""
 
-    count: int
-    """Tasks sent there that are not done and have not been asked back."""
+    tasks: int
+    """Sent there, not done, and not asked back."""
     slots: int
     """How many of them can run there at once."""
     silent_s: float
@@ -30,22 +30,22 @@ class Outstanding(NamedTuple):
 
 def is_stalled(there: Outstanding, limits: ForwardingLimits) -> bool:
     """Whether it is overdue."""
-    if not there.count:
+    if not there.tasks:
         return False
-    expected = 0.0 if there.task_s is None else there.task_s * (1 + there.count / there.slots)
+    expected = 0.0 if there.task_s is None else there.task_s * (1 + there.tasks / there.slots)
     return there.silent_s > max(limits.stall_s, limits.stall_times * expected)
 
 
 def how_many(there: Outstanding, startable: int, limits: ForwardingLimits) -> int:
     """How many to ask back, when ``startable`` could start here or on somebody else at once."""
-    if startable <= 0 or not there.count:
+    if startable <= 0 or not there.tasks:
         return 0
     if is_stalled(there, limits):
         # It may have started none of them, whatever it was believed to have free.
-        return min(startable, there.count)
+        return min(startable, there.tasks)
     if there.task_s is None:
         return 0
-    behind = there.count - there.slots
+    behind = there.tasks - there.slots
     wait = behind * there.task_s / there.slots
     if behind <= 0 or wait < limits.gain_s:
         return 0

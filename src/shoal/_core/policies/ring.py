@@ -1,24 +1,59 @@
-"""A set of nodes that is asked for one at random, or for the next ones in turn, in constant time.
+"""Sets of nodes that are asked for the next ones in turn, or for one at random, in constant time.
 
-A list and where each stands in it: who leaves is replaced by the last. So the order is that of
-coming, as long as nobody leaves, and each question costs the same for three nodes and three
-thousand.
+A ``Ring`` is in the order of turns: who has had his goes to the end. A ``Bag`` is a list and where
+each stands in it: who leaves is replaced by the last. Each question costs the same for three nodes
+and three thousand.
 """
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterator
 
 
 class Ring:
-    """Nodes by their ids."""
+    """Nodes that are taken in turn."""
 
-    __slots__ = ("_at", "_turn", "nodes")
+    __slots__ = ("_nodes",)
+
+    def __init__(self) -> None:
+        self._nodes: OrderedDict[str, None] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._nodes)
+
+    def __contains__(self, node: object) -> bool:
+        return node in self._nodes
+
+    @property
+    def nodes(self) -> list[str]:
+        """All of them, the one whose turn it is first."""
+        return list(self._nodes)
+
+    def add(self, node: str) -> None:
+        """Behind the others; nothing happens if it is there."""
+        self._nodes[node] = None
+
+    def discard(self, node: str) -> None:
+        """Nothing happens if it is not there."""
+        self._nodes.pop(node, None)
+
+    def turns(self) -> Iterator[str]:
+        """Each once; who has been taken has had his turn, and may be let go meanwhile."""
+        for _ in range(len(self._nodes)):
+            node = next(iter(self._nodes))
+            self._nodes.move_to_end(node)
+            yield node
+
+
+class Bag:
+    """Nodes that are taken at random."""
+
+    __slots__ = ("_at", "nodes")
 
     def __init__(self) -> None:
         self.nodes: list[str] = []
         self._at: dict[str, int] = {}
-        self._turn = 0
 
     def __len__(self) -> int:
         return len(self.nodes)
@@ -41,19 +76,6 @@ class Ring:
         if last != node:
             self.nodes[at] = last
             self._at[last] = at
-
-    def turns(self) -> Iterator[str]:
-        """Each once, beginning behind the one that was last taken; who takes one may let it go."""
-        for _ in range(len(self.nodes)):
-            if not self.nodes:
-                return
-            self._turn %= len(self.nodes)
-            node = self.nodes[self._turn]
-            self._turn += 1
-            yield node
-            if node not in self._at:
-                # The last one stands in its place now, and has not had its turn.
-                self._turn -= 1
 
     def validate(self) -> None:
         """Assert that both halves say the same."""

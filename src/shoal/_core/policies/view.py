@@ -117,10 +117,14 @@ class Left:
     def share_left(self, amounts: Amounts) -> float:
         """The scarcest of what ``amounts`` names, as a share of 1 that would still be free: small
         means that the node is nearly full of it."""
-        return min(
-            ((self.free.get(name, 0) - units) / (self.free.get(name, 0) or 1))
-            for name, units in amounts
-        ) if amounts else 1.0
+        return (
+            min(
+                ((self.free.get(name, 0) - units) / (self.free.get(name, 0) or 1))
+                for name, units in amounts
+            )
+            if amounts
+            else 1.0
+        )
 
     def _choose_gpus(self, units: int) -> tuple[int, ...] | None:
         """Indexes of the ids, chosen as ``Account`` chooses them: the fullest that has room."""

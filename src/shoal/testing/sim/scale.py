@@ -32,7 +32,8 @@ TASKS_PER_NODE = 2_000
 """On few nodes fewer tasks: more of the same would show nothing."""
 HEAD = (
     f"{'load':8}{'nodes':>6}{'tasks':>8}{'drain s':>9}{'floor s':>9}{'floor/drain':>12}"
-    f"{'us/task':>9}{'decisions/s':>12}{'messages':>9}{'fair':>6}{'even':>6}{'at bytes':>9}{'back':>6}"
+    f"{'us/task':>9}{'decisions/s':>12}{'messages':>9}{'fair':>6}{'even':>6}{'at bytes':>9}"
+    f"{'back':>6}"
 )
 
 

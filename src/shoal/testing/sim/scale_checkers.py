@@ -106,9 +106,9 @@ class ScaleChecker:
                 if line and self._has_waited(node, line[0]):
                     waiting.add(queue)
             for task in node.held.values():
-                if isinstance(task.strategy, Default) and not task.bytes_at:
-                    if self._has_waited(node, task):
-                        waiting.add(task.queue)
+                is_anywhere = isinstance(task.strategy, Default) and not task.bytes_at
+                if is_anywhere and self._has_waited(node, task):
+                    waiting.add(task.queue)
         for node in cluster.nodes:
             for queue, wish in enumerate(cluster.load.wishes):
                 has_room = not node.is_dead and now >= node.slots_stopped_until
@@ -151,4 +151,3 @@ class ScaleChecker:
             raise ScaleViolation(f"{self.most_waiting:.1f} visitors waited for each slot of a node")
         if self.backs > max(20, self._back_share * len(cluster.tasks)):
             raise ScaleViolation(f"{self.backs} of {len(cluster.tasks)} tasks were sent back")
-

@@ -19,13 +19,15 @@ from dataclasses import dataclass
 from shoal._base import clock
 from shoal._base.config import ForwardingLimits
 from shoal._core.policies.candidates import CandidateIndex
-from shoal._proto.views import NodeRow
+from shoal._proto.views import NodeRow, Wish
 from shoal.testing.sim.scale_checkers import ScaleChecker, ScaleViolation
 from shoal.testing.sim.scale_nodes import ScaleNode
 from shoal.testing.sim.scale_tasks import Costs, Load, Task, jain
 
 LOOK_S = 0.02
 RENEW_S = 1.0
+LIMITS = ForwardingLimits()
+COSTS = Costs()
 
 
 @dataclass(frozen=True)
@@ -92,8 +94,8 @@ class ScaleCluster:
         self,
         load: Load,
         seed: int = 0,
-        limits: ForwardingLimits = ForwardingLimits(),
-        costs: Costs = Costs(),
+        limits: ForwardingLimits = LIMITS,
+        costs: Costs = COSTS,
         *,
         is_checked: bool = False,
         checker: Callable[[ScaleCluster], ScaleChecker] | None = None,
@@ -172,27 +174,38 @@ class ScaleCluster:
 
     def store_hears(self, row: NodeRow) -> None:
         """A row is on its way to the store."""
+        self._store_reads(self._hear, row)
+
+    def store_is_asked(self, node: ScaleNode, wish: Wish, count: int) -> None:
+        """A node wants candidates, and its row has not changed or may not go yet."""
+        self._store_reads(self._answer, node, wish, count)
+
+    def _store_reads(self, action: Callable[..., None], *arguments: object) -> None:
         arrives = max(self.now + self.costs.one_way_s, self._store_busy_until)
         self._store_busy_until = arrives + self.costs.store_s
-        self.at(self._store_busy_until, self._store_answers, row)
+        self.at(self._store_busy_until, action, *arguments)
 
-    def _store_answers(self, row: NodeRow) -> None:
-        if self.now < self.store_away_until or self.by_name[row.node].is_dead:
+    def _hear(self, row: NodeRow) -> None:
+        node = self.by_name[row.node]
+        if self.now < self.store_away_until or node.is_dead:
             return
         began = clock.now()
         self.index.heard(row)
-        answers = [
-            self.index.candidates(self.now, row.node, demand.wish, demand.count)
-            for demand in row.demand
-        ]
+        self.store_spent_s += clock.now() - began
+        for demand in row.demand:
+            self._answer(node, demand.wish, demand.count)
+
+    def _answer(self, node: ScaleNode, wish: Wish, count: int) -> None:
+        if self.now < self.store_away_until or node.is_dead:
+            return
+        began = clock.now()
+        answer = self.index.candidates(self.now, node.name, wish, count)
         self.store_spent_s += clock.now() - began
         if self.is_checked:
             self.index.validate()
-        for answer in answers:
-            if answer.ready or answer.able:
-                self.messages["candidates"] += 1
-                node = self.by_name[row.node]
-                self.at(self.now + self.costs.one_way_s, node.candidates, answer)
+        if answer.ready or answer.able:
+            self.messages["candidates"] += 1
+            self.at(self.now + self.costs.one_way_s, node.candidates, answer)
 
     # ---- trouble
     def _strike(self, trouble: Trouble) -> None:

@@ -155,8 +155,10 @@ class ScaleNode:
             case ev.Recall(queue, node, keys):
                 self.decisions += 1
                 self.send(nodes[node], len(keys), "recalled", queue, keys)
-            case ev.AskCandidates():
-                self.touch_row()
+            case ev.AskCandidates(wish, count):
+                self.cluster.messages["ask"] += 1
+                self.after_work(1, 0)
+                self.cluster.store_is_asked(self, wish, count)
 
     def _take_out(self, queue: int, count: int) -> list[Task]:
         """From the end of the ring, where what would wait longest stands."""
@@ -310,9 +312,7 @@ class ScaleNode:
         """... and as ``Hosting`` is told."""
         own = sum(q.entries(self.index) for q in self.queues) + len(self.held)
         task_s = self.mean_s
-        self._host(
-            host.QueueLookedAt(queue, self.fits[queue], own, task_s, self.fits[queue] > 0)
-        )
+        self._host(host.QueueLookedAt(queue, self.fits[queue], own, task_s, self.fits[queue] > 0))
 
     def _host(self, event: host.Event) -> list[host.Command]:
         began = clock.now()
@@ -368,9 +368,7 @@ class ScaleNode:
                 self.cluster.finished(task)
         self.plan_look()
 
-    def sent_back(
-        self, node: ScaleNode, queue: int, keys: tuple[int, ...], window: int
-    ) -> None:
+    def sent_back(self, node: ScaleNode, queue: int, keys: tuple[int, ...], window: int) -> None:
         """``node`` does not run them."""
         for key in keys:
             task = self.cluster.tasks[key]
