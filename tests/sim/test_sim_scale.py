@@ -10,6 +10,7 @@ import pytest
 
 from benchmarks import scale_chart
 from shoal._base.config import ForwardingLimits
+from shoal._core import forwarding_events as ev
 from shoal._core import hosting
 from shoal._core.choosing import Chooser
 from shoal._core.forwarding import Forwarding
@@ -51,7 +52,7 @@ def run(
 def test_the_time_is_near_what_nobody_can_beat(name: str, nodes: int, efficiency: float) -> None:
     report = run(name, nodes, 200 * nodes)
     assert report.efficiency > efficiency, report
-    assert report.backs == 0, "nobody was sent what he had no room for"
+    assert report.backs < 0.02 * report.tasks, "few were sent what they had no room for"
 
 
 def test_spread_tasks_are_even_and_data_stays_where_it_is() -> None:
@@ -64,9 +65,9 @@ def test_who_submits_as_much_waits_as_long() -> None:
     """Five nodes of twenty submit the same; together more than all can run at once."""
     load = LOADS["one"](20, 5000, 1)
     for task in load.tasks:
-        task.home = 4 * (task.key % 5)
+        task.home, task.length_s = 4 * (task.key % 5), 0.05
     report = ScaleCluster(load, 1).run()
-    assert report.fairness > 0.95 and report.efficiency > 0.7, report
+    assert report.fairness > 0.9 and report.efficiency > 0.8, report
 
 
 def test_a_decision_costs_the_same_on_many_nodes() -> None:
@@ -142,15 +143,14 @@ def nothing_is_taken_back(patch: pytest.MonkeyPatch) -> None:
 
 
 def what_runs_there_runs_here_too(patch: pytest.MonkeyPatch) -> None:
-    honest = Source.stay
+    honest = Forwarding.step
 
-    def stay(self: Source, node: str, keys: tuple[int, ...], now: float) -> None:
-        honest(self, node, keys, now)
-        for key in keys:
-            self.outlets[node].loans.pop(key, None)
-            self.hold(Held(key, now))
+    def step(self: Forwarding, now: float, event: ev.Event) -> list[ev.Command]:
+        if isinstance(event, ev.Running):
+            event = ev.Returned(event.queue, event.node, event.keys)
+        return honest(self, now, event)
 
-    patch.setattr(Source, "stay", stay)
+    patch.setattr(Forwarding, "step", step)
 
 
 def what_comes_back_is_forgotten(patch: pytest.MonkeyPatch) -> None:
@@ -171,7 +171,7 @@ def what_was_back_goes_out_like_new(patch: pytest.MonkeyPatch) -> None:
         honest(self, task)
 
     patch.setattr(Source, "hold", hold)
-    patch.setattr(hosting, "OVERFLOW", 0.25)
+    patch.setattr(hosting, "OVERFLOW", 0)
 
 
 def what_is_done_is_still_lent(patch: pytest.MonkeyPatch) -> None:
@@ -213,16 +213,16 @@ def all_are_told_of_the_same(patch: pytest.MonkeyPatch) -> None:
 
 
 BROKEN: list[tuple[Callable[[pytest.MonkeyPatch], None], str, str]] = [
-    (everybody_gets_everything, "one", "sent back"),
-    (everything_is_taken_in, "one", "waited for each slot"),
+    (everybody_gets_everything, "one", "each slot"),
+    (everything_is_taken_in, "one", "each slot"),
     (nothing_is_for_others, "one", "has had room"),
     (nothing_is_taken_back, "stall", "tasks never ended"),
-    (what_runs_there_runs_here_too, "stall", ""),
+    (what_runs_there_runs_here_too, "long", "does not have it"),
     (what_comes_back_is_forgotten, "stall", "tasks never ended"),
     (what_was_back_goes_out_like_new, "stall", "time"),
     (what_is_done_is_still_lent, "one", ""),
     (what_was_named_stays_named, "twice", "has had room"),
-    (all_are_told_of_the_same, "herd", "sent back"),
+    (all_are_told_of_the_same, "herd", "each slot"),
 ]
 
 
@@ -237,6 +237,11 @@ def broken_run(kind: str) -> None:
         load = LOADS["one"](50, 40 * 30, 2)
         for task in load.tasks:
             task.home, task.length_s = 10 + task.key % 40, 0.2
+    elif kind == "long":
+        # Short tasks, and a few that take so long that they are asked back while they run.
+        load = LOADS["one"](5, 600, 2)
+        for task in load.tasks[1::40]:
+            task.length_s = 4.0
     elif kind == "twice":
         load = LOADS["one"](6, 600, 2)
         for task in load.tasks[300:]:

@@ -29,6 +29,12 @@ def row(node: str, free: int, total: int = 4, number: int = 1, **more: object) -
     return NodeRow(node, 1, number, cpus, {"CPU": free * 10_000}, **more)  # type: ignore[arg-type]
 
 
+def named(ready: Sequence[NodeRow], able: Sequence[NodeRow] = ()) -> Candidates:
+    """What the store says if nobody else asks."""
+    slots = tuple(one.free["CPU"] // 10_000 for one in ready)
+    return Candidates(WISH, tuple(ready), tuple(able), slots)
+
+
 class Home:
     """A machine and a queue of long tasks, four of which run."""
 
@@ -65,7 +71,7 @@ class Home:
         )
 
     def hear(self, *ready: NodeRow, able: Sequence[NodeRow] = ()) -> list[ev.Command]:
-        return self.step(ev.CandidatesHeard(Candidates(WISH, ready, tuple(able))))
+        return self.step(ev.CandidatesHeard(named(ready, able)))
 
     def arrive(self, strategy: Strategy = ANYWHERE, **bytes_at: int) -> list[ev.Command]:
         key, self.next_key = self.next_key, self.next_key + 1
@@ -243,6 +249,10 @@ def test_the_window_is_what_runs_and_a_round_trip_more() -> None:
     hosting.step(0.0, host.QueueLookedAt(1, 4, 0, None))
     assert hosting.window(1, "a") == 4, "nothing is known of its tasks"
     hosting.step(0.0, host.QueueLookedAt(1, 4, 0, 0.001))
+    assert hosting.window(1, "a") == 4, "nothing has ended here"
+    for key in range(40):
+        hosting.step(0.0, host.VisitorsCame(1, "a", (key,)))
+        hosting.step(0.0, host.VisitorsEnded(1, "a", (key,)))
     assert hosting.window(1, "a") == 4 + 4 * 5
     hosting.step(0.0, host.QueueLookedAt(1, 4, 0, 10.0))
     assert hosting.window(1, "a") == 4
@@ -383,7 +393,7 @@ class AnyOrder(RuleBasedStateMachine):
                 node, self.epochs[node], self.number, cpus, {"CPU": free * 10_000}, wait_s=wait_s
             )
             (ready if free else able).append(one)
-        self.step(ev.CandidatesHeard(Candidates(WISH, tuple(ready), tuple(able))))
+        self.step(ev.CandidatesHeard(named(ready, able)))
 
     @precondition(lambda self: self.at)
     @rule(data=st.data(), window=st.none() | st.integers(0, 12))
@@ -508,6 +518,6 @@ def test_the_same_events_give_the_same_decisions(seed: int) -> None:
         machine = Forwarding("home", LIMITS, seed)
         commands = machine.step(0.0, ev.QueueLooked(1, WISH, 50, 50, 0, 0, 4, True))
         rows = tuple(row(f"n{at}", 4) for at in range(20))
-        return commands + machine.step(0.0, ev.CandidatesHeard(Candidates(WISH, rows)))
+        return commands + machine.step(0.0, ev.CandidatesHeard(named(rows)))
 
     assert run() == run()

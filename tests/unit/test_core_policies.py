@@ -580,12 +580,11 @@ def test_what_is_named_is_there_and_is_not_named_twice(
             assert len(rows) <= 5 and len({r.node for r in rows}) == len(rows)
             assert name not in {r.node for r in rows}
             assert {r.node for r in rows} <= set(free)
-            left = count
-            for one in answer.ready:
+            assert len(answer.slots) == len(answer.ready)
+            for one, share in zip(answer.ready, answer.slots):
                 room = free[one.node] - named[one.node]
-                assert room > 0, "its slots have been named to others"
-                named[one.node] += min(room, left)
-                left -= min(room, left)
+                assert 0 < share <= room, "its slots have been named to others"
+                named[one.node] += share
             if not answer.ready:
                 others = [n for n in free if n != name]
                 assert not any(free[n] - named[n] > 0 for n in others), "there was one"
@@ -596,9 +595,12 @@ def test_an_answer_names_as_much_as_is_wanted() -> None:
     index = CandidateIndex(LIMITS)
     for at in range(100):
         index.heard(row(f"n{at}", {"CPU": 4.0}))
-    assert len(index.candidates(0.0, "me", ONE, 1).ready) == 2, "two to choose from"
-    assert len(index.candidates(0.0, "me", ONE, 40).ready) == 20
+    assert index.candidates(0.0, "me", ONE, 3).slots == (4, 2), "twice as much, for a choice"
+    assert index.candidates(0.0, "me", ONE, 40).slots == (4,) * 10
     assert len(index.candidates(0.0, "me", ONE, 10_000).ready) == 32
+    assert index.candidates(0.0, "me", ONE, 300).slots[0] in (2, 4)
+    rest = index.candidates(0.0, "me", ONE, 10_000)
+    assert len(rest.ready) + len(rest.able) == 32 and rest.known == 100
     spreads = Wish(ONE.amounts, spreads=True)
     named = [r.node for _ in range(4) for r in index.candidates(0.0, "me", spreads, 1).ready]
     assert len(set(named)) == 100, "all of them, in turn"

@@ -31,11 +31,11 @@ class Chooser:
         self._dice = dice
 
     # ---- what is known of others
-    def name(self, now: float, source: Source, row: NodeRow) -> None:
-        """The node of this row may have room for the source."""
+    def name(self, now: float, source: Source, row: NodeRow, most: int) -> None:
+        """The node of this row may have room for the source, for at most so many."""
         if row.node == self.node or row.node not in self.view.rows:
             return
-        free = slots_now(row, source.wish)
+        free = min(most, slots_now(row, source.wish))
         if free:
             outlet = source.outlet(row.node, now)
             outlet.named(now, free, slots_ever(row, source.wish))

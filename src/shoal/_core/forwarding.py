@@ -81,6 +81,7 @@ from shoal._core.forwarding_events import (
 from shoal._core.loans import Held, Line, Outlet, Source
 from shoal._core.policies import local_first, recall
 from shoal._core.policies.dice import Dice
+from shoal._core.policies.view import SLOTS_MOST
 from shoal._proto.views import Candidates, Demand, NodeRow, Wish
 
 LOOK_S = 0.05
@@ -200,8 +201,8 @@ class Forwarding:
         is_full = len(candidates.ready) >= self._limits.candidates_most
         for source in list(self._of_wish.get(candidates.wish, {}).values()):
             source.has_more = is_full
-            for row in candidates.ready:
-                self._chooser.name(self._now, source, row)
+            for row, most in zip(candidates.ready, candidates.slots):
+                self._chooser.name(self._now, source, row, most)
             for row in candidates.able:
                 if row.node != self.node and row.node in self.view.rows:
                     source.able.add(row.node)
@@ -211,7 +212,7 @@ class Forwarding:
         if self.view.hear(row):
             for source in self.sources.values():
                 if row.node in source.outlets:
-                    self._chooser.name(self._now, source, row)
+                    self._chooser.name(self._now, source, row, SLOTS_MOST)
                     self._flow(source)
 
     def _node_lost(self, node: str) -> None:

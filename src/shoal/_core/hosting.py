@@ -12,8 +12,11 @@ The other half of ``forwarding``. A *home* has submitted tasks and sent them her
     window = limit / homes that use the queue, or what the others leave of the limit, if that is
              more
 
-It is 0 while tasks of this node itself wait for the same slots: who has room is asked first by
-itself. A home that comes when others have all of it gets its share as something ends: theirs
+What is ahead of the slots grows with what has ended here, so that one short task at the beginning
+does not fill a queue with long ones.
+
+It is 0 while tasks of this node itself wait for the same slots, as who has room is asked first by
+itself, and where no more would be taken in. A home that comes when others have all of it gets its share as something ends: theirs
 shrink with the next answer, and nothing has to be told.
 
 **What is sent back**: what is more than twice the window of all, from homes that had not heard of
@@ -108,7 +111,7 @@ Command = Union[Accept, SendBack]
 class _Hosted:
     """One queue that others use."""
 
-    __slots__ = ("homes", "is_feasible", "left_at", "own", "slots", "task_s", "visitors")
+    __slots__ = ("ended", "homes", "is_feasible", "left_at", "own", "slots", "task_s", "visitors")
 
     def __init__(self) -> None:
         self.slots = 1
@@ -119,13 +122,14 @@ class _Hosted:
         self.left_at: dict[str, float] = {}
         """Of homes that have nothing here: since when."""
         self.visitors = 0
+        self.ended = 0
 
     def limit(self, limits: ForwardingLimits) -> int:
         """How many visitors are of use at once."""
         if self.task_s is None:
             return self.slots
         ahead = int(self.slots * limits.ahead_s / max(self.task_s, 1e-9) + 0.5)
-        return self.slots + min(ahead, limits.ahead_most)
+        return self.slots + min(ahead, self.ended, limits.ahead_most)
 
 
 class Hosting:
@@ -168,6 +172,8 @@ class Hosting:
         homes = len(hosted.homes) + (home not in hosted.homes)
         limit = hosted.limit(self._limits)
         others = hosted.visitors - len(hosted.homes.get(home, ()))
+        if others >= OVERFLOW * limit:
+            return 0
         return max(1, limit // homes, limit - others)
 
     def visitors(self, queue: int) -> int:
@@ -205,6 +211,7 @@ class Hosting:
         before = len(there)
         there.difference_update(keys)
         hosted.visitors -= before - len(there)
+        hosted.ended += before - len(there)
         if not there:
             hosted.left_at.setdefault(home, now)
 

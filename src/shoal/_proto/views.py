@@ -75,5 +75,7 @@ class Candidates(msgspec.Struct, frozen=True, array_like=True):
     """Could start one now."""
     able: tuple[NodeRow, ...] = ()
     """Could start one when something there ends."""
+    slots: tuple[int, ...] = ()
+    """How many tasks each of the ready has room for, that has not been named to others too."""
     known: int = 0
     """How many nodes there are that could ever run it."""

@@ -14,12 +14,18 @@ row: a node with four free slots is named to askers that want four tasks togethe
 ready any more. Who wants little is told little. What this costs: a node that nobody has sent to
 although it was named is missed until its next row, and idle nodes write one each second.
 
+The able ones are named in the same way, each to so many that at most twice its slots follow.
+Without that, all who are told of a node that has just been named to others believe its last row,
+which says that nobody waits there.
+
 For ``SPREAD`` all that could ever run the task are named in turn, full or not.
 
 Invariants, asserted by ``validate``:
 
-1. Per wish a node stands in one of both rings, and only if its row accepts the wish.
-2. The ready have more slots than have been named of them since their last row.
+1. Per wish a node that could ever run it stands in one of both rings, or is spent until its next
+   row; no other does.
+2. The ready have more slots than have been named of them since their last row; of the able fewer
+   than twice their slots have been named, of the spent not.
 3. At most ``wishes_most`` wishes; the one not asked for for the longest time goes first.
 """
 
@@ -32,21 +38,29 @@ from shoal._core.policies.ring import Ring
 from shoal._core.policies.view import View, slots_ever, slots_now
 from shoal._proto.views import Candidates, NodeRow, Wish
 
-CHOICE = 2
-"""So many times what is wanted is named, that there be a choice between two."""
+CHOICE, CHOICE_MOST = 2, 8
+"""Who wants little is named twice as much, up to so much, that there be a choice."""
+CROWD = 2
+"""So many times its slots are named of a node that has nothing free."""
 
 
 class _Lists:
     """The nodes that fit one wish."""
 
-    __slots__ = ("able", "asked_at", "named", "ready")
+    __slots__ = ("able", "asked_at", "named", "ready", "spent")
 
     def __init__(self) -> None:
         self.ready = Ring()
         self.able = Ring()
+        self.spent: set[str] = set()
         self.named: dict[str, int] = {}
         """Slots that have been named to somebody since the node's last row."""
         self.asked_at = 0.0
+
+    @property
+    def known(self) -> int:
+        """How many nodes could ever run it."""
+        return len(self.ready) + len(self.able) + len(self.spent)
 
 
 class CandidateIndex:
@@ -78,45 +92,54 @@ class CandidateIndex:
             lists.named.pop(node, None)
             lists.ready.discard(node)
             lists.able.discard(node)
+            lists.spent.discard(node)
 
     def _sort(self, wish: Wish, lists: _Lists, row: NodeRow) -> None:
-        node = row.node
-        is_able = slots_ever(row, wish) > 0
-        is_ready = is_able and slots_now(row, wish) > lists.named.get(node, 0)
+        """Where the node stands; in a ring where it stands already it keeps its turn."""
+        node, named = row.node, lists.named.get(row.node, 0)
+        ever = slots_ever(row, wish)
+        is_ready = ever > 0 and slots_now(row, wish) > named
+        is_able = not is_ready and ever > 0 and (named < CROWD * ever or wish.spreads)
         (lists.ready.add if is_ready else lists.ready.discard)(node)
-        (lists.able.add if is_able and not is_ready else lists.able.discard)(node)
+        (lists.able.add if is_able else lists.able.discard)(node)
+        is_spent = ever > 0 and not is_ready and not is_able
+        (lists.spent.add if is_spent else lists.spent.discard)(node)
 
     def candidates(self, now: float, asker: str, wish: Wish, count: int) -> Candidates:
         """Whom to name to ``asker``, which has ``count`` tasks of ``wish`` for others."""
         lists = self._lists(now, wish)
         if wish.spreads:
             return self._everybody_in_turn(asker, wish, lists)
-        most, left, choice = self._limits.candidates_most, count, CHOICE * count
+        most = self._limits.candidates_most
+        left = max(count, min(CHOICE * count, CHOICE_MOST))
         ready: list[NodeRow] = []
+        named: list[int] = []
         for node in lists.ready.turns():
             if node == asker:
                 continue
             row = self.rows[node]
-            free = slots_now(row, wish) - lists.named.get(node, 0)
+            before = lists.named.get(node, 0)
+            share = min(left, slots_now(row, wish) - before)
             ready.append(row)
-            choice -= free
-            used = min(free, left)
-            left -= used
-            lists.named[node] = lists.named.get(node, 0) + used
-            if used == free:
-                lists.ready.discard(node)
-                lists.able.add(node)
-            if len(ready) >= most or (choice <= 0 and len(ready) >= CHOICE):
+            named.append(share)
+            left -= share
+            lists.named[node] = before + share
+            self._sort(wish, lists, row)
+            if len(ready) >= most or left <= 0:
                 break
         able: list[NodeRow] = []
         if left > 0 and len(ready) < most:
             chosen = {row.node for row in ready}
             for node in lists.able.turns():
                 if node != asker and node not in chosen:
-                    able.append(self.rows[node])
+                    row = self.rows[node]
+                    able.append(row)
+                    share = max(1, slots_ever(row, wish) // 4)
+                    lists.named[node] = lists.named.get(node, 0) + share
+                    self._sort(wish, lists, row)
                 if len(ready) + len(able) >= most:
                     break
-        return Candidates(wish, tuple(ready), tuple(able), len(lists.ready) + len(lists.able))
+        return Candidates(wish, tuple(ready), tuple(able), tuple(named), lists.known)
 
     def _everybody_in_turn(self, asker: str, wish: Wish, lists: _Lists) -> Candidates:
         most = self._limits.candidates_most
@@ -130,7 +153,8 @@ class CandidateIndex:
                     rows.append(self.rows[node])
                 if len(ready) + len(able) >= most:
                     break
-        return Candidates(wish, tuple(ready), tuple(able), len(lists.ready) + len(lists.able))
+        named = tuple(slots_now(row, wish) for row in ready)
+        return Candidates(wish, tuple(ready), tuple(able), named, lists.known)
 
     def _lists(self, now: float, wish: Wish) -> _Lists:
         lists = self._wishes.get(wish)
@@ -156,5 +180,9 @@ class CandidateIndex:
                 assert slots_ever(self.rows[node], wish) > 0
             for node in lists.ready.nodes:
                 assert slots_now(self.rows[node], wish) > lists.named.get(node, 0)
+            assert not lists.spent & {*lists.ready.nodes, *lists.able.nodes}
+            for node in (*lists.able.nodes, *lists.spent):
+                is_spent = lists.named.get(node, 0) >= CROWD * slots_ever(self.rows[node], wish)
+                assert is_spent == (node in lists.spent) or wish.spreads
             fitting = sum(slots_ever(row, wish) > 0 for row in self.rows.values())
-            assert fitting == len(lists.ready) + len(lists.able)
+            assert fitting == lists.known

@@ -21,6 +21,7 @@ from shoal._core.hosting import Hosting
 from shoal._core.policies.view import slots
 from shoal._core.resources import CPU, Amounts
 from shoal._proto.views import Candidates, NodeRow
+from shoal.testing.sim.scale_checkers import ScaleViolation
 from shoal.testing.sim.scale_tasks import Task, name_of
 
 if TYPE_CHECKING:
@@ -90,6 +91,8 @@ class ScaleNode:
         self._row: object = None
         self._timer: float | None = None
         self._network_free_at = 0.0
+        self.fetching = [0 for _ in self.queues]
+        """Own tasks whose arguments are on their way."""
 
     # ---- the daemon, one process
     def after_work(self, messages: int, tasks: int) -> float:
@@ -112,9 +115,9 @@ class ScaleNode:
         """Tell the machine, and do what it says."""
         if self.is_dead:
             return
-        began = clock.now()
+        began = clock.cpu()
         commands = self.machine.step(self.cluster.now, event)
-        self.spent_s += clock.now() - began
+        self.spent_s += clock.cpu() - began
         if self.cluster.is_checked:
             self.machine.validate()
         for command in commands:
@@ -143,12 +146,12 @@ class ScaleNode:
                     self._lend(nodes[node], queue, tasks, False)
             case ev.ForwardTasks(queue, node, keys, is_final):
                 self.decisions += len(keys)
-                tasks = [self.held.pop(key) for key in keys]
+                tasks = [self._let_go(key) for key in keys]
                 self._lend(nodes[node], queue, tasks, is_final)
             case ev.Keep(queue, keys):
                 self.decisions += len(keys)
                 for key in keys:
-                    task = self.held.pop(key)
+                    task = self._let_go(key)
                     self.pinned[queue] += task.outings > 0
                     self._arrive_here(task)
                 self.start(queue)
@@ -159,6 +162,12 @@ class ScaleNode:
                 self.cluster.messages["ask"] += 1
                 self.after_work(1, 0)
                 self.cluster.store_is_asked(self, wish, count)
+
+    def _let_go(self, key: int) -> Task:
+        task = self.held.pop(key, None)
+        if task is None:
+            raise ScaleViolation(f"task {key} is placed by {self.name}, which does not have it")
+        return task
 
     def _take_out(self, queue: int, count: int) -> list[Task]:
         """From the end of the ring, where what would wait longest stands."""
@@ -303,6 +312,9 @@ class ScaleNode:
         startable = slots(self.free, (), wish.amounts) if is_open else 0
         entries = q.entries(self.index)
         movable = entries - self.pinned[queue]
+        # What is being fetched for the queue waits in it as well.
+        entries += self.fetching[queue]
+        startable = max(0, startable - self.fetching[queue])
         look = ev.QueueLooked(
             queue, wish, entries, movable, q.takes, startable, q.running, fits > 0
         )
@@ -315,9 +327,9 @@ class ScaleNode:
         self._host(host.QueueLookedAt(queue, self.fits[queue], own, task_s, self.fits[queue] > 0))
 
     def _host(self, event: host.Event) -> list[host.Command]:
-        began = clock.now()
+        began = clock.cpu()
         commands = self.hosting.step(self.cluster.now, event)
-        self.spent_s += clock.now() - began
+        self.spent_s += clock.cpu() - began
         if self.cluster.is_checked:
             self.hosting.validate()
         return commands
@@ -349,10 +361,12 @@ class ScaleNode:
         self.cluster.moved_bytes += size
         begin = max(self.cluster.now, self._network_free_at)
         self._network_free_at = begin + size / self.cluster.costs.bytes_per_s
+        self.fetching[task.queue] += task.home == self.index
         self.cluster.at(self._network_free_at, self._fetched, task)
 
     def _fetched(self, task: Task) -> None:
         if not self.is_dead:
+            self.fetching[task.queue] -= task.home == self.index
             self.queues[task.queue].push(task)
             self.start(task.queue)
 
