@@ -161,6 +161,6 @@ class Chooser:
                 return self.node
             is_worth = local_first.is_worth(wait_here, found[1], self._limits)
             return found[0].node if is_worth else self.node
-        if found is None or found[0].used >= 2 * found[0].slots:
+        if found is None or found[0].used >= max(1, found[0].slots // 4):
             return None
         return found[0].node

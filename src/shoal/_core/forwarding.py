@@ -329,11 +329,12 @@ class Forwarding:
             outlet, wait_there = found
             if not local_first.is_worth(wait_here, wait_there, self._limits):
                 break
-            count = 2 * outlet.slots - outlet.used
+            # A few at first, as others see the same; it answers with how much it takes.
+            count = max(1, outlet.slots // 4) - outlet.used
             if here.is_feasible:
                 assert here.task_s is not None
                 share = local_first.share_by_wait(wait_here, wait_there, outlet.slots, here.task_s)
-                count = min(max(1, outlet.slots // 4) - outlet.used, share)
+                count = min(count, share)
             count = min(rest, count, self._limits.batch_most)
             if count <= 0:
                 break

@@ -16,8 +16,10 @@ What is ahead of the slots grows with what has ended here, so that one short tas
 does not fill a queue with long ones.
 
 It is 0 while tasks of this node itself wait for the same slots, as who has room is asked first by
-itself, and where no more would be taken in. A home that comes when others have all of it gets its share as something ends: theirs
-shrink with the next answer, and nothing has to be told.
+itself, and where no more would be taken in. But a home that could never run its tasks itself
+(``is_needy``) gets its share then too: this node counts as one more home. A home that comes when
+others have all of it gets its share as something ends: theirs shrink with the next answer, and
+nothing has to be told.
 
 **What is sent back**: what is more than twice the window of all, from homes that had not heard of
 each other; everything while the node is draining. What is *final* stays whatever is full, or it
@@ -63,6 +65,8 @@ class VisitorsCame(NamedTuple):
     home: str
     keys: tuple[int, ...]
     is_final: bool = False
+    is_needy: bool = False
+    """``home`` can never run such tasks itself."""
 
 
 class VisitorsEnded(NamedTuple):
@@ -111,7 +115,17 @@ Command = Union[Accept, SendBack]
 class _Hosted:
     """One queue that others use."""
 
-    __slots__ = ("ended", "homes", "is_feasible", "left_at", "own", "slots", "task_s", "visitors")
+    __slots__ = (
+        "ended",
+        "homes",
+        "is_feasible",
+        "left_at",
+        "needy",
+        "own",
+        "slots",
+        "task_s",
+        "visitors",
+    )
 
     def __init__(self) -> None:
         self.slots = 1
@@ -121,6 +135,7 @@ class _Hosted:
         self.homes: dict[str, set[int]] = {}
         self.left_at: dict[str, float] = {}
         """Of homes that have nothing here: since when."""
+        self.needy: set[str] = set()
         self.visitors = 0
         self.ended = 0
 
@@ -167,10 +182,12 @@ class Hosting:
     def window(self, queue: int, home: str) -> int:
         """How many tasks of the queue ``home`` may have here at once."""
         hosted = self._queues.get(queue)
-        if hosted is None or self._is_draining or hosted.own or not hosted.is_feasible:
+        if hosted is None or self._is_draining or not hosted.is_feasible:
             return 0
         homes = len(hosted.homes) + (home not in hosted.homes)
         limit = hosted.limit(self._limits)
+        if hosted.own:
+            return max(1, limit // (homes + 1)) if home in hosted.needy else 0
         others = hosted.visitors - len(hosted.homes.get(home, ()))
         if others >= OVERFLOW * limit:
             return 0
@@ -182,8 +199,9 @@ class Hosting:
         return 0 if hosted is None else hosted.visitors
 
     def _visitors_came(self, event: VisitorsCame) -> list[Command]:
-        queue, home, keys, is_final = event
+        queue, home, keys, is_final, is_needy = event
         hosted = self._queues.setdefault(queue, _Hosted())
+        (hosted.needy.add if is_needy else hosted.needy.discard)(home)
         if is_final:
             room = len(keys) if hosted.is_feasible else 0
         elif self._is_draining or not hosted.is_feasible:
@@ -219,6 +237,7 @@ class Hosting:
         for home, since in list(hosted.left_at.items()):
             if now - since > HOME_KEPT_S:
                 del hosted.left_at[home], hosted.homes[home]
+                hosted.needy.discard(home)
 
     def validate(self) -> None:
         """Assert the invariants at the top of this module."""

@@ -340,7 +340,8 @@ class ScaleNode:
         by_key = {task.key: task for task in tasks}
         self.look_for_visitors(queue)
         self.decisions += 1
-        event = host.VisitorsCame(queue, home.name, tuple(by_key), is_final)
+        is_needy = home.fits[queue] == 0
+        event = host.VisitorsCame(queue, home.name, tuple(by_key), is_final, is_needy)
         for command in self._host(event):
             match command:
                 case host.Accept(_, _, keys):
