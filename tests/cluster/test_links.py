@@ -192,6 +192,21 @@ def test_a_node_that_was_declared_dead_is_told_so_and_may_begin_anew(cluster: Cl
     until(lambda: numbers(a, B) == [5], "the new life is heard")
 
 
+def test_a_node_that_goes_on_as_another_epoch_takes_its_links_along(cluster: Cluster) -> None:
+    a, b = cluster.add(A), cluster.add(B, epoch=7)
+    b.connect(a)
+    a.connect(b)
+    a.wait_linked(b)
+    a.send(b, note(1))
+    until(lambda: numbers(b, A) == [1], "the first came")
+    b.call(lambda: b.peers.begin_epoch(8))
+    until(lambda: any(n[:2] == ("ended", B) for n in a.news), "the other side has heard")
+    a.send(b, note(2))
+    b.send(a, note(3))
+    until(lambda: numbers(b, A) == [1, 2] and numbers(a, B) == [3], "both go on")
+    assert not [n for n in (*a.news, *b.news) if n[0] == "fenced"]
+
+
 # ---- joining
 def test_a_machine_with_nothing_but_the_join_line(cluster: Cluster) -> None:
     store = cluster.add("store")

@@ -194,6 +194,13 @@ class World:
                 self.put(connection.number, NAMES[name == "a"], END)
         self.step(name, core.AddressesKnown(("there",)))
 
+    def begin_anew(self, name: str) -> None:
+        """The same daemon goes on as another epoch."""
+        link, epoch = self.ends[name].link, self.ends[name].epoch + 1
+        self.ends[name] = End(name, epoch, self.make)
+        self.ends[name].link = link
+        self.step(name, core.BeganAnew(epoch))
+
     def pass_time(self, pause_s: float) -> None:
         self.now += pause_s
         for name in NAMES:
@@ -231,6 +238,8 @@ class World:
                 self.repeat(detail)
         elif detail % 4 == 0:
             self.restart(NAMES[detail // 4 % 2])
+        elif detail % 4 == 1:
+            self.begin_anew(NAMES[detail // 4 % 2])
 
     def heal(self) -> None:
         """No more faults: everything arrives, every dial succeeds, and it must become quiet."""

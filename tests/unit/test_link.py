@@ -149,6 +149,22 @@ def test_who_was_declared_dead_does_not_come_back_with_that_life() -> None:
     assert of_kind(linked(link, 3.0, 9, epoch=6), core.Linked) == [core.Linked(6, is_new=True)]
 
 
+def test_to_go_on_as_another_epoch_says_nothing_about_the_peers() -> None:
+    link = Link("a", 1, "b")
+    link.step(0.0, core.AddressesKnown(("there",)))
+    link.step(0.0, core.DialFailed("not yet"))
+    linked(link, 1.0)
+    link.step(1.0, core.Given(b"x"))
+    out = link.step(2.0, core.BeganAnew(2))
+    assert [close.is_over for close in of_kind(out, core.Close)] == [False]
+    assert of_kind(out, core.SessionEnded) == [core.SessionEnded(1, 1)]
+    assert link.epoch == 2 and link.connection is None
+    while not of_kind(out, core.Dial):
+        assert link.wake_at is not None
+        out = link.step(link.wake_at, core.Ticked())
+    link.validate()
+
+
 def test_who_hears_that_its_life_is_over_stops_dialling() -> None:
     link = Link("a", 1, "b")
     link.step(0.0, core.AddressesKnown(("there",)))

@@ -37,6 +37,7 @@ from __future__ import annotations
 from shoal._core.link_events import (
     Acknowledge,
     AddressesKnown,
+    BeganAnew,
     Close,
     Command,
     Deliver,
@@ -116,7 +117,13 @@ class Link:
                 if event.connection in (self.connection, self._greeting):
                     self._fence(event.why, out)
             case Forgotten():
-                self._forgotten(out)
+                self._over = max(self._over, self.peer_epoch)
+                self._dialling.know(())
+                self._end_session("the node was declared dead", True, out)
+            case BeganAnew():
+                self.epoch = event.epoch
+                self._end_session("the node goes on as another epoch", False, out)
+                self._dialling.plan(now)
             case Ticked():
                 pass
         self._look(now, out)
@@ -299,16 +306,15 @@ class Link:
         # To dial again with this epoch would only be refused again.
         self._dialling.know(())
 
-    def _forgotten(self, out: list[Command]) -> None:
+    def _end_session(self, why: str, is_over: bool, out: list[Command]) -> None:
+        """Begin again from nothing; ``is_over``: the peer's epoch is."""
         for connection in (self.connection, self._greeting):
             if connection is not None:
-                out.append(Close(connection, "the node was declared dead", is_over=True))
-        self._over = max(self._over, self.peer_epoch)
+                out.append(Close(connection, why, is_over))
         if self.peer_epoch:
             out.append(SessionEnded(self.peer_epoch, len(self.outbox)))
         if self._greeting is not None:
             self._dialling.is_under_way = False
-        self._dialling.know(())
         self.outbox.drop()
         out += self.outbox.judge()
         self.inbox.said()

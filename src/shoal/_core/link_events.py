@@ -108,13 +108,20 @@ class Forgotten:
 
 
 @dataclass(frozen=True, slots=True)
+class BeganAnew:
+    """This node goes on as another epoch: the session is over, for the peer too once it hears."""
+
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
 class Ticked:
     """``wake_at`` has come."""
 
 
 Event = (
     Given | AddressesKnown | DialFailed | Reached | Greeted | FrameCame | Moved | Ended
-    | ToldOver | Forgotten | Ticked
+    | ToldOver | Forgotten | BeganAnew | Ticked
 )  # fmt: skip
 
 

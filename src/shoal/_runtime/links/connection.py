@@ -3,7 +3,8 @@
 ``Channel`` dials or has been accepted, shakes hands (``shaking``), and then moves bytes inside TLS
 1.3; it does not know what they mean. Nothing in it blocks.
 
-1. Until it is open, a channel has ``HANDSHAKE_S`` in all; then it is closed, whatever it did.
+1. Until it is open, a channel has ``HANDSHAKE_S`` in all (``DIAL_S`` if it dials); then it is
+   closed, whatever it did.
 2. ``closed`` is called exactly once for each channel, never from inside ``write``, with one line;
    ``opened`` at most once, before any ``received``.
 3. Nothing is handed on before the peer has proved the secret, and ``peer_name`` stands in a
@@ -35,6 +36,9 @@ from shoal._runtime.links.relay import RelayedChannel
 from shoal._runtime.links.shaking import Shake, Steps, explain, unreachable
 
 HANDSHAKE_S = 2.0
+"""For who was dialled, and for the first frame after the proofs."""
+DIAL_S = 4.0
+"""For who dials: four round trips, of which some may be slow or lost."""
 READS_AT_ONCE = 32
 RECORD_BYTES = 16 << 10
 JOINED_BYTES_MOST = 128 << 10
@@ -95,6 +99,8 @@ class Channel:
     # ---- beginnings
     def dial(self, address: str, mailbox: Mailbox) -> None:
         """Begin; ``closed`` follows if it comes to nothing."""
+        self._deadline.cancel()
+        self._deadline = self._loop.call_later(DIAL_S, self._too_late)
         try:
             host, port = split_address(address)
         except CredentialsError as error:
@@ -282,7 +288,7 @@ class Channel:
     def _too_late(self) -> None:
         if not self.is_open:
             self.close(
-                f"{self.label} did not answer within {HANDSHAKE_S:g} s. What to do: check the"
+                f"{self.label} did not answer within {DIAL_S:g} s. What to do: check the"
                 f" address, and that no firewall drops what goes to its port."
             )
 

@@ -192,8 +192,7 @@ class Peers:
         again."""
         self.epoch = epoch
         for node, peer in list(self._peers.items()):
-            self._happened(node, core.Forgotten())
-            peer.link = Link(self.name, epoch, node, self._options.limits)
+            self._happened(node, core.BeganAnew(epoch))
             self.connect(node, peer.address)
 
     def rows(self) -> list[dict[str, object]]:
