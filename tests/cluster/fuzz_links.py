@@ -31,7 +31,8 @@ from pathlib import Path
 
 from shoal._core.doorkeeper import DoorLimits
 from shoal._proto import links
-from shoal._proto.frames import Codec
+from shoal._proto.frames import Codec, FrameDecoder, FrameError
+from shoal._proto.links import LinkDecoder
 from tests.cluster import raw_peer
 from tests.cluster.members import Cluster, until
 from tests.cluster.test_links import note, numbers
@@ -40,6 +41,7 @@ NODE, HONEST, ODD = ("aa" * 16, "bb" * 16, "cc" * 16)
 GROWTH_MOST_BYTES = 32 << 20
 STRANGER_S = 0.05
 HONEST_PAUSE_S = 0.005
+DECODED_AT_ONCE = 500
 NUMBERS = (0, 1, 2, 3, 255, 1 << 16, 1 << 24, (1 << 24) + 1, 1 << 31, (1 << 32) - 1)
 
 
@@ -197,15 +199,43 @@ class Fuzz:
             stream.sendall(data if rng.randrange(2) else self.spoil(data))
             stream.recv(4096)
 
+    def decoders(self) -> None:
+        """Bytes for everything that takes bytes apart, in this thread: many more of them."""
+        rng = self.random
+        rows = [*self.own_rows(), note(rng.randrange(1 << 30), 100)]
+        join = Codec(links.JoinFrame, links.MAX_JOIN_BYTES)
+        bulk = Codec(links.BulkFrame, links.MAX_WANT_BYTES)
+        seeds = [links.encode_body(row) for row in rows]
+        seeds += [raw_peer.hello(ODD), raw_peer.frame(3, rows[0])]
+        seeds += [join.encode(0, links.JoinAsked(ODD, rng.randbytes(50)))]
+        seeds += [bulk.encode(0, links.Want(b"v", 0, 9))]
+        readers = (
+            links.decode_body,
+            links.decode_control,
+            lambda data: LinkDecoder().feed(data),
+            lambda data: FrameDecoder(join).feed(data),
+            lambda data: FrameDecoder(bulk).feed(data),
+            lambda data: links.read_preface(data.ljust(80)[:80]),
+            lambda data: links.read_authority_frame(
+                data.ljust(links.AUTHORITY_FRAME_BYTES)[: links.AUTHORITY_FRAME_BYTES]
+            ),
+        )
+        for _ in range(DECODED_AT_ONCE):
+            data = self.spoil(rng.choice(seeds))
+            for read in readers:
+                with contextlib.suppress(FrameError):
+                    read(data)
+                self.counts["decoded"] += 1
+
     def run(self, seconds: float) -> dict[str, object]:
         """All of it, and what must hold in the end."""
         self.node.values[b"v"] = memoryview(bytes(100))
-        kinds = (self.stranger, self.stranger, self.peer, self.peer, self.puller)
+        kinds = (self.stranger, self.stranger, self.peer, self.peer, self.puller, self.decoders)
         until_s = time.monotonic() + seconds
         began = 0
         while time.monotonic() < until_s:
             self.random.choice(kinds)()
-            if not began and self.counts.total() > 100:
+            if not began and self.counts["strangers"] > 20:
                 gc.collect()
                 began = resident_bytes()  # by then everything has been imported and used once
         self._is_over.set()

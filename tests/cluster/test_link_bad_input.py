@@ -226,6 +226,14 @@ def test_the_fingerprint_of_another_cluster(scene: Scene, tmp_path: Path) -> Non
     scene.still_serves()
 
 
+def test_nobody_joins_as_the_control_store(scene: Scene) -> None:
+    stranger = scene.cluster.join("store")
+    stranger.connect(scene.node)
+    assert "'store' is not the id of a node" in stranger.wait_suspected(A)
+    assert not stranger.peers.contexts.credentials.has_certificate
+    scene.still_serves()
+
+
 def with_foreign_certificate(scene: Scene, directory: Path, name: str) -> keys.Credentials:
     """Knows the token, and has a certificate that another authority signed."""
     keys.new_cluster(str(directory), "127.0.0.1:1")

@@ -433,6 +433,89 @@ def test_streams_end_when_nobody_needs_them(cluster: Cluster) -> None:
 
 
 # ---- what must not be there
+class Wire(threading.Thread):
+    """Passes bytes on between two addresses, and keeps them."""
+
+    def __init__(self, to: str) -> None:
+        super().__init__(daemon=True)
+        self.seen = bytearray()
+        self._to = to
+        self._listening, self.address = listen_anywhere("127.0.0.1")
+        self.start()
+
+    def run(self) -> None:
+        while True:
+            try:
+                one, _ = self._listening.accept()
+            except OSError:
+                return
+            host, _, port = self._to.rpartition(":")
+            other = socket.create_connection((host, int(port)))
+            for source, sink in ((one, other), (other, one)):
+                threading.Thread(target=self._pass_on, args=(source, sink), daemon=True).start()
+
+    def _pass_on(self, source: socket.socket, sink: socket.socket) -> None:
+        try:
+            while data := source.recv(1 << 16):
+                self.seen += data
+                sink.sendall(data)
+        except OSError:
+            pass
+        shut(sink)
+
+    def stop(self) -> None:
+        shut(self._listening)
+        self._listening.close()
+
+
+def test_nothing_on_the_wire_can_be_read(cluster: Cluster) -> None:
+    store, node = cluster.add("store"), cluster.add(A)
+    wires = [Wire(store.address), Wire(node.address)]
+    joined = cluster.join(B)
+    joined.connect("store", wires[0].address)
+    joined.wait_linked("store")
+    joined.connect(node, wires[1].address)
+    plain = b"a payload that nobody else may read " * 40
+    node.values[b"name of it"] = memoryview(plain * 100)
+    joined.send(node, SealedAtHome(1, 0, len(plain), plain))
+    into = bytearray(len(plain) * 100)
+    assert joined.pull(node, b"name of it", into) == "" and into == plain * 100
+    until(lambda: node.received, "the message came")
+    seen = b"".join(bytes(wire.seen) for wire in wires)
+    assert len(seen) > len(into), "the wires were not used"
+    secret = cluster.line.secret
+    for secretive in (
+        plain[:20],
+        b"name of it",
+        secret.key,
+        secret.text().encode().partition(b".")[2],
+        b"PRIVATE KEY",
+        B.encode(),
+    ):
+        assert secretive not in seen
+    for wire in wires:
+        wire.stop()
+
+
+def test_an_idle_link_costs_nothing(cluster: Cluster) -> None:
+    a, b = cluster.add(A), cluster.add(B)
+    a.connect(b)
+    a.send(b, note(1))
+    b.send(a, note(2))
+    until(lambda: numbers(b, A) == [1] and numbers(a, B) == [2], "both came")
+
+    def looks() -> tuple[int, int]:
+        return a.loop._look, b.loop._look
+
+    def is_quiet() -> bool:
+        before = looks()
+        time.sleep(0.5)
+        return looks() == before
+
+    until(is_quiet, "nobody wakes any more")
+    assert a.peers.is_linked(B) and not a.peers._peers[B].link.outbox
+
+
 def test_links_bring_neither_pickle_nor_asyncio() -> None:
     program = (
         "import sys; import shoal._runtime.links.peers, shoal._runtime.links.joining,"

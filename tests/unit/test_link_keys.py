@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from cryptography import x509
 
 from shoal._proto import links
 from shoal._runtime.links import handshake, keys
@@ -146,6 +147,14 @@ def test_a_certificate_is_for_the_name_that_asked(head: tuple, tmp_path: Path) -
     assert again.has_certificate and again.fingerprint == line.fingerprint
     context = ssl.create_default_context(cadata=authority.authority.decode())
     context.load_cert_chain(again.certificate_path, again.key_path)
+
+
+def test_a_clock_that_jumps_ends_no_certificate(head: tuple[str, JoinLine]) -> None:
+    credentials = keys.load(head[0], NODE)
+    for pem in (credentials.authority, keys.read_private(credentials.certificate_path)):
+        certificate = x509.load_pem_x509_certificate(pem)
+        assert certificate.not_valid_before_utc.year <= 2000
+        assert certificate.not_valid_after_utc.year == 9999
 
 
 def test_without_cryptography_the_error_says_what_to_install(tmp_path: Path) -> None:

@@ -78,6 +78,8 @@ class JoinDesk:
     def _answer(self, body: object) -> JoinGranted | JoinRefused:
         if not isinstance(body, JoinAsked):
             return JoinRefused("this is not a question of a node that joins")
+        if not _is_node_id(body.node):
+            return JoinRefused(f"{body.node[:80]!r} is not the id of a node")
         why = self._may_join(body.node)
         if why:
             return JoinRefused(why)
@@ -85,6 +87,11 @@ class JoinDesk:
             return JoinGranted(self._contexts.credentials.sign(body.request, body.node))
         except (CredentialsError, OSError) as error:
             return JoinRefused(str(error))
+
+
+def _is_node_id(name: str) -> bool:
+    """Whether a node may be called that; above all not like the control store."""
+    return 16 <= len(name) <= 64 and set(name) <= set("0123456789abcdef")
 
 
 class Joining:
