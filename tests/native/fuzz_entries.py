@@ -187,6 +187,7 @@ class Fuzz:
         self.raised: Counter[str] = Counter()
         self.keys: list[int] = []
         self.adopted: list[int] = []
+        self.proxies: list[int] = []
         self.cells: list[int] = []
         self.pool: list[Any] = []
         self.signatures = signatures()
@@ -290,6 +291,8 @@ class Fuzz:
         if name in ("fail", "requeue", "cancel", "release", "adopt") and first is not None:
             slot = first & 0xFFFFFFFF
             is_task = name in ("fail", "requeue", "cancel")
+            if name == "release" and first in self.proxies:
+                return True
             return slot in self.bystander.slots or (is_task and slot in self.running)
         if name == "submit":  # the daemon submits nothing: its lanes would outlive this program
             return target is self.daemon
@@ -304,7 +307,7 @@ class Fuzz:
         if name == "new_proxy":
             self.keys.append(result)
             if target is self.daemon:
-                self.adopted.append(result)
+                self.proxies.append(result)
         if name == "adopt" and result is True and target is not self.elsewhere:
             self.adopted.append(args[0])
         if name == "new_pending":
@@ -354,7 +357,7 @@ class Fuzz:
 
     def step(self) -> None:
         if self.random.random() < 0.06:
-            self.random.choice((*[self.work] * 5, self.share))()
+            self.random.choice((*[self.work] * 5, self.share, self.bridge))()
             return
         targets = self.targets()
         kinds = [*["Memory"] * 3, "ObjectRef", "Task", "Template", "Draft", "module"]
@@ -439,6 +442,29 @@ class Fuzz:
             for reader in range(channel.readers):
                 self.call("Channel.read", channel.read, [reader, 0], {})
 
+    def bridge(self) -> None:
+        """Proxies that are right, what is said of them, and who looks at them."""
+        self.call("Memory.new_proxy", self.daemon.new_proxy, [1, self.random.randbytes(32)], {})
+        key = self.random.choice(self.proxies or [0])
+        image = bytearray(self.random.randbytes(self.random.randrange(24, 200)))
+        image[:24] = (
+            b"\0" * 8 + (24).to_bytes(8, "little") + (len(image) - 24).to_bytes(8, "little")
+        )
+        if self.random.random() < 0.5:
+            image[self.random.randrange(24)] = self.random.randrange(256)
+        in_block = self.random.random() < 0.5
+        say = self.random.choice((
+            ("seal_image", [key, _native.FORMAT_BYTES, in_block, bytes(image), []]),
+            ("seal_elsewhere", [key, _native.FORMAT_BYTES, self.random.choice((24, 100, 1 << 20))]),
+        ))  # fmt: skip
+        self.call(f"Memory.{say[0]}", getattr(self.daemon, say[0]), say[1], {})
+        self.call("Memory.ref", self.subject.ref, [key], {})
+        self.call("Memory.open_image", self.daemon.open_image, [self.random.choice(self.keys)], {})
+        if isinstance(moving := self.daemon.begin_restore(key), _native.Moving):
+            with memoryview(moving) as view:
+                view[: min(len(view), len(image))] = image[: len(view)]
+            self.call("Memory.end_pull", self.daemon.end_pull, [moving, []], {})
+
     def make_template(self) -> None:
         named = {n: self.argument(a) for n, a, _ in self.signatures["Template.__init__"]}
         if self.random.random() < 0.8:  # mostly one that works
@@ -484,7 +510,9 @@ class Fuzz:
         self.pool.clear()
         self.end_subject()
         gc.collect()
-        for key in self.adopted:
+        for key in self.proxies:  # what waits for one that is let go unsealed waits for ever
+            self.daemon.seal_image(key, _native.FORMAT_BYTES, False, b"")
+        for key in self.adopted + self.proxies:
             self.daemon.release(key)
         for key in self.cells:  # what waits for one that nobody seals waits for ever
             cell = self.daemon.ref(key)
