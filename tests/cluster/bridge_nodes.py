@@ -389,6 +389,7 @@ class Nodes:
             assert not bridging.machine.lendings and not bridging.machine.visits
             assert len(bridging.lending) == 0 and len(bridging.visiting) == 0
             assert bridging.proxies.refs.is_empty, node.name
+            assert bridging.pulling.is_empty, node.name
             audit = node.memory.audit()
             left = {kind: n for kind, n in audit.items() if n}
             assert not left, (node.name, left, node.memory.list_objects(20))

@@ -145,6 +145,11 @@ class CopiesAtHome:
                     self._serve(now, out, key, self._values[key])
         return out
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether nobody has, or wants, the bytes of anything."""
+        return not self._values
+
     def places(self, key: int) -> list[str]:
         """The nodes that have its bytes, the primary one first."""
         value = self._values.get(key)

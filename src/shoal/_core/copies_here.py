@@ -93,6 +93,11 @@ class CopiesHere:
                         out.append(ev.EndPrimary(name))
         return out
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is here for others, or on its way."""
+        return not self._copies
+
     def is_here(self, name: Name) -> bool:
         """Whether the bytes can be given to others."""
         copy = self._copies.get(name)

@@ -5,7 +5,8 @@ nothing.
 
     proxies.py    objects of other nodes: a pending slot each, sealed when home has told the value;
                   large values stay where they are until somebody looks (`_core.remote_refs` counts)
-    pulling.py    bytes that come, and bytes that others come for
+    pulling.py    bytes that come
+    sources.py    bytes that others come for, and from whom they have them
     lending.py    tasks of ours that other nodes run: taken out of their queues, results put in
     visiting.py   tasks of other nodes that run here, as tasks of the daemon's own
     actors.py     queues of actors that live elsewhere: drained in order

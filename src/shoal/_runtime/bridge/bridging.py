@@ -96,12 +96,13 @@ class Bridging:
 
     def open_source(self, node: str, name: bytes) -> tuple[memoryview, Callable[[], None]] | None:
         """What ``node`` pulls from here by that name, and what to call when it is done."""
-        return self.pulling.open_source(node, name)
+        return self.pulling.sources.open(node, name)
 
-    def node_joined(self, node: str, epoch: int) -> None:
+    def node_joined(self, node: str, epoch: int, *, is_driver: bool = False) -> None:
         """That life of a node is a member of the cluster now."""
         self._epochs[node] = epoch
         self.proxies.post(PeerJoined(node, epoch))
+        self.pulling.node_joined(node, is_driver)
 
     def node_lost(self, node: str) -> None:
         """It is declared dead."""

@@ -40,7 +40,8 @@ class Proxies:
     """The refs that this node shares with others.
 
     ``needed`` is called with the key of a proxy whose bytes somebody waits for, ``settled`` with
-    that of one that has its value, or its error, at last.
+    that of one that has its value, or its error, at last; ``released`` before a proxy goes, and
+    ``unneeded`` with the key of one of ours that no other node has any more.
     """
 
     def __init__(self, memory: Memory, me: tuple[str, int], around: Surroundings) -> None:
@@ -55,6 +56,8 @@ class Proxies:
         self._is_stepping = False
         self.needed: Callable[[int], None] = lambda key: None
         self.settled: Callable[[int], None] = lambda key: None
+        self.released: Callable[[int, Name], None] = lambda key, name: None
+        self.unneeded: Callable[[int], None] = lambda key: None
 
     # ---- names
     def name_of(self, key: int) -> Name:
@@ -167,11 +170,12 @@ class Proxies:
                 self._perform_lose(order)
             case happenings.ReleaseProxy():
                 key = self._keys.pop(order.name)
-                del self._names[key]
+                self.released(key, self._names.pop(key))
                 self._memory.release(key)
             case happenings.Pin():
                 self._perform_pin(order.key)
             case happenings.Unpin():
+                self.unneeded(order.key)
                 self._pins.pop(order.key, None)
             case happenings.TellSealed():
                 self._perform_tell(order)

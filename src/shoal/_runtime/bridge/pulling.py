@@ -1,11 +1,11 @@
-"""Bytes that come here from other nodes, and those that others come for.
+"""Bytes that come here from other nodes.
 
 ::
 
     a proxy that is looked at       WantCopy ---> home
                                              <--- CopySource: there they are, and these refs in them
-                                    (bulk transfer)
-                                    CopyLanded -> home lets go of its pin
+                                    (bulk transfer, from home or from who has got them from it)
+                                    CopyLanded -> home sends others here
     a result that stayed abroad     (bulk transfer) FreeResults -> the node that ran the task
 
 Only somebody who looks makes a value come (its slot comes out of the inbox), or a task of another
@@ -16,11 +16,14 @@ Invariants:
 
 1. A value is pulled at most once at a time. Its memory is taken first; where there is none, that is
    tried again, and nothing is asked of anybody before.
-2. What another node pulls from here is pinned from ``CopySource`` until it says ``CopyLanded`` or
-   ``CopyFailed``, or is lost.
+2. What is told to home of proxies is what ``_core.copies_here`` says; what it takes for here has
+   its bytes in memory, or in a file of this node. It hears how each transfer has ended.
 3. A result that stays abroad (``Stays``) is let go there exactly once: when it has come, or when
    its slot here is free.
-4. A pull that fails ``FAILURES_MOST`` times ends with an error for its readers.
+4. A pull that fails ``FAILURES_MOST`` times at the home (or at the one node that has a result) ends
+   with an error for its readers.
+
+Those that others come for: sources.py.
 """
 
 from __future__ import annotations
@@ -31,33 +34,20 @@ from typing import Any
 
 import msgspec
 
-from shoal import _native
-from shoal._base import records
+from shoal._base import clock, records
+from shoal._core import copy_events as copying
+from shoal._core.copies_here import CopiesHere
+from shoal._core.remote_ref_events import Send
 from shoal._native import Memory, Moving, ObjectRef
 from shoal._proto import bridge as rows
 from shoal._proto import holds
 from shoal._proto.holds import Name
 from shoal._runtime.bridge.around import RETRY_S, Surroundings, lost_value
-from shoal._runtime.bridge.images import Image, open_image
 from shoal._runtime.bridge.proxies import Proxies
+from shoal._runtime.bridge.sources import HomeRow, OfObject, OfResult, Sources
 
 FAILURES_MOST = 5
 _SLOT = (1 << 32) - 1
-
-
-class OfResult(msgspec.Struct, frozen=True, array_like=True):
-    """What a node calls the bytes of a result that it kept for home."""
-
-    number: int
-    index: int
-
-
-class OfObject(msgspec.Struct, frozen=True, array_like=True):
-    """What home calls the bytes of an object."""
-
-    node: str
-    epoch: int
-    key: int
 
 
 @dataclass(slots=True)
@@ -80,10 +70,12 @@ class Pull:
     is_asked: bool = False
     """Home was asked where the bytes are."""
     moving: Moving | None = None
+    inside: tuple[Name, ...] = ()
+    """The refs in it, as home says."""
 
 
 class Pulling:
-    """Values that come, and values that are come for."""
+    """Values that come."""
 
     def __init__(self, memory: Memory, proxies: Proxies, around: Surroundings) -> None:
         self._memory = memory
@@ -93,15 +85,12 @@ class Pulling:
         self._stays: dict[int, Stays] = {}
         """By slot."""
         self._awaited: dict[int, list[Callable[[], None]]] = {}
-        self._served: dict[tuple[str, int], Image] = {}
-        self._asking: dict[int, list[str]] = {}
-        """Of values of ours that are not in memory: who wants them."""
-        self._pins: dict[int, Moving] = {}
-        """For these they come back."""
-        self.kept: Callable[[str, int, int], int] = lambda node, number, index: 0
-        """The key of a result that is kept for its home; 0: it is not."""
+        self._here = CopiesHere()
+        self.sources = Sources(memory, proxies, self._here, around)
+        self.sources.fetch_home = self._fetch_home
         proxies.needed = self.need
         proxies.settled = self._settled
+        proxies.released = self._released
 
     # ---- values that come
     def fetch(self, ref: ObjectRef[Any], done: Callable[[], None]) -> None:
@@ -145,7 +134,7 @@ class Pulling:
         if pull is None:
             return
         if not self._memory.is_elsewhere(key):
-            del self._pulls[key]
+            self._end(key)
             self._settled(key)
             return
         if pull.moving is None:
@@ -160,10 +149,10 @@ class Pulling:
         stays = self._stays.get(key & _SLOT)
         if name is not None and not pull.is_asked:
             pull.is_asked = True
-            self._around.links.send(name.node, holds.WantCopy(name.key))
+            self._run(copying.Needed(name))
         elif stays is not None:
             source = OfResult(stays.number, stays.index)
-            self._transfer(key, pull, stays.node, source, lambda: stays.inside)
+            self._transfer(key, pull, stays.node, source)
 
     def _transfer(
         self,
@@ -171,68 +160,85 @@ class Pulling:
         pull: Pull,
         node: str,
         source: OfResult | OfObject,
-        inside: Callable[[], list[ObjectRef[Any]] | None],
     ) -> None:
         assert pull.moving is not None, "the memory is taken first"
         view = memoryview(pull.moving)
 
         def done(why_not: str) -> None:
             view.release()
-            if self._pulls.get(key) is not pull:
-                return  # nobody wants it any more
-            if why_not:
-                self._failed(key, pull, node, why_not)
+            name = None if isinstance(source, OfResult) else _name_of(source)
+            if self._pulls.get(key) is not pull:  # nobody wants it any more
+                if name is not None:
+                    self._run(copying.PullEnded(name, node, why_not))
+            elif why_not:
+                self._failed(key, pull, node, name, why_not)
             else:
-                self._landed(key, pull, inside)
+                self._landed(key, pull, node, name)
 
         self._around.links.pull(node, msgspec.msgpack.encode(source), view, done)
 
-    def _landed(
-        self, key: int, pull: Pull, inside: Callable[[], list[ObjectRef[Any]] | None]
-    ) -> None:
+    def _landed(self, key: int, pull: Pull, node: str, name: Name | None) -> None:
         moving, pull.moving = pull.moving, None
         assert moving is not None, "its bytes have come there"
-        del self._pulls[key]
-        refs = inside() if self._memory.is_elsewhere(key) else None
+        refs = self._refs_inside(key, pull, name) if self._memory.is_elsewhere(key) else None
+        problem = ""
         if refs is None:
-            return
-        if not self._memory.end_pull(moving, refs):
+            problem = "it is not wanted any more"
+            self._end(key)
+        elif not self._memory.end_pull(moving, refs):
             problem = "its bytes were damaged on their way from another node"
-            self._memory.lose(key, records.pack("InternalError", message=problem))
-        self._let_go(key, moving_is_here=True)
+            self._lose(key, records.pack("InternalError", message=problem))
+        else:
+            del self._pulls[key]
+        if name is not None:
+            self._run(copying.PullEnded(name, node, problem))
+        if problem:
+            return
+        self._let_go(key)
         self._settled(key)
 
-    def _failed(self, key: int, pull: Pull, node: str, why_not: str) -> None:
-        pull.failures += 1
-        name = self._proxies.proxy_name(key)
+    def _refs_inside(self, key: int, pull: Pull, name: Name | None) -> list[ObjectRef[Any]] | None:
+        """What its table is to name; None: it is not wanted any more."""
+        if name is not None:
+            return self._proxies.landed(name, pull.inside)
+        stays = self._stays.get(key & _SLOT)
+        return None if stays is None else stays.inside
+
+    def _failed(self, key: int, pull: Pull, node: str, name: Name | None, why_not: str) -> None:
+        # Of others home knows more, and sends to the next.
+        pull.failures += name is None or node == name.node
         if pull.failures >= FAILURES_MOST:
             problem = f"its bytes could not be had from node {node}: {why_not}"
             self._lose(key, lost_value(problem))
-            if name is not None:
-                self._around.links.send(name.node, holds.CopyDropped(name.key))
-            return
-        pull.is_asked = False
         if name is not None:
-            self._around.links.send(name.node, holds.CopyDropped(name.key))
-        self._around.call_later(RETRY_S * 2**pull.failures, lambda: self._begin(key))
+            self._run(copying.PullEnded(name, node, why_not))
+        elif key in self._pulls:
+            self._around.call_later(RETRY_S * 2**pull.failures, lambda: self._begin(key))
 
     def _lose(self, key: int, record: bytes) -> None:
-        self._pulls.pop(key, None)
+        self._end(key)
         self._stays.pop(key & _SLOT, None)
         if self._memory.is_elsewhere(key):
             self._memory.lose(key, record)
         self._settled(key)
 
-    def _let_go(self, key: int, moving_is_here: bool) -> None:
-        """The bytes abroad are not needed any more."""
+    def _end(self, key: int) -> None:
+        """It is not pulled any more."""
+        name = self._proxies.proxy_name(key)
+        if self._pulls.pop(key, None) is not None and name is not None:
+            self._run(copying.ProxyGone(name))
+
+    def _released(self, key: int, name: Name) -> None:
+        """The proxy goes, and with it the copy: home hears that before it hears of the ref."""
+        self._pulls.pop(key, None)
+        self._run(copying.ProxyGone(name))
+
+    def _let_go(self, key: int) -> None:
+        """The bytes of a result are not needed abroad any more."""
         stays = self._stays.pop(key & _SLOT, None)
         if stays is not None:
             body = rows.FreeResults(stays.number, (stays.index,))
             self._around.links.send(stays.node, body)
-            return
-        name = self._proxies.proxy_name(key) if moving_is_here else None
-        if name is not None:
-            self._around.links.send(name.node, holds.CopyLanded(name.key))
 
     def stay(self, stays: Stays) -> None:
         """A result of ours stays on the node that made it, until somebody looks."""
@@ -246,7 +252,7 @@ class Pulling:
             return
         if not self._memory.is_live(stays.key):
             self._pulls.pop(stays.key, None)
-            self._let_go(stays.key, moving_is_here=False)
+            self._let_go(stays.key)
             return
         found = self._memory.spilled(stays.key)
         if found is not None and found[2]:
@@ -257,101 +263,69 @@ class Pulling:
         for stays in list(self._stays.values()):
             self.look(stays.key)
 
-    # ---- values that others come for
+    def _fetch_home(self, key: int) -> None:
+        """Others come for a result of ours that is abroad."""
+        self._awaited.setdefault(key, []).append(lambda: self.sources.came_back(key))
+        self.need(key)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing comes, stays abroad, or was got from others."""
+        return self._here.is_empty and self.sources.is_empty and not (self._pulls or self._stays)
+
+    # ---- rows, and what is decided on them
     def heard(self, node: str, epoch: int, body: holds.CopyBody) -> None:
         """A row about bytes has come."""
-        match body:
-            case holds.WantCopy():
-                self._serve(node, body.key)
-            case holds.CopySource():
-                self._come_from(node, epoch, body)
-            case holds.NoCopy():
-                key = self._proxies.key_of(Name(node, epoch, body.key))
-                if key is not None:
-                    self._lose(key, body.record)
-            case holds.CopyLanded() | holds.CopyFailed() | holds.CopyDropped():
-                self._served.pop((node, body.key), None)
-                if node in self._asking.get(body.key, ()):
-                    self._asking[body.key].remove(node)
+        if isinstance(body, HomeRow):
+            self.sources.heard(node, body)
+            return
+        if isinstance(body, holds.CopySource):
+            key = self._proxies.key_of(Name(node, epoch, body.key))
+            if key is not None and key in self._pulls:
+                self._pulls[key].inside = body.contained
+        self._run(copying.CopyHeard(node, body))
 
-    def _come_from(self, home: str, epoch: int, body: holds.CopySource) -> None:
-        name = Name(home, epoch, body.key)
+    def _run(self, event: copying.Here) -> None:
+        for order in self._here.step(clock.now(), event):
+            match order:
+                case Send(node, body):
+                    self._around.links.send(node, body)
+                case copying.Pull(name, source):
+                    self._perform_pull(name, source)
+                case copying.Fail(name, record):
+                    key = self._proxies.key_of(name)
+                    if key is not None:
+                        self._lose(key, record)
+                case _:
+                    pass  # what landed is shown where it landed, and what nobody wants is gone
+
+    def _perform_pull(self, name: Name, source: str) -> None:
         key = self._proxies.key_of(name)
         pull = None if key is None else self._pulls.get(key)
         if key is None or pull is None or pull.moving is None:
-            self._around.links.send(home, holds.CopyDropped(body.key))
+            self._run(copying.PullEnded(name, source, "it is not wanted here any more"))
             return
-        source = OfObject(home, epoch, body.key)
-        inside = lambda: self._proxies.landed(name, body.contained)  # noqa: E731
-        self._transfer(key, pull, body.source, source, inside)
-
-    def _serve(self, node: str, key: int) -> None:
-        try:
-            found = open_image(self._memory, key) if self._memory.is_live(key) else None
-        except ValueError as error:
-            record = records.pack("NotSupportedError", message=str(error))
-            self._around.links.send(node, holds.NoCopy(key, record))
-            return
-        if isinstance(found, Moving):
-            self._asking.setdefault(key, []).append(node)
-            self._pins[key] = found
-            if self._memory.is_elsewhere(key):
-                self._awaited.setdefault(key, []).append(lambda: self.came_back(key))
-                self.need(key)
-            else:
-                self._around.bring_back(key)
-            return
-        me = self._proxies.me[0]
-        if found is None:
-            record = lost_value(f"node {me} does not have it any more")
-            self._around.links.send(node, holds.NoCopy(key, record))
-        elif found.format in (_native.FORMAT_ERROR_RECORD, _native.FORMAT_ERROR_PICKLE):
-            record = lost_value(f"it was lost on node {me}")
-            if found.format == _native.FORMAT_ERROR_RECORD:
-                record = found.plain() or record
-            self._around.links.send(node, holds.NoCopy(key, record))
-        else:
-            self._served[node, key] = found
-            names = tuple(self._proxies.name_of(inner) for inner in found.contained)
-            row = holds.CopySource(key, me, found.format, found.size, names)
-            self._around.links.send(node, row)
+        self._transfer(key, pull, source, OfObject(name.node, name.epoch, name.key))
 
     def came_back(self, key: int) -> None:
-        """A value of ours is in memory again, or lost."""
-        self._pins.pop(key, None)
-        for node in self._asking.pop(key, ()):
-            self._serve(node, key)
+        """A value that was in a file is in memory again, or lost."""
+        self.sources.came_back(key)
 
-    def open_source(self, node: str, name: bytes) -> tuple[memoryview, Callable[[], None]] | None:
-        """Bytes that ``node`` pulls from here, and what to call when they have gone."""
-        image: Image | Moving | None
-        try:
-            kind = msgspec.msgpack.decode(name, type=list[Any])
-            if len(kind) == 2:
-                wanted = msgspec.convert(kind, OfResult)
-                key = self.kept(node, wanted.number, wanted.index)
-                image = open_image(self._memory, key) if key else None
-            else:
-                image = self._served.get((node, msgspec.convert(kind, OfObject).key))
-        except (msgspec.MsgspecError, ValueError):
-            return None
-        if not isinstance(image, Image):
-            if isinstance(image, Moving):  # in a file: it comes, and they will ask again
-                self._pins[key] = image
-                self._around.bring_back(key)
-            return None
-        keep, view = image, memoryview(image.data)
-
-        def release() -> None:
-            nonlocal keep
-            view.release()
-            del keep
-
-        return view, release
+    def node_joined(self, node: str, is_driver: bool) -> None:
+        """A node that may come, and be come to."""
+        self.sources.node_joined(node, is_driver)
 
     def node_lost(self, node: str) -> None:
         """What others had of it comes no more; what it had of ours is its no more."""
-        for place in [place for place in self._served if place[0] == node]:
-            del self._served[place]
+        self.sources.node_lost(node)
+        self._run(copying.NodeGone(node))
+        for key in list(self._pulls):
+            name = self._proxies.proxy_name(key)
+            if name is not None and name.node == node:
+                del self._pulls[key]
         for stays in [stays for stays in self._stays.values() if stays.node == node]:
             self._lose(stays.key, lost_value(f"node {node}, which had its bytes, is lost"))
+
+
+def _name_of(source: OfObject) -> Name:
+    return Name(source.node, source.epoch, source.key)

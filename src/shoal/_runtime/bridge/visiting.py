@@ -72,7 +72,7 @@ class Visiting:
         self._kept: dict[tuple[str, int], dict[int, ObjectRef[Any]]] = {}
         self._functions: dict[Name, tuple[int, ObjectRef[Any]]] = {}
         """By name: the job, and what keeps its proxy."""
-        pulling.kept = self._key_of_kept
+        pulling.sources.kept = self._key_of_kept
 
     # ---- beginning
     def perform_begin(self, order: bridge.Begin, refs: list[ObjectRef[Any]]) -> None:
