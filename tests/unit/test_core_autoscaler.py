@@ -27,7 +27,6 @@ from shoal._core.autoscaler_fitting import (
     GroupDemand,
     NodeType,
     Outcome,
-    agrees,
     fit,
     why_not,
 )
@@ -81,22 +80,6 @@ def test_labels_choose_the_type() -> None:
     assert packed(Demand(cpus(1), rules=zone)).new == ["large"]
     nowhere = packed(Demand(cpus(1), rules=((LabelRule("zone", "in", ("b",)),),)))
     assert nowhere.new == [] and "has the labels" in nowhere.unmet[0].why
-
-
-def test_rules_of_labels() -> None:
-    labels = {"zone": "a"}
-    assert agrees(labels, ())
-    for operator, key, values, expected in (
-        ("in", "zone", ("a", "b"), True),
-        ("in", "disk", ("a",), False),
-        ("not_in", "zone", ("a",), False),
-        ("not_in", "disk", ("a",), True),
-        ("exists", "zone", (), True),
-        ("exists", "disk", (), False),
-        ("does_not_exist", "zone", (), False),
-        ("does_not_exist", "disk", (), True),
-    ):
-        assert agrees(labels, ((LabelRule(key, operator, values),),)) is expected, (operator, key)
 
 
 def test_what_no_type_has_is_said() -> None:

@@ -156,6 +156,8 @@ class NodeConfig(msgspec.Struct, frozen=True):
     """One per whole GPU of ``total``; empty: 0, 1, 2, ..."""
     started: bool = False
     """Made by ``shoal start``: others may join, the store is a process of its own."""
+    has_store_process: bool | None = None
+    """Whether the tables are kept by a process of their own; None: where ``started``."""
     python: str = ""
     """Interpreter that the zygote runs; jobs with another get exec'd workers."""
     node_name: str = ""

@@ -25,6 +25,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
+from shoal._core.policies.labels import agrees
 from shoal._core.resources import UNIT, Amounts, sum_of
 from shoal._proto.messages import LabelRule
 
@@ -32,19 +33,6 @@ ORDINARY = ("CPU", "memory", "object_store_memory")
 """What every node has: to leave it unused is no waste."""
 
 Rules = tuple[tuple[LabelRule, ...], ...]
-
-
-def agrees(labels: Mapping[str, str], alternatives: Rules) -> bool:
-    """Whether a node with ``labels`` agrees with one of ``alternatives``, or there are none."""
-    return not alternatives or any(
-        all(_holds(rule, labels.get(rule.key)) for rule in rules) for rules in alternatives
-    )
-
-
-def _holds(rule: LabelRule, value: str | None) -> bool:
-    if rule.operator in ("exists", "does_not_exist"):
-        return (value is not None) == (rule.operator == "exists")
-    return (value in rule.values) == (rule.operator == "in")
 
 
 class NodeType(msgspec.Struct, frozen=True):

@@ -118,7 +118,10 @@ class NodeTables:
         self.jobs = JobTable(config.session, limits.jobs_ended_most)
         self.locks = LockTable()
         self.groups = GroupTable(limits)
-        self.mirror = Mirror(config.node_id.hex(), config.started)
+        has_process = config.has_store_process
+        self.mirror = Mirror(
+            config.node_id.hex(), config.started if has_process is None else has_process
+        )
         self.store = self.mirror.tables
         """The tables, or their mirror in a started session."""
         self.early: list[Event] = []

@@ -22,7 +22,7 @@ def nodes() -> list[dict[str, Any]]:
         True
     """
     rows = []
-    address = machine_facts.address()  # of every node: a session is on one machine
+    here = machine_facts.address()  # of a node that says none: it is on this machine
     for row in table("nodes"):
         is_alive = row.get("state", "ALIVE") == "ALIVE"
         rows.append(
@@ -32,7 +32,7 @@ def nodes() -> list[dict[str, Any]]:
                 "alive": is_alive,
                 "NodeName": row.get("name"),
                 "NodeManagerHostname": row.get("name"),
-                "NodeManagerAddress": address,
+                "NodeManagerAddress": row.get("address") or here,
                 "Resources": row.get("total", {}),
                 "Labels": row.get("labels", {}),
                 **row,

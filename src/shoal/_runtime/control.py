@@ -12,6 +12,9 @@ everything that has come since, until it works.
 The store serves whoever connects (its own user only), and ends when the daemon that started it has
 ended. Like the daemon it never loads pickle. Its exit codes: 3, another store serves from that
 directory; 4, the journal can be neither read nor written.
+
+On the head of a cluster it is told where the keys are too, and has two descriptors more: the port
+that others know, and the way to the daemon (``store_cluster``).
 """
 
 from __future__ import annotations
@@ -20,6 +23,8 @@ import os
 import signal
 import socket
 import sys
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from shoal._base import clock
 from shoal._core import store
@@ -29,7 +34,18 @@ from shoal._runtime import descendants
 from shoal._runtime.daemon_connections import Connection, Listener
 from shoal._runtime.daemon_loop import Loop
 from shoal._runtime.journal import COPY_S, Journal, JournalError, JournalInUseError
-from shoal._runtime.store_wire import LISTENER_FD, NOTICES_MOST, StoreFrame, store_messages
+from shoal._runtime.store_wire import (
+    DAEMON_FD,
+    LISTENER_FD,
+    MEMBER_KINDS,
+    NOTICES_MOST,
+    PORT_FD,
+    StoreFrame,
+    store_messages,
+)
+
+if TYPE_CHECKING:
+    from shoal._runtime.store_cluster import ClusterStore
 
 EXIT_IN_USE = 3
 EXIT_NO_JOURNAL = 4
@@ -40,14 +56,18 @@ RETRY_MOST_S = 1.0
 class ControlStore:
     """The shell around the machine and its journal."""
 
-    def __init__(self, loop: Loop, listening: socket.socket, journal: Journal) -> None:
+    def __init__(
+        self, loop: Loop, listening: socket.socket, journal: Journal, keys: str = ""
+    ) -> None:
+        """Serve; ``keys`` is where those of the cluster are, on its head."""
         self._loop = loop
         self._journal = journal
         self._machine = StoreMachine()
-        self._machine.restore(journal.rows.items())
+        own = {place: row for place, row in journal.rows.items() if place[0] not in MEMBER_KINDS}
+        self._machine.restore(own.items())
         self._machine.epoch, self._machine.sequence = journal.epoch, journal.sequence
         self._effects: list[store.Effect] = []
-        self._replies: list[StoreReply] = []
+        self._replies: list[StoreReply | Callable[[], None]] = []
         self._connections: dict[int, Connection] = {}
         self._numbers: dict[Connection, int] = {}
         self._number = 0
@@ -57,7 +77,21 @@ class ControlStore:
         self._retry_s = RETRY_S
         self._take_notices()
         self._copy_later()
+        self._cluster = self._serve_cluster(keys) if keys else None
         self._listener = Listener(loop, listening, self._connected)
+
+    def _serve_cluster(self, keys: str) -> ClusterStore:
+        from shoal._runtime.store_cluster import ClusterStore
+
+        rows = {p: row for p, row in self._journal.rows.items() if p[0] in MEMBER_KINDS}
+        return ClusterStore(
+            self._loop,
+            keys,
+            (socket.socket(fileno=PORT_FD), socket.socket(fileno=DAEMON_FD)),
+            (self._journal.epoch, rows.items()),
+            self.keep,
+            self._tell,
+        )
 
     # ---- connections
     def _connected(self, connected: socket.socket, pid: int) -> None:
@@ -83,6 +117,15 @@ class ControlStore:
                 self._replies.append(command)
             else:
                 self._effects.append(command)
+        self._flush_soon()
+
+    def keep(self, effects: Sequence[store.Effect], then: Callable[[], None]) -> None:
+        """Have ``effects`` on disk, then call ``then``, in the order of these calls."""
+        self._effects += effects
+        self._replies.append(then)
+        self._flush_soon()
+
+    def _flush_soon(self) -> None:
         if not self._is_flushing:
             # After everything else that is ready now: one sync for all of it.
             self._is_flushing = True
@@ -96,6 +139,7 @@ class ControlStore:
             "failure": self._failure,
             "notices": list(self._machine.notices),
             "modules": sorted(sys.modules),
+            "links": [] if self._cluster is None else self._cluster.rows(),
         }
 
     # ---- the disk
@@ -111,6 +155,9 @@ class ControlStore:
             return
         replies, self._replies = self._replies, []
         for reply in replies:
+            if not isinstance(reply, StoreReply):
+                self._loop.guard(reply)
+                continue
             connection = self._connections.get(reply.caller)
             if connection is not None:
                 connection.send(reply.ticket, reply.body)
@@ -161,9 +208,10 @@ class ControlStore:
 
 def main(arguments: list[str]) -> int:
     """Serve until the daemon that started us has ended."""
-    (directory,) = arguments
+    directory, keys = (*arguments, "")[:2]
     descendants.set_process_name("shoal-store")
-    os.set_inheritable(LISTENER_FD, False)
+    for fd in (LISTENER_FD, PORT_FD, DAEMON_FD)[: 3 if keys else 1]:
+        os.set_inheritable(fd, False)
     try:
         journal = Journal(directory)
     except JournalInUseError as error:
@@ -179,7 +227,7 @@ def main(arguments: list[str]) -> int:
     signal.set_wakeup_fd(wakee, warn_on_full_buffer=False)
     signal.signal(signal.SIGTERM, lambda *_: None)
     loop.watch(waker, lambda _: loop.stop())
-    ControlStore(loop, socket.socket(fileno=LISTENER_FD), journal)
+    ControlStore(loop, socket.socket(fileno=LISTENER_FD), journal, keys)
     loop.run()
     journal.close()
     return 0

@@ -21,6 +21,7 @@ import os
 import socket
 import sys
 from collections.abc import Callable
+from typing import Any
 
 import msgspec
 
@@ -55,6 +56,7 @@ class Door:
         self._processes = processes
         self._post = post
         self._tables: dict[str, Callable[[str], list[dict[str, object]]]] = {}
+        self._requests: dict[type, Callable[[Connection, int, Any], None]] = {}
         self._observers: dict[int, Connection] = {}
         self._observer_numbers = itertools.count(FIRST_OBSERVER, -1)
         self.drivers: list[tuple[int, int]] = []
@@ -64,6 +66,12 @@ class Door:
     def add_table(self, name: str, rows: Callable[[str], list[dict[str, object]]]) -> None:
         """Answer ``GetTable(name)`` with ``rows(about)``, made by the shell."""
         self._tables[name] = rows
+
+    def add_request(
+        self, kind: type[messages.Message], take: Callable[[Connection, int, Any], None]
+    ) -> None:
+        """Have requests of ``kind`` taken by the shell: ``take(connection, request, body)``."""
+        self._requests[kind] = take
 
     def connection(self, index: int) -> Connection | None:
         """The connection of a process or observer, if it is there."""
@@ -108,6 +116,8 @@ class Door:
         elif isinstance(body, messages.GetTable) and body.table in self._tables:
             rows = self._tables[body.table](body.about)
             connection.send(frame.id, messages.Table(rows[: body.limit]))
+        elif type(body) in self._requests:
+            self._requests[type(body)](connection, frame.id, body)
         else:
             self._post(events.Requested(connection.index, frame.id, body))
 

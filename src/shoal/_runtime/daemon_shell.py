@@ -52,6 +52,7 @@ from shoal._runtime import (
 from shoal._runtime.daemon_away import Whereabouts
 from shoal._runtime.daemon_door import Door
 from shoal._runtime.daemon_loop import Loop, Timer
+from shoal._runtime.daemon_members import Members
 from shoal._runtime.daemon_memory import NodeMemory, Warming
 from shoal._runtime.daemon_process_memory import ProcessMemories
 from shoal._runtime.daemon_processes import KIND_DRIVER, Processes
@@ -62,6 +63,7 @@ from shoal._runtime.daemon_zygote import ZygoteLink
 from shoal._runtime.strays import Strays
 
 if TYPE_CHECKING:
+    from shoal._runtime.daemon_cluster import ClusterNode, Ports
     from shoal._runtime.daemon_environments import EnvironmentPlaces
 
 END_S = 2.0
@@ -92,6 +94,7 @@ class Daemon:
         memory: Memory,
         listening: socket.socket,
         zygote: tuple[int, int],
+        ports: Ports | None = None,
     ) -> None:
         self._settings = settings
         self._memory = memory
@@ -118,14 +121,15 @@ class Daemon:
         self._node_memory.environment_of = self._machine.environment_of
         self._environments: EnvironmentPlaces | None = None
         self._store: StoreLink | None = None
-        if settings.started:
+        if self._node.has_store_process:
             kept = settings.kept or os.path.join(settings.directory, session_dir.STORE_DIRECTORY)
             self._store = StoreLink(
                 self._loop,
                 settings.directory,
                 kept,
                 self.post,
-                lambda text: self._door.tell_drivers(messages.Notice(text)),
+                self._tell_drivers,
+                None if ports is None else ports.store,
             )
         self._places = Whereabouts(memory, self._spiller, self._lost)
         sights = Sights(memory, self.post, self._pid_of, self._places.away)
@@ -151,8 +155,25 @@ class Daemon:
         self._door.add_table("memory", self._memory_rows)
         self._door.add_table("holders", self._spiller.holders)
         self._door.add_table("logs", lambda _: worker_logs.rows(logs[1], self._processes))
+        self._used = {"values": 0}
+        self._members = Members(self._machine, self._used)
+        for name in ("members", "nodes", "demand"):
+            self._door.add_table(name, getattr(self._members, name))
+        self._door.add_table("cluster", self._members.clusters)
+        self._cluster = None if ports is None else self._join_cluster(ports)
         self._watch()
         self.post(events.Began())
+
+    def _join_cluster(self, ports: Ports) -> ClusterNode:
+        from shoal._runtime.daemon_cluster import ClusterNode
+
+        end = lambda why: self.post(events.StopAsked(why))  # noqa: E731
+        cluster = ClusterNode(self._loop, ports, self._node, self._members, end, self._tell_drivers)
+        self._door.add_request(messages.AskDrain, cluster.ask_drain)
+        return cluster
+
+    def _tell_drivers(self, text: str) -> None:
+        self._door.tell_drivers(messages.Notice(text))
 
     def _zygote_setup(self) -> forking.Setup:
         node = self._node
@@ -221,6 +242,8 @@ class Daemon:
             self._lost.given_up.sweep()
         for command in self._machine.step(clock.now(), event):
             self._loop.guard(self._perform[type(command)], command)
+        if self._cluster is not None:
+            self._cluster.touched()
 
     def perform_reply(self, command: commands.Reply) -> None:
         connection = self._door.connection(command.index)
@@ -366,6 +389,8 @@ class Daemon:
 
     def _end(self) -> None:
         self._door.close()
+        if self._cluster is not None:
+            self._cluster.close()
         if self._store is not None and self._settings.kept:
             self._store.finish()
         since = session_dir.process_start_time(os.getpid()) or 0
@@ -404,9 +429,12 @@ def node_config(settings: launch.NodeSettings, memory: Memory) -> config.NodeCon
     total["memory"] = float(max(0, usable - memory.capacity_bytes))
     total["object_store_memory"] = float(memory.capacity_bytes)
     # Names by which programs ask for this very node, and for the one that a session began on.
-    total[f"node:{machine_facts.address()}"] = total["node:__internal_head__"] = 1.0
+    total[f"node:{machine_facts.address()}"] = 1.0
+    if settings.membership is None or settings.membership.is_head:
+        total["node:__internal_head__"] = 1.0
     gpu_ids = tuple(visible.split(",")) if visible else ()
     seen = environment.read()
+    joined = settings.membership
     return config.NodeConfig(
         session=settings.session,
         directory=settings.directory,
@@ -415,8 +443,9 @@ def node_config(settings: launch.NodeSettings, memory: Memory) -> config.NodeCon
         cores=max(1, math.ceil(cores)),
         gpu_ids=gpu_ids if len(gpu_ids) == gpus else (),
         started=settings.started,
+        has_store_process=settings.started and (joined is None or joined.is_head),
         python=sys.executable,
-        node_name=os.uname().nodename,
+        node_name=joined.node_name if joined is not None else os.uname().nodename,
         labels=settings.labels,
         memory_bytes=seen.memory_bytes or usable,
         memory_threshold=seen.memory_threshold,
@@ -463,11 +492,12 @@ def run(directory: str, listener_fd: int, zygote: tuple[int, int]) -> int:
     try:
         with open(os.path.join(directory, session_dir.SETTINGS_NAME), "rb") as file:
             settings = msgspec.json.decode(file.read(), type=launch.NodeSettings)
+        ports = _open_ports(settings)
         memory = make_memory(settings)
     except (OSError, ValueError, MemoryError, RuntimeError) as error:
         return _fail(listening, directory, error)
     _raise_descriptor_limit()
-    daemon = Daemon(settings, memory, listening, zygote)
+    daemon = Daemon(settings, memory, listening, zygote, ports)
     become_subreaper()
     descendants.set_oom_score(-900)
     if settings.started:
@@ -476,6 +506,15 @@ def run(directory: str, listener_fd: int, zygote: tuple[int, int]) -> int:
         registry.register(os.path.dirname(directory), entry)
     daemon.run()
     return 0
+
+
+def _open_ports(settings: launch.NodeSettings) -> Ports | None:
+    """What a node of a cluster listens at."""
+    if settings.membership is None:
+        return None
+    from shoal._runtime.daemon_cluster import Ports
+
+    return Ports(settings.membership)
 
 
 def _raise_descriptor_limit() -> None:

@@ -13,6 +13,7 @@ import select
 import signal
 import sys
 from collections.abc import Callable
+from typing import NamedTuple
 
 from shoal._base import clock, environment
 from shoal._core import commands, events
@@ -22,7 +23,14 @@ from shoal._core.store import Joined, StoreNotice
 from shoal._runtime import session_dir, wire
 from shoal._runtime.daemon_connections import Connection
 from shoal._runtime.daemon_loop import Loop
-from shoal._runtime.store_wire import LISTENER_FD, NOTICES_MOST, StoreFrame, store_messages
+from shoal._runtime.store_wire import (
+    DAEMON_FD,
+    LISTENER_FD,
+    NOTICES_MOST,
+    PORT_FD,
+    StoreFrame,
+    store_messages,
+)
 
 SHORT_LIFE_S = 0.5
 PAUSE_S = 0.05
@@ -32,6 +40,17 @@ AGAIN_S = 0.2
 """Until a connection that broke while its store lives is made again."""
 END_S = 1.0
 """For the last copy of the journal, when the session is stopped."""
+
+
+class ClusterPort(NamedTuple):
+    """What the store of a cluster is given: it stays here for the next life of the store."""
+
+    keys: str
+    """Directory of the cluster's keys."""
+    port: int
+    """Descriptor of the listening socket that others know."""
+    daemon: int
+    """Descriptor through which it hands us connections that are ours."""
 
 
 class StoreLink:
@@ -44,8 +63,11 @@ class StoreLink:
         kept: str,
         post: Callable[[AnyEvent], None],
         tell: Callable[[str], None],
+        cluster: ClusterPort | None = None,
     ) -> None:
-        """The socket is in ``directory``, the journal in ``kept``; ``tell`` reaches people."""
+        """The socket is in ``directory``, the journal in ``kept``; ``tell`` reaches people;
+        ``cluster`` is what the store of a cluster needs beside that."""
+        self._cluster = cluster
         self.pid = 0
         self.notices: list[str] = []
         self._loop = loop
@@ -114,12 +136,17 @@ class StoreLink:
 
     def _start(self) -> None:
         self._started_at = clock.now()
+        words = [sys.executable, "-P", "-m", "shoal._runtime.control", self._kept]
+        given = [(self._listening, LISTENER_FD)]
+        if self._cluster is not None:
+            words.append(self._cluster.keys)
+            given += [(self._cluster.port, PORT_FD), (self._cluster.daemon, DAEMON_FD)]
         try:
             self.pid = os.posix_spawn(
                 sys.executable,
-                [sys.executable, "-P", "-m", "shoal._runtime.control", self._kept],
+                words,
                 environment.inherited_variables(),
-                file_actions=[(os.POSIX_SPAWN_DUP2, self._listening, LISTENER_FD)],
+                file_actions=[(os.POSIX_SPAWN_DUP2, fd, number) for fd, number in given],
                 setsid=True,
             )
         except OSError as error:

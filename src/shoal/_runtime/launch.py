@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -15,6 +16,20 @@ import msgspec
 from shoal._runtime import node_spawn, session_dir
 
 _LOG_TAIL_BYTES = 4 << 10
+
+
+class Membership(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Which cluster of several machines a node belongs to. No secret: that is in a file."""
+
+    keys: str
+    """Directory of what it knows the others by (``links/keys.py``)."""
+    is_head: bool = False
+    """The control store is here."""
+    listen: str = ""
+    """Where it listens, ``HOST:PORT``; empty: it only dials out."""
+    addresses: tuple[str, ...] = ()
+    """Of the control store, for all but the head."""
+    node_name: str = ""
 
 
 class NodeSettings(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -44,6 +59,8 @@ class NodeSettings(msgspec.Struct, frozen=True, omit_defaults=True):
     log_bytes: int | None = None
     """What workers' logs may take; None: as the environment says."""
     log_age_s: float | None = None
+    membership: Membership | None = None
+    """None: a session of this machine alone."""
 
 
 class Launched(msgspec.Struct, frozen=True):
@@ -59,9 +76,17 @@ class Launched(msgspec.Struct, frozen=True):
         return os.path.join(self.settings.directory, session_dir.SOCKET_NAME)
 
 
-def launch(root: str, variables: dict[str, str], *, name: str = "", **options: Any) -> Launched:
+def launch(
+    root: str,
+    variables: dict[str, str],
+    *,
+    name: str = "",
+    enter: Callable[[str], Membership] | None = None,
+    **options: Any,
+) -> Launched:
     """Begin a session under ``root`` and settle it at once; see ``settle`` for the options. One
-    with a ``name`` goes on from what is kept under it.
+    with a ``name`` goes on from what is kept under it; ``enter`` puts the keys of a cluster into
+    the session's directory, and says which cluster that is. What it raises ends the session.
 
     Raises:
         SessionDirectoryError: ``root`` cannot be used.
@@ -70,6 +95,12 @@ def launch(root: str, variables: dict[str, str], *, name: str = "", **options: A
     begun = node_spawn.begin(root, variables)
     if name:
         begun.name, begun.kept = name, session_dir.kept(root, name)
+    if enter is not None:
+        try:
+            options["membership"] = enter(begun.directory)
+        except BaseException:
+            node_spawn.abandon(begun)
+            raise
     return settle(begun, **options)
 
 
@@ -86,6 +117,7 @@ def settle(
     lineage_bytes: int | None = None,
     log_bytes: int | None = None,
     log_age_s: float | None = None,
+    membership: Membership | None = None,
 ) -> Launched:
     """Tell a daemon that has begun to start what it is to be."""
     encoded = b""
@@ -107,6 +139,7 @@ def settle(
             lineage_bytes=lineage_bytes,
             log_bytes=log_bytes,
             log_age_s=log_age_s,
+            membership=membership,
         )
         encoded = msgspec.json.encode(settings)
     finally:

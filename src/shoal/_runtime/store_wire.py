@@ -15,6 +15,12 @@ from shoal._proto.frames import Codec
 from shoal._proto.messages import Done, GetTable, KvAnswer, Table
 
 LISTENER_FD = 3
+PORT_FD = 4
+"""On the head of a cluster: where other machines connect."""
+DAEMON_FD = 5
+"""On the head: through it go connections that are for its daemon."""
+MEMBER_KINDS = ("members.nodes", "members.actors", "members.groups")
+"""Rows of the journal that are membership's."""
 MAX_STORE_FRAME_BYTES = 1 << 30
 """A mirror reports everything it knows in one frame."""
 NOTICES_MOST = 20

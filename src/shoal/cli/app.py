@@ -17,11 +17,12 @@ import cyclopts
 from cyclopts import Parameter
 
 from shoal import errors
-from shoal._base import clock, environment
-from shoal._runtime import launch, log_files, registry, session_dir, strategies
+from shoal._base import clock
+from shoal._runtime import log_files, registry, session_dir
 from shoal._runtime.observer import ANSWER_S, Observer
 from shoal._runtime.registry import Entry
-from shoal.cli import explanations, logs, report
+from shoal.cli import explanations, logs, operating, report, starting, values
+from shoal.cli.values import CommandError
 
 STOP_S = 5.0
 """How long `shoal stop` waits before it uses SIGKILL."""
@@ -35,10 +36,6 @@ app = cyclopts.App(
     help_format="plaintext",
     version_flags=[],
 )
-
-
-class CommandError(Exception):
-    """A command cannot do what was asked; the text says why and what to do."""
 
 
 class _NoAnswerError(CommandError):
@@ -72,89 +69,16 @@ def _run(script: str, *arguments: str) -> None:
     raise AssertionError("shoal.cli.main does this without the parser")
 
 
-@app.command
-def start(
-    *,
-    num_cpus: float | None = None,
-    num_gpus: float | None = None,
-    resources: str = "{}",
-    labels: str = "",
-    object_store_memory: Annotated[str, Parameter(help="such as 2GB or 500MiB")] = "",
-    object_spilling_directory: str = "",
-    log_bytes: str = "",
-    log_age: str = "",
-    name: str = "",
-    fresh: Annotated[bool, Parameter(negative="")] = False,
-) -> int:
-    """Start a session on this machine that several programs can join, until `shoal stop`.
-
-    It is reached through a unix socket only; nothing listens on the network.
-
-    Parameters
-    ----------
-    num_cpus
-        CPUs that tasks may use at a time (default: what this process may use).
-    num_gpus
-        GPUs (default: those present).
-    resources
-        More resources, as JSON: '{"licence": 2}'.
-    labels
-        Labels of this machine, for label_selector: zone=a,disk=fast.
-    object_spilling_directory
-        Where values go that have no room: a directory, a URI, several with commas between them, or
-        none (default: one of the session's own).
-    log_bytes
-        What logs of workers may take on disk, such as 500MiB; the oldest go (default: 256MiB).
-    log_age
-        When they go, such as 12h or 7d (default: 7d).
-    name
-        Keep key-value table, detached actors and groups, and jobs on disk under this name: the next
-        session that is started with it goes on from there, also after a crash of the machine.
-    fresh
-        Throw away what is kept under the name.
-    """
-    root = _root()
-    _check_name(name, fresh)
-    if running := registry.started_sessions(root):
-        raise CommandError(
-            f"session {running[0].session} is running (pid {running[0].pid}).\n"
-            "What to do: join it with init(), end it with `shoal stop`, or set SHOAL_DIR to another"
-            " directory for a second one."
-        )
-    if fresh:
-        session_dir.forget_kept(root, name)
-    launched = launch.launch(
-        root,
-        environment.inherited_variables(),
-        started=True,
-        num_cpus=_positive("--num-cpus", num_cpus),
-        num_gpus=_positive("--num-gpus", num_gpus),
-        resources=_resources(resources),
-        labels=_labels(labels),
-        object_store_memory=_size(object_store_memory),
-        spill=_places(object_spilling_directory),
-        log_bytes=_size(log_bytes, "--log-bytes"),
-        log_age_s=_time_s(log_age, "--log-age"),
-        name=name,
-    )
-    try:
-        with Observer(launched.socket_path) as observer:
-            total = observer.resources().total
-            (row,) = observer.table("session")
-    except OSError as error:
-        last = launch.startup_failure(launched.settings)
-        launch.give_up(launched)
-        raise CommandError(f"the session did not start ({error})\n{last}".rstrip()) from None
-    print(f"Session {launched.settings.session} has started: {report.amounts(total)}.")
-    report.print_store(row["store"])
-    print("Programs join it with shoal.init(); `shoal status` shows it, `shoal stop` ends it.")
-    return 0
+app.command(starting.start)
+app.command(starting.join)
+app.command(operating.drain)
+app.command(operating.autoscale)
 
 
 @app.command
 def stop() -> int:
     """End your started session and everything in it."""
-    entries = registry.started_sessions(_root())
+    entries = registry.started_sessions(values.root())
     if not entries:
         print("No session that `shoal start` started is running.")
         return 0
@@ -227,7 +151,7 @@ def metrics(*, serve: int | None = None) -> int:
         raise CommandError(
             "this needs prometheus-client.\nWhat to do: pip install 'shoal[metrics]'"
         ) from None
-    find = functools.partial(session_dir.sockets, _root())
+    find = functools.partial(session_dir.sockets, values.root())
     if serve is None:
         print(exposition.text(find()), end="")
         return 0
@@ -367,7 +291,7 @@ def logs_(
         "grep": grep,
         **(log_files.meaning(about) if about else {}),
     }
-    wanted = log_files.wanted(since=_time_s(since, "--since"), **given)
+    wanted = log_files.wanted(since=values.time_s(since, "--since"), **given)
     logs.show(sockets, wanted, tail, follow, as_json)
     return 0
 
@@ -415,7 +339,7 @@ def _told(tell: Callable[[Observer], bool]) -> int:
     if not sessions:
         raise CommandError("no session is running")
     refused: Exception | None = None
-    entries = registry.started_sessions(_root())
+    entries = registry.started_sessions(values.root())
     for path in sessions:
         pid = next((entry.pid for entry in entries if entry.socket_path == path), 0)
         if session_dir.is_stopped(pid):
@@ -440,13 +364,9 @@ def _plain(value: object) -> str:
     return value.hex() if isinstance(value, bytes) else str(value)
 
 
-def _root() -> str:
-    return session_dir.check_root(environment.read().root)
-
-
 def _reachable() -> list[str]:
     """Sockets of all sessions of this user, started ones first."""
-    root = _root()
+    root = values.root()
     started = [entry.socket_path for entry in registry.started_sessions(root)]
     others = session_dir.sockets(root)
     return started + [path for path in others if path not in started]
@@ -484,88 +404,3 @@ def _wait_gone(entry: Entry) -> bool:
             return True
         time.sleep(0.01)
     return False
-
-
-def _check_name(name: str, fresh: bool) -> None:
-    if fresh and not name:
-        raise CommandError("--fresh needs a --name: a session without one keeps nothing")
-    if name and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name):
-        raise CommandError(
-            f"--name must be of letters, digits, dots, dashes and underscores, 64 at most: {name!r}"
-        )
-
-
-def _positive(option: str, value: float | None) -> float | None:
-    if value is not None and value < 0:
-        raise CommandError(f"{option} must not be negative: {value}")
-    return value
-
-
-def _resources(text: str) -> dict[str, float]:
-    try:
-        found = json.loads(text)
-    except ValueError:
-        found = None
-    is_right = isinstance(found, dict) and all(
-        isinstance(amount, int | float) and not isinstance(amount, bool) and amount >= 0
-        for amount in found.values()
-    )
-    if not is_right:
-        raise CommandError(
-            f"--resources must be JSON like '{{\"licence\": 2}}' with amounts of 0 or more: {text}"
-        )
-    return {name: float(amount) for name, amount in found.items()}
-
-
-def _labels(text: str) -> dict[str, str]:
-    labels = {}
-    for part in filter(None, text.split(",")):
-        key, is_given, value = (word.strip() for word in part.partition("="))
-        if not is_given or not strategies.is_selector({key: value or "x"}):
-            raise CommandError(f"--labels must be like zone=a,disk=fast: {text}")
-        labels[key] = value
-    return labels
-
-
-_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
-_BINARY_UNITS = {"ki": 1 << 10, "mi": 1 << 20, "gi": 1 << 30, "ti": 1 << 40}
-
-
-def _places(text: str) -> tuple[str, ...] | None:
-    if not text:
-        return None
-    given = () if text == "none" else tuple(text.split(","))
-    for place in given:
-        if "://" not in place and not os.path.isabs(place):
-            raise CommandError(f"--object-spilling-directory must be an absolute path: {place}")
-    return given
-
-
-def _size(text: str, option: str = "--object-store-memory") -> int | None:
-    """Bytes of ``2GB``, ``500MiB`` or ``1000000``; None for nothing."""
-    if not text:
-        return None
-    number = text.strip().lower().removesuffix("b")
-    digits = number.rstrip("kmgti")
-    unit = (_UNITS | _BINARY_UNITS).get(number[len(digits) :])
-    try:
-        size_bytes = int(float(digits) * (unit or 0))
-    except ValueError:
-        size_bytes = 0
-    if size_bytes <= 0:
-        raise CommandError(f"{option} must be a size like 2GB or 500MiB: {text}")
-    return size_bytes
-
-
-_TIMES_S = {"s": 1.0, "": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86_400.0}
-
-
-def _time_s(text: str, option: str) -> float | None:
-    """Seconds of ``30s``, ``10m``, ``12h`` or ``7d``; None for nothing."""
-    if not text:
-        return None
-    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([a-z]*)", text.strip().lower())
-    unit = _TIMES_S.get(found.group(2)) if found else None
-    if found is None or unit is None or float(found.group(1)) <= 0:
-        raise CommandError(f"{option} must be a time like 30s, 10m, 12h or 7d: {text}")
-    return float(found.group(1)) * unit

@@ -104,7 +104,7 @@ def print_status(observer: Observer) -> None:
             used = float(str(session["memory_used_bytes"]))
         print(f"  {name:20} {amount(name, used)} of {amount(name, total)} in use")
     print_memory(session.get("processes_memory"))
-    nodes = observer.table("nodes")
+    nodes = observer.table("members")
     workers = observer.table("workers")
     actors = [row for row in observer.table("actors") if row.get("state") != "DEAD"]
     jobs = [row for row in observer.table("jobs") if row.get("state") == "RUNNING"]
@@ -112,10 +112,48 @@ def print_status(observer: Observer) -> None:
         f"  {count(len(nodes), 'node')}, {count(len(workers), 'worker')},"
         f" {count(len(actors), 'actor')}, {count(len(jobs), 'running job')}"
     )
-    for row in observer.table("queues"):
-        if row["entries"]:
-            asked = _cell(row["resources"]) or "nothing"
-            print(f"  waiting: up to {row['entries']} tasks of job {row['job']} asking {asked}")
+    for row in observer.table("cluster"):
+        print_cluster(row, nodes)
+    for row in observer.table("demand"):
+        print_demand(row)
+
+
+def print_cluster(row: Mapping[str, Any], nodes: Sequence[Mapping[str, Any]]) -> None:
+    """Print where a cluster is, how it is secured, and its nodes."""
+    where = f"listens at {row['address']}" if row["address"] else "only dials out"
+    print(f"  cluster: this is {_ROLES[row['role']]}, {row['state']}, {where}")
+    if row["why"]:
+        print(f"  cluster: {row['why']}")
+    print(f"  security: {row['security']}")
+    for node in nodes:
+        free, total = node["free_units"], node["total_units"]
+        used = ", ".join(
+            f"{_units(name, total[name] - free.get(name, 0))} of {_units(name, total[name])} {name}"
+            for name in sorted(total)
+            if not is_name_of_node(name) and name not in _BYTES
+        )
+        labels = ",".join(f"{key}={value}" for key, value in sorted(node["labels"].items()))
+        facts = [str(node["state"]).lower(), node["address"] or "dials out", used, labels]
+        if node["state"] == "DEAD":
+            facts = ["dead", node["why"]]
+        text = "; ".join(fact for fact in facts if fact)
+        print(f"  node {node['node_id'][:12]} {node['name']}: {text}")
+
+
+_ROLES = {"head": "the head", "node": "a node"}
+
+
+def _units(name: str, units: int) -> str:
+    return amount(name, units / 10_000)
+
+
+def print_demand(row: Mapping[str, Any]) -> None:
+    """Print what waits, and why."""
+    asked = ", ".join(_units(name, units) + f" {name}" for name, units in row["units"].items())
+    most = "up to " if row["kind"] == "task" else ""
+    job = f" of job {row['job']}" if row["job"] else ""
+    what = f"{most}{count(row['count'], row['kind'])}{job} asking {asked or 'nothing'}"
+    print(f"  waiting: {what}: {row['why']}")
 
 
 def print_memory(row: object) -> None:

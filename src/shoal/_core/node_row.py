@@ -1,0 +1,118 @@
+"""What a node tells of itself: its row, whether it could be given back, and what waits on it.
+
+Read from the tables at any time between two steps; nothing here changes anything. Amounts are units
+of 1/10000, as in the accounts. What idle workers hold counts as free (RULES S-2).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from shoal._core import placement
+from shoal._core.asks import ActorAsk, Asked, GroupAsk
+from shoal._core.resources import Amounts
+from shoal._core.tables import NodeTables
+from shoal._proto.views import Demand, NodeRow, Wish
+
+Row = dict[str, object]
+SHAPES_MOST = 200
+"""Different demands that a row may carry; the most numerous ones."""
+
+
+def row_of(
+    t: NodeTables, epoch: int, number: int, python: str = "", is_draining: bool = False
+) -> NodeRow:
+    """The node as it is now; ``python`` is the minor version of its interpreter."""
+    config = t.config
+    return NodeRow(
+        node=config.node_id.hex(),
+        epoch=epoch,
+        number=number,
+        total=dict(t.account.total),
+        free=t.scheduler.held.available(),
+        gpus=tuple(max(0, free) for free in t.account.gpus.values()),
+        demand=demand_of(t),
+        labels=placement.labels_of(t),
+        python=python,
+        is_draining=is_draining,
+    )
+
+
+def is_busy(t: NodeTables) -> bool:
+    """Whether anything runs, lives, is reserved or waits here, or a program is attached."""
+    if t.jobs.by_driver or t.actors.living or t.groups.living or len(t.scheduler.asks):
+        return True
+    return any(
+        queue.entries or any(not each.is_idle for each in queue.attachments.values())
+        for queue in t.scheduler.held.queues.values()
+        if queue.dead_record is None
+    )
+
+
+def demand_of(t: NodeTables) -> tuple[Demand, ...]:
+    """What waits for room here, equal wishes together, the most numerous first."""
+    counts: dict[Amounts, int] = {}
+    for amounts, count in _waiting(t):
+        counts[amounts] = counts.get(amounts, 0) + count
+    rows = [Demand(Wish(amounts), count) for amounts, count in counts.items()]
+    rows.sort(key=lambda row: (-row.count, row.wish.amounts))
+    return tuple(rows[:SHAPES_MOST])
+
+
+def _waiting(t: NodeTables) -> Iterator[tuple[Amounts, int]]:
+    for queue in t.scheduler.held.queues.values():
+        if queue.dead_record is None and queue.entries and not queue.target.group:
+            yield queue.amounts, queue.entries
+    for ask in t.scheduler.asks.values():
+        if isinstance(ask, GroupAsk):
+            yield from ((bundle, 1) for bundle in ask.bundles)
+        elif not ask.target.group:
+            yield ask.amounts, 1
+
+
+def waiting_rows(t: NodeTables) -> list[Row]:
+    """What waits, for people and for the autoscaler: with the reason why it is not met here."""
+    rows: list[Row] = []
+    for queue in t.scheduler.held.queues.values():
+        if queue.dead_record is None and queue.entries:
+            why = queue.target.why or _why_short(t, queue.amounts, queue.is_feasible)
+            rows.append(_row("task", queue.job, queue.amounts, queue.entries, why))
+    asks: dict[tuple[object, ...], tuple[Asked, int]] = {}
+    for ask in t.scheduler.asks.values():
+        bundles = ask.bundles if isinstance(ask, GroupAsk) else None
+        key = (ask.job, ask.amounts, bundles, ask.target)
+        asks[key] = (ask, asks.get(key, (ask, 0))[1] + 1)
+    for ask, count in asks.values():
+        is_possible = ask.who not in t.scheduler.asks.impossible
+        why = ask.target.why or _why_short(t, ask.amounts, is_possible)
+        kind = "actor" if isinstance(ask, ActorAsk) else "group"
+        row = _row(kind, ask.job, ask.amounts, count, why)
+        if isinstance(ask, GroupAsk):
+            row["bundles"] = [dict(bundle) for bundle in ask.bundles]
+            group = t.groups.living.get(ask.who)
+            row["strategy"] = "PACK" if group is None else group.spec.strategy
+        rows.append(row)
+    return rows
+
+
+def _row(kind: str, job: int, amounts: Amounts, count: int, why: str) -> Row:
+    return {
+        "kind": kind,
+        "job": job,
+        "units": dict(amounts),
+        "count": count,
+        "labels": [],
+        "why": why,
+    }
+
+
+def _why_short(t: NodeTables, amounts: Amounts, is_possible: bool) -> str:
+    """Why it cannot have that now."""
+    if not is_possible:
+        short = [name for name, units in amounts if units > t.account.total.get(name, 0)]
+        what = ", ".join(short)
+        return f"no node has so much {what}" if what else "no node can ever have that"
+    missing = t.account.missing(amounts)
+    if missing:
+        return f"all {', '.join(sorted(missing))} is in use"
+    return "a worker is being started, or its environment is being made"

@@ -1,0 +1,313 @@
+"""The daemon's part in a cluster: its door, its links, its lease.
+
+Made only where the session was started with ``--listen`` or ``--address``; a session of one machine
+imports none of this. All that is decided about membership is decided by
+``_core.members.node_side.MemberMachine``; this file carries what it says to the control store,
+which is a peer called ``STORE`` like any other node, and performs its commands::
+
+    joining --Joined--> joined        (the head: listening, as soon as it is joined)
+       |
+       +----JoinRefused--> refused    whoever started the node reads why, and ends it
+
+1. The announced port of a head is held by the store's process; connections that are for this
+   daemon come through ``handed`` (``store_cluster``). Any other node has a door of its own, or
+   none: then it only dials out.
+2. A node that is told that it was declared dead ends: everything that it ran is run elsewhere.
+3. What goes out with renewals is built when something has happened, at most ``ROWS_PER_S`` times a
+   second, and once a second for the amounts that change by themselves; an idle node does that and
+   nothing else.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+import sys
+from collections.abc import Callable
+from typing import Any, get_args
+
+from shoal._base import clock, records
+from shoal._base.config import LeaseTimes, NodeConfig
+from shoal._core.members import interface as members
+from shoal._core.members.node_side import Identity, MemberMachine
+from shoal._proto import links, membership, messages
+from shoal._proto.links import NodeBody
+from shoal._runtime import entering, launch
+from shoal._runtime.daemon_connections import Connection
+from shoal._runtime.daemon_loop import Loop, Timer
+from shoal._runtime.daemon_members import Members
+from shoal._runtime.daemon_store import ClusterPort
+from shoal._runtime.links import door, keys
+from shoal._runtime.links.peers import PeerEvents, PeerOptions, Peers, new_epoch
+
+ROWS_PER_S = 10
+SECURITY = "TLS 1.3 both ways, a token to join"
+FIRST_FREE_FD = 10
+"""Above those that a child is given: a dup2 onto itself would leave close-on-exec set."""
+_SAID = get_args(membership.ToNode)
+
+
+class Ports:
+    """The descriptors of a cluster, opened before anything else so that what is wrong with them is
+    the answer to whoever started the node."""
+
+    def __init__(self, settings: launch.Membership) -> None:
+        """Listen, if the node is to.
+
+        Raises:
+            OSError: the port is in use, or the address is not one of this machine.
+            CredentialsError: the keys cannot be used.
+        """
+        self.settings = settings
+        self.listening: socket.socket | None = None
+        self.address = ""
+        if settings.listen:
+            self.listening = _listen(settings.listen)
+            self.address = entering.announced(settings.listen, self.listening.getsockname()[1])
+        self.handed: socket.socket | None = None
+        self.store: ClusterPort | None = None
+        if settings.is_head:
+            assert self.listening is not None
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            ours.setblocking(False)
+            theirs.setblocking(False)
+            self.handed = ours
+            port, way = (
+                fcntl.fcntl(each.detach(), fcntl.F_DUPFD_CLOEXEC, FIRST_FREE_FD)
+                for each in (self.listening, theirs)
+            )
+            self.store = ClusterPort(settings.keys, port, way)
+
+    @property
+    def store_address(self) -> str:
+        """Where the control store is dialled."""
+        if not self.settings.is_head:
+            return self.settings.addresses[0]
+        host, _, port = self.address.rpartition(":")
+        listens_everywhere = self.settings.listen.rpartition(":")[0] in entering.EVERYWHERE
+        return f"127.0.0.1:{port}" if listens_everywhere else f"{host}:{port}"
+
+
+def _listen(address: str) -> socket.socket:
+    host, _, port = address.rpartition(":")
+    return door.listen(address) if port != "0" else door.listen_anywhere(host.strip("[]"))[0]
+
+
+class ClusterNode:
+    """One node of a cluster."""
+
+    def __init__(
+        self,
+        loop: Loop,
+        ports: Ports,
+        node: NodeConfig,
+        rows: Members,
+        end: Callable[[str], None],
+        tell: Callable[[str], None],
+    ) -> None:
+        """``end`` ends the session, ``tell`` says a line to people."""
+        self._loop = loop
+        self._ports = ports
+        self._rows = rows
+        self._end = end
+        self._tell = tell
+        self._alarm: Timer | None = None
+        self._row_timer: Timer | None = None
+        self._ticket = 0
+        self._asked: dict[int, tuple[Connection, int]] = {}
+        self._failing_since: float | None = None
+        self._failure = ""
+        self._state, self._why = "joining", ""
+        self.received: Callable[[str, NodeBody], None] = lambda node, body: None
+        """Takes what is not membership's: messages of other nodes."""
+        self.open_source: Callable[[str, bytes], Any] = lambda node, name: None
+        """(node, name) -> (bytes, release) of a value that a node pulls, or None."""
+        self.members_changed: Callable[[list[membership.MemberRow]], None] = lambda rows: None
+        settings = ports.settings
+        credentials = keys.load(settings.keys, rows.node_id)
+        events = PeerEvents(
+            received=self._received,
+            linked=self._linked,
+            suspected=self._suspected,
+            open_source=self._opened,
+            fenced=lambda node, why: self._end(f"this node was declared dead: {why}"),
+        )
+        self.peers = Peers(loop, credentials, events, PeerOptions(new_epoch(), ports.address))
+        self._door: door.Door | None = None
+        if ports.handed is not None:
+            loop.watch(ports.handed.fileno(), lambda _: self._take_handed())
+        elif ports.listening is not None:
+            cluster = credentials.secret.id
+            self._door = door.Door(loop, ports.listening, cluster, self.peers.desks())
+        identity = Identity(
+            node=rows.node_id,
+            name=settings.node_name,
+            address=ports.address,
+            role=membership.ROLE_NODE,
+            labels=dict(node.labels),
+            version=messages.VERSION,
+        )
+        self._machine = MemberMachine(identity, LeaseTimes())
+        self._show()
+        self._row_changed()
+        self._step(members.Began())
+        self.peers.connect(keys.STORE, ports.store_address)
+
+    def close(self) -> None:
+        """Leave: the store hears of it by the end of the connection."""
+        self.peers.close()
+        if self._door is not None:
+            self._door.close()
+
+    def touched(self) -> None:
+        """Something has happened on this node: its row may be another one."""
+        if self._row_timer is None:
+            self._row_timer = self._loop.call_later(1 / ROWS_PER_S, self._row_changed)
+
+    # ---- what people see
+    def _show(self) -> None:
+        ports = self._ports
+        is_up = self._state == "joined" and ports.settings.is_head
+        self._rows.cluster = {
+            "role": "head" if ports.settings.is_head else "node",
+            "state": "listening" if is_up else self._state,
+            "why": self._why or self._failure,
+            "failing_since": self._failing_since,
+            "node_id": self._rows.node_id,
+            "name": ports.settings.node_name,
+            "address": ports.address,
+            "store_address": ports.store_address,
+            "security": SECURITY,
+            "keys": ports.settings.keys,
+        }
+
+    # ---- connections
+    def _take_handed(self) -> None:
+        assert self._ports.handed is not None
+        try:
+            preface, fds, _, _ = socket.recv_fds(self._ports.handed, links.PREFACE_BYTES, 1)
+        except BlockingIOError:
+            return
+        for fd in fds:
+            if len(preface) == links.PREFACE_BYTES:
+                os.set_inheritable(fd, False)
+                self.peers.accepted(fd, preface)
+            else:
+                os.close(fd)
+
+    def _opened(self, node: str, name: bytes) -> Any:
+        return self.open_source(node, name)
+
+    def _linked(self, node: str) -> None:
+        if node == keys.STORE:
+            self._failing_since, self._failure = None, ""
+            self._show()
+
+    def _suspected(self, node: str, why: str) -> None:
+        if node == keys.STORE:
+            self._failing_since = self._failing_since or clock.now()
+            self._failure = why
+            self._show()
+
+    def _received(self, node: str, body: NodeBody) -> None:
+        if node == keys.STORE and isinstance(body, _SAID):
+            self._step(members.StoreSaid(body))
+        elif node != keys.STORE and not isinstance(body, _SAID):
+            self.received(node, body)
+        else:
+            print(f"{node} said what is not its own", file=sys.stderr, flush=True)
+
+    # ---- membership
+    def ask_drain(self, connection: Connection, request: int, body: messages.AskDrain) -> None:
+        """Have a node drained; the answer is the store's."""
+        self._ticket += 1
+        self._asked[self._ticket] = (connection, request)
+        ask = membership.DrainMember(body.node, body.deadline_s, body.only_if_idle)
+        self._step(members.Asked(self._ticket, ask))
+
+    def _row_changed(self) -> None:
+        self._row_timer = self._loop.call_later(1.0, self._row_changed)
+        self._step(members.RowChanged(self._rows.row(), self._rows.standing()))
+
+    def _step(self, event: members.NodeEvent) -> None:
+        for command in self._machine.step(clock.now(), event):
+            self._loop.guard(self._perform, command)
+
+    def _perform(self, command: members.NodeCommand) -> None:
+        match command:
+            case members.TellStore(body):
+                self.peers.send(keys.STORE, body)
+            case members.SetAlarm(at):
+                self._set_alarm(at)
+            case members.Joined(epoch):
+                self._rows.epoch = epoch
+                self._state, self._why = "joined", ""
+                self._show()
+            case members.JoinRefused(why):
+                self._state, self._why = "refused", why
+                self._show()
+                self._tell(f"the cluster refuses this node: {why}")
+            case members.EndEverything(why):
+                self._end(f"this node was declared dead: {why}")
+            case members.MembersHeard(rows):
+                self._members_heard(rows)
+            case members.AskAnswered(ticket, body):
+                self._answer(ticket, body)
+            case members.Drain():
+                self._drain()
+            case members.EndRest():
+                self._end("the time of its drain was up")
+            case members.ConsiderOffer(order):
+                refused = "this node takes no actors of other nodes"
+                self._step(members.OfferDecided(order, False, refused))
+            case members.ReserveBundles(order):
+                refused = "this node reserves no bundles for other nodes"
+                self._step(members.BundlesDecided(order, False, refused))
+            case members.Notice(text):
+                print(text, file=sys.stderr, flush=True)
+
+    def _set_alarm(self, at: float | None) -> None:
+        if self._alarm is not None:
+            self._alarm.cancel()
+        self._alarm = None
+        if at is not None:
+            self._alarm = self._loop.call_at(at, lambda: self._step(members.AlarmRang()))
+
+    def _members_heard(self, rows: list[membership.MemberRow]) -> None:
+        for row in rows:
+            self._rows.others[row.node] = row
+            if row.node == self._rows.node_id:
+                continue
+            if row.state in (membership.DEAD, membership.DRAINED):
+                self.peers.forget(row.node)
+            else:
+                self.peers.connect(row.node, row.address)
+        self.members_changed(rows)
+
+    def _answer(self, ticket: int, body: membership.ToldBody) -> None:
+        connection, request = self._asked.pop(ticket, (None, 0))
+        if connection is None:
+            return
+        if isinstance(body, membership.DrainRefused):
+            record = records.pack("UsageError", message=body.why)
+            connection.send(request, messages.Failure(record))
+        elif isinstance(body, messages.Failure):
+            connection.send(request, body)
+        else:
+            connection.send(request, messages.Done())
+
+    # ---- drain
+    def _drain(self) -> None:
+        self._rows.is_draining = True
+        self._row_changed()
+        self._look_if_drained()
+
+    def _look_if_drained(self) -> None:
+        """Whether everything has ended or gone; looked at as often as rows go out."""
+        standing = self._rows.standing()
+        if standing.is_busy or standing.primaries:
+            self._loop.call_later(1.0, self._look_if_drained)
+            return
+        self._rows.is_drained = True
+        self._step(members.HandedOver())

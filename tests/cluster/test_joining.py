@@ -1,0 +1,240 @@
+"""Nodes join a head, are seen, and are gone: the commands as people type them, real processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import signal
+import socket
+import stat
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import pytest
+
+from shoal._runtime import registry
+from tests.cluster.operated import Machine, listening_at, until
+
+LEASE_S = 11.0
+
+
+class Cluster(NamedTuple):
+    """A head, its address, and the file with its join line."""
+
+    head: Machine
+    address: str
+    token_file: str
+
+    @property
+    def line(self) -> str:
+        """With the secret in it."""
+        return pathlib.Path(self.token_file).read_text()
+
+
+@pytest.fixture
+def machine(tmp_path: pathlib.Path) -> Iterator[Machine]:
+    """Another machine than the head."""
+    made = Machine(tmp_path / "b")
+    yield made
+    made.stop()
+
+
+@pytest.fixture
+def cluster(tmp_path: pathlib.Path) -> Iterator[Cluster]:
+    head = Machine(tmp_path / "a")
+    token_file = str(tmp_path / "token")
+    try:
+        words = ("--head", "--listen", "127.0.0.1:0", "--token-file", token_file)
+        printed = head.start(*words, "--node-name", "first")
+        yield Cluster(head, listening_at(printed), token_file)
+    finally:
+        head.stop()
+
+
+def joined(machine: Machine, cluster: Cluster, name: str, *words: str) -> str:
+    where = ("--address", cluster.address, "--token-file", cluster.token_file)
+    return machine.start(*where, "--listen", "127.0.0.1:0", "--node-name", name, *words)
+
+
+def test_a_second_node_joins_and_is_seen(cluster: Cluster, machine: Machine) -> None:
+    assert cluster.head.alive() == {"first"}
+    assert stat.S_IMODE(os.stat(cluster.token_file).st_mode) == 0o600
+    printed = joined(machine, cluster, "second", "--labels", "zone=b")
+    assert f"of the cluster at {cluster.address}" in printed
+    for each in (cluster.head, machine):
+        until(lambda each=each: each.alive() == {"first", "second"})
+    rows = cluster.head.nodes()
+    assert rows["second"]["labels"]["zone"] == "b" and rows["second"]["address"] == "127.0.0.1"
+    assert rows["first"]["node_id"] != rows["second"]["node_id"]
+
+    status = cluster.head.shoal("status").stdout
+    assert f"this is the head, listening, listens at {cluster.address}" in status
+    assert "security: TLS 1.3 both ways, a token to join" in status
+    assert " second: alive; 127.0.0.1:" in status
+    told = cluster.head.program("import shoal; print(sorted(n['NodeName'] for n in shoal.nodes()))")
+    assert "['first', 'second']" in told.stdout, told.stderr
+
+
+def test_a_node_behind_nat_only_dials_out(cluster: Cluster, machine: Machine) -> None:
+    printed = machine.start("--node-name", "hidden", given=cluster.line, command="join")
+    assert "It only dials out" in printed
+    until(lambda: cluster.head.alive() == {"first", "hidden"})
+    assert cluster.head.nodes()["hidden"]["address"] == ""
+    assert " hidden: alive; dials out" in cluster.head.shoal("status").stdout
+
+
+def test_a_node_renews_its_lease(cluster: Cluster, machine: Machine) -> None:
+    """Longer than a lease after it has joined it is still a member."""
+    joined(machine, cluster, "second")
+    since = os.times().elapsed
+    until(lambda: os.times().elapsed - since > LEASE_S + 2, LEASE_S + 10)
+    assert cluster.head.alive() == {"first", "second"}
+
+
+def test_a_killed_node_is_declared_lost(cluster: Cluster, machine: Machine) -> None:
+    joined(machine, cluster, "second")
+    until(lambda: cluster.head.alive() == {"first", "second"})
+    (entry,) = registry.started_sessions(str(machine.directory))
+    os.kill(entry.pid, signal.SIGKILL)
+    until(lambda: cluster.head.alive() == {"first"}, LEASE_S + 20)
+    assert " second: dead; " in cluster.head.shoal("status").stdout
+    assert cluster.head.nodes()["second"]["state"] == "DEAD"
+
+
+def test_stop_ends_only_its_own(cluster: Cluster, machine: Machine) -> None:
+    joined(machine, cluster, "second")
+    machine.stop()
+    assert "first" in cluster.head.alive()
+    joined(machine, cluster, "third")
+    until(lambda: "third" in cluster.head.alive())
+
+
+def test_a_killed_store_knows_the_nodes_again(cluster: Cluster, machine: Machine) -> None:
+    joined(machine, cluster, "second")
+    until(lambda: cluster.head.alive() == {"first", "second"})
+    os.kill(store_pid(cluster.head), signal.SIGKILL)
+    until(lambda: store_pid(cluster.head))
+    joined(Machine(machine.directory.parent / "c"), cluster, "third")
+    try:
+        until(lambda: cluster.head.alive() == {"first", "second", "third"})
+    finally:
+        Machine(machine.directory.parent / "c").stop()
+
+
+def store_pid(machine: Machine) -> int:
+    from shoal._runtime.observer import Observer
+
+    (entry,) = registry.started_sessions(str(machine.directory))
+    with Observer(entry.socket_path) as observer:
+        (row,) = observer.table("session")
+    store = row["store"]
+    assert isinstance(store, dict)
+    return int(store["pid"]) if not store["away_s"] else 0
+
+
+def test_a_drained_node_leaves(cluster: Cluster, machine: Machine) -> None:
+    joined(machine, cluster, "second")
+    until(lambda: cluster.head.alive() == {"first", "second"})
+    done = cluster.head.shoal("drain", "second", "--deadline", "10s")
+    assert done.returncode == 0, done.stderr
+    assert "takes nothing new" in done.stdout
+    until(lambda: " second: alive" not in cluster.head.shoal("status").stdout)
+    wrong = cluster.head.shoal("drain", "nobody")
+    assert wrong.returncode == 1 and "there is no node nobody; the nodes are: " in wrong.stderr
+
+
+# ---- what is wrong is one clear line
+def test_what_is_wrong_with_joining_is_said(
+    cluster: Cluster, machine: Machine, tmp_path: pathlib.Path
+) -> None:
+    tag, address, token, fingerprint = cluster.line.split()
+    other_key = token[:9] + ("A" if token[9] != "A" else "B") + token[10:]
+    other_print = "sha256:" + "0" * 64
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        free = f"127.0.0.1:{taken.getsockname()[1]}"  # bound, and nobody listens
+        for line, said in (
+            (f"{tag} {address} {other_key} {fingerprint}", "token"),
+            (f"{tag} {address} {token} {other_print}", "certificate"),
+            (f"{tag} {free} {token} {fingerprint}", f"nobody listens at {free}"),
+            (f"{tag} nowhere {token} {fingerprint}", "is not an address"),
+            ("hello", "is not a join line"),
+            ("", "is not a join line"),
+        ):
+            text = machine.refused(given=line + "\n", command="join")
+            assert said in text, (line.replace(token, "TOKEN"), text)
+            assert token.partition(".")[2] not in text
+
+
+def test_files_that_others_can_read_are_refused(cluster: Cluster, machine: Machine) -> None:
+    os.chmod(cluster.token_file, 0o644)
+    text = machine.refused("--address", cluster.address, "--token-file", cluster.token_file)
+    assert "chmod 600" in text
+    missing = machine.refused("--address", cluster.address, "--token-file", "/no/such/file")
+    assert "cannot be read" in missing
+    assert "needs the cluster's token" in machine.refused("--address", cluster.address)
+
+
+def test_a_port_in_use_is_said(machine: Machine) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        text = machine.refused("--head", "--listen", address)
+    assert f"at {address}" in text and "the port is in use" in text
+
+
+def test_a_second_node_of_one_name_is_refused(cluster: Cluster, machine: Machine) -> None:
+    where = ("--address", cluster.address, "--token-file", cluster.token_file)
+    text = machine.refused(*where, "--node-name", "first")
+    assert "first" in text and "did not join" in text
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--listen", "127.0.0.1:0"], "add --head"),
+        (["--head", "--listen", "nowhere:port"], "is not an address"),
+        (["--head", "--listen", "192.0.2.1:0"], "no such address"),
+        (["--head", "--address", "10.0.0.1:1"], "--head and --name are for its head"),
+        (["--token-file", "x"], "are for clusters"),
+        (["--address", "10.0.0.1:1", "--token", "secret"], "nknown option"),
+    ],
+)
+def test_misuse_is_said(machine: Machine, words: list[str], said: str) -> None:
+    assert said in machine.refused(*words)
+
+
+# ---- secrets
+def test_the_secret_is_nowhere_but_in_files_of_ours(cluster: Cluster, machine: Machine) -> None:
+    joined(machine, cluster, "second")
+    until(lambda: cluster.head.alive() == {"first", "second"})
+    cluster.head.program(
+        "import shoal, time\n"
+        "@shoal.remote\n"
+        "def f():\n"
+        "    print('running')\n"
+        "    return 1\n"
+        "print(shoal.get(f.remote()))\n"
+    )
+    secret = cluster.line.split()[2].partition(".")[2].encode()
+    said = [cluster.head.shoal("status").stdout, json.dumps(cluster.head.nodes())]
+    assert not [text for text in said if secret.decode() in text]
+    ours = (cluster.head.directory, machine.directory)
+    for pid in filter(str.isdecimal, os.listdir("/proc")):
+        for name in ("cmdline", "environ"):
+            try:
+                found = pathlib.Path(f"/proc/{pid}/{name}").read_bytes()
+            except OSError:
+                continue
+            assert secret not in found, (pid, name)
+    holders = []
+    for directory in ours:
+        for path in directory.rglob("*"):
+            if path.is_file() and secret in path.read_bytes():
+                holders.append(path)
+    assert {path.name for path in holders} == {"id.secret"} and len(holders) == 2
+    for path in holders:
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
