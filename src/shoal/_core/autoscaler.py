@@ -6,13 +6,13 @@ it, which count as room and are never touched::
 
                      Launch(request)           joins               nothing needs it for
                                                                    ``idle_timeout_s``
-    demand unmet  -------------> requested ----------> alive ---------------------------> Drain
-    for patience_s                  | |                  | ^                                |
-                       LaunchFailed | | joins too late   | +------ DrainRefused (busy) -----+
-                                    v v                  |                                  |
-                             back-off of its type        | is lost                 row says | drained
-                                    |                    v                                  v
-                                    +-------------> Terminate(instance) <-------------------+
+    demand unmet  -------------> requested ----------> alive --------------------------> Drain
+    for patience_s                  | |                  | ^                               |
+                       LaunchFailed | | joins too late   | +------ DrainRefused (busy) ----+
+                                    v v                  |                                 |
+                             back-off of its type        | is lost                row says | drained
+                                    |                    v                                 v
+                                    +-------------> Terminate(instance) <------------------+
 
 1. A node that has joined is given back only when its row says *drained*, that it runs nothing and
    holds no primary copy. A drained node never takes anything again, so rows may be as old as they

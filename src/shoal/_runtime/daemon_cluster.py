@@ -13,9 +13,8 @@ which is a peer called ``STORE`` like any other node, and performs its commands:
    daemon come through ``handed`` (``store_cluster``). Any other node has a door of its own, or
    none: then it only dials out.
 2. A node that is told that it was declared dead ends: everything that it ran is run elsewhere.
-3. What goes out with renewals is built when something has happened, at most ``ROWS_PER_S`` times a
-   second, and once a second for the amounts that change by themselves; an idle node does that and
-   nothing else.
+3. What goes out with renewals is built as often as they go out; an idle node does that and nothing
+   else.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ from collections.abc import Callable
 from typing import Any, get_args
 
 from shoal._base import clock, records
-from shoal._base.config import LeaseTimes, NodeConfig
+from shoal._base.config import NodeConfig
 from shoal._core.members import interface as members
 from shoal._core.members.node_side import Identity, MemberMachine
 from shoal._proto import links, membership, messages
@@ -41,7 +40,11 @@ from shoal._runtime.daemon_store import ClusterPort
 from shoal._runtime.links import door, keys
 from shoal._runtime.links.peers import PeerEvents, PeerOptions, Peers, new_epoch
 
-ROWS_PER_S = 10
+ROW_S = 1.0
+LOOK_S = 0.5
+"""Who asks for the nodes waits for the store for so long; then what is known is shown."""
+LEAVE_S = 0.3
+"""Between the last word of a node that leaves and its end."""
 SECURITY = "TLS 1.3 both ways, a token to join"
 FIRST_FREE_FD = 10
 """Above those that a child is given: a dup2 onto itself would leave close-on-exec set."""
@@ -114,11 +117,14 @@ class ClusterNode:
         self._tell = tell
         self._alarm: Timer | None = None
         self._row_timer: Timer | None = None
-        self._ticket = 0
+        self._ticket = self._look_ticket = 0
+        self._looking: list[Callable[[], None]] = []
+        """Who waits for the rows of the other nodes."""
         self._asked: dict[int, tuple[Connection, int]] = {}
         self._failing_since: float | None = None
         self._failure = ""
         self._state, self._why = "joining", ""
+        self.kill_workers: Callable[[], None] = lambda: None
         self.received: Callable[[str, NodeBody], None] = lambda node, body: None
         """Takes what is not membership's: messages of other nodes."""
         self.open_source: Callable[[str, bytes], Any] = lambda node, name: None
@@ -148,7 +154,7 @@ class ClusterNode:
             labels=dict(node.labels),
             version=messages.VERSION,
         )
-        self._machine = MemberMachine(identity, LeaseTimes())
+        self._machine = MemberMachine(identity)
         self._show()
         self._row_changed()
         self._step(members.Began())
@@ -159,11 +165,6 @@ class ClusterNode:
         self.peers.close()
         if self._door is not None:
             self._door.close()
-
-    def touched(self) -> None:
-        """Something has happened on this node: its row may be another one."""
-        if self._row_timer is None:
-            self._row_timer = self._loop.call_later(1 / ROWS_PER_S, self._row_changed)
 
     # ---- what people see
     def _show(self) -> None:
@@ -226,8 +227,28 @@ class ClusterNode:
         ask = membership.DrainMember(body.node, body.deadline_s, body.only_if_idle)
         self._step(members.Asked(self._ticket, ask))
 
+    def refresh(self, then: Callable[[], None]) -> None:
+        """Call ``then`` when the store has told of all nodes as they are, or does not answer."""
+        if self._state != "joined" or not self.peers.is_linked(keys.STORE):
+            then()
+            return
+        self._looking.append(then)
+        if len(self._looking) == 1:
+            self._ticket += 1
+            self._look_ticket = self._ticket
+            self._look_timer = self._loop.call_later(LOOK_S, self._looked)
+            self._step(members.Asked(self._ticket, membership.ListMembers()))
+
+    def _looked(self) -> None:
+        self._look_timer.cancel()
+        waiting, self._looking = self._looking, []
+        for then in waiting:
+            self._loop.guard(then)
+
     def _row_changed(self) -> None:
-        self._row_timer = self._loop.call_later(1.0, self._row_changed)
+        if self._row_timer is not None:
+            self._row_timer.cancel()
+        self._row_timer = self._loop.call_later(ROW_S, self._row_changed)
         self._step(members.RowChanged(self._rows.row(), self._rows.standing()))
 
     def _step(self, event: members.NodeEvent) -> None:
@@ -249,7 +270,7 @@ class ClusterNode:
                 self._show()
                 self._tell(f"the cluster refuses this node: {why}")
             case members.EndEverything(why):
-                self._end(f"this node was declared dead: {why}")
+                self._end_everything(why)
             case members.MembersHeard(rows):
                 self._members_heard(rows)
             case members.AskAnswered(ticket, body):
@@ -257,7 +278,7 @@ class ClusterNode:
             case members.Drain():
                 self._drain()
             case members.EndRest():
-                self._end("the time of its drain was up")
+                self.kill_workers()
             case members.ConsiderOffer(order):
                 refused = "this node takes no actors of other nodes"
                 self._step(members.OfferDecided(order, False, refused))
@@ -286,6 +307,11 @@ class ClusterNode:
         self.members_changed(rows)
 
     def _answer(self, ticket: int, body: membership.ToldBody) -> None:
+        if isinstance(body, membership.MemberList):
+            self._rows.others.update((row.node, row) for row in body.rows)
+            if ticket == self._look_ticket and self._looking:
+                self._looked()
+            return
         connection, request = self._asked.pop(ticket, (None, 0))
         if connection is None:
             return
@@ -297,7 +323,17 @@ class ClusterNode:
         else:
             connection.send(request, messages.Done())
 
-    # ---- drain
+    # ---- ends
+    def _end_everything(self, why: str) -> None:
+        """Nothing of this epoch may act any more; then this daemon ends too."""
+        self.kill_workers()
+        if not self._rows.is_draining:
+            self._end(why)
+            return
+        self._rows.is_drained = True
+        self._step(members.EverythingEnded())
+        self._loop.call_later(LEAVE_S, lambda: self._end("the node has been drained"))
+
     def _drain(self) -> None:
         self._rows.is_draining = True
         self._row_changed()
@@ -309,5 +345,4 @@ class ClusterNode:
         if standing.is_busy or standing.primaries:
             self._loop.call_later(1.0, self._look_if_drained)
             return
-        self._rows.is_drained = True
         self._step(members.HandedOver())

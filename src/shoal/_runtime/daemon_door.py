@@ -57,15 +57,26 @@ class Door:
         self._post = post
         self._tables: dict[str, Callable[[str], list[dict[str, object]]]] = {}
         self._requests: dict[type, Callable[[Connection, int, Any], None]] = {}
+        self._refreshed: set[str] = set()
+        self.refresh: Callable[[Callable[[], None]], None] = lambda then: then()
+        """Calls ``then`` when what other nodes say is new enough to be shown."""
         self._observers: dict[int, Connection] = {}
         self._observer_numbers = itertools.count(FIRST_OBSERVER, -1)
         self.drivers: list[tuple[int, int]] = []
         """(pid, start time) of those that joined and were alive when the last one did."""
         self._listener = Listener(loop, listening, self.let_in)
 
-    def add_table(self, name: str, rows: Callable[[str], list[dict[str, object]]]) -> None:
-        """Answer ``GetTable(name)`` with ``rows(about)``, made by the shell."""
+    def add_table(
+        self,
+        name: str,
+        rows: Callable[[str], list[dict[str, object]]],
+        is_of_others: bool = False,
+    ) -> None:
+        """Answer ``GetTable(name)`` with ``rows(about)``, made by the shell; what ``is_of_others``
+        after a ``refresh``."""
         self._tables[name] = rows
+        if is_of_others:
+            self._refreshed.add(name)
 
     def add_request(
         self, kind: type[messages.Message], take: Callable[[Connection, int, Any], None]
@@ -114,12 +125,21 @@ class Door:
         elif connection.index is None:
             self._refuse(connection, frame.id, "the first message must be a Hello")
         elif isinstance(body, messages.GetTable) and body.table in self._tables:
-            rows = self._tables[body.table](body.about)
-            connection.send(frame.id, messages.Table(rows[: body.limit]))
+            self._answer_table(connection, frame.id, body)
         elif type(body) in self._requests:
             self._requests[type(body)](connection, frame.id, body)
         else:
             self._post(events.Requested(connection.index, frame.id, body))
+
+    def _answer_table(self, connection: Connection, request: int, body: messages.GetTable) -> None:
+        def answer() -> None:
+            rows = self._tables[body.table](body.about)
+            connection.send(request, messages.Table(rows[: body.limit]))
+
+        if body.table in self._refreshed:
+            self.refresh(answer)
+        else:
+            answer()
 
     def _greet(self, connection: Connection, request: int, hello: messages.Hello) -> None:
         if hello.role == "observer":

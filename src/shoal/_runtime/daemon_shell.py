@@ -158,7 +158,7 @@ class Daemon:
         self._used = {"values": 0}
         self._members = Members(self._machine, self._used)
         for name in ("members", "nodes", "demand"):
-            self._door.add_table(name, getattr(self._members, name))
+            self._door.add_table(name, getattr(self._members, name), is_of_others=True)
         self._door.add_table("cluster", self._members.clusters)
         self._cluster = None if ports is None else self._join_cluster(ports)
         self._watch()
@@ -170,6 +170,8 @@ class Daemon:
         end = lambda why: self.post(events.StopAsked(why))  # noqa: E731
         cluster = ClusterNode(self._loop, ports, self._node, self._members, end, self._tell_drivers)
         self._door.add_request(messages.AskDrain, cluster.ask_drain)
+        self._door.refresh = cluster.refresh
+        cluster.kill_workers = self._processes.kill_all
         return cluster
 
     def _tell_drivers(self, text: str) -> None:
@@ -242,8 +244,6 @@ class Daemon:
             self._lost.given_up.sweep()
         for command in self._machine.step(clock.now(), event):
             self._loop.guard(self._perform[type(command)], command)
-        if self._cluster is not None:
-            self._cluster.touched()
 
     def perform_reply(self, command: commands.Reply) -> None:
         connection = self._door.connection(command.index)

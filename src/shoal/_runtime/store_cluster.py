@@ -21,16 +21,16 @@ from __future__ import annotations
 
 import socket
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import get_args
 
 from shoal._base import clock
-from shoal._base.config import LeaseTimes
 from shoal._core.members import interface as members
 from shoal._core.members.store_side import MembersMachine
 from shoal._core.store import Effect, Erase, Keep
 from shoal._proto import links, membership
 from shoal._proto.links import NodeBody
+from shoal._proto.views import NodeRow
 from shoal._runtime.daemon_loop import Loop, Timer
 from shoal._runtime.links import keys
 from shoal._runtime.links.door import Arrival, Door
@@ -39,6 +39,21 @@ from shoal._runtime.links.peers import PeerEvents, PeerOptions, Peers
 
 Place = tuple[str, bytes]
 _SAID = get_args(membership.ToStore)
+
+
+def _no_node(asked: membership.RegisterActor, rows: Mapping[str, NodeRow]) -> str:
+    """Actors stay on the node that asked for them, and are not told of here."""
+    return ""
+
+
+def _no_nodes(
+    spec: membership.GroupSpec,
+    indexes: Sequence[int],
+    places: Mapping[int, str],
+    rows: Mapping[str, NodeRow],
+) -> dict[int, str] | None:
+    """As for actors."""
+    return None
 
 
 class ClusterStore:
@@ -77,7 +92,7 @@ class ClusterStore:
             open_source=lambda node, name: None,
         )
         self._peers = Peers(loop, credentials, events, PeerOptions(epoch))
-        self._machine = MembersMachine(epoch, LeaseTimes())
+        self._machine = MembersMachine(epoch, _no_node, _no_nodes)
         self._machine.restore(rows)
         hand = dict.fromkeys((links.NODE, links.BULK, links.BULK_BACK), self._hand)
         joins = JoinDesk(loop, credentials, self._say)
@@ -109,9 +124,9 @@ class ClusterStore:
         self._step(members.Heard(body))
 
     def _suspected(self, node: str, why: str) -> None:
-        epoch = self._machine.epoch_of(node)
-        if epoch:
-            self._step(members.Suspected(node, epoch, why))
+        found = self._machine.nodes.nodes.get(node)
+        if found is not None:
+            self._step(members.Suspected(node, found.record.epoch, why))
 
     def _step(self, event: members.StoreEvent) -> None:
         effects: list[Effect] = []

@@ -18,6 +18,7 @@ from concurrent.futures import ProcessPoolExecutor
 import msgspec
 
 from shoal._base import clock
+from shoal.testing.sim import autoscaler
 from shoal.testing.sim.cluster import Report, SimCluster, SimulationError, run, shrink
 from shoal.testing.sim.faults import FAULTS
 
@@ -37,10 +38,28 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--full", action="store_true", help="tell everything that happened")
     parser.add_argument("--no-shrink", action="store_true", help="do not look for fewer faults")
     parser.add_argument("--json", help="write the figures into this file")
+    parser.add_argument(
+        "--autoscaler", action="store_true", help="lives of an autoscaled cluster instead"
+    )
     options = parser.parse_args(arguments)
+    if options.autoscaler:
+        return _autoscaled(options)
     if options.seed is not None:
         return _one(options.seed, options.full, not options.no_shrink)
     return _many(options)
+
+
+def _autoscaled(options: argparse.Namespace) -> int:
+    first = options.first if options.seed is None else options.seed
+    counts: Counter[str] = Counter()
+    for seed in range(first, first + (options.seeds if options.seed is None else 1)):
+        try:
+            counts.update(autoscaler.run(seed).counts)
+        except AssertionError as error:
+            print(f"seed {seed}: {error}")
+            return 1
+    print(msgspec.json.encode(dict(counts)).decode())
+    return 0
 
 
 def _one(seed: int, is_full: bool, has_shrink: bool) -> int:
