@@ -12,7 +12,8 @@ which is a peer called ``STORE`` like any other node, and performs its commands:
 1. The announced port of a head is held by the store's process; connections that are for this
    daemon come through ``handed`` (``store_cluster``). Any other node has a door of its own, or
    none: then it only dials out.
-2. A node that is told that it was declared dead ends: everything that it ran is run elsewhere.
+2. A node that is told that it was declared dead ends every worker, sees that they are gone, and
+   joins again in a new epoch; what its own programs have asked for begins anew there.
 3. What goes out with renewals is built as often as they go out; an idle node does that and nothing
    else.
 """
@@ -32,7 +33,7 @@ from shoal._core.members import interface as members
 from shoal._core.members.node_side import Identity, MemberMachine
 from shoal._proto import links, membership, messages
 from shoal._proto.links import NodeBody
-from shoal._runtime import entering, launch
+from shoal._runtime import entering, launch, session_dir
 from shoal._runtime.daemon_connections import Connection
 from shoal._runtime.daemon_loop import Loop, Timer
 from shoal._runtime.daemon_members import Members
@@ -43,6 +44,8 @@ from shoal._runtime.links.peers import PeerEvents, PeerOptions, Peers, new_epoch
 ROW_S = 1.0
 LOOK_S = 0.5
 """Who asks for the nodes waits for the store for so long; then what is known is shown."""
+END_LOOK_S = 0.01
+"""How often it is looked whether what was killed is gone."""
 LEAVE_S = 0.3
 """Between the last word of a node that leaves and its end."""
 SECURITY = "TLS 1.3 both ways, a token to join"
@@ -124,7 +127,8 @@ class ClusterNode:
         self._failing_since: float | None = None
         self._failure = ""
         self._state, self._why = "joining", ""
-        self.kill_workers: Callable[[], None] = lambda: None
+        self.kill_workers: Callable[[], frozenset[tuple[int, int]]] = frozenset
+        """Kills every worker; (pid, start time) of each."""
         self.received: Callable[[str, NodeBody], None] = lambda node, body: None
         """Takes what is not membership's: messages of other nodes."""
         self.open_source: Callable[[str, bytes], Any] = lambda node, name: None
@@ -137,7 +141,7 @@ class ClusterNode:
             linked=self._linked,
             suspected=self._suspected,
             open_source=self._opened,
-            fenced=lambda node, why: self._end(f"this node was declared dead: {why}"),
+            fenced=lambda node, why: print(f"{node}: {why}", file=sys.stderr, flush=True),
         )
         self.peers = Peers(loop, credentials, events, PeerOptions(new_epoch(), ports.address))
         self._door: door.Door | None = None
@@ -325,14 +329,25 @@ class ClusterNode:
 
     # ---- ends
     def _end_everything(self, why: str) -> None:
-        """Nothing of this epoch may act any more; then this daemon ends too."""
-        self.kill_workers()
-        if not self._rows.is_draining:
-            self._end(why)
+        """Nothing of this epoch may act any more: first of all every worker ends."""
+        print(f"everything that runs on this node is ended: {why}", file=sys.stderr, flush=True)
+        self._state, self._why = "joining", why
+        self._show()
+        self._await_end(self.kill_workers())
+
+    def _await_end(self, killed: frozenset[tuple[int, int]]) -> None:
+        alive = frozenset(each for each in killed if session_dir.is_alive(*each))
+        if alive:
+            self._loop.call_later(END_LOOK_S, lambda: self._await_end(alive))
             return
-        self._rows.is_drained = True
+        if self._rows.is_draining:
+            self._rows.is_drained = True
+            self._step(members.EverythingEnded())
+            self._loop.call_later(LEAVE_S, lambda: self._end("the node has been drained"))
+            return
+        # Others have forgotten the sessions that they had with us, for good.
+        self.peers.begin_epoch(new_epoch())
         self._step(members.EverythingEnded())
-        self._loop.call_later(LEAVE_S, lambda: self._end("the node has been drained"))
 
     def _drain(self) -> None:
         self._rows.is_draining = True

@@ -33,7 +33,7 @@ from shoal._core.events import AnyEvent, RunningTask
 from shoal._native import WORKER_EXIT, Memory
 from shoal._proto import forking
 from shoal._proto.messages import LogLines
-from shoal._runtime import descendants
+from shoal._runtime import descendants, session_dir
 from shoal._runtime.daemon_connections import Connection
 from shoal._runtime.daemon_loop import Loop, Timer
 from shoal._runtime.daemon_zygote import Listeners, ZygoteLink
@@ -393,8 +393,11 @@ class Processes:
         self.lookers.close_process(process.index)
         self.groups.close(process.index)
 
-    def kill_all(self) -> None:
-        """End every worker at once (the session is over)."""
+    def kill_all(self) -> frozenset[tuple[int, int]]:
+        """End every worker at once; (pid, start time) of each."""
+        killed = set()
         for process in self._by_index.values():
             if process.kind == KIND_WORKER:
+                killed.add((process.pid, session_dir.process_start_time(process.pid) or 0))
                 self._kill(process)
+        return frozenset(killed)
