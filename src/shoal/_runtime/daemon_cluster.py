@@ -48,6 +48,8 @@ END_LOOK_S = 0.01
 """How often it is looked whether what was killed is gone."""
 LEAVE_S = 0.3
 """Between the last word of a node that leaves and its end."""
+HEAD_LABEL = "shoal.io/head"
+"""Of the node through which those can talk that cannot reach each other."""
 SECURITY = "TLS 1.3 both ways, a token to join"
 FIRST_FREE_FD = 10
 """Above those that a child is given: a dup2 onto itself would leave close-on-exec set."""
@@ -155,7 +157,7 @@ class ClusterNode:
             name=settings.node_name,
             address=ports.address,
             role=membership.ROLE_NODE,
-            labels=dict(node.labels),
+            labels={**node.labels, **({HEAD_LABEL: "true"} if settings.is_head else {})},
             version=messages.VERSION,
         )
         self._machine = MemberMachine(identity)
@@ -306,8 +308,10 @@ class ClusterNode:
                 continue
             if row.state in (membership.DEAD, membership.DRAINED):
                 self.peers.forget(row.node)
-            else:
-                self.peers.connect(row.node, row.address)
+                continue
+            if HEAD_LABEL in row.labels:
+                self.peers.relay_through(row.node)
+            self.peers.connect(row.node, row.address)
         self.members_changed(rows)
 
     def _answer(self, ticket: int, body: membership.ToldBody) -> None:

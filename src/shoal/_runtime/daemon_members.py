@@ -9,7 +9,7 @@ autoscaler and ``shoal.nodes()`` read these tables; nothing here decides.
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable
 from typing import Any
 
 from shoal._base import clock
@@ -26,10 +26,10 @@ PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 class Members:
     """This node, and the others."""
 
-    def __init__(self, machine: NodeMachine, used_bytes: Mapping[str, int]) -> None:
-        """``used_bytes`` is kept by the shell: what values take here is under ``values``."""
+    def __init__(self, machine: NodeMachine, used_bytes: Callable[[], int]) -> None:
+        """``used_bytes``: what values take in node memory."""
         self._machine = machine
-        self._used = used_bytes
+        self._used_bytes = used_bytes
         self._busy_at = clock.now()
         self._number = 0
         self.others: dict[str, MemberRow] = {}
@@ -58,7 +58,9 @@ class Members:
         if is_busy:
             self._busy_at = clock.now()
         idle_s = 0.0 if is_busy else clock.now() - self._busy_at
-        return Standing(is_busy=is_busy, primaries=self._used.get("values", 0), idle_s=idle_s)
+        # Whose bytes they are is not asked: one is enough for a node to stay.
+        primaries = 1 if self._used_bytes() else 0
+        return Standing(is_busy=is_busy, primaries=primaries, idle_s=idle_s)
 
     def _own(self) -> Row:
         config = self._machine.tables.config

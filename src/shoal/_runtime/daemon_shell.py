@@ -155,8 +155,7 @@ class Daemon:
         self._door.add_table("memory", self._memory_rows)
         self._door.add_table("holders", self._spiller.holders)
         self._door.add_table("logs", lambda _: worker_logs.rows(logs[1], self._processes))
-        self._used = {"values": 0}
-        self._members = Members(self._machine, self._used)
+        self._members = Members(self._machine, lambda: memory.usage()[0])
         for name in ("members", "nodes", "demand"):
             self._door.add_table(name, getattr(self._members, name), is_of_others=True)
         self._door.add_table("cluster", self._members.clusters)

@@ -21,6 +21,8 @@ from shoal._runtime.links import keys
 
 KEYS = "keys"
 """The directory of keys, in that of the session or of the name."""
+JOIN = "join"
+"""File with the join line, in the directory of the head's session."""
 EVERYWHERE = ("0.0.0.0", "::", "")
 DEFAULT_PORT = 6380
 

@@ -249,9 +249,10 @@ def _print_join_line(launched: launch.Launched, token_file: str) -> int:
     assert membership is not None
     row = _wait_for_state(launched, "listening")
     line = entering.join_line(membership.keys, row["address"]).text()
+    _keep(os.path.join(launched.settings.directory, entering.JOIN), line)
     print(f"Other machines reach it at {row['address']} ({row['security']}).")
     if token_file:
-        _credentials(lambda: keys.write_private(token_file, line.encode() + b"\n"))
+        _keep(token_file, line)
         print(f"Its join line is in {token_file}: copy it to another machine and run there")
         print(f"  shoal start --address {row['address']} --token-file {token_file}")
     else:
@@ -259,6 +260,10 @@ def _print_join_line(launched: launch.Launched, token_file: str) -> int:
         print(f"{line}\n")
     print("`shoal status` shows the cluster, `shoal stop` ends this node.")
     return 0
+
+
+def _keep(path: str, line: str) -> None:
+    _credentials(lambda: keys.write_private(path, line.encode() + b"\n"))
 
 
 def _join(line: keys.JoinLine, listen: str, node_name: str, settings: dict[str, Any]) -> int:
