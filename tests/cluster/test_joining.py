@@ -9,11 +9,15 @@ import signal
 import socket
 import stat
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
-from shoal._runtime import registry
+from shoal._proto.frames import FrameDecoder
+from shoal._proto.messages import GetTable
+from shoal._runtime import registry, session_dir, wire
+from shoal._runtime.observer import Observer
+from shoal._runtime.store_wire import store_messages
 from tests.cluster.operated import Machine, listening_at, until
 
 LEASE_S = 11.0
@@ -123,14 +127,40 @@ def test_a_killed_store_knows_the_nodes_again(cluster: Cluster, machine: Machine
 
 
 def store_pid(machine: Machine) -> int:
-    from shoal._runtime.observer import Observer
-
     (entry,) = registry.started_sessions(str(machine.directory))
     with Observer(entry.socket_path) as observer:
         (row,) = observer.table("session")
     store = row["store"]
     assert isinstance(store, dict)
     return int(store["pid"]) if not store["away_s"] else 0
+
+
+def test_nothing_there_can_unpickle(cluster: Cluster, machine: Machine) -> None:
+    """Daemons and store of a cluster, after a node has joined: they have no pickle loaded."""
+    joined(machine, cluster, "second")
+    until(lambda: cluster.head.alive() == {"first", "second"})
+    (head,) = registry.started_sessions(str(cluster.head.directory))
+    (node,) = registry.started_sessions(str(machine.directory))
+    asked = [(head.socket_path, "session"), (node.socket_path, "session")]
+    for path, table in asked:
+        with Observer(path) as observer:
+            (row,) = observer.table(table)
+        modules = row["modules"]
+        assert isinstance(modules, list) and "shoal._runtime.links.peers" in modules
+        assert {"pickle", "_pickle", "cloudpickle"} & set(modules) == set()
+    store = wire.connect(os.path.join(head.directory, session_dir.STORE_SOCKET_NAME))
+    with store:
+        store.settimeout(10)
+        store.sendall(store_messages().encode(1, GetTable("store", 1)))
+        decoder = FrameDecoder(store_messages())
+        frames: list[Any] = []
+        while not frames:
+            data = store.recv(1 << 16)
+            assert data, "the store has ended the connection"
+            frames = [frame for frame in decoder.feed(data) if frame.id == 1]
+    modules = frames[0].body.rows[0]["modules"]
+    assert "shoal._runtime.store_cluster" in modules
+    assert {"pickle", "_pickle", "cloudpickle"} & set(modules) == set()
 
 
 def test_a_drained_node_leaves(cluster: Cluster, machine: Machine) -> None:

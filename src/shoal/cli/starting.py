@@ -295,7 +295,7 @@ def _wait_for_state(launched: launch.Launched, state: str) -> dict[str, Any]:
             break
         if row["state"] == state:
             return row
-        why = str(row["why"]) or why
+        why = str(row["why"]) or "the control store has not answered"
         since = row["failing_since"]
         if row["state"] == "refused" or (since is not None and clock.now() - since > FAILING_S):
             break
