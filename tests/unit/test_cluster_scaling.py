@@ -50,7 +50,7 @@ def test_a_configuration_is_read() -> None:
         ("[types.'a b']\nmax = 1", "simple name"),
         ("idle_timeout_s = 0\n[types.a]\nmax = 1", "idle_timeout_s must be more than 0"),
         ("[types.a]\nmax = 'many'", "Expected `int`"),
-        ("nonsense", "line 1"),
+        ("nonsense", "Expected '='"),
     ],
 )
 def test_what_cannot_be_meant_is_said(text: str, why: str) -> None:

@@ -27,6 +27,7 @@ from shoal._core.autoscaler_fitting import (
     GroupDemand,
     NodeType,
     Outcome,
+    Unmet,
     fit,
     why_not,
 )
@@ -69,9 +70,7 @@ def test_accelerators_are_not_wasted_on_who_asked_for_none() -> None:
 
 def test_a_type_is_filled_well() -> None:
     assert packed(Demand(cpus(1), 4)).new == ["small"]
-    assert packed(Demand(cpus(1), 16)).new == ["small"] * 4 or packed(Demand(cpus(1), 16)).new == [
-        "large"
-    ]
+    assert packed(Demand(cpus(1), 16)).new == ["large"], "one full node instead of four"
     assert packed(Demand(cpus(12)), Demand(cpus(4))).new == ["large"]
 
 
@@ -130,7 +129,7 @@ class Naive:
 
 
 @given(BINS, st.lists(DEMANDS | GROUPS, max_size=8), st.integers(0, 9))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_packing_against_counting(
     sizes: list[tuple[int, int]], wanted: list[Demand | GroupDemand], most: int
 ) -> None:
@@ -150,7 +149,7 @@ def test_packing_against_counting(
         number = next(
             i
             for i, each in enumerate(wanted)
-            if i not in left and msgspec.structs.replace(unmet.what, **same(each)) == each
+            if i not in left and is_of(unmet, each)
         )
         left[number] = unmet.count
     used: dict[str, int] = {}
@@ -177,13 +176,15 @@ def test_packing_against_counting(
         assert len(outcome.new) == most or exhausted == able
 
 
-def same(each: Demand | GroupDemand) -> dict[str, object]:
-    """A row that is unmet in part has another count."""
-    return {"count": each.count} if isinstance(each, Demand) else {}
+def is_of(unmet: Unmet, each: Demand | GroupDemand) -> bool:
+    """Whether it is a part of this row."""
+    if isinstance(each, Demand) and isinstance(unmet.what, Demand):
+        return each.amounts == unmet.what.amounts and unmet.count <= each.count
+    return each == unmet.what
 
 
 @given(BINS, st.lists(DEMANDS, max_size=6))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_nothing_new_is_asked_for_if_a_naive_one_finds_room(
     sizes: list[tuple[int, int]], wanted: list[Demand]
 ) -> None:
@@ -270,7 +271,7 @@ def test_a_node_goes_when_nothing_has_needed_it() -> None:
     assert [type(each) for each in world.look(2.0)] == [Drain]
     world.change("x-1", state=core.DRAINED)
     assert world.look() == [Terminate("i-x-1", "it is drained")]
-    assert world.look(9.0, every_s=0.5) == []
+    assert world.look(8.0, every_s=0.5) == []
     assert world.look() == [Terminate("i-x-1", "it is drained")], "it is still there"
     world.make("x-1", state=core.ENDING)
     assert world.look(30.0) == []
@@ -313,7 +314,8 @@ def test_min_count_is_kept() -> None:
     world.join("x-1")
     assert world.look(100.0) == []
     world.join("x-2")
-    assert [type(each) for each in world.look(30.0)] == [Drain]
+    drained = {each.node for each in world.look(30.0) if isinstance(each, Drain)}
+    assert drained == {"n-x-1"}, "one, and said again"
 
 
 def test_a_failing_type_is_held_back_longer_and_longer() -> None:
@@ -379,8 +381,8 @@ def test_speed_limits_what_is_on_its_way() -> None:
     world = World(quick)
     world.wanted = (Demand(cpus(1), 4 * UNIT),)
     assert len(world.look(30.0, every_s=3.0)) - 2 * 2 <= 2, "two, and repeated"
-    for number in range(10):
-        world.join(f"x-{number + 1}", free=())
+    for request in ("x-1", "x-2", *(f"y-{number}" for number in range(8))):
+        world.join(request, free=())
     assert sum(isinstance(each, Launch) for each in world.look(3.0)) == 5
 
 

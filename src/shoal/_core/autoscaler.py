@@ -24,7 +24,7 @@ it, which count as room and are never touched::
    provider shows count until they are gone, and all that was requested.
 4. Hysteresis: demand is answered when it has been unmet at every look for ``patience_s``, a node
    goes when at every look for ``idle_timeout_s`` nothing ran there and nothing that waits would
-   have been put there. Looks that are more than ``gap_s`` apart begin both anew: a stopped program,
+   have been put there, and the node itself says that nothing has run. Looks that are more than ``gap_s`` apart begin both anew: a stopped program,
    or a view that was away, must not make a node look idle that nobody looked at.
 5. Not more than ``speed`` times the nodes that live (at least ``launches_least``) are on their way
    at once. Below ``min_count`` there is no speed, and patience only for the first look of a life:
@@ -95,6 +95,8 @@ class NodeRow(msgspec.Struct, frozen=True):
     """A task runs or an actor lives there, or a bundle is reserved."""
     primaries: int = 0
     """Values whose primary copy is there."""
+    idle_s: float = float("inf")
+    """Since something ran there, as the node itself says: rows do not show what is short."""
 
 
 class InstanceRow(msgspec.Struct, frozen=True):
@@ -428,7 +430,7 @@ class AutoscalerMachine:
                 least = node_type.min_count if node_type is not None else 0
                 since = self._idle_since.setdefault(row.node, now)
                 if (
-                    now - since >= self._settings.idle_timeout_s
+                    min(now - since, row.idle_s) >= self._settings.idle_timeout_s
                     and staying.get(instance.node_type, 1) > least
                 ):
                     if instance.node_type in staying:

@@ -32,6 +32,8 @@ from shoal._proto.messages import LabelRule
 ORDINARY = ("CPU", "memory", "object_store_memory")
 """What every node has: to leave it unused is no waste."""
 
+_BYTES = ("memory", "object_store_memory")
+
 Rules = tuple[tuple[LabelRule, ...], ...]
 
 
@@ -265,19 +267,22 @@ def _fill(bin: Bin, left: list[Demand]) -> list[Demand]:
     return rest
 
 
-_NOTHING = (0, 0.0)
+Worth = tuple[int, float, int]
+_NOTHING: Worth = (0, 0.0, 0)
 
 
-def _worth(node_type: NodeType, left: list[Demand]) -> tuple[int, float] | None:
+def _worth(node_type: NodeType, left: list[Demand]) -> Worth | None:
     """How well one more node of that type would be used: accelerators that nobody asked for count
-    against it, then the mean share of its resources that is taken. None: not at all."""
+    against it, then the mean share of its resources that is taken, then how much that is. None: not
+    at all."""
     bin = _empty(node_type)
     _fill(bin, left)
     if not bin.is_used:
         return None
     unused = [name for name, units in bin.total.items() if units and bin.free[name] == units]
     wasted = sum(name not in ORDINARY for name in unused)
-    return -wasted, _filled(bin)
+    taken = sum(bin.total[name] - bin.free[name] for name in bin.total if name not in _BYTES)
+    return -wasted, _filled(bin), taken
 
 
 def _filled(bin: Bin) -> float:

@@ -167,7 +167,10 @@ class ClusterNode:
         self.peers.connect(keys.STORE, ports.store_address)
 
     def close(self) -> None:
-        """Leave: the store hears of it by the end of the connection."""
+        """Leave: nothing runs here any more, and the store is told so."""
+        if self._state == "joined":
+            over = membership.Obituary(self._rows.node_id, self._rows.epoch)
+            self._loop.guard(self.peers.send, keys.STORE, over)
         self.peers.close()
         if self._door is not None:
             self._door.close()

@@ -31,6 +31,7 @@ class Members:
         self._machine = machine
         self._used_bytes = used_bytes
         self._busy_at = clock.now()
+        self._takes = 0
         self._number = 0
         self.others: dict[str, MemberRow] = {}
         """By node id, this one among them once the store has told."""
@@ -55,8 +56,9 @@ class Members:
     def standing(self) -> Standing:
         """Whether this node could be given back."""
         is_busy = node_row.is_busy(self._machine.tables)
-        if is_busy:
-            self._busy_at = clock.now()
+        takes = sum(queue.takes for queue in self._machine.tables.scheduler.held.queues.values())
+        if is_busy or takes != self._takes:  # what is short is not seen running
+            self._busy_at, self._takes = clock.now(), takes
         idle_s = 0.0 if is_busy else clock.now() - self._busy_at
         # Whose bytes they are is not asked: one is enough for a node to stay.
         primaries = 1 if self._used_bytes() else 0

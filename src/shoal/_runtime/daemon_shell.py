@@ -388,12 +388,12 @@ class Daemon:
 
     def _end(self) -> None:
         self._door.close()
-        if self._cluster is not None:
-            self._cluster.close()
         if self._store is not None and self._settings.kept:
             self._store.finish()
         since = session_dir.process_start_time(os.getpid()) or 0
         descendants.end_all(self._settings.session, frozenset({self._zygote.pid}), END_S, since)
+        if self._cluster is not None:
+            self._cluster.close()
         self._processes.groups.end()
         directory = self._settings.directory
         self._spiller.close()

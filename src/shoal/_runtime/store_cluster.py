@@ -34,6 +34,7 @@ from shoal._proto.views import NodeRow
 from shoal._runtime.daemon_loop import Loop, Timer
 from shoal._runtime.links import keys
 from shoal._runtime.links.door import Arrival, Door
+from shoal._runtime.links.handshake import Contexts
 from shoal._runtime.links.joining import JoinDesk
 from shoal._runtime.links.peers import PeerEvents, PeerOptions, Peers
 
@@ -95,7 +96,7 @@ class ClusterStore:
         self._machine = MembersMachine(epoch, _no_node, _no_nodes)
         self._machine.restore(rows)
         hand = dict.fromkeys((links.NODE, links.BULK, links.BULK_BACK), self._hand)
-        joins = JoinDesk(loop, credentials, self._say)
+        joins = JoinDesk(loop, Contexts(credentials), self._say)
         desks = {links.JOIN: joins, **self._peers.desks(), **hand}
         self._door = Door(loop, sockets[0], credentials.secret.id, desks)
         self._step(members.Served())

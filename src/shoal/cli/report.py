@@ -10,6 +10,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from shoal._core.policies.labels import NODE_ID_LABEL
 from shoal._runtime.observer import Observer
 
 TABLES = ("nodes", "jobs", "actors", "groups", "functions", "workers", "queues")
@@ -105,11 +106,12 @@ def print_status(observer: Observer) -> None:
         print(f"  {name:20} {amount(name, used)} of {amount(name, total)} in use")
     print_memory(session.get("processes_memory"))
     nodes = observer.table("members")
+    living = sum(row["state"] != "DEAD" for row in nodes)
     workers = observer.table("workers")
     actors = [row for row in observer.table("actors") if row.get("state") != "DEAD"]
     jobs = [row for row in observer.table("jobs") if row.get("state") == "RUNNING"]
     print(
-        f"  {count(len(nodes), 'node')}, {count(len(workers), 'worker')},"
+        f"  {count(living, 'node')}, {count(len(workers), 'worker')},"
         f" {count(len(actors), 'actor')}, {count(len(jobs), 'running job')}"
     )
     for row in observer.table("cluster"):
@@ -132,7 +134,8 @@ def print_cluster(row: Mapping[str, Any], nodes: Sequence[Mapping[str, Any]]) ->
             for name in sorted(total)
             if not is_name_of_node(name) and name not in _BYTES
         )
-        labels = ",".join(f"{key}={value}" for key, value in sorted(node["labels"].items()))
+        shown = sorted(item for item in node["labels"].items() if item[0] != NODE_ID_LABEL)
+        labels = ",".join(f"{key}={value}" for key, value in shown)
         facts = [str(node["state"]).lower(), node["address"] or "dials out", used, labels]
         if node["state"] == "DEAD":
             facts = ["dead", node["why"]]

@@ -133,6 +133,7 @@ def _node(row: Mapping[str, Any]) -> core.NodeRow:
         labels=tuple(labels.items()),
         is_busy=row["is_busy"],
         primaries=row["primaries"],
+        idle_s=row["idle_s"],
     )
 
 

@@ -91,11 +91,11 @@ class FakeNode:
     def fits(self, amounts: Amounts) -> bool:
         return all(self.free.get(name, 0) >= units for name, units in amounts)
 
-    def row(self, settings: Settings) -> NodeRow:
+    def row(self, settings: Settings, now: float) -> NodeRow:
         labels = next((t.labels for t in settings.types if t.name == self.node_type), ())
         return NodeRow(
             self.name, tuple(self.total.items()), tuple(self.free.items()), self.state,
-            self.request, self.node_type, labels, bool(self.works), self.primaries,
+            self.request, self.node_type, labels, bool(self.works), self.primaries, now - self.used_at,
         )  # fmt: skip
 
 
@@ -269,7 +269,7 @@ class FakeCluster:
         self.clock.later(self.clock.delay(0.5), decide)
 
     def _publish(self) -> None:
-        nodes = tuple(node.row(self.settings) for node in self.nodes)
+        nodes = tuple(node.row(self.settings, self.clock.now) for node in self.nodes)
         demands: dict[Amounts, int] = {}
         groups = []
         for work in self.waiting:
