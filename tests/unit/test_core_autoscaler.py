@@ -272,7 +272,7 @@ def test_a_node_goes_when_nothing_has_needed_it() -> None:
     world.change("x-1", state=core.DRAINED)
     assert world.look() == [Terminate("i-x-1", "it is drained")]
     assert world.look(8.0, every_s=0.5) == []
-    assert world.look() == [Terminate("i-x-1", "it is drained")], "it is still there"
+    assert world.look(1.0) == [Terminate("i-x-1", "it is drained")], "it is still there"
     world.make("x-1", state=core.ENDING)
     assert world.look(30.0) == []
 

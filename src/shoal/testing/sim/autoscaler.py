@@ -85,8 +85,13 @@ class FakeNode:
     works: list[Work] = field(default_factory=list)
     primaries: int = 0
     joined_at: float = 0.0
-    used_at: float = 0.0
-    """When something last ran or was held there."""
+    uses: list[float] = field(default_factory=list)
+    """When something began or ended to run or be held there."""
+
+    @property
+    def used_at(self) -> float:
+        """The last time of these."""
+        return self.uses[-1] if self.uses else self.joined_at
 
     def fits(self, amounts: Amounts) -> bool:
         return all(self.free.get(name, 0) >= units for name, units in amounts)
@@ -218,7 +223,7 @@ class FakeCluster:
 
     def join(self, name: str, total: dict[str, int], request: str, node_type: str) -> FakeNode:
         node = FakeNode(name, total, request, node_type, free=dict(total))
-        node.joined_at = node.used_at = self.clock.now
+        node.joined_at = self.clock.now
         self.nodes.append(node)
         return node
 
@@ -314,7 +319,7 @@ class FakeCluster:
                 for name, units in amounts:
                     node.free[name] -= units
                 node.works.append(work)
-                node.used_at = self.clock.now
+                node.uses.append(self.clock.now)
             self._places[work] = places
             self._begin(work, places)
 
@@ -326,7 +331,7 @@ class FakeCluster:
             for node, amounts in zip(places, work.bundles):
                 self._give(node, amounts)
                 node.works.remove(work)
-                node.used_at = self.clock.now
+                node.uses.append(self.clock.now)
             if work.value_s:
                 self._hold(places[0], work.value_s)
 
@@ -335,7 +340,7 @@ class FakeCluster:
     def _hold(self, node: FakeNode, for_s: float) -> None:
         def drop() -> None:
             node.primaries -= 1
-            node.used_at = self.clock.now
+            node.uses.append(self.clock.now)
 
         node.primaries += 1
         self.clock.later(for_s, drop)

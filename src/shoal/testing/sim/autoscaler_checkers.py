@@ -92,8 +92,10 @@ class Checks:
         """It is asked to take nothing any more."""
         if not node.request:
             raise Violation(f"{node.name} was started by somebody else")
-        idle_s = self._now - node.used_at
-        if not node.works and idle_s < self._cluster.settings.idle_timeout_s - VIEW_S:
+        since = self._now - self._cluster.settings.idle_timeout_s + VIEW_S
+        visible = [at for at in node.uses if since < at < self._now - VIEW_S]
+        if visible:
+            idle_s = self._now - visible[-1]
             raise Violation(f"{node.name} is drained, and was in use {idle_s:.1f} s ago")
 
     def terminated(self, instance: FakeInstance, decided_at: float) -> None:
