@@ -33,7 +33,7 @@ from shoal._proto.links import NodeBody
 from shoal._proto.views import NodeRow
 from shoal._runtime.daemon_loop import Loop, Timer
 from shoal._runtime.links import keys
-from shoal._runtime.links.door import Arrival, Door
+from shoal._runtime.links.door import Arrival, Desk, Door
 from shoal._runtime.links.handshake import Contexts
 from shoal._runtime.links.joining import JoinDesk
 from shoal._runtime.links.peers import PeerEvents, PeerOptions, Peers
@@ -95,9 +95,9 @@ class ClusterStore:
         self._peers = Peers(loop, credentials, events, PeerOptions(epoch))
         self._machine = MembersMachine(epoch, _no_node, _no_nodes)
         self._machine.restore(rows)
-        hand = dict.fromkeys((links.NODE, links.BULK, links.BULK_BACK), self._hand)
+        hand: dict[int, Desk] = dict.fromkeys((links.NODE, links.BULK, links.BULK_BACK), self._hand)
         joins = JoinDesk(loop, Contexts(credentials), self._say)
-        desks = {links.JOIN: joins, **self._peers.desks(), **hand}
+        desks: dict[int, Desk] = {links.JOIN: joins, **self._peers.desks(), **hand}
         self._door = Door(loop, sockets[0], credentials.secret.id, desks)
         self._step(members.Served())
 
@@ -106,14 +106,14 @@ class ClusterStore:
         return self._peers.rows()
 
     def _say(self, label: str, why: str) -> None:
-        self._door.say(label, why)
+        self._door.refusals.say(label, why)
 
     # ---- connections for the daemon
     def _hand(self, arrival: Arrival) -> None:
         try:
             socket.send_fds(self._handed, [arrival.preface], [arrival.connection.fileno()])
         except OSError as error:
-            self._door.say(arrival.label, f"the node daemon does not take it: {error}")
+            self._door.refusals.say(arrival.label, f"the node daemon does not take it: {error}")
         finally:
             arrival.connection.close()
 

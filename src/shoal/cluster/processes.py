@@ -32,6 +32,7 @@ import msgspec
 
 from shoal._base import clock, environment
 from shoal._runtime import entering, launch, registry, session_dir
+from shoal._runtime.launch import Membership
 from shoal._runtime.links.keys import JoinLine
 from shoal.cluster.provider import (
     ENDED,
@@ -136,7 +137,7 @@ class ProcessProvider:
         """Instances live on; whoever comes next finds them in the directory."""
 
     # ---- one instance
-    def _enter(self, labels: Mapping[str, str]) -> Callable[[str], launch.Membership] | None:
+    def _enter(self, labels: Mapping[str, str]) -> Callable[[str], Membership] | None:
         line = self._line
         if line is None:
             return None

@@ -99,9 +99,17 @@ class FakeNode:
     def row(self, settings: Settings, now: float) -> NodeRow:
         labels = next((t.labels for t in settings.types if t.name == self.node_type), ())
         return NodeRow(
-            self.name, tuple(self.total.items()), tuple(self.free.items()), self.state,
-            self.request, self.node_type, labels, bool(self.works), self.primaries, now - self.used_at,
-        )  # fmt: skip
+            node=self.name,
+            total=tuple(self.total.items()),
+            free=tuple(self.free.items()),
+            state=self.state,
+            request=self.request,
+            node_type=self.node_type,
+            labels=labels,
+            is_busy=bool(self.works),
+            primaries=self.primaries,
+            idle_s=now - self.used_at,
+        )
 
 
 @dataclass(eq=False)
@@ -282,7 +290,8 @@ class FakeCluster:
                 groups.append(GroupDemand(work.bundles, work.strategy))
             else:
                 demands[work.bundles[0]] = demands.get(work.bundles[0], 0) + 1
-        wanted = (*groups, *(Demand(amounts, count) for amounts, count in demands.items()))
+        rows = [Demand(amounts, count) for amounts, count in demands.items()]
+        wanted: tuple[Demand | GroupDemand, ...] = (*groups, *rows)
         late_s = self.random.uniform(0, VIEW_LATE_S)
 
         def arrive() -> None:
