@@ -11,6 +11,8 @@ import resource
 import socket
 import ssl
 import struct
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -470,6 +472,58 @@ def test_a_thousand_idle_connections(scene: Scene) -> None:
         for stranger in idle:
             stranger.close()
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+NODE_WITH_FEW_DESCRIPTORS = """
+import resource, sys, tempfile
+from pathlib import Path
+from tests.cluster.members import Cluster
+with tempfile.TemporaryDirectory() as directory:
+    cluster = Cluster(Path(directory))
+    node = cluster.add("aa" * 16)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (48, 48))
+    print(node.address, cluster.line.secret.id, flush=True)
+    sys.stdin.read()
+    cluster.close()
+"""
+
+
+def test_no_descriptors_are_left() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", NODE_WITH_FEW_DESCRIPTORS],
+        cwd=Path(__file__).resolve().parents[2],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as node:
+        assert node.stdout is not None
+        address, cluster = node.stdout.readline().split()
+        crowd = [raw_peer.dial(address) for _ in range(60)]
+        until(lambda: any(map(is_sent_away, crowd)), "somebody was sent away")
+        for stranger in crowd:
+            stranger.close()
+
+        def is_served() -> bool:
+            with raw_peer.dial(address) as stranger:
+                stranger.sendall(links.new_preface(links.NODE, cluster, bytes(32)))
+                return len(raw_peer.receive(stranger, links.PREFACE_BYTES)) == links.PREFACE_BYTES
+
+        until(is_served, "the node serves again")
+        _, errors = node.communicate("")
+        assert node.returncode == 0 and "Traceback" not in errors, errors
+        assert "Too many open files" in errors
+
+
+def is_sent_away(stranger: socket.socket) -> bool:
+    """Whether the other side has ended it by now."""
+    stranger.setblocking(False)
+    try:
+        return stranger.recv(1) == b""
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
 
 
 def test_a_crowd_that_shakes_hands_is_slowed_down(scene: Scene) -> None:

@@ -252,6 +252,8 @@ def test_two_nodes_behind_nat_talk_by_way_of_the_head(cluster: Cluster) -> None:
     a.send(b, note(200))
     until(lambda: numbers(b, A)[-1:] == [200], "the next one comes after a break")
     assert numbers(b, A) == list(range(201))
+    a.send(b, note(201, links.MAX_BODY_BYTES - 100))
+    until(lambda: numbers(b, A)[-1:] == [201], "the largest message there can be")
     value = os.urandom((3 << 20) + 17)
     b.values[b"v"] = memoryview(value)
     into = bytearray(len(value))

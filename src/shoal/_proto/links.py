@@ -355,17 +355,20 @@ class LinkDecoder:
         buffer += data
         frames = []
         start, have = 0, len(buffer)
-        while have - start >= HEADER_BYTES:
-            length, number, ack = _HEADER.unpack_from(buffer, start)
-            if length > self.max_bytes:
-                raise FrameError(
-                    f"a frame of {length} bytes was announced; the limit is {self.max_bytes} bytes"
-                )
-            end = start + HEADER_BYTES + length
-            if end > have:
-                break
-            frames.append(LinkFrame(number, ack, bytes(buffer[start + HEADER_BYTES : end])))
-            start = end
+        with memoryview(buffer) as view:
+            while have - start >= HEADER_BYTES:
+                length, number, ack = _HEADER.unpack_from(view, start)
+                if length > self.max_bytes:
+                    raise FrameError(
+                        f"a frame of {length} bytes was announced; the limit is"
+                        f" {self.max_bytes} bytes"
+                    )
+                end = start + HEADER_BYTES + length
+                if end > have:
+                    break
+                with view[start + HEADER_BYTES : end] as body:
+                    frames.append(LinkFrame(number, ack, bytes(body)))
+                start = end
         if start:
             del buffer[:start]
         return frames

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from shoal._runtime.links.connection import ChannelEvents
 
 RELAYED_BYTES_MOST = 64 << 20
+RELAY_BYTES = 1 << 20
+"""One message to the head: a frame may be as large as a message can be, and has a header."""
 
 Send = Callable[[str, Relay], None]
 
@@ -54,8 +56,9 @@ class RelayedChannel:
 
     def write(self, data: bytes) -> None:
         """Send."""
-        if not self.is_closed:
-            self._relays.say(self, data)
+        for at in range(0, len(data), RELAY_BYTES):
+            if not self.is_closed:
+                self._relays.say(self, data[at : at + RELAY_BYTES])
 
     def flush(self) -> None:
         """Nothing waits here."""
