@@ -28,7 +28,6 @@ from collections.abc import Callable
 from typing import Any, get_args
 
 from shoal._base import clock, records
-from shoal._base.config import NodeConfig
 from shoal._core.members import interface as members
 from shoal._core.members.node_side import Identity, MemberMachine
 from shoal._proto import links, membership, messages
@@ -109,7 +108,6 @@ class ClusterNode:
         self,
         loop: Loop,
         ports: Ports,
-        node: NodeConfig,
         rows: Members,
         end: Callable[[str], None],
         tell: Callable[[str], None],
@@ -157,10 +155,12 @@ class ClusterNode:
             name=settings.node_name,
             address=ports.address,
             role=membership.ROLE_NODE,
-            labels={**node.labels, **({HEAD_LABEL: "true"} if settings.is_head else {})},
+            labels={**rows.labels, **({HEAD_LABEL: "true"} if settings.is_head else {})},
             version=messages.VERSION,
         )
         self._machine = MemberMachine(identity)
+        rows.door.add_request(messages.AskDrain, self.ask_drain)
+        rows.door.refresh = self.refresh
         self._show()
         self._row_changed()
         self._step(members.Began())

@@ -18,6 +18,7 @@ from shoal._core.node import NodeMachine
 from shoal._core.resources import UNIT
 from shoal._proto import views
 from shoal._proto.membership import ALIVE, DEAD, DRAINED, DRAINING, MemberRow, Standing
+from shoal._runtime.daemon_door import Door
 
 Row = dict[str, Any]
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
@@ -26,8 +27,9 @@ PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 class Members:
     """This node, and the others."""
 
-    def __init__(self, machine: NodeMachine, used_bytes: Callable[[], int]) -> None:
-        """``used_bytes``: what values take in node memory."""
+    def __init__(self, machine: NodeMachine, door: Door, used_bytes: Callable[[], int]) -> None:
+        """``used_bytes``: what values take in node memory; the tables are read at ``door``."""
+        self.door = door
         self._machine = machine
         self._used_bytes = used_bytes
         self._busy_at = clock.now()
@@ -40,6 +42,19 @@ class Members:
         self.is_drained = False
         self.cluster: Row = {}
         """The row of the table ``cluster``; empty: a session of one machine."""
+
+        for name, rows in (
+            ("members", self.members),
+            ("nodes", self.nodes),
+            ("demand", self.demand),
+        ):
+            door.add_table(name, rows, is_of_others=True)
+        door.add_table("cluster", self.clusters)
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """That this node was given."""
+        return dict(self._machine.tables.config.labels)
 
     @property
     def node_id(self) -> str:

@@ -120,17 +120,12 @@ class Daemon:
         self._node_memory = NodeMemory(memory, self.post, self._warming.make_room, self._lost.look)
         self._node_memory.environment_of = self._machine.environment_of
         self._environments: EnvironmentPlaces | None = None
+        tell = lambda text: self._door.tell_drivers(messages.Notice(text))  # noqa: E731
         self._store: StoreLink | None = None
         if self._node.has_store_process:
             kept = settings.kept or os.path.join(settings.directory, session_dir.STORE_DIRECTORY)
-            self._store = StoreLink(
-                self._loop,
-                settings.directory,
-                kept,
-                self.post,
-                self._tell_drivers,
-                None if ports is None else ports.store,
-            )
+            port = None if ports is None else ports.store
+            self._store = StoreLink(self._loop, settings.directory, kept, self.post, tell, port)
         self._places = Whereabouts(memory, self._spiller, self._lost)
         sights = Sights(memory, self.post, self._pid_of, self._places.away)
         limit_bytes = environment.read().memory_bytes
@@ -155,26 +150,14 @@ class Daemon:
         self._door.add_table("memory", self._memory_rows)
         self._door.add_table("holders", self._spiller.holders)
         self._door.add_table("logs", lambda _: worker_logs.rows(logs[1], self._processes))
-        self._members = Members(self._machine, lambda: memory.usage()[0])
-        for name in ("members", "nodes", "demand"):
-            self._door.add_table(name, getattr(self._members, name), is_of_others=True)
-        self._door.add_table("cluster", self._members.clusters)
-        self._cluster = None if ports is None else self._join_cluster(ports)
+        self._members = Members(self._machine, self._door, lambda: memory.usage()[0])
+        self._cluster: ClusterNode | None = None
+        if ports is not None:
+            end = lambda why: self.post(events.StopAsked(why))  # noqa: E731
+            self._cluster = _join(self._loop, ports, self._members, end, tell)
+            self._cluster.kill_workers = self._processes.kill_all
         self._watch()
         self.post(events.Began())
-
-    def _join_cluster(self, ports: Ports) -> ClusterNode:
-        from shoal._runtime.daemon_cluster import ClusterNode
-
-        end = lambda why: self.post(events.StopAsked(why))  # noqa: E731
-        cluster = ClusterNode(self._loop, ports, self._node, self._members, end, self._tell_drivers)
-        self._door.add_request(messages.AskDrain, cluster.ask_drain)
-        self._door.refresh = cluster.refresh
-        cluster.kill_workers = self._processes.kill_all
-        return cluster
-
-    def _tell_drivers(self, text: str) -> None:
-        self._door.tell_drivers(messages.Notice(text))
 
     def _zygote_setup(self) -> forking.Setup:
         node = self._node
@@ -505,6 +488,19 @@ def run(directory: str, listener_fd: int, zygote: tuple[int, int]) -> int:
         registry.register(os.path.dirname(directory), entry)
     daemon.run()
     return 0
+
+
+def _join(
+    loop: Loop,
+    ports: Ports,
+    rows: Members,
+    end: Callable[[str], None],
+    tell: Callable[[str], None],
+) -> ClusterNode:
+    """Take part in a cluster."""
+    from shoal._runtime.daemon_cluster import ClusterNode
+
+    return ClusterNode(loop, ports, rows, end, tell)
 
 
 def _open_ports(settings: launch.NodeSettings) -> Ports | None:

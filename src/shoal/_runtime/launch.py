@@ -98,9 +98,9 @@ def launch(
     if enter is not None:
         try:
             options["membership"] = enter(begun.directory)
-        except BaseException:
-            node_spawn.abandon(begun)
-            raise
+        finally:
+            if "membership" not in options:
+                node_spawn.abandon(begun)
     return settle(begun, **options)
 
 
