@@ -21,6 +21,7 @@ from shoal._proto.membership import ALIVE, DEAD, DRAINED, DRAINING, MemberRow, S
 from shoal._runtime.daemon_door import Door
 
 Row = dict[str, Any]
+_LIVING = (ALIVE.upper(), DRAINING.upper())
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 
 
@@ -110,7 +111,7 @@ class Members:
             {
                 "node_id": row["node_id"],
                 "name": row["name"],
-                "state": "DEAD" if row["state"] == DEAD.upper() else "ALIVE",
+                "state": "ALIVE" if row["state"] in _LIVING else "DEAD",
                 "total": {name: units / UNIT for name, units in row["total_units"].items()},
                 "cores": cores if row["node_id"] == self.node_id else 0,
                 "labels": row["labels"],

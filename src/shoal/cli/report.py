@@ -106,7 +106,7 @@ def print_status(observer: Observer) -> None:
         print(f"  {name:20} {amount(name, used)} of {amount(name, total)} in use")
     print_memory(session.get("processes_memory"))
     nodes = observer.table("members")
-    living = sum(row["state"] != "DEAD" for row in nodes)
+    living = sum(row["state"] in ("ALIVE", "DRAINING") for row in nodes)
     workers = observer.table("workers")
     actors = [row for row in observer.table("actors") if row.get("state") != "DEAD"]
     jobs = [row for row in observer.table("jobs") if row.get("state") == "RUNNING"]
