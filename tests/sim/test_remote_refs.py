@@ -101,12 +101,12 @@ def test_long_ways_at_random() -> None:
     nodes = ("C", "A", "B", "D", "E")
     refs = (R, V, Name("C", EPOCH, 3), Name("B", EPOCH, 4))
     steps = 0
-    for seed in range(24):
+    for seed in range(12):
         case = Case(nodes, refs, {V: R}, sends=40, deaths=seed % 4, has_seals=seed % 2 == 0)
         case = msgspec.structs.replace(case, has_zombies=seed % 3 == 0, joiners=("E",))
         steps += Explorer(case).walk(random.Random(seed))
     print(f"{steps} steps")
-    assert steps > 24 * 40
+    assert steps > 12 * 40
 
 
 # ---- broken on purpose: `validate` is off, only what is seen from outside counts

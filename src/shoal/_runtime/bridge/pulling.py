@@ -307,10 +307,6 @@ class Pulling:
             return
         self._transfer(key, pull, source, OfObject(name.node, name.epoch, name.key))
 
-    def came_back(self, key: int) -> None:
-        """A value that was in a file is in memory again, or lost."""
-        self.sources.came_back(key)
-
     def node_joined(self, node: str, is_driver: bool) -> None:
         """A node that may come, and be come to."""
         self.sources.node_joined(node, is_driver)
