@@ -277,7 +277,7 @@ def test_broken_machines_are_caught(
 def test_the_program_prints_a_line_for_each_run(capsys: pytest.CaptureFixture[str]) -> None:
     assert scale.main(["--loads", "one", "spread", "--nodes", "1", "3", "--tasks", "60"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 5 and lines[0].startswith("load")
+    assert len(lines) == 5 + 3 and lines[0].startswith("load")
 
 
 def test_the_chart_is_that_of_the_figures() -> None:

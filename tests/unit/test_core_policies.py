@@ -22,7 +22,6 @@ from shoal._core.policies import (
     spread,
     spread_groups,
 )
-from shoal._core.policies.candidates import CandidateIndex
 from shoal._core.policies.dice import Dice
 from shoal._core.policies.local_first import Here
 from shoal._core.policies.ring import Bag, Ring
@@ -542,74 +541,3 @@ def test_strategies_of_actors() -> None:
     assert offer(NodeLabels(((eu,),))).node == "b"
     assert not offer(NodeLabels(((us,),))).is_possible
     assert offer(NodeLabels((), (us,))).node == "b", "soft: only if there is one"
-
-
-# ---- candidates
-EVENTS = st.lists(
-    st.one_of(
-        st.tuples(st.just("row"), st.integers(0, 7), st.integers(0, 4)),
-        st.tuples(st.just("lost"), st.integers(0, 7), st.just(0)),
-        st.tuples(st.just("ask"), st.integers(0, 7), st.integers(1, 12)),
-    ),
-    max_size=40,
-)
-
-
-@given(EVENTS)
-def test_what_is_named_is_there_and_is_not_named_twice(
-    events: list[tuple[str, int, int]],
-) -> None:
-    index = CandidateIndex(ForwardingLimits(candidates_most=5))
-    free: dict[str, int] = {}
-    named: Counter[str] = Counter()
-    epochs = Counter[str]()
-    for number, (what, node, count) in enumerate(events):
-        name = f"n{node}"
-        if what == "row":
-            total = {"CPU": 40_000}
-            index.heard(NodeRow(name, epochs[name], number, total, {"CPU": count * 10_000}))
-            free[name] = count
-            named[name] = 0
-        elif what == "lost":
-            index.lost(name)
-            free.pop(name, None)
-            epochs[name] += 1
-        else:
-            answer = index.candidates(float(number), name, ONE, count)
-            rows = (*answer.ready, *answer.able)
-            assert len(rows) <= 5 and len({r.node for r in rows}) == len(rows)
-            assert name not in {r.node for r in rows}
-            assert {r.node for r in rows} <= set(free)
-            assert len(answer.slots) == len(answer.ready)
-            for one, share in zip(answer.ready, answer.slots):
-                room = free[one.node] - named[one.node]
-                assert 0 < share <= room, "its slots have been named to others"
-                named[one.node] += share
-            if not answer.ready:
-                others = [n for n in free if n != name]
-                assert not any(free[n] - named[n] > 0 for n in others), "there was one"
-        index.validate()
-
-
-def test_an_answer_names_as_much_as_is_wanted() -> None:
-    index = CandidateIndex(LIMITS)
-    for at in range(100):
-        index.heard(row(f"n{at}", {"CPU": 4.0}))
-    assert index.candidates(0.0, "me", ONE, 3).slots == (4, 2), "twice as much, for a choice"
-    assert index.candidates(0.0, "me", ONE, 40).slots == (4,) * 10
-    assert len(index.candidates(0.0, "me", ONE, 10_000).ready) == 32
-    assert index.candidates(0.0, "me", ONE, 300).slots[0] in (2, 4)
-    rest = index.candidates(0.0, "me", ONE, 10_000)
-    assert len(rest.ready) + len(rest.able) == 32 and rest.known == 100
-    spreads = Wish(ONE.amounts, spreads=True)
-    named = [r.node for _ in range(4) for r in index.candidates(0.0, "me", spreads, 1).ready]
-    assert len(set(named)) == 100, "all of them, in turn"
-
-
-def test_wishes_that_nobody_has_any_more_are_forgotten() -> None:
-    index = CandidateIndex(ForwardingLimits(wishes_most=3))
-    index.heard(row("a", {"CPU": 4.0}))
-    for cpus in range(1, 9):
-        index.candidates(float(cpus), "me", Wish(parse({"CPU": cpus / 2})), 1)
-        index.validate()
-    assert len(index._wishes) <= 3

@@ -18,6 +18,7 @@ file               the question it answers
 ``spread_groups``  which nodes do the bundles of a placement group go to?
 ``actors``         which node is an actor offered to?
 ``candidates``     which 32 nodes does the control store name to who asks?
+``choices``        the last three, as the members of the control store ask for them
 ``recall``         what is taken back from a node that does not get on?
 ``dice``, ``ring``  chance from a seed; nodes in turn, or at random
 ================== =======================================================================

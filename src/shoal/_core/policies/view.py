@@ -11,7 +11,8 @@ Invariants of ``View``, asserted by ``validate``:
 
 1. At most ``rows_most`` rows; the one that was heard of longest ago goes first.
 2. Of two rows of one node the one with the greater (epoch, number) stays, whatever order they come
-   in; nothing of an epoch that is over comes back.
+   in; of equal ones the later (somebody has changed what he was told, as the control store does
+   with what it has ordered). Nothing of an epoch that is over comes back.
 """
 
 from __future__ import annotations
@@ -152,7 +153,7 @@ class View:
         """Take in a row; False if what is known is as new, or its epoch is over."""
         known = self.rows.get(row.node)
         if known is not None:
-            if (row.epoch, row.number) <= (known.epoch, known.number):
+            if (row.epoch, row.number) < (known.epoch, known.number) or row == known:
                 return False
             del self.rows[row.node]
         if row.epoch <= self._ended.get(row.node, -1):

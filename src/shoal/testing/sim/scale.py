@@ -10,6 +10,9 @@ Runs each load of ``scale_tasks`` on 1 to 1,000 simulated nodes and prints, for 
 * ``at bytes``: share of the tasks that ran where their argument lay;
 * ``back``: tasks that a full node sent back, or that were taken back.
 
+Then it fills each number of nodes with actors and with groups of four bundles, and prints what a
+choice costs.
+
 Virtual figures are the same on every machine; real ones are of the one that runs it. With
 ``--json`` the figures go into a file, from which ``benchmarks/scale_chart.py`` draws the chart of
 ``docs/scheduling.md``. The exit status is 1 if a rule of ``scale_checkers`` is broken.
@@ -21,7 +24,9 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 
+from shoal.testing.sim import scale_places
 from shoal.testing.sim.scale_checkers import ScaleViolation
 from shoal.testing.sim.scale_cluster import ScaleCluster, ScaleReport
 from shoal.testing.sim.scale_tasks import LOADS
@@ -44,6 +49,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--nodes", nargs="+", type=int, default=list(NODES))
     parser.add_argument("--tasks", type=int, default=TASKS, help=f"at most (default {TASKS})")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--no-places", dest="places", action="store_false", help="only tasks")
     parser.add_argument("--json", help="write the figures into this file")
     options = parser.parse_args(arguments)
     rows = []
@@ -59,9 +65,19 @@ def main(arguments: Sequence[str]) -> int:
                 return 1
             print(line_of(report), flush=True)
             rows.append(figures(report))
+    places = []
+    print(f"{'nodes':>8}{'actors':>8}{'us each':>9}{'even':>6}{'groups':>8}{'us each':>9}")
+    for nodes in options.nodes if options.places else ():
+        found = scale_places.run(max(4, nodes), options.seed)
+        print(
+            f"{found.nodes:8}{found.actors:8}{found.actor_us:9.1f}{found.actors_evenness:6.2f}"
+            f"{found.groups:8}{found.group_us:9.1f}",
+            flush=True,
+        )
+        places.append(asdict(found))
     if options.json:
         with open(options.json, "w", encoding="utf-8") as file:
-            json.dump({"seed": options.seed, "runs": rows}, file, indent=1)
+            json.dump({"seed": options.seed, "runs": rows, "places": places}, file, indent=1)
             file.write("\n")
     return 0
 

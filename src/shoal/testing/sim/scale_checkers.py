@@ -5,6 +5,7 @@ books of the machines.
 * It goes out at most twice for each attempt, and comes back at most once: no ping-pong.
 * It waits at home only while nobody could run it: if a node has had a free slot for it for
   ``idle_s``, and it could have gone there all that time, that is a violation (work conserving).
+  A daemon that writes all the time cannot do more.
 * Nobody gets more than he can soon run: visitors that wait on a node are at most ``crowd`` for each
   slot, and the share of tasks that are sent back stays below ``back_share`` (no herd).
 * Who submits as much as others gets as much as others (``jain``; asked by the tests).
@@ -123,8 +124,9 @@ class ScaleChecker:
                     )
 
     def _has_waited(self, node: ScaleNode, task: Task) -> bool:
-        # What has been out stays, what is stopped cannot send, what is short is not worth it.
+        # What has been out stays; who is stopped, or has more to write than he can, cannot send.
         is_movable = task.outings == 0 and not node.is_dead
+        is_movable = is_movable and node.busy_until <= self._cluster.now
         is_awake = self._cluster.now - node.is_stopped_until > self._idle_s
         return is_movable and is_awake and self._cluster.now - task.waits_since > self._idle_s
 

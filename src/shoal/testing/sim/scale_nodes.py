@@ -1,15 +1,13 @@
 """One node of a scale simulation: real deciding machines, and as little as possible around them.
 
-``Forwarding`` and ``Hosting`` are those of the daemon. Simulated are the rings of its queues, its
-workers (a free slot takes the next task at once, jobs in turn), and the daemon itself, which is one
-process: what it reads and writes takes its time, one message after the other.
-
-A job is here what one node submits; so fairness between jobs is fairness between submitters.
+``Forwarding`` and ``Hosting`` are those of the daemon. Simulated are its workers
+(``scale_workers``), and the daemon itself, which is one process: what it reads and writes takes its
+time, one message after the other.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from collections import deque
 from typing import TYPE_CHECKING
 
 from shoal._base import clock
@@ -22,63 +20,24 @@ from shoal._core.policies.view import slots
 from shoal._core.resources import CPU, Amounts
 from shoal._proto.views import Candidates, NodeRow
 from shoal.testing.sim.scale_checkers import ScaleViolation
-from shoal.testing.sim.scale_tasks import Task, name_of
+from shoal.testing.sim.scale_tasks import Task
+from shoal.testing.sim.scale_workers import WorkerLayer
 
 if TYPE_CHECKING:
     from shoal.testing.sim.scale_cluster import ScaleCluster
 
 
-class Queue:
-    """One class queue of one node: lines of tasks, one for each job."""
-
-    __slots__ = ("lines", "running", "takes")
-
-    def __init__(self) -> None:
-        self.lines: OrderedDict[int, deque[Task]] = OrderedDict()
-        """By the node that submitted; no line is empty."""
-        self.running = 0
-        self.takes = 0
-
-    def push(self, task: Task) -> None:
-        """At the end of its line."""
-        self.lines.setdefault(task.home, deque()).append(task)
-
-    def pop(self) -> Task:
-        """The next one of the line whose turn it is."""
-        home, line = self.lines.popitem(last=False)
-        task = line.popleft()
-        if line:
-            self.lines[home] = line
-        return task
-
-    def entries(self, home: int) -> int:
-        """Tasks of one job that wait."""
-        return len(self.lines.get(home, ()))
-
-
-class ScaleNode:
+class ScaleNode(WorkerLayer):
     """A node."""
 
     def __init__(self, cluster: ScaleCluster, index: int, total: Amounts) -> None:
-        self.cluster = cluster
-        self.index = index
-        self.name = name_of(index)
-        self.total = dict(total)
-        self.free = dict(total)
+        super().__init__(cluster, index, total)
         limits: ForwardingLimits = cluster.limits
         self.machine = Forwarding(self.name, limits, cluster.seed * 1_000_003 + index)
         self.hosting = Hosting(limits)
-        self.queues = [Queue() for _ in cluster.load.wishes]
-        self.fits = [slots(self.total, (), wish.amounts) for wish in cluster.load.wishes]
-        self.pinned = [0 for _ in self.queues]
-        """Tasks in each ring that have been out."""
         self.held: dict[int, Task] = {}
         """Of this node's own tasks those that its daemon places one by one."""
         self.busy_until = 0.0
-        self.is_stopped_until = 0.0
-        self.slots_stopped_until = 0.0
-        self.is_dead = False
-        self.mean_s: float | None = None
         self.decisions = 0
         self.spent_s = 0.0
         """Real seconds in the machines."""
@@ -90,9 +49,6 @@ class ScaleNode:
         self._is_row_planned = False
         self._row: object = None
         self._timer: float | None = None
-        self._network_free_at = 0.0
-        self.fetching = [0 for _ in self.queues]
-        """Own tasks whose arguments are on their way."""
 
     # ---- the daemon, one process
     def after_work(self, messages: int, tasks: int) -> float:
@@ -139,21 +95,21 @@ class ScaleNode:
         match command:
             case ev.Forward(queue, node, count):
                 self.decisions += 1
-                tasks = self._take_out(queue, count)
+                tasks = self.take_out(queue, count, self.machine.may_leave)
                 keys = tuple(task.key for task in tasks)
                 self.step(ev.Forwarded(queue, node, count, keys))
                 if tasks:
                     self._lend(nodes[node], queue, tasks, False)
             case ev.ForwardTasks(queue, node, keys, is_final):
                 self.decisions += len(keys)
-                tasks = [self._let_go(key) for key in keys]
+                tasks = [_let_go(self, key) for key in keys]
                 self._lend(nodes[node], queue, tasks, is_final)
             case ev.Keep(queue, keys):
                 self.decisions += len(keys)
                 for key in keys:
-                    task = self._let_go(key)
+                    task = _let_go(self, key)
                     self.pinned[queue] += task.outings > 0
-                    self._arrive_here(task)
+                    self.bring(task)
                 self.start(queue)
             case ev.Recall(queue, node, keys):
                 self.decisions += 1
@@ -162,26 +118,6 @@ class ScaleNode:
                 self.cluster.messages["ask"] += 1
                 self.after_work(1, 0)
                 self.cluster.store_is_asked(self, wish, count)
-
-    def _let_go(self, key: int) -> Task:
-        task = self.held.pop(key, None)
-        if task is None:
-            raise ScaleViolation(f"task {key} is placed by {self.name}, which does not have it")
-        return task
-
-    def _take_out(self, queue: int, count: int) -> list[Task]:
-        """From the end of the ring, where what would wait longest stands."""
-        line = self.queues[queue].lines.get(self.index)
-        taken: list[Task] = []
-        stay: list[Task] = []
-        while line and len(taken) < count:
-            task = line.pop()
-            (taken if self.machine.may_leave(queue, task.key) else stay).append(task)
-        if line is not None:
-            line.extend(reversed(stay))
-            if not line:
-                del self.queues[queue].lines[self.index]
-        return taken
 
     def _lend(self, to: ScaleNode, queue: int, tasks: list[Task], is_final: bool) -> None:
         for task in tasks:
@@ -210,50 +146,16 @@ class ScaleNode:
         self.touch_row()
 
     # ---- what runs here
-    def start(self, queue: int) -> None:
-        """Free slots take what is next."""
-        if self.cluster.now < self.slots_stopped_until:
-            return
-        q = self.queues[queue]
-        amounts = self.cluster.load.wishes[queue].amounts
-        while q.lines and slots(self.free, (), amounts):
-            task = q.pop()
-            for name, units in amounts:
-                self.free[name] -= units
-            q.running += 1
-            q.takes += 1
-            if task.home == self.index and task.outings:
-                self.pinned[queue] -= 1
-            self.cluster.checker.started(task, self.name)
-            self.cluster.at(self.cluster.now + task.length_s, self.ended, task)
-        if self.free != self.total:
-            self.touch_row()
-
-    def ended(self, task: Task) -> None:
-        """A task has run."""
-        if self.is_dead:
-            return
-        q = self.queues[task.queue]
-        for name, units in self.cluster.load.wishes[task.queue].amounts:
-            self.free[name] += units
-        q.running -= 1
-        self.cluster.checker.ended(task, self.name)
-        known = self.mean_s
-        self.mean_s = task.length_s if known is None else known + 0.1 * (task.length_s - known)
-        if task.home != self.index:
-            if not self._done.get(task.home):
-                self.cluster.at(
-                    self.cluster.now + self.cluster.costs.gather_s, self._write_done, task.home
-                )
-            self._done.setdefault(task.home, []).append((task, task.length_s))
-        else:
+    def has_run(self, task: Task) -> None:
+        """The result goes home, with others that end about now."""
+        if task.home == self.index:
             self.cluster.finished(task)
-        for queue, other in enumerate(self.queues):
-            if other.lines:
-                self.start(queue)
-        if not q.lines:
-            self.plan_look()
-        self.touch_row()
+            return
+        rows = self._done.setdefault(task.home, [])
+        if not rows:
+            at = self.cluster.now + self.cluster.costs.gather_s
+            self.cluster.at(at, self._write_done, task.home)
+        rows.append((task, task.length_s))
 
     def _write_done(self, home: int) -> None:
         if self.is_dead:
@@ -270,19 +172,6 @@ class ScaleNode:
             window = self.hosting.window(queue, to.name)
             ran = sum(ran_s for _, ran_s in some)
             self.send(to, len(keys), "done", queue, keys, ran, window)
-
-    def stop(self, for_s: float, is_busy: bool) -> None:
-        """Nothing begins here for a while, nor is anything read if it is not only busy; what runs
-        goes on."""
-        self.slots_stopped_until = self.cluster.now + for_s
-        if not is_busy:
-            self.is_stopped_until = self.cluster.now + for_s
-        self.cluster.at(self.slots_stopped_until, self._go_on)
-
-    def _go_on(self) -> None:
-        for queue in range(len(self.queues)):
-            self.start(queue)
-        self.plan_look()
 
     # ---- looks
     def plan_look(self) -> None:
@@ -346,30 +235,12 @@ class ScaleNode:
             match command:
                 case host.Accept(_, _, keys):
                     for key in keys:
-                        self._arrive_here(by_key[key])
+                        self.bring(by_key[key])
                     self.start(queue)
                     self.cluster.checker.hosted(self, queue)
                 case host.SendBack(_, _, keys):
                     window = self.hosting.window(queue, home.name)
                     self.send(home, len(keys), "sent_back", queue, keys, window)
-
-    def _arrive_here(self, task: Task) -> None:
-        """Its arguments come first, if they are elsewhere."""
-        if not task.bytes_at or self.name in task.bytes_at:
-            self.queues[task.queue].push(task)
-            return
-        size = max(task.bytes_at.values())
-        self.cluster.moved_bytes += size
-        begin = max(self.cluster.now, self._network_free_at)
-        self._network_free_at = begin + size / self.cluster.costs.bytes_per_s
-        self.fetching[task.queue] += task.home == self.index
-        self.cluster.at(self._network_free_at, self._fetched, task)
-
-    def _fetched(self, task: Task) -> None:
-        if not self.is_dead:
-            self.fetching[task.queue] -= task.home == self.index
-            self.queues[task.queue].push(task)
-            self.start(task.queue)
 
     def done(
         self, node: ScaleNode, queue: int, keys: tuple[int, ...], ran_s: float, window: int
@@ -432,12 +303,6 @@ class ScaleNode:
             demand=self.machine.demand(),
         )
 
-    def free_now(self) -> dict[str, int]:
-        """What could start something: nothing while its slots are stopped."""
-        if self.cluster.now < self.slots_stopped_until:
-            return dict.fromkeys(self.free, 0)
-        return dict(self.free)
-
     def touch_row(self) -> None:
         """Something has changed: a row goes, at most 10/s (RULES S-12)."""
         if not self._is_row_planned and not self.is_dead:
@@ -486,3 +351,10 @@ def _arrive(
 def _read(to: ScaleNode, sender: ScaleNode, what: str, arguments: tuple[object, ...]) -> None:
     if not to.is_dead:
         getattr(to, what)(sender, *arguments)
+
+
+def _let_go(node: ScaleNode, key: int) -> Task:
+    task = node.held.pop(key, None)
+    if task is None:
+        raise ScaleViolation(f"task {key} is placed by {node.name}, which does not have it")
+    return task
