@@ -28,6 +28,7 @@ from shoal._runtime.bridge.around import Surroundings
 from shoal._runtime.bridge.bridging import Bridging
 
 JOB = 5
+WAIT_S = 20.0
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Union[BridgeBody, HoldsBody])
 
@@ -100,9 +101,9 @@ class Worker(Process):
             self.problems.append(error)
 
     def _run(self, task: Any) -> None:
-        arguments = self._arguments(task)
-        name = self.memory.load_key(task.function) if task.function else "method"
         try:
+            arguments = self._arguments(task)
+            name = self.memory.load_key(task.function) if task.function else "method"
             value = FUNCTIONS[name](self, *arguments)
         except Exception as error:
             if task.ending is None:
@@ -165,6 +166,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "size": lambda _, value: len(value),
     "boxed": lambda worker, value: [worker.put(value)],
     "same": lambda _, value: value,
+    "box": lambda _, box: box,
     "open": lambda worker, box: worker.memory.get(box[0], 20),
     "text": lambda _, n: "é" * n,
     "array": lambda _, n: pickle.PickleBuffer(bytearray(b"7" * n)),
@@ -199,6 +201,8 @@ class Node:
         self.actor_queues: dict[int, tuple[int, int]] = {}
         self.has_room = True
         self.cancelled: list[int] = []
+        self.is_growing = False
+        """Workers that wait are joined by others."""
         around = Surroundings(
             links=Links(nodes, name),
             call_later=lambda delay, call: nodes.alarms.append((time.monotonic() + delay, call)),
@@ -206,13 +210,18 @@ class Node:
             find_queue=lambda job, place: self.queue if self.has_room else "there is no cpu",
             find_actor=lambda key: self.actor_queues.get(key, "the actor is not here"),
             make_room=lambda size: self.memory.populate(64 << 20, 1 << 40),
-            cancel=lambda key, *how: self.cancelled.append(key),
+            cancel=self.cancel,
         )
         self.bridging = Bridging(self.memory, name, 1, around)
         self.driver = Process(self.memory, 1)
         self.workers: list[Worker] = []
         self.functions: dict[str, Any] = {}
         self.templates: dict[Any, Any] = {}
+
+    def cancel(self, key: int, *how: bool) -> None:
+        self.cancelled.append(key)
+        record = records.pack("TaskCancelledError", stage="queued")
+        self.memory.cancel(key, how[0], record, record)
 
     def add_worker(self, queue: int | None = None) -> Worker:
         worker = Worker(self, self.queue[0] if queue is None else queue)
@@ -249,6 +258,9 @@ class Node:
     def turn(self) -> bool:
         """What the daemon does when its bell was rung."""
         self.memory.populate(16 << 20, 1 << 40)
+        if self.is_growing and all(self.memory.process_state(w.index)[3] for w in self.workers):
+            if self.memory.queued(self.queue[0], 1):
+                self.add_worker()
         rows = self.memory.inbox()
         self.bridging.look(rows)
         self.bridging.validate()
@@ -354,7 +366,7 @@ class Nodes:
 
         def wait() -> None:
             try:
-                out.append((True, self.all[node].driver.memory.get(ref, 20)))
+                out.append((True, self.all[node].driver.memory.get(ref, WAIT_S)))
             except Exception as error:
                 out.append((False, error))
 

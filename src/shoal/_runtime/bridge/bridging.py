@@ -3,8 +3,9 @@ is lent, put together.
 
 The daemon calls ``receive`` for each row of ``BridgeBody`` and ``HoldsBody`` that a link brings,
 ``look`` with the rows of the inbox whenever its bell was rung, and ``node_joined`` and
-``node_lost`` in the order in which the control store says so: nothing of a node epoch may come
-before the one or after the other.
+``node_lost`` in the order in which the control store says so. What a node has sent before we have
+heard of it waits (somebody else has heard, and gave it a ref of ours). After ``node_lost`` nothing
+of that epoch may come: the daemon has its links forget the node first.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ from shoal._runtime.bridge.visiting import Visiting
 
 _NOBODY: ContextVar[Task | None] = ContextVar("shoal-lent")
 """What the daemon submits for others has no parent here; nothing is ever set."""
+EARLY_ROWS_MOST = 100_000
+"""So much a node may have to say before we have heard of it; more is not believed."""
 _TASK_ROWS = (
     rows.ForwardTask,
     rows.RecallTask,
@@ -70,6 +73,8 @@ class Bridging:
         self.visiting = Visiting(*parts)
         self.actors = RemoteActors(memory, self.lending)
         self._epochs: dict[str, int] = {}
+        self._early: dict[str, list[rows.BridgeBody | holds.HoldsBody]] = {}
+        """Rows of nodes that others have heard of before us."""
         self._events: list[bridge.Event] = []
         self._is_stepping = False
         self._carried: list[ObjectRef[Any]] = []
@@ -81,7 +86,10 @@ class Bridging:
         """A row has come."""
         epoch = self._epochs.get(node)
         if epoch is None:
-            return  # late news of a node that is lost: with all that it carries
+            early = self._early.setdefault(node, [])
+            if len(early) < EARLY_ROWS_MOST:
+                early.append(body)
+            return
         if isinstance(body, _TASK_ROWS):
             if isinstance(body, rows.FreeResults):
                 self.visiting.free_results(node, body)
@@ -103,10 +111,13 @@ class Bridging:
         self._epochs[node] = epoch
         self.proxies.post(PeerJoined(node, epoch))
         self.pulling.node_joined(node, is_driver)
+        for body in self._early.pop(node, ()):
+            self.receive(node, body)
 
     def node_lost(self, node: str) -> None:
         """It is declared dead."""
         epoch = self._epochs.pop(node, None)
+        self._early.pop(node, None)
         if epoch is None:
             return
         self.actors.lost(node)

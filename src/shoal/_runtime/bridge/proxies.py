@@ -98,6 +98,7 @@ class Proxies:
 
     def arrived(self, node: str, names: tuple[Name, ...]) -> list[ObjectRef[Any]]:
         """A row with these refs has come: hold them until it has been dealt with."""
+        assert not self._is_stepping, "links deliver nothing inside of send"
         if names:
             self.post(happenings.Arrived(node, names))
         return self.hold(names)

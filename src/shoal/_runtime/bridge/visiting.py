@@ -147,7 +147,10 @@ class Visiting:
             limit=body.limit,
             timeout_s=max(body.left_s, 1e-9) if body.left_s >= 0 else 0.0,
         )
-        made = self._memory.submit(template, body.payload, refs[first:last], refs[last:])
+        # It holds its function too, behind all that its payload numbers: its home may be lost, and
+        # with it what keeps the function here, when a worker has just taken it.
+        inside = [*refs[last:], *refs[:first]]
+        made = self._memory.submit(template, body.payload, refs[first:last], inside)
         if isinstance(made, ObjectRef):
             return [made]
         assert made, "a task that is forwarded has a return, if only its completion"
