@@ -76,6 +76,8 @@ class LeaseTimes(msgspec.Struct, frozen=True):
     renew_s: float = 1.0
     answer_s: float = 1.0
     """A renewal that is unanswered for so long is repeated over a fresh connection."""
+    row_s: float = 0.1
+    """A renewal comes so early if there is news of what is free (RULES S-12)."""
     cautious_s: float = 5.0
     """No new at-most-once start on a node whose lease is older."""
     lease_s: float = 10.0

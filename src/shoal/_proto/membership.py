@@ -402,7 +402,8 @@ class Whole(Message, frozen=True):
     created: list[Union[RegisterActor, GroupSpec]] = []
     """What programs of this node have asked for and what is not lasting."""
     watched: list[str] = []
-    """Actors whose changes are to be told."""
+    """Actors and groups whose changes are to be told. What the node has asked for and does not name
+    here it will not ask for again."""
 
 
 class Facts(Message, frozen=True):

@@ -19,7 +19,7 @@ import msgspec
 
 from shoal._base.config import Limits
 from shoal._core.deadlines import Deadlines
-from shoal._core.members.nodes import NodeTable
+from shoal._core.members.nodes import NOBODY, Creator, NodeTable
 from shoal._core.members.outgoing import Outgoing
 from shoal._proto import membership as m
 
@@ -41,7 +41,7 @@ class ActorRecord(msgspec.Struct, frozen=True, array_like=True):
     epoch: int
     cause: bytes | None
     """Why it is to be no more; with no node it is a grave."""
-    creator: str = ""
+    creator: Creator = NOBODY
 
 
 decode_record = msgspec.msgpack.Decoder(ActorRecord).decode
@@ -88,8 +88,7 @@ class PlacedActor:
         self.avoid: dict[str, float] = {}
         """Nodes that have refused it -> until when they are not asked again."""
         self.watchers: dict[str, None] = {}
-        self.creator = ""
-        """The node that has asked for it."""
+        self.creator = NOBODY
         self.is_known = False
         """The creator has heard that it is more than asked for."""
 
@@ -160,7 +159,7 @@ class ActorTable:
             return None
         return actor
 
-    def add(self, spec: m.RegisterActor, creator: str) -> PlacedActor:
+    def add(self, spec: m.RegisterActor, creator: Creator) -> PlacedActor:
         """It is asked for, or has been found."""
         actor = self.actors[spec.actor_id] = PlacedActor(spec, UNSETTLED)
         actor.creator = creator
@@ -207,7 +206,7 @@ class ActorTable:
             self._kept.add(actor.spec.actor_id)
             out.keep(ACTORS, actor.spec.actor_id, _encode(actor.record()))
 
-    def bury(self, actor: PlacedActor, out: Outgoing) -> bool:
+    def bury(self, actor: PlacedActor, nodes: NodeTable, out: Outgoing) -> bool:
         """A tombstone is left; whether its name is free now that was not."""
         spec = actor.spec
         assert actor.cause is not None and not actor.node
@@ -220,7 +219,7 @@ class ActorTable:
             self.watched_by.get(node, {}).pop(spec.actor_id, None)
         was_kept = spec.actor_id in self._kept
         self._kept.discard(spec.actor_id)
-        if not actor.is_known and actor.creator:
+        if not actor.is_known and not nodes.is_over(*actor.creator):
             grave = self._graves[spec.actor_id] = actor.record()
             out.keep(ACTORS, spec.actor_id, _encode(grave))
         elif was_kept:
@@ -241,9 +240,9 @@ class ActorTable:
         if self._graves.pop(actor_id, None) is not None:
             out.erase(ACTORS, actor_id)
 
-    def graves_of(self, creator: str) -> list[str]:
+    def graves_of(self, node: str) -> list[str]:
         """Those that a node may not have heard of."""
-        return [name for name, grave in self._graves.items() if grave.creator == creator]
+        return [name for name, grave in self._graves.items() if grave.creator[0] == node]
 
     def restore(self, record: ActorRecord, out: Outgoing) -> PlacedActor | None:
         """It was on disk; None for a grave."""

@@ -54,16 +54,12 @@ class Outbox:
         orders = [m.Order(number, body) for number, body in oldest]
         return m.Orders(node, epoch, store, self._number, settled_below, self.heard, orders)
 
-    def fresh(self, facts: m.Facts) -> list[tuple[int, m.Fact]]:
-        """(number, fact) of those that have not been taken in; they count as taken in now."""
+    def fresh(self, facts: m.Facts) -> list[m.Fact]:
+        """Those that have not been taken in; they count as taken in now."""
         if facts.first > self.heard + 1:
             return []
-        found = [
-            (number, fact)
-            for number, fact in enumerate(facts.facts, facts.first)
-            if number > self.heard
-        ]
-        self.heard = max(self.heard, facts.first + len(facts.facts) - 1)
+        found = facts.facts[self.heard + 1 - facts.first :]
+        self.heard += len(found)
         return found
 
 

@@ -16,7 +16,7 @@ import msgspec
 
 from shoal._base.config import Limits
 from shoal._core.deadlines import Deadlines
-from shoal._core.members.nodes import NodeTable
+from shoal._core.members.nodes import Creator, NodeTable
 from shoal._core.members.outgoing import Outgoing
 from shoal._proto import membership as m
 
@@ -38,7 +38,7 @@ class GroupRecord(msgspec.Struct, frozen=True, array_like=True):
 
     spec: m.GroupSpec
     is_removed: bool
-    creator: str
+    creator: Creator
 
 
 decode_record = msgspec.msgpack.Decoder(GroupRecord).decode
@@ -74,7 +74,7 @@ class PlacedGroup:
         "watchers",
     )
 
-    def __init__(self, spec: m.GroupSpec, creator: str, is_settled: bool) -> None:
+    def __init__(self, spec: m.GroupSpec, creator: Creator, is_settled: bool) -> None:
         self.spec = spec
         self.creator = creator
         self.is_settled = is_settled
@@ -138,7 +138,7 @@ class GroupTable:
         self._graves: dict[str, GroupRecord] = {}
         self._kept: set[str] = set()
 
-    def add(self, spec: m.GroupSpec, creator: str, is_settled: bool) -> PlacedGroup:
+    def add(self, spec: m.GroupSpec, creator: Creator, is_settled: bool) -> PlacedGroup:
         """It is asked for, or has been found."""
         group = self.groups[spec.group_id] = PlacedGroup(spec, creator, is_settled)
         if spec.name:
@@ -195,16 +195,15 @@ class GroupTable:
         self._kept.discard(spec.group_id)
         self._graves[spec.group_id] = GroupRecord(spec, True, group.creator)
         self.tombstones[spec.group_id] = group.facts()
-        creator = nodes.nodes.get(group.creator)
-        if group.is_known or creator is None or not creator.is_living:
+        if group.is_known or nodes.is_over(*group.creator):
             self.level(spec.group_id, out)
         while len(self.tombstones) > self._limits.group_tombstones_most:
             oldest, _ = self.tombstones.popitem(last=False)
             self.level(oldest, out)
 
-    def graves_of(self, creator: str) -> list[str]:
+    def graves_of(self, node: str) -> list[str]:
         """Those that a node may not have heard of."""
-        return [name for name, grave in self._graves.items() if grave.creator == creator]
+        return [name for name, grave in self._graves.items() if grave.creator[0] == node]
 
     def level(self, group_id: str, out: Outgoing) -> None:
         """Whoever asked for it knows that it is gone, or is gone too."""

@@ -50,7 +50,7 @@ from shoal._core.members.group_table import (
     PlacedGroup,
     decode_record,
 )
-from shoal._core.members.nodes import units
+from shoal._core.members.nodes import NOBODY, Creator, units
 from shoal._core.members.placing_actors import Scene
 from shoal._core.resources import sum_of
 from shoal._proto import membership as m
@@ -75,20 +75,23 @@ class GroupPlaces:
         self._request = store_epoch << 32
 
     # ---- asks
-    def create(self, node: str, spec: m.GroupSpec, scene: Scene) -> m.ToldBody:
+    def create(self, creator: Creator, spec: m.GroupSpec, scene: Scene) -> m.ToldBody:
         """It is asked for."""
+        node = creator[0]
         known = self.table.groups.get(spec.group_id)
         if known is not None:
-            known.creator = known.creator or node
+            if known.creator == NOBODY:
+                known.creator = creator
             self.table.watch(known, node, scene.nodes)
             return known.facts()
-        if spec.group_id in self.table.tombstones:
-            return self.table.tombstones[spec.group_id]
+        if (buried := self.table.tombstones.get(spec.group_id)) is not None:
+            scene.out.news(node, buried)
+            return buried
         if spec.root and scene.nodes.is_over(spec.root, spec.root_epoch):
             return Failure(causes.job_ended(0, "the node of its driver is gone"))
         if spec.name and (spec.namespace, spec.name) in self.table.by_name:
             return Failure(causes.group_name_taken(spec.name, spec.namespace))
-        group = self.table.add(spec, node, scene.is_settled)
+        group = self.table.add(spec, creator, scene.is_settled)
         self.table.watch(group, node, scene.nodes)
         self.table.keep(group, scene.out)
         return group.facts()
@@ -148,7 +151,7 @@ class GroupPlaces:
         if facts.state != "REMOVED":
             return
         group = self.table.groups.get(facts.group_id)
-        if group is not None and group.creator == node:
+        if group is not None and group.creator[0] == node:
             group.is_known = True
         elif facts.group_id in self.table.graves_of(node):
             self.table.level(facts.group_id, scene.out)
@@ -188,7 +191,7 @@ class GroupPlaces:
             spec = found.spec
             group = self.table.groups.get(spec.group_id)
             if group is None and not spec.detached and spec.group_id not in self.table.tombstones:
-                group = self.table.add(spec, "", is_settled=False)
+                group = self.table.add(spec, NOBODY, is_settled=False)
             if group is None:
                 # Removed, or detached and unknown to the disk: nobody wants it any more.
                 body = m.ReleaseBundles(spec.group_id, found.request, is_removed=True)
@@ -198,12 +201,19 @@ class GroupPlaces:
             part = self.table.put(group, Part(node, found.request, list(found.indexes), state))
             if group.is_removed:
                 self._release(group, part, scene)
-        wanted = {ask.group_id for ask in whole.created if isinstance(ask, m.GroupSpec)}
-        for group_id in self.table.graves_of(node):
-            if group_id in wanted:
+        claimed = set(whole.watched)
+        for group_id in whole.watched:
+            if (watched := self.table.groups.get(group_id)) is not None:
+                self.table.watch(watched, node, scene.nodes)
+                scene.out.news(node, watched.facts())
+            elif group_id in self.table.tombstones:
                 scene.out.news(node, self.table.tombstones[group_id])
-            else:
+        for group_id in self.table.graves_of(node):
+            if group_id not in claimed:
                 self.table.level(group_id, scene.out)
+        for group in self.table.groups.values():
+            if group.creator[0] == node and group.spec.group_id not in claimed:
+                group.is_known = True
 
     def settled(self, scene: Scene) -> None:
         """Every node that could have a part has spoken, or is over (RULES K-7)."""

@@ -154,7 +154,7 @@ NodeEvent = Union[
 # ---- the node's side: commands
 class TellStore(msgspec.Struct, frozen=True):
     """Command: send this. ``tries`` counts up while it is not answered: over a fresh connection
-    from the second on, through a peer from the third on."""
+    from the second on, and every other one from the third on through a peer."""
 
     body: m.ToStore
     tries: int = 1

@@ -36,6 +36,8 @@ from shoal._proto import membership as m
 
 OUTSIDE, JOINING, MEMBER, ENDING, OVER = "outside", "joining", "member", "ending", "over"
 NEVER = float("-inf")
+SENT_MOST = 256
+"""Renewals whose answer is still awaited: older ones could not make the lease good again."""
 
 
 class Lease:
@@ -60,6 +62,7 @@ class Lease:
         self._sure_from = NEVER
         """Answers to renewals that were sent before do not count for starts (rule 2)."""
         self._number = 0
+        self._sent_at = NEVER
         self._sent: dict[int, float] = {}
 
     # ---- questions
@@ -82,10 +85,10 @@ class Lease:
         """When named and restartable actors are ended."""
         return self.lease_from + self.lease_s
 
-    @property
-    def tries(self) -> int:
-        """How many renewals in a row have no answer, and this one."""
-        return 1 + len(self._sent)
+    def tries(self, now: float) -> int:
+        """How many renewals in a row should have an answer and have none, and the next one."""
+        overdue = now - self._times.answer_s
+        return 1 + sum(sent_at <= overdue for sent_at in self._sent.values())
 
     def next_at(self) -> float | None:
         """When to look again."""
@@ -135,7 +138,14 @@ class Lease:
         self._number += 1
         self._sent[self._number] = now
         self.due_at = now + self._times.renew_s
+        self._sent_at = now
+        while len(self._sent) > SENT_MOST:
+            del self._sent[next(iter(self._sent))]
         return self._number
+
+    def hasten(self, pause_s: float) -> None:
+        """There is news for the next renewal; no more often than each ``pause_s``."""
+        self.due_at = min(self.due_at, self._sent_at + pause_s)
 
     def renewed(self, number: int) -> bool:
         """The store has answered; whether the lease is longer for it."""

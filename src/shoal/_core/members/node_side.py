@@ -18,6 +18,7 @@ import msgspec
 from shoal._base.config import LeaseTimes
 from shoal._core import causes
 from shoal._core.members import interface as on
+from shoal._core.members.actor_table import is_lasting
 from shoal._core.members.drain import HANDING_OVER, LEAVING, RESTING, Draining
 from shoal._core.members.exchange import FactLog, Inbox
 from shoal._core.members.lease import ENDING, JOINING, MEMBER, OUTSIDE, OVER, Lease
@@ -71,6 +72,14 @@ class MemberMachine:
         """Whether it has an epoch that is not over."""
         return self.lease.phase == MEMBER
 
+    def may_start(self, now: float, spec: m.RegisterActor) -> bool:
+        """To be asked at the moment at which an accepted actor is started: the lease may have grown
+        old, or the daemon been stopped, since it was offered."""
+        if not is_lasting(spec):
+            return self.lease.phase == MEMBER
+        is_late = self._alarm is not None and now > self._alarm + self._times.late_s
+        return not is_late and self.lease.may_start(now)
+
     # ---- steps
     def step(self, now: float, event: on.NodeEvent) -> Commands:
         """Take in one event."""
@@ -109,6 +118,8 @@ class MemberMachine:
                 if self.lease.phase == OUTSIDE:
                     self.lease.join(now)
             case on.RowChanged(row, standing):
+                if row.free != self._row.free:
+                    self.lease.hasten(self._times.row_s)
                 self._row, self._standing = row, standing
             case on.Asked(ticket, body):
                 number = self.wishes.ask(ticket, body)
@@ -295,7 +306,7 @@ class MemberMachine:
         )
 
     def _renewal(self, now: float) -> on.TellStore:
-        tries = self.lease.tries
+        tries = self.lease.tries(now)
         number = self.lease.renewal_sent(now)
         row = self._row_now()
         body = m.Renew(

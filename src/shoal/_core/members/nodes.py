@@ -43,6 +43,10 @@ from shoal._proto.views import NodeRow
 NODES = "members.nodes"
 GONE_STATES = (m.DRAINED, m.DEAD)
 
+Creator = tuple[str, int]
+"""The node, in one epoch, that has asked for something, and may ask again until it hears of it."""
+NOBODY: Creator = ("", 0)
+
 _encode = msgspec.msgpack.encode
 
 

@@ -50,7 +50,7 @@ from shoal._core.members.actor_table import (
     decode_record,
     is_lasting,
 )
-from shoal._core.members.nodes import NodeTable, units
+from shoal._core.members.nodes import NOBODY, NodeTable, units
 from shoal._core.members.outgoing import Outgoing
 from shoal._proto import membership as m
 from shoal._proto.messages import Done, Failure, InGroup
@@ -89,9 +89,12 @@ class ActorPlaces:
         """Edge 1; None: it is answered later."""
         table = self.table
         if (known := table.find(spec.actor_id)) is not None:
-            if (living := table.actors.get(spec.actor_id)) is not None and not living.creator:
-                living.creator = ask.node
+            if (living := table.actors.get(spec.actor_id)) is not None:
+                if living.creator == NOBODY:
+                    living.creator = (ask.node, ask.epoch)
                 table.watch(living, ask.node, scene.nodes)
+            else:
+                scene.out.news(ask.node, known)
             return known
         if spec.root and scene.nodes.is_over(spec.root, spec.root_epoch):
             return Failure(causes.job_ended(0, "the node of its driver is gone"))
@@ -104,7 +107,7 @@ class ActorPlaces:
             if spec.get_if_exists:
                 return holder.facts(created=False)
             return Failure(causes.name_taken(spec.name, spec.namespace))
-        actor = table.add(spec, ask.node)
+        actor = table.add(spec, (ask.node, ask.epoch))
         table.watch(actor, ask.node, scene.nodes)
         if is_lasting(spec) or scene.is_settled:
             table.wait(actor)
@@ -148,7 +151,7 @@ class ActorPlaces:
         if facts.state == "PENDING":
             return
         actor = self.table.actors.get(facts.actor_id)
-        if actor is not None and actor.creator == node:
+        if actor is not None and actor.creator[0] == node:
             actor.is_known = True
         if facts.actor_id in self.table.graves_of(node):
             self.table.level(facts.actor_id, scene.out)
@@ -244,25 +247,26 @@ class ActorPlaces:
                     table.keep(actor, scene.out)
         for found in whole.actors:
             self._found(node, epoch, found, scene)
+        claimed = set(whole.watched)
         for actor_id in whole.watched:
             if (watched := table.actors.get(actor_id)) is not None:
                 table.watch(watched, node, scene.nodes)
                 scene.out.news(node, watched.facts())
             elif actor_id in table.tombstones:
                 scene.out.news(node, table.tombstones[actor_id])
-        wanted = {ask.actor_id for ask in whole.created if isinstance(ask, m.RegisterActor)}
         for actor_id in table.graves_of(node):
-            if actor_id in wanted:
-                scene.out.news(node, table.tombstones[actor_id])
-            else:
+            if actor_id not in claimed:
                 table.level(actor_id, scene.out)
+        for actor in table.actors.values():
+            if actor.creator[0] == node and actor.spec.actor_id not in claimed:
+                actor.is_known = True
 
     def _found(self, node: str, epoch: int, found: m.ActorHere, scene: Scene) -> None:
         """A node has it: adopt it, or have it ended (RULES K-6)."""
         spec, table = found.spec, self.table
         actor = table.actors.get(spec.actor_id)
         if actor is None and not is_lasting(spec) and spec.actor_id not in table.tombstones:
-            actor = table.add(spec, "")
+            actor = table.add(spec, NOBODY)
         if actor is None or (actor.phase != UNSETTLED and actor.node != node):
             body = m.EndActor(spec.actor_id, found.incarnation, "killed")
             key = (spec.actor_id, found.incarnation)
@@ -383,7 +387,7 @@ class ActorPlaces:
     def _bury(self, actor: PlacedActor, scene: Scene) -> None:
         """Edge 9: the name is free."""
         self._tell_watchers(actor, scene)
-        if self.table.bury(actor, scene.out):
+        if self.table.bury(actor, scene.nodes, scene.out):
             place = (actor.spec.namespace, actor.spec.name)
             scene.out.again += self._name_waiters.pop(place, [])
 
@@ -399,8 +403,7 @@ class ActorPlaces:
             actor = self.table.restore(record, scene.out)
             spec = record.spec
             if actor is None:
-                creator = nodes.nodes.get(record.creator)
-                if creator is None or not creator.is_living:
+                if nodes.is_over(*record.creator):
                     self.table.level(spec.actor_id, scene.out)
                 continue
             if actor.node and nodes.is_over(actor.node, actor.epoch):

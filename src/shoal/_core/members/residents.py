@@ -4,7 +4,7 @@ The node's own machine finds room, starts and ends processes; here stands what t
 it and what it must hear. Each order ends in one fact (see ``_proto/membership.py``), however it is
 crossed by others::
 
-    OfferActor      -> ConsiderOffer  -> OfferDecided    => OfferAnswered, later ActorAlive, ActorGone
+    OfferActor      -> ConsiderOffer  -> OfferDecided    => OfferAnswered, ActorAlive, ActorGone
     EndActor        -> StopActor      -> ActorDown       => ActorGone
     PrepareBundles  -> ReserveBundles -> BundlesDecided  => BundlesPrepared
     CommitBundles   -> OpenBundles                       => BundlesCommitted
@@ -14,8 +14,8 @@ crossed by others::
    it was refused: in between it stands in ``whole``, so nobody else is given it meanwhile.
 2. The end of an actor that is ordered while it is considered follows at once after the decision.
 3. What was never here is not here: an order to end or release it is answered as done.
-4. An offer, or bundles to prepare, of a former life of the store get no answer under its number. The
-   actor was in ``whole``, and if it is refused after all, that is ``ActorGone("refused")``; the
+4. An offer, or bundles to prepare, of a former life of the store get no answer under its number.
+   The actor was in ``whole``, and if it is refused after all, that is ``ActorGone("refused")``; the
    bundles were not, and are given back. Nor are those in ``whole`` that are being given back.
 """
 

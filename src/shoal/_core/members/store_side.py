@@ -10,8 +10,8 @@ dead by silence, places what can be placed, and sends each node what is new for 
 3. *Settled* is the moment at which every node that may hold something has told its state or is
    over: what nobody has spoken of by then is nowhere (RULES K-6; the rule's 11 s are what it takes
    at most, since whoever is silent is over by then). It comes once in a life of the store.
-4. A step is never late without a sign: if its alarm comes ``late_s`` after its time, the store was
-   stopped, and silence before means nothing.
+4. A stop of the store does not go unnoticed: there is an alarm at least each ``renew_s``; if one
+   comes ``late_s`` after its time, the store was stopped, and silence before means nothing.
 """
 
 from __future__ import annotations
@@ -67,6 +67,7 @@ class MembersMachine:
         self.is_settled = False
         self._is_serving = False
         self._alarm: float | None = None
+        self._tick_at = 0.0
 
     # ---- the disk
     def restore(self, rows: Iterable[tuple[tuple[str, bytes], bytes]]) -> None:
@@ -133,18 +134,15 @@ class MembersMachine:
         commands += [on.Tell(node, body) for node, body in out.tells]
         commands += [on.Tell(node, body) for node, body in out.due(now)]
         out.effects, out.tells, out.notices = [], [], []
-        alarm = min(
-            (
-                at
-                for at in (
-                    self.nodes.next_at(),
-                    self.actors.table.pauses.next(),
-                    self.groups.table.pauses.next(),
-                )
-                if at is not None
-            ),
-            default=None,
+        if self._tick_at <= now:
+            self._tick_at = now + self._times.renew_s
+        moments = (
+            self.nodes.next_at(),
+            self.actors.table.pauses.next(),
+            self.groups.table.pauses.next(),
         )
+        alarm = min((at for at in moments if at is not None), default=self._tick_at)
+        alarm = min(alarm, self._tick_at)
         if alarm != self._alarm:
             self._alarm = alarm
             commands.append(on.SetAlarm(alarm))
@@ -230,7 +228,7 @@ class MembersMachine:
                 if isinstance(wanted, m.RegisterActor):
                     self.actors.register(ask, wanted, scene)
                 else:
-                    self.groups.create(name, wanted, scene)
+                    self.groups.create((name, body.epoch), wanted, scene)
             if node.record.state == m.DRAINING:
                 self._out.order(name, m.DrainNode(node.record.drain_s))
         for fact in node.outbox.fresh(body):
@@ -243,6 +241,7 @@ class MembersMachine:
                 self.actors.answered(node, fact, scene)
             case m.ActorAlive():
                 self.actors.alive(node, fact, scene)
+                return
             case m.ActorGone():
                 self.actors.gone(node, fact, scene)
                 return
@@ -287,7 +286,7 @@ class MembersMachine:
             case m.FindActor():
                 body = self.actors.look_up(ask, ask.body, scene)
             case m.GroupSpec():
-                body = self.groups.create(ask.node, ask.body, scene)
+                body = self.groups.create((ask.node, ask.epoch), ask.body, scene)
             case m.RemoveGroup():
                 body = self.groups.remove(ask, ask.body, scene)
             case m.DrainMember():

@@ -63,13 +63,16 @@ class Wishes:
                 if state != "DEAD" and not isinstance(wish.body, m.KillActor):
                     self._watched[actor_id] = None
                 asked = wish.body
-                if isinstance(asked, m.RegisterActor) and not is_lasting(asked):
-                    if state == "PENDING":
-                        self._actors[actor_id] = asked
+                is_passing = isinstance(asked, m.RegisterActor) and not is_lasting(asked)
+                if is_passing and state == "PENDING":
+                    assert isinstance(asked, m.RegisterActor)
+                    self._actors[actor_id] = asked
             case m.GroupFacts(group_id, state):
                 asked = wish.body
-                if isinstance(asked, m.GroupSpec) and not asked.detached and state != "REMOVED":
-                    self._groups[group_id] = asked
+                if isinstance(asked, m.GroupSpec) and state != "REMOVED":
+                    self._watched[group_id] = None
+                    if not asked.detached:
+                        self._groups[group_id] = asked
         return [on.AskAnswered(wish.ticket, body)]
 
     def news(self, facts: m.ActorFacts | m.GroupFacts) -> list[on.NodeCommand]:
@@ -78,6 +81,7 @@ class Wishes:
         if isinstance(facts, m.GroupFacts):
             if facts.state == "REMOVED":
                 self._groups.pop(facts.group_id, None)
+                self._watched.pop(facts.group_id, None)
             return [on.NewsHeard(facts)]
         for number, wish in list(self.open.items()):
             asked = wish.body
@@ -94,8 +98,13 @@ class Wishes:
         return [*self._actors.values(), *self._groups.values()]
 
     def watched(self) -> list[str]:
-        """Actors whose changes are wanted."""
-        return list(self._watched)
+        """Actors and groups whose changes are wanted, or that are asked for."""
+        asked = [
+            wish.body.actor_id if isinstance(wish.body, m.RegisterActor) else wish.body.group_id
+            for wish in self.open.values()
+            if isinstance(wish.body, m.RegisterActor | m.GroupSpec)
+        ]
+        return list(dict.fromkeys([*self._watched, *asked]))
 
     def clear(self, record: bytes) -> list[on.NodeCommand]:
         """The epoch is over, and whoever has asked with it."""
