@@ -206,7 +206,7 @@ class ActorTable:
             self._kept.add(actor.spec.actor_id)
             out.keep(ACTORS, actor.spec.actor_id, _encode(actor.record()))
 
-    def bury(self, actor: PlacedActor, nodes: NodeTable, out: Outgoing) -> bool:
+    def bury(self, actor: PlacedActor, nodes: NodeTable, out: Outgoing, is_settled: bool) -> bool:
         """A tombstone is left; whether its name is free now that was not."""
         spec = actor.spec
         assert actor.cause is not None and not actor.node
@@ -219,7 +219,8 @@ class ActorTable:
             self.watched_by.get(node, {}).pop(spec.actor_id, None)
         was_kept = spec.actor_id in self._kept
         self._kept.discard(spec.actor_id)
-        if not actor.is_known and not nodes.is_over(*actor.creator):
+        is_claimed = actor.creator != NOBODY or is_settled
+        if not actor.is_known and not (is_claimed and nodes.is_over(*actor.creator)):
             grave = self._graves[spec.actor_id] = actor.record()
             out.keep(ACTORS, spec.actor_id, _encode(grave))
         elif was_kept:
@@ -239,6 +240,20 @@ class ActorTable:
         """Whoever asked for it knows, or is gone: it need not be on disk any more."""
         if self._graves.pop(actor_id, None) is not None:
             out.erase(ACTORS, actor_id)
+
+    def dig(self, actor_id: str, incarnation: int, out: Outgoing) -> None:
+        """A node says that it has ended, and nobody here knows it: whoever asked for it may speak
+        later, and must not get another one."""
+        dead = PlacedActor(m.RegisterActor(actor_id), ENDING)
+        dead.incarnation, dead.cause = incarnation, b""
+        grave = self._graves[actor_id] = dead.record()
+        out.keep(ACTORS, actor_id, _encode(grave))
+        self.remember(dead.facts(), out)
+
+    def claim(self, actor_id: str, creator: Creator) -> None:
+        """A node asks for what is dead: it has to hear that before it is forgotten."""
+        if (grave := self._graves.get(actor_id)) is not None and grave.creator == NOBODY:
+            self._graves[actor_id] = msgspec.structs.replace(grave, creator=creator)
 
     def graves_of(self, node: str) -> list[str]:
         """Those that a node may not have heard of."""

@@ -94,6 +94,7 @@ class ActorPlaces:
                     living.creator = (ask.node, ask.epoch)
                 table.watch(living, ask.node, scene.nodes)
             else:
+                table.claim(spec.actor_id, (ask.node, ask.epoch))
                 scene.out.news(ask.node, known)
             return known
         if spec.root and scene.nodes.is_over(spec.root, spec.root_epoch):
@@ -186,6 +187,8 @@ class ActorPlaces:
             scene.out.settle(*stray)
         actor = self.table.at(node, fact.actor_id, fact.incarnation)
         if actor is None:
+            if not scene.is_settled and fact.how not in ("refused", "unknown"):
+                self._gone_before(fact, scene)
             return
         scene.out.settle(node, actor.order)
         actor.order = 0
@@ -204,6 +207,15 @@ class ActorPlaces:
             self._tell_watchers(actor, scene)
         else:
             self._restart(actor, fact.cause, scene, pauses=fact.how == "crashed")
+
+    def _gone_before(self, fact: m.ActorGone, scene: Scene) -> None:
+        """Its end was not heard by the former life of the store, nor that there was one."""
+        actor = self.table.actors.get(fact.actor_id)
+        if actor is None and fact.actor_id not in self.table.tombstones:
+            self.table.dig(fact.actor_id, fact.incarnation, scene.out)
+        elif actor is not None and actor.phase == UNSETTLED:
+            actor.incarnation = fact.incarnation
+            self.end(actor, fact.cause or _cause(actor, "crashed"), scene)
 
     # ---- nodes
     def node_lost(self, node: str, epoch: int, scene: Scene) -> None:
@@ -284,8 +296,10 @@ class ActorPlaces:
             else:
                 self._tell_watchers(actor, scene)
 
-    def settled(self) -> None:
-        """Whoever is not known by now is nowhere."""
+    def settled(self, scene: Scene) -> None:
+        """Whoever is not known by now is nowhere; what nobody has asked for nobody will."""
+        for actor_id in self.table.graves_of(NOBODY[0]):
+            self.table.level(actor_id, scene.out)
         for actor in self.table.actors.values():
             if actor.phase == UNSETTLED:
                 self.table.wait(actor)
@@ -387,7 +401,7 @@ class ActorPlaces:
     def _bury(self, actor: PlacedActor, scene: Scene) -> None:
         """Edge 9: the name is free."""
         self._tell_watchers(actor, scene)
-        if self.table.bury(actor, scene.nodes, scene.out):
+        if self.table.bury(actor, scene.nodes, scene.out, scene.is_settled):
             place = (actor.spec.namespace, actor.spec.name)
             scene.out.again += self._name_waiters.pop(place, [])
 
@@ -403,7 +417,7 @@ class ActorPlaces:
             actor = self.table.restore(record, scene.out)
             spec = record.spec
             if actor is None:
-                if nodes.is_over(*record.creator):
+                if record.creator != NOBODY and nodes.is_over(*record.creator):
                     self.table.level(spec.actor_id, scene.out)
                 continue
             if actor.node and nodes.is_over(actor.node, actor.epoch):

@@ -117,7 +117,7 @@ class MembersMachine:
         if not self.is_settled and self.nodes.is_all_reported():
             self.is_settled = True
             self.groups.settled(self._scene(now))
-            self.actors.settled()
+            self.actors.settled(self._scene(now))
             self._ask_again(now)
         scene = self._scene(now)
         self.groups.place(scene)
