@@ -184,9 +184,11 @@ def a_suspect_is_dead(monkeypatch: Patch) -> None:
     original = MembersMachine.step
 
     def step(self: MembersMachine, now: float, event: on.StoreEvent) -> object:
-        if isinstance(event, on.Suspected):
-            if (node := self.nodes.living(event.node, event.epoch)) is not None:
-                self._lose(now, node, m.DEAD, "it is suspected")
+        node = (
+            self.nodes.living(event.node, event.epoch) if isinstance(event, on.Suspected) else None
+        )
+        if node is not None:
+            self._lose(now, node, m.DEAD, "it is suspected")
         return original(self, now, event)
 
     monkeypatch.setattr(MembersMachine, "step", step)

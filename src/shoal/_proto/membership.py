@@ -488,8 +488,8 @@ ToStore = Union[JoinCluster, Renew, Obituary, Ask, Facts]
 ToNode = Union[Admitted, NotAdmitted, Renewed, DeclaredDead, Orders, Told, MembersChanged]
 
 _encode = msgspec.msgpack.encode
-_to_store = msgspec.msgpack.Decoder(ToStore)
-_to_node = msgspec.msgpack.Decoder(ToNode)
+_to_store: msgspec.msgpack.Decoder[ToStore] = msgspec.msgpack.Decoder(ToStore)
+_to_node: msgspec.msgpack.Decoder[ToNode] = msgspec.msgpack.Decoder(ToNode)
 
 
 def packed(body: ToStore | ToNode) -> bytes:

@@ -10,6 +10,7 @@ Everything comes from one seed: ``SimMembers(seed).run()``.
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from collections.abc import Callable, Sequence
 
@@ -85,6 +86,9 @@ class MembersWorld(Network):
         node = self.nodes[name] = SimNode(self, name, CPUS)
         return node
 
+    def _replace(self) -> None:
+        self.add_node()
+
     def living(self) -> list[SimNode]:
         """Those whose daemon lives and has not left."""
         return [n for n in self.nodes.values() if not n.is_dead and not n.has_left]
@@ -117,7 +121,7 @@ class MembersWorld(Network):
         return lambda: m.to_node(data)
 
     # ---- faults
-    def disturb(self, node: SimNode | None, for_s: float) -> None:
+    def strike_node(self, node: SimNode | None, for_s: float) -> None:
         """A node (None: all of them) is struck for so long."""
         self.struck_at = max(self.struck_at, self.now + for_s)
         for one in self.nodes.values() if node is None else (node,):
@@ -138,23 +142,23 @@ class MembersWorld(Network):
             case "store stopped":
                 self.store.stop(for_s)
             case "daemon killed" | "machine lost":
-                self.disturb(node, 0.0)
+                self.strike_node(node, 0.0)
                 node.kill(has_zygote=kind == "daemon killed")
-                self.later(chance.uniform(0.5, 5.0), self.add_node)
+                self.later(chance.uniform(0.5, 5.0), self._replace)
             case "daemon stopped":
-                self.disturb(node, for_s)
+                self.strike_node(node, for_s)
                 node.stop(for_s)
             case "cut" | "cut out" | "cut in":
-                self.disturb(node, for_s)
+                self.strike_node(node, for_s)
                 if kind != "cut in":
                     self.cut[node.name, STORE] = self.now + for_s
                 if kind != "cut out":
                     self.cut[STORE, node.name] = self.now + for_s
             case "lossy":
-                self.disturb(None, for_s)
+                self.strike_node(None, for_s)
                 self.lossy_until = self.now + for_s
             case "slow":
-                self.disturb(None, min(for_s, 10.0) + 6.0)
+                self.strike_node(None, min(for_s, 10.0) + 6.0)
                 self.slow_until = self.now + min(for_s, 10.0)
             case "actor killed":
                 node.crash_one()
@@ -164,7 +168,7 @@ class MembersWorld(Network):
                 if len(nodes) > 2 and node.machine.is_member:
                     body = m.DrainMember(node.name, chance.uniform(0.2, 5.0))
                     chance.choice(nodes).ask(body, lambda told: None)
-                    self.later(chance.uniform(0.5, 5.0), self.add_node)
+                    self.later(chance.uniform(0.5, 5.0), self._replace)
 
     def heal(self) -> None:
         """Nothing is wrong any more."""
@@ -176,7 +180,7 @@ class MembersWorld(Network):
         self.store.wake()
         for node in self.living():
             node.wake()
-            self.disturb(node, 0.0)
+            self.strike_node(node, 0.0)
 
 
 class Programs:
@@ -339,7 +343,7 @@ class SimMembers:
         for _ in range(self._count):
             kind = chance.choice(self._kinds)
             self.faults[kind] += 1
-            world.later(chance.uniform(2.0, TROUBLE_S), lambda kind=kind: world.strike(kind))
+            world.later(chance.uniform(2.0, TROUBLE_S), functools.partial(world.strike, kind))
         try:
             world.run(TROUBLE_S)
             world.heal()

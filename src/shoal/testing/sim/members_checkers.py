@@ -2,8 +2,8 @@
 
 None of it reads the books of a machine.
 
-* **One life at a time**: an actor has one process; a name has one actor with a process. Incarnations
-  grow. There are no more lives than restarts allow, those not counted that a drain has ended.
+* **One life at a time**: an actor has one process; a name has one actor with a process.
+  Incarnations grow. There are no more lives than restarts allow, those not counted that a drain has ended.
 * **Starts only under a good lease**: what must not run twice starts only on a node that has sent
   its last answered renewal less than 5 s ago, and after it was last stopped.
 * **Nothing outlives its epoch**: who asks to join again has no process and no bundle.
@@ -11,8 +11,8 @@ None of it reads the books of a machine.
 * **A group is there when that is said**: each of its bundles is open on a node, or the node was
   struck by something.
 * **Healthy nodes are not declared dead.**
-* **In the end** (``check_quiet``): whoever lives is a member; what was acknowledged and not ended is
-  there, unless there is no room for it; what was ended is nowhere; nothing is held for nobody.
+* **In the end** (``check_quiet``): whoever lives is a member; what was acknowledged and not ended
+  is there, unless there is no room for it; what was ended is nowhere; nothing is held for nobody.
 """
 
 from __future__ import annotations

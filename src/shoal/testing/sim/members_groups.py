@@ -68,7 +68,7 @@ class TwoPhases:
         if kill.victim == STORE:
             self.world.store.kill()
         else:
-            self.world.disturb(self.world.nodes[kill.victim], 0.0)
+            self.world.strike_node(self.world.nodes[kill.victim], 0.0)
             self.world.nodes[kill.victim].kill(has_zygote=False)
 
     def count(self) -> int:
@@ -113,7 +113,7 @@ class TwoPhases:
             group.is_removal_asked = True
             creator.ask(m.RemoveGroup(GROUP), removed)
         else:
-            world.disturb(world.nodes["n1"], 0.0)
+            world.strike_node(world.nodes["n1"], 0.0)
             world.nodes["n1"].kill(has_zygote=False)
             world.run(world.now + 10.0)
             self._from = world.delivered

@@ -9,6 +9,7 @@ The node has a clock of its own, which began somewhere else and goes a little fa
 
 from __future__ import annotations
 
+import functools
 from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -79,6 +80,7 @@ class SimNode:
         """When anything was last wrong with it, or with its ways."""
         self.woke_at = -1e9
         """When it last went on after a stop that it must notice."""
+        self._stopped_at = 0.0
         self.answers: dict[int, Callable[[m.ToldBody], None]] = {}
         self._tickets = 0
         self._lease_until = 0.0
@@ -167,6 +169,7 @@ class SimNode:
     def stop(self, for_s: float) -> None:
         """SIGSTOP to the daemon, and SIGCONT so much later."""
         self.stopped_until = max(self.stopped_until, self._world.now + for_s)
+        self._stopped_at = self._world.now
         if for_s > NOTICED_S:
             self.woke_at = self.stopped_until
         self._later(self.stopped_until - self._world.now, self._read)
@@ -175,7 +178,8 @@ class SimNode:
         """SIGCONT, if it is stopped."""
         if self._world.now < self.stopped_until:
             if self.woke_at == self.stopped_until:
-                self.woke_at = self._world.now
+                is_noticed = self._world.now - self._stopped_at > NOTICED_S
+                self.woke_at = self._world.now if is_noticed else -1e9
             self.stopped_until = self._world.now
             self._read()
 
@@ -247,7 +251,8 @@ class SimNode:
             return
         offer = command.offer
         spec = offer.spec
-        account, key = self.account, None
+        account: Account | None = self.account
+        key: BundleKey | None = None
         if isinstance(spec.strategy, InGroup):
             account, key = self._bundle_account(spec.strategy)
         is_unwilling = not self._world.is_plain and self._world.random.random() < 0.1
@@ -377,7 +382,7 @@ class SimNode:
 
     def _end_rest(self) -> None:
         for key in list(self.processes):
-            self._later(self._world.delay(0.05), lambda key=key: self.reap(key, "drained"))
+            self._later(self._world.delay(0.05), functools.partial(self.reap, key, "drained"))
 
     def _refused(self, command: on.JoinRefused) -> None:
         raise Violation(f"{self.name} may not join: {command.why}")

@@ -200,7 +200,7 @@ class SimStore:
             return
         wire = world.wire_to_node(body)
         way: tuple[str, ...] = (STORE, node)
-        # An answer goes back the way that its renewal came, and some have come through another node.
+        # An answer goes back the way that its renewal came: some have come through another node.
         is_relayed = isinstance(body, m.Renewed) and world.random.random() < 0.3
         relay = world.relay_of(node) if is_relayed else ""
         if relay:
