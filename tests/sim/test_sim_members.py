@@ -1,6 +1,6 @@
 """Members of a cluster in simulated trouble: whole lives, and machines that are broken on purpose.
 
-`make sim`-like runs of more seeds: `python -m shoal.testing.sim.members --seeds 5000`.
+More seeds: `python -m shoal.testing.sim --members --seeds 5000`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from shoal._proto import membership as m
 from shoal.testing.sim.checkers import Violation
 from shoal.testing.sim.members import FAULTS, SimMembers
 from shoal.testing.sim.members_groups import SCENARIOS, Kill, TwoPhases, kills
-from shoal.testing.sim.members_node import SimNode
+from shoal.testing.sim.members_host import Host
 
 SEEDS, AT_ONCE = 200, 20
 Patch = pytest.MonkeyPatch
@@ -214,7 +214,7 @@ def starts_go_on_under_an_old_lease(monkeypatch: Patch) -> None:
 
 
 def actors_outlive_the_lease(monkeypatch: Patch) -> None:
-    monkeypatch.setattr(SimNode, "_end_leased", lambda self: None)
+    monkeypatch.setattr(Host, "end_leased", lambda self: None)
 
 
 def ends_are_not_told_to_another_store(monkeypatch: Patch) -> None:

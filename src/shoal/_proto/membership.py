@@ -331,8 +331,8 @@ class ActorGone(Message, frozen=True):
     actor_id: str
     incarnation: int
     how: str
-    """crashed, final (it is not to be restarted), lease, drained, killed, refused (it was considered
-    for another life of the store, and never ran) or unknown."""
+    """crashed, final (it is not to be restarted), lease, drained, killed, unknown, or refused (it
+    was considered for another life of the store, and never ran)."""
     cause: bytes = b""
 
 

@@ -136,7 +136,8 @@ class MemberMachine:
                 residents.freed(event)
             case on.HandedOver():
                 if self.draining.phase == HANDING_OVER:
-                    return self._rest(now)
+                    self.draining.rest(now)
+                    return [on.EndRest()]
         return []
 
     # ---- what the store says
@@ -261,10 +262,6 @@ class MemberMachine:
             self.lease.join(now)
         return commands
 
-    def _rest(self, now: float) -> Commands:
-        self.draining.rest(now)
-        return [on.EndRest()]
-
     # ---- what follows
     def _take_facts(self) -> None:
         facts, self.residents.facts = self.residents.facts, []
@@ -280,10 +277,10 @@ class MemberMachine:
         if lease.phase == MEMBER:
             if lease.due_at <= now:
                 commands.append(self._renewal(now))
-            if log.has_news or (not log.is_empty and self._is_again(now, log.sent_at)):
+            if log.has_news or (not log.is_empty and now >= log.sent_at + self._times.repeat_s):
                 message = log.message(now, self._me.node, self.epoch, self.store)
                 commands.append(on.TellStore(message))
-            if self.wishes.open and self._is_again(now, self.wishes.sent_at):
+            if self.wishes.open and now >= self.wishes.sent_at + self._times.repeat_s:
                 self.wishes.sent_at = now
                 commands += self._send_asks(0)
         elif lease.phase == JOINING and lease.due_at <= now:
@@ -292,9 +289,6 @@ class MemberMachine:
             self._obituary_at = now + self._times.repeat_s
             commands.append(on.TellStore(m.Obituary(self._me.node, self.epoch, is_drained=True)))
         return commands + self._set_alarm()
-
-    def _is_again(self, now: float, sent_at: float) -> bool:
-        return now >= sent_at + self._times.repeat_s
 
     def _row_now(self) -> NodeRow:
         return msgspec.structs.replace(
@@ -342,7 +336,8 @@ class MemberMachine:
         draining = self.draining
         commands: Commands = []
         if draining.phase == HANDING_OVER and draining.is_up(now):
-            commands += self._rest(now)
+            draining.rest(now)
+            commands.append(on.EndRest())
         if draining.phase == RESTING:
             is_quiet = not self.residents.actors and self._log.is_empty
             if is_quiet or draining.is_up(now):

@@ -18,7 +18,7 @@ from concurrent.futures import ProcessPoolExecutor
 import msgspec
 
 from shoal._base import clock
-from shoal.testing.sim import autoscaler
+from shoal.testing.sim import autoscaler, members_many
 from shoal.testing.sim.cluster import Report, SimCluster, SimulationError, run, shrink
 from shoal.testing.sim.faults import FAULTS
 
@@ -41,9 +41,19 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument(
         "--autoscaler", action="store_true", help="lives of an autoscaled cluster instead"
     )
+    parser.add_argument(
+        "--members",
+        action="store_true",
+        help="the members of a cluster instead, and groups with a kill after each message",
+    )
     options = parser.parse_args(arguments)
     if options.autoscaler:
         return _autoscaled(options)
+    if options.members:
+        seeds = range(options.first, options.first + options.seeds)
+        if options.seed is not None:
+            seeds = range(options.seed, options.seed + 1)
+        return members_many.many(seeds, options.processes)
     if options.seed is not None:
         return _one(options.seed, options.full, not options.no_shrink)
     return _many(options)

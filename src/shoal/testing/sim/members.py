@@ -161,7 +161,7 @@ class MembersWorld(Network):
                 self.strike_node(None, min(for_s, 10.0) + 6.0)
                 self.slow_until = self.now + min(for_s, 10.0)
             case "actor killed":
-                node.crash_one()
+                node.host.crash_one()
             case "suspected":
                 self.store.suspect(node.name, node.machine.epoch)
             case "drained":

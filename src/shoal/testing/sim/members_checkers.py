@@ -3,7 +3,7 @@
 None of it reads the books of a machine.
 
 * **One life at a time**: an actor has one process; a name has one actor with a process.
-  Incarnations grow. There are no more lives than restarts allow, those not counted that a drain has ended.
+  Incarnations grow. There are no more lives than restarts allow; a drain's end does not count.
 * **Starts only under a good lease**: what must not run twice starts only on a node that has sent
   its last answered renewal less than 5 s ago, and after it was last stopped.
 * **Nothing outlives its epoch**: who asks to join again has no process and no bundle.
@@ -97,8 +97,8 @@ class Oracle:
     def joins(self, node: SimNode, body: m.JoinCluster) -> None:
         """It asks to be a member."""
         self._join_sent.setdefault((node.name, body.request), self._world.now)
-        if body.former and (node.processes or node.bundles):
-            left = [*node.processes, *node.bundles]
+        if body.former and (node.host.processes or node.host.bundles):
+            left = [*node.host.processes, *node.host.bundles]
             raise Violation(f"{node.name} joins again and still has {left} of epoch {body.former}")
 
     def renewed(self, node: SimNode, body: m.Renew) -> None:
@@ -195,19 +195,19 @@ class Oracle:
         if facts.group_id in self.groups and facts.state == "CREATED":
             self.groups[facts.group_id].was_created = True
 
-    def opened(self, node: SimNode, group_id: str) -> None:
+    def opened(self, node: str, group_id: str) -> None:
         """Bundles of a group may be used: all of them are reserved, unless something was struck."""
         world, spec = self._world, self.groups[group_id].spec
         held = [
             index
             for other in world.nodes.values()
-            for key, reserved in other.bundles.items()
+            for key, reserved in other.host.bundles.items()
             if key[0] == group_id and not other.is_dead
             for index in reserved.body.indexes
         ]
         missing = set(range(len(spec.bundles))) - set(held)
         if missing and world.now - world.struck_at > HEALTHY_S + 10.0:
-            raise Violation(f"{group_id} is used on {node.name} and nobody has bundles {missing}")
+            raise Violation(f"{group_id} is used on {node} and nobody has bundles {missing}")
 
     # ---- in the end
     def check_quiet(self) -> None:
@@ -219,7 +219,7 @@ class Oracle:
                 raise Violation(f"{node.name} lives and is no member: {node.machine.lease.phase}")
             if node.answers:
                 raise Violation(f"{node.name} has {len(node.answers)} asks without an answer")
-            node.account.validate()
+            node.host.account.validate()
         for asked in self.actors.values():
             self._check_actor(asked)
         for group in self.groups.values():
@@ -237,7 +237,7 @@ class Oracle:
         here = [
             node.name
             for node in world.living()
-            for actor_id, _ in node.processes
+            for actor_id, _ in node.host.processes
             if actor_id == spec.actor_id
         ]
         is_rooted = self._is_rooted(spec.root, spec.root_epoch)
@@ -260,14 +260,14 @@ class Oracle:
         if isinstance(spec.strategy, InGroup):
             return False
         amounts = parse(spec.hold)
-        return any(node.account.fits(amounts) for node in self._world.accepting())
+        return any(node.host.account.fits(amounts) for node in self._world.accepting())
 
     def _check_group(self, asked: AskedGroup) -> None:
         world, spec = self._world, asked.spec
         held = [
             (index, reserved.is_open)
             for node in world.living()
-            for key, reserved in node.bundles.items()
+            for key, reserved in node.host.bundles.items()
             if key[0] == spec.group_id
             for index in reserved.body.indexes
         ]
@@ -293,9 +293,9 @@ class Oracle:
             return False
         missing = [parse(b) for index, b in enumerate(spec.bundles) if index not in held]
         for node in self._world.accepting():
-            if (grants := node.account.take_all(missing)) is not None:
+            if (grants := node.host.account.take_all(missing)) is not None:
                 for grant in grants:
-                    node.account.give(grant)
+                    node.host.account.give(grant)
                 return True
         return False
 
@@ -303,10 +303,14 @@ class Oracle:
         """Everything was ended and removed: nothing of it is left anywhere."""
         world = self._world
         for node in world.living():
-            if node.processes or node.bundles:
-                raise Violation(f"{node.name} still has {[*node.processes, *node.bundles]}")
-            if node.account.free != node.account.total:
-                raise Violation(f"{node.name} has {node.account.free} of {node.account.total}")
+            if node.host.processes or node.host.bundles:
+                raise Violation(
+                    f"{node.name} still has {[*node.host.processes, *node.host.bundles]}"
+                )
+            if node.host.account.free != node.host.account.total:
+                raise Violation(
+                    f"{node.name} has {node.host.account.free} of {node.host.account.total}"
+                )
         left = [place for place in world.store.disk if place[0] != NODES]
         if left:
             raise Violation(f"the disk still has {left[:5]}")

@@ -23,7 +23,7 @@ from shoal.testing.sim.members_network import STORE
 
 SCENARIOS = ("create", "remove", "lose")
 BEGIN_S = 1.5
-REST_S = 60.0
+REST_S = 30.0
 GROUP = "group"
 
 
@@ -85,7 +85,7 @@ class TwoPhases:
         world.oracle.check_quiet()
         self._check_whole()
         Programs(world).sweep()
-        world.run(world.now + 10.0)
+        world.run(world.now + 5.0)
         world.oracle.check_empty()
 
     def _begin(self) -> None:
@@ -125,7 +125,7 @@ class TwoPhases:
         held = sum(
             len(reserved.body.indexes)
             for node in world.living()
-            for reserved in node.bundles.values()
+            for reserved in node.host.bundles.values()
         )
         is_wanted = group.is_told and not group.is_removal_asked and is_rooted
         if is_wanted and len(world.living()) >= 3 and held != 3:

@@ -1,61 +1,33 @@
-"""One simulated node: its real member machine, and beside it everything that the machine commands.
+"""One simulated node: its daemon with the real member machine, its zygote, and its clock.
 
-Room is an account; actors are processes with a constructor; bundles are accounts of their own. The
-zygote is a process of its own: it reads the end of the lease, and ends named and restartable actors
-also while the daemon is stopped; it ends everything when the daemon has died, and may say so.
+What runs on it is ``members_host``. The zygote is a process of its own: it reads the end of the
+lease, and ends named and restartable actors also while the daemon is stopped; it ends everything
+when the daemon has died, and may say so.
 
 The node has a clock of its own, which began somewhere else and goes a little faster or slower.
 """
 
 from __future__ import annotations
 
-import functools
 from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-import msgspec
-
 from shoal._core.members import interface as on
-from shoal._core.members.actor_table import is_lasting
 from shoal._core.members.lease import OVER
 from shoal._core.members.node_side import Identity, MemberMachine
-from shoal._core.resources import Account, Grant, parse
 from shoal._proto import membership as m
-from shoal._proto.messages import InGroup
-from shoal._proto.views import NodeRow
 from shoal.testing.sim.checkers import Violation
+from shoal.testing.sim.members_host import Around, Host
 from shoal.testing.sim.members_network import STORE
 
 if TYPE_CHECKING:
     from shoal.testing.sim.members import MembersWorld
-    from shoal.testing.sim.members_checkers import Life
 
-ActorKey = tuple[str, int]
-BundleKey = tuple[str, int]
 WATCH_S = 0.8
 """The zygote looks at the lease at least so often, and ends processes at once."""
 NOTICED_S = 2.2
 """A longer stop makes an alarm late by more than a second: there is one each second."""
-
-
-class Process(msgspec.Struct):
-    """One incarnation that runs."""
-
-    offer: m.OfferActor
-    grant: Grant
-    life: Life
-    bundle: BundleKey | None = None
-    is_leased: bool = False
-
-
-class Reserved(msgspec.Struct):
-    """Bundles of one request."""
-
-    body: m.PrepareBundles
-    grants: dict[int, Grant]
-    accounts: dict[int, Account]
-    is_open: bool = False
 
 
 class SimNode:
@@ -64,17 +36,11 @@ class SimNode:
     def __init__(self, world: MembersWorld, name: str, cpus: float) -> None:
         self._world = world
         self.name = name
-        self.cpus = cpus
         chance = world.random
         self._offset = 0.0 if world.is_plain else chance.uniform(0.0, 1e6)
         self._rate = 1.0 if world.is_plain else 1 + chance.uniform(-1e-3, 1e-3)
         self.machine = MemberMachine(Identity(name, name=name))
-        self.account = Account({"CPU": cpus})
-        self.processes: dict[ActorKey, Process] = {}
-        self.bundles: dict[BundleKey, Reserved] = {}
         self.is_dead = False
-        self.is_stopping = False
-        """Everything is being ended."""
         self.stopped_until = 0.0
         self.disturbed_at = -1e9
         """When anything was last wrong with it, or with its ways."""
@@ -86,25 +52,38 @@ class SimNode:
         self._lease_until = 0.0
         self._alarm = 0
         self._unread: deque[tuple[int, on.NodeEvent]] = deque()
+        self.host = host = Host(
+            world,
+            name,
+            cpus,
+            Around(
+                post=self.post,
+                after=self._later,
+                epoch=lambda: self.machine.epoch,
+                may_start=lambda spec: self.machine.may_start(self.clock, spec),
+                stopped_s=lambda: self.stopped_until - world.now,
+                begins=lambda offer: world.oracle.begins(self, offer),
+            ),
+        )
         self._commands: dict[type, Callable] = {
             on.TellStore: self._tell_store,
             on.SetLease: self._set_lease,
-            on.EndLeased: lambda command: self._end_leased(),
-            on.EndEverything: lambda command: self._end_everything(),
-            on.ConsiderOffer: self._consider,
-            on.StopActor: self._stop_actor,
-            on.ReserveBundles: self._reserve,
-            on.OpenBundles: self._open,
-            on.FreeBundles: self._free,
+            on.EndLeased: lambda command: host.end_leased(),
+            on.EndEverything: lambda command: host.end_everything(),
+            on.ConsiderOffer: host.consider,
+            on.StopActor: host.stop_actor,
+            on.ReserveBundles: host.reserve,
+            on.OpenBundles: host.open,
+            on.FreeBundles: host.free,
             on.AskAnswered: self._answered,
             on.NewsHeard: lambda command: world.oracle.news(self, command.body),
             on.Joined: lambda command: world.oracle.joined(self, command.epoch),
             on.SetAlarm: lambda command: self._set_alarm(command.at),
             on.Drain: self._drain,
             on.JoinRefused: self._refused,
-            on.EndRest: lambda command: self._end_rest(),
+            on.EndRest: lambda command: host.end_rest(),
         }
-        world.later(0.0, self.row)
+        world.later(0.0, host.row)
         world.later(0.0, lambda: self.post(on.Began()))
 
     # ---- time
@@ -190,7 +169,7 @@ class SimNode:
         world, epoch = self._world, self.machine.epoch
         self.is_dead = True
         chance = world.random
-        for process in self.processes.values():
+        for process in self.host.processes.values():
             process.life.end(world.now + (chance.uniform(0.0, 0.3) if has_zygote else 0.0))
         if has_zygote and epoch and chance.random() < 0.7:
             world.later(0.4, lambda: self._say(m.Obituary(self.name, epoch)))
@@ -224,165 +203,11 @@ class SimNode:
 
     def _lease_seen(self, until: float) -> None:
         if self._lease_until == until and self.clock >= until:
-            self._end_leased()
-
-    def row(self) -> None:
-        """Tell the machine what is free now."""
-        free = {"CPU": self.account.free["CPU"]}
-        row = NodeRow(self.name, total={"CPU": self.account.total["CPU"]}, free=free)
-        standing = m.Standing(is_busy=bool(self.processes))
-        self.post(on.RowChanged(row, standing))
-
-    # ---- actors
-    def _consider(self, command: on.ConsiderOffer) -> None:
-        chance = self._world.random
-        if self._world.is_plain or chance.random() < 0.7:
-            self._decide(command)
-        else:
-            epoch = self.machine.epoch
-            delay_s = max(self._world.delay(0.05), self.stopped_until - self._world.now)
-            self._later(delay_s, lambda: self._decide(command, epoch))
-
-    def _decide(self, command: on.ConsiderOffer, epoch: int = 0) -> None:
-        if self.is_stopping or epoch not in (0, self.machine.epoch):
-            return
-        if self._world.now < self.stopped_until:
-            self._consider(command)
-            return
-        offer = command.offer
-        spec = offer.spec
-        account: Account | None = self.account
-        key: BundleKey | None = None
-        if isinstance(spec.strategy, InGroup):
-            account, key = self._bundle_account(spec.strategy)
-        is_unwilling = not self._world.is_plain and self._world.random.random() < 0.1
-        if not self.machine.may_start(self.clock, spec):
-            is_unwilling = True
-        grant = None if account is None or is_unwilling else account.take(parse(spec.hold))
-        if grant is None:
-            self.post(on.OfferDecided(command.order, False, "no room"))
-            return
-        life = self._world.oracle.begins(self, offer)
-        process = Process(offer, grant, life, key, is_lasting(spec))
-        self.processes[spec.actor_id, offer.incarnation] = process
-        self.post(on.OfferDecided(command.order, True))
-        self._later(self._world.delay(0.02), lambda: self._constructed(process))
-        self.row()
-
-    def _bundle_account(self, strategy: InGroup) -> tuple[Account | None, BundleKey | None]:
-        for key, reserved in self.bundles.items():
-            if key[0] == strategy.group_id and reserved.is_open:
-                for index, account in reserved.accounts.items():
-                    if strategy.bundle in (-1, index):
-                        return account, key
-        return None, None
-
-    def _constructed(self, process: Process) -> None:
-        key = (process.offer.spec.actor_id, process.offer.incarnation)
-        if self.processes.get(key) is not process:
-            return
-        if not self._world.is_plain and self._world.random.random() < 0.03:
-            self._world.oracle.final(process.offer.spec.actor_id)
-            self.reap(key, "final")
-        else:
-            self.post(on.ActorUp(*key))
-
-    def reap(self, key: ActorKey, how: str) -> None:
-        """Its process has ended."""
-        process = self.processes.pop(key, None)
-        if process is None:
-            return
-        process.life.end(self._world.now)
-        process.life.how = process.life.how or how
-        if not process.grant.is_over:
-            process.grant.account.give(process.grant)
-        self.post(on.ActorDown(*key, how))
-        self.row()
-
-    def crash_one(self) -> None:
-        """SIGKILL to one of its actors."""
-        if self.processes:
-            self.reap(self._world.random.choice(list(self.processes)), "crashed")
-
-    def _stop_actor(self, command: on.StopActor) -> None:
-        key = (command.actor_id, command.incarnation)
-        if command.how == "drained" and key in self.processes:
-            self.processes[key].life.how = "drained"
-        self._later(self._world.delay(0.03), lambda: self.reap(key, command.how))
-
-    def _end_leased(self) -> None:
-        for key in [key for key, process in self.processes.items() if process.is_leased]:
-            self.reap(key, "lease")
-
-    # ---- bundles
-    def _reserve(self, command: on.ReserveBundles) -> None:
-        if self._world.is_plain or self._world.random.random() < 0.7:
-            self._decide_bundles(command)
-        else:
-            epoch = self.machine.epoch
-            delay_s = max(self._world.delay(0.05), self.stopped_until - self._world.now)
-            self._later(delay_s, lambda: self._decide_bundles(command, epoch))
-
-    def _decide_bundles(self, command: on.ReserveBundles, epoch: int = 0) -> None:
-        if self.is_stopping or epoch not in (0, self.machine.epoch):
-            return
-        body = command.body
-        sizes = [parse(body.spec.bundles[index]) for index in body.indexes]
-        is_unwilling = not self._world.is_plain and self._world.random.random() < 0.1
-        grants = None if is_unwilling else self.account.take_all(sizes)
-        if grants is None:
-            self.post(on.BundlesDecided(command.order, False, "no room"))
-            return
-        by_index = dict(zip(body.indexes, grants))
-        accounts = {index: Account.of_bundle(grant) for index, grant in by_index.items()}
-        key = (body.spec.group_id, body.request)
-        self.bundles[key] = Reserved(body, by_index, accounts)
-        self.post(on.BundlesDecided(command.order, True))
-        self.row()
-
-    def _open(self, command: on.OpenBundles) -> None:
-        key = (command.group_id, command.request)
-        self.bundles[key].is_open = True
-        self._world.oracle.opened(self, command.group_id)
-
-    def _free(self, command: on.FreeBundles) -> None:
-        key = (command.group_id, command.request)
-        self._later(self._world.delay(0.03), lambda: self._freed(key))
-
-    def _freed(self, key: BundleKey) -> None:
-        reserved = self.bundles.get(key)
-        if reserved is None:
-            return
-        for actor in [k for k, process in self.processes.items() if process.bundle == key]:
-            self.reap(actor, "final")
-        del self.bundles[key]
-        for grant in reserved.grants.values():
-            self.account.give(grant)
-        self.post(on.BundlesFreed(*key))
-        self.row()
+            self.host.end_leased()
 
     # ---- ends
-    def _end_everything(self) -> None:
-        self.is_stopping = True
-        self._later(self._world.delay(0.1), self._all_ended)
-
-    def _all_ended(self) -> None:
-        now = self._world.now
-        for process in self.processes.values():
-            process.life.end(now)
-        self.processes.clear()
-        self.bundles.clear()
-        self.account = Account({"CPU": self.cpus})
-        self.is_stopping = False
-        self.row()
-        self.post(on.EverythingEnded())
-
     def _drain(self, command: on.Drain) -> None:
         self._later(self._world.delay(0.5), lambda: self.post(on.HandedOver()))
-
-    def _end_rest(self) -> None:
-        for key in list(self.processes):
-            self._later(self._world.delay(0.05), functools.partial(self.reap, key, "drained"))
 
     def _refused(self, command: on.JoinRefused) -> None:
         raise Violation(f"{self.name} may not join: {command.why}")
