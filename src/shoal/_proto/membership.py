@@ -208,14 +208,35 @@ class ListMembers(Message, frozen=True):
     """Told ``MemberList``: all nodes as they are now."""
 
 
+class AskAboutNode(Message, frozen=True):
+    """Told ``NodeFate``, also of nodes that were lost long ago."""
+
+    node: str
+    epoch: int
+
+
+class NodeFate(Message, frozen=True):
+    node: str
+    epoch: int
+    is_over: bool
+    """Nothing of that epoch can act any more, and it does not come back."""
+
+
 class MemberList(Message, frozen=True):
     rows: list[MemberRow]
 
 
 AskBody = Union[
-    RegisterActor, KillActor, FindActor, GroupSpec, RemoveGroup, DrainMember, ListMembers
+    RegisterActor,
+    KillActor,
+    FindActor,
+    GroupSpec,
+    RemoveGroup,
+    DrainMember,
+    ListMembers,
+    AskAboutNode,
 ]
-ToldBody = Union[ActorFacts, GroupFacts, Done, Failure, DrainRefused, MemberList]
+ToldBody = Union[ActorFacts, GroupFacts, Done, Failure, DrainRefused, MemberList, NodeFate]
 
 
 class Ask(Message, frozen=True):
@@ -475,7 +496,8 @@ class Told(Message, frozen=True):
 
 
 class MembersChanged(Message, frozen=True):
-    """What has changed among the members since the version that the node knew."""
+    """What has changed among the members since the version that the node knew, all of it: who hears
+    of a death has heard, at the latest with it, of everybody who had joined before."""
 
     node: str
     epoch: int

@@ -204,11 +204,11 @@ class NodeTable:
         silent = self._silent.next()
         return None if silent is None else max(silent, self._acts_from)
 
-    def changes_since(self, version: int, most: int) -> list[Node]:
+    def changes_since(self, version: int) -> list[Node]:
         """What has changed among the members, the oldest change first."""
         found = [node for node in self.nodes.values() if node.version > version]
         found.sort(key=lambda node: node.version)
-        return found[:most]
+        return found
 
     # ---- time
     def served(self, now: float) -> None:

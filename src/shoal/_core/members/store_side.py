@@ -291,6 +291,8 @@ class MembersMachine:
                 body = self.groups.remove(ask, ask.body, scene)
             case m.DrainMember():
                 body = self._drain(ask.body)
+            case m.AskAboutNode(name, epoch):
+                body = m.NodeFate(name, epoch, self.nodes.is_over(name, epoch))
             case m.ListMembers():
                 body = m.MemberList([known.member() for known in self.nodes.nodes.values()])
         if body is not None:
@@ -344,8 +346,7 @@ class MembersMachine:
                 self._tell_changes(node)
 
     def _tell_changes(self, node: Node) -> None:
-        most = self._times.facts_most
-        changed = self.nodes.changes_since(node.known_version, most)
+        changed = self.nodes.changes_since(node.known_version)
         if not changed:
             return
         record = node.record
