@@ -32,6 +32,7 @@ from shoal._core.members import interface as members
 from shoal._core.members.node_side import Identity, MemberMachine
 from shoal._proto import links, membership, messages
 from shoal._proto.links import NodeBody
+from shoal._proto.views import Candidates
 from shoal._runtime import entering, launch, session_dir
 from shoal._runtime.daemon_connections import Connection
 from shoal._runtime.daemon_loop import Loop, Timer
@@ -133,6 +134,8 @@ class ClusterNode:
         """Takes what is not membership's: messages of other nodes."""
         self.open_source: Callable[[str, bytes], Any] = lambda node, name: None
         """(node, name) -> (bytes, release) of a value that a node pulls, or None."""
+        self.candidates_heard: Callable[[list[Candidates]], None] = lambda candidates: None
+        """Takes where there may be room for what waits here."""
         self.members_changed: Callable[[list[membership.MemberRow]], None] = lambda rows: None
         settings = ports.settings
         credentials = keys.load(settings.keys, rows.node_id)
@@ -282,6 +285,8 @@ class ClusterNode:
                 self._end_everything(why)
             case members.MembersHeard(rows):
                 self._members_heard(rows)
+            case members.CandidatesHeard(candidates):
+                self.candidates_heard(candidates)
             case members.AskAnswered(ticket, body):
                 self._answer(ticket, body)
             case members.Drain():

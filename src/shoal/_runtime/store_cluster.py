@@ -21,16 +21,16 @@ from __future__ import annotations
 
 import socket
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import get_args
 
 from shoal._base import clock
+from shoal._core.cluster_choices import ClusterChoices
 from shoal._core.members import interface as members
 from shoal._core.members.store_side import MembersMachine
 from shoal._core.store import Effect, Erase, Keep
 from shoal._proto import links, membership
 from shoal._proto.links import NodeBody
-from shoal._proto.views import NodeRow
 from shoal._runtime.daemon_loop import Loop, Timer
 from shoal._runtime.links import keys
 from shoal._runtime.links.door import Arrival, Desk, Door
@@ -40,21 +40,6 @@ from shoal._runtime.links.peers import PeerEvents, PeerOptions, Peers
 
 Place = tuple[str, bytes]
 _SAID = get_args(membership.ToStore)
-
-
-def _no_node(asked: membership.RegisterActor, rows: Mapping[str, NodeRow]) -> str:
-    """Actors stay on the node that asked for them, and are not told of here."""
-    return ""
-
-
-def _no_nodes(
-    spec: membership.GroupSpec,
-    indexes: Sequence[int],
-    places: Mapping[int, str],
-    rows: Mapping[str, NodeRow],
-) -> dict[int, str] | None:
-    """As for actors."""
-    return None
 
 
 class ClusterStore:
@@ -93,7 +78,8 @@ class ClusterStore:
             open_source=lambda node, name: None,
         )
         self._peers = Peers(loop, credentials, events, PeerOptions(epoch))
-        self._machine = MembersMachine(epoch, _no_node, _no_nodes)
+        self._choices = choices = ClusterChoices(epoch)
+        self._machine = MembersMachine(epoch, choices.actor, choices.group, choices.candidates)
         self._machine.restore(rows)
         hand: dict[int, Desk] = dict.fromkeys((links.NODE, links.BULK, links.BULK_BACK), self._hand)
         joins = JoinDesk(loop, Contexts(credentials), self._say)
@@ -132,7 +118,8 @@ class ClusterStore:
     def _step(self, event: members.StoreEvent) -> None:
         effects: list[Effect] = []
         tells: list[members.Tell] = []
-        for command in self._machine.step(clock.now(), event):
+        self._choices.now = clock.now()
+        for command in self._machine.step(self._choices.now, event):
             match command:
                 case Keep() | Erase():
                     effects.append(command)
