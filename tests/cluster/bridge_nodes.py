@@ -258,9 +258,9 @@ class Node:
     def turn(self) -> bool:
         """What the daemon does when its bell was rung."""
         self.memory.populate(16 << 20, 1 << 40)
-        if self.is_growing and all(self.memory.process_state(w.index)[3] for w in self.workers):
-            if self.memory.queued(self.queue[0], 1):
-                self.add_worker()
+        all_wait = all(self.memory.process_state(w.index)[3] for w in self.workers)
+        if self.is_growing and all_wait and self.memory.queued(self.queue[0], 1):
+            self.add_worker()
         rows = self.memory.inbox()
         self.bridging.look(rows)
         self.bridging.validate()

@@ -518,3 +518,60 @@ def test_the_name_of_an_object_is_its_homes(nodes: Nodes) -> None:
     assert memory.is_live(key)
     del ref
     assert not memory.is_live(key)
+
+
+# ---- memory that is full, values in files
+def test_what_there_is_no_room_for_comes_when_there_is(nodes: Nodes) -> None:
+    nodes["b"].add_worker()
+    reader = nodes["b"].driver
+    filling = []
+    with pytest.raises(_native.FullError):
+        while True:
+            nodes.turn()
+            filling.append(reader.memory.put(_native.FORMAT_BYTES, b"f" * 3_000_000, (), ()))
+    while (more := fill_more(nodes["b"].memory)) is not None:  # the reserve, which is for results
+        filling.append(more)
+    value = nodes["a"].driver.put(b"v" * 3_000_000)
+    ref = nodes["a"].submit("size", args=[value])
+    nodes["a"].lend(ref, "b")
+    nodes.quiet()
+    assert not ref.is_sealed() and nodes.pulled == []
+    assert nodes["b"].bridging.pulling._pulls, "it is tried again"
+    del filling[:]
+    assert nodes.get("a", ref) == 3_000_000
+
+
+def fill_more(memory: Any) -> Any:
+    """A ref to 3 MB that the daemon has written; None if there is no room."""
+    memory.populate(64 << 20, 1 << 40)
+    image = b"\0" * 8 + (24).to_bytes(8, "little") + (2_999_976).to_bytes(8, "little")
+    key = memory.new_proxy(5)
+    ref = memory.ref(key)
+    is_written = memory.seal_image(key, _native.FORMAT_BYTES, True, image + bytes(2_999_976))
+    memory.release(key)
+    return ref if is_written else None
+
+
+def test_a_value_in_a_file_is_brought_back_for_others(nodes: Nodes) -> None:
+    nodes["b"].add_worker()
+    daemon, files = nodes["a"].memory, {}
+    value = nodes["a"].driver.put(b"v" * 300_000)
+    moving = daemon.begin_spill(value.key)
+    files[1] = bytes(memoryview(moving))
+    assert daemon.end_spill(moving, 1) >= 300_000
+    del moving
+
+    def bring_back(key: int) -> None:
+        assert daemon.spilled(key)[2] > 0, "it is pinned"
+        moving = daemon.begin_restore(key)
+        with memoryview(moving) as view:
+            view[:] = files[1]
+        daemon.end_restore(moving)
+        nodes["a"].bridging.pulling.sources.came_back(key)
+
+    around = nodes["a"].bridging._around
+    around.bring_back = lambda key: around.call_later(0.01, lambda: bring_back(key))
+    ref = nodes["a"].submit("size", args=[value])
+    nodes["a"].lend(ref, "b")
+    assert nodes.get("a", ref) == 300_000
+    assert daemon.spilled(value.key) is None
