@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from shoal._core.members import interface as on
-from shoal._core.members.actor_table import OFFERED, ActorTable, PlacedActor
+from shoal._core.members.actor_table import OFFERED, ActorTable, PlacedActor, is_lasting
 from shoal._core.members.exchange import FactLog, Inbox
 from shoal._core.members.groups import GroupPlaces
 from shoal._core.members.lease import Lease
@@ -51,6 +51,29 @@ def test_some_seeds_try_everything() -> None:
         groups, deaths = groups + report.groups, deaths + report.deaths
     assert set(faults) == set(FAULTS)
     assert lives > 150 and actors > 200 and groups > 80 and deaths > 10
+
+
+@pytest.mark.parametrize("has_supervisor", [True, False])
+def test_the_store_stays_away(has_supervisor: bool) -> None:
+    """For three leases. If its supervisor extends them, named actors live on; else they end, and
+    begin again when there is a store."""
+    run = SimMembers(3, [], count=0)
+    world = run.world
+    world.has_supervisor = has_supervisor
+    world.run(2.0)
+    for _ in range(40):
+        run.programs.act()
+        world.run(world.now + 0.5)
+    named = [asked for asked in world.oracle.actors.values() if is_lasting(asked.spec)]
+    before = {id(life) for asked in named for life in asked.lives if life.ended > world.now}
+    assert before
+    world.store.stay_away(30.0)
+    world.run(world.now + 30.0)
+    ended = [life for asked in named for life in asked.lives if life.how == "lease"]
+    living = {id(life) for asked in named for life in asked.lives if life.ended > world.now}
+    assert (before <= living and not ended) if has_supervisor else (not living and ended)
+    world.run(world.now + 30.0)
+    world.oracle.check_quiet()
 
 
 # ---- groups, with a kill after each message

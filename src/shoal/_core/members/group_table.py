@@ -71,6 +71,7 @@ class PlacedGroup:
         "told",
         "tries",
         "was_created",
+        "was_there",
         "watchers",
     )
 
@@ -86,6 +87,8 @@ class PlacedGroup:
         """The creator has heard that it is removed."""
         self.was_created = False
         """It has passed 2 with all of its bundles."""
+        self.was_there = False
+        """All of its bundles have been committed."""
         self.tries = 0
         self.told: m.GroupFacts | None = None
         self.watchers: dict[str, None] = {}
@@ -112,7 +115,7 @@ class PlacedGroup:
             return "REMOVED"
         if len(self.held((COMMITTED,))) == len(self.spec.bundles):
             return "CREATED"
-        return "RESCHEDULING" if self.was_created else "PENDING"
+        return "RESCHEDULING" if self.was_there else "PENDING"
 
     def facts(self) -> m.GroupFacts:
         """What others are told."""

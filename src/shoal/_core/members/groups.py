@@ -137,6 +137,7 @@ class GroupPlaces:
         group, part = self.table.at(node, fact.group_id, fact.request)
         if group is not None and part is not None and part.state == COMMITTING:
             part.order, part.state = 0, COMMITTED
+            group.was_there = group.was_there or group.state == "CREATED"
             self._tell(group, scene)
 
     def released(self, node: str, fact: m.BundlesReleased, scene: Scene) -> None:
@@ -243,7 +244,8 @@ class GroupPlaces:
                 self._release(group, part, scene)
         requests = {part.request for part in group.parts.values() if part.state == PREPARED}
         is_whole = len(group.held((PREPARED,))) == len(group.spec.bundles) and len(requests) == 1
-        group.was_created = is_whole or bool(group.held((COMMITTED,)))
+        group.was_there = bool(group.held((COMMITTED,)))
+        group.was_created = is_whole or group.was_there
         if is_whole:
             self._commit(group, scene)
         elif group.was_created:

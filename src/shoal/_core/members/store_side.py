@@ -68,6 +68,8 @@ class MembersMachine:
         self._is_serving = False
         self._alarm: float | None = None
         self._tick_at = 0.0
+        self._may_place = True
+        """Something has changed since those that wait for a place were last looked at."""
 
     # ---- the disk
     def restore(self, rows: Iterable[tuple[tuple[str, bytes], bytes]]) -> None:
@@ -102,6 +104,7 @@ class MembersMachine:
                     suspect.is_suspected = True
             case on.AlarmRang():
                 self._alarm = None
+                self._may_place = True
         return self._conclude(now)
 
     def _scene(self, now: float) -> Scene:
@@ -115,13 +118,17 @@ class MembersMachine:
             silent_s = now - node.heard_at
             self._lose(now, node, m.DEAD, f"nothing was heard of it for {silent_s:.1f} s")
         if not self.is_settled and self.nodes.is_all_reported():
-            self.is_settled = True
+            self.is_settled = self._may_place = True
             self.groups.settled(self._scene(now))
             self.actors.settled(self._scene(now))
             self._ask_again(now)
-        scene = self._scene(now)
-        self.groups.place(scene)
-        self.actors.place(scene)
+        if self._may_place:
+            # A renewal that says nothing new changes nothing for those that wait: with a thousand
+            # nodes it is nearly all that comes.
+            self._may_place = False
+            scene = self._scene(now)
+            self.groups.place(scene)
+            self.actors.place(scene)
         if self.is_settled and self._out.again:
             self._ask_again(now)
             self.actors.place(self._scene(now))
@@ -150,6 +157,7 @@ class MembersMachine:
 
     # ---- what nodes say
     def _heard(self, now: float, body: m.ToStore) -> None:
+        self._may_place = self._may_place or not isinstance(body, m.Renew)
         match body:
             case m.JoinCluster():
                 self._join(now, body)
@@ -202,9 +210,12 @@ class MembersMachine:
         self._out.tells.append((body.node, answer))
 
     def _renewed(self, now: float, node: Node, body: m.Renew) -> None:
+        if body.row.free != node.row.free or node.is_suspected or node.settled:
+            self._may_place = True
         self.nodes.renewed(now, node, body)
         name, epoch = body.node, body.epoch
-        candidates = self._find_candidates(name, body.row.demand, self.nodes.rooms())
+        demand = body.row.demand
+        candidates = self._find_candidates(name, demand, self.nodes.rooms()) if demand else []
         answer = m.Renewed(name, epoch, body.number, self.epoch, candidates)
         self._out.tells.append((name, answer))
         if node.known_version < self.nodes.version:
@@ -329,6 +340,7 @@ class MembersMachine:
     def _lose(self, now: float, node: Node, state: str, why: str) -> None:
         """Its epoch is over: on disk, and then everything that follows."""
         name, epoch = node.record.node, node.record.epoch
+        self._may_place = True
         self.nodes.set_state(node, state, why, self._out.effects)
         self._out.lost(name)
         label = node.record.name or name

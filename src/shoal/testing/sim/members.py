@@ -28,7 +28,7 @@ CPUS = 4.0
 NAMES = ("a", "b", "c")
 NAMESPACE = "sim"
 TROUBLE_S = 60.0
-QUIET_S = 60.0
+QUIET_S = 45.0
 SWEEP_S = 12.0
 
 FAULTS: dict[str, str] = {
@@ -68,6 +68,8 @@ class MembersWorld(Network):
         super().__init__(seed)
         self.is_plain = is_plain
         self.validates = True
+        self.has_supervisor = seed % 2 == 0
+        """Leases are extended while there is no store."""
         self.encodes = seed % 8 == 0
         self.struck_at = -1e9
         """When anything was last struck."""

@@ -1,0 +1,665 @@
+"""Members, the store's side: single decisions of `_core/members`. (Whole clusters: tests/sim.)"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import msgspec
+import pytest
+
+from shoal._base.config import LeaseTimes
+from shoal._core.members import interface as on
+from shoal._core.members.actor_table import ACTORS
+from shoal._core.members.extending import Extender
+from shoal._core.members.group_table import GROUPS
+from shoal._core.members.nodes import NODES, NodeRecord
+from shoal._core.members.store_side import MembersMachine
+from shoal._core.store import Erase, Keep
+from shoal._proto import membership as m
+from shoal._proto.messages import Done, Failure
+from shoal._proto.views import Candidates, Demand, NodeRow, Wish
+
+ROW = {"CPU": 40_000}
+
+
+def first_with_room(spec: m.RegisterActor, rows: Mapping[str, NodeRow]) -> str:
+    needed = round(spec.hold.get("CPU", 0.0) * 10_000)
+    return next((node for node, row in rows.items() if row.free.get("CPU", 0) >= needed), "")
+
+
+def one_each(
+    spec: m.GroupSpec,
+    missing: Sequence[int],
+    fixed: Mapping[int, str],
+    rows: Mapping[str, NodeRow],
+) -> dict[int, str] | None:
+    free = [node for node in rows if node not in fixed.values()]
+    return dict(zip(missing, free)) if len(free) >= len(missing) else None
+
+
+class Cluster:
+    """The machine, a disk, and nodes that answer by hand."""
+
+    def __init__(self, *nodes: str) -> None:
+        self.now = 100.0
+        self.disk: dict[tuple[str, bytes], bytes] = {}
+        self.life = 0
+        self.told: list[tuple[str, m.ToNode]] = []
+        self.notices: list[str] = []
+        self.facts: dict[str, int] = {}
+        self.numbers: dict[str, int] = {}
+        self.restart()
+        for node in nodes:
+            self.join(node)
+
+    def restart(self) -> None:
+        """Another life of the store, from what is on disk."""
+        self.life += 1
+        self.machine = MembersMachine(self.life, first_with_room, one_each)
+        self.machine.restore(self.disk.items())
+        self.facts.clear()
+        self.step(on.Served())
+
+    def step(self, event: on.StoreEvent) -> list[on.StoreCommand]:
+        commands = self.machine.step(self.now, event)
+        self.machine.validate()
+        is_telling = False
+        for command in commands:
+            match command:
+                case Keep(kind, key, value):
+                    assert not is_telling, "kept after something was told"
+                    self.disk[kind, key] = value
+                case Erase(kind, key):
+                    assert not is_telling
+                    self.disk.pop((kind, key), None)
+                case on.Tell(node, body):
+                    is_telling = True
+                    self.told.append((node, body))
+                case on.Notice(text):
+                    self.notices.append(text)
+        assert dict(self.machine.contents()) == self.disk
+        return commands
+
+    def take(self, kind: type) -> list[m.ToNode]:
+        """What of that kind has been told since the last look at anything."""
+        found = [body for _, body in self.told if isinstance(body, kind)]
+        self.told.clear()
+        return found
+
+    def orders(self, node: str) -> list[m.OrderBody]:
+        """What the last message with orders wants of a node."""
+        last = [b for to, b in self.told if to == node and isinstance(b, m.Orders)][-1]
+        return [order.body for order in last.orders]
+
+    def number_of(self, node: str, kind: type) -> int:
+        """The number of an order."""
+        last = [b for to, b in self.told if to == node and isinstance(b, m.Orders)][-1]
+        return next(order.number for order in last.orders if isinstance(order.body, kind))
+
+    # ---- what nodes say
+    def ask_to_join(self, node: str, request: int = 1, former: int = 0, **more: str) -> None:
+        values = {"name": "", "address": "", "role": m.ROLE_NODE, "version": "", **more}
+        row = NodeRow(node, total=ROW, free=ROW)
+        body = m.JoinCluster(node, request, former, labels={}, row=row, **values)
+        self.step(on.Heard(body))
+
+    def join(self, node: str, request: int = 1, former: int = 0) -> int:
+        self.ask_to_join(node, request, former)
+        (admitted,) = self.take(m.Admitted)
+        assert isinstance(admitted, m.Admitted)
+        self.report(node, admitted.epoch)
+        self.renew(node, admitted.epoch)
+        return admitted.epoch
+
+    def renew(self, node: str, epoch: int = 1, row: NodeRow | None = None) -> None:
+        row = NodeRow(node, total=ROW, free=ROW) if row is None else row
+        self.step(on.Heard(m.Renew(node, epoch, 1, self.life, row, m.Standing())))
+
+    def report(self, node: str, epoch: int = 1, whole: m.Whole | None = None) -> None:
+        whole = m.Whole([], []) if whole is None else whole
+        self.facts[node] = 2
+        self.step(on.Heard(m.Facts(node, epoch, self.life, 2, [], whole)))
+
+    def fact(self, node: str, *facts: m.Fact, epoch: int = 1) -> None:
+        first = self.facts[node]
+        self.facts[node] += len(facts)
+        self.step(on.Heard(m.Facts(node, epoch, self.life, first, list(facts))))
+
+    def ask(self, node: str, body: m.AskBody, epoch: int = 1) -> m.ToldBody | None:
+        self.told.clear()
+        number = self.numbers[node] = self.numbers.get(node, 0) + 1
+        self.step(on.Heard(m.Ask(node, epoch, self.life, number, number, body)))
+        told = [b.body for _, b in self.told if isinstance(b, m.Told) and b.number == number]
+        return told[0] if told else None
+
+    def start_actor(self, node: str, spec: m.RegisterActor, asker: str = "a") -> None:
+        """Register, offer, accept, alive."""
+        self.ask(asker, spec)
+        order = self.number_of(node, m.OfferActor)
+        self.fact(node, m.OfferAnswered(order, spec.actor_id, 1, True))
+        self.fact(node, m.ActorAlive(spec.actor_id, 1))
+
+
+def silence(cluster: Cluster, for_s: float, *renewing: str) -> None:
+    """Time passes; only some are heard."""
+    for _ in range(round(for_s * 2)):
+        cluster.now += 0.5
+        for node in renewing:
+            cluster.renew(node)
+        cluster.step(on.AlarmRang())
+
+
+def state_of(cluster: Cluster, node: str) -> str:
+    row = cluster.disk[NODES, node.encode()]
+    return msgspec.msgpack.decode(row, type=NodeRecord).state
+
+
+NAMED = m.RegisterActor("x", name="n", hold={"CPU": 1.0}, max_restarts=-1)
+
+
+# ---- joining, leases, deaths
+def test_an_epoch_is_on_disk_before_it_is_told() -> None:
+    cluster = Cluster()
+    cluster.ask_to_join("a")
+    assert state_of(cluster, "a") == m.ALIVE
+    (admitted,) = cluster.take(m.Admitted)
+    assert admitted == m.Admitted("a", 1, 1, 1, 10.0)
+
+
+def test_a_request_that_is_repeated_gets_the_same_epoch() -> None:
+    cluster = Cluster("a")
+    cluster.ask_to_join("a")
+    assert cluster.take(m.Admitted) == [m.Admitted("a", 1, 1, 1, 10.0)]
+
+
+def test_who_begins_anew_ends_its_former_epoch() -> None:
+    cluster = Cluster("a", "b")
+    cluster.start_actor("a", NAMED, asker="b")
+    assert cluster.join("a", request=2, former=1) == 2
+    assert "it has begun anew" in cluster.notices[-1]
+    facts = cluster.machine.actors.table.find("x")
+    assert facts is not None and facts.incarnation == 2 and facts.restarts == 1
+
+
+def test_an_old_request_is_not_read() -> None:
+    cluster = Cluster("a")
+    cluster.join("a", request=2, former=1)
+    cluster.ask_to_join("a", request=1)
+    assert cluster.take(m.Admitted) == []
+
+
+def test_a_name_that_another_node_has_is_refused_in_one_line() -> None:
+    cluster = Cluster()
+    cluster.ask_to_join("a", name="blue")
+    cluster.ask_to_join("b", name="blue")
+    (refused,) = cluster.take(m.NotAdmitted)
+    assert isinstance(refused, m.NotAdmitted) and refused.node == "b"
+    assert "'blue'" in refused.why and "What to do" in refused.why and "\n" not in refused.why
+
+
+def test_silence_of_eleven_seconds_is_death_and_not_a_moment_less() -> None:
+    cluster = Cluster("a", "b")
+    silence(cluster, 10.5, "b")
+    assert state_of(cluster, "a") == m.ALIVE
+    silence(cluster, 0.5, "b")
+    assert state_of(cluster, "a") == m.DEAD and state_of(cluster, "b") == m.ALIVE
+
+
+def test_a_driver_node_has_a_longer_lease() -> None:
+    cluster = Cluster("b")
+    cluster.ask_to_join("d", role=m.ROLE_DRIVER)
+    (admitted,) = cluster.take(m.Admitted)
+    assert isinstance(admitted, m.Admitted) and admitted.lease_s == 60.0
+    silence(cluster, 60.5, "b")
+    assert state_of(cluster, "d") == m.ALIVE
+    silence(cluster, 0.5, "b")
+    assert state_of(cluster, "d") == m.DEAD
+
+
+def test_a_restarted_store_acts_on_no_death_for_eleven_seconds() -> None:
+    cluster = Cluster("a", "b")
+    silence(cluster, 10.0, "b")
+    cluster.restart()
+    silence(cluster, 10.5, "b")
+    assert state_of(cluster, "a") == m.ALIVE
+    silence(cluster, 0.5, "b")
+    assert state_of(cluster, "a") == m.DEAD
+
+
+def test_a_store_that_was_stopped_counts_anew() -> None:
+    cluster = Cluster("a", "b")
+    cluster.now += 40.0
+    cluster.step(on.AlarmRang())
+    assert state_of(cluster, "a") == m.ALIVE
+    silence(cluster, 11.0, "b")
+    assert state_of(cluster, "a") == m.DEAD
+
+
+def test_who_was_declared_dead_is_told_so_whatever_it_says() -> None:
+    cluster = Cluster("a", "b")
+    silence(cluster, 11.0, "b")
+    cluster.told.clear()
+    cluster.renew("a")
+    cluster.fact("a")
+    cluster.ask("a", NAMED)
+    (verdict,) = cluster.take(m.DeclaredDead)
+    assert isinstance(verdict, m.DeclaredDead) and "nothing was heard" in verdict.why
+    assert cluster.machine.actors.table.find("x") is None
+
+
+def test_a_node_that_the_journal_does_not_know_is_over() -> None:
+    cluster = Cluster()
+    cluster.renew("ghost", 7)
+    (verdict,) = cluster.take(m.DeclaredDead)
+    assert isinstance(verdict, m.DeclaredDead) and "does not know" in verdict.why
+
+
+def test_the_fate_of_a_node_can_be_asked_for() -> None:
+    cluster = Cluster("a", "b")
+    assert cluster.ask("a", m.AskAboutNode("b", 1)) == m.NodeFate("b", 1, False)
+    assert cluster.ask("a", m.AskAboutNode("b", 0)) == m.NodeFate("b", 0, True)
+    assert cluster.ask("a", m.AskAboutNode("z", 3)) == m.NodeFate("z", 3, True)
+
+
+def test_suspicion_only_keeps_new_things_away() -> None:
+    cluster = Cluster("a", "b")
+    cluster.start_actor("a", NAMED, asker="b")
+    cluster.step(on.Suspected("a", 1, "end of the connection"))
+    assert state_of(cluster, "a") == m.ALIVE
+    cluster.ask("b", m.RegisterActor("y", hold={"CPU": 1.0}))
+    assert cluster.number_of("b", m.OfferActor)
+    cluster.renew("a")
+    cluster.ask("b", m.RegisterActor("z", hold={"CPU": 1.0}))
+    assert cluster.number_of("a", m.OfferActor)
+
+
+def test_changes_of_members_come_whole_and_once() -> None:
+    cluster = Cluster("a")
+    cluster.renew("a")
+    cluster.take(m.MembersChanged)
+    cluster.ask_to_join("b")
+    (changed,) = cluster.take(m.MembersChanged)
+    assert isinstance(changed, m.MembersChanged)
+    assert {row.node for row in changed.rows} >= {"b"}
+    row = NodeRow("a", total=ROW, free=ROW)
+    known = changed.version
+    cluster.step(on.Heard(m.Renew("a", 1, 9, cluster.life, row, m.Standing(), known)))
+    assert cluster.take(m.MembersChanged) == []
+    cluster.restart()
+    cluster.step(on.Heard(m.Renew("a", 1, 9, cluster.life, row, m.Standing(), known)))
+    assert len(cluster.take(m.MembersChanged)) == 1, "another life has other versions"
+
+
+def test_candidates_are_looked_for_only_where_something_waits() -> None:
+    asked = []
+
+    def find(node: str, demand: Sequence[Demand], rooms: Mapping[str, NodeRow]) -> list[Candidates]:
+        asked.append((node, len(demand), sorted(rooms)))
+        return [Candidates(Wish())]
+
+    cluster = Cluster("a", "b")
+    cluster.machine._find_candidates = find
+    cluster.renew("a")
+    assert asked == []
+    wanting = NodeRow("a", total=ROW, free=ROW, demand=(Demand(Wish(), 3),))
+    cluster.told.clear()
+    cluster.renew("a", row=wanting)
+    assert asked == [("a", 1, ["a", "b"])]
+    (renewed,) = cluster.take(m.Renewed)
+    assert isinstance(renewed, m.Renewed) and len(renewed.candidates) == 1
+
+
+def test_the_supervisor_only_extends() -> None:
+    cluster = Cluster("a", "b")
+    silence(cluster, 11.0, "b")
+    extender = Extender(cluster.life, cluster.disk.items(), LeaseTimes())
+    row = NodeRow("b")
+    renew = m.Renew("b", 1, 5, cluster.life, row, m.Standing())
+    assert extender.answer(renew) == m.Renewed("b", 1, 5, cluster.life)
+    assert extender.answer(msgspec.structs.replace(renew, node="a")) is None
+    assert extender.answer(msgspec.structs.replace(renew, epoch=2)) is None
+    assert extender.answer(m.Obituary("b", 1)) is None
+
+
+# ---- actors
+def test_name_and_offer_are_on_disk_with_the_answer() -> None:
+    cluster = Cluster("a", "b")
+    told = cluster.ask("b", NAMED)
+    assert isinstance(told, m.ActorFacts) and told.state == "PENDING" and told.created
+    assert (ACTORS, b"x") in cluster.disk
+    assert cluster.orders("a") == [m.OfferActor(NAMED, 1, 0)]
+
+
+def test_a_refusal_costs_nothing() -> None:
+    cluster = Cluster("a", "b")
+    cluster.ask("b", NAMED)
+    order = cluster.number_of("a", m.OfferActor)
+    cluster.fact("a", m.OfferAnswered(order, "x", 1, False, "no room"))
+    cluster.now += 0.2
+    cluster.step(on.AlarmRang())
+    assert cluster.orders("b") == [m.OfferActor(NAMED, 1, 0)], "elsewhere, and the same life"
+
+
+def test_a_repeated_registration_makes_no_second_actor() -> None:
+    cluster = Cluster("a", "b")
+    cluster.start_actor("a", NAMED, asker="b")
+    again = cluster.ask("b", NAMED)
+    assert isinstance(again, m.ActorFacts) and again.state == "ALIVE" and again.incarnation == 1
+
+
+def test_the_first_with_a_name_keeps_it() -> None:
+    cluster = Cluster("a", "b")
+    cluster.start_actor("a", NAMED, asker="b")
+    other = msgspec.structs.replace(NAMED, actor_id="y")
+    refused = cluster.ask("b", other)
+    assert isinstance(refused, Failure) and b"ActorAlreadyExistsError" in refused.record
+    found = cluster.ask("b", msgspec.structs.replace(other, get_if_exists=True))
+    assert isinstance(found, m.ActorFacts) and found.actor_id == "x" and not found.created
+
+
+def test_a_name_is_free_when_its_process_is_gone() -> None:
+    cluster = Cluster("a", "b")
+    cluster.start_actor("a", NAMED, asker="b")
+    assert cluster.ask("b", m.KillActor("x")) == Done()
+    found = cluster.ask("b", m.FindActor(name="n"))
+    assert isinstance(found, Failure), "for everybody else it is gone at once"
+    other = msgspec.structs.replace(NAMED, actor_id="y")
+    assert cluster.ask("b", other) is None, "its answer waits"
+    cluster.told.clear()
+    cluster.fact("a", m.ActorGone("x", 1, "killed"))
+    (told,) = cluster.take(m.Told)
+    assert isinstance(told, m.Told) and isinstance(told.body, m.ActorFacts)
+    assert told.body.actor_id == "y" and told.body.created
+
+
+def test_an_at_most_once_actor_waits_for_the_end_of_the_lease() -> None:
+    cluster = Cluster("a", "b")
+    cluster.start_actor("a", NAMED, asker="b")
+    silence(cluster, 10.5, "b")
+    assert not any(isinstance(body, m.OfferActor) for body in cluster.orders("b"))
+    silence(cluster, 0.5, "b")
+    assert m.OfferActor(NAMED, 2, 1) in cluster.orders("b")
+
+
+def test_an_obituary_is_acted_on_at_once() -> None:
+    cluster = Cluster("a", "b")
+    cluster.start_actor("a", NAMED, asker="b")
+    cluster.step(on.Heard(m.Obituary("a", 1)))
+    assert m.OfferActor(NAMED, 2, 1) in cluster.orders("b")
+
+
+def test_no_restart_left_is_death_with_a_cause() -> None:
+    cluster = Cluster("a", "b")
+    once = msgspec.structs.replace(NAMED, max_restarts=0)
+    cluster.start_actor("a", once, asker="b")
+    cluster.step(on.Heard(m.Obituary("a", 1)))
+    facts = cluster.machine.actors.table.find("x")
+    assert facts is not None and facts.state == "DEAD" and b"node_lost" in facts.cause
+
+
+def test_a_drained_life_is_not_charged() -> None:
+    cluster = Cluster("a", "b")
+    once = msgspec.structs.replace(NAMED, max_restarts=1)
+    cluster.start_actor("a", once, asker="b")
+    cluster.fact("a", m.ActorGone("x", 1, "drained"))
+    facts = cluster.machine.actors.table.find("x")
+    assert facts is not None and facts.restarts == 0 and facts.incarnation == 2
+
+
+def test_a_crash_is_followed_by_a_pause_that_doubles() -> None:
+    cluster = Cluster("a", "b")
+    cluster.start_actor("a", NAMED, asker="b")
+    pauses = []
+    for incarnation in (1, 2, 3):
+        cluster.fact("a", m.ActorGone("x", incarnation, "crashed"))
+        at = cluster.machine.actors.table.pauses.next()
+        assert at is not None
+        pauses.append(round(at - cluster.now, 3))
+        cluster.now = at
+        cluster.step(on.AlarmRang())
+        order = cluster.number_of("a", m.OfferActor)
+        cluster.fact("a", m.OfferAnswered(order, "x", incarnation + 1, True))
+        cluster.fact("a", m.ActorAlive("x", incarnation + 1))
+    assert pauses == [0.05, 0.1, 0.2]
+
+
+def test_after_a_restart_only_the_node_that_may_have_it_is_waited_for() -> None:
+    cluster = Cluster("a", "b")
+    cluster.ask("b", NAMED)
+    cluster.restart()
+    cluster.report("b")
+    assert cluster.machine.actors.table.find("x").node == "a"  # type: ignore[union-attr]
+    cluster.report("a")
+    cluster.renew("b")
+    facts = cluster.machine.actors.table.find("x")
+    assert facts is not None and facts.node == "b"
+    assert facts.incarnation == 1, "it never ran: the same life again"
+    assert cluster.machine.is_settled
+
+
+def test_after_a_restart_what_is_reported_lives_on() -> None:
+    cluster = Cluster("a", "b")
+    cluster.start_actor("a", NAMED, asker="b")
+    cluster.restart()
+    cluster.report("a", whole=m.Whole([m.ActorHere(NAMED, 1, 0, True)], []))
+    facts = cluster.machine.actors.table.find("x")
+    assert facts is not None and facts.state == "ALIVE" and facts.node == "a"
+
+
+def test_what_is_named_and_not_in_the_journal_is_ended() -> None:
+    cluster = Cluster("a", "b")
+    cluster.restart()
+    stray = m.ActorHere(NAMED, 3, 2, True)
+    anonymous = m.ActorHere(m.RegisterActor("y"), 1, 0, True)
+    cluster.report("a", whole=m.Whole([stray, anonymous], []))
+    assert m.EndActor("x", 3, "killed") in cluster.orders("a")
+    facts = cluster.machine.actors.table.find("y")
+    assert facts is not None and facts.state == "ALIVE", "anonymous ones are adopted"
+
+
+def test_a_kill_that_was_acknowledged_survives_the_store() -> None:
+    cluster = Cluster("a", "b")
+    anonymous = m.RegisterActor("y", hold={"CPU": 1.0})
+    cluster.start_actor("a", anonymous, asker="b")
+    assert cluster.ask("b", m.KillActor("y")) == Done()
+    cluster.restart()
+    cluster.report("a", whole=m.Whole([m.ActorHere(anonymous, 1, 0, True)], []))
+    assert any(isinstance(body, m.EndActor) for body in cluster.orders("a"))
+    cluster.fact("a", m.ActorGone("y", 1, "killed"))
+    facts = cluster.machine.actors.table.find("y")
+    assert facts is not None and facts.state == "DEAD"
+
+
+def test_a_dead_actor_is_not_made_again_by_who_has_not_heard() -> None:
+    cluster = Cluster("a", "b")
+    anonymous = m.RegisterActor("y", hold={"CPU": 1.0})
+    cluster.start_actor("a", anonymous, asker="b")
+    cluster.fact("a", m.ActorGone("y", 1, "crashed"))
+    assert (ACTORS, b"y") in cluster.disk, "b has not taken any news of it"
+    cluster.restart()
+    cluster.report("a")
+    cluster.report("b", whole=m.Whole([], [], created=[anonymous], watched=["y"]))
+    facts = cluster.machine.actors.table.find("y")
+    assert facts is not None and facts.state == "DEAD"
+    order = cluster.number_of("b", m.ActorNews)
+    cluster.fact("b", m.Took(order))
+    assert (ACTORS, b"y") not in cluster.disk, "now it has"
+
+
+def test_an_anonymous_actor_is_placed_when_all_have_spoken() -> None:
+    cluster = Cluster("a", "b")
+    cluster.restart()
+    cluster.report("b")
+    cluster.ask("b", m.RegisterActor("y", hold={"CPU": 1.0}))
+    assert not any(isinstance(body, m.Orders) and body.orders for _, body in cluster.told)
+    cluster.report("a")
+    cluster.renew("a")
+    assert cluster.number_of("a", m.OfferActor)
+
+
+def test_actors_end_with_the_node_of_their_driver() -> None:
+    cluster = Cluster("a", "b")
+    rooted = msgspec.structs.replace(NAMED, root="b", root_epoch=1)
+    cluster.start_actor("a", rooted, asker="b")
+    cluster.step(on.Heard(m.Obituary("b", 1)))
+    assert any(isinstance(body, m.EndActor) for body in cluster.orders("a"))
+    late = cluster.ask("a", msgspec.structs.replace(rooted, actor_id="z", name=""))
+    assert isinstance(late, Failure) and b"JobEndedError" in late.record
+
+
+# ---- groups
+GROUP = m.GroupSpec("g", [{"CPU": 1.0}, {"CPU": 1.0}], "STRICT_SPREAD", detached=True)
+
+
+def prepare(cluster: Cluster, *nodes: str) -> None:
+    for node in nodes:
+        order = cluster.number_of(node, m.PrepareBundles)
+        request = next(b for b in cluster.orders(node) if isinstance(b, m.PrepareBundles)).request
+        cluster.fact(node, m.BundlesPrepared(order, "g", request, True))
+
+
+def commit(cluster: Cluster, *nodes: str) -> None:
+    for node in nodes:
+        order = cluster.number_of(node, m.CommitBundles)
+        request = next(b for b in cluster.orders(node) if isinstance(b, m.CommitBundles)).request
+        cluster.fact(node, m.BundlesCommitted(order, "g", request))
+
+
+def group_state(cluster: Cluster) -> str:
+    return cluster.machine.groups.table.groups["g"].state
+
+
+def test_a_group_is_prepared_then_committed_then_there() -> None:
+    cluster = Cluster("a", "b")
+    told = cluster.ask("a", GROUP)
+    assert isinstance(told, m.GroupFacts) and told.state == "PENDING"
+    prepare(cluster, "a")
+    assert not any(isinstance(body, m.CommitBundles) for body in cluster.orders("a"))
+    prepare(cluster, "b")
+    commit(cluster, "a")
+    assert group_state(cluster) == "PENDING"
+    commit(cluster, "b")
+    assert group_state(cluster) == "CREATED"
+    assert cluster.machine.groups.bundle_nodes("g", 1) == ["b"]
+
+
+def test_one_refusal_gives_everything_back_and_it_is_tried_again() -> None:
+    cluster = Cluster("a", "b")
+    cluster.ask("a", GROUP)
+    request = next(b for b in cluster.orders("a") if isinstance(b, m.PrepareBundles)).request
+    prepare(cluster, "a")
+    order = cluster.number_of("b", m.PrepareBundles)
+    cluster.fact("b", m.BundlesPrepared(order, "g", request, False, "no room"))
+    assert m.ReleaseBundles("g", request) in cluster.orders("a")
+    order = cluster.number_of("a", m.ReleaseBundles)
+    cluster.fact("a", m.BundlesReleased(order, "g", request))
+    cluster.now += 0.2
+    cluster.step(on.AlarmRang())
+    again = next(b for b in cluster.orders("b") if isinstance(b, m.PrepareBundles))
+    assert again.request > request
+
+
+@pytest.mark.parametrize("committed", [False, True])
+@pytest.mark.parametrize("both", [False, True])
+def test_a_restarted_store_comes_to_the_same(committed: bool, both: bool) -> None:
+    """Any committed, or all prepared: it is there. Else it is released, and placed anew."""
+    cluster = Cluster("a", "b", "c")
+    cluster.ask("a", GROUP)
+    request = next(b for b in cluster.orders("a") if isinstance(b, m.PrepareBundles)).request
+    cluster.restart()
+    cluster.report("a", whole=m.Whole([], [m.BundlesHere(GROUP, request, [0], committed)]))
+    other = [m.BundlesHere(GROUP, request, [1], False)] if both else []
+    cluster.report("b", whole=m.Whole([], other))
+    cluster.report("c")
+    for node in "abc":
+        cluster.renew(node)
+    wants_a = cluster.orders("a")
+    if both:
+        assert any(isinstance(body, m.CommitBundles) for body in cluster.orders("b"))
+    if committed:
+        assert not any(isinstance(body, m.ReleaseBundles) for body in wants_a)
+        if not both:
+            assert group_state(cluster) == "RESCHEDULING"
+            prepared = [b for b in cluster.orders("b") if isinstance(b, m.PrepareBundles)]
+            assert prepared and prepared[0].indexes == [1]
+    elif both:
+        assert any(isinstance(body, m.CommitBundles) for body in wants_a)
+    else:
+        assert m.ReleaseBundles("g", request) in wants_a
+
+
+def test_the_bundles_of_a_lost_node_are_placed_again_and_the_others_stay() -> None:
+    cluster = Cluster("a", "b", "c")
+    cluster.ask("c", GROUP)
+    prepare(cluster, "a", "b")
+    commit(cluster, "a", "b")
+    cluster.told.clear()
+    cluster.step(on.Heard(m.Obituary("b", 1)))
+    (body,) = [b for b in cluster.orders("c") if isinstance(b, m.PrepareBundles)]
+    assert body.indexes == [1] and group_state(cluster) == "RESCHEDULING"
+    prepare(cluster, "c")
+    commit(cluster, "c")
+    assert group_state(cluster) == "CREATED"
+
+
+def test_a_removed_group_is_remembered_until_all_is_given_back_and_heard() -> None:
+    cluster = Cluster("a", "b")
+    passing = msgspec.structs.replace(GROUP, detached=False)
+    cluster.ask("a", passing)
+    assert (GROUPS, b"g") not in cluster.disk, "where it is the nodes know"
+    prepare(cluster, "a", "b")
+    commit(cluster, "a", "b")
+    assert cluster.ask("b", m.RemoveGroup("g")) == Done()
+    assert (GROUPS, b"g") in cluster.disk
+    for node in "ab":
+        release = next(b for b in cluster.orders(node) if isinstance(b, m.ReleaseBundles))
+        assert release.is_removed
+        order = cluster.number_of(node, m.ReleaseBundles)
+        cluster.fact(node, m.BundlesReleased(order, "g", release.request))
+    assert (GROUPS, b"g") in cluster.disk, "its creator could ask for it again"
+    cluster.renew("a")
+    cluster.fact("a", m.Took(cluster.number_of("a", m.GroupNews)))
+    assert (GROUPS, b"g") not in cluster.disk
+
+
+def test_an_actor_in_a_removed_group_ends() -> None:
+    from shoal._proto.messages import InGroup
+
+    cluster = Cluster("a", "b")
+    cluster.ask("a", GROUP)
+    cluster.ask("a", m.RegisterActor("x", hold={"CPU": 1.0}, strategy=InGroup("g", 0)))
+    facts = cluster.machine.actors.table.find("x")
+    assert facts is not None and facts.state == "PENDING", "it waits for its bundle"
+    cluster.ask("a", m.RemoveGroup("g"))
+    facts = cluster.machine.actors.table.find("x")
+    assert facts is not None and facts.state == "DEAD"
+
+
+# ---- drain
+def test_a_drain_is_told_to_the_node_and_to_everybody() -> None:
+    cluster = Cluster("a", "b")
+    assert cluster.ask("b", m.DrainMember("a", 30.0)) == Done()
+    assert m.DrainNode(30.0) in cluster.orders("a")
+    cluster.ask("b", NAMED)
+    assert cluster.number_of("b", m.OfferActor), "nothing new is offered to it"
+    cluster.step(on.Heard(m.Obituary("a", 1, is_drained=True)))
+    assert state_of(cluster, "a") == m.DRAINED
+
+
+def test_a_drain_that_is_for_idle_nodes_is_refused_by_a_busy_one() -> None:
+    cluster = Cluster("a", "b")
+    row = NodeRow("a", total=ROW, free=ROW)
+    busy = m.Standing(is_busy=True)
+    cluster.step(on.Heard(m.Renew("a", 1, 2, cluster.life, row, busy)))
+    told = cluster.ask("b", m.DrainMember("a", 30.0, only_if_idle=True))
+    assert isinstance(told, m.DrainRefused) and state_of(cluster, "a") == m.ALIVE
+    unknown = cluster.ask("b", m.DrainMember("zz", 30.0))
+    assert isinstance(unknown, Failure) and b"shoal status" in unknown.record
+
+
+def test_a_drain_goes_on_after_a_restart_of_the_store() -> None:
+    cluster = Cluster("a", "b")
+    cluster.ask("b", m.DrainMember("a", 30.0))
+    cluster.restart()
+    cluster.report("a")
+    assert m.DrainNode(30.0) in cluster.orders("a")
