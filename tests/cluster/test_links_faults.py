@@ -1,7 +1,7 @@
 """Links through the fault proxy: delay, loss, resets, flipped bits, cuts in one or both directions.
 
 Two members talk through a proxy while a fault holds, then it heals; every message must have
-arrived once and in order, and values as they were. (What the proxy does is shown in `test_proxy.py`.)
+arrived once and in order, and values as they were. What the proxy does is shown in `test_proxy.py`.
 """
 
 from __future__ import annotations

@@ -183,6 +183,8 @@ class Peers:
 
     def relay_through(self, node: str) -> None:
         """Reach who cannot be dialled by way of ``node`` (the head's daemon)."""
+        if node == self._relay:
+            return
         self._relay = node
         for other, peer in list(self._peers.items()):
             self.connect(other, peer.address)
