@@ -39,9 +39,13 @@ def test_nodes_have_their_own_daemon_memory_and_directory(cluster: Cluster) -> N
     assert [node.name for node in cluster.nodes] == ["node-1", "other"]
     assert a.entry.pid != b.entry.pid and a.directory != b.directory
     assert set(a.processes()) & set(b.processes()) == set()
-    rows = {node.name: node.observe("nodes") for node in cluster.nodes}
-    assert rows["node-1"][0]["node_id"] != rows["other"][0]["node_id"]
+    for node in cluster.nodes:
+        rows = {row["name"]: row for row in node.observe("nodes")}
+        assert set(rows) == {"node-1", "other"}
+        assert rows["node-1"]["node_id"] != rows["other"]["node_id"]
+        assert rows["other"]["total"]["licence"] == 2 and rows["other"]["labels"]["zone"] == "b"
     cluster.connect()
+    assert {row["NodeName"] for row in shoal.nodes() if row["Alive"]} == {"node-1", "other"}
     assert shoal.get_runtime_context().gcs_address == a.address
     assert os.stat(a.directory).st_mode & 0o077 == 0, "others do not enter"
 
@@ -64,10 +68,10 @@ def test_a_killed_daemon_takes_its_node_along(cluster: Cluster) -> None:
     assert wait_until(lambda: not b.is_alive(), LONG_S)
     assert wait_until(lambda: not b.processes(), LONG_S), "what it leaves ends by itself"
     assert a.is_alive()
-    with pytest.raises(TimeoutError, match="node-2"):
+    with pytest.raises(TimeoutError, match="node-2 sees nobody"):
         cluster.wait_for_nodes(0.1)
     cluster.remove_node(b)
-    cluster.wait_for_nodes()
+    cluster.wait_for_nodes()  # the other one has heard of it
 
 
 def test_a_lost_machine_is_all_of_a_node_at_once(cluster: Cluster) -> None:
@@ -118,7 +122,8 @@ def test_what_cannot_start_says_why(cluster: Cluster) -> None:
 
 @pytest.mark.parametrize("kind", loads.KINDS)
 def test_loads_are_exact(cluster: Cluster, tmp_path: Path, kind: str) -> None:
-    """On the first node, until nodes are one cluster: the results are those of the serial run."""
+    """The results are those of the serial run."""
+    cluster.add_node(num_cpus=2)
     cluster.add_node(num_cpus=2)
     cluster.connect(log_to_driver=False)
     loads.KINDS[kind](tmp_path, random.Random(11), loads.SMALL)

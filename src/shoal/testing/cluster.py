@@ -15,7 +15,8 @@ The driver (the test) is attached to the first node, as people know it from Ray'
 Invariants:
 
 1. A node is what ``shoal start`` starts and ``shoal stop`` ends: nothing here knows how daemons
-   begin or what they do. Which words start one is said in one function, ``start_words``.
+   begin or what they do. The first one is the head and listens; each later one is told its join
+   line on standard input. Which words start one is said in one function, ``start_words``.
 2. Every process of a node carries the mark of the cluster and the name of the node; whoever removes
    a node looks for it, and a process that is left is an error, after it was ended.
 3. ``kill_daemon`` ends one process, ``kill_node`` all of a node at once: a lost machine.
@@ -100,8 +101,13 @@ class Node:
             found.pop(name, None)
         return {**found, "SHOAL_DIR": self.directory}
 
-    def command(self, *words: str, marked: bool = False) -> str:
+    def command(self, *words: str, marked: bool = False, told: str = "") -> str:
         """Run ``shoal <words>`` at the node and return what it prints.
+
+        Args:
+            words: The command and its options.
+            marked: Whether what it starts is part of the node.
+            told: Its standard input.
 
         Raises:
             ClusterError: it has failed.
@@ -112,6 +118,7 @@ class Node:
         done = subprocess.run(
             [*self.enter, *program("shoal", *words)],
             env=variables,
+            input=told,
             capture_output=True,
             text=True,
             timeout=COMMAND_S,
@@ -241,7 +248,8 @@ class Cluster:
         with ExitStack() as undo:
             undo.callback(self._clear, node)
             self._put_into_place(node)
-            node.command(*self.start_words(node), marked=True)
+            told = self.join_line() if self.nodes else ""
+            node.command(*self.start_words(node), marked=True, told=told)
             node.find()
             undo.pop_all()
         self.nodes.append(node)
@@ -250,8 +258,14 @@ class Cluster:
         return node
 
     def start_words(self, node: Node) -> list[str]:
-        """How a node is started: the first one begins a session, each later one its own."""
-        return ["start", *node.options.words()]
+        """How a node is started: the first one is the head, each later one joins it."""
+        role = ["join"] if self.nodes else ["start", "--head"]
+        place = ["--listen", f"{node.ip}:0", "--node-name", node.name]
+        return [*role, *place, *node.options.words()]
+
+    def join_line(self) -> str:
+        """What lets another machine join; it holds the cluster's secret."""
+        return Path(self.head.entry.directory, "join").read_text()
 
     def _put_into_place(self, node: Node) -> None:
         """Before it starts: give it an address."""
@@ -321,19 +335,22 @@ class Cluster:
             shoal.shutdown()
 
     def wait_for_nodes(self, timeout_s: float = 30.0) -> None:
-        """Until every node that was added and not removed answers.
+        """Until every node sees all that were added and not removed, and no other one.
 
         Raises:
-            TimeoutError: one does not; the text names it.
+            TimeoutError: one does not; the text says who sees whom.
         """
-        silent: list[Node] = []
+        names = {node.name for node in self.nodes}
+        views: dict[str, object] = {}
 
-        def all_answer() -> bool:
-            silent[:] = [node for node in self.nodes if not _answers(node)]
-            return not silent
+        def all_agree() -> bool:
+            views.clear()
+            views.update({node.name: _seen_by(node) for node in self.nodes})
+            return all(view == names for view in views.values())
 
-        if not wait_until(all_answer, timeout_s):
-            raise TimeoutError(f"these nodes do not answer after {timeout_s:g} s: {silent}")
+        if not wait_until(all_agree, timeout_s):
+            shown = "; ".join(f"{name} sees {view or 'nobody'}" for name, view in views.items())
+            raise TimeoutError(f"nodes do not agree on {names} after {timeout_s:g} s: {shown}")
 
     def shutdown(self) -> None:
         """End every node; repeated, nothing happens.
@@ -351,11 +368,13 @@ class Cluster:
             raise ClusterError("; ".join(failed))
 
 
-def _answers(node: Node) -> bool:
+def _seen_by(node: Node) -> set[str]:
+    """Names of the nodes that live, as this one knows it; none if it does not answer."""
     try:
-        return bool(node.observe("nodes"))
+        rows = node.observe("nodes")
     except OSError:
-        return False
+        return set()
+    return {str(row["name"]) for row in rows if row.get("state", "ALIVE") == "ALIVE"}
 
 
 def _collect(failed: list[str], call: Callable[[], None]) -> None:

@@ -60,7 +60,7 @@ class RayNode:
         """Ours."""
         self.head = is_head
         self._cluster = cluster
-        (row,) = (each for each in node.observe("nodes")[:1])
+        (row,) = (row for row in node.observe("nodes") if row["name"] == node.name)
         self.node_id: str = row["node_id"]
         self.unique_id = self.node_id
         self.node_name = node.name
