@@ -19,7 +19,7 @@ import pytest
 
 import shoal
 from shoal import errors
-from shoal.testing import Cluster, ClusterError, leftovers
+from shoal.testing import Cluster, ClusterError, Node, NodeOptions, leftovers
 from shoal.testing import cluster as clusters
 from shoal.testing.polling import wait_until
 from tests.cluster import loads
@@ -118,6 +118,23 @@ def test_what_cannot_start_says_why(cluster: Cluster) -> None:
         cluster.add_node("node-1")
     assert [node.name for node in cluster.nodes] == ["node-1"]
     assert cluster.add_node("wrong").is_alive(), "the name is free again"
+
+
+def test_two_clusters_do_not_see_each_other(cluster: Cluster) -> None:
+    cluster.add_node("ours")
+    with Cluster() as other:
+        theirs = other.add_node("theirs")
+        other.add_node("theirs too")
+        cluster.wait_for_nodes()
+        assert {row["name"] for row in cluster.head.observe("nodes")} == {"ours"}
+        assert {row["name"] for row in theirs.observe("nodes")} == {"theirs", "theirs too"}
+        # Not even on purpose: our secret at their address.
+        (row,) = theirs.observe("cluster")
+        place = Node("stranger", NodeOptions(), cluster.mark, Path(cluster.head.directory))
+        os.mkdir(place.directory, 0o700)
+        with pytest.raises(ClusterError, match="did not join"):
+            place.command("join", "--address", row["address"], told=cluster.join_line())
+        other.wait_for_nodes()
 
 
 @pytest.mark.parametrize("kind", loads.KINDS)
