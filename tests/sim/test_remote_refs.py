@@ -170,7 +170,8 @@ def dropped_while_an_answer_is_on_its_way(monkeypatch: Patch) -> None:
         self: RemoteRefs, out: Batch, home: Peer, keys: tuple[int, ...], gone: tuple[int, ...]
     ) -> None:
         here = self.proxies.of_home(home)
-        original(self, out, home, [k for k in keys if k in here], [k for k in gone if k in here])
+        asked = [key for key in keys if key in here and here[key].is_asked]
+        original(self, out, home, asked, [key for key in gone if key in here])
 
     monkeypatch.setattr(Proxy, "must_stay", property(must_stay))
     monkeypatch.setattr(RemoteRefs, "_hear_held", hear_held)

@@ -248,6 +248,55 @@ def test_asked_about_a_node_that_it_does_not_know_it_asks_itself() -> None:
     assert node.feed(ev.PeerLost("E", 1)) == [ev.Send("A", LostSettled("E", 1))]
 
 
+@pytest.mark.parametrize(
+    "row, why",
+    [
+        (
+            DropRefs((5,), (2,)),
+            "it drops 2 refs to object 0000000000000005 of this node, and has 1",
+        ),
+        (
+            DropRefs((6,), (1,)),
+            "it drops 1 refs to object 0000000000000006 of this node, and has 0",
+        ),
+        (RefsHeld((1,)), "it answers about its object 0000000000000001, of which it was not asked"),
+        (
+            RefsHeld((), (9,)),
+            "it answers about its object 0000000000000009, of which it was not asked",
+        ),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_is_ignored_and_told(row: RefsBody, why: str) -> None:
+    node = Node()
+    node.feed(ev.Sending("A", (MINE,)))
+    assert node.hears("A", row) == [ev.BlamePeer("A", why)]
+    assert node.refs.is_held_abroad(5)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        ConfirmRefs((R1,)),
+        SealedAtHome(9, 0, 0, b""),
+        LostSettled("C", 1),
+        LostSettled("nobody", 7),
+        DropRefs((5,), ()),
+    ],
+    ids=str,
+)
+def test_what_says_nothing_changes_nothing(row: RefsBody) -> None:
+    node = Node()
+    node.feed(ev.Sending("A", (MINE,)))
+    assert node.hears("A", row) == []
+
+
+def test_keys_and_counts_of_no_object_do_not_come_in() -> None:
+    for data in (["HoldRefs", [-1]], ["DropRefs", [1], [0]], ["DropRefs", [1], [-1]]):
+        with pytest.raises(msgspec.ValidationError):
+            msgspec.msgpack.decode(msgspec.msgpack.encode(data), type=HoldsBody)
+
+
 def test_nothing_is_counted_for_who_is_over() -> None:
     node = Node()
     node.feed(ev.PeerLost("A", 1))

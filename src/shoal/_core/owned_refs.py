@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import msgspec
 
-from shoal._core.remote_ref_events import Batch, Peer, Pin, TellSealed, Unpin
+from shoal._core.remote_ref_events import Batch, BlamePeer, Peer, Pin, TellSealed, Unpin
 
 
 class Holder(msgspec.Struct):
@@ -62,10 +62,14 @@ class OwnedRefs:
 
     def drop(self, out: Batch, peer: Peer, key: int, count: int) -> None:
         """That node has dropped a proxy, for which it had counted so many."""
-        owned = self._owned[key]
-        holder = owned.holders[peer]
+        owned = self._owned.get(key)
+        holder = None if owned is None else owned.holders.get(peer)
+        if owned is None or holder is None or holder.count < count:
+            has = 0 if holder is None else holder.count
+            why = f"it drops {count} refs to object {key:016x} of this node, and has {has}"
+            out.commands.append(BlamePeer(peer[0], why))
+            return
         holder.count -= count
-        assert holder.count >= 0, (peer, key, holder.count)
         if holder.count:
             holder.is_told = False
             self._tell(out, peer, key, owned)

@@ -42,6 +42,7 @@ command                 performed by
 ``ReleaseProxy``        ``Memory.release``; the name means nothing here any more
 ``Pin``, ``Unpin``      ``Memory.adopt``, ``Memory.release`` of the own slot
 ``TellSealed``          ``Peers.send(node, SealedAtHome(...))`` with what the slot has
+``BlamePeer``           one line in the log
 ``AskAboutNode``        answered by ``PeerJoined`` or ``PeerLost``, from the control store
 ======================  ================================================================
 """
@@ -191,6 +192,14 @@ class TellSealed(RefCommand, frozen=True):
     key: int
 
 
+class BlamePeer(RefCommand, frozen=True):
+    """A node has said what cannot be: one line for who runs it. The row was ignored, which may keep
+    an object for too long and never frees one too early."""
+
+    node: str
+    why: str
+
+
 class AskAboutNode(RefCommand, frozen=True):
     """Something depends on a node epoch that this node has not heard of."""
 
@@ -207,6 +216,7 @@ Command = Union[
     Pin,
     Unpin,
     TellSealed,
+    BlamePeer,
     AskAboutNode,
 ]
 

@@ -68,6 +68,7 @@ from shoal._core.remote_ref_events import (
     Arrived,
     AskAboutNode,
     Batch,
+    BlamePeer,
     Command,
     Event,
     Heard,
@@ -271,6 +272,7 @@ class RemoteRefs:
             case RefsHeld(keys, missing):
                 self._hear_held(out, frm, keys, missing)
             case DropRefs(keys, counts):
+                # Counts without keys, or the other way round, say nothing.
                 for key, count in zip(keys, counts):
                     self.owned.drop(out, frm, key, count)
             case ConfirmRefs(names):
@@ -287,15 +289,19 @@ class RemoteRefs:
                 self._end_rounds(out, self.peers.hear_settled((node, epoch), frm))
 
     def _hear_held(self, out: Batch, home: Peer, keys: Iterable[int], gone: Iterable[int]) -> None:
-        for key in keys:
-            proxy = self.proxies.of_home(home)[key]
-            proxy.is_asked = False
-            self._know(out, proxy)
-            self._maybe_drop(out, proxy)
-        for key in gone:
-            proxy = self.proxies.of_home(home)[key]
-            self._confirm(out, proxy)
-            self._lose_proxy(out, proxy, is_home_lost=False)
+        answers = [(key, True) for key in keys] + [(key, False) for key in gone]
+        for key, is_held in answers:
+            proxy = self.proxies.of_home(home).get(key)
+            if proxy is None or not proxy.is_asked:
+                why = f"it answers about its object {key:016x}, of which it was not asked"
+                out.commands.append(BlamePeer(home[0], why))
+            elif is_held:
+                proxy.is_asked = False
+                self._know(out, proxy)
+                self._maybe_drop(out, proxy)
+            else:
+                self._confirm(out, proxy)
+                self._lose_proxy(out, proxy, is_home_lost=False)
 
     def _hear_confirmed(self, out: Batch, frm: Peer, name: Name) -> None:
         proxy = self.proxies.find(name)

@@ -9,11 +9,15 @@ Who counts, and why this is enough, stands in ``shoal._core.remote_refs`` (the r
 bytes that no daemon loads (RULES Z-3).
 """
 
-from typing import Union
+from typing import Annotated, Union
 
 import msgspec
 
 from shoal._proto.messages import Message
+
+Key = Annotated[int, msgspec.Meta(ge=0)]
+"""Slot and generation in a node's memory; whether there is such an object is asked there."""
+Count = Annotated[int, msgspec.Meta(ge=1)]
 
 
 class Name(msgspec.Struct, frozen=True, array_like=True, order=True):
@@ -26,7 +30,7 @@ class Name(msgspec.Struct, frozen=True, array_like=True, order=True):
     """Node id of its home, in hex."""
     epoch: int
     """Which life of that node: a later one knows none of its keys."""
-    key: int
+    key: Key
     """Slot and generation in the home's memory."""
 
 
@@ -34,14 +38,14 @@ class Name(msgspec.Struct, frozen=True, array_like=True, order=True):
 class HoldRefs(Message, frozen=True):
     """To home: this node has refs to these objects that it did not get from home itself."""
 
-    keys: tuple[int, ...]
+    keys: tuple[Key, ...]
 
 
 class RefsHeld(Message, frozen=True):
     """Home's answer to one ``HoldRefs``: they are counted; those in ``gone`` do not exist."""
 
-    keys: tuple[int, ...]
-    gone: tuple[int, ...] = ()
+    keys: tuple[Key, ...]
+    gone: tuple[Key, ...] = ()
 
 
 class DropRefs(Message, frozen=True):
@@ -52,8 +56,8 @@ class DropRefs(Message, frozen=True):
     and a send that cross cannot free too early.
     """
 
-    keys: tuple[int, ...]
-    counts: tuple[int, ...]
+    keys: tuple[Key, ...]
+    counts: tuple[Count, ...]
 
 
 class ConfirmRefs(Message, frozen=True):
@@ -82,7 +86,7 @@ class LostSettled(Message, frozen=True):
 class SealedAtHome(Message, frozen=True):
     """From home, once to each node that holds a ref: the object has its value (RULES O-4)."""
 
-    key: int
+    key: Key
     format: int
     """As in node memory: how the bytes are to be read, or that it is an error."""
     size_bytes: int
@@ -96,13 +100,13 @@ class WantCopy(Message, frozen=True):
     """To home: somebody here needs the bytes. Answered by ``CopySource``, or by ``NoCopy``; who
     wants them no longer says ``CopyDropped``."""
 
-    key: int
+    key: Key
 
 
 class CopySource(Message, frozen=True):
     """From home: pull the bytes from ``source``, which has them."""
 
-    key: int
+    key: Key
     source: str
     format: int
     size_bytes: int
@@ -114,7 +118,7 @@ class NoCopy(Message, frozen=True):
     """From home: there are no bytes any more, and they will not be made again. Answers a
     ``CopyLanded`` too, if home had given up before it came."""
 
-    key: int
+    key: Key
     record: bytes
     """The error that readers get."""
 
@@ -122,13 +126,13 @@ class NoCopy(Message, frozen=True):
 class CopyLanded(Message, frozen=True):
     """To home: this node has the bytes now, and others may pull them from here."""
 
-    key: int
+    key: Key
 
 
 class CopyFailed(Message, frozen=True):
     """To home: ``source`` did not give them. Answered as ``WantCopy`` is."""
 
-    key: int
+    key: Key
     source: str
     why: str
 
@@ -136,37 +140,37 @@ class CopyFailed(Message, frozen=True):
 class CopyDropped(Message, frozen=True):
     """To home: this node does not have the bytes any more, or wants them no longer."""
 
-    key: int
+    key: Key
 
 
 class LeaveCopy(Message, frozen=True):
     """To home, from the node with the primary copy: it would like to drop its bytes."""
 
-    key: int
+    key: Key
 
 
 class LeaveRefused(Message, frozen=True):
     """From home: there is no other copy; the bytes stay, in a file if there is no room."""
 
-    key: int
+    key: Key
 
 
 class TakePrimary(Message, frozen=True):
     """From home: your copy is to be the primary one from now on."""
 
-    key: int
+    key: Key
 
 
 class PrimaryTaken(Message, frozen=True):
     """To home: it is, and stays until home lets it go. (Who has none has said ``CopyDropped``.)"""
 
-    key: int
+    key: Key
 
 
 class FreePrimary(Message, frozen=True):
     """From home to the node with the primary copy: it is not needed any more."""
 
-    key: int
+    key: Key
 
 
 RefsBody = Union[

@@ -51,6 +51,8 @@ class Surroundings:
     """Read a value back from its file; it is pinned."""
     cancel: Callable[[int, bool, bool, bool], object] = _nothing
     """End a task of this node: key, recursive, forced, late."""
+    blame: Callable[[str, str], object] = _nothing
+    """A node has said what cannot be, and why: one line in the log. It was ignored."""
     ask_about: Callable[[str, int], object] = _nothing
     """Something depends on that node epoch: the control store is to say what became of it."""
 

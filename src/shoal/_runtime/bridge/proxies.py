@@ -180,6 +180,8 @@ class Proxies:
                 self._pins.pop(order.key, None)
             case happenings.TellSealed():
                 self._perform_tell(order)
+            case happenings.BlamePeer():
+                self._around.blame(order.node, order.why)
             case happenings.AskAboutNode():
                 self._around.ask_about(order.node, order.epoch)
 

@@ -238,6 +238,8 @@ class Site:
                 case ev.Unpin(key):
                     self.pinned.remove(self._own(key))
                     self._maybe_free(self._own(key))
+                case ev.BlamePeer(node, why):
+                    raise RefViolation(f"{self.node} blames {node}: {why}")
                 case ev.AskAboutNode(node):
                     if node in self.known | self.lost:
                         raise RefViolation(f"{self.node} asks about {node}, which it knows")
