@@ -25,6 +25,7 @@ a second. A pull is cut into ranges; each stream takes one after the other::
 
 from __future__ import annotations
 
+import os
 import ssl
 import threading
 from collections.abc import Callable
@@ -52,7 +53,8 @@ OpenSource = Callable[[str, bytes], "Source | None"]
 class BulkLimits(msgspec.Struct, frozen=True):
     """Times in seconds, sizes in bytes."""
 
-    streams_most: int = 4
+    streams_most: int = 0
+    """0: one per core, but two at least and four at most."""
     serving_most: int = 64
     range_least_bytes: int = 8 << 20
     range_most_bytes: int = 64 << 20
@@ -108,6 +110,8 @@ class Bulk:
         self._serving: set[Serving] = set()
         self._pieces = Pieces(ways.send, ways.open_source)
         self._is_closed = False
+        cores = len(os.sched_getaffinity(0))
+        self._streams_most = limits.streams_most or min(max(cores, 2), 4)
 
     # ---- what is asked for
     def pull(
@@ -122,7 +126,7 @@ class Bulk:
             self._pieces.pull(node, pull)
             return
         limits = self._limits
-        each = -(-len(pull.view) // (2 * limits.streams_most))
+        each = -(-len(pull.view) // (2 * self._streams_most))
         pull.cut(min(max(each, limits.range_least_bytes), limits.range_most_bytes))
         side = self._side(node)
         with side.condition:
@@ -133,7 +137,7 @@ class Bulk:
     def heard(self, node: str, body: DialBulk | PieceAsked | Piece) -> None:
         """A message about transfers came over the link."""
         if isinstance(body, DialBulk):
-            for _ in range(min(body.streams, self._limits.streams_most)):
+            for _ in range(min(body.streams, self._streams_most)):
                 self._dial(node, links.BULK_BACK)
             return
         pull = self._pieces.heard(node, body)
@@ -217,7 +221,7 @@ class Bulk:
         with side.condition:
             busy = sum(stream.pull is not None for stream in side.streams)
             open_ranges = sum(len(pull.ranges) for pull in side.pulls if not pull.why)
-        wanted = min(busy + open_ranges, self._limits.streams_most)
+        wanted = min(busy + open_ranges, self._streams_most)
         missing = wanted - len(side.streams) - side.dialling
         if missing <= 0:
             return
@@ -295,7 +299,7 @@ class Bulk:
         stream.settimeout(self._limits.io_s)
         side = self._side(node)
         is_full = len(side.streams if pulls else self._serving) >= (
-            2 * self._limits.streams_most if pulls else self._limits.serving_most
+            2 * self._streams_most if pulls else self._limits.serving_most
         )
         if self._is_closed or is_full:
             stream.close()
