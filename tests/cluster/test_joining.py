@@ -106,6 +106,36 @@ def test_a_killed_node_is_declared_lost(cluster: Cluster, machine: Machine) -> N
     assert cluster.head.nodes()["second"]["state"] == "DEAD"
 
 
+WORK = """
+import os, shoal
+
+@shoal.remote
+def pid():
+    return os.getpid()
+
+print("ran in", shoal.get(pid.remote()), flush=True)
+"""
+
+
+def test_a_stopped_node_is_fenced_and_comes_back(cluster: Cluster, machine: Machine) -> None:
+    """Its daemon stands still for longer than its lease: it is declared dead, and when it goes on
+    it ends its workers, and joins as another epoch."""
+    joined(machine, cluster, "second")
+    until(lambda: cluster.head.alive() == {"first", "second"})
+    (entry,) = registry.started_sessions(str(machine.directory))
+    with Observer(entry.socket_path) as observer:
+        before = {row["pid"] for row in observer.table("workers")}
+    os.kill(entry.pid, signal.SIGSTOP)
+    try:
+        until(lambda: cluster.head.alive() == {"first"}, LEASE_S + 20)
+    finally:
+        os.kill(entry.pid, signal.SIGCONT)
+    until(lambda: cluster.head.alive() == {"first", "second"}, LEASE_S)
+    assert not [pid for pid in before if session_dir.process_start_time(int(str(pid)))]
+    assert "ran in" in machine.program(WORK).stdout
+    assert " second: alive" in cluster.head.shoal("status").stdout
+
+
 def test_stop_ends_only_its_own(cluster: Cluster, machine: Machine) -> None:
     joined(machine, cluster, "second")
     until(lambda: cluster.head.alive() == {"first", "second"})

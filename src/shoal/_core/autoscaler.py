@@ -24,8 +24,9 @@ it, which count as room and are never touched::
    provider shows count until they are gone, and all that was requested.
 4. Hysteresis: demand is answered when it has been unmet at every look for ``patience_s``, a node
    goes when at every look for ``idle_timeout_s`` nothing ran there and nothing that waits would
-   have been put there, and the node itself says that nothing has run. Looks that are more than ``gap_s`` apart begin both anew: a stopped program,
-   or a view that was away, must not make a node look idle that nobody looked at.
+   have been put there, and the node itself says that nothing has run. Looks that are more than
+   ``gap_s`` apart begin both anew: a stopped program, or a view that was away, must not make a
+   node look idle that nobody looked at.
 5. Not more than ``speed`` times the nodes that live (at least ``launches_least``) are on their way
    at once. Below ``min_count`` there is no speed, and patience only for the first look of a life:
    what the provider shows may be a little older than what a former life has asked for.

@@ -120,7 +120,10 @@ class Daemon:
         self._node_memory = NodeMemory(memory, self.post, self._warming.make_room, self._lost.look)
         self._node_memory.environment_of = self._machine.environment_of
         self._environments: EnvironmentPlaces | None = None
-        tell = lambda text: self._door.tell_drivers(messages.Notice(text))  # noqa: E731
+
+        def tell(text: str) -> None:
+            self._door.tell_drivers(messages.Notice(text))
+
         self._store: StoreLink | None = None
         if self._node.has_store_process:
             kept = settings.kept or os.path.join(settings.directory, session_dir.STORE_DIRECTORY)

@@ -297,7 +297,8 @@ def _wait_for_state(launched: launch.Launched, state: str) -> dict[str, Any]:
             return row
         why = str(row["why"]) or "the control store has not answered"
         since = row["failing_since"]
-        if row["state"] == "refused" or (since is not None and clock.now() - since > FAILING_S):
+        is_failing = isinstance(since, float) and clock.now() - since > FAILING_S
+        if row["state"] == "refused" or is_failing:
             break
         time.sleep(0.05)
     else:
