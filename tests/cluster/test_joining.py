@@ -167,6 +167,31 @@ def store_pid(machine: Machine) -> int:
     return int(store["pid"]) if not store["away_s"] else 0
 
 
+def test_a_head_that_is_started_again_has_its_nodes(
+    machine: Machine, tmp_path: pathlib.Path
+) -> None:
+    """One with a name: secret, certificate and members are kept with its journal, so the nodes of
+    its former life find it at its address and go on."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    head, token_file = Machine(tmp_path / "a"), tmp_path / "token"
+    words = ("--head", "--listen", address, "--name", "kept", "--token-file", str(token_file))
+    try:
+        head.start(*words, "--node-name", "first")
+        line = token_file.read_text()
+        joined(machine, Cluster(head, address, str(token_file)), "second")
+        until(lambda: head.alive() == {"first", "second"})
+        head.stop()
+        token_file.unlink()
+        head.start(*words, "--node-name", "again")
+        assert token_file.read_text() == line
+        until(lambda: {"again", "second"} <= head.alive())
+        until(lambda: {"again", "second"} <= machine.alive())
+    finally:
+        head.stop()
+
+
 def test_nothing_there_can_unpickle(cluster: Cluster, machine: Machine) -> None:
     """Daemons and store of a cluster, after a node has joined: they have no pickle loaded."""
     joined(machine, cluster, "second")

@@ -126,9 +126,7 @@ class Daemon:
 
         self._store: StoreLink | None = None
         if self._node.has_store_process:
-            kept = settings.kept or os.path.join(settings.directory, session_dir.STORE_DIRECTORY)
-            port = None if ports is None else ports.store
-            self._store = StoreLink(self._loop, settings.directory, kept, self.post, tell, port)
+            self._store = _store_of(self._loop, settings, ports, self.post, tell)
         self._places = Whereabouts(memory, self._spiller, self._lost)
         sights = Sights(memory, self.post, self._pid_of, self._places.away)
         limit_bytes = environment.read().memory_bytes
@@ -491,6 +489,19 @@ def run(directory: str, listener_fd: int, zygote: tuple[int, int]) -> int:
         registry.register(os.path.dirname(directory), entry)
     daemon.run()
     return 0
+
+
+def _store_of(
+    loop: Loop,
+    settings: launch.NodeSettings,
+    ports: Ports | None,
+    post: Callable[[AnyEvent], None],
+    tell: Callable[[str], None],
+) -> StoreLink:
+    """The link to the control store, which it starts."""
+    kept = settings.kept or os.path.join(settings.directory, session_dir.STORE_DIRECTORY)
+    port = None if ports is None else ports.store
+    return StoreLink(loop, settings.directory, kept, post, tell, port)
 
 
 def _join(
