@@ -75,8 +75,8 @@ bench: $(VENV)/.installed-test ## All benchmarks against all peers, half an hour
 tracing: $(VENV)/.installed-test ## What the events of all that happens cost: C12 with them and without, 20 pairs
 	$(CMAKE_RELEASE) -S native -B build/tracing/with
 	$(CMAKE_RELEASE) -S native -B build/tracing/without -DSHOAL_EVENTS=OFF
-	PATH="$(abspath $(BIN)):$$PATH" cmake --build build/tracing/with
-	PATH="$(abspath $(BIN)):$$PATH" cmake --build build/tracing/without
+	PATH="$(abspath $(BIN)):$$PATH" cmake --build build/tracing/with --target all costs
+	PATH="$(abspath $(BIN)):$$PATH" cmake --build build/tracing/without --target all costs
 	$(BIN)/python -m benchmarks.tracing build/tracing $(ARGS)
 
 torture: $(VENV)/.installed-test ## Kill, stop, fill and starve for T seconds (default 60), then audit

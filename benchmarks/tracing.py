@@ -7,6 +7,11 @@ Each run is a program of its own: it starts a session, warms it up and times bat
 tasks and one ``get``; its result is the median batch. Runs with and without alternate, and the one
 that begins a pair too, so that what changes slowly on a machine meets both. The overhead is the
 median of the ratios of pairs; an interval of 95 % is that of the median by its order statistics.
+
+Where programs of three processes vary by more than what is sought, that interval is wide. So each
+pair also runs ``native/test/costs.cpp`` of both builds, which does the same tasks in one thread:
+how many ns the events cost the caller (its submits, and freeing the results) and the worker, and
+what part that is of the time of a task in these runs.
 """
 
 from __future__ import annotations
@@ -72,6 +77,15 @@ def run(where: Path, seconds: float) -> dict[str, float]:
     return found
 
 
+def costs(where: Path) -> dict[str, float]:
+    """ns per task that each step takes in one thread."""
+    done = subprocess.run(
+        [where / "costs"], capture_output=True, text=True, timeout=120, check=True
+    )
+    found: dict[str, float] = json.loads(done.stdout)
+    return found
+
+
 def interval(values: list[float]) -> tuple[float, float]:
     """95 % of the median, by order statistics (normal approximation of the binomial)."""
     ordered, n = sorted(values), len(values)
@@ -90,11 +104,15 @@ def main() -> None:
     given = parser.parse_args()
     sites = {which: site(given.folder, which) for which in ("with", "without")}
     pairs: list[dict[str, float]] = []
+    more_ns: dict[str, list[float]] = {"submit": [], "run": [], "free": []}
     for number in range(given.pairs):
         order = ("with", "without") if number % 2 else ("without", "with")
         found = {which: run(sites[which], given.seconds) for which in order}
         assert found["with"]["events"] > BATCH and not found["without"]["events"]
         pairs.append({which: found[which]["us"] for which in order})
+        steps = {which: costs(given.folder / which) for which in order}
+        for step, values in more_ns.items():
+            values.append(steps["with"][step] - steps["without"][step])
         ratio = pairs[-1]["with"] / pairs[-1]["without"]
         print(
             f"{number + 1:3}  with {pairs[-1]['with']:.3f} us  without"
@@ -105,8 +123,19 @@ def main() -> None:
     low, high = interval(ratios)
     middle = statistics.median(ratios)
     print(f"overhead of events: {middle:+.2f} % of a task's time (95 %: {low:+.2f} .. {high:+.2f})")
+    figures = {"overhead_percent": middle, "low": low, "high": high, "pairs": pairs}
+    task_ns = 1000 * statistics.median(pair["without"] for pair in pairs)
+    sides = (("caller", ("submit", "free")), ("worker", ("run",)))
+    for side, parts in sides:
+        sums = [sum(values) for values in zip(*(more_ns[part] for part in parts))]
+        low, high = interval(sums)
+        ns = statistics.median(sums)
+        print(
+            f"  {side}: {ns:.1f} ns ({low:.1f} .. {high:.1f}), {100 * ns / task_ns:.2f} % of a"
+            f" task's {task_ns:.0f} ns"
+        )
+        figures[f"{side}_ns"] = {"median": ns, "low": low, "high": high}
     if given.json:
-        figures = {"overhead_percent": middle, "low": low, "high": high, "pairs": pairs}
         given.json.write_text(json.dumps(figures))
 
 

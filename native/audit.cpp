@@ -119,13 +119,54 @@ std::vector<Memory::ObjectRow> Memory::list_objects(u64 limit) {
   return rows;
 }
 
-// Nothing began before it was submitted (see EV_NEAR).
+// Times that were not looked at lie between others: a submit's before what comes next of its
+// process and before its task was taken, a take's not before its submit, a free's after all else.
 static void place_near(std::vector<Memory::EventRow>& rows, const std::vector<u64>& near) {
-  std::unordered_map<u64, u64> submitted;
-  for (u64 i : near) submitted[rows[i].key];
-  for (auto& row : rows)
-    if (row.kind == EV_SUBMIT && submitted.count(row.key)) submitted[row.key] = row.time;
-  for (u64 i : near) rows[i].time = std::max(rows[i].time, submitted[rows[i].key]);
+  struct Bounds {
+    u64 submitted = 0, taken = ~0ull, last = 0;
+  };
+  std::unordered_map<u64, Bounds> about;
+  std::vector<bool> is_near(rows.size());
+  for (u64 i : near) {
+    about[rows[i].key];
+    is_near[i] = true;
+  }
+  auto look = [&] {
+    for (u64 i = 0; i < rows.size(); i++) {
+      const auto at = about.find(rows[i].key);
+      if (at == about.end()) continue;
+      if (rows[i].kind == EV_SUBMIT) at->second.submitted = rows[i].time;
+      if (rows[i].kind == EV_TAKE && !is_near[i])
+        at->second.taken = std::min(at->second.taken, rows[i].time);
+      if (rows[i].kind != EV_FREE) at->second.last = std::max(at->second.last, rows[i].time);
+    }
+  };
+  look();
+  for (u64 k = 0; k < near.size();) {  // those of one look at the clock stand in a row
+    u64 end = k;
+    while (end < near.size() && rows[near[end]].kind == EV_SUBMIT &&
+           near[end] - near[k] == end - k && rows[near[end]].time == rows[near[k]].time)
+      end++;
+    if (end == k) {
+      k++;
+      continue;
+    }
+    const u64 begun = rows[near[k]].time, next = near[end - 1] + 1, n = end - k + 1;
+    const bool has_next = next < rows.size() && rows[next].process == rows[near[k]].process;
+    const u64 spread = has_next && rows[next].time > begun ? rows[next].time - begun : 0;
+    for (u64 i = 1; k < end; k++, i++) {
+      auto& row = rows[near[k]];
+      const u64 taken = about[row.key].taken;
+      row.time = std::max(begun, std::min(begun + spread * i / n, taken));
+    }
+  }
+  look();
+  for (u64 i : near)
+    if (rows[i].kind == EV_TAKE)
+      rows[i].time = std::max(rows[i].time, about[rows[i].key].submitted);
+  look();
+  for (u64 i : near)
+    if (rows[i].kind == EV_FREE) rows[i].time = std::max(rows[i].time, about[rows[i].key].last);
 }
 
 std::vector<Memory::EventRow> Memory::list_events(u64 limit) {
@@ -133,13 +174,24 @@ std::vector<Memory::EventRow> Memory::list_events(u64 limit) {
   std::vector<u64> near;
   for (u32 p = 0; p < header().proc_high.load(); p++) {
     const u64 n = proc(p).event_seq.load(ACQ);
+    u64 freed_at = 0;  // of the records EV_FREE_MORE that follow
     for (u64 k = n < EVENTS_PER_PROC ? 0 : n - EVENTS_PER_PROC + 1; k < n; k++) {
       Event& e = at<Event>(off.events)[u64(p) * EVENTS_PER_PROC + k % EVENTS_PER_PROC];
       const u64 t = e.time.load(ACQ), what = e.what.load(ACQ), key = e.key.load(ACQ),
                 about = e.about.load(ACQ);
       if (proc(p).event_seq.load(ACQ) >= k + EVENTS_PER_PROC) continue;  // overwritten, maybe
-      if (what & EV_NEAR) near.push_back(rows.size());
       const bool by_actor = (what & EV_BY_ACTOR) != 0;
+      if (const u32 kind = event_kind(what); kind == EV_FREE || kind == EV_FREE_MORE) {
+        if (kind == EV_FREE)
+          rows.push_back({freed_at = t, p, EV_FREE, key, 0, 0, what >> 48, by_actor});
+        for (u64 also : {kind == EV_FREE ? 0 : key, about, kind == EV_FREE ? 0 : t}) {
+          if (!also || !freed_at) continue;  // or the first of them is overwritten
+          near.push_back(rows.size());
+          rows.push_back({freed_at, p, EV_FREE, also, 0, 1, what >> 48, by_actor});
+        }
+        continue;
+      }
+      if (what & EV_NEAR) near.push_back(rows.size());
       rows.push_back(
           {t, p, event_kind(what), key, about, what >> 32 & 0xffff, what >> 48, by_actor});
       if (!(what & EV_ENDED)) continue;

@@ -142,7 +142,7 @@ bool Memory::close_extent(u64 e) {
 Status Memory::find_extents(u32 n, bool reserve, u32& first) {
   Header& h = header();
   auto* words = at<atom<u64>>(off.extents);
-  u8* warm = at<u8>(off.warm);
+  auto* warm = at<atom<u8>>(off.warm);
   const u64 whole = h.capacity / EXTENT, cap = all_extents();
   if (n > whole) return Status::TooBig;
   // The last 5 % are for results: a put must not stop a task from finishing. Where values may
@@ -196,6 +196,7 @@ Status Memory::find_extents(u32 n, bool reserve, u32& first) {
 
 Status Memory::alloc_run(u32 n, u32 s, bool is_spec, bool reserve, u64& offset) {
   auto* words = at<atom<u64>>(off.extents);
+  auto* warm = at<atom<u8>>(off.warm);
   for (int tries = 0; tries < 64; tries++) {
     u32 first;
     Status st = find_extents(n, reserve, first);
@@ -209,7 +210,10 @@ Status Memory::alloc_run(u32 n, u32 s, bool is_spec, bool reserve, u64& offset) 
               free_word, make_extent(got ? EXT_TAIL : EXT_HEAD, n, s + 1), SEQ))
         break;
     }
-    if (got == n) {
+    // It may have been taken, cooled and given back since it was found.
+    bool is_warm = got == n;
+    for (u32 i = 0; i < got && is_warm; i++) is_warm = warm[first + i].load(SEQ) != 0;
+    if (is_warm) {
       (is_spec ? slot(s).spec : slot(s).block).store(offset, REL);
       proc(me).op.store(0, REL);
       header().extents_used.fetch_add(n, RLX);
@@ -242,9 +246,15 @@ Status Memory::new_block(u64 bytes, u32 s, bool is_spec, bool reserve, u64& offs
     }
     u64 free_word = make_extent(EXT_FREE, 0, 0);
     at<atom<u32>>(off.hints)[e].store(0, RLX);
-    if (at<atom<u64>>(off.extents)[e].compare_exchange_strong(free_word,
-                                                              make_extent(EXT_SMALL, cls, 0), SEQ))
+    if (at<atom<u64>>(off.extents)[e].compare_exchange_strong(
+            free_word, make_extent(EXT_SMALL, cls, 0), SEQ)) {
       header().extents_used.fetch_add(1, RLX);
+      // Cooled since it was found, and others may use it already: it gets its memory by being
+      // written to, and is counted for that.
+      u8 cold = 0;
+      if (at<atom<u8>>(off.warm)[e].compare_exchange_strong(cold, 1, SEQ))
+        header().populated.fetch_add(1);
+    }
     extent_hint = e;
     classes[cls].extent = e;
     classes[cls].cursor = 0;
@@ -392,7 +402,7 @@ static u32 warm_reserve(u64 cap, u64 headroom) {
 // Give the memory of one extent back, if nobody uses it.
 bool Memory::cool(u32 e) {
   atom<u64>& word = at<atom<u64>>(off.extents)[e];
-  u8& warm = at<u8>(off.warm)[e];
+  atom<u8>& warm = at<atom<u8>>(off.warm)[e];
   if (extent_kind(word.load(ACQ)) == EXT_SMALL) close_extent(e);
   u64 free_word = make_extent(EXT_FREE, 0, 0);
   if (!warm || !word.compare_exchange_strong(free_word, make_extent(EXT_CLOSING, 0, 1), SEQ))
@@ -412,7 +422,7 @@ u64 Memory::give_back(u64 headroom) {
   u64 given = 0;
   for (u32 e = 0; e < h.extent_high.load(); e++) {
     const u64 kind = extent_kind(at<atom<u64>>(off.extents)[e].load(ACQ));
-    if (!at<u8>(off.warm)[e] || (kind != EXT_FREE && kind != EXT_SMALL)) continue;
+    if (!at<atom<u8>>(off.warm)[e] || (kind != EXT_FREE && kind != EXT_SMALL)) continue;
     if (kind == EXT_FREE && free_warm < reserve)
       free_warm++;  // the first ones are taken first
     else if (cool(e))
@@ -426,7 +436,7 @@ u64 Memory::give_back(u64 headroom) {
 void Memory::populate(u64 budget, u64 headroom, u64& done, bool& more) {
   Header& h = header();
   auto* words = at<atom<u64>>(off.extents);
-  u8* warm = at<u8>(off.warm);
+  auto* warm = at<atom<u8>>(off.warm);
   const u64 cap = extents_to_have(headroom);
   done = 0;
   u32 want = h.want.load(SEQ);
@@ -496,7 +506,8 @@ void Memory::populate(u64 budget, u64 headroom, u64& done, bool& more) {
     h.populated.fetch_add(n);
     if (e + n > h.extent_high.load()) h.extent_high.store(e + n);
     std::atomic_thread_fence(SEQ);
-    for (u32 i = 0; i < n; i++) warm[e + i] = state;
+    for (u32 i = 0; i < n; i++)
+      if (warm[e + i].exchange(state, SEQ)) h.populated.fetch_sub(1);  // it was written to
     done += n * EXTENT;
     k += n;
   }
@@ -509,7 +520,7 @@ void Memory::populate(u64 budget, u64 headroom, u64& done, bool& more) {
 bool Memory::ready_extent(u64 headroom) {
   Header& h = header();
   auto* words = at<atom<u64>>(off.extents);
-  u8* warm = at<u8>(off.warm);
+  auto* warm = at<atom<u8>>(off.warm);
   u32 cold = h.n_extents;
   for (u32 e = 0; e < h.n_extents; e++) {
     if (extent_kind(words[e].load(ACQ)) != EXT_FREE) continue;
@@ -550,7 +561,7 @@ u8 Memory::back(u32 first, u32 n) {
 bool Memory::collapse(u32 budget) {
   Header& h = header();
   auto* words = at<atom<u64>>(off.extents);
-  u8* warm = at<u8>(off.warm);
+  auto* warm = at<atom<u8>>(off.warm);
   for (u32 e = 0; e < h.extent_high.load(); e++) {
     if (warm[e] != 1) continue;
     u64 free_word = make_extent(EXT_FREE, 0, 0);

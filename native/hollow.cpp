@@ -76,7 +76,7 @@ void Memory::hollow_run(u64 e, u64 w) {
                         (kind == BYTES || kind == PICKLE) &&
                         !(x.flags.load(RLX) & (SHARED | CHANNEL | IS_CELL));
   if (is_value && used <= size && size - used < EXTENT && !holes[last]) {
-    u8& warm = at<u8>(off.warm)[last];
+    atom<u8>& warm = at<atom<u8>>(off.warm)[last];
     const u8 was = warm;
     warm = 0;  // before it can become free
     std::atomic_thread_fence(SEQ);
@@ -143,7 +143,7 @@ void Memory::sweep_hollow() {
             : extent_kind(w) == EXT_FREE &&
                   word.compare_exchange_strong(w, make_extent(EXT_CLOSING, 0, 1), SEQ);
     if (!taken) continue;
-    at<u8>(off.warm)[e] = 0;
+    at<atom<u8>>(off.warm)[e] = 0;
     platform::punch(fd, off.data + e * EXTENT, EXTENT);
     h.populated.fetch_sub(1);
     set_holes(e, 0);

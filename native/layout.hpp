@@ -277,13 +277,15 @@ struct Event {
   // EV_SUBMIT: key of the parent. EV_TAKE: key of the function, or `method_event`; so EV_SEAL of
   // what was failed without being run, and of what an actor ran. EV_NAME, EV_ERROR: eight bytes of
   // text. EV_PUT: key of the task that put it, or `method_event` of an actor outside its calls.
+  // EV_FREE: key of the next that was freed, 0: none. EV_FREE_MORE: so are `about` and `time`.
   atom<u64> about;
 };  // what: kind:6 | EV_BY_ACTOR | EV_NEAR | took:18 at 8 | format:5 at 26 | EV_ENDED | at 32,
     // 16 bits: of EV_TAKE the attempt, of EV_SEAL the format of the first return, of a text which
     // eight bytes | job of the slot:16
 inline u32 event_kind(u64 what) { return u32(what & 0x3f); }
 inline constexpr u64 EV_BY_ACTOR = 1 << 6;  // written by an actor's process
-// Of EV_TAKE: the worker went straight on, and began it at that time, or when it was submitted.
+// Of EV_TAKE: the worker went straight on, and began it at that time, or when it was submitted. Of
+// EV_SUBMIT: between that time, which the record before it has, and the next record's.
 inline constexpr u64 EV_NEAR = 1 << 7;
 // Of EV_TAKE: the attempt has ended too, `took` ns later, with that format of its first return.
 // Written where nothing else has happened in between; what took longer leaves an EV_SEAL.
@@ -298,6 +300,11 @@ static_assert(SLOTS <= 1u << 22);
 inline u64 method_event(u64 actor, u32 method) {  // both can be told from it
   return EV_METHOD | actor | u64(method < NO_METHOD ? method : NO_METHOD) << 22;
 }
+inline constexpr u32 FREED_UNTIMED = 13;  // so many may follow in the record of one that was timed
+// So many submits may follow one that looked at the clock, if the look before it was SUBMITS_NEAR
+// ns ago at most, and while the kernel's clock has not ticked.
+inline constexpr u32 SUBMITS_UNTIMED = 7;
+inline constexpr u64 SUBMITS_NEAR = 50000;
 inline constexpr u32 NOTE_PIECES = 8;  // of a text; what is longer is cut
 enum EventKind : u32 {
   EV_SUBMIT = 1,
@@ -311,7 +318,8 @@ enum EventKind : u32 {
   EV_SPILL = 9,
   EV_RESTORE = 10,
   EV_LOST = 11,
-  EV_REBUILD = 12  // about: the task that makes it again; n: its attempt
+  EV_REBUILD = 12,   // about: the task that makes it again; n: its attempt
+  EV_FREE_MORE = 13  // up to three keys, freed after those of the record before it
 };
 
 // ---- blocks ------------------------------------------------------------------------------------

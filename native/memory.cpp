@@ -329,6 +329,48 @@ void Memory::event_sealed(u64 key, u32 format) {
   else
     leave(*this, now, EV_SEAL, key, own_actor ? method_event(own_actor, NO_METHOD) : 0, format);
 }
+// A program that submits one task after the other looks at the clock once for several of them; who
+// reads the records spreads them over the time between two looks. If it pauses meanwhile, it is at
+// most a tick of the kernel's clock, some ms, by which a time is wrong.
+void Memory::event_submitted(u64 key, u64 parent) {
+  const u64 n = proc(me).event_seq.load(RLX);
+  const u32 left = submits_untimed.load(RLX);
+  if (left && n) {
+    const Event& e = at<Event>(off.events)[u64(me) * EVENTS_PER_PROC + (n - 1) % EVENTS_PER_PROC];
+    if (event_kind(e.what.load(RLX)) == EV_SUBMIT && platform::tick_ns() == submit_tick.load(RLX)) {
+      submits_untimed.store(left - 1, RLX);
+      sealed_at.store(0, RLX);
+      leave(*this, submit_looked.load(RLX), EV_SUBMIT | EV_NEAR, key, parent, 0);
+      return;
+    }
+  }
+  const u64 now = event_clock.now(), since = now - submit_looked.load(RLX);
+  const bool is_near = since <= SUBMITS_NEAR;
+  submits_untimed.store(is_near ? SUBMITS_UNTIMED : 0, RLX);
+  if (is_near) submit_tick.store(platform::tick_ns(), RLX);
+  submit_looked.store(now, RLX);
+  sealed_at.store(0, RLX);
+  leave(*this, now, EV_SUBMIT, key, parent, 0);
+}
+// What is freed right after something else was freed stands in the same record, without a time of
+// its own: all that matters of it is that it is gone.
+void Memory::event_freed(u64 key) {
+  const u64 n = proc(me).event_seq.load(RLX);
+  const u32 left = freed_untimed.load(RLX);
+  Event& e = at<Event>(off.events)[u64(me) * EVENTS_PER_PROC + (n - 1) % EVENTS_PER_PROC];
+  const u64 what = e.what.load(RLX), kind = event_kind(what);
+  const bool is_next = n && left && (kind == EV_FREE || kind == EV_FREE_MORE) &&
+                       what >> 48 == slot(key_slot(key)).job.load(RLX);
+  freed_untimed.store(is_next ? left - 1 : FREED_UNTIMED, RLX);
+  if (!is_next)
+    event(EV_FREE, key);
+  else if (!e.about.load(RLX))
+    e.about.store(key, REL);
+  else if (kind == EV_FREE_MORE && !e.time.load(RLX))
+    e.time.store(key, REL);
+  else
+    leave(*this, 0, EV_FREE_MORE, key, 0, 0);
+}
 #endif
 
 // Text that belongs to a task, as events: each has eight bytes, and their place.

@@ -173,12 +173,20 @@ class Memory {
   void event(u32, u64, u64 = 0, u32 = 0) {}
   void event_taken(u64, u64, u32, bool) {}
   void event_sealed(u64, u32) {}
+  void event_freed(u64) {}
+  void event_submitted(u64, u64) {}
 #else
   void event(u32 kind, u64 key, u64 about = 0, u32 n = 0);
   void event_taken(u64 key, u64 about, u32 attempt, bool goes_on);
   void event_sealed(u64 key, u32 format);  // by who ran it
+  void event_freed(u64 key);
+  void event_submitted(u64 key, u64 parent);
 #endif
-  std::atomic<u64> sealed_at{0};  // when what I ran last ended, while nothing else has happened
+  std::atomic<u64> sealed_at{0};      // when what I ran last ended, while nothing else has happened
+  std::atomic<u32> freed_untimed{0};  // how many more may stand there without a time
+  // The same of submits: how many, the last look at the clock, and the tick that it was in.
+  std::atomic<u32> submits_untimed{0};
+  std::atomic<u64> submit_looked{0}, submit_tick{0};
   void note(u32 kind, u64 key, Bytes text);
   void note_failed(u64 key, u64 about, u8 format, Bytes error);
   static u64 event_of(const Spec& t) {

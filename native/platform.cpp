@@ -36,6 +36,7 @@ static u64 clock_ns(clockid_t id) {
   return u64(t.tv_sec) * 1000000000ull + t.tv_nsec;
 }
 u64 now_ns() { return clock_ns(CLOCK_MONOTONIC); }
+u64 tick_ns() { return clock_ns(CLOCK_MONOTONIC_COARSE); }
 u64 boot_ns() { return clock_ns(CLOCK_BOOTTIME); }
 
 #if defined(__x86_64__)

@@ -153,7 +153,7 @@ void Memory::work_freeing() {
     }
     if (block && x.kind.load(RLX) == RECIPE) forget_cost(s);
     if (block) free_block(block, x.size.load(RLX), s);
-    event(EV_FREE, make_key(s, x.gen.load(RLX)));
+    event_freed(make_key(s, x.gen.load(RLX)));
     const bool has_record = is_away(word) || (word && is_spillable(x.size.load(RLX)) &&
                                               header().spills.load(RLX) == SPILLS_RECORDS);
     u32 next = x.succ.load(RLX), gen = x.gen.load(RLX);

@@ -317,7 +317,7 @@ Status Memory::submit(const Call& c, Bytes payload, const std::vector<u32>& depe
     me_.task_op.store(0, REL);
     return Status::Gone;
   }
-  event(EV_SUBMIT, make_key(s, gen), parent);
+  event_submitted(make_key(s, gen), parent);
   if (lane) note_lane(c.queue, make_key(s, gen));
   me_.task_op.store(make_task_op(TASK_ADVANCE, s), SEQ);  // COMMIT: from here repair goes on for us
   if (lane || !dependencies.empty())

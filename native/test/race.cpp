@@ -8,10 +8,9 @@
 //            large ones take and give back runs of extents
 //   waits    workers that submit, watch, help and sleep, as the binding does it
 //   channels one writer, three readers, of whom one keeps what it may, one who closes; counters
-//   that
-//            all add to and wait for
-//
+//            that all add to and wait for
 //   spills   the daemon moves values out of memory and back while others read and hold them
+//   hollows  the daemon gives memory back from inside extents, in which others put, read and free
 //
 // Keys go from one thread to another by relaxed words, so that nothing but the protocol orders what
 // they name. Built with -DSHOAL_BREAK_SEAL a value is sealed without an order, which the sanitizer
@@ -21,6 +20,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <deque>
 #include <memory>
 #include <thread>
 #include <vector>
@@ -216,6 +216,54 @@ static bool spills(int rounds) {
   move_values(*d, keys, readers);
   for (auto& t : threads) t.join();
   return ended("spills", 0);
+}
+
+// ---- hollows
+
+static bool hollows(int rounds) {
+  const int n = 3;
+  start(0, n);
+  std::atomic<u64> shown[4] = {};
+  std::atomic<int> busy{n};
+  u64 most = 0;
+  std::vector<std::thread> threads;
+  for (int i = 0; i < n; i++)
+    threads.emplace_back([&, i] {
+      Memory& m = *views[size_t(i)];
+      std::deque<u32> kept;
+      u64 dice = u64(i) * 7 + 1;
+      for (int k = 0; k < rounds; k++) {
+        dice = dice * 6364136223846793005ull + 1442695040888963407ull;
+        atom<u64>* pin;
+        const u64 key = shown[dice >> 60 & 3].load(RLX);
+        if (key && m.hold_key(key, true, pin)) {
+          read(m, key);
+          m.drop(pin);
+        }
+        if (const u32 mine = put_bytes(m, u8(k), k % 8 ? 300000 : (2 << 20) + 70000, {})) {
+          shown[dice >> 58 & 3].store(make_key(mine, m.slot(mine).gen.load()), RLX);
+          kept.push_back(mine);
+        }
+        // Any of mine: what becomes free lies between what stays.
+        if (kept.size() > 4) {
+          std::swap(kept.front(), kept[dice >> 50 & 3]);
+          m.clear_bits(kept.front(), OWNER);
+          kept.pop_front();
+        }
+      }
+      for (u32 s : kept) m.clear_bits(s, OWNER);
+      busy--;
+    });
+  bool more;
+  for (u64 done; busy.load(); d->sweep_hollow()) {
+    d->hollow_out(8);
+    most = std::max(most, d->header().hollow.load());
+    d->populate(8 << 20, 1ull << 40, done, more);
+  }
+  for (auto& t : threads) t.join();
+  d->sweep_hollow();
+  if (!most) errors++;  // nothing was ever hollow
+  return ended("hollows", 0);
 }
 
 // ---- waits
@@ -547,5 +595,6 @@ static bool behind_one_that_is_freed() {
 int main(int argc, char** argv) {
   const int tasks = argc > 1 ? atoi(argv[1]) : 3000;
   const bool ok = run_tasks(tasks) & behind_one_that_is_freed();
-  return !(values(tasks / 4) & spills(tasks / 4) & waits(tasks / 4) & channels(tasks / 4) & ok);
+  return !(values(tasks / 4) & spills(tasks / 4) & hollows(tasks / 4) & waits(tasks / 4) &
+           channels(tasks / 4) & ok);
 }

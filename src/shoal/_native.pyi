@@ -813,5 +813,6 @@ class Memory:
         method << 22 (1,023: some larger one), and ``number`` is its attempt. Of a submit: key of
         the parent. Of a put: of the task, or the actor. Of a seal: as of a take if it was failed
         without being run, the actor without the method if one ran it, else 0, and
-        ``number`` is the format of its first return. Of a note: eight bytes of text, and ``number``
-        is their place."""
+        ``number`` is the format of its first return. Of a free: ``number`` is 1 if its time was not
+        taken: it came then or later, before the next event of that process. Of a note: eight bytes
+        of text, and ``number`` is their place."""

@@ -47,11 +47,12 @@ class Limits(msgspec.Struct, frozen=True):
     housekeeping_s: float = 1.0
     # ---- actors
     restart_backoff_s: float = 0.05
+    """Before the second life in a row that was short; there is no pause before the first."""
     restart_backoff_most_s: float = 10.0
     restart_quiet_s: float = 60.0
     """An incarnation that lived this long starts the back-off anew,"""
     restart_quiet_times: float = 20.0
-    """or so many times the pause before it: restarts then cost next to nothing."""
+    """or so many times the pause that would come: restarts then cost next to nothing."""
     tombstones_most: int = 10_000
     group_tombstones_most: int = 1000
     # ---- cancelling (RULES Q-3)

@@ -312,11 +312,12 @@ class ActorTable:
         phase = actor.phase
         self.by_worker.pop(actor.worker)
         limits = self._limits
-        former = limits.restart_backoff_s * 2.0 ** min(actor.crashes - 1, 16)
-        quiet_s = min(limits.restart_quiet_s, limits.restart_quiet_times * former)
+        pause = limits.restart_backoff_s * 2.0 ** min(actor.crashes - 1, 16)
+        quiet_s = min(limits.restart_quiet_s, limits.restart_quiet_times * pause)
         if isinstance(phase, Living) and now - phase.since >= quiet_s:
             actor.crashes = 0
-        pause = limits.restart_backoff_s * 2.0 ** min(actor.crashes, 16)
+        if not actor.crashes:
+            pause = 0.0  # one is no loop yet, and somebody may be waiting
         actor.crashes += 1
         actor.restarts += 1
         actor.pid = 0

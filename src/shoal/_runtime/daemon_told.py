@@ -121,7 +121,7 @@ class _Teller:
             return f"fails with {told.error if told else ''}"
         return {
             PUT: "put",
-            FREED: "freed",
+            FREED: "freed, then or later" if n else "freed",
             REPAIRED: "repaired after a death",
             SPILLED: "left for a file",
             RESTORED: "came back from its file",

@@ -287,7 +287,7 @@ _SENTENCES: dict[type[r.Reason], Callable[[Any], str]] = {
     r.Submitting: _of_task("is just being handed on"),
     r.Running: _running,
     r.WaitsForTurn: _of_task(
-        "waits{since} for its turn: up to {ahead} tasks in the queue, {workers} workers at it"
+        "waits{since} for its turn (tasks in the queue: at most {ahead}; workers at it: {workers})"
     ),
     r.Delivering: _of_task("is about to be taken by a worker"),
     r.WaitsForWorker: _worker_starting,
