@@ -41,6 +41,7 @@ def test_start_status_list_stop(environment: dict[str, str]) -> None:
         status = shoal(environment, "status")
         assert "0 of 2 in use" in status.stdout
         assert "1 node" in status.stdout
+        assert "nothing listens on the network" in status.stdout
 
         rows = shoal(environment, "list", "nodes", "--json")
         assert len(json.loads(rows.stdout)) == 1

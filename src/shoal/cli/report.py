@@ -114,8 +114,11 @@ def print_status(observer: Observer) -> None:
         f"  {count(living, 'node')}, {count(len(workers), 'worker')},"
         f" {count(len(actors), 'actor')}, {count(len(jobs), 'running job')}"
     )
-    for row in observer.table("cluster"):
+    clusters = observer.table("cluster")
+    for row in clusters:
         print_cluster(row, nodes)
+    if not clusters:
+        print("  security: reached through a unix socket of this user; nothing listens on the network")
     for row in observer.table("demand"):
         print_demand(row)
 
