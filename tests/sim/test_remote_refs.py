@@ -244,9 +244,9 @@ def what_a_dead_node_held_stays(monkeypatch: Patch) -> None:
 
 
 def settled_as_soon_as_it_is_heard(monkeypatch: Patch) -> None:
-    original = LostPeers.lose
+    original = LostPeers.unsettle
     monkeypatch.setattr(
-        LostPeers, "lose", lambda self, out, lost, unknown: original(self, out, lost, ())
+        LostPeers, "unsettle", lambda self, out, lost, unknown: original(self, out, lost, ())
     )
 
 

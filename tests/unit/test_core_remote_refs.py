@@ -202,6 +202,29 @@ def test_a_later_life_of_a_node_ends_the_earlier_one() -> None:
     assert node.refs.has(again) and not node.refs.has(R1)
 
 
+def test_nothing_is_sent_to_a_lost_home() -> None:
+    """It may be back as another life, which would take it for its own."""
+    node = Node()
+    value = R2
+    node.feed(ev.Arrived("A", (R1,)))
+    node.feed(ev.Arrived("C", (value,)))
+    node.feed(ev.Landed(value, (R1,)))
+    assert node.feed(ev.LocalGone((value,))) == []
+    assert node.feed(ev.PeerJoined("C", 2)) == [
+        ev.LoseProxy(R1, is_home_lost=True),
+        ev.ReleaseProxy(value),
+    ]
+
+
+def test_the_dead_are_told_nothing() -> None:
+    node = Node()
+    node.feed(ev.Sending("A", (MINE,)))
+    node.feed(ev.PeerLost("A", 1))
+    node.feed(ev.PeerJoined("A", 2))
+    assert node.feed(ev.SealedHere((5,))) == []
+    assert node.feed(ev.Sending("A", (MINE,))) == [ev.TellSealed("A", 5)]
+
+
 def test_names_of_an_earlier_life_of_this_node_are_lost() -> None:
     node = Node()
     node.feed(ev.PeerLost("B", 0))

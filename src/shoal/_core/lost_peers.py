@@ -57,8 +57,8 @@ class LostPeers:
         """A new member."""
         self._live[peer[0]] = peer[1]
 
-    def lose(self, out: Batch, lost: Peer, unknown: Iterable[Name]) -> None:
-        """It is over; ``unknown``: what this node's homes do not know of yet."""
+    def end(self, lost: Peer) -> None:
+        """It is over."""
         if self.is_live(lost):
             del self._live[lost[0]]
         self._dead[lost[0]] = max(lost[1], self._dead.get(lost[0], -1))
@@ -66,6 +66,9 @@ class LostPeers:
             self._askers[about].pop(lost, None)
             if not self._askers[about]:
                 del self._askers[about]
+
+    def unsettle(self, out: Batch, lost: Peer, unknown: Iterable[Name]) -> None:
+        """``unknown``: of what homes that live do not know yet that it is here."""
         if waits_for := dict.fromkeys(unknown):
             self._unsettled[lost] = waits_for
         self._maybe_answer(out, lost)
@@ -130,7 +133,7 @@ class LostPeers:
                 out.send(node, LostSettled(*lost))
 
     def validate(self, unknown: Iterable[Name]) -> None:
-        """Assert the invariants; ``unknown`` as in ``lose``."""
+        """Assert the invariants; ``unknown`` as in ``unsettle``."""
         unknown = set(unknown)
         for lost, waiting in self._rounds.items():
             assert self.is_over(lost), lost

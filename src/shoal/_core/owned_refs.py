@@ -10,6 +10,8 @@ It owns the home's side of the counting that ``remote_refs`` describes, and noth
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import msgspec
 
 from shoal._core.remote_ref_events import Batch, BlamePeer, Peer, Pin, TellSealed, Unpin
@@ -81,12 +83,12 @@ class OwnedRefs:
         for key in list(self._held_by.get(peer, ())):
             self._forget(out, peer, key)
 
-    def seal(self, out: Batch, key: int) -> None:
-        """The object has its value."""
+    def seal(self, out: Batch, key: int, is_live: Callable[[Peer], bool]) -> None:
+        """The object has its value. A later life of a dead holder is not the one counted."""
         owned = self._owned.get(key)
         if owned is not None:
             owned.is_sealed = True
-            for peer in owned.holders:
+            for peer in filter(is_live, owned.holders):
                 self._tell(out, peer, key, owned)
 
     def _tell(self, out: Batch, peer: Peer, key: int, owned: Owned) -> None:

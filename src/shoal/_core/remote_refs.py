@@ -126,7 +126,7 @@ class RemoteRefs:
                         self._maybe_drop(out, proxy)
             case SealedHere(keys):
                 for key in keys:
-                    self.owned.seal(out, key)
+                    self.owned.seal(out, key, self.peers.is_live)
             case Heard(node, body, gone):
                 # Late news of a dead node changes nothing.
                 if speaker := self.peers.peer(node):
@@ -257,7 +257,7 @@ class RemoteRefs:
         if proxy.must_stay or self.proxies.find(proxy.name) is not proxy:
             return
         self.proxies.remove(proxy)
-        if not proxy.is_lost:
+        if not proxy.is_lost and self.peers.is_live(proxy.home):
             out.drops.setdefault(proxy.name.node, []).append((proxy.name.key, proxy.count))
         out.commands.append(ReleaseProxy(proxy.name))
 
@@ -329,13 +329,15 @@ class RemoteRefs:
         if self.peers.is_over(lost):
             return
         self._lose_earlier(out, lost)
+        # From here on nothing is sent there: a later life would take it for its own.
+        self.peers.end(lost)
         for proxy in list(self.proxies.of_home(lost).values()):
             # Losing one may have dropped another of them.
             if not proxy.is_lost and self.proxies.find(proxy.name) is proxy:
                 self._lose_proxy(out, proxy, is_home_lost=True)
         for proxy in self.proxies.unknown.values():
             proxy.owed.pop(lost, None)
-        self.peers.lose(out, lost, self.proxies.unknown)
+        self.peers.unsettle(out, lost, self.proxies.unknown)
         if self.owned.is_holder(lost) or self.proxies.lent_to(lost) or self.peers.is_awaited(lost):
             self._end_rounds(out, self.peers.begin_round(out, lost))
 
