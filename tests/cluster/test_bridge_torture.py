@@ -8,11 +8,17 @@ import os
 import random
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from shoal._base import records
+from shoal._core import remote_ref_events as happenings
+from shoal._runtime.bridge.proxies import Proxies
+from shoal._runtime.bridge.pulling import Pulling
+from shoal._runtime.bridge.visiting import Visiting
+from tests.cluster import bridge_nodes
 from tests.cluster.bridge_nodes import BEGUN, CALLS, GO, Failed, Nodes
 
 SEEDS = range(int(os.environ.get("SHOAL_BRIDGE_SEEDS", "6")))
@@ -174,3 +180,61 @@ def test_without_deaths_every_value_is_exact(seed: int) -> None:
 def test_with_deaths_values_are_exact_or_errors(seed: int) -> None:
     program = run(1000 + seed, kill_at=30 + 13 * seed % 100, kills=True)
     assert program.lent > 10 and program.seen > 0
+
+
+# ---- bridges that are wrong
+def _all_gone(self: Proxies, key: int) -> None:
+    """A row of the inbox is believed without a look at who has the proxy now."""
+    name = self._names.get(key)
+    if name is not None:
+        self.post(happenings.LocalGone((name,)))
+
+
+def _nothing_held(self: Proxies, key: int) -> None:
+    """What others have of ours is not held here."""
+    ref = self._memory.ref(key)
+    if ref is not None and not self._memory.watch(ref, key):
+        self._events.append(happenings.SealedHere((key,)))
+
+
+def _news_first(self: Proxies, node: str, body: Any, names: tuple[Any, ...]) -> None:
+    """News of a ref overtakes the message that brings it."""
+    orders = self.refs.step(0.0, happenings.Sending(node, names))
+    self._run(orders)
+    self._around.links.send(node, body)
+
+
+def _uncounted(self: Proxies, node: str, body: Any, names: tuple[Any, ...]) -> None:
+    """A message with refs leaves like any other."""
+    self._around.links.send(node, body)
+
+
+BROKEN: dict[str, tuple[type[Any], str, Callable[..., Any]]] = {
+    "believes the inbox": (Proxies, "look", _all_gone),
+    "holds nothing for others": (Proxies, "_perform_pin", _nothing_held),
+    "lets news overtake": (Proxies, "send", _news_first),
+    "does not count what it sends": (Proxies, "send", _uncounted),
+    "keeps results for ever": (Visiting, "free_results", lambda self, node, body: None),
+    "does not see who looks": (Pulling, "look", lambda self, key: None),
+}
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("name", sorted(BROKEN))
+def test_broken_bridges_are_caught(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    owner, method, broken = BROKEN[name]
+    monkeypatch.setattr(owner, method, broken)
+    monkeypatch.setattr(bridge_nodes, "WAIT_S", 2.0)
+    for seed in range(8):
+        program = Program(seed, kills=False)
+        GO.set()
+        try:
+            program.run(-1)
+            program.finish()
+        except (AssertionError, KeyError, TimeoutError, ValueError):
+            return
+        finally:
+            for node in program.nodes.all.values():
+                for worker in node.workers:
+                    worker._is_stopped = True
+    pytest.fail(f"a bridge that {name} looks right")
