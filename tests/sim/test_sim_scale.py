@@ -249,7 +249,10 @@ def broken_run(kind: str) -> None:
             task.length_s = 0.1
     else:
         load = LOADS[kind](6, 1500, 2)
-    checker = lambda cluster: ScaleChecker(cluster, idle_s=0.5, crowd=4.0, back_share=0.05)  # noqa: E731
+
+    def checker(cluster: ScaleCluster) -> ScaleChecker:
+        return ScaleChecker(cluster, idle_s=0.5, crowd=4.0, back_share=0.05)
+
     ScaleCluster(load, 2, ForwardingLimits(), checker=checker).run(20.0, troubles)
 
 

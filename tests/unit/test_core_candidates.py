@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shoal._base.config import ForwardingLimits
@@ -37,6 +37,7 @@ EVENTS = st.lists(
 )
 
 
+@settings(deadline=None)
 @given(EVENTS)
 def test_what_is_named_is_there_and_is_not_named_twice(
     events: list[tuple[str, int, int]],

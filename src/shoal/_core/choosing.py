@@ -123,14 +123,15 @@ class Chooser:
 
     def _spread(self, now: float, source: Source) -> str | None:
         here = source.here
-        nodes = [*source.open.nodes, self.node] if here.is_feasible else source.open.nodes
 
         def has_room(node: str) -> bool:
             if node == self.node:
                 return here.startable > 0
             return source.outlets[node].room(now) > 0
 
-        chosen, source.turn = spread.choose(nodes, source.turn, has_room)
+        itself = self.node if here.is_feasible else ""
+        nodes = source.open.nodes
+        chosen, source.turn = spread.choose(nodes, source.turn, has_room, itself)
         return chosen
 
     def _by_bytes(self, now: float, source: Source, task: Held) -> str | None:

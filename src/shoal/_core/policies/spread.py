@@ -16,20 +16,23 @@ TRIES_MOST = 16
 
 
 def choose(
-    nodes: Sequence[str], turn: int, has_room: Callable[[str], bool]
+    nodes: Sequence[str], turn: int, has_room: Callable[[str], bool], here: str = ""
 ) -> tuple[str | None, int]:
     """Whose turn it is.
 
     Args:
-        nodes: Everybody that may run the task, in a fixed order.
+        nodes: The others that may run the task, in a fixed order.
         turn: What the last call returned, at first any number.
         has_room: Whether the node could take one more now.
+        here: This node, if it may run the task: its turn is behind all others.
 
     Returns:
         The node with room that is next, None if none of the next ones has any; and the next turn.
     """
-    for passed in range(min(len(nodes), TRIES_MOST)):
-        node = nodes[(turn + passed) % len(nodes)]
+    count = len(nodes) + bool(here)
+    for passed in range(min(count, TRIES_MOST)):
+        at = (turn + passed) % count
+        node = nodes[at] if at < len(nodes) else here
         if has_room(node):
             return node, turn + passed + 1
-    return None, turn + min(len(nodes), TRIES_MOST)
+    return None, turn + min(count, TRIES_MOST)
