@@ -18,6 +18,7 @@ import pytest
 from shoal._core.link_events import LinkLimits
 from shoal._proto import links
 from shoal._proto.holds import SealedAtHome
+from shoal._runtime.links import bulk
 from shoal._runtime.links.bulk import BulkLimits
 from shoal._runtime.links.bulk_streams import shut
 from shoal._runtime.links.door import Arrival, Door, listen_anywhere
@@ -384,6 +385,8 @@ def test_what_is_not_there_or_has_another_size(cluster: Cluster) -> None:
     assert a.pull(b, b"v", bytearray(100)) == ""
     with pytest.raises(ValueError, match="at most 1024"):
         a.pull(b, b"x" * 1025, bytearray(1))
+    with pytest.raises(ValueError, match="read-only"):
+        a.call(lambda: a.peers.pull(B, b"v", memoryview(bytes(5)), lambda why: None))
 
 
 def cut_streams(member: Member) -> int:
@@ -403,6 +406,32 @@ def test_a_transfer_goes_on_after_breaks(cluster: Cluster) -> None:
         into = bytearray(len(value))
         assert a.pull(b, b"v", into) == "" and into == value
         rounds += 1
+    cutter.stop()
+
+
+class ForgetsTheRest(bulk.Pulling):
+    """What a broken stream did not fetch counts as fetched."""
+
+    def _give_back(self, pull: bulk.Pull, end: int, is_fetched: bool) -> None:
+        super()._give_back(pull, end, is_fetched=True)
+
+
+def test_a_transfer_that_forgets_the_rest_is_caught(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the test before this one checks can fail."""
+    monkeypatch.setattr(bulk, "Pulling", ForgetsTheRest)
+    a, b = cluster.add(A, bulk=QUICK), cluster.add(B, bulk=QUICK)
+    a.connect(b)
+    value = random.Random(9).randbytes(16 << 20)
+    b.values[b"v"] = memoryview(value)
+    cutter = Cutter(lambda: cut_streams(a), 4, 0.05)
+
+    def is_caught() -> bool:
+        into = bytearray(len(value))
+        return a.pull(b, b"v", into) == "" and into != value
+
+    until(is_caught, "a value came with holes", 60.0)
     cutter.stop()
 
 

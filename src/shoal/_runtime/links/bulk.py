@@ -120,6 +120,8 @@ class Bulk:
         """See ``Peers.pull``."""
         if len(name) > NAME_BYTES_MOST:
             raise ValueError(f"a name of {len(name)} bytes: at most {NAME_BYTES_MOST}")
+        if into.readonly:
+            raise ValueError("a value cannot be pulled into memory that is read-only")
         pull = Pull(name, into, done, compress, clock.now())
         self._watch(node, pull)
         if self._way(node) == OVER_THE_LINK:
