@@ -34,6 +34,8 @@ NAMES = ("a", "b")
 LIMITS = LinkLimits(waiting_most_bytes=40, ack_frames=3, ack_bytes=60)
 PAUSES = (0.0, 0.01, 0.06, 0.6, 3.0, 11.0)
 ROUNDS_MOST = 400
+HELLO_S = 2.0
+"""The shell ends a connection on which no Hello comes."""
 END = "end"
 
 
@@ -47,6 +49,8 @@ class Connection:
         self.is_alive = dict.fromkeys(NAMES, True)
         self.is_silent = False
         self.is_cut = False
+        self.hello_by: float | None = None
+        """Until when the dialler waits for the other side's Hello; None: it has come."""
 
 
 class End:
@@ -154,6 +158,8 @@ class World:
                 self.put(number, NAMES[name == "a"], END)
                 self.step(name, core.Ended(number, "its end was seen"))
             case ("hello", epoch, knows, received, turn):
+                if is_dialled:
+                    connection.hello_by = None
                 self.step(name, core.Greeted(number, is_dialled, epoch, knows, received, turn))
             case ("frame", count, ack, data):
                 event = core.FrameCame(number, count, ack, data)
@@ -168,6 +174,7 @@ class World:
             self.step(name, core.DialFailed("nobody listens"))
             return
         connection = Connection(len(self.connections), name)
+        connection.hello_by = self.now + HELLO_S
         self.connections.append(connection)
         self.step(name, core.Reached(connection.number))
 
@@ -201,8 +208,17 @@ class World:
         self.ends[name].link = link
         self.step(name, core.BeganAnew(epoch))
 
+    def mute(self) -> list[Connection]:
+        """Connections on which the dialler waits for Hello."""
+        return [c for c in self.connections if c.hello_by is not None and c.is_alive[c.dialler]]
+
     def pass_time(self, pause_s: float) -> None:
         self.now += pause_s
+        for connection in self.mute():
+            assert connection.hello_by is not None
+            if connection.hello_by <= self.now:
+                self.close(connection, connection.dialler)
+                self.step(connection.dialler, core.Ended(connection.number, "it says nothing"))
         for name in NAMES:
             wake_at = self.ends[name].link.wake_at
             if wake_at is not None and wake_at <= self.now:
@@ -269,6 +285,7 @@ class World:
             if any(c.queues[name] for c in self.connections for name in NAMES):
                 continue
             times = [self.ends[name].link.wake_at for name in NAMES]
+            times += [connection.hello_by for connection in self.mute()]
             due = [at for at in times if at is not None]
             if not due:
                 return
