@@ -290,19 +290,19 @@ class MemberMachine:
             commands.append(on.TellStore(m.Obituary(self._me.node, self.epoch, is_drained=True)))
         return commands + self._set_alarm()
 
-    def _row_now(self) -> NodeRow:
+    def _row_now(self, number: int) -> NodeRow:
         return msgspec.structs.replace(
             self._row,
             node=self._me.node,
             epoch=self.epoch,
-            number=self._row.number,
+            number=number,
             is_draining=self.draining.is_closed,
         )
 
     def _renewal(self, now: float) -> on.TellStore:
         tries = self.lease.tries(now)
         number = self.lease.renewal_sent(now)
-        row = self._row_now()
+        row = self._row_now(number)
         body = m.Renew(
             self._me.node, self.epoch, number, self.store, row, self._standing, self._members
         )
@@ -319,7 +319,7 @@ class MemberMachine:
             address=me.address,
             role=me.role,
             labels=me.labels,
-            row=self._row_now(),
+            row=self._row_now(0),
             version=me.version,
         )
         return on.TellStore(body)
