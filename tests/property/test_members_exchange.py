@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hypothesis.strategies as st
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
 from shoal._core.members import exchange
@@ -109,8 +109,17 @@ class Exchange(RuleBasedStateMachine):
         assert not self.outbox.orders and self.log.is_empty
 
 
+SEARCH = settings(
+    max_examples=300,
+    stateful_step_count=40,
+    deadline=None,
+    database=None,
+    phases=[Phase.generate],
+    suppress_health_check=list(HealthCheck),
+)
+"""For what is broken: it is enough that it is found."""
 TestExchange = Exchange.TestCase
-TestExchange.settings = settings(max_examples=80, stateful_step_count=40, deadline=None)
+TestExchange.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
 
 
 def messages_have_no_order(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -160,6 +169,4 @@ def orders_are_forgotten_too_soon(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_broken_exchange_is_caught(broken: object, monkeypatch: pytest.MonkeyPatch) -> None:
     broken(monkeypatch)  # type: ignore[operator]
     with pytest.raises(AssertionError):
-        run_state_machine_as_test(
-            Exchange, settings=settings(max_examples=200, stateful_step_count=40, deadline=None)
-        )
+        run_state_machine_as_test(Exchange, settings=SEARCH)
