@@ -118,7 +118,7 @@ def print_status(observer: Observer) -> None:
     for row in clusters:
         print_cluster(row, nodes)
     if not clusters:
-        print("  security: reached through a unix socket of this user; nothing listens on the network")
+        print("  security: a unix socket of this user; nothing listens on the network")
     for row in observer.table("demand"):
         print_demand(row)
 
