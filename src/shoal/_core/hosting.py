@@ -53,7 +53,8 @@ class QueueLookedAt(NamedTuple):
     slots: int
     """How many of its tasks this node could run at once, if it were empty."""
     own: int
-    """Tasks of this node itself that wait in it, or for the same resources."""
+    """Tasks of this node itself that wait for the same resources, and could have them: what it
+    can never run is not counted."""
     task_s: float | None
     is_feasible: bool = True
 

@@ -211,7 +211,9 @@ class ScaleNode(WorkerLayer):
 
     def look_for_visitors(self, queue: int) -> None:
         """... and as ``Hosting`` is told."""
-        own = sum(q.entries(self.index) for q in self.queues) + len(self.held)
+        # What could never run here does not wait for slots of this node.
+        own = sum(q.entries(self.index) for q, fits in zip(self.queues, self.fits) if fits)
+        own += sum(self.fits[task.queue] > 0 for task in self.held.values())
         task_s = self.mean_s
         self._host(host.QueueLookedAt(queue, self.fits[queue], own, task_s, self.fits[queue] > 0))
 
