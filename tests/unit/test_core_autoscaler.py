@@ -146,11 +146,7 @@ def test_packing_against_counting(
     totals = there + [types[name].total for name in outcome.new]
     left: dict[int, int] = {}
     for unmet in outcome.unmet:
-        number = next(
-            i
-            for i, each in enumerate(wanted)
-            if i not in left and is_of(unmet, each)
-        )
+        number = next(i for i, each in enumerate(wanted) if i not in left and is_of(unmet, each))
         left[number] = unmet.count
     used: dict[str, int] = {}
     for number, each in enumerate(wanted):
