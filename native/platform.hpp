@@ -92,8 +92,7 @@ bool is_hole(int fd, u64 offset, u64 size);  // no memory is behind any of it
 bool collapse(void* begin, u64 size);        // into huge pages; false on kernels that cannot
 void forget(void* begin, u64 size);          // drop this process's mapping of the pages
 
-// Copy without dirtying small copies' path: plain memcpy below 256 KiB, `rep movsb` above where it
-// exists.
+// Copy in whatever way has been fastest so far: large copies may use several threads.
 void copy(void* to, const void* from, u64 size);
 
 [[noreturn]] void fail(const std::string& what);  // throws std::runtime_error with errno's text
