@@ -154,8 +154,7 @@ class Daemon:
         self._members = Members(self._machine, self._door, lambda: memory.usage()[0])
         self._cluster: ClusterNode | None = None
         if ports is not None:
-            end = lambda why: self.post(events.StopAsked(why))  # noqa: E731
-            self._cluster = _join(self._loop, ports, self._members, end, tell)
+            self._cluster = _join(self._loop, ports, self._members, self.post, tell)
             self._cluster.kill_workers = self._processes.kill_all
         self._watch()
         self.post(events.Began())
@@ -508,13 +507,13 @@ def _join(
     loop: Loop,
     ports: Ports,
     rows: Members,
-    end: Callable[[str], None],
+    post: Callable[[AnyEvent], None],
     tell: Callable[[str], None],
 ) -> ClusterNode:
     """Take part in a cluster."""
     from shoal._runtime.daemon_cluster import ClusterNode
 
-    return ClusterNode(loop, ports, rows, end, tell)
+    return ClusterNode(loop, ports, rows, lambda why: post(events.StopAsked(why)), tell)
 
 
 def _open_ports(settings: launch.NodeSettings) -> Ports | None:
