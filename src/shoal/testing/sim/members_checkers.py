@@ -7,7 +7,8 @@ None of it reads the books of a machine.
 * **Starts only under a good lease**: what must not run twice starts only on a node that has sent
   its last answered renewal less than 5 s ago, and after it was last stopped.
 * **Nothing outlives its epoch**: who asks to join again has no process and no bundle.
-* **Acknowledged means on disk**: actors that were registered, epochs that were given.
+* **Acknowledged means on disk**: actors that were registered, epochs that were given, deaths that
+  were declared.
 * **A group is there when that is said**: each of its bundles is open on a node, or the node was
   struck by something.
 * **Healthy nodes are not declared dead.**
@@ -175,6 +176,13 @@ class Oracle:
     # ---- who was told what
     def told(self, node: str, body: m.ToNode) -> None:
         """The store tells a node something."""
+        if isinstance(body, m.DeclaredDead):
+            row = self._world.store.disk.get((NODES, node.encode()))
+            record = None if row is None else msgspec.msgpack.decode(row, type=NodeRecord)
+            if record is not None and record.epoch != body.epoch:
+                record = None
+            if record is not None and record.state not in (m.DEAD, m.DRAINED):
+                raise Violation(f"{node} is told that it is dead, and on disk it lives")
         if isinstance(body, m.Orders):
             for order in body.orders:
                 if isinstance(order.body, m.OfferActor):
