@@ -11,7 +11,8 @@ median of the ratios of pairs; an interval of 95 % is that of the median by its 
 Where programs of three processes vary by more than what is sought, that interval is wide. So each
 pair also runs ``native/test/costs.cpp`` of both builds, which does the same tasks in one thread:
 how many ns the events cost the caller (its submits, and freeing the results) and the worker, and
-what part that is of the time of a task in these runs.
+what part that is of the time of a task in these runs: the caller has that time for each task, each
+of the workers, which share the tasks, so many times as much.
 """
 
 from __future__ import annotations
@@ -27,11 +28,12 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 BATCH = 1000
+WORKERS = 2
 RUN = f"""
 import json, time
 import shoal
 
-shoal.init(num_cpus=2, object_store_memory=256 << 20, log_to_driver=False)
+shoal.init(num_cpus={WORKERS}, object_store_memory=256 << 20, log_to_driver=False)
 
 @shoal.remote
 def nothing():
@@ -125,15 +127,14 @@ def main() -> None:
     print(f"overhead of events: {middle:+.2f} % of a task's time (95 %: {low:+.2f} .. {high:+.2f})")
     figures = {"overhead_percent": middle, "low": low, "high": high, "pairs": pairs}
     task_ns = 1000 * statistics.median(pair["without"] for pair in pairs)
-    sides = (("caller", ("submit", "free")), ("worker", ("run",)))
-    for side, parts in sides:
+    sides = (("caller", 1, ("submit", "free")), ("worker", WORKERS, ("run",)))
+    for side, sharing, parts in sides:
         sums = [sum(values) for values in zip(*(more_ns[part] for part in parts))]
         low, high = interval(sums)
         ns = statistics.median(sums)
-        print(
-            f"  {side}: {ns:.1f} ns ({low:.1f} .. {high:.1f}), {100 * ns / task_ns:.2f} % of a"
-            f" task's {task_ns:.0f} ns"
-        )
+        part = 100 * ns / (sharing * task_ns)
+        whole = f"{sharing} x {task_ns:.0f} ns"
+        print(f"  {side}: {ns:.1f} ns ({low:.1f} .. {high:.1f}), {part:.2f} % of {whole}")
         figures[f"{side}_ns"] = {"median": ns, "low": low, "high": high}
     if given.json:
         given.json.write_text(json.dumps(figures))

@@ -25,8 +25,8 @@ from shoal._native import LAYOUT_HASH
 from shoal._proto import frames, messages
 from shoal._runtime import descendants, launch, node_spawn, session_dir, wire
 from shoal._runtime.launch import Launched
-from shoal._runtime.store_wire import store_messages
 from shoal._runtime.observer import Observer
+from shoal._runtime.store_wire import store_messages
 
 NOBODY = 1 << 30
 """A pid that no process has."""

@@ -20,8 +20,8 @@ import shoal
 from shoal import errors, state
 from shoal._proto import reasons as r
 from shoal._runtime import cluster, daemon_process_memory
-from shoal.cli import explanations, report
 from shoal._runtime.observer import Observer
+from shoal.cli import explanations, report
 
 MB = 1 << 20
 LIMIT = 400 * MB
