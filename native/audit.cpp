@@ -120,10 +120,10 @@ std::vector<Memory::ObjectRow> Memory::list_objects(u64 limit) {
 }
 
 // Times that were not looked at lie between others: a submit's before what comes next of its
-// process and before its task was taken, a take's not before its submit, a free's after all else.
+// process, a take's not before its submit, both before all else about the task, a free's after it.
 static void place_near(std::vector<Memory::EventRow>& rows, const std::vector<u64>& near) {
   struct Bounds {
-    u64 submitted = 0, taken = ~0ull, last = 0;
+    u64 submitted = 0, first = ~0ull, last = 0;  // `first`: of what was looked at and came later
   };
   std::unordered_map<u64, Bounds> about;
   std::vector<bool> is_near(rows.size());
@@ -135,9 +135,10 @@ static void place_near(std::vector<Memory::EventRow>& rows, const std::vector<u6
     for (u64 i = 0; i < rows.size(); i++) {
       const auto at = about.find(rows[i].key);
       if (at == about.end()) continue;
-      if (rows[i].kind == EV_SUBMIT) at->second.submitted = rows[i].time;
-      if (rows[i].kind == EV_TAKE && !is_near[i])
-        at->second.taken = std::min(at->second.taken, rows[i].time);
+      if (rows[i].kind == EV_SUBMIT)
+        at->second.submitted = rows[i].time;
+      else if (rows[i].kind != EV_FREE && !is_near[i])
+        at->second.first = std::min(at->second.first, rows[i].time);
       if (rows[i].kind != EV_FREE) at->second.last = std::max(at->second.last, rows[i].time);
     }
   };
@@ -156,8 +157,7 @@ static void place_near(std::vector<Memory::EventRow>& rows, const std::vector<u6
     const u64 spread = has_next && rows[next].time > begun ? rows[next].time - begun : 0;
     for (u64 i = 1; k < end; k++, i++) {
       auto& row = rows[near[k]];
-      const u64 taken = about[row.key].taken;
-      row.time = std::max(begun, std::min(begun + spread * i / n, taken));
+      row.time = std::min(begun + spread * i / n, std::max(begun, about[row.key].first));
     }
   }
   look();

@@ -1,16 +1,17 @@
-"""The whole suite, as two runs of pytest at once: what computes, and what runs sessions.
+"""The whole suite, as three runs of pytest at once: what computes, what runs sessions, and clusters.
 
-Tests of sessions wait a good deal (for processes, deaths, deadlines), while compilers, models and
-type checkers keep a core busy; one after the other they took 13 minutes of two cores that were half
-idle. Each half gets the arguments given; an argument that is a path is run alone instead.
+Tests of sessions wait a good deal (for processes, deaths, deadlines), those of clusters even more
+(for leases and cut networks), while compilers, models and type checkers keep a core busy; one after
+the other they took twice as long on two cores that were half idle. Each run gets the arguments
+given; an argument that is a path is run alone instead.
 
     python -m tests                 # what make test does
     python -m tests -k lock
     python -m tests tests/unit/test_options.py
 
-What the sessions' half prints is shown as it comes, the other half's once both have ended, and last
-one line for each. The exit status is that of the worse half; a half for which the arguments leave
-no test counts only if the other has none either.
+What the sessions' run prints is shown as it comes, the others' once all have ended, and last
+one line for each. The exit status is that of the worst; a run for which the arguments leave
+no test counts only if the others have none either.
 """
 
 from __future__ import annotations
@@ -26,13 +27,16 @@ from pathlib import Path
 
 TESTS = Path(__file__).parent
 COMPUTING = ("native", "parity", "property", "sim", "tidy", "typing", "unit")
-"""Folders of tests that compute; a folder that is not named here is one of sessions. The stories of
-``parity`` are sessions too: they stand here because the other half takes longer."""
+"""Folders of tests that compute; a folder that is not named is one of sessions. The stories of
+``parity`` are sessions too: they stand here because those take longer."""
+CLUSTERS = ("cluster",)
+"""Tests of several nodes: they look at the whole machine for what they leave of networks, so no
+two of them run at once."""
 NO_TESTS = 5
 
 
 @dataclass
-class Half:
+class Part:
     """Programs that run one after the other, until one fails."""
 
     name: str
@@ -80,24 +84,26 @@ def main(arguments: list[str]) -> int:
         return subprocess.call([*pytest, *arguments])
     folders = sorted(path.name for path in TESTS.iterdir() if any(path.glob("test_*.py")))
     computing = [str(TESTS / name) for name in folders if name in COMPUTING]
-    sessions = [str(TESTS / name) for name in folders if name not in COMPUTING]
+    clusters = [str(TESTS / name) for name in folders if name in CLUSTERS]
+    others = [str(TESTS / name) for name in folders if name not in (*COMPUTING, *CLUSTERS)]
     with tempfile.TemporaryDirectory(prefix="shoal-tests-") as root:
         # Others may pass: a test lets another user up to the door of a session.
         os.chmod(root, 0o711)
-        halves = [
-            Half("computing", [[*pytest, *computing, *arguments]], False, f"{root}/c"),
-            Half("sessions", [[*pytest, *sessions, *arguments]], True, f"{root}/s"),
+        parts = [
+            Part("computing", [[*pytest, *computing, *arguments]], False, f"{root}/c"),
+            Part("clusters", [[*pytest, *clusters, *arguments]], False, f"{root}/n"),
+            Part("sessions", [[*pytest, *others, *arguments]], True, f"{root}/s"),
         ]
-        threads = [threading.Thread(target=half.run) for half in halves]
+        threads = [threading.Thread(target=part.run) for part in parts]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-    for half in halves:
-        if not half.is_shown:
-            print(f"\n{' what computes ':=^100}\n{half.output.decode(errors='replace')}")
-    print(f"{' both halves ':=^100}", *(half.summary() for half in halves), sep="\n", flush=True)
-    statuses = {half.status for half in halves}
+    for part in parts:
+        if not part.is_shown:
+            print(f"\n{f' {part.name} ':=^100}\n{part.output.decode(errors='replace')}")
+    print(f"{' all parts ':=^100}", *(part.summary() for part in parts), sep="\n", flush=True)
+    statuses = {part.status for part in parts}
     return max(statuses - {0, NO_TESTS}, default=NO_TESTS if 0 not in statuses else 0)
 
 

@@ -29,6 +29,7 @@ from shoal._runtime.bridge.bridging import Bridging
 
 JOB = 5
 WAIT_S = 20.0
+SETTLE_S = 20.0
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Union[BridgeBody, HoldsBody])
 
@@ -267,6 +268,13 @@ class Node:
         return bool(rows)
 
 
+def _is_over(bridging: Bridging) -> bool:
+    """Nothing crosses, and nobody holds what is elsewhere."""
+    machine = bridging.machine
+    ways = (machine.lendings, machine.visits, len(bridging.lending), len(bridging.visiting))
+    return not any(ways) and bridging.proxies.refs.is_empty and bridging.pulling.is_empty
+
+
 class Nodes:
     """Nodes a, b, ... and what is on its way between them."""
 
@@ -395,6 +403,13 @@ class Nodes:
             for worker in node.workers:
                 worker.stop()
         gc.collect()
+        # What is on its way may take its time; what stays is named below.
+        end = time.monotonic() + SETTLE_S
+        while not all(_is_over(node.bridging) for node in self.living()):
+            if time.monotonic() > end:
+                break
+            if not self.turn():
+                time.sleep(0.0005)
         self.quiet()
         for node in self.living():
             bridging = node.bridging

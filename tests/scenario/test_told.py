@@ -95,6 +95,17 @@ def test_each_value_of_many_is_told_freed_after_all_else() -> None:
         assert kinds == [1, 2, 3, 5]
 
 
+def test_what_shares_a_look_at_the_clock_is_told_in_its_order() -> None:
+    refs = [half.remote(0) for _ in range(300)]
+    shoal.get(refs)
+    keys, memory = {ref.key for ref in refs}, refs[0].memory
+    told: dict[int, list[int]] = {key: [] for key in keys}
+    for _, _, kind, key, *_ in memory.list_events(20_000):
+        if key in keys:
+            told[key].append(kind)
+    assert set(map(tuple, told.values())) == {(1, 2, 3)}
+
+
 def test_the_story_of_an_actor_and_its_worker() -> None:
     counter = Counter.remote()
     ref = counter.count.remote()
