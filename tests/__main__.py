@@ -1,4 +1,4 @@
-"""The whole suite, as three runs of pytest at once: what computes, what runs sessions, and clusters.
+"""The whole suite, as three runs of pytest at once: what computes, sessions, and clusters.
 
 Tests of sessions wait a good deal (for processes, deaths, deadlines), those of clusters even more
 (for leases and cut networks), while compilers, models and type checkers keep a core busy; one after
@@ -43,7 +43,7 @@ class Part:
     programs: list[list[str]]
     is_shown: bool
     root: str
-    """Where its sessions live: the halves do not see each other's."""
+    """Where its sessions live: the parts do not see each other's."""
     output: bytearray = field(default_factory=bytearray)
     status: int = 0
     taken_s: float = 0.0
