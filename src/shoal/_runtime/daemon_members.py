@@ -4,25 +4,37 @@
 In a session of one machine there is one node, this one; in a cluster the rows of the others are
 what the control store has told (``daemon_cluster`` brings them), and are hints. People, the
 autoscaler and ``shoal.nodes()`` read these tables; nothing here decides.
+
+Every daemon has these tables, and most are never asked: what their rows are made of is imported
+with the first question (``_parts``).
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 from shoal._base import clock
-from shoal._core import node_row
 from shoal._core.node import NodeMachine
 from shoal._core.resources import UNIT
-from shoal._proto import views
-from shoal._proto.membership import ALIVE, DEAD, DRAINED, DRAINING, MemberRow, Standing
 from shoal._runtime.daemon_door import Door
 
+if TYPE_CHECKING:
+    from shoal._proto.membership import MemberRow, Standing
+    from shoal._proto.views import NodeRow
+
 Row = dict[str, Any]
-_LIVING = (ALIVE.upper(), DRAINING.upper())
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
+
+
+def _parts() -> tuple[ModuleType, ModuleType]:
+    """``node_row`` and ``membership``: 8 ms of a daemon's start."""
+    from shoal._core import node_row
+    from shoal._proto import membership
+
+    return node_row, membership
 
 
 class Members:
@@ -63,14 +75,17 @@ class Members:
         return self._machine.tables.config.node_id.hex()
 
     # ---- of this node
-    def row(self) -> views.NodeRow:
+    def row(self) -> NodeRow:
         """What goes out with a renewal."""
+        node_row, _ = _parts()
         self._number += 1
-        tables = self._machine.tables
-        return node_row.row_of(tables, self.epoch, self._number, PYTHON, self.is_draining)
+        tables, number = self._machine.tables, self._number
+        row: NodeRow = node_row.row_of(tables, self.epoch, number, PYTHON, self.is_draining)
+        return row
 
     def standing(self) -> Standing:
         """Whether this node could be given back."""
+        node_row, membership = _parts()
         is_busy = node_row.is_busy(self._machine.tables)
         takes = sum(queue.takes for queue in self._machine.tables.scheduler.held.queues.values())
         if is_busy or takes != self._takes:  # what is short is not seen running
@@ -78,17 +93,25 @@ class Members:
         idle_s = 0.0 if is_busy else clock.now() - self._busy_at
         # Whose bytes they are is not asked: one is enough for a node to stay.
         primaries = 1 if self._used_bytes() else 0
-        return Standing(is_busy=is_busy, primaries=primaries, idle_s=idle_s)
+        standing: Standing = membership.Standing(
+            is_busy=is_busy, primaries=primaries, idle_s=idle_s
+        )
+        return standing
 
     def _own(self) -> Row:
+        _, kinds = _parts()
         config = self._machine.tables.config
-        state = DRAINED if self.is_drained else DRAINING if self.is_draining else ALIVE
+        if self.is_drained:
+            state = kinds.DRAINED
+        else:
+            state = kinds.DRAINING if self.is_draining else kinds.ALIVE
         address = str(self.cluster.get("address", ""))
         return _row(config.node_name, address, state, self.row(), self.standing(), "")
 
     # ---- tables
     def members(self, about: str = "") -> list[Row]:
         """All nodes; this one as it is now."""
+        _, kinds = _parts()
         rows = [self._own()]
         for node, member in self.others.items():
             if node != self.node_id:
@@ -102,16 +125,18 @@ class Members:
                         member.why,
                     )
                 )
-        return sorted(rows, key=lambda row: (row["state"] == DEAD.upper(), row["name"]))
+        return sorted(rows, key=lambda row: (row["state"] == kinds.DEAD.upper(), row["name"]))
 
     def nodes(self, about: str = "") -> list[Row]:
         """The same as programs see it: alive or dead, amounts as people write them."""
+        _, kinds = _parts()
+        living = (kinds.ALIVE.upper(), kinds.DRAINING.upper())
         cores = self._machine.tables.config.cores
         return [
             {
                 "node_id": row["node_id"],
                 "name": row["name"],
-                "state": "ALIVE" if row["state"] in _LIVING else "DEAD",
+                "state": "ALIVE" if row["state"] in living else "DEAD",
                 "total": {name: units / UNIT for name, units in row["total_units"].items()},
                 "cores": cores if row["node_id"] == self.node_id else 0,
                 "labels": row["labels"],
@@ -122,9 +147,10 @@ class Members:
 
     def demand(self, about: str = "") -> list[Row]:
         """What waits here, with its reasons, and what the others say waits there."""
-        rows = node_row.waiting_rows(self._machine.tables)
+        node_row, kinds = _parts()
+        rows: list[Row] = node_row.waiting_rows(self._machine.tables)
         for node, member in self.others.items():
-            if node == self.node_id or member.state in (DEAD, DRAINED):
+            if node == self.node_id or member.state in (kinds.DEAD, kinds.DRAINED):
                 continue
             for demand in member.row.demand:
                 rows.append(
@@ -147,9 +173,7 @@ class Members:
         return [self.cluster] if self.cluster else []
 
 
-def _row(
-    name: str, address: str, state: str, row: views.NodeRow, standing: Standing, why: str
-) -> Row:
+def _row(name: str, address: str, state: str, row: NodeRow, standing: Standing, why: str) -> Row:
     return {
         "node_id": row.node,
         "name": name,

@@ -8,9 +8,12 @@ order those that agree. A node always has the label ``shoal.io/node-id``.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from shoal._proto.messages import LabelRule
-from shoal._proto.views import NodeRow
+
+if TYPE_CHECKING:
+    from shoal._proto.views import NodeRow
 
 NODE_ID_LABEL = "shoal.io/node-id"
 Alternatives = Iterable[tuple[LabelRule, ...]]
