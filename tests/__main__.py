@@ -1,17 +1,17 @@
-"""The whole suite, as three runs of pytest at once: what computes, sessions, and clusters.
+"""The whole suite, as two runs of pytest at once: what computes and then clusters, and sessions.
 
-Tests of sessions wait a good deal (for processes, deaths, deadlines), those of clusters even more
-(for leases and cut networks), while compilers, models and type checkers keep a core busy; one after
-the other they took twice as long on two cores that were half idle. Each run gets the arguments
+Tests of sessions wait a good deal (for processes, deaths, deadlines), while compilers, models and
+type checkers keep a core busy; one after the other they took 13 minutes of two cores that were half
+idle. Three at once make sessions start too late for their deadlines. Each run gets the arguments
 given; an argument that is a path is run alone instead.
 
     python -m tests                 # what make test does
     python -m tests -k lock
     python -m tests tests/unit/test_options.py
 
-What the sessions' run prints is shown as it comes, the others' once all have ended, and last
-one line for each. The exit status is that of the worst; a run for which the arguments leave
-no test counts only if the others have none either.
+What the sessions' run prints is shown as it comes, the other's once both have ended, and last
+one line for each. The exit status is that of the worse; a run for which the arguments leave
+no test counts only if the other has none either.
 """
 
 from __future__ import annotations
@@ -86,12 +86,12 @@ def main(arguments: list[str]) -> int:
     computing = [str(TESTS / name) for name in folders if name in COMPUTING]
     clusters = [str(TESTS / name) for name in folders if name in CLUSTERS]
     others = [str(TESTS / name) for name in folders if name not in (*COMPUTING, *CLUSTERS)]
+    first = (computing, clusters)
     with tempfile.TemporaryDirectory(prefix="shoal-tests-") as root:
         # Others may pass: a test lets another user up to the door of a session.
         os.chmod(root, 0o711)
         parts = [
-            Part("computing", [[*pytest, *computing, *arguments]], False, f"{root}/c"),
-            Part("clusters", [[*pytest, *clusters, *arguments]], False, f"{root}/n"),
+            Part("others", [[*pytest, *part, *arguments] for part in first], False, f"{root}/c"),
             Part("sessions", [[*pytest, *others, *arguments]], True, f"{root}/s"),
         ]
         threads = [threading.Thread(target=part.run) for part in parts]
