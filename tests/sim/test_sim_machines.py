@@ -17,6 +17,14 @@ from tests.tidy.sources import PythonFile, imports, python_files
 NOT_SIMULATED = {
     "AdoptFailed": "arguments that are gone before they are held: unit tests of the machine",
     "StopAsked": "a session that is asked to end does nothing afterwards: unit tests and scenarios",
+    "RemoteRefs": "sim/ref_sites.py is given the class: tests/sim/test_remote_refs.py explores it",
+    "Bridge": "lives at random in tests/unit/test_core_bridge.py, node memories in tests/cluster",
+    "Link": "lives at random in tests/property/test_link_session.py",
+}
+
+NOT_RUN = {
+    "Forwarding": "no daemon forwards tasks yet (ARCHITECTURE.md)",
+    "Hosting": "as for Forwarding",
 }
 
 
@@ -45,7 +53,7 @@ def constructed(files: Iterable[PythonFile], names: Iterable[str]) -> set[str]:
     return found
 
 
-REAL = python_files("src/shoal/_runtime/")
+REAL = [*python_files("src/shoal/_runtime/"), *python_files("src/shoal/cluster/")]
 SIMULATED = python_files("src/shoal/testing/sim/")
 
 
@@ -53,7 +61,7 @@ def test_both_construct_every_machine() -> None:
     every = set(machines())
     assert {"NodeMachine", "StoreMachine"} <= every
     inside = constructed(python_files("src/shoal/_core/"), every)
-    assert constructed(REAL, every) | inside == every, "a machine that no process runs"
+    assert constructed(REAL, every) | inside == every - set(NOT_RUN), "a machine that no process runs"
     assert constructed(SIMULATED, every) | inside | (every & set(NOT_SIMULATED)) == every, (
         "a machine is not simulated: plug it into shoal.testing.sim (docs/simulation.md says how),"
         " or list it in NOT_SIMULATED with the reason"
