@@ -20,7 +20,7 @@ from shoal.testing.sim.spills import FakeSpilling
 from shoal.testing.sim.values import FakeValues
 from tests.sim.test_sim_values import value_plan
 
-SEEDS = (*range(12), 73, *range(12, 30))
+SEEDS = (*range(12), 31, 73, *range(12, 31))
 
 Patch = pytest.MonkeyPatch
 

@@ -91,7 +91,12 @@ def can_make(rights: str) -> bool:
 
 
 def why_not() -> str:
-    """What keeps networks from being made here; empty: nothing."""
+    """What keeps networks from being made here; empty: nothing.
+
+    Example:
+        >>> from shoal.testing import why_not
+        >>> has_network = not why_not()
+    """
     for tool, package in (("ip", "iproute2"), ("unshare", "util-linux"), ("nsenter", "util-linux")):
         if not has_tool(tool):
             return f"there is no {tool}. What to do: apt-get install {package}"

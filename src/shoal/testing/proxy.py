@@ -62,6 +62,7 @@ class FaultProxy:
         buffer_bytes: Of each socket, for slow readers; None: as the kernel likes.
 
     Example:
+        >>> from shoal.testing import FaultProxy, Faults
         >>> with FaultProxy(("127.0.0.1", 9)) as proxy:
         ...     proxy.set("down", Faults(delay_s=0.2, jitter_s=0.05))
         ...     proxy.cut("up")
