@@ -37,7 +37,7 @@ void bind_daemon(nb::module_& mod, nb::class_<PyMemory>& c) {
       .def("queue_state",
            [](nb::handle self, u32 q) {
              Memory& m = *of(self).m;
-             queue_index(q);
+             m.drop_stale(queue_index(q));
              return std::make_tuple(m.ring(q).entries() + (m.queue(q).redo.load() != 0),
                                     m.queue(q).ring.head.load(), m.queue(q).dead.load() != 0);
            })

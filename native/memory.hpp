@@ -336,6 +336,7 @@ class Memory {
   void wake(u32 q);
   Spec* spec(u32 s);  // nullptr when it is freed
   u32 room_needed(u32 q);
+  void drop_stale(u32 qi);
   void refill(u32 q);
   // What this process runs. Plain tasks lie above each other (who waits may help); calls of one
   // actor may run side by side and end in any order: then a place that is left says 0 and is

@@ -180,20 +180,24 @@ Spec* Memory::spec(u32 s) {
 // must not fail.
 u32 Memory::room_needed(u32 q) { return u32(ring(q).size() / 8); }
 
+// What stands at the head of a ring and was taken out of the middle, or has failed, since.
+void Memory::drop_stale(u32 qi) {
+  RingView r = ring(qi);
+  u64 h;
+  u32 v;
+  while (r.peek(h, v)) {
+    if (claim_state(slot(v).claim.load(ACQ)) == QUEUED && slot(v).queue.load(ACQ) == qi) break;
+    r.remove(h, v);
+  }
+}
+
 Status Memory::submit(const Call& c, Bytes payload, const std::vector<u32>& dependencies,
                       const std::vector<u32>& contained, std::vector<u32>& returns) {
   Queue& q = queue(c.queue);
   if (q.dead.load(ACQ) && !(c.flags & F_ACTOR)) return Status::Dead;
   RingView r = ring(c.queue);
   if (r.entries() + room_needed(c.queue) >= r.size()) {
-    // Drop stale entries at the head before saying that the ring is full.
-    u64 h;
-    u32 v;
-    while (r.peek(h, v)) {
-      if (claim_state(slot(v).claim.load(ACQ)) == QUEUED && slot(v).queue.load(ACQ) == c.queue)
-        break;
-      r.remove(h, v);
-    }
+    drop_stale(c.queue);  // before saying that the ring is full
     if (r.entries() + room_needed(c.queue) >= r.size()) return Status::Pending;
   }
   const u32 n = std::max(1u, c.n_returns);

@@ -208,8 +208,14 @@ class Node:
             links=Links(nodes, name),
             call_later=lambda delay, call: nodes.alarms.append((time.monotonic() + delay, call)),
             describe_queue=lambda queue: b"one cpu",
-            find_queue=lambda job, place: self.queue if self.has_room else "there is no cpu",
-            find_actor=lambda key: self.actor_queues.get(key, "the actor is not here"),
+            find_queue=lambda node, job, place: (
+                (*self.queue, job) if self.has_room else "there is no cpu"
+            ),
+            find_actor=lambda key: (
+                (*self.actor_queues[key], JOB)
+                if key in self.actor_queues
+                else "the actor is not here"
+            ),
             make_room=lambda size: self.memory.populate(64 << 20, 1 << 40),
             cancel=self.cancel,
         )

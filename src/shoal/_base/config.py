@@ -174,3 +174,5 @@ class NodeConfig(msgspec.Struct, frozen=True):
     """At least so often it is looked at while something runs; 0: nobody watches it."""
     limits: Limits = Limits()
     leases: LeaseTimes = LeaseTimes()
+    in_cluster: bool = False
+    """Whether there can be other nodes."""

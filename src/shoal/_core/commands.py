@@ -164,6 +164,8 @@ class CancelTasks(Command, frozen=True):
     queued: bytes
     is_late: bool = False
     is_second_look: bool = False
+    is_forced: bool = False
+    """For whoever runs it elsewhere."""
 
 
 class LookAtTask(Command, frozen=True):
@@ -301,7 +303,14 @@ class EndSession(Command, frozen=True):
     reason: str
 
 
+class NoteRetryable(Command, frozen=True):
+    """The attempt of this task, which another node has sent, ended with what may be retried."""
+
+    key: int
+
+
 AnyCommand = Union[
+    NoteRetryable,
     Reply,
     Notify,
     LabelWorker,

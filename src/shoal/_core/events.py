@@ -448,7 +448,42 @@ class StopAsked(Event, frozen=True):
     reason: str
 
 
+# ---- other nodes
+class NodesChanged(Event, frozen=True):
+    """These other nodes are members of the cluster now."""
+
+    nodes: frozenset[str]
+
+
+class GuestWanted(Event, frozen=True):
+    """Tasks of job ``job`` of ``node`` come, which need ``place`` (``guests.ClassPlace``)."""
+
+    node: str
+    job: int
+    place: bytes
+
+
+class GuestEnded(Event, frozen=True):
+    """That job has ended there; ``job`` 0: all of them, the node is lost."""
+
+    node: str
+    job: int
+    reason: str
+
+
+class CancelAsked(Event, frozen=True):
+    """A task of this node that another node has sent is to end."""
+
+    key: int
+    is_recursive: bool
+    is_forced: bool
+
+
 AnyEvent = Union[
+    NodesChanged,
+    GuestWanted,
+    GuestEnded,
+    CancelAsked,
     Looked,
     BellRang,
     DriverJoined,

@@ -137,8 +137,8 @@ class Forwarding:
                 self._candidates_heard(candidates)
             case RowHeard(row):
                 self._row_heard(row)
-            case Forwarded(queue, node, asked, keys):
-                self._forwarded(queue, node, asked, keys)
+            case Forwarded():
+                self._forwarded(event)
             case Returned(queue, node, keys, window):
                 self._returned(queue, node, keys, window)
             case Running(queue, node, keys):
@@ -229,15 +229,17 @@ class Forwarding:
                 source.forget(outlet)
 
     # ---- what comes of what was sent
-    def _forwarded(self, queue: int, node: str, asked: int, keys: tuple[int, ...]) -> None:
-        source = self.sources[queue]
-        outlet = source.outlets.get(node)
+    def _forwarded(self, event: Forwarded) -> None:
+        source = self.sources[event.queue]
+        outlet = source.outlets.get(event.node)
         if outlet is None:
             return
-        outlet.asked = max(0, outlet.asked - asked)
-        assert not any(key in self._loans for key in keys)
-        source.lend(outlet, [Held(key, self._now) for key in keys], self._now)
-        for key in keys:
+        outlet.asked = max(0, outlet.asked - event.asked)
+        assert not any(key in self._loans for key in event.keys)
+        # Who is final is not recalled, as if it had been out already.
+        tasks = [Held(key, self._now, outings=int(event.is_final)) for key in event.keys]
+        source.lend(outlet, tasks, self._now)
+        for key in event.keys:
             self._loans[key] = (source, outlet)
 
     def _land(self, queue: int, node: str, keys: Iterable[int]) -> tuple[Outlet | None, list[Held]]:
@@ -292,6 +294,8 @@ class Forwarding:
         """Move what can be moved now; of what is held, what stands in ``first`` at first."""
         if source.held:
             self._place_held(source, first, LINES_TRIED if first is None else LINES_TRIED_MORE)
+        if source.wish.spreads:
+            self._send_in_turn(source)
         rest = self._send_to_room(source, local_first.surplus(source.here, self._limits))
         # What could run here moves to a shorter wait once for each view: between two views the
         # waits are as wrong as before, and all who see them would move the same way.
@@ -306,6 +310,24 @@ class Forwarding:
         if source.demand and self._now - source.asked_at >= gap:
             source.asked_at = self._now
             self._out.append(AskCandidates(source.wish, source.demand))
+
+    def _send_in_turn(self, source: Source) -> None:
+        """SPREAD: equal parts to all that are known, this node among them, busy or not."""
+        here = source.here
+        nodes = sorted(node for node in source.outlets if node in self.view.rows)
+        source.part = min(source.part, here.movable)
+        left = here.movable - source.part
+        if not nodes or not left:
+            return
+        # What cannot be shared out goes where the turn is, so that single tasks spread too.
+        source.turn += left
+        for index, node in enumerate(nodes):
+            parts = len(nodes) - index + here.is_feasible
+            share = left // parts + ((source.turn + index) % parts < left % parts)
+            if share:
+                left -= share
+                self._ask(source, source.outlets[node], share, is_final=True)
+        source.part += left
 
     def _send_to_room(self, source: Source, rest: int) -> int:
         """To those that could start them now, or nearly."""
@@ -345,12 +367,12 @@ class Forwarding:
             rest -= count
         return rest
 
-    def _ask(self, source: Source, outlet: Outlet, count: int) -> None:
+    def _ask(self, source: Source, outlet: Outlet, count: int, *, is_final: bool = False) -> None:
         outlet.asked += count
         here = source.here
         source.here = here._replace(entries=here.entries - count, movable=here.movable - count)
         source.sort(outlet, self._now)
-        self._out.append(Forward(source.queue, outlet.node, count))
+        self._out.append(Forward(source.queue, outlet.node, count, is_final))
 
     # ---- tasks that are placed one by one
     def _place_held(self, source: Source, first: Line | None, count: int) -> None:

@@ -64,6 +64,7 @@ class Forwarded(NamedTuple):
     node: str
     asked: int
     keys: tuple[int, ...]
+    is_final: bool = False
 
 
 class Returned(NamedTuple):
@@ -126,6 +127,8 @@ class Forward(NamedTuple):
     queue: int
     node: str
     most: int
+    is_final: bool = False
+    """As in ``ForwardTasks``."""
 
 
 class ForwardTasks(NamedTuple):

@@ -6,11 +6,13 @@ it ends they end (RULES O-8). Two kinds::
     driver joins --------------> running --(driver leaves or dies)--> ended
     a detached actor is made --> running --(the actor is dead)------> ended        (A-14: a root of
     its own)
+    a task of another node's --> running --(that node says so, or is lost)--> ended
+    job comes: a guest
 
 So work below a detached actor outlives the driver that made the actor, and its own driver's does
-not.
+not. A guest is what one job of another node does here; it has a number of this node.
 
-1. A job has a driver or a root actor, never both.
+1. A job has a driver, a root actor or another node's job, never two of them.
 2. Functions exported in a job are held until it ends; an equal digest exported again gets the first
    key.
 3. The owner is the driver that started a session with ``init()``: its end is the session's.
@@ -36,6 +38,7 @@ class Job:
         "end_reason",
         "ended_at",
         "functions",
+        "home",
         "namespace",
         "number",
         "pid",
@@ -51,6 +54,8 @@ class Job:
         """Process index of its driver; -1: gone, or there was none."""
         self.pid = 0
         self.root_actor: str | None = None
+        self.home: tuple[str, int] | None = None
+        """Of a guest: the node that has the job, and its number there."""
         self.began_at = began_at
         self.ended_at: float | None = None
         self.end_reason = ""
@@ -74,6 +79,8 @@ class JobTable:
         self.running: dict[int, Job] = {}
         self.ended: OrderedDict[int, Job] = OrderedDict()
         self.by_driver: dict[int, Job] = {}
+        self.guests: dict[tuple[str, int], Job] = {}
+        """By what they are at home."""
         self._number = 0
 
     def begin(self, now: float, config: JobConfig) -> Job:
@@ -101,12 +108,20 @@ class JobTable:
         job.driver, job.pid = index, pid
         self.by_driver[index] = job
 
+    def set_home(self, job: Job, home: tuple[str, int]) -> None:
+        """It is a guest."""
+        assert home not in self.guests
+        job.home = home
+        self.guests[home] = job
+
     def end(self, now: float, job: Job, reason: str) -> list[int]:
         """It is over; numbers of ended jobs that are forgotten for it."""
         job.ended_at = now
         job.end_reason = reason
         del self.running[job.number]
         self.by_driver.pop(job.driver, None)
+        if job.home is not None:
+            del self.guests[job.home]
         job.driver = -1
         job.functions.clear()
         job.queues.clear()
@@ -120,7 +135,9 @@ class JobTable:
         """Assert the invariants."""
         for number, job in self.running.items():
             assert job.number == number and not job.is_over
-            assert (job.driver >= 0) != (job.root_actor is not None)
+            roots = (job.driver >= 0, job.root_actor is not None, job.home is not None)
+            assert sum(roots) == 1
         for index, job in self.by_driver.items():
             assert job.driver == index and self.running[job.number] is job
+        assert self.guests == {job.home: job for job in self.running.values() if job.home}
         assert not set(self.running) & set(self.ended)

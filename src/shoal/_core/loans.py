@@ -173,6 +173,8 @@ class Source:
         """What has been out and is in the queue here again: it stays."""
         self.turn = 0
         """Whose turn it is, for SPREAD."""
+        self.part = 0
+        """Of what waits here so much is this node's own part, for SPREAD."""
         self.wanted = 0
         """For how many tasks nobody was found."""
         self.asked_at = float("-inf")

@@ -86,6 +86,12 @@ def _reactions_why() -> ModuleType:
     return reactions_why
 
 
+def _guests() -> ModuleType:
+    from shoal._core import guests
+
+    return guests
+
+
 _NO_WORK = frozenset(
     {
         m.CancelTask,
@@ -169,6 +175,10 @@ class NodeMachine:
             seen.ValuesPut: self._with(reactions_store.on_values_put),
             seen.StoreWritten: self._with(reactions_store.on_written),
             seen.StoreConnected: self._with(reactions_store.on_connected),
+            seen.CancelAsked: self._with(reactions_cancels.on_cancel_asked),
+            seen.NodesChanged: lambda now, event: _guests().on_nodes(self.tables, now, event),
+            seen.GuestWanted: lambda now, event: _guests().on_wanted(self.tables, now, event),
+            seen.GuestEnded: lambda now, event: _guests().on_ended(self.tables, now, event),
         }
 
     def _with(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from shoal._core import placement
+from shoal._core import guests, placement
 from shoal._core.asks import ActorAsk, Asked, GroupAsk
 from shoal._core.resources import Amounts
 from shoal._core.tables import NodeTables
@@ -31,7 +31,7 @@ def row_of(
         total=dict(t.account.total),
         free=t.scheduler.held.available(),
         gpus=tuple(max(0, free) for free in t.account.gpus.values()),
-        demand=demand_of(t),
+        demand=demand_of(t, python),
         labels=placement.labels_of(t),
         python=python,
         is_draining=is_draining,
@@ -49,25 +49,25 @@ def is_busy(t: NodeTables) -> bool:
     )
 
 
-def demand_of(t: NodeTables) -> tuple[Demand, ...]:
+def demand_of(t: NodeTables, python: str = "") -> tuple[Demand, ...]:
     """What waits for room here, equal wishes together, the most numerous first."""
-    counts: dict[Amounts, int] = {}
-    for amounts, count in _waiting(t):
-        counts[amounts] = counts.get(amounts, 0) + count
-    rows = [Demand(Wish(amounts), count) for amounts, count in counts.items()]
-    rows.sort(key=lambda row: (-row.count, row.wish.amounts))
+    counts: dict[Wish, int] = {}
+    for wish, count in _waiting(t, python):
+        counts[wish] = counts.get(wish, 0) + count
+    rows = [Demand(wish, count) for wish, count in counts.items()]
+    rows.sort(key=lambda row: (-row.count, row.wish.amounts, row.wish.labels))
     return tuple(rows[:SHAPES_MOST])
 
 
-def _waiting(t: NodeTables) -> Iterator[tuple[Amounts, int]]:
+def _waiting(t: NodeTables, python: str) -> Iterator[tuple[Wish, int]]:
     for queue in t.scheduler.held.queues.values():
-        if queue.dead_record is None and queue.entries and not queue.target.group:
-            yield queue.amounts, queue.entries
+        if queue.entries and (wish := guests.wish_of(t, queue, python)) is not None:
+            yield wish, queue.entries
     for ask in t.scheduler.asks.values():
         if isinstance(ask, GroupAsk):
-            yield from ((bundle, 1) for bundle in ask.bundles)
+            yield from ((Wish(bundle), 1) for bundle in ask.bundles)
         elif not ask.target.group:
-            yield ask.amounts, 1
+            yield Wish(ask.amounts, ask.target.labels, python), 1
 
 
 def waiting_rows(t: NodeTables) -> list[Row]:

@@ -2,7 +2,8 @@
 
 With one node there is little to choose: DEFAULT and SPREAD are the node; an affinity or labels are
 the node, or nowhere; a group is one of its rooms. Equal meanings give equal targets, so that tasks
-of both share a queue.
+of both share a queue. In a cluster a target also says what other nodes may run it instead
+(``guests.wish_of``): an affinity is a rule about ``shoal.io/node-id``.
 
 Labels of a node: those that it was given, and ``shoal.io/node-id``. Their rules, like all that
 chooses between nodes, stand in ``policies``.
@@ -33,12 +34,13 @@ def resolve(t: NodeTables, strategy: m.Strategy) -> Target | bytes:
     node = t.scheduler.node
     match strategy:
         case m.NodeAffinity(node_id, soft):
-            if soft or node_id == t.config.node_id.hex():
-                return node
-            return nowhere(f"there is no node {node_id}")
+            return _near(t, node_id, soft)
         case m.NodeLabels(hard):
             why = mismatch(t, hard)
-            return nowhere(why) if why else node
+            elsewhere = hard if t.config.in_cluster else ()
+            return (nowhere(why) if why else node)._replace(labels=elsewhere)
+        case m.Spread():
+            return node._replace(spreads=t.config.in_cluster)
         case m.InGroup(group_id, bundle, captures):
             group = t.groups.find(group_id)
             if group is None:
@@ -60,6 +62,21 @@ def resolve(t: NodeTables, strategy: m.Strategy) -> Target | bytes:
             return group.gated(node.room)
         case _:
             return node
+
+
+def _near(t: NodeTables, node_id: str, is_soft: bool) -> Target:
+    """On the node of this id; a soft affinity to one that is not there is none."""
+    node, is_here = t.scheduler.node, node_id == t.config.node_id.hex()
+    if not t.config.in_cluster:
+        return node if is_soft or is_here else nowhere(f"there is no node {node_id}")
+    is_known = node_id in t.others
+    if is_soft and not is_here and not is_known:
+        return node
+    labels = ((m.LabelRule(NODE_ID_LABEL, "in", (node_id,)),),)
+    if is_here:
+        return node._replace(labels=labels)
+    why = f"only node {node_id} may run it" + ("" if is_known else ", which is not there")
+    return nowhere(why)._replace(labels=labels)
 
 
 # ---- labels

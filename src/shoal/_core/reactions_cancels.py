@@ -6,7 +6,14 @@ from shoal._core import causes
 from shoal._core import commands as do
 from shoal._core.answers import Commands
 from shoal._core.cancels import Asked, Running
-from shoal._core.events import FoundRunning, ProcessDied, Requested, TaskLooked, TasksSifted
+from shoal._core.events import (
+    CancelAsked,
+    FoundRunning,
+    ProcessDied,
+    Requested,
+    TaskLooked,
+    TasksSifted,
+)
 from shoal._core.pool import Phase
 from shoal._core.tables import NodeTables
 from shoal._proto import messages as m
@@ -34,7 +41,12 @@ def _cancel(
     )
     ticket = t.new_ticket()
     t.cancels.asked[ticket] = Asked(key, running, is_forced)
-    return [do.CancelTasks(ticket, key, is_recursive, held, queued)]
+    return [do.CancelTasks(ticket, key, is_recursive, held, queued, is_forced=is_forced)]
+
+
+def on_cancel_asked(t: NodeTables, now: float, event: CancelAsked) -> Commands:
+    """The node that has sent it does not want it any more."""
+    return _cancel(t, event.key, event.is_recursive, event.is_forced, "its home has cancelled it")
 
 
 def on_found_running(t: NodeTables, now: float, event: FoundRunning) -> Commands:

@@ -113,6 +113,8 @@ def on_queue_created(t: NodeTables, now: float, event: QueueCreated) -> Commands
     queue.is_armed = True
     t.scheduler.add_queue(queue)
     job.queues[ticket.scheduling_class] = event.queue
+    if ticket.guest is not None:
+        t.guests[ticket.guest] = event.queue
     t.tell(now, f"queue {event.queue}", f"made for job {job.number}: {resources.plain(amounts)}")
     opened = m.QueueOpened(event.queue, event.generation)
     out: Commands = [do.SetHungry(event.queue, True)]
@@ -247,10 +249,11 @@ def end_job(t: NodeTables, now: float, job: Job, reason: str) -> Commands:
         out += t.release(key)
         out += t.drop_row("functions", f"{job.number}/{digest.hex()}")
     out += t.environments.end_job(job.number)
+    is_guest = job.home is not None
     for forgotten in t.jobs.end(now, job, reason):
         out += t.drop_row("jobs", str(forgotten))
     t.scheduler.held.shares.remove(job.number)
-    return out + job_row(t, job)
+    return out if is_guest else out + job_row(t, job)
 
 
 def _actors_of(t: NodeTables, job: Job) -> list[Actor]:

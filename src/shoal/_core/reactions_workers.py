@@ -151,6 +151,9 @@ def on_retry_task(t: NodeTables, now: float, event: Requested, body: m.RetryTask
     """RULES L-3: the worker says retryable, here is decided whether a retry is left."""
     worker = t.pool.workers.get(event.index)
     job = t.job_of(event.index)
+    if job is not None and job.home is not None:  # its home decides, and sends it again
+        denied = do.Reply(event.index, event.request, m.RetryDecision(granted=False))
+        return [do.NoteRetryable(body.key), denied]
     limit = getattr(body, "max_retries", -1)
     is_unwanted = body.key in t.cancels.running or body.key in t.cancels.calls
     is_over = 0 <= limit < body.attempt or is_unwanted
@@ -273,6 +276,7 @@ def _attach(
             group=worker.binding.group,
             captures=worker.binding.captures,
             heavy=t.memory.peaks.heavy(),
+            is_guest=job.home is not None,
         )
         out += [
             do.LabelWorker(index, job.number, driver, ""),
@@ -346,6 +350,8 @@ def on_queues_sifted(t: NodeTables, now: float, event: QueuesSifted) -> Commands
 def _free_queue(t: NodeTables, queue: ClassQueue) -> do.Command:
     job = t.jobs.running[queue.job]
     job.queues = {k: n for k, n in job.queues.items() if n != queue.queue}
+    if job.home is not None:
+        t.guests = {k: n for k, n in t.guests.items() if n != queue.queue}
     t.crash_loops.ended_well(queue.queue)
     t.scheduler.remove_queue(queue.queue)
     return do.FreeQueue(queue.queue)

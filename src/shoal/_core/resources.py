@@ -27,6 +27,8 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
+from shoal._proto.strategies import LabelRule
+
 UNIT = 10_000
 CPU = "CPU"
 GPU = "GPU"
@@ -310,4 +312,8 @@ class Target(NamedTuple):
     binds: bool = True
     """Its process belongs to the group for life, and ends with it."""
     why: str = ""
-    """Why it can run nowhere."""
+    """Why it can run nowhere on this node."""
+    labels: tuple[tuple[LabelRule, ...], ...] = ()
+    """In a cluster: what the labels of another node must be that runs it instead."""
+    spreads: bool = False
+    """In a cluster: nodes take turns."""

@@ -41,6 +41,8 @@ class ClassTicket(msgspec.Struct, frozen=True):
     scheduling_class: object
     asked: tuple[tuple[int, int], ...]
     """(index, request) of who waits for it."""
+    guest: tuple[str, int, bytes] | None = None
+    """Which tasks of another node it is for."""
 
 
 class ActorTicket(msgspec.Struct, frozen=True):
@@ -127,6 +129,12 @@ class NodeTables:
         self.early: list[Event] = []
         """What was asked before the store had said what there is."""
         self.stories = Stories(limits.story_most)
+        self.others: frozenset[str] = frozenset()
+        """Ids of the other nodes of the cluster."""
+        self.guests: dict[tuple[str, int, bytes], int] = {}
+        """Queues for tasks of other nodes: by node, its number of the job, what they need."""
+        self.refused: dict[tuple[str, int, bytes], str] = {}
+        """... and why there is none."""
         self.owner = -1
         """The driver whose end is the session's; -1 in a started one."""
         self.is_over = False

@@ -11,6 +11,7 @@ task is about nothing. Rows of one link come in order, each once, while both nod
       ForwardTask(number, ...) ------------->
       RecallTask(number) ------------------->            may cross with what ends it
       CancelTask(number, ...) -------------->
+      JobEnded(job) ------------------------>            whatever it has there ends
                               <-------------- TaskRuns(number)       answer to a recall: too late
                               <-------------- TaskReturned(number)   or it has not been begun
                               <-------------- TaskEnded(number, results)
@@ -71,6 +72,10 @@ class ForwardTask(Message, frozen=True):
     payload: bytes
     dependencies: tuple[Name, ...] = ()
     contained: tuple[Name, ...] = ()
+    is_final: bool = False
+    """It is not sent back because the node is busy."""
+    is_needy: bool = False
+    """Home can never run it itself."""
 
 
 class RecallTask(Message, frozen=True):
@@ -101,6 +106,8 @@ class TaskReturned(Message, frozen=True):
     number: int
     why: str = ""
     """Empty: it was recalled; else why this node can not run it."""
+    window: int | None = None
+    """How many of its kind home may have there now (``hosting``)."""
 
 
 class TaskEnded(Message, frozen=True):
@@ -109,6 +116,10 @@ class TaskEnded(Message, frozen=True):
     number: int
     how: int
     results: tuple[Result, ...]
+    ran_s: float = 0.0
+    """About how long it ran."""
+    window: int | None = None
+    """As in ``TaskReturned``."""
 
 
 class FreeResults(Message, frozen=True):
@@ -116,6 +127,13 @@ class FreeResults(Message, frozen=True):
 
     number: int
     indexes: tuple[int, ...]
+
+
+class JobEnded(Message, frozen=True):
+    """From home: nothing of this job has to be done any more."""
+
+    job: int
+    reason: str
 
 
 BridgeBody = Union[
@@ -126,6 +144,7 @@ BridgeBody = Union[
     TaskReturned,
     TaskEnded,
     FreeResults,
+    JobEnded,
 ]
 """All rows of this module, for the union of what a link carries."""
 

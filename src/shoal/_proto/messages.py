@@ -158,6 +158,8 @@ class Assignment(Message, frozen=True):
     captures: bool = False
     heavy: list[int] = []
     """As ``HeavyFunctions`` says."""
+    is_guest: bool = False
+    """Its tasks are another node's, which decides whether they run again."""
 
 
 # ---- tasks

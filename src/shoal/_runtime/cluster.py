@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+from shoal._core.resources import UNIT
 from shoal._proto import messages
 from shoal._runtime import machine_facts
 from shoal._runtime import session as sessions
+
+Row = dict[str, float]
+LIVING = ("ALIVE", "DRAINING")
 
 
 def table(name: str, limit: int = 10_000) -> list[dict[str, Any]]:
@@ -66,7 +71,7 @@ def cluster_resources() -> dict[str, float]:
         >>> shoal.cluster_resources()["CPU"] > 0
         True
     """
-    return _resources().total
+    return _resources("total_units", lambda here: here.total)
 
 
 def available_resources() -> dict[str, float]:
@@ -76,8 +81,16 @@ def available_resources() -> dict[str, float]:
         >>> shoal.available_resources()["CPU"] <= shoal.cluster_resources()["CPU"]
         True
     """
-    return {name: amount for name, amount in _resources().available.items() if amount > 0}
+    found = _resources("free_units", lambda here: here.available)
+    return {name: amount for name, amount in found.items() if amount > 0}
 
 
-def _resources() -> messages.Resources:
-    return sessions.current().request(messages.GetResources(), messages.Resources)
+def _resources(column: str, of_here: Callable[[messages.Resources], Row]) -> Row:
+    """This node as it is, and what the others have said last."""
+    session = sessions.current()
+    found = of_here(session.request(messages.GetResources(), messages.Resources))
+    for row in table("members"):
+        if row["node_id"] != session.node_id.hex() and row["state"] in LIVING:
+            for name, units in row[column].items():
+                found[name] = found.get(name, 0.0) + units / UNIT
+    return found

@@ -32,7 +32,7 @@ from shoal._core.members import interface as members
 from shoal._core.members.node_side import Identity, MemberMachine
 from shoal._proto import links, membership, messages
 from shoal._proto.links import NodeBody
-from shoal._proto.views import Candidates
+from shoal._proto.views import Candidates, NodeRow
 from shoal._runtime import entering, launch, session_dir
 from shoal._runtime.daemon_connections import Connection
 from shoal._runtime.daemon_loop import Loop, Timer
@@ -137,6 +137,10 @@ class ClusterNode:
         self.candidates_heard: Callable[[list[Candidates]], None] = lambda candidates: None
         """Takes where there may be room for what waits here."""
         self.members_changed: Callable[[list[membership.MemberRow]], None] = lambda rows: None
+        self.joined: Callable[[int], None] = lambda epoch: None
+        """This node is a member from now on, in that epoch."""
+        self.left: Callable[[], None] = lambda: None
+        """Its epoch is over."""
         settings = ports.settings
         credentials = keys.load(settings.keys, rows.node_id)
         events = PeerEvents(
@@ -251,17 +255,32 @@ class ClusterNode:
             self._look_timer = self._loop.call_later(LOOK_S, self._looked)
             self._step(members.Asked(self._ticket, membership.ListMembers()))
 
+    def other_rows(self) -> list[NodeRow]:
+        """Of each other node that lives, what it has told last."""
+        living = (membership.ALIVE, membership.DRAINING)
+        rows = self._rows.others.items()
+        return [m.row for node, m in rows if node != self._rows.node_id and m.state in living]
+
+    @property
+    def is_draining(self) -> bool:
+        """Whether it takes nothing new."""
+        return self._rows.is_draining
+
+    def ask_room(self) -> None:
+        """More waits here than can run here: the store is to know soon."""
+        self._row_changed(is_urgent=True)
+
     def _looked(self) -> None:
         self._look_timer.cancel()
         waiting, self._looking = self._looking, []
         for then in waiting:
             self._loop.guard(then)
 
-    def _row_changed(self) -> None:
+    def _row_changed(self, *, is_urgent: bool = False) -> None:
         if self._row_timer is not None:
             self._row_timer.cancel()
         self._row_timer = self._loop.call_later(ROW_S, self._row_changed)
-        self._step(members.RowChanged(self._rows.row(), self._rows.standing()))
+        self._step(members.RowChanged(self._rows.row(), self._rows.standing(), is_urgent))
 
     def _step(self, event: members.NodeEvent) -> None:
         for command in self._machine.step(clock.now(), event):
@@ -277,6 +296,7 @@ class ClusterNode:
                 self._rows.epoch = epoch
                 self._state, self._why = "joined", ""
                 self._show()
+                self.joined(epoch)
             case members.JoinRefused(why):
                 self._state, self._why = "refused", why
                 self._show()
@@ -325,6 +345,7 @@ class ClusterNode:
     def _answer(self, ticket: int, body: membership.ToldBody) -> None:
         if isinstance(body, membership.MemberList):
             self._rows.others.update((row.node, row) for row in body.rows)
+            self.members_changed(list(body.rows))
             if ticket == self._look_ticket and self._looking:
                 self._looked()
             return
@@ -345,6 +366,7 @@ class ClusterNode:
         print(f"everything that runs on this node is ended: {why}", file=sys.stderr, flush=True)
         self._state, self._why = "joining", why
         self._show()
+        self.left()
         self._await_end(self.kill_workers())
 
     def _await_end(self, killed: frozenset[tuple[int, int]]) -> None:

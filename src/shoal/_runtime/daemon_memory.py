@@ -16,6 +16,7 @@ to make (a virtual machine that has to get it first), busy cores give ``BUSY_CPU
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -27,6 +28,9 @@ from shoal._proto.environments import Environment
 from shoal._runtime import recorded
 from shoal._runtime.daemon_loop import Loop
 from shoal._runtime.machine_facts import Headroom, IdleCores
+
+if TYPE_CHECKING:
+    from shoal._runtime.daemon_abroad import Abroad
 
 STEP_BYTES = 16 << 20
 LARGE_STEP_BYTES = 128 << 20
@@ -49,6 +53,8 @@ BUSY_MOST_S = 5.0
 CHAIN_PASSES = 8
 PUT_S = 0.0
 """Nobody waits inside the daemon: room has been made, or there is none."""
+OURS = 0
+"""Process index of the daemon: of a task, another node has it."""
 _QUEUE_FIELD = 7
 """Of ``Memory.sight``."""
 STAGES = ("held", "queued", "running")
@@ -75,6 +81,8 @@ class NodeMemory:
         self._post = post
         self._make_room = make_room
         self._is_raw = False
+        self.abroad: Abroad | None = None
+        """What is done with other nodes."""
         self._put: dict[int, ObjectRef[object]] = {}
         """Made by ``PutValues``, until the machine has taken its own hold."""
         self._look = look
@@ -87,6 +95,9 @@ class NodeMemory:
             key for key in inbox if self._memory.handles(key) == 0 and self._memory.is_adopted(key)
         }
         self._look(inbox)
+        if self.abroad is not None:
+            gone = {key for key in gone if not self.abroad.is_proxy(key)}
+            self.abroad.inbox(inbox)
         self._post(events.BellRang(tuple(gone), tuple(self._memory.drain_dead())))
 
     # ---- values that outlive this node
@@ -132,6 +143,8 @@ class NodeMemory:
     def perform_new_queue(self, command: commands.NewQueue) -> None:
         kind = _KINDS[command.kind]
         queue, generation = self._memory.new_queue(kind, command.job)
+        if self.abroad is not None:
+            self.abroad.queue_made(queue)
         self._post(events.QueueCreated(command.ticket, queue, generation))
 
     def perform_sift_queues(self, command: commands.SiftQueues) -> None:
@@ -169,6 +182,8 @@ class NodeMemory:
 
     def _queue_state(self, queue: int) -> QueueState:
         entries, takes, _ = self._memory.queue_state(queue)
+        if self.abroad is not None:  # what was lent says nothing of how fast workers here are
+            takes = max(0, takes - self.abroad.lent_from(queue))
         return QueueState(queue, entries, takes)
 
     # ---- tasks and objects
@@ -194,6 +209,11 @@ class NodeMemory:
             for key, attempt, worker, flags in rows
         )
         self._post(events.FoundRunning(command.ticket, tasks, command.is_second_look))
+        if (abroad := self.abroad) is None:
+            return
+        for key in [task.key for task in tasks if task.worker == OURS]:
+            is_forced = key == command.key and command.is_forced
+            abroad.cancel(key, command.is_recursive, is_forced, command.is_late)
 
     def perform_look_at_task(self, command: commands.LookAtTask) -> None:
         state = self._memory.task_state(command.key)
@@ -220,6 +240,12 @@ class NodeMemory:
     def perform_end_job_tasks(self, command: commands.EndJobTasks) -> None:
         self._make_room()
         self._memory.end_job(command.job, command.record)
+        if self.abroad is not None:
+            self.abroad.end_job(command.job)
+
+    def perform_note_retryable(self, command: commands.NoteRetryable) -> None:
+        assert self.abroad is not None, "only other nodes send tasks"
+        self.abroad.note_may_run_again(command.key)
 
     def perform_adopt(self, command: commands.Adopt) -> None:
         if not self._memory.adopt(command.key):

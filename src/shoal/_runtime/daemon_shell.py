@@ -63,6 +63,7 @@ from shoal._runtime.daemon_zygote import ZygoteLink
 from shoal._runtime.strays import Strays
 
 if TYPE_CHECKING:
+    from shoal._runtime.daemon_abroad import Abroad
     from shoal._runtime.daemon_cluster import ClusterNode, Ports
     from shoal._runtime.daemon_environments import EnvironmentPlaces
 
@@ -156,8 +157,17 @@ class Daemon:
         if ports is not None:
             self._cluster = _join(self._loop, ports, self._members, self.post, tell)
             self._cluster.kill_workers = self._processes.kill_all
+            self._node_memory.abroad = self._work_across(self._cluster)
         self._watch()
         self.post(events.Began())
+
+    def _work_across(self, cluster: ClusterNode) -> Abroad:
+        from shoal._runtime.daemon_abroad import Abroad, Ways
+
+        ways = Ways(self._warming.make_room, self._spiller.bring_back)
+        abroad = Abroad(self._loop, self._memory, self._machine, cluster, self.post, ways)
+        self._spiller.came_back = abroad.came_home
+        return abroad
 
     def _zygote_setup(self) -> forking.Setup:
         node = self._node
@@ -226,6 +236,8 @@ class Daemon:
             self._lost.given_up.sweep()
         for command in self._machine.step(clock.now(), event):
             self._loop.guard(self._perform[type(command)], command)
+        if isinstance(event, events.Looked) and (abroad := self._node_memory.abroad) is not None:
+            abroad.looked(event.queues)
 
     def perform_reply(self, command: commands.Reply) -> None:
         connection = self._door.connection(command.index)
@@ -429,6 +441,7 @@ def node_config(settings: launch.NodeSettings, memory: Memory) -> config.NodeCon
         python=sys.executable,
         node_name=joined.node_name if joined is not None else os.uname().nodename,
         labels=settings.labels,
+        in_cluster=joined is not None,
         memory_bytes=seen.memory_bytes or usable,
         memory_threshold=seen.memory_threshold,
         memory_refresh_s=seen.memory_refresh_s,

@@ -136,6 +136,8 @@ class Spiller:
         self.evict: Callable[[int], float] = lambda n_extents: 0
         self.given_up: Callable[[], Collection[int]] = tuple
         self.make_stub: Callable[[], object] = lambda: None
+        self.came_back: Callable[[int], None] = lambda key: None
+        """Told of each value that was read from its file."""
         self.headroom = Headroom()
         self._machine = spilling.Spilling(
             memory.capacity_bytes // EXTENT_BYTES, EXTENT_BYTES, can_write=settings.spill != ()
@@ -185,6 +187,12 @@ class Spiller:
         if self._overflows != self._memory.inbox_overflows:
             self._overflows = self._memory.inbox_overflows
             self.sweep()
+
+    def bring_back(self, key: int) -> None:
+        """Read this value from its file, if it is in one."""
+        found = self._memory.spilled(key)
+        if found is not None and self._machine.key_in(key & spilling.SLOT) == key:
+            self._post(spilling.Wanted(key, found[0]))
 
     def sweep(self) -> None:
         """Whoever freed a spilled value may have died before it told, or found the inbox full."""
@@ -354,6 +362,7 @@ class Spiller:
         if not event.problem:
             self.counts["restored_bytes"] += memoryview(moving).nbytes
             self._memory.end_restore(moving)
+            self.came_back(event.key)
 
     def _open_files(self) -> SpillFiles:
         from shoal._runtime import spill_places

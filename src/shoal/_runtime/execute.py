@@ -72,6 +72,8 @@ class Executor:
         self.methods: list[Callable[..., Any]] = []
         """Bound methods of the actor by number; empty in a worker of plain tasks."""
         self.is_leaving = False
+        self.is_guest = False
+        """Whether its tasks are another node's, which decides what runs again."""
         self.wake: Callable[[], None] = lambda: None
         """Has the feeder look whether this process may leave."""
         self._loops = threading.local()
@@ -350,7 +352,7 @@ class Executor:
     def _may_retry(self, task: _native.Task, error: BaseException) -> bool:
         if not task.flags & _native.FLAG_RETRY_EXCEPTIONS or not isinstance(error, Exception):
             return False
-        if 0 <= task.max_retries < task.attempt:
+        if 0 <= task.max_retries < task.attempt and not self.is_guest:
             return False
         if task.actor:
             return True

@@ -5,6 +5,7 @@ values included (so they are stored once, not with every task), with the refs it
 object's table of contained refs (RULES O-11). The daemon holds it until the job ends, and a digest
 that was exported before in the job wins, so that the same closure made a thousand times is stored
 once. A worker loads an export straight from shared memory, once, and keeps the callable by its key.
+What names one in arguments or values also carries a ref to it, by which another node finds it.
 
 A function may name itself, or another remote function that is being exported right now (RULES T6)::
 
@@ -44,7 +45,7 @@ _lock = threading.RLock()
 class Definition:
     """One decorated function or class, and the keys of its exports."""
 
-    __slots__ = ("_job", "_key", "_session", "_token", "_value", "name")
+    __slots__ = ("_job", "_key", "_ref", "_session", "_token", "_value", "name")
 
     def __init__(self, value: Any, name: str) -> None:
         self._value = value
@@ -54,6 +55,8 @@ class Definition:
         """Whose export it is; 0: of whoever sent it here."""
         self._key = 0
         self._token = b""
+        self._ref: _native.ObjectRef[Any] | None = None
+        """Holds an export of another node."""
 
     @property
     def value(self) -> Any:
@@ -110,7 +113,17 @@ class Definition:
                 self._token = os.urandom(16)
             return _restore_token, (self._token, self.name)
         session = sessions.current()
-        return _restore_key, (session.id, self.key(session), self.name)
+        key = self.key(session)
+        return _restore_key, (session.id, key, self.name, _captured(session, key))
+
+
+def _captured(session: Session, key: int) -> _native.ObjectRef[Any] | None:
+    """A ref to the export, where refs are counted: on another node it names the same export, which
+    has another key there."""
+    memory = session.memory
+    former = memory.capture(None)
+    memory.capture(former)
+    return None if former is None else memory.ref(key)
 
 
 class _Exports(threading.local):
@@ -192,10 +205,15 @@ def load(session: Session, key: int) -> Any:
     return found
 
 
-def _restore_key(session: str, key: int, name: str) -> Definition:
+def _restore_key(
+    session: str, key: int, name: str, ref: _native.ObjectRef[Any] | None = None
+) -> Definition:
     definition = Definition(None, name)
     definition._session = session
     definition._key = key
+    here = sessions.current_or_none()
+    if ref is not None and here is not None and here.id != session:
+        definition._session, definition._key, definition._ref = here.id, ref.key, ref
     return definition
 
 

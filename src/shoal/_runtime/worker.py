@@ -171,6 +171,7 @@ def join(
 def become(session: Session, assignment: messages.Assignment) -> Executor | None:
     """Make what serves; None if it was an actor whose constructor raised."""
     executor = Executor(session)
+    executor.is_guest = assignment.is_guest
     if assignment.actor is None:
         worker_output.install()
         hooks.install(session.memory, help=executor.help)

@@ -82,6 +82,8 @@ class RowChanged(msgspec.Struct, frozen=True):
 
     row: NodeRow
     standing: m.Standing
+    is_urgent: bool = False
+    """What waits here is for others: the store is to hear of it soon."""
 
 
 class Asked(msgspec.Struct, frozen=True):

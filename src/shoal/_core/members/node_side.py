@@ -117,8 +117,8 @@ class MemberMachine:
             case on.Began():
                 if self.lease.phase == OUTSIDE:
                     self.lease.join(now)
-            case on.RowChanged(row, standing):
-                if row.free != self._row.free:
+            case on.RowChanged(row, standing, is_urgent):
+                if is_urgent or row.free != self._row.free:
                     self.lease.hasten(self._times.row_s)
                 self._row, self._standing = row, standing
             case on.Asked(ticket, body):

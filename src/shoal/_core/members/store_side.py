@@ -215,7 +215,7 @@ class MembersMachine:
         self.nodes.renewed(now, node, body)
         name, epoch = body.node, body.epoch
         demand = body.row.demand
-        candidates = self._find_candidates(name, demand, self.nodes.rooms()) if demand else []
+        candidates = self._find_candidates(name, demand, self.nodes.rooms())
         answer = m.Renewed(name, epoch, body.number, self.epoch, candidates)
         self._out.tells.append((name, answer))
         if node.known_version < self.nodes.version:

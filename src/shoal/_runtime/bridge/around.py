@@ -5,10 +5,11 @@ other: how refs travel, and what is tried again until there is room.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from shoal._base import records
+from shoal._proto.bridge import ForwardTask
 
 RETRY_S = 0.02
 """Until something for which there was no room is tried again."""
@@ -33,6 +34,37 @@ def _nothing(*_: object) -> None:
     """For what a daemon without it does not do."""
 
 
+Place = tuple[int, int, int]
+"""A queue, its generation, and the job here that its tasks are of."""
+
+
+class Watch:
+    """What forwarding and hosting hear of lendings and visits; this one takes in everything."""
+
+    def over(self, key: int, ran_s: float, window: int | None) -> None:
+        """A lent task has ended there, one way or the other, or its node is lost."""
+
+    def came_back(self, key: int, window: int | None) -> bool:
+        """It has not been run. True: it is kept (``lend_kept`` or ``end_kept`` follows); False: it
+        goes into its queue."""
+        return False
+
+    def runs(self, key: int) -> None:
+        """It was asked back too late."""
+
+    def admit(self, node: str, body: ForwardTask) -> str:
+        """Whether this node takes that task in; if not, why."""
+        return ""
+
+    def visit_over(self, node: str, number: int) -> tuple[float, int | None]:
+        """A visit that was admitted has ended or gone: how long it ran, and how many more of its
+        kind may come."""
+        return 0.0, None
+
+    def job_ended(self, node: str, job: int, reason: str) -> None:
+        """Its tasks here are to end."""
+
+
 @dataclass(slots=True)
 class Surroundings:
     """What the daemon does for its bridge."""
@@ -41,10 +73,13 @@ class Surroundings:
     call_later: Callable[[float, Callable[[], None]], object]
     describe_queue: Callable[[int], bytes]
     """What the tasks of a class queue need, for whoever is to run them."""
-    find_queue: Callable[[int, bytes], tuple[int, int] | str]
-    """The queue of a job for what ``describe_queue`` of another node has said; else why not."""
-    find_actor: Callable[[int], tuple[int, int] | str]
+    find_queue: Callable[[str, int, bytes], Place | str | None]
+    """Where the tasks of that node's job wait that need what its ``describe_queue`` has said; else
+    why not; None: not yet."""
+    find_actor: Callable[[int], Place | str]
     """The queue of the actor that lives here, by the key of its lifetime object."""
+    watch: Watch = field(default_factory=Watch)
+    """Who decides what is lent, and taken in."""
     make_room: Callable[[int], object] = _nothing
     """Have memory for so many bytes, soon: for what the daemon itself writes."""
     bring_back: Callable[[int], object] = _nothing

@@ -39,6 +39,7 @@ _TASK_ROWS = (
     rows.TaskReturned,
     rows.TaskEnded,
     rows.FreeResults,
+    rows.JobEnded,
 )
 _REF_ROWS = (
     holds.HoldRefs,
@@ -79,6 +80,10 @@ class Bridging:
         self._is_stepping = False
         self._carried: list[ObjectRef[Any]] = []
         """Refs to what the row names that is being dealt with."""
+        self._said: tuple[float, int | None] = (0.0, None)
+        """How long a task ran, and how many more its node takes, as it has just said."""
+        self._jobs: dict[int, set[str]] = {}
+        """Nodes that have had tasks of a job of ours."""
         self._overflows = 0
 
     # ---- links and nodes
@@ -91,16 +96,33 @@ class Bridging:
                 early.append(body)
             return
         if isinstance(body, _TASK_ROWS):
-            if isinstance(body, rows.FreeResults):
-                self.visiting.free_results(node, body)
-                return
-            self._carried = self.proxies.arrived(node, rows.names_in(body))
-            self._post(bridge.Heard(node, body))
-            self._carried = []
+            self._task_row(node, body)
         elif isinstance(body, _REF_ROWS):
             self.proxies.heard(node, body)
         else:
             self.pulling.heard(node, epoch, body)
+
+    def _task_row(self, node: str, body: rows.BridgeBody) -> None:
+        match body:
+            case rows.FreeResults():
+                self.visiting.free_results(node, body)
+                return
+            case rows.JobEnded(job, reason):
+                self._around.watch.job_ended(node, job, reason)
+                self.visiting.job_ended(node, job)
+                return
+            case rows.TaskRuns(number):
+                lending = self.machine.lendings.get(number)
+                if lending is not None and lending.node == node:
+                    self._around.watch.runs(lending.key)
+            case rows.TaskEnded():
+                self._said = body.ran_s, body.window
+            case rows.TaskReturned():
+                self._said = 0.0, body.window
+        self._carried = self.proxies.arrived(node, rows.names_in(body))
+        self._post(bridge.Heard(node, body))
+        self._carried = []
+        self._said = 0.0, None
 
     def open_source(self, node: str, name: bytes) -> tuple[memoryview, Callable[[], None]] | None:
         """What ``node`` pulls from here by that name, and what to call when it is done."""
@@ -144,9 +166,23 @@ class Bridging:
         self.actors.look()
 
     # ---- what the daemon asks for
-    def lend(self, key: int, node: str) -> bool:
+    def lend(self, key: int, node: str, *, is_final: bool = False) -> bool:
         """Have another node run a queued task; False: it is not there any more, or may not go."""
-        return node in self._epochs and self.lending.lend(key, node)
+        return node in self._epochs and self.lending.lend(key, node, is_final=is_final)
+
+    def lend_kept(self, key: int, node: str, *, is_final: bool) -> None:
+        """Have another node run what has come back and was kept."""
+        self.lending.send_off(key, node, is_final=is_final)
+
+    def end_kept(self, key: int) -> None:
+        """It goes into its queue here; what was cancelled meanwhile ends."""
+        self.lending.put_back(key)
+
+    def end_job(self, job: int, reason: str) -> None:
+        """A job of this node has ended: what other nodes do for it is for nobody."""
+        for node in sorted(self._jobs.pop(job, ())):
+            if node in self._epochs:
+                self._around.links.send(node, rows.JobEnded(job, reason))
 
     def recall(self, key: int) -> None:
         """Have a lent task back, if it has not been begun."""
@@ -178,13 +214,16 @@ class Bridging:
                 self._around.links.send(order.node, order.body)
             case bridge.SendTask():
                 self.lending.perform_send_task(order)
+                self._jobs.setdefault(self.lending.job_of(order.key), set()).add(order.node)
             case bridge.TakeResults():
                 self.actors.ended(order.key)
+                self._around.watch.over(order.key, *self._said)
                 self.lending.perform_take_results(order, self._carried)
             case bridge.RunAgain() | bridge.PutBack():
                 self._perform_again(order)
             case bridge.Fail():
                 self.actors.ended(order.key)
+                self._around.watch.over(order.key, *self._said)
                 self.lending.perform_fail(order)
             case bridge.Begin():
                 self.visiting.perform_begin(order, self._carried)
@@ -202,8 +241,9 @@ class Bridging:
         if order.is_call:
             self.actors.again(order.key, is_charged=is_charged)
         elif is_charged:
+            self._around.watch.over(order.key, *self._said)
             self.lending.run_again(order.key)
-        else:
+        elif not self._around.watch.came_back(order.key, self._said[1]):
             self.lending.put_back(order.key)
 
     # ---- for tests and people

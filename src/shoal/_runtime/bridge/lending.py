@@ -62,13 +62,17 @@ class Lending:
         self._tasks: dict[int, Task] = {}
         self._charged: dict[int, int] = {}
         """Attempts of calls that were lent again without having been in their queue."""
+        self._final: set[int] = set()
+        """Tasks that nobody sends back because he is busy."""
+        self.is_needy: Callable[[int], bool] = lambda queue: False
+        """Whether this node can never run what waits in that queue."""
 
     # ---- taking
     def may_travel(self, flags: int) -> bool:
         """Whether a task with these flags can be run by another node."""
         return not flags & STAYS_HERE
 
-    def lend(self, key: int, node: str) -> bool:
+    def lend(self, key: int, node: str, *, is_final: bool = False) -> bool:
         """Have ``node`` run a queued task; False: it is not queued any more, or stays here."""
         task = self._memory.claim(key)
         if task is None:
@@ -79,7 +83,7 @@ class Lending:
         if not (is_small and self.may_travel(task.flags)):
             self.put_back(key)
             return False
-        self.send_off(key, node)
+        self.send_off(key, node, is_final=is_final)
         return True
 
     def take(self, queue: int, most: int) -> list[int]:
@@ -91,9 +95,10 @@ class Lending:
             self._tasks[task.key] = task
         return [task.key for task in taken]
 
-    def send_off(self, key: int, node: str) -> None:
+    def send_off(self, key: int, node: str, *, is_final: bool = False) -> None:
         """Lend what is the daemon's already."""
         task = self._tasks[key]
+        (self._final.add if is_final else self._final.discard)(key)
         charged = task.charged + self._charged.get(key, 0)
         left = -1 if task.max_retries < 0 else max(0, task.max_retries - charged)
         is_call = bool(task.flags & _native.FLAG_ACTOR)
@@ -123,6 +128,8 @@ class Lending:
             payload=b"" if payload is None else bytes(payload),
             dependencies=tuple(arguments[:n]),
             contained=tuple(arguments[n:]),
+            is_final=order.key in self._final,
+            is_needy=not is_call and self.is_needy(task.queue),
         )
         self._proxies.send(order.node, body, rows.names_in(body))
 
@@ -216,7 +223,16 @@ class Lending:
 
     def _forget(self, key: int) -> Task:
         self._charged.pop(key, None)
+        self._final.discard(key)
         return self._tasks.pop(key)
+
+    def job_of(self, key: int) -> int:
+        """Whose it is."""
+        return self._tasks[key].job
+
+    def queue_of(self, key: int) -> int:
+        """Where a task stood that is the daemon's now."""
+        return self._tasks[key].queue
 
     def __len__(self) -> int:
         return len(self._tasks)

@@ -2,7 +2,8 @@
 
 ::
 
-    Begin      arguments of a plain task come here first; then it is submitted, without retries
+    Begin      function and arguments of a plain task come here first; then it is submitted,
+               without retries
     sealed     its results go home: small ones at once, of large ones the bytes stay until home has
                them or lets them go
     Withdraw   what still stands in its queue is taken out of it
@@ -29,7 +30,7 @@ from shoal._core import bridge
 from shoal._native import Memory, ObjectRef, Template
 from shoal._proto import bridge as rows
 from shoal._proto.holds import Name
-from shoal._runtime.bridge.around import RETRY_S, SMALL_BYTES, Surroundings, lost_value
+from shoal._runtime.bridge.around import RETRY_S, SMALL_BYTES, Place, Surroundings, lost_value
 from shoal._runtime.bridge.images import Image, open_image
 from shoal._runtime.bridge.proxies import Proxies
 from shoal._runtime.bridge.pulling import Pulling
@@ -79,14 +80,18 @@ class Visiting:
         """It has come, with ``refs`` to all that it names."""
         place, body = (order.node, order.body.number), order.body
         visit = _Visit(body, refs)
+        if body.actor is not None:  # calls go in their order, whatever they are given
+            self._visits[place] = visit
+            self._submit(*place)
+            return
+        if why := self._around.watch.admit(order.node, body):
+            self._post(bridge.VisitRefused(*place, why))
+            return
         self._visits[place] = visit
         if body.function is not None:
             self._functions[body.function] = (body.job, refs[0])
-        if body.actor is not None:  # calls go in their order, whatever they are given
-            self._submit(*place)
-            return
-        first = len(refs) - len(body.dependencies) - len(body.contained)
-        arguments = refs[first : first + len(body.dependencies)]
+        # The function too: who is given the task has all that it needs.
+        arguments = refs[: len(refs) - len(body.contained)]
         visit.missing = len(arguments) + 1
         for ref in arguments:
             self._pulling.fetch(ref, lambda: self._is_here(*place))
@@ -105,19 +110,23 @@ class Visiting:
         if visit is None:
             return
         body = visit.body
+        queue: Place | str | None
         if body.actor is not None:
             key = self._proxies.key_of(body.actor)
             queue = self._around.find_actor(key) if key else "the actor is not here"
         else:
-            queue = self._around.find_queue(body.job, body.place)
+            queue = self._around.find_queue(node, body.job, body.place)
+        if queue is None:
+            self._around.call_later(RETRY_S, lambda: self._submit(node, number))
+            return
         if isinstance(queue, str):
-            del self._visits[node, number]
+            self._forget(node, number)
             self._post(bridge.VisitRefused(node, number, queue))
             return
         try:
             visit.results = self._make_task(visit, queue)
         except _native.PendingError:
-            del self._visits[node, number]
+            self._forget(node, number)
             self._post(bridge.VisitRefused(node, number, "the queue is full there"))
             return
         except _native.FullError:
@@ -131,7 +140,14 @@ class Visiting:
         if not self._memory.watch(visit.results[-1], key):
             self._post(bridge.VisitEnded(key))
 
-    def _make_task(self, visit: _Visit, queue: tuple[int, int]) -> list[ObjectRef[Any]]:
+    def _forget(self, node: str, number: int) -> tuple[_Visit | None, float, int | None]:
+        """It is no visit any more: how long it ran, and how many of its kind may come now."""
+        visit = self._visits.pop((node, number), None)
+        if visit is None or visit.body.actor is not None:
+            return visit, 0.0, None
+        return visit, *self._around.watch.visit_over(node, number)
+
+    def _make_task(self, visit: _Visit, queue: Place) -> list[ObjectRef[Any]]:
         body, refs = visit.body, visit.refs
         first = len(refs) - len(body.dependencies) - len(body.contained)
         last = first + len(body.dependencies)
@@ -140,7 +156,7 @@ class Visiting:
             actor=refs[0].key if body.actor is not None else 0,
             queue=queue[0],
             queue_generation=queue[1],
-            job=body.job,
+            job=queue[2],
             method=body.method,
             n_returns=body.n_returns,
             flags=body.flags,
@@ -166,14 +182,15 @@ class Visiting:
     def perform_report(self, order: bridge.Report) -> None:
         """Tell home."""
         place = order.node, order.number
-        visit = self._visits.pop(place)
+        visit, ran_s, window = self._forget(*place)
+        assert visit is not None, "what is reported is a visit"
         results, how = [], rows.RAISED if visit.may_run_again else rows.ENDED
         for index, ref in enumerate(visit.results):
             result = self._result(place, index, ref)
             if result.format == _native.FORMAT_ERROR_RECORD and result.data is not None:
                 how = rows.CRASHED if _is_crash(result.data) else how
             results.append(result)
-        body = rows.TaskEnded(order.number, how, tuple(results))
+        body = rows.TaskEnded(order.number, how, tuple(results), ran_s, window)
         self._proxies.send(order.node, body, rows.names_in(body))
 
     def _result(self, place: tuple[str, int], index: int, ref: ObjectRef[Any]) -> rows.Result:
@@ -216,25 +233,26 @@ class Visiting:
             task.forget()
             is_taken = True
         if is_taken:
-            self._visits.pop((order.node, order.number), None)
+            self._forget(order.node, order.number)
         self._post(bridge.Withdrawn(order.node, order.number, is_taken))
 
     def perform_cancel(self, order: bridge.CancelHere) -> None:
         """End it here; what has not been begun goes home as it came, and ends there."""
         if order.key == 0:
-            self._visits.pop((order.node, order.number), None)
+            self._forget(order.node, order.number)
             self._post(bridge.Withdrawn(order.node, order.number, True))
             return
         self._around.cancel(order.key, order.is_recursive, order.is_forced, order.is_late)
 
     def perform_drop(self, order: bridge.DropVisit) -> None:
         """Nobody waits for it."""
-        self._visits.pop((order.node, order.number), None)
+        self._forget(order.node, order.number)
 
-    def job_ended(self, job: int) -> None:
+    def job_ended(self, node: str, job: int) -> None:
         """Its functions are not needed any more."""
-        for name in [name for name, (its, _) in self._functions.items() if its == job]:
-            del self._functions[name]
+        for name, (its, _) in list(self._functions.items()):
+            if name.node == node and its == job:
+                del self._functions[name]
 
     def node_lost(self, node: str) -> None:
         """Its functions, and the results that it will not come for, are not needed any more."""

@@ -1,0 +1,126 @@
+"""Tasks of other nodes on this one: where they wait, and as what.
+
+Who sends a task says what it needs (``describe``); whoever gets it makes a queue for that, in a job
+of its own that stands for the sender's (a *guest*, see ``jobs``)::
+
+    node A: queue 7 of job 1  --- ClassPlace --->  node B: queue 4 of job 9, guest of (A, 1)
+
+So workers that run for another node's program are bound to it as they are to one of this node, its
+tasks stand in line beside the others with the priority and weight that it has at home, and what
+they submit is this node's.
+
+1. ``guests`` and ``refused`` name what exists: an entry goes with its queue, its job or its node.
+2. A queue of a guest has tasks of others only, so nothing of it is ever forwarded: a task crosses
+   once.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from shoal._core import commands as do
+from shoal._core import reactions_jobs
+from shoal._core.answers import begin_job, want_environment
+from shoal._core.events import GuestEnded, GuestWanted, NodesChanged
+from shoal._core.queues import ClassQueue
+from shoal._core.resources import Amounts
+from shoal._core.tables import ClassTicket, NodeTables
+from shoal._proto.environments import Environment
+from shoal._proto.messages import JobConfig
+from shoal._proto.views import Wish
+
+Commands = list[do.Command]
+
+
+class ClassPlace(msgspec.Struct, frozen=True, array_like=True):
+    """What the tasks of one scheduling class need, for another node."""
+
+    amounts: Amounts
+    config: JobConfig
+    environment: Environment | None = None
+
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(ClassPlace)
+
+
+# ---- at home
+def wish_of(t: NodeTables, queue: ClassQueue, python: str) -> Wish | None:
+    """What a task of that queue asks of another node; None: it stays on this one."""
+    job = t.jobs.running.get(queue.job)
+    if queue.target.group or queue.dead_record is not None or job is None or job.home is not None:
+        return None
+    return Wish(queue.amounts, queue.target.labels, python, queue.target.spreads)
+
+
+def describe(t: NodeTables, number: int) -> bytes:
+    """What the tasks of a class queue need."""
+    queue = t.scheduler.held.queues[number]
+    environment = t.environments.get(queue.env)
+    config = t.jobs.running[queue.job].config
+    return _encoder.encode(ClassPlace(queue.amounts, config, environment))
+
+
+# ---- abroad
+def find(t: NodeTables, node: str, job: int, place: bytes) -> tuple[int, int, int] | str | None:
+    """(queue, generation, job here) for what ``place`` says; why there is none; None: not yet."""
+    if (why := t.refused.get((node, job, place))) is not None:
+        return why
+    number = t.guests.get((node, job, place))
+    queue = None if number is None else t.scheduler.held.queues.get(number)
+    guest = t.jobs.guests.get((node, job))
+    if queue is None or guest is None or queue.job != guest.number:
+        return None
+    return queue.queue, queue.generation, queue.job
+
+
+def on_wanted(t: NodeTables, now: float, event: GuestWanted) -> Commands:
+    """The first task of its kind has come."""
+    key = (event.node, event.job, event.place)
+    try:
+        place = _decoder.decode(event.place)
+    except msgspec.MsgspecError as error:
+        t.refused[key] = f"what it needs is not understood: {error}"
+        return []
+    why = "" if event.node in t.others else "its node is not known here"
+    if not t.scheduler.node.room.can_ever(place.amounts):
+        why = "the node does not have what it needs"
+    elif len(t.scheduler.held.queues) >= t.limits.queues_most:
+        why = "the node has as many queues as there may be"
+    if why:
+        t.refused[key] = why
+        return []
+    job = t.jobs.guests.get((event.node, event.job))
+    if job is None:
+        job = begin_job(t, now, place.config)
+        t.jobs.set_home(job, (event.node, event.job))
+        t.tell(now, f"job {job.number}", f"stands for job {event.job} of node {event.node}")
+    env, out = want_environment(t, now, job, place.environment)
+    scheduling_class = (place.amounts, t.scheduler.node, env)
+    known = job.queues.get(scheduling_class)
+    if known is not None:
+        t.guests[key] = known
+        return out
+    ticket = t.new_ticket()
+    t.tickets[ticket] = ClassTicket(job.number, scheduling_class, (), key)
+    return [*out, do.NewQueue(ticket, do.QUEUE_CLASS, job.number)]
+
+
+def on_nodes(t: NodeTables, now: float, event: NodesChanged) -> Commands:
+    """Others have come or gone: what could not be done for them may be asked for again."""
+    t.others = event.nodes
+    t.refused.clear()
+    return []
+
+
+def on_ended(t: NodeTables, now: float, event: GuestEnded) -> Commands:
+    """Nothing of it has to be done here any more."""
+    out: Commands = []
+    for home in [home for home in t.jobs.guests if home[0] == event.node]:
+        if event.job in (0, home[1]):
+            out += reactions_jobs.end_job(t, now, t.jobs.guests[home], event.reason)
+    for key in [*t.guests, *t.refused]:
+        if key[0] == event.node and event.job in (0, key[1]):
+            t.guests.pop(key, None)
+            t.refused.pop(key, None)
+    return out
