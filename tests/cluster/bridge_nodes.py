@@ -23,7 +23,7 @@ import msgspec
 from shoal import _native
 from shoal._base import records
 from shoal._proto.bridge import BridgeBody
-from shoal._proto.holds import HoldsBody
+from shoal._proto.holds import HoldsBody, Name
 from shoal._runtime.bridge.around import Surroundings
 from shoal._runtime.bridge.bridging import Bridging
 
@@ -211,11 +211,7 @@ class Node:
             find_queue=lambda node, job, place: (
                 (*self.queue, job) if self.has_room else "there is no cpu"
             ),
-            find_actor=lambda key: (
-                (*self.actor_queues[key], JOB)
-                if key in self.actor_queues
-                else "the actor is not here"
-            ),
+            find_actor=self.find_actor,
             make_room=lambda size: self.memory.populate(64 << 20, 1 << 40),
             cancel=self.cancel,
         )
@@ -224,6 +220,12 @@ class Node:
         self.workers: list[Worker] = []
         self.functions: dict[str, Any] = {}
         self.templates: dict[Any, Any] = {}
+
+    def find_actor(self, name: Name, place: bytes) -> tuple[int, int, int] | str:
+        key = self.bridging.proxies.key_of(name) or 0
+        if key not in self.actor_queues:
+            return "the actor is not here"
+        return (*self.actor_queues[key], JOB)
 
     def cancel(self, key: int, *how: bool) -> None:
         self.cancelled.append(key)

@@ -13,7 +13,7 @@ from shoal import _native
 from shoal._base import records
 from shoal._proto import bridge as rows
 from shoal._proto import holds
-from tests.cluster.bridge_nodes import BEGUN, CALLS, GO, Failed, Nodes
+from tests.cluster.bridge_nodes import BEGUN, CALLS, GO, JOB, Failed, Nodes
 
 LARGE = 4000  # times 250 bytes
 
@@ -412,15 +412,14 @@ def actor_on(nodes: Nodes, node: str) -> tuple[Any, tuple[int, int], Any]:
     """An actor of a's that lives on `node`: its lifetime object, its queue here, its worker."""
     actor = nodes["a"].driver.put("an actor")
     queue = nodes["a"].memory.new_queue(_native.QUEUE_ACTOR, 5)
-    nodes["a"].bridging.actors.add(actor.key, queue[0])
-    nodes["a"].bridging.actors.place(actor.key, node)
+    nodes["a"].bridging.actors.place(queue[0], node)
     return actor, queue, live_on(nodes, node, actor)
 
 
 def live_on(nodes: Nodes, node: str, actor: Any) -> Any:
     there = nodes[node].memory.new_queue(_native.QUEUE_ACTOR, 5)
     around = nodes[node].bridging._around
-    around.find_actor = lambda key: there  # this test has one actor
+    around.find_actor = lambda name, place: (*there, JOB)  # this test has one actor
     return nodes[node].add_worker(there[0])
 
 
@@ -457,10 +456,10 @@ def test_calls_wait_for_the_next_place(nodes: Nodes) -> None:
     nodes.quiet()
     assert CALLS == [] and len(nodes["a"].memory.queued(queue[0], 99)) == 10
     live_on(nodes, "c", actor)
-    nodes["a"].bridging.actors.place(actor.key, "c")
+    nodes["a"].bridging.actors.place(queue[0], "c")
     assert [nodes.get("a", ref) for ref in sent + later] == list(range(1, 21))
     assert CALLS[:] == [(number,) for number in range(20)]
-    nodes["a"].bridging.actors.remove(actor.key, b"")
+    nodes["a"].bridging.actors.remove(queue[0], b"")
     del sent, lost, later, actor
 
 
@@ -471,7 +470,7 @@ def test_what_waits_for_a_place_ends_with_its_actor(nodes: Nodes) -> None:
     nodes.turn()
     nodes.kill("b")
     nodes.cut.clear()
-    nodes["a"].bridging.actors.remove(actor.key, records.pack("ActorDiedError", reason="killed"))
+    nodes["a"].bridging.actors.remove(queue[0], records.pack("ActorDiedError", reason="killed"))
     with pytest.raises(Failed, match="ActorDiedError"):
         nodes.get("a", ref)
     del ref, actor

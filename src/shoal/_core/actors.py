@@ -26,6 +26,9 @@ For callers an actor is DEAD from the moment that is decided: its queue is dead,
 not find it. Its name and what it holds are free when its process has been reaped (K-8); a creation
 with that name waits until then.
 
+One that lives on another node is *abroad*: in which of these phases, that node knows
+(``reactions_abroad``).
+
 What is true only in one phase stands in that phase's record. Invariants:
 
 * A dead actor has no worker, no name and a cause; tombstones are the last 10,000.
@@ -90,7 +93,16 @@ class Dead(msgspec.Struct):
     cause: bytes
 
 
-ActorPhase = Asking | Pausing | Constructing | Living | Ending | Dead
+class Abroad(msgspec.Struct):
+    """On another node, or on its way there; PENDING, ALIVE or RESTARTING, as that has said."""
+
+    node: str
+    state: str = "PENDING"
+    restarts: int = 0
+    """That it has had there."""
+
+
+ActorPhase = Asking | Pausing | Constructing | Living | Abroad | Ending | Dead
 
 
 class Actor:
@@ -106,6 +118,7 @@ class Actor:
         "generation",
         "group_queues",
         "has_handles",
+        "home",
         "incarnation",
         "job",
         "namespace",
@@ -114,6 +127,7 @@ class Actor:
         "queue",
         "restarts",
         "spec",
+        "was_abroad",
     )
 
     def __init__(
@@ -138,6 +152,10 @@ class Actor:
         self.crashes = 0
         """Short lives in a row: the back-off."""
         self.pid = 0
+        self.home: tuple[str, int] | None = None
+        """Of another node's actor: that node, and the key of its lifetime object there."""
+        self.was_abroad = False
+        """Its calls are lent, or were until its host was lost."""
         self.has_handles = True
         self.drain: Drain | None = None
         """Its last handle is gone: it ends when its calls are done."""
@@ -154,6 +172,11 @@ class Actor:
         return getattr(self.phase, "worker", -1)
 
     @property
+    def host(self) -> str:
+        """The other node that it lives on; empty: none."""
+        return self.phase.node if isinstance(self.phase, Abroad) else ""
+
+    @property
     def is_dead(self) -> bool:
         """Whether callers see it as dead."""
         return isinstance(self.phase, Ending | Dead)
@@ -165,6 +188,8 @@ class Actor:
             return "DEAD"
         if isinstance(self.phase, Living):
             return "ALIVE"
+        if isinstance(self.phase, Abroad):
+            return self.phase.state
         return "RESTARTING" if self.incarnation > 0 and self.restarts else "PENDING"
 
     @property

@@ -447,7 +447,7 @@ class Bridge:
                 return self._on_returned(node, body)
             case rows.TaskEnded():
                 return self._on_ended(node, body)
-            case rows.FreeResults() | rows.JobEnded():  # of bytes and guests others take care
+            case _:  # of bytes, guests and actors others take care
                 return []
 
     def _on_node_lost(self, node: str) -> list[Command]:

@@ -309,7 +309,68 @@ class NoteRetryable(Command, frozen=True):
     key: int
 
 
+class HostActor(Command, frozen=True):
+    """Ask that node to take an actor of ours: ``ActorTold`` follows."""
+
+    actor_id: str
+    node: str
+
+
+class EndHosted(Command, frozen=True):
+    """End an actor that lives on that node; ``key`` is its lifetime object's at its home."""
+
+    node: str
+    key: int
+    is_gentle: bool = False
+    may_restart: bool = False
+
+
+class TellHome(Command, frozen=True):
+    """Tell the home of a guest how it is."""
+
+    node: str
+    key: int
+    state: str
+    pid: int = 0
+    restarts: int = 0
+    cause: bytes = b""
+
+
+class LookAbroad(Command, frozen=True):
+    """Answered by ``AbroadLooked``."""
+
+    actor_id: str
+    queues: tuple[int, ...]
+
+
+class CallAbroad(Command, frozen=True):
+    """Calls in these queues are for an actor of another node, ``key`` here."""
+
+    key: int
+    queues: tuple[int, ...]
+
+
+class BringHome(Command, frozen=True):
+    """The actor with these queues lives here now."""
+
+    queues: tuple[int, ...]
+
+
+class KillElsewhere(Command, frozen=True):
+    """Have the home of an actor end it; ``key`` stands here for its lifetime object."""
+
+    key: int
+    may_restart: bool
+
+
 AnyCommand = Union[
+    BringHome,
+    KillElsewhere,
+    HostActor,
+    EndHosted,
+    TellHome,
+    LookAbroad,
+    CallAbroad,
     NoteRetryable,
     Reply,
     Notify,
@@ -349,3 +410,6 @@ AnyCommand = Union[
     Warn,
     EndSession,
 ]
+
+Across = HostActor | EndHosted | TellHome | LookAbroad | CallAbroad | BringHome | KillElsewhere
+"""What is done only where there are other nodes."""

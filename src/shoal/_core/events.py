@@ -479,7 +479,69 @@ class CancelAsked(Event, frozen=True):
     is_forced: bool
 
 
+class ActorSent(Event, frozen=True):
+    """That node is to be asked to take an actor of ours."""
+
+    actor_id: str
+    node: str
+
+
+class ActorTold(Event, frozen=True):
+    """The node that an actor of ours lives on has said how it is."""
+
+    node: str
+    key: int
+    """Of its lifetime object."""
+    state: str
+    pid: int = 0
+    restarts: int = 0
+    cause: bytes = b""
+
+
+class ActorCame(Event, frozen=True):
+    """An actor of another node is to live here; ``key`` is that of its lifetime object there, its
+    class and its arguments are here."""
+
+    node: str
+    key: int
+    actor_id: str
+    job: int
+    place: bytes
+    spec: messages.ActorSpec
+
+
+class ActorEnds(Event, frozen=True):
+    """A guest's home wants it to end; or, of one of ours, somebody on another node."""
+
+    node: str
+    key: int
+    is_gentle: bool = False
+    may_restart: bool = False
+    """Its process is to end: it may live again."""
+
+
+class AbroadLooked(Event, frozen=True):
+    """Whether an actor that lives elsewhere has no call that waits or runs."""
+
+    actor_id: str
+    is_quiet: bool
+
+
+class CallersGone(Event, frozen=True):
+    """An actor of another node has ended, or (``is_unused``) nobody here has a handle of it."""
+
+    key: int
+    record: bytes
+    is_unused: bool = False
+
+
 AnyEvent = Union[
+    ActorSent,
+    ActorTold,
+    ActorCame,
+    ActorEnds,
+    AbroadLooked,
+    CallersGone,
     NodesChanged,
     GuestWanted,
     GuestEnded,

@@ -19,9 +19,10 @@ from __future__ import annotations
 import msgspec
 
 from shoal._core import commands as do
-from shoal._core import reactions_jobs
+from shoal._core import reactions_abroad, reactions_jobs
 from shoal._core.answers import begin_job, want_environment
 from shoal._core.events import GuestEnded, GuestWanted, NodesChanged
+from shoal._core.jobs import Job
 from shoal._core.queues import ClassQueue
 from shoal._core.resources import Amounts
 from shoal._core.tables import ClassTicket, NodeTables
@@ -56,9 +57,13 @@ def wish_of(t: NodeTables, queue: ClassQueue, python: str) -> Wish | None:
 def describe(t: NodeTables, number: int) -> bytes:
     """What the tasks of a class queue need."""
     queue = t.scheduler.held.queues[number]
-    environment = t.environments.get(queue.env)
-    config = t.jobs.running[queue.job].config
-    return _encoder.encode(ClassPlace(queue.amounts, config, environment))
+    return describe_job(t, queue.job, queue.env, queue.amounts)
+
+
+def describe_job(t: NodeTables, job: int, env: str, amounts: Amounts = ()) -> bytes:
+    """What is of a job and in an environment."""
+    place = ClassPlace(amounts, t.jobs.running[job].config, t.environments.get(env))
+    return _encoder.encode(place)
 
 
 # ---- abroad
@@ -90,11 +95,7 @@ def on_wanted(t: NodeTables, now: float, event: GuestWanted) -> Commands:
     if why:
         t.refused[key] = why
         return []
-    job = t.jobs.guests.get((event.node, event.job))
-    if job is None:
-        job = begin_job(t, now, place.config)
-        t.jobs.set_home(job, (event.node, event.job))
-        t.tell(now, f"job {job.number}", f"stands for job {event.job} of node {event.node}")
+    job = job_of(t, now, (event.node, event.job), place.config)
     env, out = want_environment(t, now, job, place.environment)
     scheduling_class = (place.amounts, t.scheduler.node, env)
     known = job.queues.get(scheduling_class)
@@ -106,11 +107,33 @@ def on_wanted(t: NodeTables, now: float, event: GuestWanted) -> Commands:
     return [*out, do.NewQueue(ticket, do.QUEUE_CLASS, job.number)]
 
 
+def job_of(t: NodeTables, now: float, home: tuple[str, int], config: JobConfig) -> Job:
+    """The guest that stands for that job."""
+    job = t.jobs.guests.get(home)
+    if job is None:
+        job = begin_job(t, now, config)
+        t.jobs.set_home(job, home)
+        t.tell(now, f"job {job.number}", f"stands for job {home[1]} of node {home[0]}")
+    return job
+
+
+def place_of(t: NodeTables, node: str, place: bytes) -> ClassPlace | None:
+    """What ``place`` says; None: it is not understood, or its node is not known."""
+    try:
+        return _decoder.decode(place) if node in t.others else None
+    except msgspec.MsgspecError:
+        return None
+
+
 def on_nodes(t: NodeTables, now: float, event: NodesChanged) -> Commands:
     """Others have come or gone: what could not be done for them may be asked for again."""
-    t.others = event.nodes
+    lost, t.others = t.others - event.nodes, event.nodes
     t.refused.clear()
-    return []
+    out: Commands = []
+    for actor in list(t.actors.living.values()):
+        if actor.host in lost:
+            out += reactions_abroad.on_host_lost(t, now, actor, actor.host)
+    return out
 
 
 def on_ended(t: NodeTables, now: float, event: GuestEnded) -> Commands:

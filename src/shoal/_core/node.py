@@ -57,6 +57,7 @@ _REQUESTS: dict[type, Callable[[NodeTables, float, seen.Requested, Any], Command
     m.KeepCheckpoint: reactions_actors.on_checkpoint,
     m.KillActor: reactions_actors.on_kill,
     m.DescribeActor: reactions_actors.on_describe,
+    m.OpenActor: lambda t, now, event, body: _abroad().on_open_actor(t, now, event, body),
     m.SetupFailed: reactions_environments.on_setup_failed,
     m.CreateGroup: reactions_groups.on_create,
     m.WaitGroup: reactions_groups.on_wait,
@@ -84,6 +85,12 @@ def _reactions_why() -> ModuleType:
     from shoal._core import reactions_why
 
     return reactions_why
+
+
+def _abroad() -> ModuleType:
+    from shoal._core import reactions_abroad
+
+    return reactions_abroad
 
 
 def _guests() -> ModuleType:
@@ -176,6 +183,12 @@ class NodeMachine:
             seen.StoreWritten: self._with(reactions_store.on_written),
             seen.StoreConnected: self._with(reactions_store.on_connected),
             seen.CancelAsked: self._with(reactions_cancels.on_cancel_asked),
+            seen.ActorSent: lambda now, event: _abroad().on_sent(self.tables, now, event),
+            seen.ActorTold: lambda now, event: _abroad().on_told(self.tables, now, event),
+            seen.ActorCame: lambda now, event: _abroad().on_came(self.tables, now, event),
+            seen.ActorEnds: lambda now, event: _abroad().on_ends(self.tables, now, event),
+            seen.AbroadLooked: lambda now, event: _abroad().on_looked(self.tables, now, event),
+            seen.CallersGone: lambda now, event: _abroad().on_callers_gone(self.tables, now, event),
             seen.NodesChanged: lambda now, event: _guests().on_nodes(self.tables, now, event),
             seen.GuestWanted: lambda now, event: _guests().on_wanted(self.tables, now, event),
             seen.GuestEnded: lambda now, event: _guests().on_ended(self.tables, now, event),

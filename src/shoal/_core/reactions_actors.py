@@ -27,6 +27,9 @@ from shoal._proto import messages as m
 
 def actor_row(t: NodeTables, actor: Actor, reply: do.Reply | None = None) -> Commands:
     """Bring the actor's row up to date."""
+    if actor.home is not None:  # its home has the row
+        node, key = actor.home
+        return [do.TellHome(node, key, actor.state, actor.pid, actor.restarts, actor.cause)]
     return t.write(PutRow("actors", actor.actor_id, actor.row()), reply)
 
 
@@ -90,7 +93,7 @@ def on_actor_queue(t: NodeTables, now: float, ticket: ActorTicket, event: QueueC
     t.actor_queues[event.queue] = actor.actor_id
     if len(actor.group_queues) < len(actor.spec.groups):
         return []
-    if ticket.index < 0:  # of a former session: nobody waits for it
+    if ticket.index < 0:  # of a former session, or of another node: nobody waits for it
         return [] if actor.is_dead else actor_row(t, actor) + ask_worker(t, now, actor)
     reply = do.Reply(ticket.index, ticket.request, actor.describe())
     if actor.is_dead:
@@ -182,6 +185,9 @@ def assign(t: NodeTables, now: float, actor_id: str, worker: int, request: int) 
     ]
     # Before it has heard of anything: what it takes from now on is the actor's.
     out = reactions_memory.first_look(t, worker, parse(actor.spec.hold)) + out
+    if actor.was_abroad:
+        actor.was_abroad = False
+        out.append(do.BringHome(tuple(actor.queues)))
     out.append(do.Assign(worker, actor.queue))
     return out + actor_row(t, actor)
 
@@ -294,17 +300,29 @@ def on_describe(t: NodeTables, now: float, event: Requested, body: m.DescribeAct
 def on_kill(t: NodeTables, now: float, event: Requested, body: m.KillActor) -> Commands:
     """``kill``: with ``no_restart=False`` it counts as a crash (A-13)."""
     actor = t.actors.find(body.actor_id)
+    done = do.Reply(event.index, event.request, m.Done())
+    caller = t.callers.get(body.actor_id)
+    if actor is None and caller is not None:
+        return [do.KillElsewhere(caller.key, not body.no_restart), done]
     if actor is None:
         return refuse(event, causes.actor_not_found(actor_id=body.actor_id))
-    done = do.Reply(event.index, event.request, m.Done())
+    if actor.home is not None and not actor.is_dead:  # its home says who knows it
+        node, key = actor.home
+        t.tell(now, actor.actor_id, "somebody here kills it")
+        return [do.EndHosted(node, key, may_restart=not body.no_restart), done]
     if actor.is_dead:
         return [done]
     if body.no_restart or not t.actors.can_restart(actor):
         record = causes.actor_died(actor.facts(), "killed")
         return end_with(t, now, actor, record, is_gentle=False, reply=done)
-    if actor.worker >= 0:
-        return [*t.pool.kill(now, actor.worker), done]
-    return [done]
+    return [*crash(t, now, actor), done]
+
+
+def crash(t: NodeTables, now: float, actor: Actor) -> Commands:
+    """End its process, not the actor."""
+    if actor.host:
+        return [do.EndHosted(actor.host, actor.spec.arguments, may_restart=True)]
+    return t.pool.kill(now, actor.worker) if actor.worker >= 0 else []
 
 
 # ---- the end
@@ -324,10 +342,12 @@ def end_with(
 ) -> Commands:
     """Edge 7: dead for callers from now on; ``is_gentle`` lets running calls finish."""
     worker = actor.worker
+    out: Commands = []
+    if actor.host:
+        out.append(do.EndHosted(actor.host, actor.spec.arguments, is_gentle=is_gentle))
     t.actors.end(actor, record)
     t.scheduler.withdraw(actor.actor_id)
     t.tell(now, actor.actor_id, "ends")
-    out: Commands = []
     out += _kill_queues(actor, record)
     if worker >= 0:
         out += t.pool.leave(now, worker) if is_gentle else t.pool.kill(now, worker)
@@ -482,6 +502,8 @@ def on_looked(t: NodeTables, now: float, event: Looked) -> Commands:
         was_quiet = actor.drain.quiet_takes == takes
         actor.drain.quiet_takes = takes if is_quiet else -1
         has_place = isinstance(actor.phase, Living) and actor.worker in depths
+        if actor.host and not has_calls:
+            out.append(do.LookAbroad(actor.actor_id, tuple(actor.queues)))
         if not is_quiet or not (has_place or isinstance(actor.phase, Asking)):
             continue
         # A call may be between the queue and its worker, or be the one that a crash interrupted.

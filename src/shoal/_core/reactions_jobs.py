@@ -20,7 +20,7 @@ from shoal._core.jobs import Job
 from shoal._core.pool import Phase
 from shoal._core.queues import ClassQueue
 from shoal._core.store import PutRow
-from shoal._core.tables import ActorTicket, ClassTicket, NodeTables
+from shoal._core.tables import ActorTicket, CallerTicket, ClassTicket, NodeTables
 from shoal._proto import messages as m
 
 Commands = list[do.Command]
@@ -95,6 +95,10 @@ def on_queue_created(t: NodeTables, now: float, event: QueueCreated) -> Commands
     ticket = t.tickets.pop(event.ticket, None)
     if isinstance(ticket, ActorTicket):
         return reactions_actors.on_actor_queue(t, now, ticket, event)
+    if isinstance(ticket, CallerTicket):
+        from shoal._core import reactions_abroad
+
+        return reactions_abroad.on_caller_queue(t, ticket, event)
     if not isinstance(ticket, ClassTicket):
         return [do.FreeQueue(event.queue)]
     job = t.jobs.running.get(ticket.job)

@@ -71,6 +71,18 @@ class Inquiry(msgspec.Struct, frozen=True):
     rounds: int = 0
 
 
+class CallerTicket(msgspec.Struct, frozen=True):
+    """Queues in which calls to an actor of another node wait: made, or under way."""
+
+    actor_id: str
+    key: int
+    """What stands here for its lifetime object."""
+    n_groups: int
+    asked: tuple[tuple[int, int], ...] = ()
+    """(index, request) of who waits for them."""
+    queues: list[tuple[int, int]] = []
+
+
 class RecordTicket(msgspec.Struct, frozen=True):
     """``ReadValues`` for the record of a detached actor is under way."""
 
@@ -86,7 +98,7 @@ class RestoreTicket(msgspec.Struct, frozen=True):
     """Its record."""
 
 
-Ticket = ClassTicket | ActorTicket | RetryTicket | RecordTicket | RestoreTicket
+Ticket = ClassTicket | ActorTicket | CallerTicket | RetryTicket | RecordTicket | RestoreTicket
 
 
 class NodeTables:
@@ -133,6 +145,8 @@ class NodeTables:
         """Ids of the other nodes of the cluster."""
         self.guests: dict[tuple[str, int, bytes], int] = {}
         """Queues for tasks of other nodes: by node, its number of the job, what they need."""
+        self.callers: dict[str, CallerTicket] = {}
+        """Of actors of other nodes that somebody here has a handle of, by id."""
         self.refused: dict[tuple[str, int, bytes], str] = {}
         """... and why there is none."""
         self.owner = -1

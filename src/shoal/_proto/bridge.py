@@ -26,7 +26,7 @@ from typing import Union
 import msgspec
 
 from shoal._proto.holds import Name
-from shoal._proto.messages import Message
+from shoal._proto.messages import ActorSpec, Message
 
 ENDED = 0
 CRASHED = 1
@@ -58,11 +58,12 @@ class ForwardTask(Message, frozen=True):
     """At home, for people and events."""
     job: int
     place: bytes
-    """What it needs: resources, strategy, environment, as the policy of both ends reads it."""
+    """What it needs: resources, strategy, environment, as the policy of both ends reads it. Of a
+    call: the number of the concurrency group, from 1."""
     function: Name | None
     """Of a plain task."""
     actor: Name | None
-    """Of a call: the lifetime object of the actor, which lives there."""
+    """Of a call: the lifetime object of the actor, which lives there or is that node's."""
     method: int
     n_returns: int
     flags: int
@@ -136,7 +137,45 @@ class JobEnded(Message, frozen=True):
     reason: str
 
 
+class HostActor(Message, frozen=True):
+    """From home: let this actor live there. ``ActorState`` is the answer."""
+
+    key: int
+    """Of its lifetime object at home: what it is called in every row."""
+    actor_id: str
+    job: int
+    place: bytes
+    """Its job and its environment, as the policy of both ends reads it."""
+    spec: ActorSpec
+    """Without the keys of function and arguments: those are home's."""
+    function: Name
+    arguments: Name
+
+
+class ActorState(Message, frozen=True):
+    """From its host: how an actor is; DEAD is the last, REFUSED: it is not taken."""
+
+    key: int
+    state: str
+    pid: int = 0
+    restarts: int = 0
+    """It has had so many there."""
+    cause: bytes = b""
+
+
+class EndActor(Message, frozen=True):
+    """To its host, or to its home by who has a handle: end it."""
+
+    home: str
+    key: int
+    is_gentle: bool = False
+    may_restart: bool = False
+
+
 BridgeBody = Union[
+    HostActor,
+    ActorState,
+    EndActor,
     ForwardTask,
     RecallTask,
     CancelTask,
@@ -154,6 +193,8 @@ def names_in(body: BridgeBody) -> tuple[Name, ...]:
     if isinstance(body, ForwardTask):
         own = tuple(name for name in (body.function, body.actor) if name is not None)
         return own + body.dependencies + body.contained
+    if isinstance(body, HostActor):
+        return (body.function, body.arguments)
     if isinstance(body, TaskEnded):
         return tuple(name for r in body.results for name in r.contained if name is not None)
     return ()

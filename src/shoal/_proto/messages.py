@@ -102,6 +102,22 @@ class ActorInfo(Message, frozen=True):
     """Key of the state that its former life has kept; 0: none."""
 
 
+class OpenActor(Message, frozen=True):
+    """A handle of an actor of another node has come here: where do its calls wait?"""
+
+    actor_id: str
+    key: int
+    """What stands here for its lifetime object."""
+    n_groups: int = 0
+
+
+class ActorOpened(Message, frozen=True):
+    queues: list[tuple[int, int]]
+    """(queue, generation): its own, then those of its groups."""
+    is_ours: bool = False
+    """It is an actor of this node after all."""
+
+
 class Failure(Message, frozen=True):
     """The request was refused: a typed record, see ``errors.from_record``."""
 
@@ -525,6 +541,8 @@ Body = Union[
     CreateActor,
     GetActor,
     ActorInfo,
+    OpenActor,
+    ActorOpened,
     ActorStarted,
     ActorFailed,
     ActorExits,

@@ -50,7 +50,7 @@ from shoal._runtime.actor_method import (
     MethodRow,
 )
 from shoal._runtime.environments import inheriting
-from shoal._runtime.functions import Definition
+from shoal._runtime.functions import Definition, captured
 from shoal._runtime.limited import LimitedMethod, Waiting
 from shoal._runtime.submitting import Bindable
 
@@ -112,7 +112,9 @@ class ActorHandle(Generic[C]):
         return self._facts.actor_id == other._facts.actor_id
 
     def __reduce__(self) -> Any:
-        return _restore_handle, (msgspec.msgpack.encode(self._facts), self._lifetime)
+        facts = self._facts
+        beside = self._lifetime or captured(sessions.current(), facts.key)
+        return _restore_handle, (msgspec.msgpack.encode(facts), self._lifetime, beside)
 
     def __repr__(self) -> str:
         return f"<actor {self._facts.class_name} {self._facts.actor_id}>"
@@ -123,8 +125,30 @@ _facts_decoder = msgspec.msgpack.Decoder(ActorFacts)
 _rows_decoder = msgspec.msgpack.Decoder(tuple[MethodRow, ...])
 
 
-def _restore_handle(facts: bytes, lifetime: _native.ObjectRef | None) -> ActorHandle[Any]:
-    return ActorHandle(_facts_decoder.decode(facts), lifetime)
+def _restore_handle(
+    packed: bytes, lifetime: _native.ObjectRef | None, beside: _native.ObjectRef | None = None
+) -> ActorHandle[Any]:
+    """``beside``: to the lifetime object, also of a handle that keeps nothing alive."""
+    facts = _facts_decoder.decode(packed)
+    session = sessions.current_or_none()
+    if beside is None or session is None or facts.session == session.id:
+        return ActorHandle(facts, lifetime)
+    return ActorHandle(_as_here(session, facts, beside.key), lifetime or beside)
+
+
+def _as_here(session: sessions.Session, facts: ActorFacts, key: int) -> ActorFacts:
+    """Of an actor of another node: where its calls wait on this one."""
+    body = messages.OpenActor(facts.actor_id, key, len(facts.groups))
+    queues = session.request(body, messages.ActorOpened).queues
+    groups = zip(facts.groups, queues[1:])
+    return msgspec.structs.replace(
+        facts,
+        session=session.id,
+        queue=queues[0][0],
+        generation=queues[0][1],
+        key=key,
+        groups=tuple((name, *at) for (name, _, _), at in groups),
+    )
 
 
 class ActorClass(Generic[C], Bindable):

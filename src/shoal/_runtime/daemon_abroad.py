@@ -37,15 +37,16 @@ from shoal._core.policies import view
 from shoal._core.queues import ClassQueue
 from shoal._core.remote_ref_events import PeerLost
 from shoal._core.resources import GPU, UNIT
-from shoal._native import Memory
+from shoal._native import Memory, ObjectRef
 from shoal._proto import membership
-from shoal._proto.bridge import BridgeBody, ForwardTask
+from shoal._proto.bridge import ActorState, BridgeBody, EndActor, ForwardTask, HostActor
 from shoal._proto.holds import HoldsBody
 from shoal._proto.links import NodeBody
 from shoal._proto.views import Candidates, Wish
 from shoal._runtime.bridge.around import Place, Surroundings, Watch
 from shoal._runtime.bridge.bridging import Bridging
 from shoal._runtime.bridge.lending import STAYS_HERE
+from shoal._runtime.daemon_actors_abroad import ActorsAbroad
 from shoal._runtime.daemon_cluster import ClusterNode
 from shoal._runtime.daemon_loop import Loop, Timer
 from shoal._runtime.daemon_members import PYTHON
@@ -124,6 +125,7 @@ class Abroad(Watch):
         self._moves: list[moves.Event] = []
         self._is_moving = False
         self._timer: Timer | None = None
+        self.actors = ActorsAbroad(loop, memory, machine, cluster, post, ways)
         cluster.joined, cluster.left = self._joined, self._left
         cluster.received, cluster.open_source = self._received, self._open_source
         cluster.members_changed = self._members_changed
@@ -136,9 +138,9 @@ class Abroad(Watch):
         around = Surroundings(
             links=self._cluster.peers,
             call_later=self._loop.call_later,
-            describe_queue=lambda queue: guests.describe(self._machine.tables, queue),
+            describe_queue=self._describe_queue,
             find_queue=self.find_queue,
-            find_actor=lambda key: "no actor of another node lives here",
+            find_actor=self.actors.find,
             watch=self,
             make_room=lambda size: self._ways.make_room(),
             bring_back=self._ways.bring_back,
@@ -150,6 +152,7 @@ class Abroad(Watch):
         )
         self._bridging = Bridging(self._memory, self._me, epoch, around)
         self._bridging.lending.is_needy = self._is_needy
+        self.actors.begin(self._bridging)
         early, self._early = self._early, []
         for node, body in early:
             self._received(node, body)
@@ -159,6 +162,7 @@ class Abroad(Watch):
         for node in sorted(self._epochs):
             self._lose(node, "this node was given up by the cluster")
         if self._bridging is not None:
+            self.actors.end()
             self._former.append(self._bridging)
             self._bridging = None
         self._tell_nodes()
@@ -193,6 +197,7 @@ class Abroad(Watch):
     def _lose(self, node: str, why: str) -> None:
         del self._epochs[node]
         if self._bridging is not None:
+            self.actors.node_lost(node)
             self._bridging.node_lost(node)
         self._move(moves.NodeLost(node))
         self._hosting.step(clock.now(), visitors.HomeLost(node))
@@ -254,6 +259,8 @@ class Abroad(Watch):
     # ---- queues of this node
     def looked(self, queues: Iterable[events.QueueState]) -> None:
         """The machine has looked at these."""
+        if len(self._machine.tables.scheduler.asks) and not self.actors.looks():
+            self.actors.look()
         if self._epochs:
             for state in queues:
                 self._look(state.queue)
@@ -319,6 +326,12 @@ class Abroad(Watch):
             del self._kept[key]
             assert self._bridging is not None
             self._bridging.lending.fail(key, record)
+
+    def _describe_queue(self, queue: int) -> bytes:
+        """Of a class queue what its tasks need, of an actor's which of its queues it is."""
+        number = self.actors.number_of(queue)
+        tables = self._machine.tables
+        return guests.describe(tables, queue) if number is None else bytes([number])
 
     def _is_needy(self, number: int) -> bool:
         queue = self._machine.tables.scheduler.held.queues.get(number)
@@ -482,6 +495,15 @@ class Abroad(Watch):
         ran_s = self._hosted.setdefault(queue, _Hosted()).ran(now, begun_at, self._slots(queue))
         self._look_hosted(queue)
         return ran_s, self._hosting.window(queue, node)
+
+    def actor_came(self, node: str, body: HostActor, refs: list[ObjectRef[Any]]) -> None:
+        self.actors.came(node, body, refs)
+
+    def actor_told(self, node: str, body: ActorState) -> None:
+        self.actors.told(node, body)
+
+    def actor_ends(self, node: str, body: EndActor) -> None:
+        self.actors.ends(node, body)
 
     def job_ended(self, node: str, job: int, reason: str) -> None:
         self._post(events.GuestEnded(node, job, reason))

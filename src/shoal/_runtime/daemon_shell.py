@@ -28,7 +28,7 @@ import signal
 import socket
 import sys
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, get_args
 
 import msgspec
@@ -67,6 +67,7 @@ if TYPE_CHECKING:
     from shoal._runtime.daemon_cluster import ClusterNode, Ports
     from shoal._runtime.daemon_environments import EnvironmentPlaces
 
+ACROSS = get_args(commands.Across)
 END_S = 2.0
 """Time for what belongs to the session to be gone after SIGKILL."""
 UNREAD_LOG_BYTES_MOST = 4 << 20
@@ -77,10 +78,10 @@ def _snake(name: str) -> str:
     return re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
 
 
-def performers(*parts: object) -> dict[type, Callable[[Any], None]]:
+def performers(kinds: Iterable[type], *parts: object) -> dict[type, Callable[[Any], None]]:
     """Return, for each command, the ``perform_<command>`` of the part that has it."""
     found = {}
-    for kind in get_args(commands.AnyCommand):
+    for kind in kinds:
         name = f"perform_{_snake(kind.__name__)}"
         (found[kind],) = [getattr(part, name) for part in parts if hasattr(part, name)]
     return found
@@ -133,7 +134,8 @@ class Daemon:
         limit_bytes = environment.read().memory_bytes
         memories = ProcessMemories(memory, self.post, self._processes, limit_bytes)
         self._perform = performers(
-            self, self._processes, self._node_memory, self._spiller, sights, memories
+            [kind for kind in get_args(commands.AnyCommand) if kind not in ACROSS],
+            *(self, self._processes, self._node_memory, self._spiller, sights, memories),
         )
         place = (settings.session, settings.directory)
         self._zygote = ZygoteLink(
@@ -167,6 +169,7 @@ class Daemon:
         ways = Ways(self._warming.make_room, self._spiller.bring_back)
         abroad = Abroad(self._loop, self._memory, self._machine, cluster, self.post, ways)
         self._spiller.came_back = abroad.came_home
+        self._perform |= performers(ACROSS, abroad.actors)
         return abroad
 
     def _zygote_setup(self) -> forking.Setup:
@@ -236,8 +239,8 @@ class Daemon:
             self._lost.given_up.sweep()
         for command in self._machine.step(clock.now(), event):
             self._loop.guard(self._perform[type(command)], command)
-        if isinstance(event, events.Looked) and (abroad := self._node_memory.abroad) is not None:
-            abroad.looked(event.queues)
+        if (abroad := self._node_memory.abroad) is not None:
+            abroad.looked(event.queues if isinstance(event, events.Looked) else ())
 
     def perform_reply(self, command: commands.Reply) -> None:
         connection = self._door.connection(command.index)

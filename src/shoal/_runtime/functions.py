@@ -114,10 +114,10 @@ class Definition:
             return _restore_token, (self._token, self.name)
         session = sessions.current()
         key = self.key(session)
-        return _restore_key, (session.id, key, self.name, _captured(session, key))
+        return _restore_key, (session.id, key, self.name, captured(session, key))
 
 
-def _captured(session: Session, key: int) -> _native.ObjectRef[Any] | None:
+def captured(session: Session, key: int) -> _native.ObjectRef[Any] | None:
     """A ref to the export, where refs are counted: on another node it names the same export, which
     has another key there."""
     memory = session.memory

@@ -9,7 +9,9 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from shoal._base import records
-from shoal._proto.bridge import ForwardTask
+from shoal._native import ObjectRef
+from shoal._proto.bridge import ActorState, EndActor, ForwardTask, HostActor
+from shoal._proto.holds import Name
 
 RETRY_S = 0.02
 """Until something for which there was no room is tried again."""
@@ -64,6 +66,15 @@ class Watch:
     def job_ended(self, node: str, job: int, reason: str) -> None:
         """Its tasks here are to end."""
 
+    def actor_came(self, node: str, body: HostActor, refs: list[ObjectRef[Any]]) -> None:
+        """An actor of that node is to live here; ``refs``: to its class and its arguments."""
+
+    def actor_told(self, node: str, body: ActorState) -> None:
+        """How an actor of ours is there."""
+
+    def actor_ends(self, node: str, body: EndActor) -> None:
+        """An actor that lives here, or is ours, is to end."""
+
 
 @dataclass(slots=True)
 class Surroundings:
@@ -76,8 +87,9 @@ class Surroundings:
     find_queue: Callable[[str, int, bytes], Place | str | None]
     """Where the tasks of that node's job wait that need what its ``describe_queue`` has said; else
     why not; None: not yet."""
-    find_actor: Callable[[int], Place | str]
-    """The queue of the actor that lives here, by the key of its lifetime object."""
+    find_actor: Callable[[Name, bytes], Place | str]
+    """Where calls wait here for the actor with that lifetime object, in what its ``describe_queue``
+    has said."""
     watch: Watch = field(default_factory=Watch)
     """Who decides what is lent, and taken in."""
     make_room: Callable[[int], object] = _nothing
@@ -105,6 +117,12 @@ def until_room(around: Surroundings, size: int, step: Callable[[], bool]) -> Non
 def lost_value(problem: str) -> bytes:
     """The value can not be had any more."""
     return records.pack("ObjectLostError", reason=problem)
+
+
+def lost_actor(key: int, node: str) -> bytes:
+    """The node on which an actor ran a call, or by way of which it is called, is lost."""
+    text = f"node {node}, on which it lived, is lost"
+    return records.pack("ActorDiedError", reason="node_lost", text=text, may_have_run=True)
 
 
 def lost_worker(key: int, node: str) -> bytes:

@@ -40,6 +40,9 @@ _TASK_ROWS = (
     rows.TaskEnded,
     rows.FreeResults,
     rows.JobEnded,
+    rows.HostActor,
+    rows.ActorState,
+    rows.EndActor,
 )
 _REF_ROWS = (
     holds.HoldRefs,
@@ -110,6 +113,16 @@ class Bridging:
             case rows.JobEnded(job, reason):
                 self._around.watch.job_ended(node, job, reason)
                 self.visiting.job_ended(node, job)
+                return
+            case rows.ActorState():
+                self._around.watch.actor_told(node, body)
+                return
+            case rows.EndActor():
+                self._around.watch.actor_ends(node, body)
+                return
+            case rows.HostActor():
+                refs = self.proxies.arrived(node, rows.names_in(body))
+                self._around.watch.actor_came(node, body, refs)
                 return
             case rows.TaskRuns(number):
                 lending = self.machine.lendings.get(number)
@@ -183,6 +196,11 @@ class Bridging:
         for node in sorted(self._jobs.pop(job, ())):
             if node in self._epochs:
                 self._around.links.send(node, rows.JobEnded(job, reason))
+
+    def send(self, node: str, body: rows.BridgeBody) -> None:
+        """A row without refs, for a peer."""
+        if node in self._epochs:
+            self._around.links.send(node, body)
 
     def recall(self, key: int) -> None:
         """Have a lent task back, if it has not been begun."""

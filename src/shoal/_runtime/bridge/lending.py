@@ -23,7 +23,7 @@ from shoal._core import bridge
 from shoal._native import Memory, ObjectRef, Task
 from shoal._proto import bridge as rows
 from shoal._proto.holds import Name
-from shoal._runtime.bridge.around import Surroundings, lost_worker, until_room
+from shoal._runtime.bridge.around import Surroundings, lost_actor, lost_worker, until_room
 from shoal._runtime.bridge.proxies import Proxies
 from shoal._runtime.bridge.pulling import Pulling, Stays
 
@@ -117,7 +117,7 @@ class Lending:
             attempt=task.attempt,
             key=order.key,
             job=task.job,
-            place=b"" if is_call else self._around.describe_queue(task.queue),
+            place=self._around.describe_queue(task.queue),
             function=None if is_call else self._name(task.function),
             actor=self._name(task.actor) if is_call else None,
             method=task.method,
@@ -211,7 +211,8 @@ class Lending:
     def perform_fail(self, order: bridge.Fail) -> None:
         """Its node is lost, and with it all that could be known."""
         record = self._tasks[order.key].ending
-        self.fail(order.key, record or lost_worker(order.key, order.node))
+        lost = lost_actor if order.is_call else lost_worker
+        self.fail(order.key, record or lost(order.key, order.node))
 
     def charge(self, key: int) -> None:
         """A call that will be lent again has used up a retry."""

@@ -37,6 +37,8 @@ from shoal._runtime.bridge.pulling import Pulling
 
 CRASHES = frozenset({"WorkerCrashedError", "OutOfMemoryError"})
 """Records that this node's daemon seals when the process of a task has died."""
+ACTOR_CRASHES = frozenset({"crashed", "restarting", "out_of_memory"})
+"""Reasons of those that it seals when an actor's has."""
 _ERRORS = (_native.FORMAT_ERROR_PICKLE, _native.FORMAT_ERROR_RECORD)
 _WITHDRAWN = records.pack("TaskCancelledError", stage="queued", reason="its node took it back")
 
@@ -112,8 +114,7 @@ class Visiting:
         body = visit.body
         queue: Place | str | None
         if body.actor is not None:
-            key = self._proxies.key_of(body.actor)
-            queue = self._around.find_actor(key) if key else "the actor is not here"
+            queue = self._around.find_actor(body.actor, body.place)
         else:
             queue = self._around.find_queue(node, body.job, body.place)
         if queue is None:
@@ -267,6 +268,7 @@ class Visiting:
 
 def _is_crash(record: bytes) -> bool:
     try:
-        return records.unpack(record)[0] in CRASHES
+        name, fields = records.unpack(record)
+        return name in CRASHES or fields.get("reason") in ACTOR_CRASHES
     except ValueError:
         return False

@@ -1,0 +1,372 @@
+"""Actors across nodes, as one daemon has them: it finds hosts, sends actors there, takes in others'
+actors, and keeps the queues in which calls for elsewhere wait.
+
+``_core.reactions_abroad`` decides; this file says what it says to the other nodes, and tells it
+what they say. Which queues are drained to whom stands in ``bridge.actors``::
+
+    ask that is not met here     policies.actors --> ActorSent --> HostActor row
+    ActorState row (the first)   its queues are drained there from now on
+    HostActor row                class and arguments are fetched --> ActorCame
+    handle of another's actor    CallAbroad: a queue that is drained to its home
+
+1. What a host constructs from is a *twin* of the arguments: the lifetime object itself is held by
+   those who have handles, and by nobody else, or its last handle would never be gone.
+2. A twin lives until its actor has ended; what was fetched for a guest, until that has.
+3. A node that has refused an actor is not asked again for ``REFUSED_S``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from shoal._base import clock
+from shoal._core import commands, events, guests
+from shoal._core.actors import Actor
+from shoal._core.asks import ActorAsk
+from shoal._core.node import NodeMachine
+from shoal._core.policies import actors as policy
+from shoal._core.policies.dice import Dice
+from shoal._core.resources import Amounts, parse
+from shoal._native import Memory, ObjectRef
+from shoal._proto import bridge as rows
+from shoal._proto.holds import Name
+from shoal._proto.strategies import Default
+from shoal._proto.views import NodeRow, Wish
+from shoal._runtime.bridge.around import Place, lost_actor
+from shoal._runtime.bridge.bridging import Bridging
+from shoal._runtime.bridge.images import Image, open_image
+from shoal._runtime.daemon_cluster import ClusterNode
+from shoal._runtime.daemon_loop import Loop, Timer
+from shoal._runtime.daemon_members import PYTHON
+
+if TYPE_CHECKING:
+    from shoal._runtime.daemon_abroad import Ways
+
+LOOK_S = 0.05
+"""How often those are looked at who wait for room on any node."""
+PATIENCE_S = 0.1
+"""Who could live here waits so long for room here."""
+REFUSED_S = 1.0
+FRESH_S = 0.5
+"""What others have told is asked for again after this, while somebody waits."""
+_OVER = ("DEAD", "REFUSED")
+
+
+class ActorsAbroad:
+    """Actors of ours on other nodes, and theirs on this one."""
+
+    def __init__(
+        self,
+        loop: Loop,
+        memory: Memory,
+        machine: NodeMachine,
+        cluster: ClusterNode,
+        post: Callable[[events.AnyEvent], None],
+        ways: Ways,
+    ) -> None:
+        self._loop = loop
+        self._memory = memory
+        self._machine = machine
+        self._cluster = cluster
+        self._post = post
+        self._ways = ways
+        node_id = machine.tables.config.node_id
+        self._me = node_id.hex()
+        self._dice = Dice(int.from_bytes(node_id[4:8], "little"))
+        self._bridging: Bridging | None = None
+        self._rows: dict[str, NodeRow] = {}
+        """What others have, less what was sent to them since they said so."""
+        self._asked_at = float("-inf")
+        self._timer: Timer | None = None
+        self._refused: dict[tuple[str, str], float] = {}
+        self._twins: dict[int, ObjectRef[Any]] = {}
+        """By the key of the lifetime object."""
+        self._hosted: dict[tuple[str, int], tuple[str, list[ObjectRef[Any]]]] = {}
+        """By home and key there: the actor's id, its class and its arguments."""
+        self._callers: dict[int, tuple[int, ...]] = {}
+        """By what stands here for a lifetime object: queues of calls for its home."""
+
+    # ---- lives of this node in the cluster
+    def begin(self, bridging: Bridging) -> None:
+        """A new epoch."""
+        self._bridging = bridging
+        bridging.actors.record_of = self._record_of
+        bridging.actors.refused = self._call_refused
+        released = bridging.proxies.released
+
+        def gone(key: int, name: Name) -> None:
+            released(key, name)
+            self._proxy_gone(key)
+
+        bridging.proxies.released = gone
+
+    def end(self) -> None:
+        """That epoch is over."""
+        for key in list(self._callers):
+            self._callers_end(key, lost_actor(key, self._me))
+        self._bridging = None
+        self._twins.clear()
+        self._hosted.clear()
+
+    def node_lost(self, node: str) -> None:
+        """Actors of that node are lost, here too."""
+        self._rows.pop(node, None)
+        for home, key in [each for each in self._hosted if each[0] == node]:
+            del self._hosted[home, key]
+        assert self._bridging is not None
+        for key in list(self._callers):
+            name = self._bridging.proxies.proxy_name(key)
+            if name is None or name.node == node:
+                self._callers_end(key, lost_actor(key, node))
+
+    # ---- finding hosts
+    def look(self) -> None:
+        """Somebody may wait for room that another node has."""
+        self._timer = None
+        asks = self._machine.tables.scheduler.asks
+        if self._bridging is None or not len(asks) or not self._machine.tables.others:
+            return
+        now = clock.now()
+        waiting = [each for each in asks.values() if isinstance(each, ActorAsk)]
+        for ask in waiting:
+            is_late = ask.who in asks.impossible or now - ask.since >= PATIENCE_S
+            if is_late and not ask.target.group:
+                self._find_host(now, ask)
+        self._timer = self._loop.call_later(LOOK_S, self.look)
+
+    def looks(self) -> bool:
+        """Whether it will look soon."""
+        return self._timer is not None
+
+    def _find_host(self, now: float, ask: ActorAsk) -> None:
+        actor = self._machine.tables.actors.living[ask.actor_id]
+        if actor.home is not None:
+            return
+        if now - self._asked_at >= FRESH_S:
+            self._asked_at = now
+            self._take_rows()
+            self._cluster.refresh(self._take_rows)
+        late = [each for each, until in self._refused.items() if until <= now]
+        for each in late:
+            del self._refused[each]
+        able = [r for r in self._rows.values() if (ask.actor_id, r.node) not in self._refused]
+        wish = Wish(parse(actor.spec.place), ask.target.labels, PYTHON)
+        found = policy.offer(able, wish, ask.amounts, actor.spec.strategy, self._dice)
+        if found.node:
+            self._use(found.node, ask.amounts)
+            self._post(events.ActorSent(ask.actor_id, found.node))
+
+    def _take_rows(self) -> None:
+        self._rows = {row.node: row for row in self._cluster.other_rows()}
+
+    def _use(self, node: str, amounts: Amounts) -> None:
+        row = self._rows[node]
+        free = dict(row.free)
+        for name, units in amounts:
+            free[name] = free.get(name, 0) - units
+        self._rows[node] = msgspec.structs.replace(row, free=free)
+
+    # ---- ours, elsewhere
+    def perform_host_actor(self, command: commands.HostActor) -> None:
+        """Send all that it needs."""
+        tables, node = self._machine.tables, command.node
+        actor = tables.actors.living[command.actor_id]
+        key = actor.spec.arguments
+        twin = self._twins.get(key) or self._make_twin(key)
+        if twin is None or self._bridging is None or node not in tables.others:
+            self._refused[command.actor_id, node] = clock.now() + REFUSED_S
+            self._post(events.ActorTold(node, key, "REFUSED"))
+            return
+        self._twins[key] = twin
+        left = actor.spec.max_restarts
+        spec = msgspec.structs.replace(
+            actor.spec,
+            function=0,
+            arguments=0,
+            name=None,
+            detached=False,
+            get_if_exists=False,
+            strategy=Default(),
+            max_restarts=left if left < 0 else max(0, left - actor.restarts),
+        )
+        proxies = self._bridging.proxies
+        body = rows.HostActor(
+            key=key,
+            actor_id=actor.actor_id,
+            job=actor.job,
+            place=guests.describe_job(tables, actor.job, actor.env),
+            spec=spec,
+            function=proxies.name_of(actor.spec.function),
+            arguments=proxies.name_of(twin.key),
+        )
+        proxies.send(node, body, rows.names_in(body))
+
+    def _make_twin(self, key: int) -> ObjectRef[Any] | None:
+        """A value of the daemon's own with the same bytes; None: there is no room, or those are in
+        a file just now."""
+        found = open_image(self._memory, key)
+        if not isinstance(found, Image):
+            self._ways.bring_back(key)
+            return None
+        self._ways.make_room()
+        twin = self._memory.new_proxy(0)
+        refs = [self._memory.ref(each) if each else None for each in found.contained]
+        done = self._memory.seal_image(twin, found.format, found.in_block, found.whole(), refs)
+        ref = self._memory.ref(twin) if done else None
+        self._memory.release(twin)
+        return ref
+
+    def told(self, node: str, body: rows.ActorState) -> None:
+        """Its host says how it is."""
+        actor = self._machine.tables.actors.by_key.get(body.key)
+        if actor is not None and actor.host == node:
+            if body.state == "REFUSED":
+                self._refused[actor.actor_id, node] = clock.now() + REFUSED_S
+            elif body.state != "DEAD" and self._bridging is not None:
+                for queue in actor.queues:
+                    self._bridging.actors.place(queue, node)
+        row = events.ActorTold(node, body.key, body.state, body.pid, body.restarts, body.cause)
+        self._post(row)
+
+    def perform_end_hosted(self, command: commands.EndHosted) -> None:
+        """It ends, wherever it is."""
+        if self._bridging is None:
+            return
+        node, key = command.node, command.key
+        if node in self._machine.tables.others:
+            how = (command.is_gentle, command.may_restart)
+            ours = self._machine.tables.actors.by_key.get(key)
+            home = self._me if ours is not None and ours.home is None else node
+            self._bridging.send(node, rows.EndActor(home, key, *how))
+        actor = self._machine.tables.actors.by_key.get(key)
+        if actor is not None and actor.is_dead:
+            self._twins.pop(key, None)
+            for queue in actor.queues:
+                self._bridging.actors.remove(queue, actor.cause)
+
+    def perform_bring_home(self, command: commands.BringHome) -> None:
+        """It lives here from now on."""
+        if self._bridging is not None:
+            for queue in command.queues:
+                self._bridging.actors.bring_home(queue)
+
+    def perform_look_abroad(self, command: commands.LookAbroad) -> None:
+        """Whether none of its calls waits or runs."""
+        bridging = self._bridging
+        is_quiet = bridging is not None and all(
+            bridging.actors.is_quiet(queue) and not self._memory.queue_state(queue)[0]
+            for queue in command.queues
+        )
+        self._post(events.AbroadLooked(command.actor_id, is_quiet))
+
+    # ---- others', here
+    def came(self, node: str, body: rows.HostActor, refs: list[ObjectRef[Any]]) -> None:
+        """It is made once its class and its arguments are here."""
+        place = node, body.key
+        self._hosted[place] = (body.actor_id, refs)
+        missing = [len(refs)]
+
+        def is_here() -> None:
+            missing[0] -= 1
+            if missing[0] or place not in self._hosted:
+                return
+            function, arguments = (ref.key for ref in refs)
+            spec = msgspec.structs.replace(body.spec, function=function, arguments=arguments)
+            came = events.ActorCame(node, body.key, body.actor_id, body.job, body.place, spec)
+            self._post(came)
+
+        assert self._bridging is not None
+        for ref in refs:
+            self._bridging.pulling.fetch(ref, is_here)
+
+    def perform_tell_home(self, command: commands.TellHome) -> None:
+        """How a guest is."""
+        if command.state in _OVER:
+            self._hosted.pop((command.node, command.key), None)
+        if self._bridging is not None and command.node in self._machine.tables.others:
+            fields = (command.state, command.pid, command.restarts, command.cause)
+            self._bridging.send(command.node, rows.ActorState(command.key, *fields))
+
+    def ends(self, node: str, body: rows.EndActor) -> None:
+        """A guest is to end; or one of ours, which somebody there has killed."""
+        if body.home == node:
+            actor_id, _ = self._hosted.get((node, body.key), ("", []))
+            if actor_id not in self._machine.tables.actors.living:
+                self._hosted.pop((node, body.key), None)  # it has not been made yet
+        self._post(events.ActorEnds(body.home, body.key, body.is_gentle, body.may_restart))
+
+    def find(self, name: Name, place: bytes) -> Place | str:
+        """Where calls for that actor wait here."""
+        table = self._machine.tables.actors
+        actor: Actor | None
+        if name.node == self._me:
+            actor = table.by_key.get(name.key)
+        else:
+            actor_id, _ = self._hosted.get((name.node, name.key), ("", []))
+            actor = table.living.get(actor_id)
+        number = place[0] if place else 0
+        if actor is None or not actor.queue or number > len(actor.group_queues):
+            return "the actor is not here"
+        queues = [(actor.queue, actor.generation), *actor.group_queues]
+        return (*queues[number], actor.job)
+
+    # ---- callers
+    def perform_call_abroad(self, command: commands.CallAbroad) -> None:
+        """Calls in these queues go to its home."""
+        bridging = self._bridging
+        name = None if bridging is None else bridging.proxies.proxy_name(command.key)
+        self._callers[command.key] = command.queues
+        if bridging is None or name is None or name.node not in self._machine.tables.others:
+            self._callers_end(
+                command.key, lost_actor(command.key, "" if name is None else name.node)
+            )
+            return
+        for queue in command.queues:
+            bridging.actors.place(queue, name.node)
+
+    def perform_kill_elsewhere(self, command: commands.KillElsewhere) -> None:
+        """Somebody here kills an actor of another node."""
+        bridging = self._bridging
+        name = None if bridging is None else bridging.proxies.proxy_name(command.key)
+        if bridging is not None and name is not None and name.node in self._machine.tables.others:
+            body = rows.EndActor(name.node, name.key, may_restart=command.may_restart)
+            bridging.send(name.node, body)
+
+    def number_of(self, queue: int) -> int | None:
+        """Which of its actor's queues this is; None: it is no actor's."""
+        tables = self._machine.tables
+        actor = tables.actors.find(tables.actor_queues.get(queue, ""))
+        if actor is not None:
+            return actor.queues.index(queue)
+        found = [queues.index(queue) for queues in self._callers.values() if queue in queues]
+        return found[0] if found else None
+
+    def _record_of(self, queue: int) -> bytes | None:
+        tables = self._machine.tables
+        actor = tables.actors.find(tables.actor_queues.get(queue, ""))
+        if actor is None:
+            return lost_actor(0, "")
+        return actor.cause if actor.is_dead else None
+
+    def _call_refused(self, queue: int, node: str) -> None:
+        """Of a caller: its home does not know the actor any more."""
+        for key, queues in list(self._callers.items()):
+            if queue in queues:
+                self._callers_end(key, lost_actor(key, node))
+
+    def _callers_end(self, key: int, record: bytes) -> None:
+        if self._bridging is not None:
+            for queue in self._callers[key]:
+                self._bridging.actors.remove(queue, record)
+        self._post(events.CallersGone(key, record))
+
+    def _proxy_gone(self, key: int) -> None:
+        queues = self._callers.get(key)
+        if queues is not None:
+            record = lost_actor(key, "")
+            self._callers_end(key, record)
+            del self._callers[key]
+            self._post(events.CallersGone(key, record, is_unused=True))
