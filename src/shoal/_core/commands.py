@@ -317,12 +317,22 @@ class HostActor(Command, frozen=True):
 
 
 class EndHosted(Command, frozen=True):
-    """End an actor that lives on that node; ``key`` is its lifetime object's at its home."""
+    """Tell ``node`` that an actor is to end, which lives there or is that node's; ``key`` is its
+    lifetime object's at its ``home``."""
 
     node: str
+    home: str
     key: int
     is_gentle: bool = False
     may_restart: bool = False
+
+
+class EndCalls(Command, frozen=True):
+    """An actor of ours that was abroad has ended: what waits for it fails with ``record``."""
+
+    key: int
+    queues: tuple[int, ...]
+    record: bytes
 
 
 class TellHome(Command, frozen=True):
@@ -364,6 +374,7 @@ class KillElsewhere(Command, frozen=True):
 
 
 AnyCommand = Union[
+    EndCalls,
     BringHome,
     KillElsewhere,
     HostActor,
@@ -411,5 +422,5 @@ AnyCommand = Union[
     EndSession,
 ]
 
-Across = HostActor | EndHosted | TellHome | LookAbroad | CallAbroad | BringHome | KillElsewhere
+Across = HostActor | EndHosted | EndCalls | TellHome | LookAbroad | CallAbroad | BringHome | KillElsewhere
 """What is done only where there are other nodes."""

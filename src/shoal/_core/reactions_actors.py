@@ -309,7 +309,7 @@ def on_kill(t: NodeTables, now: float, event: Requested, body: m.KillActor) -> C
     if actor.home is not None and not actor.is_dead:  # its home says who knows it
         node, key = actor.home
         t.tell(now, actor.actor_id, "somebody here kills it")
-        return [do.EndHosted(node, key, may_restart=not body.no_restart), done]
+        return [do.EndHosted(node, node, key, may_restart=not body.no_restart), done]
     if actor.is_dead:
         return [done]
     if body.no_restart or not t.actors.can_restart(actor):
@@ -321,7 +321,8 @@ def on_kill(t: NodeTables, now: float, event: Requested, body: m.KillActor) -> C
 def crash(t: NodeTables, now: float, actor: Actor) -> Commands:
     """End its process, not the actor."""
     if actor.host:
-        return [do.EndHosted(actor.host, actor.spec.arguments, may_restart=True)]
+        home = t.config.node_id.hex()
+        return [do.EndHosted(actor.host, home, actor.spec.arguments, may_restart=True)]
     return t.pool.kill(now, actor.worker) if actor.worker >= 0 else []
 
 
@@ -344,7 +345,10 @@ def end_with(
     worker = actor.worker
     out: Commands = []
     if actor.host:
-        out.append(do.EndHosted(actor.host, actor.spec.arguments, is_gentle=is_gentle))
+        home = t.config.node_id.hex()
+        out.append(do.EndHosted(actor.host, home, actor.spec.arguments, is_gentle=is_gentle))
+    if actor.was_abroad:
+        out.append(do.EndCalls(actor.spec.arguments, tuple(actor.queues), record))
     t.actors.end(actor, record)
     t.scheduler.withdraw(actor.actor_id)
     t.tell(now, actor.actor_id, "ends")

@@ -235,17 +235,15 @@ class ActorsAbroad:
         """It ends, wherever it is."""
         if self._bridging is None:
             return
-        node, key = command.node, command.key
-        if node in self._machine.tables.others:
-            how = (command.is_gentle, command.may_restart)
-            ours = self._machine.tables.actors.by_key.get(key)
-            home = self._me if ours is not None and ours.home is None else node
-            self._bridging.send(node, rows.EndActor(home, key, *how))
-        actor = self._machine.tables.actors.by_key.get(key)
-        if actor is not None and actor.is_dead:
-            self._twins.pop(key, None)
-            for queue in actor.queues:
-                self._bridging.actors.remove(queue, actor.cause)
+        how = (command.is_gentle, command.may_restart)
+        self._bridging.send(command.node, rows.EndActor(command.home, command.key, *how))
+
+    def perform_end_calls(self, command: commands.EndCalls) -> None:
+        """What is lent is told by its node, or lost."""
+        self._twins.pop(command.key, None)
+        if self._bridging is not None:
+            for queue in command.queues:
+                self._bridging.actors.remove(queue, command.record)
 
     def perform_bring_home(self, command: commands.BringHome) -> None:
         """It lives here from now on."""
