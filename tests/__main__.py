@@ -58,7 +58,8 @@ class Part:
         self.taken_s = time.monotonic() - began
 
     def _run_one(self, program: list[str]) -> int:
-        environment = {**os.environ, "SHOAL_DIR": self.root}
+        builds = str(Path(self.root).parent / "builds")
+        environment = {**os.environ, "SHOAL_DIR": self.root, "SHOAL_TEST_BUILDS": builds}
         with subprocess.Popen(
             program, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment
         ) as process:

@@ -407,7 +407,8 @@ class Nodes:
         """All refs of the test are gone: nothing may be left anywhere."""
         for node in self.living():
             node.functions.clear()
-            node.bridging.visiting.job_ended(JOB)
+            for other in self.all:
+                node.bridging.visiting.job_ended(other, JOB)
             for worker in node.workers:
                 worker.stop()
         gc.collect()

@@ -527,7 +527,7 @@ def test_what_there_is_no_room_for_comes_when_there_is(nodes: Nodes) -> None:
     with pytest.raises(_native.FullError):
         while True:
             nodes.turn()
-            filling.append(reader.memory.put(_native.FORMAT_BYTES, b"f" * 3_000_000, (), ()))
+            filling.append(reader.memory.put(_native.FORMAT_BYTES, b"f" * 3_000_000, (), (), 1.0))
     while (more := fill_more(nodes["b"].memory)) is not None:  # the reserve, which is for results
         filling.append(more)
     value = nodes["a"].driver.put(b"v" * 3_000_000)

@@ -83,9 +83,11 @@ def test_a_lost_machine_is_all_of_a_node_at_once(cluster: Cluster) -> None:
 def test_a_frozen_node_answers_when_it_is_thawed(cluster: Cluster) -> None:
     node = cluster.add_node()
     cluster.freeze(node)
-    states = {_state(pid) for pid in node.processes()}
-    assert states == {"T"}
-    cluster.thaw(node)
+    try:  # the signal is on its way to all of them when it has been sent
+        is_frozen = wait_until(lambda: {_state(pid) for pid in node.processes()} == {"T"}, 10.0)
+    finally:
+        cluster.thaw(node)
+    assert is_frozen
     cluster.wait_for_nodes()
 
 

@@ -1,7 +1,9 @@
 """A copy of the package whose native module is built with AddressSanitizer and UBSan.
 
 `sanitized_environment(tmp_path_factory)` builds it once per test run, under the run's temporary
-directory, and answers the environment in which a child process uses it:
+directory (where several runs of one suite go side by side, once for all of them, under the
+directory that SHOAL_TEST_BUILDS names), and answers the environment in which a child process uses
+it:
 
     environment = sanitized_environment(tmp_path_factory)
     subprocess.run([sys.executable, "program.py"], env=environment, ...)
@@ -16,6 +18,7 @@ do not share our stderr, and each report ends its process.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import subprocess
@@ -58,6 +61,21 @@ def _build(folder: Path) -> Path:
     return site
 
 
+def _built_once(folder: Path) -> Path:
+    """The import folder, built by whoever of several runs comes first."""
+    shared = os.environ.get("SHOAL_TEST_BUILDS")
+    if not shared:
+        return _build(folder)
+    folder = Path(shared) / "sanitized"
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "done").exists():
+            _build(folder)
+            (folder / "done").touch()
+    return folder / "site"
+
+
 def sanitized_environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """The environment of a child that runs with the sanitized package; built on the first call."""
     folder = tmp_path_factory.getbasetemp() / "sanitized"
@@ -66,7 +84,7 @@ def sanitized_environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str,
         reports = folder / "reports" / "report"
         _built[folder] = {
             "LD_PRELOAD": f"{_runtime('libasan.so')}:{_runtime('libstdc++.so')}",
-            "PYTHONPATH": str(_build(folder)),
+            "PYTHONPATH": str(_built_once(folder)),
             "PYTHONMALLOC": "malloc",
             "ASAN_OPTIONS": f"detect_leaks=0:log_path={reports}",
             "UBSAN_OPTIONS": f"halt_on_error=1:print_stacktrace=1:log_path={reports}",

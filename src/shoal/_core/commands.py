@@ -422,5 +422,14 @@ AnyCommand = Union[
     EndSession,
 ]
 
-Across = HostActor | EndHosted | EndCalls | TellHome | LookAbroad | CallAbroad | BringHome | KillElsewhere
+Across = (
+    HostActor
+    | EndHosted
+    | EndCalls
+    | TellHome
+    | LookAbroad
+    | CallAbroad
+    | BringHome
+    | KillElsewhere
+)
 """What is done only where there are other nodes."""

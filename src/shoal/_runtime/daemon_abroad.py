@@ -496,6 +496,9 @@ class Abroad(Watch):
         self._look_hosted(queue)
         return ran_s, self._hosting.window(queue, node)
 
+    def lost_call(self, queue: int, node: str) -> bytes:
+        return self.actors.lost_call(queue, node)
+
     def actor_came(self, node: str, body: HostActor, refs: list[ObjectRef[Any]]) -> None:
         self.actors.came(node, body, refs)
 

@@ -106,7 +106,7 @@ class ActorsAbroad:
     def end(self) -> None:
         """That epoch is over."""
         for key in list(self._callers):
-            self._callers_end(key, lost_actor(key, self._me))
+            self._callers_end(key, self._lost(key, self._me))
         self._bridging = None
         self._twins.clear()
         self._hosted.clear()
@@ -120,7 +120,7 @@ class ActorsAbroad:
         for key in list(self._callers):
             name = self._bridging.proxies.proxy_name(key)
             if name is None or name.node == node:
-                self._callers_end(key, lost_actor(key, node))
+                self._callers_end(key, self._lost(key, node))
 
     # ---- finding hosts
     def look(self) -> None:
@@ -317,13 +317,12 @@ class ActorsAbroad:
         bridging = self._bridging
         name = None if bridging is None else bridging.proxies.proxy_name(command.key)
         self._callers[command.key] = command.queues
-        if bridging is None or name is None or name.node not in self._machine.tables.others:
-            self._callers_end(
-                command.key, lost_actor(command.key, "" if name is None else name.node)
-            )
+        node = "" if name is None else name.node
+        if bridging is None or node not in self._machine.tables.others:
+            self._callers_end(command.key, self._lost(command.key, node))
             return
         for queue in command.queues:
-            bridging.actors.place(queue, name.node)
+            bridging.actors.place(queue, node)
 
     def perform_kill_elsewhere(self, command: commands.KillElsewhere) -> None:
         """Somebody here kills an actor of another node."""
@@ -346,14 +345,28 @@ class ActorsAbroad:
         tables = self._machine.tables
         actor = tables.actors.find(tables.actor_queues.get(queue, ""))
         if actor is None:
-            return lost_actor(0, "")
+            return lost_actor("")
         return actor.cause if actor.is_dead else None
 
     def _call_refused(self, queue: int, node: str) -> None:
         """Of a caller: its home does not know the actor any more."""
         for key, queues in list(self._callers.items()):
             if queue in queues:
-                self._callers_end(key, lost_actor(key, node))
+                self._callers_end(key, self._lost(key, node))
+
+    def lost_call(self, queue: int, node: str) -> bytes:
+        """What a call ends with that was lent from that queue to a node that is lost."""
+        tables = self._machine.tables
+        actor = tables.actors.find(tables.actor_queues.get(queue, ""))
+        if actor is not None:
+            return lost_actor(node, **actor.facts())
+        found = [key for key, queues in self._callers.items() if queue in queues]
+        return self._lost(found[0], node) if found else lost_actor(node)
+
+    def _lost(self, key: int, node: str) -> bytes:
+        callers = self._machine.tables.callers.values()
+        actor_id = next((caller.actor_id for caller in callers if caller.key == key), "")
+        return lost_actor(node, actor_id=actor_id)
 
     def _callers_end(self, key: int, record: bytes) -> None:
         if self._bridging is not None:
@@ -364,7 +377,7 @@ class ActorsAbroad:
     def _proxy_gone(self, key: int) -> None:
         queues = self._callers.get(key)
         if queues is not None:
-            record = lost_actor(key, "")
+            record = self._lost(key, "")
             self._callers_end(key, record)
             del self._callers[key]
             self._post(events.CallersGone(key, record, is_unused=True))

@@ -66,6 +66,10 @@ class Watch:
     def job_ended(self, node: str, job: int, reason: str) -> None:
         """Its tasks here are to end."""
 
+    def lost_call(self, queue: int, node: str) -> bytes:
+        """What a call ends with that was lent from that queue to a node that is lost."""
+        return lost_actor(node)
+
     def actor_came(self, node: str, body: HostActor, refs: list[ObjectRef[Any]]) -> None:
         """An actor of that node is to live here; ``refs``: to its class and its arguments."""
 
@@ -119,10 +123,11 @@ def lost_value(problem: str) -> bytes:
     return records.pack("ObjectLostError", reason=problem)
 
 
-def lost_actor(key: int, node: str) -> bytes:
-    """The node on which an actor ran a call, or by way of which it is called, is lost."""
-    text = f"node {node}, on which it lived, is lost"
-    return records.pack("ActorDiedError", reason="node_lost", text=text, may_have_run=True)
+def lost_actor(node: str, **facts: object) -> bytes:
+    """The node on which an actor ran a call, or by way of which it is called, is lost; ``facts``
+    name the actor."""
+    fields = {"reason": "node_lost", "node": node, "may_have_run": True}
+    return records.pack("ActorDiedError", **{**facts, **fields})
 
 
 def lost_worker(key: int, node: str) -> bytes:

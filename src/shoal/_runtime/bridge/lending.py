@@ -23,7 +23,7 @@ from shoal._core import bridge
 from shoal._native import Memory, ObjectRef, Task
 from shoal._proto import bridge as rows
 from shoal._proto.holds import Name
-from shoal._runtime.bridge.around import Surroundings, lost_actor, lost_worker, until_room
+from shoal._runtime.bridge.around import Surroundings, lost_worker, until_room
 from shoal._runtime.bridge.proxies import Proxies
 from shoal._runtime.bridge.pulling import Pulling, Stays
 
@@ -210,9 +210,12 @@ class Lending:
 
     def perform_fail(self, order: bridge.Fail) -> None:
         """Its node is lost, and with it all that could be known."""
-        record = self._tasks[order.key].ending
-        lost = lost_actor if order.is_call else lost_worker
-        self.fail(order.key, record or lost(order.key, order.node))
+        task = self._tasks[order.key]
+        if order.is_call:
+            lost = self._around.watch.lost_call(task.queue, order.node)
+        else:
+            lost = lost_worker(order.key, order.node)
+        self.fail(order.key, task.ending or lost)
 
     def charge(self, key: int) -> None:
         """A call that will be lent again has used up a retry."""
