@@ -451,7 +451,7 @@ def test_calls_wait_for_the_next_place(nodes: Nodes) -> None:
     nodes.cut.clear()
     nodes.kill("b")
     later = [nodes["a"].call(actor, queue, number) for number in range(10, 20)]
-    with pytest.raises(Failed, match="is lost"):
+    with pytest.raises(Failed, match="node_lost"):
         nodes.get("a", lost)
     nodes.quiet()
     assert CALLS == [] and len(nodes["a"].memory.queued(queue[0], 99)) == 10

@@ -359,7 +359,9 @@ class ActorsAbroad:
         tables = self._machine.tables
         actor = tables.actors.find(tables.actor_queues.get(queue, ""))
         if actor is not None:
-            return lost_actor(node, **actor.facts())
+            lives_on = tables.actors.can_restart(actor)
+            reason = "restarting" if lives_on else "node_lost"
+            return lost_actor(node, **{**actor.facts(), "reason": reason})
         found = [key for key, queues in self._callers.items() if queue in queues]
         return self._lost(found[0], node) if found else lost_actor(node)
 

@@ -127,7 +127,7 @@ def lost_actor(node: str, **facts: object) -> bytes:
     """The node on which an actor ran a call, or by way of which it is called, is lost; ``facts``
     name the actor."""
     fields = {"reason": "node_lost", "node": node, "may_have_run": True}
-    return records.pack("ActorDiedError", **{**facts, **fields})
+    return records.pack("ActorDiedError", **{**fields, **facts})
 
 
 def lost_worker(key: int, node: str) -> bytes:
