@@ -373,7 +373,40 @@ class KillElsewhere(Command, frozen=True):
     may_restart: bool
 
 
+class ClaimName(Command, frozen=True):
+    """Have a name in the whole cluster: ``NameAnswered`` says who has it already."""
+
+    ticket: int
+    namespace: str
+    name: str
+
+
+class FindName(Command, frozen=True):
+    """Look for an actor of another node: ``NameAnswered``."""
+
+    ticket: int
+    namespace: str
+    name: str
+
+
+class ReleaseName(Command, frozen=True):
+    """The name is free."""
+
+    namespace: str
+    name: str
+
+
+class SpreadActor(Command, frozen=True):
+    """Whose turn it is to have that actor: ``ActorSent`` follows."""
+
+    actor_id: str
+
+
 AnyCommand = Union[
+    SpreadActor,
+    ClaimName,
+    FindName,
+    ReleaseName,
     EndCalls,
     BringHome,
     KillElsewhere,
@@ -423,7 +456,11 @@ AnyCommand = Union[
 ]
 
 Across = (
-    HostActor
+    ClaimName
+    | FindName
+    | ReleaseName
+    | SpreadActor
+    | HostActor
     | EndHosted
     | EndCalls
     | TellHome

@@ -480,7 +480,7 @@ class CancelAsked(Event, frozen=True):
 
 
 class ActorSent(Event, frozen=True):
-    """That node is to be asked to take an actor of ours."""
+    """That node is to be asked to take an actor of ours; or it is this node's turn."""
 
     actor_id: str
     node: str
@@ -535,7 +535,15 @@ class CallersGone(Event, frozen=True):
     is_unused: bool = False
 
 
+class NameAnswered(Event, frozen=True):
+    """Who has the name that was claimed or looked for; None: nobody else in the cluster."""
+
+    ticket: int
+    info: messages.ActorInfo | None
+
+
 AnyEvent = Union[
+    NameAnswered,
     ActorSent,
     ActorTold,
     ActorCame,

@@ -183,6 +183,9 @@ class NodeMachine:
             seen.StoreWritten: self._with(reactions_store.on_written),
             seen.StoreConnected: self._with(reactions_store.on_connected),
             seen.CancelAsked: self._with(reactions_cancels.on_cancel_asked),
+            seen.NameAnswered: lambda now, event: _abroad().on_name_answered(
+                self.tables, now, event
+            ),
             seen.ActorSent: lambda now, event: _abroad().on_sent(self.tables, now, event),
             seen.ActorTold: lambda now, event: _abroad().on_told(self.tables, now, event),
             seen.ActorCame: lambda now, event: _abroad().on_came(self.tables, now, event),

@@ -30,7 +30,7 @@ import msgspec
 from shoal._core import causes, guests, reactions_actors, resources
 from shoal._core import commands as do
 from shoal._core.actors import Abroad, Actor, Asking
-from shoal._core.answers import Commands, want_environment
+from shoal._core.answers import Commands, refuse, want_environment
 from shoal._core.asks import ActorAsk
 from shoal._core.events import (
     AbroadLooked,
@@ -39,6 +39,7 @@ from shoal._core.events import (
     ActorSent,
     ActorTold,
     CallersGone,
+    NameAnswered,
     QueueCreated,
     Requested,
 )
@@ -54,8 +55,11 @@ def on_sent(t: NodeTables, now: float, event: ActorSent) -> Commands:
     """A node was found for it."""
     actor = t.actors.living.get(event.actor_id)
     ask = t.scheduler.asks.by_who.get(event.actor_id)
-    if actor is None or not isinstance(actor.phase, Asking) or not isinstance(ask, ActorAsk):
+    if actor is None or not isinstance(actor.phase, Asking):
         return []
+    if event.node == t.config.node_id.hex():
+        is_new = not isinstance(ask, ActorAsk)
+        return reactions_actors.ask_worker(t, now, actor, is_settled=True) if is_new else []
     t.scheduler.withdraw(actor.actor_id)
     actor.phase, actor.was_abroad = Abroad(event.node), True
     actor.incarnation += 1
@@ -146,6 +150,32 @@ def on_ends(t: NodeTables, now: float, event: ActorEnds) -> Commands:
             reason = "no_handle" if event.is_gentle else "killed"
             out += reactions_actors.end_actor(t, now, actor, reason, is_gentle=event.is_gentle)
     return out
+
+
+# ---- names
+def on_name_answered(t: NodeTables, now: float, event: NameAnswered) -> Commands:
+    """Of a claim: nobody else has it, or who does; of a question: the actor, if there is one."""
+    asked = t.name_asks.pop(event.ticket, None)
+    if asked is None:
+        return []
+    body, job = asked.body, t.job_of(asked.index)
+    if isinstance(body, m.GetActor):
+        namespace = body.namespace or ("" if job is None else job.namespace)
+        if event.info is None:
+            return refuse(asked, causes.actor_not_found(body.name, namespace))
+        return [do.Reply(asked.index, asked.request, event.info)]
+    assert isinstance(body, m.CreateActor) and body.spec.name
+    namespace = body.spec.namespace or ("" if job is None else job.namespace)
+    if event.info is None:
+        t.claimed.add((namespace, body.spec.name))
+        out = reactions_actors.on_create_actor(t, now, asked, body)
+        if t.actors.named(namespace, body.spec.name) is None:  # refused for another reason
+            t.claimed.discard((namespace, body.spec.name))
+            out.append(do.ReleaseName(namespace, body.spec.name))
+        return out
+    if body.spec.get_if_exists:
+        return [do.Reply(asked.index, asked.request, event.info)]
+    return refuse(asked, causes.name_taken(body.spec.name, namespace))
 
 
 # ---- handles of actors of other nodes

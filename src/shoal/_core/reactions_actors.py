@@ -58,6 +58,10 @@ def on_create_actor(t: NodeTables, now: float, event: Requested, body: m.CreateA
             return [do.Reply(event.index, event.request, other.describe(created=False))]
         if other is not None:
             return refuse(event, causes.name_taken(spec.name, namespace))
+        if t.config.in_cluster and (namespace, spec.name) not in t.claimed:
+            ticket = t.new_ticket()
+            t.name_asks[ticket] = event
+            return [do.ClaimName(ticket, namespace, spec.name)]
     out: Commands = []
     if spec.detached:
         # A root of its own: what it does outlives the driver that made it (A-14).
@@ -148,13 +152,16 @@ def _cannot_return(t: NodeTables, record: ActorRecord) -> str:
     return ""
 
 
-def ask_worker(t: NodeTables, now: float, actor: Actor) -> Commands:
-    """Put it in the scheduler's line; it ends if its environment has failed."""
+def ask_worker(t: NodeTables, now: float, actor: Actor, *, is_settled: bool = False) -> Commands:
+    """Put it in the scheduler's line; it ends if its environment has failed. With SPREAD it is
+    asked first whose turn it is, unless that ``is_settled``."""
     if failure := t.environments.failure(actor.env):
         return end_with(t, now, actor, failure, is_gentle=False)
     hold, place = parse(actor.spec.hold), parse(actor.spec.place)
     target = placement.resolve(t, actor.spec.strategy)
     assert isinstance(target, Target), "an actor ends with its group"
+    if target.spreads and t.others and not is_settled:
+        return [do.SpreadActor(actor.actor_id)]
     ask = ActorAsk(actor.actor_id, actor.job, hold, target, actor.env)
     t.scheduler.asks.add_actor(now, ask, place)
     return []
@@ -284,6 +291,10 @@ def on_get_actor(t: NodeTables, now: float, event: Requested, body: m.GetActor) 
     job = t.job_of(event.index)
     namespace = body.namespace or ("" if job is None else job.namespace)
     actor = t.actors.named(namespace, body.name)
+    if actor is None and t.config.in_cluster:
+        ticket = t.new_ticket()
+        t.name_asks[ticket] = event
+        return [do.FindName(ticket, namespace, body.name)]
     if actor is None or actor.is_dead:
         return refuse(event, causes.actor_not_found(body.name, namespace))
     return [do.Reply(event.index, event.request, actor.describe(created=False))]
@@ -427,6 +438,9 @@ def _buried(t: NodeTables, now: float, actor: Actor) -> Commands:
     job = t.jobs.running.get(actor.job)
     if job is not None and job.root_actor == actor.actor_id:
         t.ended_roots.append(job)
+    if (actor.namespace, actor.spec.name) in t.claimed and actor.spec.name:
+        t.claimed.remove((actor.namespace, actor.spec.name))
+        out.append(do.ReleaseName(actor.namespace, actor.spec.name))
     if actor.spec.name:
         t.retries += t.name_waiters.pop((actor.namespace, actor.spec.name), [])
     return out

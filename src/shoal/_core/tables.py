@@ -145,6 +145,10 @@ class NodeTables:
         """Ids of the other nodes of the cluster."""
         self.guests: dict[tuple[str, int, bytes], int] = {}
         """Queues for tasks of other nodes: by node, its number of the job, what they need."""
+        self.name_asks: dict[int, Requested] = {}
+        """Requests that wait for what other nodes say of a name."""
+        self.claimed: set[tuple[str, str]] = set()
+        """Names that this node has in the whole cluster."""
         self.callers: dict[str, CallerTicket] = {}
         """Of actors of other nodes that somebody here has a handle of, by id."""
         self.refused: dict[tuple[str, int, bytes], str] = {}

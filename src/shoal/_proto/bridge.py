@@ -26,7 +26,7 @@ from typing import Union
 import msgspec
 
 from shoal._proto.holds import Name
-from shoal._proto.messages import ActorSpec, Message
+from shoal._proto.messages import ActorInfo, ActorSpec, Message
 
 ENDED = 0
 CRASHED = 1
@@ -172,7 +172,45 @@ class EndActor(Message, frozen=True):
     may_restart: bool = False
 
 
+CLAIM, FIND, RELEASE = range(3)
+
+
+class NameAsk(Message, frozen=True):
+    """To the head: a node wants this name, looks for it, or has no use for it any more."""
+
+    number: int
+    """0: no answer is wanted."""
+    what: int
+    namespace: str
+    name: str
+
+
+class NameAnswer(Message, frozen=True):
+    """Who has the name; of a claim empty: it is granted."""
+
+    number: int
+    node: str
+
+
+class ActorAsk(Message, frozen=True):
+    """What is the actor of that name, which is the node's?"""
+
+    number: int
+    namespace: str
+    name: str
+
+
+class ActorAnswer(Message, frozen=True):
+    number: int
+    info: ActorInfo | None = None
+    lifetime: Name | None = None
+
+
 BridgeBody = Union[
+    NameAsk,
+    NameAnswer,
+    ActorAsk,
+    ActorAnswer,
     HostActor,
     ActorState,
     EndActor,
@@ -195,6 +233,8 @@ def names_in(body: BridgeBody) -> tuple[Name, ...]:
         return own + body.dependencies + body.contained
     if isinstance(body, HostActor):
         return (body.function, body.arguments)
+    if isinstance(body, ActorAnswer):
+        return () if body.lifetime is None else (body.lifetime,)
     if isinstance(body, TaskEnded):
         return tuple(name for r in body.results for name in r.contained if name is not None)
     return ()

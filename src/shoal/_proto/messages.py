@@ -100,6 +100,8 @@ class ActorInfo(Message, frozen=True):
     """(queue, generation) of each of ``spec.groups``, in their order."""
     checkpoint: int = 0
     """Key of the state that its former life has kept; 0: none."""
+    is_elsewhere: bool = False
+    """It is another node's: its queues are there, its lifetime object stands here for that."""
 
 
 class OpenActor(Message, frozen=True):

@@ -274,7 +274,7 @@ class ActorClass(Generic[C], Bindable):
         environment = inheriting.asked(session, given.get("runtime_env"))
         body = messages.CreateActor(spec, environment)
         info = session.request(body, messages.ActorInfo)
-        return handle_of(info, session.id, lifetime if info.created else None)
+        return handle_of(info, session.id, lifetime) if info.created else _found(session, info)
 
     def _is_asyncio(self) -> bool:
         known = self.__dict__.get("_has_async")
@@ -454,7 +454,16 @@ def get_actor(name: str, namespace: str | None = None) -> ActorHandle[Any]:
         raise errors.OptionError(f"get_actor needs a name, not {name!r}")
     session = sessions.current()
     body = messages.GetActor(name, session.namespace if namespace is None else namespace)
-    return handle_of(session.request(body, messages.ActorInfo), session.id, None)
+    return _found(session, session.request(body, messages.ActorInfo))
+
+
+def _found(session: sessions.Session, info: messages.ActorInfo) -> ActorHandle[Any]:
+    """A handle of an actor that was there already, perhaps on another node."""
+    handle = handle_of(info, session.id, None)
+    if not info.is_elsewhere:
+        return handle
+    key = info.spec.arguments
+    return ActorHandle(_as_here(session, handle._facts, key), session.memory.ref(key))
 
 
 def kill(actor: ActorHandle[Any] | Actor, *, no_restart: bool = True) -> None:

@@ -39,17 +39,28 @@ from shoal._core.remote_ref_events import PeerLost
 from shoal._core.resources import GPU, UNIT
 from shoal._native import Memory, ObjectRef
 from shoal._proto import membership
-from shoal._proto.bridge import ActorState, BridgeBody, EndActor, ForwardTask, HostActor
+from shoal._proto.bridge import (
+    ActorAnswer,
+    ActorAsk,
+    ActorState,
+    BridgeBody,
+    EndActor,
+    ForwardTask,
+    HostActor,
+    NameAnswer,
+    NameAsk,
+)
 from shoal._proto.holds import HoldsBody
 from shoal._proto.links import NodeBody
 from shoal._proto.views import Candidates, Wish
-from shoal._runtime.bridge.around import Place, Surroundings, Watch
+from shoal._runtime.bridge.around import NameRow, Place, Surroundings, Watch
 from shoal._runtime.bridge.bridging import Bridging
 from shoal._runtime.bridge.lending import STAYS_HERE
 from shoal._runtime.daemon_actors_abroad import ActorsAbroad
 from shoal._runtime.daemon_cluster import ClusterNode
 from shoal._runtime.daemon_loop import Loop, Timer
 from shoal._runtime.daemon_members import PYTHON
+from shoal._runtime.daemon_names import Names
 
 _CROSSING = (*get_args(BridgeBody), *get_args(HoldsBody))
 _OVER = (membership.DEAD, membership.DRAINED)
@@ -125,6 +136,7 @@ class Abroad(Watch):
         self._moves: list[moves.Event] = []
         self._is_moving = False
         self._timer: Timer | None = None
+        self.names = Names(loop, machine, cluster, post)
         self.actors = ActorsAbroad(loop, memory, machine, cluster, post, ways)
         cluster.joined, cluster.left = self._joined, self._left
         cluster.received, cluster.open_source = self._received, self._open_source
@@ -153,6 +165,7 @@ class Abroad(Watch):
         self._bridging = Bridging(self._memory, self._me, epoch, around)
         self._bridging.lending.is_needy = self._is_needy
         self.actors.begin(self._bridging)
+        self.names.bridging = self._bridging
         early, self._early = self._early, []
         for node, body in early:
             self._received(node, body)
@@ -163,6 +176,7 @@ class Abroad(Watch):
             self._lose(node, "this node was given up by the cluster")
         if self._bridging is not None:
             self.actors.end()
+            self.names.end()
             self._former.append(self._bridging)
             self._bridging = None
         self._tell_nodes()
@@ -193,10 +207,12 @@ class Abroad(Watch):
         self._epochs[row.node] = row.epoch
         is_driver = row.role == membership.ROLE_DRIVER
         self._bridging.node_joined(row.node, row.epoch, is_driver=is_driver)
+        self.names.node_joined(row.node)
 
     def _lose(self, node: str, why: str) -> None:
         del self._epochs[node]
         if self._bridging is not None:
+            self.names.node_lost(node)
             self.actors.node_lost(node)
             self._bridging.node_lost(node)
         self._move(moves.NodeLost(node))
@@ -504,6 +520,18 @@ class Abroad(Watch):
 
     def actor_told(self, node: str, body: ActorState) -> None:
         self.actors.told(node, body)
+
+    def name_row(self, node: str, body: NameRow, refs: list[ObjectRef[Any]]) -> None:
+        names = self.names
+        match body:
+            case NameAsk():
+                names.asked(node, body)
+            case NameAnswer():
+                names.answered(node, body)
+            case ActorAsk():
+                names.actor_asked(node, body)
+            case ActorAnswer():
+                names.actor_told(node, body, refs)
 
     def actor_ends(self, node: str, body: EndActor) -> None:
         self.actors.ends(node, body)

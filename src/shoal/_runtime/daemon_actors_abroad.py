@@ -80,6 +80,8 @@ class ActorsAbroad:
         self._rows: dict[str, NodeRow] = {}
         """What others have, less what was sent to them since they said so."""
         self._asked_at = float("-inf")
+        self._turn = 0
+        """Whose it is, for SPREAD."""
         self._timer: Timer | None = None
         self._refused: dict[tuple[str, str], float] = {}
         self._twins: dict[int, ObjectRef[Any]] = {}
@@ -158,6 +160,17 @@ class ActorsAbroad:
         if found.node:
             self._use(found.node, ask.amounts)
             self._post(events.ActorSent(ask.actor_id, found.node))
+
+    def perform_spread_actor(self, command: commands.SpreadActor) -> None:
+        """The next node with room, this one among them; without any it waits here."""
+        actor = self._machine.tables.actors.living[command.actor_id]
+        wish, hold = Wish(parse(actor.spec.place), (), PYTHON), parse(actor.spec.hold)
+        self._take_rows()
+        rows = {**self._rows, self._me: self._cluster.own_row()}
+        free = sorted(n for n, r in rows.items() if policy.fits(r, wish, hold))
+        self._turn += 1
+        node = free[self._turn % len(free)] if free else self._me
+        self._post(events.ActorSent(command.actor_id, node))
 
     def _take_rows(self) -> None:
         self._rows = {row.node: row for row in self._cluster.other_rows()}

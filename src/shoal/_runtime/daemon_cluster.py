@@ -255,6 +255,20 @@ class ClusterNode:
             self._look_timer = self._loop.call_later(LOOK_S, self._looked)
             self._step(members.Asked(self._ticket, membership.ListMembers()))
 
+    def head_node(self) -> str:
+        """The node through which the cluster is reached; empty: it is not there."""
+        if self._ports.settings.is_head:
+            return self._rows.node_id
+        living = (membership.ALIVE, membership.DRAINING)
+        for node, member in self._rows.others.items():
+            if HEAD_LABEL in member.labels and member.state in living:
+                return node
+        return ""
+
+    def own_row(self) -> NodeRow:
+        """Of this node, as it is."""
+        return self._rows.row()
+
     def other_rows(self) -> list[NodeRow]:
         """Of each other node that lives, what it has told last."""
         living = (membership.ALIVE, membership.DRAINING)

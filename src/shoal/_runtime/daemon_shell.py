@@ -169,7 +169,7 @@ class Daemon:
         ways = Ways(self._warming.make_room, self._spiller.bring_back)
         abroad = Abroad(self._loop, self._memory, self._machine, cluster, self.post, ways)
         self._spiller.came_back = abroad.came_home
-        self._perform |= performers(ACROSS, abroad.actors)
+        self._perform |= performers(ACROSS, abroad.actors, abroad.names)
         return abroad
 
     def _zygote_setup(self) -> forking.Setup:

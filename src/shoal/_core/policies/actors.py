@@ -66,7 +66,7 @@ def offer(
         case NodeLabels(hard, soft):
             # Those of the wish, which a label selector has put there, hold as well.
             rows = [row for row in rows if labels.agrees(labels.labels_of(row), hard)]
-    liked = labels.preferred([row for row in rows if _fits(row, wish, hold)], soft) if soft else ()
+    liked = labels.preferred([row for row in rows if fits(row, wish, hold)], soft) if soft else ()
     found = _emptier_of_two(liked or rows, wish, hold, dice)
     if found is not None:
         return Offer(found.node)
@@ -83,7 +83,7 @@ def _emptier_of_two(
     found: list[NodeRow] = []
     for _ in range(min(TRIES_MOST, 2 * len(rows))):
         row = rows[dice.below(len(rows))]
-        if _fits(row, wish, hold) and row not in found:
+        if fits(row, wish, hold) and row not in found:
             found.append(row)
             if len(found) == 2:
                 break
@@ -91,7 +91,7 @@ def _emptier_of_two(
         begin = dice.below(len(rows))
         for at in range(len(rows)):
             row = rows[(begin + at) % len(rows)]
-            if _fits(row, wish, hold):
+            if fits(row, wish, hold):
                 return row
         return None
     return min(found, key=_used)
@@ -103,7 +103,8 @@ def _used(row: NodeRow) -> float:
     return used + row.wait_s
 
 
-def _fits(row: NodeRow, wish: Wish, hold: Amounts) -> bool:
+def fits(row: NodeRow, wish: Wish, hold: Amounts) -> bool:
+    """Whether the node owns what is wished for and has what is held."""
     return slots_ever(row, wish) > 0 and _has_room(row, hold)
 
 

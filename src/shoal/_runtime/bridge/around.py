@@ -10,7 +10,16 @@ from typing import Any, Protocol
 
 from shoal._base import records
 from shoal._native import ObjectRef
-from shoal._proto.bridge import ActorState, EndActor, ForwardTask, HostActor
+from shoal._proto.bridge import (
+    ActorAnswer,
+    ActorAsk,
+    ActorState,
+    EndActor,
+    ForwardTask,
+    HostActor,
+    NameAnswer,
+    NameAsk,
+)
 from shoal._proto.holds import Name
 
 RETRY_S = 0.02
@@ -36,6 +45,7 @@ def _nothing(*_: object) -> None:
     """For what a daemon without it does not do."""
 
 
+NameRow = NameAsk | NameAnswer | ActorAsk | ActorAnswer
 Place = tuple[int, int, int]
 """A queue, its generation, and the job here that its tasks are of."""
 
@@ -75,6 +85,9 @@ class Watch:
 
     def actor_told(self, node: str, body: ActorState) -> None:
         """How an actor of ours is there."""
+
+    def name_row(self, node: str, body: NameRow, refs: list[ObjectRef[Any]]) -> None:
+        """A row about names of actors; ``refs``: to what it carries."""
 
     def actor_ends(self, node: str, body: EndActor) -> None:
         """An actor that lives here, or is ours, is to end."""

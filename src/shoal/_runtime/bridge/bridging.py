@@ -40,6 +40,10 @@ _TASK_ROWS = (
     rows.TaskEnded,
     rows.FreeResults,
     rows.JobEnded,
+    rows.NameAsk,
+    rows.NameAnswer,
+    rows.ActorAsk,
+    rows.ActorAnswer,
     rows.HostActor,
     rows.ActorState,
     rows.EndActor,
@@ -119,6 +123,10 @@ class Bridging:
                 return
             case rows.EndActor():
                 self._around.watch.actor_ends(node, body)
+                return
+            case rows.NameAsk() | rows.NameAnswer() | rows.ActorAsk() | rows.ActorAnswer():
+                refs = self.proxies.arrived(node, rows.names_in(body))
+                self._around.watch.name_row(node, body, refs)
                 return
             case rows.HostActor():
                 refs = self.proxies.arrived(node, rows.names_in(body))

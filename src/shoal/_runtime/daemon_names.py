@@ -1,0 +1,180 @@
+"""Names of actors in a cluster: unique, and found from every node.
+
+The head's daemon says which node has a name; that node says what the actor is. A node that wants a
+name asks the head before it makes the actor; who looks for one that its own node does not have asks
+the head, then the node that has it::
+
+    ClaimName   --> NameAsk(claim)   --> head: NameAnswer("" or who has it)
+    FindName    --> NameAsk(find)    --> head: NameAnswer(who has it)
+                --> ActorAsk         --> that node: ActorAnswer, with a ref to the lifetime object
+    ReleaseName --> NameAsk(release) --> head
+
+1. On the head ``_owners`` has the names of all nodes; those of a lost node go with it.
+2. A head that begins anew hears the names of every node from that node, when it joins.
+3. Where there is no head nobody finds anything, and a name is as unique as its node can tell.
+4. Who was told of an actor has its lifetime object held for ``HELD_S``, until it holds that itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from shoal._core import commands, events
+from shoal._core.node import NodeMachine
+from shoal._native import ObjectRef
+from shoal._proto import bridge as rows
+from shoal._runtime.bridge.bridging import Bridging
+from shoal._runtime.daemon_cluster import ClusterNode
+from shoal._runtime.daemon_loop import Loop
+
+HELD_S = 10.0
+Key = tuple[str, str]
+"""Namespace and name."""
+
+
+class Names:
+    """Names, as one daemon knows them."""
+
+    def __init__(
+        self,
+        loop: Loop,
+        machine: NodeMachine,
+        cluster: ClusterNode,
+        post: Callable[[events.AnyEvent], None],
+    ) -> None:
+        self._loop = loop
+        self._machine = machine
+        self._cluster = cluster
+        self._post = post
+        self._me = machine.tables.config.node_id.hex()
+        self._owners: dict[Key, str] = {}
+        self._asked: dict[int, tuple[int, bool, Key, str]] = {}
+        """By number: ticket, whether it is a claim, what, and who is to answer."""
+        self._numbers = 0
+        self._held: dict[int, list[ObjectRef[Any]]] = {}
+        self.bridging: Bridging | None = None
+
+    # ---- what the machine wants
+    def perform_claim_name(self, command: commands.ClaimName) -> None:
+        """Have it, or hear who has."""
+        self._ask(command.ticket, True, (command.namespace, command.name))
+
+    def perform_find_name(self, command: commands.FindName) -> None:
+        """Hear of the actor that has it."""
+        self._ask(command.ticket, False, (command.namespace, command.name))
+
+    def perform_release_name(self, command: commands.ReleaseName) -> None:
+        """It is free."""
+        key, head = (command.namespace, command.name), self._cluster.head_node()
+        if head == self._me:
+            self._release(self._me, key)
+        elif self.bridging is not None and head:
+            self.bridging.send(head, rows.NameAsk(0, rows.RELEASE, *key))
+
+    def _ask(self, ticket: int, is_claim: bool, key: Key) -> None:
+        head = self._cluster.head_node()
+        if head == self._me:
+            owner = self._claim(self._me, key) if is_claim else self._owners.get(key, "")
+            self._owner_told(ticket, is_claim, key, owner)
+        elif self.bridging is None or not head:
+            self._post(events.NameAnswered(ticket, None))
+        else:
+            number = self._note(ticket, is_claim, key, head)
+            what = rows.CLAIM if is_claim else rows.FIND
+            self.bridging.send(head, rows.NameAsk(number, what, *key))
+
+    def _note(self, ticket: int, is_claim: bool, key: Key, node: str) -> int:
+        self._numbers += 1
+        self._asked[self._numbers] = (ticket, is_claim, key, node)
+        return self._numbers
+
+    def _owner_told(self, ticket: int, is_claim: bool, key: Key, owner: str) -> None:
+        if not owner or owner == self._me or self.bridging is None:
+            self._post(events.NameAnswered(ticket, None))
+            return
+        number = self._note(ticket, is_claim, key, owner)
+        self.bridging.send(owner, rows.ActorAsk(number, *key))
+
+    # ---- on the head
+    def _claim(self, node: str, key: Key) -> str:
+        """Who has it already; empty: ``node`` has it now."""
+        owner = self._owners.setdefault(key, node)
+        return "" if owner == node else owner
+
+    def _release(self, node: str, key: Key) -> None:
+        if self._owners.get(key) == node:
+            del self._owners[key]
+
+    # ---- what other nodes say
+    def asked(self, node: str, body: rows.NameAsk) -> None:
+        """A node wants a name, looks for one, or has no use for it any more."""
+        key = (body.namespace, body.name)
+        if body.what == rows.RELEASE:
+            self._release(node, key)
+            return
+        owner = self._claim(node, key) if body.what == rows.CLAIM else self._owners.get(key, "")
+        if self.bridging is not None and body.number:
+            self.bridging.send(node, rows.NameAnswer(body.number, owner))
+
+    def answered(self, node: str, body: rows.NameAnswer) -> None:
+        """The head says who has it."""
+        ticket, is_claim, key, asked = self._asked.pop(body.number, (0, False, ("", ""), ""))
+        if ticket and asked == node:
+            self._owner_told(ticket, is_claim, key, body.node)
+
+    def actor_asked(self, node: str, body: rows.ActorAsk) -> None:
+        """What an actor of this node is, for who looks for its name."""
+        if self.bridging is None:
+            return
+        actor = self._machine.tables.actors.named(body.namespace, body.name)
+        if actor is None or actor.is_dead or not actor.queue:
+            self.bridging.send(node, rows.ActorAnswer(body.number))
+            return
+        lifetime = self.bridging.proxies.name_of(actor.spec.arguments)
+        answer = rows.ActorAnswer(body.number, actor.describe(created=False), lifetime)
+        self.bridging.proxies.send(node, answer, rows.names_in(answer))
+
+    def actor_told(self, node: str, body: rows.ActorAnswer, refs: list[ObjectRef[Any]]) -> None:
+        """What the actor is that was looked for."""
+        ticket, _, _, asked = self._asked.pop(body.number, (0, False, ("", ""), ""))
+        if not ticket or asked != node:
+            return
+        if body.info is None or not refs:
+            self._post(events.NameAnswered(ticket, None))
+            return
+        self._held[ticket] = refs
+        self._loop.call_later(HELD_S, lambda: self._let_go(ticket))
+        spec = msgspec.structs.replace(body.info.spec, arguments=refs[0].key)
+        info = msgspec.structs.replace(body.info, spec=spec, created=False, is_elsewhere=True)
+        self._post(events.NameAnswered(ticket, info))
+
+    def _let_go(self, ticket: int) -> None:
+        self._held.pop(ticket, None)
+
+    # ---- nodes
+    def node_joined(self, node: str) -> None:
+        """If it is the head, it is to know the names of this node."""
+        if self.bridging is None or node != self._cluster.head_node():
+            return
+        for key in self._machine.tables.actors.by_name:
+            self.bridging.send(node, rows.NameAsk(0, rows.CLAIM, *key))
+
+    def node_lost(self, node: str) -> None:
+        """Its names are free, and what it was asked is not answered."""
+        self._owners = {key: owner for key, owner in self._owners.items() if owner != node}
+        for number, (ticket, _, _, asked) in list(self._asked.items()):
+            if asked == node:
+                del self._asked[number]
+                self._post(events.NameAnswered(ticket, None))
+
+    def end(self) -> None:
+        """The epoch of this node is over."""
+        self.bridging = None
+        self._owners.clear()
+        self._held.clear()
+        for ticket, _, _, _ in [*self._asked.values()]:
+            self._post(events.NameAnswered(ticket, None))
+        self._asked.clear()
