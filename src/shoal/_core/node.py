@@ -177,6 +177,7 @@ class NodeMachine:
             seen.StoreConnected: self._with(reactions_store.on_connected),
             seen.CancelAsked: self._with(reactions_cancels.on_cancel_asked),
             seen.NodesChanged: lambda now, event: _guests().on_nodes(self.tables, now, event),
+            seen.ElsewhereKnown: self._with(reactions_jobs.on_elsewhere_known),
             seen.GuestWanted: lambda now, event: _guests().on_wanted(self.tables, now, event),
             seen.GuestEnded: lambda now, event: _guests().on_ended(self.tables, now, event),
         }
