@@ -28,7 +28,7 @@ MISSING = {
     "import ray; ray.nonsense": "docs/from-ray.md",
     "import ray; ray._private.worker.global_worker.nonsense": "docs/from-ray.md",
     "import ray; ray.client": "no client mode",
-    "import ray; ray.init('ray://there:10001')": "no client mode",
+    "import ray; ray.init('ray://there:10001')": "needs its token",
 }
 
 

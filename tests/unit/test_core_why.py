@@ -193,6 +193,21 @@ def infeasible() -> Why:
     return why
 
 
+@makes(r.WaitsForNode)
+def of_another_node() -> Why:
+    node = Node.of_a_driver()
+    number = node.queue({"CPU": 1.0})
+    node.waits(TASK, number)
+    assert node.why().reason.nodes == 0, "nobody has said yet"
+    node.tell(seen.ElsewhereKnown(number, 3))
+    why = node.why()
+    assert why.reason.nodes == 3 and why.reason.asked == {"CPU": 1}
+    node.tell(seen.ElsewhereKnown(number, 0))
+    reason = node.why().reason
+    assert isinstance(reason, r.Infeasible) and reason.fails_in_s is None
+    return why
+
+
 @makes(r.EnvironmentBuilding)
 def building() -> Why:
     node, entry = _with_environment()

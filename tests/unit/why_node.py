@@ -40,9 +40,21 @@ class Node:
 
     def __init__(self, cpus: float = 1.0, started: bool = False, **total: float) -> None:
         limits = Limits(prestart_most=0)
-        self.machine = NodeMachine(
+        self._begin(
             NodeConfig("s", "/d", NODE, {"CPU": cpus, **total}, 2, limits=limits, started=started)
         )
+
+    @classmethod
+    def of_a_driver(cls) -> Node:
+        """One that runs nothing, beside another one of its cluster."""
+        node = cls.__new__(cls)
+        node._begin(NodeConfig("s", "/d", NODE, {}, 2, in_cluster=True, is_driver=True))
+        node.tell(seen.NodesChanged(frozenset({"b" * 32})))
+        return node
+
+    def _begin(self, config: NodeConfig) -> None:
+        started = config.started
+        self.machine = NodeMachine(config)
         self.now = 100.0
         self.numbers = itertools.count(10)
         self.tasks: dict[int, TaskSight] = {}

@@ -176,3 +176,10 @@ class NodeConfig(msgspec.Struct, frozen=True):
     leases: LeaseTimes = LeaseTimes()
     in_cluster: bool = False
     """Whether there can be other nodes."""
+    is_driver: bool = False
+    """The node of a program on a machine that has none of the cluster: it runs nothing (S-19)."""
+
+    @property
+    def can_grow(self) -> bool:
+        """Whether what this node lacks may come with another one (RULES S-13)."""
+        return self.started or self.in_cluster

@@ -6,7 +6,9 @@ not deciding).
 ====================  =====================================================================
 variable              meaning
 ====================  =====================================================================
-``SHOAL_ADDRESS``     session that ``init()`` joins: ``local``, ``auto``, or a session id
+``SHOAL_ADDRESS``     session that ``init()`` joins: ``local``, ``auto``, a session id, or where
+                      the head of a cluster is, ``HOST:PORT``
+``SHOAL_TOKEN_FILE``  file with the join line or the token of that cluster
 ``RAY_ADDRESS``       the same for programs that run with the Ray names (``as_ray``)
 ``SHOAL_AS_RAY``      set where ``import ray`` means Shoal: workers of its jobs get the layer too
 ``SHOAL_DIR``         where session directories live, instead of ``/tmp/shoal-<uid>``
@@ -78,6 +80,7 @@ class Environment:
         "session",
         "socket",
         "stall_s",
+        "token_file",
     )
 
     def __init__(self, seen: Mapping[str, str]) -> None:
@@ -86,6 +89,7 @@ class Environment:
         self.address = seen.get("SHOAL_ADDRESS", "")
         if self.as_ray:
             self.address = self.address or seen.get("RAY_ADDRESS", "")
+        self.token_file = seen.get("SHOAL_TOKEN_FILE", "")
         self.root = seen.get("SHOAL_DIR", "") or f"/tmp/shoal-{os.getuid()}"
         """Directory of this user's sessions."""
         home = seen.get("XDG_CACHE_HOME", "") or os.path.join(seen.get("HOME", self.root), ".cache")

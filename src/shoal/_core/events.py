@@ -455,6 +455,13 @@ class NodesChanged(Event, frozen=True):
     nodes: frozenset[str]
 
 
+class ElsewhereKnown(Event, frozen=True):
+    """So many other nodes could ever run what is in ``queue``."""
+
+    queue: int
+    able: int
+
+
 class GuestWanted(Event, frozen=True):
     """Tasks of job ``job`` of ``node`` come, which need ``place`` (``guests.ClassPlace``)."""
 
@@ -551,6 +558,7 @@ AnyEvent = Union[
     AbroadLooked,
     CallersGone,
     NodesChanged,
+    ElsewhereKnown,
     GuestWanted,
     GuestEnded,
     CancelAsked,

@@ -193,6 +193,7 @@ class NodeMachine:
             seen.AbroadLooked: lambda now, event: _abroad().on_looked(self.tables, now, event),
             seen.CallersGone: lambda now, event: _abroad().on_callers_gone(self.tables, now, event),
             seen.NodesChanged: lambda now, event: _guests().on_nodes(self.tables, now, event),
+            seen.ElsewhereKnown: self._with(reactions_jobs.on_elsewhere_known),
             seen.GuestWanted: lambda now, event: _guests().on_wanted(self.tables, now, event),
             seen.GuestEnded: lambda now, event: _guests().on_ended(self.tables, now, event),
         }

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 from shoal._core import guests, placement
 from shoal._core.asks import ActorAsk, Asked, GroupAsk
+from shoal._core.reactions_jobs import may_run_elsewhere
 from shoal._core.resources import Amounts
 from shoal._core.tables import NodeTables
 from shoal._proto.views import Demand, NodeRow, Wish
@@ -34,7 +35,9 @@ def row_of(
         demand=demand_of(t, python),
         labels=placement.labels_of(t),
         python=python,
+        is_driver=config.is_driver,
         is_draining=is_draining,
+        cores=config.cores,
     )
 
 
@@ -76,6 +79,8 @@ def waiting_rows(t: NodeTables) -> list[Row]:
     for queue in t.scheduler.held.queues.values():
         if queue.dead_record is None and queue.entries:
             why = queue.target.why or _why_short(t, queue.amounts, queue.is_feasible)
+            if may_run_elsewhere(t, queue):
+                why = "this node can never run it, and those that can have no room now"
             rows.append(_row("task", queue.job, queue.amounts, queue.entries, why))
     asks: dict[tuple[object, ...], tuple[Asked, int]] = {}
     for ask in t.scheduler.asks.values():

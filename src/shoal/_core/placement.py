@@ -22,6 +22,10 @@ from shoal._core.tables import NodeTables
 from shoal._proto import messages as m
 
 _NOWHERE = Room(())
+_OF_A_DRIVER = (
+    "node {} is that of this program, which joined the cluster from outside: it runs nothing. What"
+    " to do: leave the affinity out, make it soft, or name one of shoal.nodes()"
+)
 
 
 def nowhere(why: str) -> Target:
@@ -64,11 +68,13 @@ def resolve(t: NodeTables, strategy: m.Strategy) -> Target | bytes:
             return node
 
 
-def _near(t: NodeTables, node_id: str, is_soft: bool) -> Target:
+def _near(t: NodeTables, node_id: str, is_soft: bool) -> Target | bytes:
     """On the node of this id; a soft affinity to one that is not there is none."""
     node, is_here = t.scheduler.node, node_id == t.config.node_id.hex()
     if not t.config.in_cluster:
         return node if is_soft or is_here else nowhere(f"there is no node {node_id}")
+    if is_here and t.config.is_driver:
+        return node if is_soft else causes.usage(_OF_A_DRIVER.format(node_id))
     is_known = node_id in t.others
     if is_soft and not is_here and not is_known:
         return node

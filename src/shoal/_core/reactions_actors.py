@@ -215,7 +215,7 @@ def fail_infeasible(t: NodeTables, now: float) -> Commands:
         actor = t.actors.living[ask.actor_id]
         asked = {**actor.spec.place, **actor.spec.hold}
         what = f"actor {actor.spec.class_name}"
-        if t.config.started:
+        if t.config.can_grow:
             # Asked again with a new wait: one warning in a minute.
             ask.since = now + 60.0
             job = t.jobs.running[actor.job]

@@ -251,7 +251,7 @@ def fail_infeasible(t: NodeTables, now: float) -> Commands:
             continue
         group = t.groups.living[ask.who]
         what = f"placement group {group.name or group.group_id}"
-        if t.config.started:
+        if t.config.can_grow:
             ask.since = now + WARN_AGAIN_S
             job = t.jobs.running.get(group.job)
             text = f"{what} waits: {group.why}"

@@ -15,7 +15,7 @@ from shoal._core import (
 from shoal._core import commands as do
 from shoal._core.actors import Actor
 from shoal._core.answers import begin_job, job_row, refuse, want_environment, welcome
-from shoal._core.events import DriverJoined, QueueCreated, Requested
+from shoal._core.events import DriverJoined, ElsewhereKnown, QueueCreated, Requested
 from shoal._core.jobs import Job
 from shoal._core.pool import Phase
 from shoal._core.queues import ClassQueue
@@ -131,10 +131,30 @@ def infeasible_deadline(t: NodeTables) -> float | None:
     times = [
         queue.entries_since
         for queue in t.scheduler.held.impossible.values()
-        if not queue.is_warned and queue.entries_since is not None
+        if queue.entries_since is not None and _is_to_be_told(t, queue)
     ]
     times += [ask.since for ask in t.scheduler.asks.impossible.values()]
     return min(times) + t.limits.infeasible_s if times else None
+
+
+def may_run_elsewhere(t: NodeTables, queue: ClassQueue) -> bool:
+    """Whether this node can never run what is in it, and another one may: then it waits, as
+    anything does for which there is no room now."""
+    may_leave = bool(t.others) and not queue.target.group and queue.able_elsewhere != 0
+    return not queue.is_feasible and may_leave
+
+
+def _is_to_be_told(t: NodeTables, queue: ClassQueue) -> bool:
+    """Whether somebody has yet to hear that nobody can run it."""
+    return not queue.is_warned and not may_run_elsewhere(t, queue)
+
+
+def on_elsewhere_known(t: NodeTables, now: float, event: ElsewhereKnown) -> Commands:
+    """The control store has counted the nodes that could run it."""
+    queue = t.scheduler.held.queues.get(event.queue)
+    if queue is not None:
+        queue.able_elsewhere = event.able
+    return []
 
 
 def fail_infeasible(t: NodeTables, now: float) -> Commands:
@@ -142,13 +162,13 @@ def fail_infeasible(t: NodeTables, now: float) -> Commands:
     out: Commands = []
     for queue in t.scheduler.held.impossible.values():
         since = queue.entries_since
-        if queue.is_warned or since is None:
+        if since is None or not _is_to_be_told(t, queue):
             continue
         if now < since + t.limits.infeasible_s:
             continue
         queue.is_warned = True
         asked, why = resources.plain(queue.amounts), _why_never(queue)
-        if t.config.started:
+        if t.config.can_grow:
             job = t.jobs.running.get(queue.job)
             what = why or f"no node has that (total {t.config.total})"
             text = f"tasks that ask for {asked} wait: {what}"

@@ -25,7 +25,7 @@ from shoal._core.memory_news import MemoryNews
 from shoal._core.memory_watch import MemoryWatch
 from shoal._core.mirror import Mirror
 from shoal._core.pool import Pool
-from shoal._core.resources import CPU, UNIT, Account
+from shoal._core.resources import CPU, UNIT, Account, Room, Target
 from shoal._core.scheduler import Scheduler
 from shoal._core.sights import Sights
 from shoal._core.store import DropRecord, DropRow
@@ -98,7 +98,17 @@ class RestoreTicket(msgspec.Struct, frozen=True):
     """Its record."""
 
 
+RUNS_NOTHING = "no node of the cluster has that, and the one here is a program's: it runs nothing"
+"""What is said of that node if no other one can do it either."""
+
 Ticket = ClassTicket | ActorTicket | CallerTicket | RetryTicket | RecordTicket | RestoreTicket
+
+
+def _scheduler(config: NodeConfig, account: Account, environments: Environments) -> Scheduler:
+    made = Scheduler(account, config.cores, config.limits, environments.is_ready)
+    if config.is_driver:
+        made.node = Target(Room(()), why=RUNS_NOTHING)
+    return made
 
 
 class NodeTables:
@@ -110,7 +120,7 @@ class NodeTables:
         self.limits = limits
         self.account = Account(config.total, config.gpu_ids)
         self.environments = Environments()
-        self.scheduler = Scheduler(self.account, config.cores, limits, self.environments.is_ready)
+        self.scheduler = _scheduler(config, self.account, self.environments)
         cpus = -(-self.account.total.get(CPU, 0) // UNIT)
         self.pool = Pool(limits, min(cpus, limits.prestart_most))
         self.actors = ActorTable(limits)

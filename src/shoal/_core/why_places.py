@@ -12,6 +12,7 @@ from shoal._core.environments import Phase
 from shoal._core.events import TaskSight
 from shoal._core.memory_admission import Waiter
 from shoal._core.queues import Attachment, ClassQueue
+from shoal._core.reactions_jobs import may_run_elsewhere
 from shoal._core.reactions_starts import python_of
 from shoal._core.resources import CPU, GPU, Account, Amounts, units_of
 from shoal._core.scheduler import Binding
@@ -81,12 +82,15 @@ def _before_the_line(
         if isinstance(ask, ClassQueue)
         else ask.who in t.scheduler.asks.impossible
     )
+    if isinstance(ask, ClassQueue) and may_run_elsewhere(e.t, ask):
+        nodes = ask.able_elsewhere or 0
+        return r.WaitsForNode(**facts, asked=resources.plain(ask.amounts), nodes=nodes)
     if is_impossible:
         text = text or ask.target.why
         if ask.target.group and not text:
             text = "no bundle of its placement group has that much"
         fails_in_s = None
-        if not t.config.started:
+        if not t.config.can_grow:
             fails_in_s = max(0.0, (since or e.now) + t.limits.infeasible_s - e.now)
         asked = resources.plain(ask.amounts)
         total = {name: t.config.total.get(name, 0.0) for name in asked}

@@ -190,6 +190,14 @@ class Infeasible(OfTask, frozen=True, kw_only=True):
     """It fails then; None: it waits until a node with that joins."""
 
 
+class WaitsForNode(OfTask, frozen=True, kw_only=True):
+    """It can not run here; other nodes could, and have no room for it now."""
+
+    asked: dict[str, float]
+    nodes: int
+    """How many could ever run it; 0: that is not known yet."""
+
+
 class EnvironmentBuilding(OfTask, frozen=True, kw_only=True):
     """Its runtime environment is being made."""
 
@@ -403,6 +411,7 @@ AnyReason = Union[
     AdmissionPaused,
     KeptForAnother,
     Infeasible,
+    WaitsForNode,
     EnvironmentBuilding,
     EnvironmentFailed,
     GroupPending,

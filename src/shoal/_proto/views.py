@@ -65,6 +65,8 @@ class NodeRow(msgspec.Struct, frozen=True, array_like=True):
     """Runs nothing (RULES S-19)."""
     is_draining: bool = False
     """Takes nothing new."""
+    cores: int = 0
+    """Of its machine, whatever it declares as CPU."""
 
 
 class Candidates(msgspec.Struct, frozen=True, array_like=True):

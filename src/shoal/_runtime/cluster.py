@@ -27,7 +27,6 @@ def nodes() -> list[dict[str, Any]]:
         True
     """
     rows = []
-    here = machine_facts.address()  # of a node that says none: it is on this machine
     for row in table("nodes"):
         is_alive = row.get("state", "ALIVE") == "ALIVE"
         rows.append(
@@ -37,7 +36,7 @@ def nodes() -> list[dict[str, Any]]:
                 "alive": is_alive,
                 "NodeName": row.get("name"),
                 "NodeManagerHostname": row.get("name"),
-                "NodeManagerAddress": row.get("address") or here,
+                "NodeManagerAddress": row.get("host") or machine_facts.address(),
                 "Resources": row.get("total", {}),
                 "Labels": row.get("labels", {}),
                 **row,

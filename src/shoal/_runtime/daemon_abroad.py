@@ -437,7 +437,16 @@ class Abroad(Watch):
 
     def _candidates_heard(self, found: list[Candidates]) -> None:
         for each in found:
+            self._count_able(each)
             self._move(moves.CandidatesHeard(each))
+
+    def _count_able(self, found: Candidates) -> None:
+        """For what waits here and can never run here: is there anybody who could?"""
+        tables = self._machine.tables
+        for queue in list(tables.scheduler.held.impossible.values()):
+            is_news = queue.able_elsewhere != found.known
+            if is_news and guests.wish_of(tables, queue, PYTHON) == found.wish:
+                self._post(events.ElsewhereKnown(queue.queue, found.known))
 
     # ---- what becomes of what was lent (Watch)
     def over(self, key: int, ran_s: float, window: int | None) -> None:

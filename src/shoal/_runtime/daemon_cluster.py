@@ -97,6 +97,13 @@ class Ports:
         return f"127.0.0.1:{port}" if listens_everywhere else f"{host}:{port}"
 
 
+def _role(settings: launch.Membership) -> str:
+    """What people call it."""
+    if settings.is_driver:
+        return membership.ROLE_DRIVER
+    return "head" if settings.is_head else membership.ROLE_NODE
+
+
 def _listen(address: str) -> socket.socket:
     host, _, port = address.rpartition(":")
     return door.listen(address) if port != "0" else door.listen_anywhere(host.strip("[]"))[0]
@@ -161,7 +168,7 @@ class ClusterNode:
             node=rows.node_id,
             name=settings.node_name,
             address=ports.address,
-            role=membership.ROLE_NODE,
+            role=membership.ROLE_DRIVER if settings.is_driver else membership.ROLE_NODE,
             labels={**rows.labels, **({HEAD_LABEL: "true"} if settings.is_head else {})},
             version=messages.VERSION,
         )
@@ -187,7 +194,7 @@ class ClusterNode:
         ports = self._ports
         is_up = self._state == "joined" and ports.settings.is_head
         self._rows.cluster = {
-            "role": "head" if ports.settings.is_head else "node",
+            "role": _role(ports.settings),
             "state": "listening" if is_up else self._state,
             "why": self._why or self._failure,
             "failing_since": self._failing_since,

@@ -128,21 +128,23 @@ class Members:
         return sorted(rows, key=lambda row: (row["state"] == kinds.DEAD.upper(), row["name"]))
 
     def nodes(self, about: str = "") -> list[Row]:
-        """The same as programs see it: alive or dead, amounts as people write them."""
+        """The same as programs see it: alive or dead, amounts as people write them. Nodes that only
+        have a driver are none (RULES S-19)."""
         _, kinds = _parts()
         living = (kinds.ALIVE.upper(), kinds.DRAINING.upper())
-        cores = self._machine.tables.config.cores
         return [
             {
                 "node_id": row["node_id"],
                 "name": row["name"],
                 "state": "ALIVE" if row["state"] in living else "DEAD",
                 "total": {name: units / UNIT for name, units in row["total_units"].items()},
-                "cores": cores if row["node_id"] == self.node_id else 0,
+                "cores": row["cores"],
                 "labels": row["labels"],
                 "address": row["address"].rpartition(":")[0],
+                "host": _host_of(row),
             }
             for row in self.members()
+            if row["role"] == kinds.ROLE_NODE
         ]
 
     def demand(self, about: str = "") -> list[Row]:
@@ -177,13 +179,23 @@ def _row(name: str, address: str, state: str, row: NodeRow, standing: Standing, 
     return {
         "node_id": row.node,
         "name": name,
+        "role": "driver" if row.is_driver else "node",
         "state": state.upper(),
         "address": address,
         "total_units": row.total,
         "free_units": row.free,
         "labels": row.labels,
+        "cores": row.cores,
         "is_busy": standing.is_busy,
         "primaries": standing.primaries,
         "idle_s": standing.idle_s,
         "why": why,
     }
+
+
+def _host_of(row: Row) -> str:
+    """The address of the node's machine, also if it cannot be dialled: it stands in the name of the
+    resource by which programs ask for that very node."""
+    names = [name.removeprefix("node:") for name in row["total_units"] if name.startswith("node:")]
+    own = [name for name in names if not name.startswith("__")]
+    return own[0] if len(own) == 1 else ""

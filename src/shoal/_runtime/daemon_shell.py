@@ -427,16 +427,17 @@ def node_config(settings: launch.NodeSettings, memory: Memory) -> config.NodeCon
     total["object_store_memory"] = float(memory.capacity_bytes)
     # Names by which programs ask for this very node, and for the one that a session began on.
     total[f"node:{machine_facts.address()}"] = 1.0
-    if settings.membership is None or settings.membership.is_head:
+    joined = settings.membership
+    if joined is None or joined.is_head:
         total["node:__internal_head__"] = 1.0
+    is_driver = joined is not None and joined.is_driver
     gpu_ids = tuple(visible.split(",")) if visible else ()
     seen = environment.read()
-    joined = settings.membership
     return config.NodeConfig(
         session=settings.session,
         directory=settings.directory,
         node_id=NODE_ID,
-        total=total | settings.resources,
+        total={} if is_driver else total | settings.resources,
         cores=max(1, math.ceil(cores)),
         gpu_ids=gpu_ids if len(gpu_ids) == gpus else (),
         started=settings.started,
@@ -445,6 +446,7 @@ def node_config(settings: launch.NodeSettings, memory: Memory) -> config.NodeCon
         node_name=joined.node_name if joined is not None else os.uname().nodename,
         labels=settings.labels,
         in_cluster=joined is not None,
+        is_driver=is_driver,
         memory_bytes=seen.memory_bytes or usable,
         memory_threshold=seen.memory_threshold,
         memory_refresh_s=seen.memory_refresh_s,

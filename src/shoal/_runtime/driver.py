@@ -7,6 +7,8 @@ Which session (RULES T1)::
     init("local")         always a new one
     init("auto")          a session of ``shoal start``; an error if there is none
     init("<session id>")  that one
+    init("HOST:PORT")     the cluster whose head listens there: a node of it on this machine, else
+                          one of our own that runs nothing (``elsewhere``)
 
 Starting is: exec the daemon (``init`` has done that if it could), tell it its settings, connect to
 the socket that is listening already, say Hello, and load cloudpickle while the daemon makes node
@@ -97,6 +99,9 @@ _TABLE: dict[str, _Row] = {
     "weight": _Row("a number > 0", lambda v: options.TABLE["num_cpus"].check(v) and v > 0),
     "labels": _Row("a dict of names (letters, digits, ./_-) to texts", _is_labels),
     "runtime_env": _Row("a dict", lambda v: isinstance(v, Mapping)),
+    "token_file": _Row(
+        "the path of a file", lambda v: isinstance(v, str | os.PathLike) and bool(os.fspath(v))
+    ),
     "logging_level": _Row(
         "a level of logging (there is no log yet)", lambda v: isinstance(v, int | str)
     ),
@@ -146,7 +151,8 @@ class SessionContext(Mapping[str, Any]):
 
     def __repr__(self) -> str:
         amounts = ", ".join(f"{k} {v:g}" for k, v in sorted(self._session.total.items()))
-        return f"<shoal session {self._session.id}: {amounts}>"
+        what = amounts or "a program of a cluster, which runs its tasks"
+        return f"<shoal session {self._session.id}: {what}>"
 
     def _repr_html_(self) -> str:
         rows = "".join(f"<tr><th>{k}</th><td>{v}</td></tr>" for k, v in self._facts.items())
@@ -168,6 +174,20 @@ def open_session(
             raise errors.SessionExistsError(session=present.id)
         _forget_lost()
         seen = environment.read()
+        if begun is None and _is_elsewhere(where := address or seen.address):
+            if not address and where.startswith("shoal-1 "):
+                raise errors.OptionError(
+                    "SHOAL_ADDRESS holds a join line, and with it a secret that other programs can"
+                    " see. What to do: set it to HOST:PORT, and SHOAL_TOKEN_FILE to a file with the"
+                    " line (mode 0600)",
+                    option="address",
+                )
+            return SessionContext(_drive(where, given, seen))
+        if given.get("token_file") is not None:
+            raise errors.OptionError(
+                "token_file is for a cluster. What to do: give its address too, HOST:PORT",
+                option="token_file",
+            )
         found = _find(address, seen) if begun is None else None
         if found is None:
             begun, taken = None, begun or node_spawn.begin(seen.root)
@@ -175,14 +195,7 @@ def open_session(
     finally:
         if begun is not None:
             node_spawn.abandon(begun)
-    wrong = [name for name in _OF_THE_SESSION if given.get(name) is not None]
-    if wrong:
-        raise errors.OptionError(
-            f"{', '.join(wrong)}: session {found.session} exists already and has its resources;"
-            " leave the option out, or start a session with init('local')",
-            option=wrong[0],
-        )
-    return SessionContext(_join(found.socket_path, given, None))
+    return SessionContext(_attach(found, given))
 
 
 def _check(address: Any, given: Mapping[str, Any]) -> None:
@@ -233,13 +246,62 @@ def _find(address: str | None, seen: environment.Environment) -> registry.Entry 
     raise ConnectionError(f"there is no session {address!r} of this user here; running: {known}")
 
 
+def _is_elsewhere(address: str) -> bool:
+    """Whether it names the head of a cluster, or is a join line."""
+    is_pair = ":" in address and "/" not in address
+    return is_pair or "://" in address or address.startswith("shoal-1 ")
+
+
+def _drive(address: str, given: Mapping[str, Any], seen: environment.Environment) -> Session:
+    """Join a cluster that this machine may have no node of."""
+    from shoal._runtime import elsewhere
+
+    token_file = os.fspath(given.get("token_file") or seen.token_file)
+    line = elsewhere.credentials(address, token_file)
+    found = elsewhere.member_here(seen.root, address, line)
+    if found is not None:
+        return _attach(found, given)
+    if line is None:
+        raise elsewhere.no_credentials(address)
+    wrong = [name for name in elsewhere.NOT_OURS if given.get(name) is not None]
+    if wrong:
+        raise errors.OptionError(
+            f"{', '.join(wrong)}: the nodes of the cluster have its resources, and a program that"
+            " joins it from outside runs nothing; leave the option out",
+            option=wrong[0],
+        )
+    begun, membership = node_spawn.begin(seen.root), None
+    try:
+        membership = elsewhere.enter(begun, line)
+    finally:
+        if membership is None:
+            node_spawn.abandon(begun)
+    return _start(begun, {**given, "num_cpus": 0, "num_gpus": 0}, membership)
+
+
+def _attach(found: registry.Entry, given: Mapping[str, Any]) -> Session:
+    """Join a session that exists."""
+    wrong = [name for name in _OF_THE_SESSION if given.get(name) is not None]
+    if wrong:
+        raise errors.OptionError(
+            f"{', '.join(wrong)}: session {found.session} exists already and has its resources;"
+            " leave the option out, or start a session with init('local')",
+            option=wrong[0],
+        )
+    return _join(found.socket_path, given, None)
+
+
 def _places(given: Any) -> tuple[str, ...] | None:
     if given is False:
         return ()
     return (given,) if isinstance(given, str) else tuple(given) if given else None
 
 
-def _start(begun: node_spawn.Begun, given: Mapping[str, Any]) -> Session:
+def _start(
+    begun: node_spawn.Begun,
+    given: Mapping[str, Any],
+    membership: launch.Membership | None = None,
+) -> Session:
     launched = launch.settle(
         begun,
         started=False,
@@ -252,8 +314,22 @@ def _start(begun: node_spawn.Begun, given: Mapping[str, Any]) -> Session:
         lineage_bytes=given.get("lineage_bytes"),
         log_bytes=given.get("log_bytes"),
         log_age_s=given.get("log_age_s"),
+        membership=membership,
     )
+    if membership is not None:
+        _await_cluster(launched, membership)
     return _join(launched.socket_path, given, launched)
+
+
+def _await_cluster(launched: launch.Launched, membership: launch.Membership) -> None:
+    from shoal._runtime import elsewhere
+
+    _preload()
+    try:
+        elsewhere.wait_for_state(launched, "joined")
+    except elsewhere.NotJoinedError as error:
+        where = membership.addresses[0]
+        raise ConnectionError(f"the cluster at {where} was not joined: {error}") from None
 
 
 def _join(path: str, given: Mapping[str, Any], launched: launch.Launched | None) -> Session:

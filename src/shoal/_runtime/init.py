@@ -26,8 +26,10 @@ def init(address: str | None = None, **given: Unpack[InitOptions]) -> SessionCon
     """Join a session or start one; called by itself at the first use of the API.
 
     Args:
-        address: None, ``"local"`` (a new session), ``"auto"`` (one of ``shoal start``), or the id
-            or directory of any session of this user (``get_runtime_context().gcs_address``).
+        address: None, ``"local"`` (a new session), ``"auto"`` (one of ``shoal start``), the id or
+            directory of any session of this user (``get_runtime_context().gcs_address``), or a
+            cluster: ``"HOST:PORT"`` of its head, or the join line that the head printed. See
+            docs/clusters.md.
         num_cpus: CPUs to declare; they need not exist. Default: what this process may use.
         num_gpus: GPUs to declare. Default: what is visible.
         resources: Other resources by name.
@@ -42,6 +44,8 @@ def init(address: str | None = None, **given: Unpack[InitOptions]) -> SessionCon
         log_age_s: How old they may become, in seconds. Default: a week, or ``SHOAL_LOG_AGE_S``.
         namespace: Where names of actors live. Default: one of this program's own.
         runtime_env: What stands around the code of its tasks; see ``shoal.runtime_env``.
+        token_file: A file with the join line or the token of the cluster at ``address``. Default:
+            ``SHOAL_TOKEN_FILE``.
         ignore_reinit_error: Return the present session instead of an error.
         log_to_driver: Show what workers print.
         labels: Of this machine, for ``label_selector``: ``{"zone": "a"}``.
@@ -54,7 +58,8 @@ def init(address: str | None = None, **given: Unpack[InitOptions]) -> SessionCon
     Raises:
         SessionExistsError: there is one already.
         OptionError: an option is unknown or wrong, or does not fit a session that exists.
-        ConnectionError: there is no such session, or it could not be started.
+        ConnectionError: there is no such session, it could not be started, or the cluster cannot
+            be reached or refuses.
         ForkedProcessError: this is a forked child of a process that has a session.
 
     Example:

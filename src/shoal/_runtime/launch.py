@@ -30,6 +30,8 @@ class Membership(msgspec.Struct, frozen=True, omit_defaults=True):
     addresses: tuple[str, ...] = ()
     """Of the control store, for all but the head."""
     node_name: str = ""
+    is_driver: bool = False
+    """It has one program and runs nothing (RULES S-19)."""
 
 
 class NodeSettings(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -19,6 +19,7 @@ pyright alike, without a plugin:
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
+from os import PathLike
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -130,6 +131,7 @@ class InitOptions(TypedDict, total=False):
     weight: float
     labels: Mapping[str, str] | None
     runtime_env: Mapping[str, Any] | None
+    token_file: str | PathLike[str] | None
     logging_level: int | str | None
     include_dashboard: bool | None
 

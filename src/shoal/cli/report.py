@@ -106,7 +106,7 @@ def print_status(observer: Observer) -> None:
         print(f"  {name:20} {amount(name, used)} of {amount(name, total)} in use")
     print_memory(session.get("processes_memory"))
     nodes = observer.table("members")
-    living = sum(row["state"] in ("ALIVE", "DRAINING") for row in nodes)
+    living = sum(row["state"] in _LIVING and row["role"] == "node" for row in nodes)
     workers = observer.table("workers")
     actors = [row for row in observer.table("actors") if row.get("state") != "DEAD"]
     jobs = [row for row in observer.table("jobs") if row.get("state") == "RUNNING"]
@@ -140,13 +140,22 @@ def print_cluster(row: Mapping[str, Any], nodes: Sequence[Mapping[str, Any]]) ->
         shown = sorted(item for item in node["labels"].items() if item[0] != NODE_ID_LABEL)
         labels = ",".join(f"{key}={value}" for key, value in shown)
         facts = [str(node["state"]).lower(), node["address"] or "dials out", used, labels]
+        if node["role"] == "driver":
+            if node["state"] not in _LIVING:  # that programs end is no news
+                continue
+            facts = [*facts[:2], "runs nothing"]
         if node["state"] == "DEAD":
             facts = ["dead", node["why"]]
         text = "; ".join(fact for fact in facts if fact)
-        print(f"  node {node['node_id'][:12]} {node['name']}: {text}")
+        print(f"  {node['role']} {node['node_id'][:12]} {node['name']}: {text}")
 
 
-_ROLES = {"head": "the head", "node": "a node"}
+_ROLES = {
+    "head": "the head",
+    "node": "a node",
+    "driver": "the node of a program, which runs nothing",
+}
+_LIVING = ("ALIVE", "DRAINING")
 
 
 def _units(name: str, units: int) -> str:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import os
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -19,18 +18,14 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from shoal import errors
-from shoal._base import clock, environment
-from shoal._runtime import entering, launch, registry, session_dir
+from shoal._base import environment
+from shoal._runtime import elsewhere, entering, launch, registry, session_dir
 from shoal._runtime.launch import Membership
 from shoal._runtime.links import keys
 from shoal._runtime.observer import Observer
 from shoal.cli import report, values
 from shoal.cli.values import CommandError
 
-JOIN_S = 15.0
-"""How long `shoal start --address` waits to be let in."""
-FAILING_S = 1.0
-"""A head that cannot be reached for so long is not there, or does not want us."""
 LINE_BYTES_MOST = 4096
 """More than any join line has."""
 
@@ -284,24 +279,7 @@ def _join(line: keys.JoinLine, listen: str, node_name: str, settings: dict[str, 
 def _wait_for_state(launched: launch.Launched, state: str) -> dict[str, Any]:
     """The row of the cluster, once it is ``state``; else the node is ended, and the error says
     why it came to nothing."""
-    deadline = clock.now() + JOIN_S
-    why = "its daemon does not answer"
-    while clock.now() < deadline:
-        try:
-            with Observer(launched.socket_path) as observer:
-                (row,) = observer.table("cluster")
-        except OSError as error:
-            why = f"{error}\n{launch.startup_failure(launched.settings)}".strip()
-            break
-        if row["state"] == state:
-            return row
-        why = str(row["why"]) or "the control store has not answered"
-        since = row["failing_since"]
-        is_failing = isinstance(since, float) and clock.now() - since > FAILING_S
-        if row["state"] == "refused" or is_failing:
-            break
-        time.sleep(0.05)
-    else:
-        why = f"{why} (waited for {JOIN_S:g} s)"
-    launch.give_up(launched)
-    raise CommandError(f"the node did not join: {why}")
+    try:
+        return elsewhere.wait_for_state(launched, state)
+    except elsewhere.NotJoinedError as error:
+        raise CommandError(f"the node did not join: {error}") from None

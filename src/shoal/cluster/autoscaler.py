@@ -116,7 +116,8 @@ class Autoscaler:
 
 def view(observer: Observer) -> View:
     """What the machine wants to know, out of a daemon's tables."""
-    nodes = tuple(_node(row) for row in observer.table("members"))
+    rows = observer.table("members")
+    nodes = tuple(_node(row) for row in rows if row["role"] == "node")  # drivers run nothing
     wanted = tuple(_wanted(row) for row in observer.table("demand"))
     return nodes, wanted
 

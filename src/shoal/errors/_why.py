@@ -145,6 +145,13 @@ def _infeasible(reason: r.Infeasible) -> str:
     return f"{_subject(reason)} asks for {_amounts(reason.asked)}, but {missing}{then}"
 
 
+def _node(reason: r.WaitsForNode) -> str:
+    nodes = f"{reason.nodes} of the other nodes" if reason.nodes else "other nodes"
+    asked = _amounts(reason.asked) or "nothing"
+    text = f"{_subject(reason)} asks for {asked} and can not run on this node"
+    return f"{text}; it waits{_since(reason)} for room on {nodes} that could run it"
+
+
 def _call(reason: r.OfCall) -> str:
     name = f"actor {reason.class_name} ({reason.actor})"
     return f"{_subject(reason)} waits{_since(reason)}: {name}" if reason.task else name
@@ -303,6 +310,7 @@ _SENTENCES: dict[type[r.Reason], Callable[[Any], str]] = {
         f" which asks for {_amounts(x.other_asked)} and has waited longer"
     ),
     r.Infeasible: _infeasible,
+    r.WaitsForNode: _node,
     r.EnvironmentBuilding: _of_task("waits: its runtime environment has been made{since}"),
     r.EnvironmentFailed: _of_task("fails: its runtime environment could not be made"),
     r.GroupPending: _of_task("waits: placement group {group} is not reserved yet"),

@@ -328,6 +328,8 @@ class MembersMachine:
         if node is None or not node.is_living:
             text = f"no node {body.node} is a member; `shoal status` lists those that are"
             return Failure(causes.usage(text))
+        if node.record.role == m.ROLE_DRIVER:
+            return m.DrainRefused("it is a program's: it runs nothing, and leaves with its program")
         if body.only_if_idle and (node.standing.is_busy or node.standing.primaries):
             return m.DrainRefused("something runs there, or values are only there")
         if node.record.state == m.ALIVE:
@@ -343,8 +345,9 @@ class MembersMachine:
         self._may_place = True
         self.nodes.set_state(node, state, why, self._out.effects)
         self._out.lost(name)
-        label = node.record.name or name
-        self._out.notices.append(f"node {label} (epoch {epoch}) is {state}: {why}")
+        if node.record.role == m.ROLE_NODE:  # that programs end is no news
+            label = node.record.name or name
+            self._out.notices.append(f"node {label} (epoch {epoch}) is {state}: {why}")
         scene = self._scene(now)
         self.groups.node_lost(name, epoch, scene)
         self.actors.node_lost(name, epoch, scene)

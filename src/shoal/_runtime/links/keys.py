@@ -42,7 +42,7 @@ AUTHORITY_KEY = "authority.key"
 FINGERPRINT = "fingerprint"
 STORE = "store"
 """The name of the control store among the nodes of its cluster."""
-_TAG = "shoal-1"
+TAG = "shoal-1"
 _ID_BYTES = 4
 _PEM_BEGIN = "-----BEGIN CERTIFICATE-----"
 _PEM_END = "-----END CERTIFICATE-----"
@@ -127,7 +127,7 @@ class JoinLine:
         words = text.split()
         if len(words) == 1 and address:
             return cls((address,), Secret.parse(words[0]))
-        if len(words) != 4 or words[0] != _TAG or not words[3].startswith("sha256:"):
+        if len(words) != 4 or words[0] != TAG or not words[3].startswith("sha256:"):
             raise CredentialsError(
                 "this is not a join line (shoal-1 ADDRESS TOKEN sha256:FINGERPRINT)."
                 " What to do: copy the whole line that `shoal start --head` printed."
@@ -146,7 +146,7 @@ class JoinLine:
     def text(self) -> str:
         """The line, with the secret in it."""
         where = ",".join(self.addresses)
-        return f"{_TAG} {where} {self.secret.text()} sha256:{self.fingerprint}"
+        return f"{TAG} {where} {self.secret.text()} sha256:{self.fingerprint}"
 
 
 def split_address(address: str) -> tuple[str, int]:

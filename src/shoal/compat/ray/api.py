@@ -105,11 +105,6 @@ def init(address: str | None = None, *, job_config: Any = None, **given: Any) ->
         ValueError: an argument is unknown or wrong.
         ConnectionError: there is no such session.
     """
-    if address is not None and "://" in address:
-        raise ConnectionError(
-            f"{address}: there is no client mode. What to do: run the program on the machine of"
-            " the session, with init() or init('auto')"
-        )
     if job_config is not None:
         given = _of_job(job_config, given)
     passed = {name: given.pop(name) for name in _PASSED if name in given}

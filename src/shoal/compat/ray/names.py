@@ -282,7 +282,7 @@ _FREED = "a value is freed as soon as its last ref is gone: drop the ref"
 _LIBRARIES = "the libraries (data, train, tune, serve, rl) are not there yet"
 _STOPS = "set_trace stops a task; shoal.debug(ref) and `shoal debug` do the rest"
 _NO_TRANSPORT = "values of graphs travel through shared memory, on CPUs; see docs/graphs.md"
-_CLIENT = "there is no client mode; run the program on the machine of the session"
+_CLIENT = "there is no client mode; init('HOST:PORT') joins a cluster from any machine"
 HINTS: dict[str, str] = {
     "ray": "see docs/from-ray.md for what there is",
     "ray.air": _LIBRARIES,

@@ -1,0 +1,279 @@
+"""Programs that drive a cluster from a machine that has no node of it: real daemons, one cluster.
+
+The program is this process or another one; its directory of sessions is its own, as on another
+machine. The last test gives it a network of its own.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+import shoal
+from shoal import errors
+from shoal.testing import Cluster
+from shoal.testing.polling import wait_until
+from shoal.util.scheduling_strategies import NodeAffinitySchedulingStrategy as Affinity
+
+LONG_S = 30.0
+SOON_S = 5.0
+"""Far less than the lease of a driver's node: it has said itself that it leaves."""
+
+
+class Place(NamedTuple):
+    """A cluster of two nodes, and what a program elsewhere knows of it."""
+
+    cluster: Cluster
+    address: str
+    line: str
+    token_file: str
+    directory: Path
+    """Where the program's own sessions would be."""
+
+    def drivers(self) -> dict[str, str]:
+        """State of each driver's node, by id."""
+        rows = self.cluster.head.observe("members")
+        return {row["node_id"]: row["state"] for row in rows if row["role"] == "driver"}
+
+    def living(self) -> list[str]:
+        return [node for node, state in self.drivers().items() if state == "ALIVE"]
+
+    def sessions(self) -> list[str]:
+        return [path.name for path in self.directory.glob("session-*")]
+
+
+@pytest.fixture(scope="module")
+def _made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    with Cluster() as cluster:
+        cluster.add_node(num_cpus=2)
+        cluster.add_node(num_cpus=1, resources={"licence": 1})
+        line = cluster.join_line().strip()
+        token_file = elsewhere / "token"
+        token_file.write_text(line + "\n")
+        token_file.chmod(0o600)
+        yield Place(cluster, line.split()[1], line, str(token_file), elsewhere)
+
+
+@pytest.fixture
+def place(_made: Place, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
+    monkeypatch.setenv("SHOAL_DIR", str(_made.directory))
+    for name in ("SHOAL_ADDRESS", "SHOAL_TOKEN_FILE"):
+        monkeypatch.delenv(name, raising=False)
+    yield _made
+    shoal.shutdown()
+    assert wait_until(lambda: not _made.living(), SOON_S), _made.drivers()
+    assert not _made.sessions()
+
+
+@shoal.remote
+def where() -> str:
+    return shoal.get_runtime_context().get_node_id()
+
+
+def total(values: Any) -> float:
+    return float(sum(values))
+
+
+# ---- what it is
+def test_work_of_a_driver_runs_on_the_nodes(place: Place) -> None:
+    shoal.init(place.address, token_file=place.token_file, log_to_driver=False)
+    own = shoal.get_runtime_context().get_node_id()
+    nodes = {row["NodeID"]: row["NodeName"] for row in shoal.nodes()}
+    assert set(nodes.values()) == {"node-1", "node-2"} and own not in nodes
+    assert shoal.cluster_resources()["CPU"] == 3
+    for options in ({}, {"num_cpus": 0}, {"resources": {"licence": 1}}):
+        assert shoal.get(where.options(**options).remote(), timeout=LONG_S) in nodes, options
+    summed = shoal.remote(total)
+    large = shoal.put(range(100_000))
+    refs = [summed.remote(large), summed.remote([0.5] * 4)]
+    assert shoal.get(refs, timeout=LONG_S) == [4999950000.0, 2.0]
+
+    @shoal.remote
+    def nested(n: int) -> list[Any]:
+        return [shoal.put(i) for i in range(n)]
+
+    assert shoal.get(shoal.get(nested.remote(3), timeout=LONG_S), timeout=LONG_S) == [0, 1, 2]
+
+
+def test_it_is_seen_as_a_driver_and_leaves_at_once(place: Place) -> None:
+    """Of all that people see, only ``status`` has it; it is none of the nodes that are counted."""
+    shoal.init(place.address, token_file=place.token_file)
+    own = shoal.get_runtime_context().get_node_id()
+    assert place.drivers()[own] == "ALIVE"
+    status = place.cluster.head.command("status")
+    assert f"  driver {own[:12]} " in status and "  2 nodes," in status
+    refused = "it runs nothing, and leaves with its program"
+    with pytest.raises(RuntimeError, match=refused):
+        place.cluster.head.command("drain", own[:12])
+    shoal.shutdown()
+    assert wait_until(lambda: place.drivers()[own] == "DEAD", SOON_S)
+    assert own[:12] not in place.cluster.head.command("status"), "that programs end is no news"
+
+
+def test_a_killed_driver_takes_its_node_along(place: Place) -> None:
+    text = (
+        "import shoal, sys, time\n"
+        f"shoal.init({place.address!r}, token_file={place.token_file!r})\n"
+        "sleeper = shoal.remote(time.sleep).remote(600)\n"
+        "print(shoal.get_runtime_context().get_node_id(), flush=True)\n"
+        "sys.stdin.read()\n"
+    )
+    before = set(place.drivers())
+    with subprocess.Popen(
+        [sys.executable, "-c", text], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as program:
+        assert program.stdout is not None
+        node = program.stdout.readline().strip()
+        assert set(place.living()) - before == {node}
+        assert len(place.sessions()) == 1
+        program.send_signal(signal.SIGKILL)
+    assert wait_until(lambda: not place.living(), SOON_S), "its daemon has seen its end"
+    assert wait_until(lambda: not place.sessions(), SOON_S)
+
+    def is_busy() -> bool:
+        rows = place.cluster.head.observe("members")
+        return any(row["is_busy"] for row in rows if row["state"] == "ALIVE")
+
+    assert wait_until(lambda: not is_busy(), LONG_S), "what it had asked for ends with its job"
+
+
+def test_what_no_node_has_waits_and_is_said_once(
+    place: Place, capfd: pytest.CaptureFixture[str]
+) -> None:
+    shoal.init(place.address, token_file=place.token_file)
+    ref = where.options(resources={"nowhere": 1}).remote()
+    said: list[str] = []
+
+    def is_said() -> bool:
+        said.append(capfd.readouterr().err)
+        return "nowhere" in "".join(said)
+
+    assert wait_until(is_said, LONG_S)
+    assert "no node of the cluster has that" in "".join(said)
+    assert "Infeasible" in type(shoal.state.why(ref).reason).__name__
+    own = shoal.get_runtime_context().get_node_id()
+    with pytest.raises(errors.UsageError, match="joined the cluster from outside: it runs nothing"):
+        where.options(scheduling_strategy=Affinity(own, soft=False)).remote()
+    soft = where.options(scheduling_strategy=Affinity(own, soft=True)).remote()
+    assert shoal.get(soft, timeout=LONG_S) != own
+
+
+def test_what_waits_for_room_says_so(place: Place) -> None:
+    shoal.init(place.address, token_file=place.token_file)
+
+    @shoal.remote(resources={"licence": 1})
+    def holds(path: str) -> int:
+        Path(path).touch()
+        while Path(path).exists():
+            pass
+        return 1
+
+    flag = place.directory / "flag"
+    first = holds.remote(str(flag))
+    try:
+        assert wait_until(flag.exists, LONG_S)
+        second = where.options(resources={"licence": 1}).remote()
+        name = lambda: type(shoal.state.why(second).reason).__name__  # noqa: E731
+        assert wait_until(lambda: name() != "Infeasible", LONG_S), name()
+    finally:
+        flag.unlink(missing_ok=True)
+    assert shoal.get(first, timeout=LONG_S) == 1
+    assert shoal.get(second, timeout=LONG_S) in {row["NodeID"] for row in shoal.nodes()}
+
+
+# ---- where the secret comes from
+def _by_line(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    shoal.init(place.line)
+
+
+def _by_variables(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SHOAL_ADDRESS", place.address)
+    monkeypatch.setenv("SHOAL_TOKEN_FILE", place.token_file)
+    shoal.init()
+
+
+def _by_scheme(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SHOAL_TOKEN_FILE", place.token_file)
+    shoal.init(address=f"ray://{place.address}")
+
+
+@pytest.mark.parametrize("begin", [_by_line, _by_variables, _by_scheme])
+def test_ways_to_say_it(
+    place: Place, monkeypatch: pytest.MonkeyPatch, begin: Callable[..., None]
+) -> None:
+    begin(place, monkeypatch)
+    own = shoal.get_runtime_context().get_node_id()
+    assert place.living() == [own]
+
+
+def test_a_node_on_this_machine_is_used(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also that which is no head; and it asks for no secret: the socket is ours."""
+    for node in place.cluster.nodes:
+        monkeypatch.setenv("SHOAL_DIR", node.directory)
+        for address, more in ((place.address, {}), (place.line, {})):
+            context = shoal.init(address, **more)
+            assert context["session"] == node.entry.session
+            assert not place.living()
+            shoal.shutdown()
+    with pytest.raises(errors.OptionError, match="exists already and has its resources"):
+        shoal.init(place.address, num_cpus=1)
+
+
+# ---- what is wrong is one error that says what to do
+def test_what_is_wrong_is_said(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    tag, address, token, fingerprint = place.line.split()
+    other_token = token[:9] + ("A" if token[9] != "A" else "B") + token[10:]
+    open_file = place.directory / "open"
+    open_file.write_text(place.line)
+    open_file.chmod(0o644)
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        free = f"127.0.0.1:{bound.getsockname()[1]}"  # and nobody listens
+        for given, options, kind, said in (
+            (address, {}, errors.OptionError, "needs its token"),
+            (address, {"token_file": "/no/such"}, errors.OptionError, "cannot be read"),
+            (address, {"token_file": str(open_file)}, errors.OptionError, "chmod 600"),
+            (f"{tag} {address} {token}", {}, errors.OptionError, "is not a join line"),
+            (f"ftp://{address}", {}, errors.OptionError, "is not the address of a cluster"),
+            ("nowhere:port", {}, errors.OptionError, "is not an address"),
+            (place.line, {"num_cpus": 2}, errors.OptionError, "leave the option out"),
+            (None, {"token_file": place.token_file}, errors.OptionError, "give its address too"),
+            (f"{tag} {free} {token} {fingerprint}", {}, ConnectionError, "nobody listens at"),
+            (f"{tag} {address} {other_token} {fingerprint}", {}, ConnectionError, "token is not"),
+            (f"{tag} {address} {token} sha256:{'0' * 64}", {}, ConnectionError, "fingerprint"),
+        ):
+            with pytest.raises(kind, match=said) as caught:
+                shoal.init(given, **options)
+            assert "What to do" in str(caught.value) or "leave the option out" in said
+            assert token.partition(".")[2] not in str(caught.value)
+            assert not place.sessions(), "what began has ended"
+    monkeypatch.setenv("SHOAL_ADDRESS", place.line)
+    with pytest.raises(errors.OptionError, match="a secret that other programs can see"):
+        shoal.init()
+
+
+def test_the_secret_is_in_files_of_ours_only(place: Place) -> None:
+    shoal.init(place.line)
+    secret = place.line.split()[2].partition(".")[2].encode()
+    (session,) = place.directory.glob("session-*")
+    holders = [
+        path for path in session.rglob("*") if path.is_file() and secret in path.read_bytes()
+    ]
+    assert [path.name for path in holders] == ["id.secret"]
+    assert holders[0].stat().st_mode & 0o077 == 0
+    for pid in filter(str.isdecimal, os.listdir("/proc")):
+        for name in ("cmdline", "environ"):
+            try:
+                found = Path(f"/proc/{pid}/{name}").read_bytes()
+            except OSError:
+                continue
+            assert secret not in found, (pid, name)
