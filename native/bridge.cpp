@@ -10,10 +10,10 @@
 //               given it is HELD, and the daemon seals it when home has told the value.
 //   elsewhere   a sealed value whose bytes are in the memory of another node: block word SPILLED |
 //               ELSEWHERE | BARE, or of a result of ours that holds something here (refs in it, its
-//               recipe) the offset of a stub, as a spilled value's. Who looks at it does what it does for a spilled value: takes a
-//               pin, asks (the slot goes into the inbox) and sleeps until it is here. The daemon
-//               pulls it into a block that nobody knows yet (`begin_restore`), and `arrive` makes
-//               it known.
+//               recipe) the offset of a stub, as a spilled value's. Who looks at it does what it
+//               does for a spilled value: takes a pin, asks (the slot goes into the inbox) and
+//               sleeps until it is here. The daemon pulls it into a block that nobody knows yet
+//               (`begin_restore`), and `arrive` makes it known.
 //   lent        a task that another node runs is RUNNING by process 0, and stands in the daemon's
 //               table of what it runs. That is all that LENT has to mean: nobody else may take,
 //               seal or retry it, cancelling marks it and names its process, and the daemon writes

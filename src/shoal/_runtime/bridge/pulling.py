@@ -90,7 +90,7 @@ class Pulling:
         self.sources = Sources(memory, proxies, self._here, around)
         self.sources.fetch_home = self._fetch_home
         proxies.needed = self.need
-        proxies.settled = self._settled
+        proxies.settled = self.settled
         proxies.released = self._released
 
     # ---- values that come
@@ -104,12 +104,12 @@ class Pulling:
         if self._memory.is_elsewhere(key):
             self.need(key)
         elif not self._memory.watch(ref, key):
-            self._settled(key)
+            self.settled(key)
 
     def _is_here(self, key: int) -> bool:
         return not self._memory.is_elsewhere(key) and not self._memory.unsealed([key])
 
-    def _settled(self, key: int) -> None:
+    def settled(self, key: int) -> None:
         """It has a value or an error now; perhaps elsewhere."""
         if key not in self._awaited:
             return
@@ -119,10 +119,6 @@ class Pulling:
             return
         for done in self._awaited.pop(key):
             done()
-
-    def sealed(self, key: int) -> None:
-        """An object that was watched has its value."""
-        self._settled(key)
 
     def need(self, key: int) -> None:
         """Somebody waits for the bytes."""
@@ -136,7 +132,7 @@ class Pulling:
             return
         if not self._memory.is_elsewhere(key):
             self._end(key)
-            self._settled(key)
+            self.settled(key)
             return
         if pull.moving is None:
             moving = self._memory.begin_restore(key)
@@ -181,7 +177,11 @@ class Pulling:
     def _landed(self, key: int, pull: Pull, node: str, name: Name | None) -> None:
         moving, pull.moving = pull.moving, None
         assert moving is not None, "its bytes have come there"
-        refs = self._refs_inside(key, pull, name) if self._memory.is_elsewhere(key) else None
+        refs: list[ObjectRef[Any]] | None = None
+        if self._memory.is_elsewhere(key) and name is not None:
+            refs = self._proxies.landed(name, pull.inside)
+        elif self._memory.is_elsewhere(key) and key & _SLOT in self._stays:
+            refs = []  # what it holds stands in its stub
         problem = ""
         if refs is None:
             problem = "it is not wanted any more"
@@ -199,13 +199,7 @@ class Pulling:
         if problem:
             return
         self._let_go(key)
-        self._settled(key)
-
-    def _refs_inside(self, key: int, pull: Pull, name: Name | None) -> list[ObjectRef[Any]] | None:
-        """What its table is to name; None: it is not wanted any more."""
-        if name is not None:
-            return self._proxies.landed(name, pull.inside)
-        return [] if key & _SLOT in self._stays else None
+        self.settled(key)
 
     def _failed(self, key: int, pull: Pull, node: str, name: Name | None, why_not: str) -> None:
         # Of others home knows more, and sends to the next.
@@ -232,13 +226,13 @@ class Pulling:
             return
         if not self._around.lost(stays.key, problem):
             self._memory.lose(stays.key, lost_value(problem))
-        self._settled(stays.key)
+        self.settled(stays.key)
 
     def _lose(self, key: int, record: bytes) -> None:
         self._end(key)
         if self._memory.is_elsewhere(key):
             self._memory.lose(key, record)
-        self._settled(key)
+        self.settled(key)
 
     def _end(self, key: int) -> None:
         """It is not pulled any more."""
