@@ -120,7 +120,7 @@ void bind_bridge(nb::class_<PyMemory>& c) {
             check_elsewhere(format, size, m);
             if (!names_slot(key) || !m.is_open_proxy(key)) return false;
             m.discard_value(key_slot(key));
-            m.write_elsewhere(key_slot(key), u8(format), size);
+            m.write_elsewhere(key_slot(key), u8(format), size, {});
             m.seal_proxy(key_slot(key));
             return true;
           },
@@ -149,6 +149,29 @@ void bind_bridge(nb::class_<PyMemory>& c) {
       });
 }
 
+// Asks for memory where that is missing; whether it is there.
+static bool is_written(Memory& m, Status st) {
+  if (st == Status::NeedMemory && m.header().want.load(SEQ) < m.asked_extents)
+    m.header().want.store(m.asked_extents, SEQ);
+  return st == Status::Ok;
+}
+
+// Items of generators are made by runs that stay here, so what goes elsewhere is none.
+static bool write_elsewhere(PyTask& t, u32 i, int format, u64 size, nb::handle contained) {
+  check_elsewhere(format, size, *t.mem->m);
+  std::vector<u32> held = slots_or_none(*t.mem, contained);
+  const u32 r = running_return(t, i);
+  Memory& m = *t.mem->m;
+  m.discard_value(r);
+  const bool is_plain = !(t.flags & (F_STREAM | F_DYNAMIC | F_ITEMS));
+  const u32 recipe = is_plain ? m.recipe_for(t.key, true) : 0;
+  if (recipe == Memory::NO_RECIPE_YET) return is_written(m, Status::NeedMemory);
+  if (recipe) held.push_back(recipe);
+  const Status st = m.write_elsewhere(r, u8(format), size, held);
+  if (st == Status::Gone) throw nb::value_error("a count is full");
+  return is_written(m, st);
+}
+
 void bind_images(nb::class_<PyTask>& task) {
   task.def(
           "write_image",
@@ -159,13 +182,8 @@ void bind_images(nb::class_<PyTask>& task) {
           nb::arg("contained") = nb::make_tuple())
       .def(
           "write_elsewhere",
-          [](PyTask& t, u32 i, int format, u64 size) {
-            const u32 r = running_return(t, i);
-            check_elsewhere(format, size, *t.mem->m);
-            t.mem->m->discard_value(r);
-            t.mem->m->write_elsewhere(r, u8(format), size);
-          },
-          nb::arg("index"), nb::arg("format"), nb::arg("size"));
+          &write_elsewhere, nb::arg("index"), nb::arg("format"), nb::arg("size"),
+          nb::arg("contained") = nb::make_tuple());
 }
 
 }  // namespace shoal

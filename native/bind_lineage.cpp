@@ -221,7 +221,7 @@ void bind_lineage(nb::module_& mod, nb::class_<PyMemory>& c) {
         const u32 s = live_slot(m, key), y = live_slot(m, from);
         // A result of a rebuild is known to nobody else, and pinned where it is.
         if (!s || !y || s == y || !m.is_lost(s) || (m.slot(y).life.load(ACQ) & (REFS | OWNER)) ||
-            (m.slot(y).block.load(ACQ) & SPILLED) ||
+            ((m.slot(y).block.load(ACQ) & SPILLED) && !m.is_elsewhere(y)) ||
             (m.slot(y).state.load(ACQ) & ~WAITERS) != SEALED)
           return false;
         atom<u64>* hold;

@@ -27,6 +27,9 @@ static u32 recipe_patiently(Memory& m, u64 task) {
   return recipe;
 }
 
+// Smaller results go home at once, and need no place for a recipe.
+static constexpr u64 PLACE_LEAST = 8192;
+
 void write_parts(PyMemory& pm, u32 s, int format, nb::handle data, nb::handle buffers,
                  nb::handle contained, bool reserve, double timeout_s, u64 task) {
   // The others are inline by their nature, and their readers rely on it: see write_simple.
@@ -44,9 +47,15 @@ void write_parts(PyMemory& pm, u32 s, int format, nb::handle data, nb::handle bu
   }
   u64 total = v.data.size + 8 * v.contained.size();
   for (auto& b : v.buffers) total += b.size;
-  // Only what may leave memory can be lost.
-  if (task && is_spillable(total + 4096) && !is_error(v.format))
-    if (const u32 recipe = recipe_patiently(*pm.m, task)) v.contained.push_back(recipe);
+  // Only what may leave memory can be lost, or what stays on this node, which runs it for another.
+  if (task && !is_error(v.format)) {
+    const Spec* spec = pm.m->spec(key_slot(task));
+    if (spec && (spec->flags & F_PLACE)) {
+      if (total >= PLACE_LEAST) v.contained.push_back(0);
+    } else if (is_spillable(total + 4096)) {
+      if (const u32 recipe = recipe_patiently(*pm.m, task)) v.contained.push_back(recipe);
+    }
+  }
   write_patiently(pm, s, v, reserve, timeout_s);
 }
 

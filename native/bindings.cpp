@@ -125,6 +125,7 @@ NB_MODULE(_native, m) {
   m.attr("FLAG_DYNAMIC") = int(F_DYNAMIC);
   m.attr("FLAG_REBUILD") = int(F_REBUILD);
   m.attr("FLAG_ITEMS") = int(F_ITEMS);
+  m.attr("FLAG_PLACE") = int(F_PLACE);
   m.attr("FORMAT_RECIPE") = int(RECIPE);
   m.attr("EXTENT_BYTES") = EXTENT;
   m.attr("QUEUE_CLASS") = 1;

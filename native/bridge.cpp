@@ -9,10 +9,11 @@
 //               PENDING slot otherwise: whoever waits for it sleeps on its state, a task that is
 //               given it is HELD, and the daemon seals it when home has told the value.
 //   elsewhere   a sealed value whose bytes are in the memory of another node: block word SPILLED |
-//               BARE | ELSEWHERE. Who looks at it does what it does for a spilled value: takes a
-//               pin, asks (the slot goes into the inbox) and sleeps until it is here. The daemon
-//               pulls it into a block that nobody knows yet (`begin_restore`), and `arrive` makes
-//               it known.
+//               ELSEWHERE | BARE, or of a result of ours that holds something here (refs in it, its
+//               recipe) the offset of a stub, as a spilled value's. Who looks at it does what it
+//               does for a spilled value: takes a pin, asks (the slot goes into the inbox) and
+//               sleeps until it is here. The daemon pulls it into a block that nobody knows yet
+//               (`begin_restore`), and `arrive` makes it known.
 //   lent        a task that another node runs is RUNNING by process 0, and stands in the daemon's
 //               table of what it runs. That is all that LENT has to mean: nobody else may take,
 //               seal or retry it, cancelling marks it and names its process, and the daemon writes
@@ -21,7 +22,9 @@
 //               table of buffers, data, buffers, all places relative to the block. Moved as they
 //               are, but for the table of contained refs: those are slots of the node that wrote
 //               it. Who gets the image gets a list of its own refs with it, one for each entry but
-//               the last (a recipe, which stays where it is): what has no ref is 0.
+//               the last (a recipe, which stays where it is): what has no ref is 0. A large result
+//               of a task that ran for another node has a last entry that is empty (F_PLACE): when
+//               it comes home its recipe stands there.
 //
 // A copy holds the refs that its value contains on its own node, as the value at home does there.
 #include <cstring>
@@ -173,11 +176,24 @@ Status Memory::write_whole(u32 s, const ValueParts& v) {
 
 // ---- values of which the bytes are on another node
 
-void Memory::write_elsewhere(u32 s, u8 format, u64 bytes) {
+// `contained`: what it holds here, its recipe last if it has one. Gone: a count is full.
+Status Memory::write_elsewhere(u32 s, u8 format, u64 bytes, const std::vector<u32>& contained) {
   Slot& x = slot(s);
+  u64 stub = 0;
+  if (const u64 refs = contained.size()) {
+    const Status st = new_block(sizeof(ValueHeader) + 8 * refs, s, false, true, stub);
+    if (st != Status::Ok) return st;
+    *at<ValueHeader>(stub) = {u32(refs), 0, ELSEWHERE, 0};
+    if (!hold_table(s, stub, contained)) {
+      free_block(stub, 0, s);
+      x.block.store(0, REL);
+      return Status::Gone;
+    }
+  }
   x.size.store(bytes, RLX);
   x.kind.store(format, RLX);
-  x.block.store(SPILLED | BARE | ELSEWHERE, REL);
+  x.block.store(SPILLED | ELSEWHERE | (stub ? stub : BARE), REL);
+  return Status::Ok;
 }
 
 bool Memory::is_elsewhere(u32 s) {
@@ -185,11 +201,43 @@ bool Memory::is_elsewhere(u32 s) {
   return slot(s).state.load(ACQ) != FREE && is_away(word);
 }
 
+// What its stub holds, its block holds instead: the refs as they stand, its recipe in the last
+// entry. The block may have no entry for a recipe.
+void Memory::take_table(u32 s, u64 offset, u64 stub) {
+  auto *to = at<ValueHeader>(offset), *from = at<ValueHeader>(stub);
+  auto *entries = reinterpret_cast<u64*>(to + 1), *held = reinterpret_cast<u64*>(from + 1);
+  u32 refs = from->n_contained;
+  const u64 recipe = is_recipe(hold_slot(held[refs - 1])) ? held[--refs] : 0;
+  std::memset(entries, 0, 8ull * to->n_contained);
+  std::memcpy(entries, held, 8ull * refs);
+  if (recipe && refs < to->n_contained) {
+    entries[to->n_contained - 1] = recipe;
+    held[from->n_contained - 1] = 0;
+  }
+  std::memset(held, 0, 8ull * refs);
+  drop_stub(s, stub);
+}
+
 // It is here, in the block at `offset` (from block_aside). False: it is damaged, or a count is
-// full; then the block is still the caller's.
+// full; then the block is still the caller's. What has a stub is given nothing else to hold.
 bool Memory::arrive(u32 s, u64 offset, u64 bytes, const std::vector<u32>& contained) {
-  if (!is_image(offset, bytes, contained.size()) || !hold_table(s, offset, contained)) return false;
-  restore(s, offset);
+  const u64 stub = block_of(slot(s).block.load(ACQ));
+  if (!stub) {
+    if (!is_image(offset, bytes, contained.size()) || !hold_table(s, offset, contained))
+      return false;
+    restore(s, offset);
+    return true;
+  }
+  const auto* h = at<ValueHeader>(stub);
+  auto* table = reinterpret_cast<atom<u64>*>(at<ValueHeader>(stub) + 1);
+  const bool has_recipe = is_recipe(hold_slot(table[h->n_contained - 1].load(RLX)));
+  if (!contained.empty() || !is_image(offset, bytes, h->n_contained - has_recipe)) return false;
+  // As in `restore`, but that the tables need not be of one size.
+  slot(s).block.store(SPILLED | BARE | ELSEWHERE, SEQ);
+  take_table(s, offset, stub);
+  slot(s).block.store(offset, SEQ);
+  event(EV_RESTORE, make_key(s, slot(s).gen.load(RLX)));
+  tell_restored();
   return true;
 }
 

@@ -104,16 +104,13 @@ inline bool is_error(u8 kind) { return kind == ERROR_PICKLE || kind == ERROR_REC
 // A value of which only a stub is in node memory, in its block word (spill.cpp). Smaller values
 // stay: who reads them takes no pin.
 inline constexpr u64 SPILLED = 1ull << 63, BARE = 1ull << 62;
-// What stands in node memory of a value with this block word: its block, its stub, or nothing (0).
-inline u64 block_of(u64 word) {
-  return !(word & SPILLED) ? word : word & BARE ? 0 : word & ~SPILLED;
-}
 // ... and its bytes are on another node (bridge.cpp).
 inline constexpr u64 ELSEWHERE = 1ull << 61;
-inline bool is_away(u64 word) {
-  constexpr u64 all = SPILLED | BARE | ELSEWHERE;
-  return (word & all) == all;
+// What stands in node memory of a value with this block word: its block, its stub, or nothing (0).
+inline u64 block_of(u64 word) {
+  return !(word & SPILLED) ? word : word & BARE ? 0 : word & ~(SPILLED | ELSEWHERE);
 }
+inline bool is_away(u64 word) { return (word & SPILLED) && (word & ELSEWHERE); }
 inline constexpr u64 SPILLED_LEAST = 32768;
 inline constexpr u32 SPILLS_NOT = 0, SPILLS = 1, SPILLS_RECORDS = 2;  // there are records in files
 inline bool is_spillable(u64 size) { return size >= SPILLED_LEAST && !(size >> 63); }
@@ -353,7 +350,9 @@ enum SpecFlag : u32 {
   F_DYNAMIC = 256,
   F_TIMED = 512,     // has `Times`
   F_REBUILD = 1024,  // of a recipe, which is its last contained ref
-  F_ITEMS = 2048     // ... of a generator: its returns are items, by the numbers in the ref before
+  F_ITEMS = 2048,    // ... of a generator: its returns are items, by the numbers in the ref before
+  F_PLACE = 4096     // of another node, which has recipes of its own: large results have an empty
+                     // last entry in their tables for that
 };
 struct Times {  // ns; of a task with a deadline, just before its payload
   u64 deadline, submitted;

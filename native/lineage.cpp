@@ -365,10 +365,8 @@ void Memory::set_lost(u32 s) {
   Slot& x = slot(s);
   const u64 word = x.block.load(ACQ), stub = block_of(word);
   if (!(word & SPILLED)) return;
-  if (stub)
-    at<ValueHeader>(stub)->data_offset = 0;
-  else
-    x.block.store(SPILLED | BARE, SEQ);
+  if (stub) at<ValueHeader>(stub)->data_offset = 0;
+  x.block.store(SPILLED | (stub ? stub : BARE), SEQ);
   event(EV_LOST, make_key(s, x.gen.load(RLX)));
 }
 
@@ -406,13 +404,13 @@ bool Memory::is_lost(u32 s) {
 }
 
 // The value of `from`, sealed and known to nobody but the daemon, becomes that of `s`, which was
-// lost.
+// lost. It may be on another node, and stays there.
 void Memory::take_over(u32 s, u32 from) {
   Slot &x = slot(s), &y = slot(from);
-  const u64 stub = block_of(x.block.load(ACQ)), block = y.block.load(ACQ);
+  const u64 word = y.block.load(ACQ), stub = block_of(x.block.load(ACQ)), block = block_of(word);
   if (block) give_to(block, s);
   y.block.store(0, REL);
-  if (!block) std::memcpy(x.inline_bytes, y.inline_bytes, INLINE_BYTES);  // else: what item it is
+  if (!word) std::memcpy(x.inline_bytes, y.inline_bytes, INLINE_BYTES);  // else: what item it is
   x.size.store(y.size.load(RLX), RLX);
   x.kind.store(y.kind.load(RLX), RLX);
   const bool has_table = y.flags.load(RLX) & HAS_TABLE;
@@ -421,7 +419,7 @@ void Memory::take_over(u32 s, u32 from) {
     x.flags.fetch_or(HAS_TABLE);
   else
     x.flags.fetch_and(u8(~HAS_TABLE));
-  x.block.store(block, SEQ);
+  x.block.store(word, SEQ);
   drop_stub(s, stub);
   event(EV_RESTORE, make_key(s, x.gen.load(RLX)));
   tell_restored();

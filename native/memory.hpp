@@ -266,10 +266,11 @@ class Memory {
   std::vector<u64> image_table(u64 block);
   bool is_image(u64 block, u64 size, u64 n_refs);
   bool hold_table(u32 slot, u64 block, const std::vector<u32>& contained);
+  void take_table(u32 slot, u64 block, u64 stub);
   Status write_image(u32 slot, u8 format, bool in_block, Bytes image,
                      const std::vector<u32>& contained);
   Status write_whole(u32 slot, const ValueParts& v);
-  void write_elsewhere(u32 slot, u8 format, u64 bytes);
+  Status write_elsewhere(u32 slot, u8 format, u64 bytes, const std::vector<u32>& contained);
   bool is_elsewhere(u32 slot);
   bool arrive(u32 slot, u64 offset, u64 bytes, const std::vector<u32>& contained);
   std::vector<u64> queued(u32 q, u64 most);

@@ -58,7 +58,7 @@ Status Memory::write_value(u32 s, const ValueParts& v, bool reserve,
   for (size_t i = 0; i < v.contained.size(); i++) table[i].store(0, RLX);
   if (!v.contained.empty()) x.flags.fetch_or(HAS_TABLE, REL);
   for (size_t i = 0; i < v.contained.size(); i++)
-    if (!hold(v.contained[i], 1, false, &table[i])) return Status::Gone;
+    if (v.contained[i] && !hold(v.contained[i], 1, false, &table[i])) return Status::Gone;
   auto* buffers = reinterpret_cast<u64*>(table + v.contained.size());
   for (size_t i = 0; i < places.size(); i++) {
     buffers[2 * i] = places[i];
@@ -106,9 +106,9 @@ std::vector<u64> Memory::contained(u64 key) {
 // What a dead or failed attempt had written: contained holds, then the block. Repeatable.
 void Memory::discard_value(u32 s) {
   Slot& x = slot(s);
-  u64 block = x.block.load(ACQ);
-  if (!block) return;
-  if (block_is(block, s)) {
+  const u64 word = x.block.load(ACQ), block = block_of(word);
+  if (!word) return;
+  if (block && block_is(block, s)) {
     if (x.flags.load(RLX) & HAS_TABLE) {
       auto* h = at<ValueHeader>(block);
       auto* table = reinterpret_cast<atom<u64>*>(h + 1);

@@ -123,6 +123,18 @@ inline const Scenario scenarios[] = {
        a.drop(t);
      },
      nullptr, 37},
+    {"a result with a place for the recipe of its home", nothing,
+     [](Actor& a) {
+       u32 x = a.put(100);
+       u32 s = a.submit();
+       u64 key;
+       a.m.take(a.w.queue, key);
+       a.value(key_slot(key), 9000, {x, 0});
+       a.m.commit(key);
+       a.drop(x);
+       a.drop(s);
+     },
+     nullptr, 37},
     {"a value is made again",
      [](Actor& a) {
        a.m.header().lineage_most.store(1 << 20);

@@ -30,6 +30,7 @@ FORMAT_ERROR_PICKLE: int
 FORMAT_RECIPE: int
 FLAG_REBUILD: int
 FLAG_ITEMS: int
+FLAG_PLACE: int
 """Of a rebuild that makes items of a generator."""
 _ArgumentRow = tuple[int, bool, bool, int, int, int]
 _RecipeRow = tuple[
@@ -218,9 +219,12 @@ class Task:
     ) -> bool:
         """Write a return as ``Memory.open_image`` of another node has read it. False: no room
         now. Raises ValueError if it is damaged."""
-    def write_elsewhere(self, index: int, format: int, size: int) -> None:
-        """Write a return whose ``size`` bytes stay on another node, see
-        ``Memory.seal_elsewhere``."""
+    def write_elsewhere(
+        self, index: int, format: int, size: int, contained: Sequence[ObjectRef | None] = ()
+    ) -> bool:
+        """Write a return whose ``size`` bytes stay on another node, see ``Memory.seal_elsewhere``:
+        it holds ``contained``, the refs in it, and the recipe of its task if that may run again.
+        False: no room for that now."""
     @property
     def ending(self) -> bytes | None:
         """What it is to fail with, if somebody wants it to end; None otherwise."""

@@ -22,10 +22,13 @@ import msgspec
 
 from shoal import _native
 from shoal._base import records
+from shoal._core import events
 from shoal._proto.bridge import BridgeBody
 from shoal._proto.holds import HoldsBody, Name
-from shoal._runtime.bridge.around import Surroundings
+from shoal._runtime.bridge.around import Surroundings, lost_value
 from shoal._runtime.bridge.bridging import Bridging
+from shoal._runtime.daemon_lineage import LostValues
+from shoal._runtime.daemon_loop import Loop
 
 JOB = 5
 WAIT_S = 20.0
@@ -165,6 +168,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "three": lambda _, x: [x, [x], "x" * 50],
     "large": lambda _, n: bytes(range(250)) * n,
     "size": lambda _, value: len(value),
+    "crate": lambda worker, value, n: [worker.put(value), b"c" * n],
     "boxed": lambda worker, value: [worker.put(value)],
     "same": lambda _, value: value,
     "box": lambda _, box: box,
@@ -215,6 +219,8 @@ class Node:
             make_room=lambda size: self.memory.populate(64 << 20, 1 << 40),
             cancel=self.cancel,
         )
+        self.around = around
+        self.lost: LostValues | None = None
         self.bridging = Bridging(self.memory, name, 1, around)
         self.driver = Process(self.memory, 1)
         self.workers: list[Worker] = []
@@ -226,6 +232,22 @@ class Node:
         if key not in self.actor_queues:
             return "the actor is not here"
         return (*self.actor_queues[key], JOB)
+
+    def keep_lineage(self) -> LostValues:
+        """From now on results that are lost are made again, as the daemon does it."""
+        self.lost = LostValues(Loop(), self.memory, 1 << 24, self._told)
+        self.around.lost, self.around.bring_back = self.lost.gone, self.lost.want
+        self.lost.made_again = self._made_again
+        return self.lost
+
+    def _made_again(self, key: int, by: int) -> None:
+        self.bridging.pulling.stays_as(by, key)
+        self.bridging.pulling.sources.came_back(key)
+
+    def _told(self, event: Any) -> None:
+        if isinstance(event, events.ValueLost):
+            self.memory.lose(event.key, lost_value(event.reason))
+            self.bridging.pulling.sources.came_back(event.key)
 
     def cancel(self, key: int, *how: bool) -> None:
         self.cancelled.append(key)
@@ -271,6 +293,8 @@ class Node:
         if self.is_growing and all_wait and self.memory.queued(self.queue[0], 1):
             self.add_worker()
         rows = self.memory.inbox()
+        if self.lost is not None:
+            self.lost.look(rows)
         self.bridging.look(rows)
         self.bridging.validate()
         return bool(rows)
@@ -407,8 +431,8 @@ class Nodes:
         """All refs of the test are gone: nothing may be left anywhere."""
         for node in self.living():
             node.functions.clear()
-            for other in self.all:
-                node.bridging.visiting.job_ended(other, JOB)
+            for home in self.all:
+                node.bridging.visiting.job_ended(home, JOB)
             for worker in node.workers:
                 worker.stop()
         gc.collect()

@@ -63,7 +63,7 @@ NOT_KILLED = {
             "ready_extent", "put_numbers", "hollow_out", "sweep_hollow", "cool",
             "give_back", "queues_of_recipes",
             "new_proxy", "seal_proxy", "hold_table", "write_image", "write_whole",
-            "write_elsewhere", "arrive",
+            "write_elsewhere", "arrive", "take_table",
         ),
         DAEMON,
     ),

@@ -55,7 +55,7 @@ from shoal._proto.links import NodeBody
 from shoal._proto.views import Candidates, Wish
 from shoal._runtime.bridge.around import NameRow, Place, Surroundings, Watch
 from shoal._runtime.bridge.bridging import Bridging
-from shoal._runtime.bridge.lending import STAYS_HERE
+from shoal._runtime.bridge.lending import stays_here
 from shoal._runtime.daemon_actors_abroad import ActorsAbroad
 from shoal._runtime.daemon_cluster import ClusterNode
 from shoal._runtime.daemon_loop import Loop, Timer
@@ -93,6 +93,7 @@ class Ways(NamedTuple):
 
     make_room: Callable[[], object]
     bring_back: Callable[[int], object]
+    lost: Callable[[int, str], bool]
 
 
 class Abroad(Watch):
@@ -156,6 +157,7 @@ class Abroad(Watch):
             watch=self,
             make_room=lambda size: self._ways.make_room(),
             bring_back=self._ways.bring_back,
+            lost=self._ways.lost,
             cancel=lambda key, recursive, forced, late: self._post(
                 events.CancelAsked(key, recursive, forced)
             ),
@@ -268,9 +270,16 @@ class Abroad(Watch):
         return any(b is not None and b.proxies.proxy_name(key) is not None for b in bridges)
 
     def came_home(self, key: int) -> None:
-        """A value of ours was read back from its file; others may have come for it."""
+        """A value of ours was read back from its file or made again, or is lost for good; others
+        may have come for it."""
         if self._bridging is not None:
             self._bridging.pulling.sources.came_back(key)
+
+    def made_again(self, key: int, by: int) -> None:
+        """A lost value of ours is what the result ``by`` of another run is, wherever that is."""
+        if self._bridging is not None:
+            self._bridging.pulling.stays_as(by, key)
+            self.came_home(key)
 
     # ---- queues of this node
     def looked(self, queues: Iterable[events.QueueState]) -> None:
@@ -394,7 +403,7 @@ class Abroad(Watch):
             if key in self._stays or not self._forwarding.may_leave(order.queue, key):
                 continue
             sight = self._memory.sight(key)
-            if sight is None or sight[_FLAGS_FIELD] & STAYS_HERE:
+            if sight is None or stays_here(sight[_FLAGS_FIELD]):
                 self._stays.add(key)
             elif self._bridging.lend(key, order.node, is_final=order.is_final):
                 keys.append(key)

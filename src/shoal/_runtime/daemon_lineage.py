@@ -5,10 +5,12 @@
     a file with a value is damaged (daemon_spill)     -> lost()
     bell: somebody reads a value that was evicted      -> lost()
           the task of a rebuild has ended              -> Ended
+    the node that a result stayed on is lost (bridge)  -> gone(): lost() when somebody reads it
           recipes keep more than the budget            -> the oldest are emptied
 
 A lost value has a block word that says so, and its readers sleep (``native/spill.cpp``). The
-results of a rebuild are slots of the daemon's own, pinned until they are taken over. Nothing here
+results of a rebuild are slots of the daemon's own, pinned until they are taken over. A rebuild may
+be run by another node, and its results may stay there, as those of its first run did. Nothing here
 is on anybody's way: without a loss this is one look at a flag per bell.
 """
 
@@ -52,7 +54,8 @@ class LostValues:
         """``most`` is the budget in bytes; ``post`` takes events for the node's machine.
 
         ``make_room`` warms memory before the daemon writes; ``first`` is shown the inbox before us;
-        ``jobs`` are those that run.
+        ``jobs`` are those that run. ``made_again`` is called with a value that was filled, and with
+        what it was filled.
         """
         self._loop = loop
         self._memory = memory
@@ -61,6 +64,7 @@ class LostValues:
         self.make_room: Callable[[], None] = lambda: None
         self.first: Callable[[list[int]], None] = lambda keys: None
         self.jobs: Callable[[], Container[int]] = tuple
+        self.made_again: Callable[[int, int], None] = lambda key, by: None
         memory.lineage_most = most
         self._machine = lineage.Lineage(most)
         self._results: dict[int, Rebuilt] = {}
@@ -84,6 +88,31 @@ class LostValues:
         self.counts = {"rebuilt": 0, "given_up": 0, "dropped": 0}
 
     # ---- what is seen
+    def gone(self, key: int, problem: str) -> bool:
+        """The value of ``key`` was on a node that is lost: it is made again when somebody reads it.
+        False: it is a result of a rebuild, which nobody makes again by itself."""
+        if any(key in result.keys for result in self._results.values()):
+            return False
+        memory = self._memory
+        if not memory.set_lost(key):
+            return True  # it was freed meanwhile
+        memory.tell_restored()  # readers ask again
+        found = memory.spilled(key)
+        if memory.recipe_of(key) is None or (found is not None and found[2]):
+            self.lost(key, problem)
+        else:
+            self._problems[key] = problem
+        return True
+
+    def want(self, key: int) -> bool:
+        """Have the value of ``key`` made again, if it is lost; False: it is not."""
+        if not self._memory.is_lost(key):
+            return False
+        if not self._machine.knows(key):
+            text = "it had left memory, as there was no room for it"
+            self.lost(key, self._problems.pop(key, text))
+        return True
+
     def lost(self, key: int, problem: str) -> None:
         """The value of ``key``, which is in no memory, is gone from where it was."""
         if not self._memory.set_lost(key):
@@ -167,8 +196,7 @@ class LostValues:
             if memory.is_lost(key) and not self._machine.knows(key):
                 found = memory.spilled(key)
                 if found is not None and found[2]:
-                    text = "it had left memory, as there was no room for it"
-                    self.lost(key, self._problems.pop(key, text))
+                    self.want(key)
         if self._running:
             pending = set(memory.unsealed(list(self._running)))
             for key in [key for key in self._running if key not in pending]:
@@ -293,6 +321,7 @@ class LostValues:
         )
         if self._memory.fill(command.key, keys[command.key]):
             self.counts["rebuilt"] += 1
+            self.made_again(command.key, keys[command.key])
         self.given_up.back(command.key)
 
     def _give_up(self, command: lineage.GiveUp) -> None:

@@ -166,9 +166,13 @@ class Daemon:
     def _work_across(self, cluster: ClusterNode) -> Abroad:
         from shoal._runtime.daemon_abroad import Abroad, Ways
 
-        ways = Ways(self._warming.make_room, self._spiller.bring_back)
+        def bring_back(key: int) -> None:
+            if not self._lost.want(key):
+                self._spiller.bring_back(key)
+
+        ways = Ways(self._warming.make_room, bring_back, self._lost.gone)
         abroad = Abroad(self._loop, self._memory, self._machine, cluster, self.post, ways)
-        self._spiller.came_back = abroad.came_home
+        self._spiller.came_back, self._lost.made_again = abroad.came_home, abroad.made_again
         self._perform |= performers(ACROSS, abroad.actors, abroad.names)
         return abroad
 

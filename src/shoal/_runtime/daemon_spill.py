@@ -137,7 +137,7 @@ class Spiller:
         self.given_up: Callable[[], Collection[int]] = tuple
         self.make_stub: Callable[[], object] = lambda: None
         self.came_back: Callable[[int], None] = lambda key: None
-        """Told of each value that was read from its file."""
+        """Told of each value that was read from its file, or will not be."""
         self.headroom = Headroom()
         self._machine = spilling.Spilling(
             memory.capacity_bytes // EXTENT_BYTES, EXTENT_BYTES, can_write=settings.spill != ()
@@ -288,6 +288,7 @@ class Spiller:
     def perform_lose_value(self, command: commands.LoseValue) -> None:
         """Nothing brings it back: its readers get the record."""
         self._memory.lose(command.key, command.record)
+        self.came_back(command.key)
 
     def _answer(self, command: spilling.Answer) -> None:
         self.problem = command.problem

@@ -112,11 +112,14 @@ class Surroundings:
     make_room: Callable[[int], object] = _nothing
     """Have memory for so many bytes, soon: for what the daemon itself writes."""
     bring_back: Callable[[int], object] = _nothing
-    """Read a value back from its file; it is pinned."""
+    """Have a value that is pinned read back from its file, or made again if it is lost."""
     cancel: Callable[[int, bool, bool, bool], object] = _nothing
     """End a task of this node: key, recursive, forced, late."""
     blame: Callable[[str, str], object] = _nothing
     """A node has said what cannot be, and why: one line in the log. It was ignored."""
+    lost: Callable[[int, str], bool] = lambda key, problem: False
+    """A result of a task of ours is nowhere any more: key, what has happened. True: it is made
+    again, or its readers are told; False: nobody here does either."""
     ask_about: Callable[[str, int], object] = _nothing
     """Something depends on that node epoch: the control store is to say what became of it."""
 

@@ -174,7 +174,7 @@ class Bridging:
         """The bell was rung: rows of the inbox, and whatever was watched."""
         for key in self._memory.completions(0.0):
             self.proxies.sealed(key)
-            self.pulling.sealed(key)
+            self.pulling.settled(key)
             if self.machine.is_visit(key):
                 self._post(bridge.VisitEnded(key))
         for key in inbox:

@@ -27,8 +27,8 @@ from shoal._runtime.bridge.around import Surroundings, lost_worker, until_room
 from shoal._runtime.bridge.proxies import Proxies
 from shoal._runtime.bridge.pulling import Pulling, Stays
 
-STAYS_HERE = _native.FLAG_STREAM | _native.FLAG_REBUILD | _native.FLAG_ITEMS
-"""Tasks that seal more than their returns, or that only this node's lineage knows."""
+STAYS_HERE = _native.FLAG_STREAM | _native.FLAG_ITEMS
+"""Tasks that seal more than their returns."""
 TRAVELLING = (
     _native.FLAG_HELP
     | _native.FLAG_ACTOR
@@ -38,6 +38,14 @@ TRAVELLING = (
     | _native.FLAG_DYNAMIC
 )
 """Flags that mean the same on the other node; it sets the rest by itself."""
+
+
+def stays_here(flags: int) -> bool:
+    """Whether only this node can run a task with these flags. What is made again may be made on
+    another node as well as the first time, unless it is a list of what a generator has yielded."""
+    is_rebuild = flags & _native.FLAG_REBUILD and flags & _native.FLAG_DYNAMIC
+    return bool(is_rebuild or flags & STAYS_HERE)
+
 
 PAYLOAD_BYTES_MOST = 8 << 20
 """Tasks with more than this beside their arguments are for this node: one row carries it whole."""
@@ -68,10 +76,6 @@ class Lending:
         """Whether this node can never run what waits in that queue."""
 
     # ---- taking
-    def may_travel(self, flags: int) -> bool:
-        """Whether a task with these flags can be run by another node."""
-        return not flags & STAYS_HERE
-
     def lend(self, key: int, node: str, *, is_final: bool = False) -> bool:
         """Have ``node`` run a queued task; False: it is not queued any more, or stays here."""
         task = self._memory.claim(key)
@@ -80,7 +84,7 @@ class Lending:
         self._tasks[key] = task
         payload = task.payload()
         is_small = payload is None or len(payload) <= PAYLOAD_BYTES_MOST
-        if not (is_small and self.may_travel(task.flags)):
+        if not is_small or stays_here(task.flags):
             self.put_back(key)
             return False
         self.send_off(key, node, is_final=is_final)
@@ -109,7 +113,10 @@ class Lending:
         """Tell the other node all that it needs."""
         task = self._tasks[order.key]
         payload = task.payload()
-        arguments = [self._proxies.name_of(key) for key in self._memory.contained(order.key)]
+        keys = self._memory.contained(order.key)
+        if task.flags & _native.FLAG_REBUILD:
+            keys.pop()  # its recipe
+        arguments = [self._proxies.name_of(key) for key in keys]
         n = task.n_dependencies
         is_call = bool(task.flags & _native.FLAG_ACTOR)
         body = rows.ForwardTask(
@@ -150,18 +157,18 @@ class Lending:
         for index, result in enumerate(order.results):
             its = [next(inside) for _ in result.contained]
             if result.data is None:
-                stays = Stays(keys[index], order.node, order.number, index, its)
-                self._pulling.stay(stays)
-                task.write_elsewhere(index, result.format, result.size)
-            else:
-                steps.append(self._writer(task, index, result, its))
+                self._pulling.stay(Stays(keys[index], order.node, order.number, index))
+            steps.append(self._writer(task, index, result, its))
         self._write_all(order.key, steps, sum(len(r.data or b"") for r in order.results))
 
     @staticmethod
     def _writer(
         task: Task, index: int, result: rows.Result, refs: list[ObjectRef[Any]]
     ) -> Callable[[], bool]:
-        return lambda: task.write_image(index, result.format, result.in_block, result.data, refs)
+        format, data = result.format, result.data
+        if data is None:
+            return lambda: task.write_elsewhere(index, format, result.size, refs)
+        return lambda: task.write_image(index, format, result.in_block, data, refs)
 
     def _write_all(self, key: int, steps: list[Callable[[], bool]], size: int) -> None:
         def step() -> bool:

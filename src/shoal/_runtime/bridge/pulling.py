@@ -20,8 +20,10 @@ Invariants:
    its bytes in memory, or in a file of this node. It hears how each transfer has ended.
 3. A result that stays abroad (``Stays``) is let go there exactly once: when it has come, or when
    its slot here is free.
-4. A pull that fails ``FAILURES_MOST`` times at the home (or at the one node that has a result) ends
-   with an error for its readers.
+4. A pull that fails ``FAILURES_MOST`` times at the home ends with an error for its readers.
+5. A result that stays abroad is lost if its node is, or if pulling it fails as often there:
+   ``Surroundings.lost`` has it made again. What it holds here (refs, the recipe of its task) stands
+   in node memory meanwhile, and becomes part of it when it comes.
 
 Those that others come for: sources.py.
 """
@@ -58,8 +60,6 @@ class Stays:
     node: str
     number: int
     index: int
-    inside: list[ObjectRef[Any]]
-    """The refs in it, for when it comes."""
 
 
 @dataclass(slots=True)
@@ -85,11 +85,12 @@ class Pulling:
         self._stays: dict[int, Stays] = {}
         """By slot."""
         self._awaited: dict[int, list[Callable[[], None]]] = {}
+        self._nodes: set[str] = set()
         self._here = CopiesHere()
         self.sources = Sources(memory, proxies, self._here, around)
         self.sources.fetch_home = self._fetch_home
         proxies.needed = self.need
-        proxies.settled = self._settled
+        proxies.settled = self.settled
         proxies.released = self._released
 
     # ---- values that come
@@ -103,12 +104,12 @@ class Pulling:
         if self._memory.is_elsewhere(key):
             self.need(key)
         elif not self._memory.watch(ref, key):
-            self._settled(key)
+            self.settled(key)
 
     def _is_here(self, key: int) -> bool:
         return not self._memory.is_elsewhere(key) and not self._memory.unsealed([key])
 
-    def _settled(self, key: int) -> None:
+    def settled(self, key: int) -> None:
         """It has a value or an error now; perhaps elsewhere."""
         if key not in self._awaited:
             return
@@ -118,10 +119,6 @@ class Pulling:
             return
         for done in self._awaited.pop(key):
             done()
-
-    def sealed(self, key: int) -> None:
-        """An object that was watched has its value."""
-        self._settled(key)
 
     def need(self, key: int) -> None:
         """Somebody waits for the bytes."""
@@ -135,7 +132,7 @@ class Pulling:
             return
         if not self._memory.is_elsewhere(key):
             self._end(key)
-            self._settled(key)
+            self.settled(key)
             return
         if pull.moving is None:
             moving = self._memory.begin_restore(key)
@@ -180,14 +177,21 @@ class Pulling:
     def _landed(self, key: int, pull: Pull, node: str, name: Name | None) -> None:
         moving, pull.moving = pull.moving, None
         assert moving is not None, "its bytes have come there"
-        refs = self._refs_inside(key, pull, name) if self._memory.is_elsewhere(key) else None
+        refs: list[ObjectRef[Any]] | None = None
+        if self._memory.is_elsewhere(key) and name is not None:
+            refs = self._proxies.landed(name, pull.inside)
+        elif self._memory.is_elsewhere(key) and key & _SLOT in self._stays:
+            refs = []  # what it holds stands in its stub
         problem = ""
         if refs is None:
             problem = "it is not wanted any more"
             self._end(key)
         elif not self._memory.end_pull(moving, refs):
             problem = "its bytes were damaged on their way from another node"
-            self._lose(key, records.pack("InternalError", message=problem))
+            if (stays := self._stays.get(key & _SLOT)) is not None:
+                self._gone(stays, problem)
+            else:
+                self._lose(key, records.pack("InternalError", message=problem))
         else:
             del self._pulls[key]
         if name is not None:
@@ -195,32 +199,40 @@ class Pulling:
         if problem:
             return
         self._let_go(key)
-        self._settled(key)
-
-    def _refs_inside(self, key: int, pull: Pull, name: Name | None) -> list[ObjectRef[Any]] | None:
-        """What its table is to name; None: it is not wanted any more."""
-        if name is not None:
-            return self._proxies.landed(name, pull.inside)
-        stays = self._stays.get(key & _SLOT)
-        return None if stays is None else stays.inside
+        self.settled(key)
 
     def _failed(self, key: int, pull: Pull, node: str, name: Name | None, why_not: str) -> None:
         # Of others home knows more, and sends to the next.
         pull.failures += name is None or node == name.node
         if pull.failures >= FAILURES_MOST:
             problem = f"its bytes could not be had from node {node}: {why_not}"
-            self._lose(key, lost_value(problem))
+            if (stays := self._stays.get(key & _SLOT)) is not None:
+                self._gone(stays, problem)
+            else:
+                self._lose(key, lost_value(problem))
         if name is not None:
             self._run(copying.PullEnded(name, node, why_not))
         elif key in self._pulls:
             self._around.call_later(RETRY_S * 2**pull.failures, lambda: self._begin(key))
 
+    def _gone(self, stays: Stays, problem: str) -> None:
+        """A result of ours will not come from where it is."""
+        self._pulls.pop(stays.key, None)
+        if stays.node in self._nodes:
+            self._let_go(stays.key)
+        else:
+            del self._stays[stays.key & _SLOT]
+        if not self._memory.is_elsewhere(stays.key):
+            return
+        if not self._around.lost(stays.key, problem):
+            self._memory.lose(stays.key, lost_value(problem))
+        self.settled(stays.key)
+
     def _lose(self, key: int, record: bytes) -> None:
         self._end(key)
-        self._stays.pop(key & _SLOT, None)
         if self._memory.is_elsewhere(key):
             self._memory.lose(key, record)
-        self._settled(key)
+        self.settled(key)
 
     def _end(self, key: int) -> None:
         """It is not pulled any more."""
@@ -243,6 +255,14 @@ class Pulling:
     def stay(self, stays: Stays) -> None:
         """A result of ours stays on the node that made it, until somebody looks."""
         self._stays[stays.key & _SLOT] = stays
+
+    def stays_as(self, key: int, new: int) -> None:
+        """What slot ``new`` has now is what slot ``key`` had, if that stays abroad."""
+        stays = self._stays.pop(key & _SLOT, None)
+        if stays is not None:
+            self._pulls.pop(key, None)
+            self.stay(Stays(new, stays.node, stays.number, stays.index))
+            self.look(new)
 
     def look(self, key: int) -> None:
         """A row of the inbox: somebody looks at a result that is abroad, or nobody has it any
@@ -309,10 +329,12 @@ class Pulling:
 
     def node_joined(self, node: str, is_driver: bool) -> None:
         """A node that may come, and be come to."""
+        self._nodes.add(node)
         self.sources.node_joined(node, is_driver)
 
     def node_lost(self, node: str) -> None:
         """What others had of it comes no more; what it had of ours is its no more."""
+        self._nodes.discard(node)
         self.sources.node_lost(node)
         self._run(copying.NodeGone(node))
         for key in list(self._pulls):
@@ -320,7 +342,7 @@ class Pulling:
             if name is not None and name.node == node:
                 del self._pulls[key]
         for stays in [stays for stays in self._stays.values() if stays.node == node]:
-            self._lose(stays.key, lost_value(f"node {node}, which had its bytes, is lost"))
+            self._gone(stays, f"node {node}, which had its bytes, is lost")
 
 
 def _name_of(source: OfObject) -> Name:

@@ -5,7 +5,7 @@
     Begin      function and arguments of a plain task come here first; then it is submitted,
                without retries
     sealed     its results go home: small ones at once, of large ones the bytes stay until home has
-               them or lets them go
+               them or lets them go (there is a place in them for the recipe that home has)
     Withdraw   what still stands in its queue is taken out of it
 
 A function that came from another node is kept (it will be needed again) until that node's job has
@@ -160,7 +160,7 @@ class Visiting:
             job=queue[2],
             method=body.method,
             n_returns=body.n_returns,
-            flags=body.flags,
+            flags=body.flags | _native.FLAG_PLACE,
             limit=body.limit,
             timeout_s=max(body.left_s, 1e-9) if body.left_s >= 0 else 0.0,
         )
