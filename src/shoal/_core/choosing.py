@@ -61,6 +61,18 @@ class Chooser:
         behind = max(0, outlet.used + 1 - slots)
         return row.wait_s + behind * (source.here.task_s or 0.0) / slots
 
+    def spread_out(self, source: Source) -> list[tuple[str, int]]:
+        """SPREAD: who gets how much of what waits, busy or not; this node keeps its part."""
+        here = source.here
+        source.part = min(source.part, here.movable)
+        new = here.movable - source.part
+        nodes = sorted(node for node in source.outlets if node in self.view.rows)
+        if not source.wish.spreads or not new or not nodes:
+            return []
+        shares, source.turn = spread.parts(new, len(nodes) + here.is_feasible, source.turn)
+        source.part += shares[len(nodes)] if here.is_feasible else 0
+        return [(node, share) for node, share in zip(nodes, shares) if share]
+
     # ---- one of two
     def emptier_of_two(self, now: float, source: Source) -> Outlet | None:
         """Of two outlets with room the one that has less for what it can run."""

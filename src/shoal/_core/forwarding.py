@@ -294,8 +294,8 @@ class Forwarding:
         """Move what can be moved now; of what is held, what stands in ``first`` at first."""
         if source.held:
             self._place_held(source, first, LINES_TRIED if first is None else LINES_TRIED_MORE)
-        if source.wish.spreads:
-            self._send_in_turn(source)
+        for node, share in self._chooser.spread_out(source):
+            self._ask(source, source.outlets[node], share, is_final=True)
         rest = self._send_to_room(source, local_first.surplus(source.here, self._limits))
         # What could run here moves to a shorter wait once for each view: between two views the
         # waits are as wrong as before, and all who see them would move the same way.
@@ -310,24 +310,6 @@ class Forwarding:
         if source.demand and self._now - source.asked_at >= gap:
             source.asked_at = self._now
             self._out.append(AskCandidates(source.wish, source.demand))
-
-    def _send_in_turn(self, source: Source) -> None:
-        """SPREAD: equal parts to all that are known, this node among them, busy or not."""
-        here = source.here
-        nodes = sorted(node for node in source.outlets if node in self.view.rows)
-        source.part = min(source.part, here.movable)
-        left = here.movable - source.part
-        if not nodes or not left:
-            return
-        # What cannot be shared out goes where the turn is, so that single tasks spread too.
-        source.turn += left
-        for index, node in enumerate(nodes):
-            parts = len(nodes) - index + here.is_feasible
-            share = left // parts + ((source.turn + index) % parts < left % parts)
-            if share:
-                left -= share
-                self._ask(source, source.outlets[node], share, is_final=True)
-        source.part += left
 
     def _send_to_room(self, source: Source, rest: int) -> int:
         """To those that could start them now, or nearly."""

@@ -111,6 +111,18 @@ def _scheduler(config: NodeConfig, account: Account, environments: Environments)
     return made
 
 
+def _memory(config: NodeConfig, cpus: int) -> MemoryWatch:
+    return MemoryWatch(
+        Rules(
+            config.memory_bytes,
+            config.memory_threshold,
+            config.memory_refresh_s,
+            cpus,
+            config.limits.idle_worker_s,
+        )
+    )
+
+
 class NodeTables:
     """Everything that a node's machine knows."""
 
@@ -126,15 +138,7 @@ class NodeTables:
         self.actors = ActorTable(limits)
         self.crashes = Crashes(limits)
         self.crash_loops = CrashLoops()
-        self.memory = MemoryWatch(
-            Rules(
-                config.memory_bytes,
-                config.memory_threshold,
-                config.memory_refresh_s,
-                cpus,
-                config.limits.idle_worker_s,
-            )
-        )
+        self.memory = _memory(config, cpus)
         self.memory_facts: dict[int, dict[str, object]] = {}
         """What errors say of workers that were ended for their memory, until they are gone."""
         self.memory_news = MemoryNews()

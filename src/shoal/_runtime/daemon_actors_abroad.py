@@ -7,7 +7,8 @@ what they say. Which queues are drained to whom stands in ``bridge.actors``::
     ask that is not met here     policies.actors --> ActorSent --> HostActor row
     ActorState row (the first)   its queues are drained there from now on
     HostActor row                class and arguments are fetched --> ActorCame
-    handle of another's actor    CallAbroad: a queue that is drained to its home
+
+Calls to actors of other nodes: daemon_callers.py.
 
 1. What a host constructs from is a *twin* of the arguments: the lifetime object itself is held by
    those who have handles, and by nobody else, or its last handle would never be gone.
@@ -38,6 +39,7 @@ from shoal._proto.views import NodeRow, Wish
 from shoal._runtime.bridge.around import Place, lost_actor
 from shoal._runtime.bridge.bridging import Bridging
 from shoal._runtime.bridge.images import Image, open_image
+from shoal._runtime.daemon_callers import Callers
 from shoal._runtime.daemon_cluster import ClusterNode
 from shoal._runtime.daemon_loop import Loop, Timer
 from shoal._runtime.daemon_members import PYTHON
@@ -88,27 +90,18 @@ class ActorsAbroad:
         """By the key of the lifetime object."""
         self._hosted: dict[tuple[str, int], tuple[str, list[ObjectRef[Any]]]] = {}
         """By home and key there: the actor's id, its class and its arguments."""
-        self._callers: dict[int, tuple[int, ...]] = {}
-        """By what stands here for a lifetime object: queues of calls for its home."""
+        self.callers = Callers(machine, post)
 
     # ---- lives of this node in the cluster
     def begin(self, bridging: Bridging) -> None:
         """A new epoch."""
         self._bridging = bridging
         bridging.actors.record_of = self._record_of
-        bridging.actors.refused = self._call_refused
-        released = bridging.proxies.released
-
-        def gone(key: int, name: Name) -> None:
-            released(key, name)
-            self._proxy_gone(key)
-
-        bridging.proxies.released = gone
+        self.callers.begin(bridging)
 
     def end(self) -> None:
         """That epoch is over."""
-        for key in list(self._callers):
-            self._callers_end(key, self._lost(key, self._me))
+        self.callers.end(self._me)
         self._bridging = None
         self._twins.clear()
         self._hosted.clear()
@@ -118,11 +111,7 @@ class ActorsAbroad:
         self._rows.pop(node, None)
         for home, key in [each for each in self._hosted if each[0] == node]:
             del self._hosted[home, key]
-        assert self._bridging is not None
-        for key in list(self._callers):
-            name = self._bridging.proxies.proxy_name(key)
-            if name is None or name.node == node:
-                self._callers_end(key, self._lost(key, node))
+        self.callers.node_lost(node)
 
     # ---- finding hosts
     def look(self) -> None:
@@ -166,14 +155,14 @@ class ActorsAbroad:
         actor = self._machine.tables.actors.living[command.actor_id]
         wish, hold = Wish(parse(actor.spec.place), (), PYTHON), parse(actor.spec.hold)
         self._take_rows()
-        rows = {**self._rows, self._me: self._cluster.own_row()}
+        rows = {**self._rows, self._me: self._cluster.rows.row()}
         free = sorted(n for n, r in rows.items() if policy.fits(r, wish, hold))
         self._turn += 1
         node = free[self._turn % len(free)] if free else self._me
         self._post(events.ActorSent(command.actor_id, node))
 
     def _take_rows(self) -> None:
-        self._rows = {row.node: row for row in self._cluster.other_rows()}
+        self._rows = {row.node: row for row in self._cluster.rows.other_rows()}
 
     def _use(self, node: str, amounts: Amounts) -> None:
         row = self._rows[node]
@@ -324,35 +313,14 @@ class ActorsAbroad:
         queues = [(actor.queue, actor.generation), *actor.group_queues]
         return (*queues[number], actor.job)
 
-    # ---- callers
-    def perform_call_abroad(self, command: commands.CallAbroad) -> None:
-        """Calls in these queues go to its home."""
-        bridging = self._bridging
-        name = None if bridging is None else bridging.proxies.proxy_name(command.key)
-        self._callers[command.key] = command.queues
-        node = "" if name is None else name.node
-        if bridging is None or node not in self._machine.tables.others:
-            self._callers_end(command.key, self._lost(command.key, node))
-            return
-        for queue in command.queues:
-            bridging.actors.place(queue, node)
-
-    def perform_kill_elsewhere(self, command: commands.KillElsewhere) -> None:
-        """Somebody here kills an actor of another node."""
-        bridging = self._bridging
-        name = None if bridging is None else bridging.proxies.proxy_name(command.key)
-        if bridging is not None and name is not None and name.node in self._machine.tables.others:
-            body = rows.EndActor(name.node, name.key, may_restart=command.may_restart)
-            bridging.send(name.node, body)
-
+    # ---- of a queue
     def number_of(self, queue: int) -> int | None:
         """Which of its actor's queues this is; None: it is no actor's."""
         tables = self._machine.tables
         actor = tables.actors.find(tables.actor_queues.get(queue, ""))
         if actor is not None:
             return actor.queues.index(queue)
-        found = [queues.index(queue) for queues in self._callers.values() if queue in queues]
-        return found[0] if found else None
+        return self.callers.number_of(queue)
 
     def _record_of(self, queue: int) -> bytes | None:
         tables = self._machine.tables
@@ -360,12 +328,6 @@ class ActorsAbroad:
         if actor is None:
             return lost_actor("")
         return actor.cause if actor.is_dead else None
-
-    def _call_refused(self, queue: int, node: str) -> None:
-        """Of a caller: its home does not know the actor any more."""
-        for key, queues in list(self._callers.items()):
-            if queue in queues:
-                self._callers_end(key, self._lost(key, node))
 
     def lost_call(self, queue: int, node: str) -> bytes:
         """What a call ends with that was lent from that queue to a node that is lost."""
@@ -375,24 +337,4 @@ class ActorsAbroad:
             lives_on = tables.actors.can_restart(actor)
             reason = "restarting" if lives_on else "node_lost"
             return lost_actor(node, **{**actor.facts(), "reason": reason})
-        found = [key for key, queues in self._callers.items() if queue in queues]
-        return self._lost(found[0], node) if found else lost_actor(node)
-
-    def _lost(self, key: int, node: str) -> bytes:
-        callers = self._machine.tables.callers.values()
-        actor_id = next((caller.actor_id for caller in callers if caller.key == key), "")
-        return lost_actor(node, actor_id=actor_id)
-
-    def _callers_end(self, key: int, record: bytes) -> None:
-        if self._bridging is not None:
-            for queue in self._callers[key]:
-                self._bridging.actors.remove(queue, record)
-        self._post(events.CallersGone(key, record))
-
-    def _proxy_gone(self, key: int) -> None:
-        queues = self._callers.get(key)
-        if queues is not None:
-            record = self._lost(key, "")
-            self._callers_end(key, record)
-            del self._callers[key]
-            self._post(events.CallersGone(key, record, is_unused=True))
+        return self.callers.lost_call(queue, node)

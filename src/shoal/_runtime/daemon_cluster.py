@@ -32,11 +32,11 @@ from shoal._core.members import interface as members
 from shoal._core.members.node_side import Identity, MemberMachine
 from shoal._proto import links, membership, messages
 from shoal._proto.links import NodeBody
-from shoal._proto.views import Candidates, NodeRow
+from shoal._proto.views import Candidates
 from shoal._runtime import entering, launch, session_dir
 from shoal._runtime.daemon_connections import Connection
 from shoal._runtime.daemon_loop import Loop, Timer
-from shoal._runtime.daemon_members import Members
+from shoal._runtime.daemon_members import HEAD_LABEL, Members
 from shoal._runtime.daemon_store import ClusterPort
 from shoal._runtime.links import door, keys
 from shoal._runtime.links.peers import PeerEvents, PeerOptions, Peers, new_epoch
@@ -48,8 +48,6 @@ END_LOOK_S = 0.01
 """How often it is looked whether what was killed is gone."""
 LEAVE_S = 0.3
 """Between the last word of a node that leaves and its end."""
-HEAD_LABEL = "shoal.io/head"
-"""Of the node through which those can talk that cannot reach each other."""
 SECURITY = "TLS 1.3 both ways, a token to join"
 FIRST_FREE_FD = 10
 """Above those that a child is given: a dup2 onto itself would leave close-on-exec set."""
@@ -123,7 +121,8 @@ class ClusterNode:
         """``end`` ends the session, ``tell`` says a line to people."""
         self._loop = loop
         self._ports = ports
-        self._rows = rows
+        self.rows = rows
+        """What is known of this node and of the others."""
         self._end = end
         self._tell = tell
         self._alarm: Timer | None = None
@@ -183,7 +182,7 @@ class ClusterNode:
     def close(self) -> None:
         """Leave: nothing runs here any more, and the store is told so."""
         if self._state == "joined":
-            over = membership.Obituary(self._rows.node_id, self._rows.epoch)
+            over = membership.Obituary(self.rows.node_id, self.rows.epoch)
             self._loop.guard(self.peers.send, keys.STORE, over)
         self.peers.close()
         if self._door is not None:
@@ -193,12 +192,12 @@ class ClusterNode:
     def _show(self) -> None:
         ports = self._ports
         is_up = self._state == "joined" and ports.settings.is_head
-        self._rows.cluster = {
+        self.rows.cluster = {
             "role": _role(ports.settings),
             "state": "listening" if is_up else self._state,
             "why": self._why or self._failure,
             "failing_since": self._failing_since,
-            "node_id": self._rows.node_id,
+            "node_id": self.rows.node_id,
             "name": ports.settings.node_name,
             "address": ports.address,
             "store_address": ports.store_address,
@@ -262,31 +261,6 @@ class ClusterNode:
             self._look_timer = self._loop.call_later(LOOK_S, self._looked)
             self._step(members.Asked(self._ticket, membership.ListMembers()))
 
-    def head_node(self) -> str:
-        """The node through which the cluster is reached; empty: it is not there."""
-        if self._ports.settings.is_head:
-            return self._rows.node_id
-        living = (membership.ALIVE, membership.DRAINING)
-        for node, member in self._rows.others.items():
-            if HEAD_LABEL in member.labels and member.state in living:
-                return node
-        return ""
-
-    def own_row(self) -> NodeRow:
-        """Of this node, as it is."""
-        return self._rows.row()
-
-    def other_rows(self) -> list[NodeRow]:
-        """Of each other node that lives, what it has told last."""
-        living = (membership.ALIVE, membership.DRAINING)
-        rows = self._rows.others.items()
-        return [m.row for node, m in rows if node != self._rows.node_id and m.state in living]
-
-    @property
-    def is_draining(self) -> bool:
-        """Whether it takes nothing new."""
-        return self._rows.is_draining
-
     def ask_room(self) -> None:
         """More waits here than can run here: the store is to know soon."""
         self._row_changed(is_urgent=True)
@@ -301,7 +275,7 @@ class ClusterNode:
         if self._row_timer is not None:
             self._row_timer.cancel()
         self._row_timer = self._loop.call_later(ROW_S, self._row_changed)
-        self._step(members.RowChanged(self._rows.row(), self._rows.standing(), is_urgent))
+        self._step(members.RowChanged(self.rows.row(), self.rows.standing(), is_urgent))
 
     def _step(self, event: members.NodeEvent) -> None:
         for command in self._machine.step(clock.now(), event):
@@ -314,7 +288,7 @@ class ClusterNode:
             case members.SetAlarm(at):
                 self._set_alarm(at)
             case members.Joined(epoch):
-                self._rows.epoch = epoch
+                self.rows.epoch = epoch
                 self._state, self._why = "joined", ""
                 self._show()
                 self.joined(epoch)
@@ -352,8 +326,8 @@ class ClusterNode:
 
     def _members_heard(self, rows: list[membership.MemberRow]) -> None:
         for row in rows:
-            self._rows.others[row.node] = row
-            if row.node == self._rows.node_id:
+            self.rows.others[row.node] = row
+            if row.node == self.rows.node_id:
                 continue
             if row.state in (membership.DEAD, membership.DRAINED):
                 self.peers.forget(row.node)
@@ -365,7 +339,7 @@ class ClusterNode:
 
     def _answer(self, ticket: int, body: membership.ToldBody) -> None:
         if isinstance(body, membership.MemberList):
-            self._rows.others.update((row.node, row) for row in body.rows)
+            self.rows.others.update((row.node, row) for row in body.rows)
             self.members_changed(list(body.rows))
             if ticket == self._look_ticket and self._looking:
                 self._looked()
@@ -395,8 +369,8 @@ class ClusterNode:
         if alive:
             self._loop.call_later(END_LOOK_S, lambda: self._await_end(alive))
             return
-        if self._rows.is_draining:
-            self._rows.is_drained = True
+        if self.rows.is_draining:
+            self.rows.is_drained = True
             self._step(members.EverythingEnded())
             self._loop.call_later(LEAVE_S, lambda: self._end("the node has been drained"))
             return
@@ -405,13 +379,13 @@ class ClusterNode:
         self._step(members.EverythingEnded())
 
     def _drain(self) -> None:
-        self._rows.is_draining = True
+        self.rows.is_draining = True
         self._row_changed()
         self._look_if_drained()
 
     def _look_if_drained(self) -> None:
         """Whether everything has ended or gone; looked at as often as rows go out."""
-        standing = self._rows.standing()
+        standing = self.rows.standing()
         if standing.is_busy or standing.primaries:
             self._loop.call_later(1.0, self._look_if_drained)
             return

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from shoal._proto.views import NodeRow
 
 Row = dict[str, Any]
+HEAD_LABEL = "shoal.io/head"
+"""Of the node through which those can talk that cannot reach each other."""
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 
 
@@ -73,6 +75,23 @@ class Members:
     def node_id(self) -> str:
         """Of this node."""
         return self._machine.tables.config.node_id.hex()
+
+    # ---- of the others
+    def head_node(self) -> str:
+        """The node through which the cluster is reached; empty: it is not there."""
+        if self.cluster.get("role") == "head":
+            return self.node_id
+        _, kinds = _parts()
+        for node, member in self.others.items():
+            if HEAD_LABEL in member.labels and member.state in (kinds.ALIVE, kinds.DRAINING):
+                return node
+        return ""
+
+    def other_rows(self) -> list[NodeRow]:
+        """Of each other node that lives, what it has told last."""
+        _, kinds = _parts()
+        living, rows = (kinds.ALIVE, kinds.DRAINING), self.others.items()
+        return [m.row for node, m in rows if node != self.node_id and m.state in living]
 
     # ---- of this node
     def row(self) -> NodeRow:

@@ -144,7 +144,7 @@ class NodeMemory:
         kind = _KINDS[command.kind]
         queue, generation = self._memory.new_queue(kind, command.job)
         if self.abroad is not None:
-            self.abroad.queue_made(queue)
+            self.abroad.outgoing.queue_made(queue)
         self._post(events.QueueCreated(command.ticket, queue, generation))
 
     def perform_sift_queues(self, command: commands.SiftQueues) -> None:
@@ -183,7 +183,7 @@ class NodeMemory:
     def _queue_state(self, queue: int) -> QueueState:
         entries, takes, _ = self._memory.queue_state(queue)
         if self.abroad is not None:  # what was lent says nothing of how fast workers here are
-            takes = max(0, takes - self.abroad.lent_from(queue))
+            takes = max(0, takes - self.abroad.outgoing.lent_from(queue))
         return QueueState(queue, entries, takes)
 
     # ---- tasks and objects
@@ -213,7 +213,7 @@ class NodeMemory:
             return
         for key in [task.key for task in tasks if task.worker == OURS]:
             is_forced = key == command.key and command.is_forced
-            abroad.cancel(key, command.is_recursive, is_forced, command.is_late)
+            abroad.outgoing.cancel(key, command.is_recursive, is_forced, command.is_late)
 
     def perform_look_at_task(self, command: commands.LookAtTask) -> None:
         state = self._memory.task_state(command.key)

@@ -68,14 +68,14 @@ class Names:
 
     def perform_release_name(self, command: commands.ReleaseName) -> None:
         """It is free."""
-        key, head = (command.namespace, command.name), self._cluster.head_node()
+        key, head = (command.namespace, command.name), self._cluster.rows.head_node()
         if head == self._me:
             self._release(self._me, key)
         elif self.bridging is not None and head:
             self.bridging.send(head, rows.NameAsk(0, rows.RELEASE, *key))
 
     def _ask(self, ticket: int, is_claim: bool, key: Key) -> None:
-        head = self._cluster.head_node()
+        head = self._cluster.rows.head_node()
         if head == self._me:
             owner = self._claim(self._me, key) if is_claim else self._owners.get(key, "")
             self._owner_told(ticket, is_claim, key, owner)
@@ -157,7 +157,7 @@ class Names:
     # ---- nodes
     def node_joined(self, node: str) -> None:
         """If it is the head, it is to know the names of this node."""
-        if self.bridging is None or node != self._cluster.head_node():
+        if self.bridging is None or node != self._cluster.rows.head_node():
             return
         for key in self._machine.tables.actors.by_name:
             self.bridging.send(node, rows.NameAsk(0, rows.CLAIM, *key))

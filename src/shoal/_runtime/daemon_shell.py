@@ -63,7 +63,6 @@ from shoal._runtime.daemon_zygote import ZygoteLink
 from shoal._runtime.strays import Strays
 
 if TYPE_CHECKING:
-    from shoal._runtime.daemon_abroad import Abroad
     from shoal._runtime.daemon_cluster import ClusterNode, Ports
     from shoal._runtime.daemon_environments import EnvironmentPlaces
 
@@ -143,7 +142,8 @@ class Daemon:
         )
         memories.zygote_pid = lambda: self._zygote.pid
         memories.drivers = lambda: [p.pid for p in self._processes if p.kind == KIND_DRIVER]
-        self._zygote.set_up(self._zygote_setup(), memory.fd, memory.eventfd)
+        setup = _zygote_setup(self._node, self._processes.groups.path)
+        self._zygote.set_up(setup, memory.fd, memory.eventfd)
         self._door = Door(self._loop, listening, self._node, self._processes, self.post)
         self._processes.use(self._zygote, self._door.let_in)
         running = self._machine.tables.jobs.running
@@ -157,33 +157,31 @@ class Daemon:
         self._members = Members(self._machine, self._door, lambda: memory.usage()[0])
         self._cluster: ClusterNode | None = None
         if ports is not None:
-            self._cluster = _join(self._loop, ports, self._members, self.post, tell)
-            self._cluster.kill_workers = self._processes.kill_all
-            self._node_memory.abroad = self._work_across(self._cluster)
+            self._join(ports, tell)
         self._watch()
         self.post(events.Began())
 
-    def _work_across(self, cluster: ClusterNode) -> Abroad:
+    def _join(self, ports: Ports, tell: Callable[[str], None]) -> None:
+        """Take part in a cluster."""
         from shoal._runtime.daemon_abroad import Abroad, Ways
+        from shoal._runtime.daemon_cluster import ClusterNode
 
         def bring_back(key: int) -> None:
             if not self._lost.want(key):
                 self._spiller.bring_back(key)
 
-        ways = Ways(self._warming.make_room, bring_back, self._lost.gone)
-        abroad = Abroad(self._loop, self._memory, self._machine, cluster, self.post, ways)
-        self._spiller.came_back, self._lost.made_again = abroad.came_home, abroad.made_again
-        self._perform |= performers(ACROSS, abroad.actors, abroad.names)
-        return abroad
+        def end(why: str) -> None:
+            self.post(events.StopAsked(why))
 
-    def _zygote_setup(self) -> forking.Setup:
-        node = self._node
-        socket_path = os.path.join(node.directory, session_dir.SOCKET_NAME)
-        welcome = messages.Welcome(
-            node.session, node.directory, node.node_id, -1, 0, "", dict(node.total),
-            daemon_pid=os.getpid(),
-        )  # fmt: skip
-        return forking.Setup(socket_path, welcome, self._processes.groups.path)
+        self._cluster = ClusterNode(self._loop, ports, self._members, end, tell)
+        self._cluster.kill_workers = self._processes.kill_all
+        ways = Ways(self._warming.make_room, bring_back, self._lost.gone)
+        place = (self._loop, self._memory, self._machine, self._cluster)
+        abroad = Abroad(*place, self.post, ways)
+        self._node_memory.abroad = abroad
+        self._spiller.came_back, self._lost.made_again = abroad.came_home, abroad.made_again
+        parts = (abroad.actors, abroad.actors.callers, abroad.names)
+        self._perform |= performers(ACROSS, *parts)
 
     def _watch(self) -> None:
         os.set_blocking(self._memory.eventfd, False)
@@ -525,17 +523,14 @@ def _store_of(
     return StoreLink(loop, settings.directory, kept, post, tell, port)
 
 
-def _join(
-    loop: Loop,
-    ports: Ports,
-    rows: Members,
-    post: Callable[[AnyEvent], None],
-    tell: Callable[[str], None],
-) -> ClusterNode:
-    """Take part in a cluster."""
-    from shoal._runtime.daemon_cluster import ClusterNode
-
-    return ClusterNode(loop, ports, rows, lambda why: post(events.StopAsked(why)), tell)
+def _zygote_setup(node: config.NodeConfig, groups: str | None) -> forking.Setup:
+    """What the zygote tells every worker."""
+    socket_path = os.path.join(node.directory, session_dir.SOCKET_NAME)
+    welcome = messages.Welcome(
+        node.session, node.directory, node.node_id, -1, 0, "", dict(node.total),
+        daemon_pid=os.getpid(),
+    )  # fmt: skip
+    return forking.Setup(socket_path, welcome, groups)
 
 
 def _open_ports(settings: launch.NodeSettings) -> Ports | None:

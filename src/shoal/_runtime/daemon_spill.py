@@ -398,17 +398,18 @@ class Spiller:
         if self.files is not None:
             self.files.drop(number)
 
-    def _close_files(self) -> None:
-        if self.files is not None:
-            self.files.close()
-
     def close(self) -> None:
         """End the thread and remove the files. Before memory is closed. A disk that does not answer
         is not waited for."""
         self._is_closing = True
         if self._thread is None:
             return
-        self._jobs.put(self._close_files)
+
+        def close_files() -> None:
+            if self.files is not None:
+                self.files.close()
+
+        self._jobs.put(close_files)
         self._jobs.put(None)
         self._thread.join(self.files.close_s if self.files is not None else CLOSE_S)
         self._loop.unwatch(self._bell)

@@ -36,3 +36,13 @@ def choose(
         if has_room(node):
             return node, turn + passed + 1
     return None, turn + min(count, TRIES_MOST)
+
+
+def parts(count: int, nodes: int, turn: int) -> tuple[list[int], int]:
+    """``count`` tasks shared out among so many nodes: how many each gets, and the next turn.
+
+    What cannot be shared out goes to those whose turn it is, so that single tasks spread too.
+    """
+    rest = count % nodes
+    extra = {(turn + index) % nodes for index in range(rest)}
+    return [count // nodes + (node in extra) for node in range(nodes)], turn + rest
