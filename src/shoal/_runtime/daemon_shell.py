@@ -523,7 +523,7 @@ def _store_of(
     return StoreLink(loop, settings.directory, kept, post, tell, port)
 
 
-def _zygote_setup(node: config.NodeConfig, groups: str | None) -> forking.Setup:
+def _zygote_setup(node: config.NodeConfig, groups: str) -> forking.Setup:
     """What the zygote tells every worker."""
     socket_path = os.path.join(node.directory, session_dir.SOCKET_NAME)
     welcome = messages.Welcome(
