@@ -155,7 +155,7 @@ def test_changes_of_members_come_whole_and_once() -> None:
     assert len(cluster.take(m.MembersChanged)) == 1, "another life has other versions"
 
 
-def test_candidates_are_looked_for_only_where_something_waits() -> None:
+def test_each_renewal_is_a_row_for_who_looks_for_candidates() -> None:
     asked = []
 
     def find(node: str, demand: Sequence[Demand], rooms: Mapping[str, NodeRow]) -> list[Candidates]:
@@ -165,7 +165,8 @@ def test_candidates_are_looked_for_only_where_something_waits() -> None:
     cluster = Cluster("a", "b")
     cluster.machine._find_candidates = find
     cluster.renew("a")
-    assert asked == []
+    assert asked == [("a", 0, ["a", "b"])]  # it waits for nobody, and others may want it
+    asked.clear()
     wanting = NodeRow("a", total=ROW, free=ROW, demand=(Demand(Wish(), 3),))
     cluster.told.clear()
     cluster.renew("a", row=wanting)

@@ -136,10 +136,9 @@ class Daemon:
             [kind for kind in get_args(commands.AnyCommand) if kind not in ACROSS],
             *(self, self._processes, self._node_memory, self._spiller, sights, memories),
         )
+        listeners = self._processes.listeners(self._no_zygote, self._known_pids)
         place = (settings.session, settings.directory)
-        self._zygote = ZygoteLink(
-            self._loop, place, zygote, self._processes.listeners(self._no_zygote, self._known_pids)
-        )
+        self._zygote = ZygoteLink(self._loop, place, zygote, listeners)
         memories.zygote_pid = lambda: self._zygote.pid
         memories.drivers = lambda: [p.pid for p in self._processes if p.kind == KIND_DRIVER]
         setup = _zygote_setup(self._node, self._processes.groups.path)
