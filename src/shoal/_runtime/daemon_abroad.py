@@ -37,7 +37,7 @@ from shoal._core.policies import view
 from shoal._core.queues import ClassQueue
 from shoal._core.remote_ref_events import PeerLost
 from shoal._core.resources import GPU, UNIT
-from shoal._native import Memory, ObjectRef
+from shoal._native import FLAG_STREAM, Memory, ObjectRef
 from shoal._proto import membership
 from shoal._proto.bridge import (
     ActorAnswer,
@@ -49,6 +49,7 @@ from shoal._proto.bridge import (
     HostActor,
     NameAnswer,
     NameAsk,
+    PrintedLines,
 )
 from shoal._proto.holds import HoldsBody
 from shoal._proto.links import NodeBody
@@ -61,6 +62,7 @@ from shoal._runtime.daemon_cluster import ClusterNode
 from shoal._runtime.daemon_loop import Loop, Timer
 from shoal._runtime.daemon_members import PYTHON
 from shoal._runtime.daemon_names import Names
+from shoal._runtime.daemon_seen import Seen
 
 _CROSSING = (*get_args(BridgeBody), *get_args(HoldsBody))
 _OVER = (membership.DEAD, membership.DRAINED)
@@ -139,6 +141,7 @@ class Abroad(Watch):
         self._timer: Timer | None = None
         self.names = Names(loop, machine, cluster, post)
         self.actors = ActorsAbroad(loop, memory, machine, cluster, post, ways)
+        self.seen = Seen(machine, cluster, post)
         cluster.joined, cluster.left = self._joined, self._left
         cluster.received, cluster.open_source = self._received, self._open_source
         cluster.members_changed = self._members_changed
@@ -217,6 +220,7 @@ class Abroad(Watch):
             self.names.node_lost(node)
             self.actors.node_lost(node)
             self._bridging.node_lost(node)
+        self.seen.node_lost(node)
         self._move(moves.NodeLost(node))
         self._hosting.step(clock.now(), visitors.HomeLost(node))
         self._visits = {place: each for place, each in self._visits.items() if place[0] != node}
@@ -237,14 +241,14 @@ class Abroad(Watch):
         self._cluster.refresh(lambda: None)
 
     def _tell_nodes(self) -> None:
-        nodes = frozenset(self._epochs)
-        if nodes != self._machine.tables.others:
-            self._post(events.NodesChanged(nodes))
+        self.seen.tell_nodes(frozenset(self._epochs))
 
     # ---- what they send
     def _received(self, node: str, body: NodeBody) -> None:
         if not isinstance(body, _CROSSING):
             print(f"node {node} said what nobody understands", file=sys.stderr, flush=True)
+        elif isinstance(body, PrintedLines):
+            self.seen.show(node, body)
         elif self._bridging is None:
             self._early.append((node, body))
         else:
@@ -266,8 +270,11 @@ class Abroad(Watch):
 
     def is_proxy(self, key: int) -> bool:
         """Whether it stands for an object of another node."""
-        bridges = (*self._former, self._bridging)
-        return any(b is not None and b.proxies.proxy_name(key) is not None for b in bridges)
+        return any(bridging.proxies.proxy_name(key) is not None for bridging in self.bridges())
+
+    def bridges(self) -> list[Bridging]:
+        """Of this epoch, and of those before it that are not over for everybody."""
+        return [*([] if self._bridging is None else [self._bridging]), *self._former]
 
     def came_home(self, key: int) -> None:
         """A value of ours was read back from its file or made again, or is lost for good; others
@@ -405,6 +412,8 @@ class Abroad(Watch):
             sight = self._memory.sight(key)
             if sight is None or stays_here(sight[_FLAGS_FIELD]):
                 self._stays.add(key)
+                if sight is not None and sight[_FLAGS_FIELD] & FLAG_STREAM:
+                    self._post(events.KeptHere(order.queue))
             elif self._bridging.lend(key, order.node, is_final=order.is_final):
                 keys.append(key)
                 self._lent[key] = (order.queue, order.node)
@@ -446,16 +455,7 @@ class Abroad(Watch):
 
     def _candidates_heard(self, found: list[Candidates]) -> None:
         for each in found:
-            self._count_able(each)
             self._move(moves.CandidatesHeard(each))
-
-    def _count_able(self, found: Candidates) -> None:
-        """For what waits here and can never run here: is there anybody who could?"""
-        tables = self._machine.tables
-        for queue in list(tables.scheduler.held.impossible.values()):
-            is_news = queue.able_elsewhere != found.known
-            if is_news and guests.wish_of(tables, queue, PYTHON) == found.wish:
-                self._post(events.ElsewhereKnown(queue.queue, found.known))
 
     # ---- what becomes of what was lent (Watch)
     def over(self, key: int, ran_s: float, window: int | None) -> None:
@@ -484,6 +484,8 @@ class Abroad(Watch):
         """A task that is the daemon's is to end: its claim is marked."""
         if self._bridging is None:
             return
+        if late:
+            self._bridging.lending.note_late(key)
         if key in self._kept:
             self._move(moves.TaskEnded(self._kept[key], key))
             self._end_kept(key)

@@ -282,6 +282,11 @@ class ClusterNode:
         rows = self._rows.others.items()
         return [m.row for node, m in rows if node != self._rows.node_id and m.state in living]
 
+    def name_of(self, node: str) -> str:
+        """What people call it; its id if nobody has told."""
+        known = self._rows.others.get(node)
+        return node if known is None else known.name
+
     @property
     def is_draining(self) -> bool:
         """Whether it takes nothing new."""
