@@ -71,11 +71,23 @@ from typing import Union
 
 import msgspec
 
+from shoal._core import event_base, events_across
 from shoal._proto import messages
 
-
-class Event(msgspec.Struct, frozen=True):
-    """Base of everything that happens."""
+Event = event_base.Event
+AbroadLooked = events_across.AbroadLooked
+ActorCame = events_across.ActorCame
+ActorEnds = events_across.ActorEnds
+ActorSent = events_across.ActorSent
+ActorTold = events_across.ActorTold
+CallersGone = events_across.CallersGone
+CancelAsked = events_across.CancelAsked
+GuestEnded = events_across.GuestEnded
+GuestWanted = events_across.GuestWanted
+KeptHere = events_across.KeptHere
+NameAnswered = events_across.NameAnswered
+NodesChanged = events_across.NodesChanged
+KnownNode = events_across.KnownNode
 
 
 # ---- what node memory looks like; read by the shell, never by the machine
@@ -274,6 +286,18 @@ class Away(msgspec.Struct, frozen=True):
     """Key of a result of the task that runs for it now; 0: none does."""
     before: int = 0
     """Other tasks that run before it."""
+    node: str = ""
+    """The other node that has its bytes."""
+
+
+class Lent(msgspec.Struct, frozen=True):
+    """A task that another node runs, or is to run."""
+
+    node: str = ""
+    """Which; "": it has come back from one, and waits for room on the next."""
+    since: float = 0.0
+    runs: bool = False
+    """It has said so; else it may still wait there."""
 
 
 class TaskSight(msgspec.Struct, frozen=True):
@@ -312,6 +336,11 @@ class TaskSight(msgspec.Struct, frozen=True):
     ancestry: tuple[int, int, int, int] = (0, 0, 0, 0)
     """``Memory.ancestry``, of which its id is made."""
     away: Away | None = None
+    lent: Lent | None = None
+    stays: bool = False
+    """A task of a kind that no other node runs."""
+    home: str = ""
+    """Another node that gives the value, which has none yet."""
 
 
 class ProcessSight(msgspec.Struct, frozen=True):
@@ -448,107 +477,6 @@ class StopAsked(Event, frozen=True):
     reason: str
 
 
-# ---- other nodes
-class NodesChanged(Event, frozen=True):
-    """These other nodes are members of the cluster now."""
-
-    nodes: frozenset[str]
-
-
-class ElsewhereKnown(Event, frozen=True):
-    """So many other nodes could ever run what is in ``queue``."""
-
-    queue: int
-    able: int
-
-
-class GuestWanted(Event, frozen=True):
-    """Tasks of job ``job`` of ``node`` come, which need ``place`` (``guests.ClassPlace``)."""
-
-    node: str
-    job: int
-    place: bytes
-
-
-class GuestEnded(Event, frozen=True):
-    """That job has ended there; ``job`` 0: all of them, the node is lost."""
-
-    node: str
-    job: int
-    reason: str
-
-
-class CancelAsked(Event, frozen=True):
-    """A task of this node that another node has sent is to end."""
-
-    key: int
-    is_recursive: bool
-    is_forced: bool
-
-
-class ActorSent(Event, frozen=True):
-    """That node is to be asked to take an actor of ours; or it is this node's turn."""
-
-    actor_id: str
-    node: str
-
-
-class ActorTold(Event, frozen=True):
-    """The node that an actor of ours lives on has said how it is."""
-
-    node: str
-    key: int
-    """Of its lifetime object."""
-    state: str
-    pid: int = 0
-    restarts: int = 0
-    cause: bytes = b""
-
-
-class ActorCame(Event, frozen=True):
-    """An actor of another node is to live here; ``key`` is that of its lifetime object there, its
-    class and its arguments are here."""
-
-    node: str
-    key: int
-    actor_id: str
-    job: int
-    place: bytes
-    spec: messages.ActorSpec
-
-
-class ActorEnds(Event, frozen=True):
-    """A guest's home wants it to end; or, of one of ours, somebody on another node."""
-
-    node: str
-    key: int
-    is_gentle: bool = False
-    may_restart: bool = False
-    """Its process is to end: it may live again."""
-
-
-class AbroadLooked(Event, frozen=True):
-    """Whether an actor that lives elsewhere has no call that waits or runs."""
-
-    actor_id: str
-    is_quiet: bool
-
-
-class CallersGone(Event, frozen=True):
-    """An actor of another node has ended, or (``is_unused``) nobody here has a handle of it."""
-
-    key: int
-    record: bytes
-    is_unused: bool = False
-
-
-class NameAnswered(Event, frozen=True):
-    """Who has the name that was claimed or looked for; None: nobody else in the cluster."""
-
-    ticket: int
-    info: messages.ActorInfo | None
-
-
 AnyEvent = Union[
     NameAnswered,
     ActorSent,
@@ -558,7 +486,7 @@ AnyEvent = Union[
     AbroadLooked,
     CallersGone,
     NodesChanged,
-    ElsewhereKnown,
+    KeptHere,
     GuestWanted,
     GuestEnded,
     CancelAsked,

@@ -87,6 +87,11 @@ class Members:
                 return node
         return ""
 
+    def name_of(self, node: str) -> str:
+        """What people call it; its id if nobody has told."""
+        known = self.others.get(node)
+        return node if known is None else known.name
+
     def other_rows(self) -> list[NodeRow]:
         """Of each other node that lives, what it has told last."""
         _, kinds = _parts()

@@ -1,0 +1,127 @@
+"""Events about other nodes of a cluster: who is there, tasks and actors that cross, names.
+
+Told by the daemon's ``Abroad`` and its parts; a node of one machine hears none of them. Part of
+``events.AnyEvent``, where the protocol stands.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from shoal._core.event_base import Event
+from shoal._proto import messages
+
+if TYPE_CHECKING:
+    from shoal._proto.views import NodeRow
+
+
+class KnownNode(msgspec.Struct, frozen=True):
+    """A node, and what does not change of its row."""
+
+    name: str
+    row: NodeRow
+
+
+class NodesChanged(Event, frozen=True):
+    """These other nodes are members of the cluster now."""
+
+    nodes: frozenset[str]
+    known: tuple[KnownNode, ...] = ()
+    """What they have told of themselves."""
+    python: str = ""
+    """Minor version of the interpreter here."""
+
+
+class KeptHere(Event, frozen=True):
+    """Tasks of this queue are of a kind that no other node runs; one that has room was found."""
+
+    queue: int
+
+
+class GuestWanted(Event, frozen=True):
+    """Tasks of job ``job`` of ``node`` come, which need ``place`` (``guests.ClassPlace``)."""
+
+    node: str
+    job: int
+    place: bytes
+
+
+class GuestEnded(Event, frozen=True):
+    """That job has ended there; ``job`` 0: all of them, the node is lost."""
+
+    node: str
+    job: int
+    reason: str
+
+
+class CancelAsked(Event, frozen=True):
+    """A task of this node that another node has sent is to end."""
+
+    key: int
+    is_recursive: bool
+    is_forced: bool
+
+
+class ActorSent(Event, frozen=True):
+    """That node is to be asked to take an actor of ours; or it is this node's turn."""
+
+    actor_id: str
+    node: str
+
+
+class ActorTold(Event, frozen=True):
+    """The node that an actor of ours lives on has said how it is."""
+
+    node: str
+    key: int
+    """Of its lifetime object."""
+    state: str
+    pid: int = 0
+    restarts: int = 0
+    cause: bytes = b""
+
+
+class ActorCame(Event, frozen=True):
+    """An actor of another node is to live here; ``key`` is that of its lifetime object there, its
+    class and its arguments are here."""
+
+    node: str
+    key: int
+    actor_id: str
+    job: int
+    place: bytes
+    spec: messages.ActorSpec
+
+
+class ActorEnds(Event, frozen=True):
+    """A guest's home wants it to end; or, of one of ours, somebody on another node."""
+
+    node: str
+    key: int
+    is_gentle: bool = False
+    may_restart: bool = False
+    """Its process is to end: it may live again."""
+
+
+class AbroadLooked(Event, frozen=True):
+    """Whether an actor that lives elsewhere has no call that waits or runs."""
+
+    actor_id: str
+    is_quiet: bool
+
+
+class CallersGone(Event, frozen=True):
+    """An actor of another node has ended, or (``is_unused``) nobody here has a handle of it."""
+
+    key: int
+    record: bytes
+    is_unused: bool = False
+
+
+class NameAnswered(Event, frozen=True):
+    """Who has the name that was claimed or looked for; None: nobody else in the cluster."""
+
+    ticket: int
+    info: messages.ActorInfo | None
