@@ -20,9 +20,8 @@ from typing import Any, TypeVar
 import msgspec
 
 from shoal import _native, errors
-from shoal._base import typed_ids
 from shoal._proto import messages
-from shoal._runtime import cluster, explaining, history, log_records, metric_files
+from shoal._runtime import cluster, explaining, history, log_records, metric_files, task_rows
 from shoal._runtime import log_files as _log_files
 from shoal._runtime import session as sessions
 from shoal._runtime.chosen_rows import chosen
@@ -150,7 +149,8 @@ class Task(msgspec.Struct, frozen=True):
     function: str
     """Name of the function, or ``Class.method``."""
     state: str
-    """HELD (waits for arguments), QUEUED, RUNNING, FINISHED or FAILED."""
+    """HELD (waits for arguments), QUEUED, FORWARDED (another node has it, or is to have it),
+    RUNNING, FINISHED or FAILED."""
     attempt: int
     worker: int
     """Index of the process that runs it, or ran it last; -1 for none."""
@@ -167,8 +167,10 @@ class Task(msgspec.Struct, frozen=True):
     submitted_s: float | None = None
     """Since boot (CLOCK_BOOTTIME), as all times here; None: not known any more."""
     started_s: float | None = None
-    """When its last attempt began."""
+    """When its last attempt began; of what another node ran, when it was sent there."""
     ended_s: float | None = None
+    node: str = ""
+    """Name of the node that it was forwarded to; "": this one, or one is being looked for."""
 
 
 class Object(msgspec.Struct, frozen=True):
@@ -258,7 +260,6 @@ class Held(msgspec.Struct, frozen=True):
     holders: list[Holder] = []
 
 
-_TASK_STATES = {1: "HELD", 2: "QUEUED", 3: "RUNNING"}
 _ENDED = frozenset({"FINISHED", "FAILED"})
 _EVENTS = {1: "submitted", 2: "taken", 3: "sealed", 4: "put", 5: "freed", 6: "repaired"}
 _EVENTS |= {7: "named", 8: "failed", 9: "spilled", 10: "restored", 11: "lost", 12: "rebuilding"}
@@ -432,68 +433,17 @@ def tasks(*, limit: int = DEFAULT_LIMIT, **filters: Any) -> list[Task]:
     rows: list[Task] = []
     if filters.get("state") not in _ENDED:
         most = limit if not filters else history.ALL
-        rows += [_unended(row, told, names, ids) for row in _memory().list_tasks(most)]
+        found = _memory().list_tasks(most)
+        rows += [Task(**row) for row in task_rows.unended(found, told, names)]
     if len(rows) < limit or filters:
         living = {row.task_id for row in rows}
-        over = (_ended(task, names, ids) for task in history.ended(told))
+        over = (Task(**task_rows.ended(task, names, ids)) for task in history.ended(told))
         rows += [row for row in over if row.task_id not in living]
     return chosen(rows, Task, limit, filters)
 
 
-def _unended(
-    row: tuple[int, ...], told: Mapping[int, history.Told], names: Names, ids: EventIds
-) -> Task:
-    key, state, attempt, worker, about, queue, job, parent, caller, id_job = row
-    node_id = sessions.current().node_id
-    known = told.get(key) or history.Told(key)
-    function = names.of(about)
-    is_running = _TASK_STATES.get(state) == "RUNNING"
-    return Task(
-        task_id=typed_ids.task_id(node_id, key, history.actor_of(about), id_job),
-        name=known.name or function,
-        function=function,
-        state=_TASK_STATES.get(state, str(state)),
-        attempt=attempt,
-        worker=worker if is_running else -1,
-        job=job,
-        queue=queue,
-        parent=typed_ids.task_id(node_id, parent, caller, job) if parent or caller else "",
-        actor_id=_actor_id(history.actor_of(about), id_job),
-        submitted_s=_seconds(known.submitted_ns),
-        started_s=_seconds(known.taken_ns) if is_running else None,
-    )
-
-
-def _ended(task: history.Told, names: Names, ids: EventIds) -> Task:
-    function = names.of(task.about)
-    return Task(
-        task_id=ids.task(task.key),
-        name=task.name or function,
-        function=function,
-        state="FAILED" if task.is_failed or task.error else "FINISHED",
-        attempt=task.attempt,
-        worker=task.worker,
-        job=task.job,
-        queue=0,
-        parent=ids.parent(task),
-        actor_id=_actor_id(task.actor or 0, task.job),
-        error=task.error,
-        submitted_s=_seconds(task.submitted_ns),
-        started_s=_seconds(task.taken_ns),
-        ended_s=_seconds(task.sealed_ns),
-    )
-
-
 def _event_ids(told: Mapping[int, history.Told], rows: Iterable[history.Row] = ()) -> EventIds:
     return EventIds(_memory(), sessions.current().node_id, told, rows)
-
-
-def _actor_id(key: int, job: int) -> str:
-    return typed_ids.actor_id(sessions.current().node_id, key, job) if key else ""
-
-
-def _seconds(ns: int) -> float | None:
-    return ns / 1e9 if ns else None
 
 
 def objects(*, limit: int = DEFAULT_LIMIT, **filters: Any) -> list[Object]:

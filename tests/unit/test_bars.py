@@ -140,6 +140,21 @@ def test_a_bar_of_a_process_that_died_ends(capsys: Any) -> None:
     assert "(its process ended)" in capsys.readouterr().err
 
 
+def test_a_bar_of_another_node_ends_when_its_daemon_says_so(capsys: Any) -> None:
+    printer = logs.LogPrinter()
+    pid = os.getpid()  # there is a process of this number here, and it is not that one
+    mark = f"{PROGRESS_MARK}{a_mark(n=4, pid=pid)}"
+    printer.show(LogLines(pid, "train", "stdout", [mark], "node-2"))
+    board = bars_board.board()
+    assert [who for who, _ in board._rows] == [("node-2", pid)]
+    printer.show(LogLines(pid, "", "stdout", [], "node-3"))
+    printer.show(LogLines(pid, "", "stdout", [], "node-2"))
+    wait_until(lambda: not board._rows and not board._processes, "its end")
+    wait_until(lambda: board._thread is None, "the end of the thread")
+    said = capsys.readouterr().err
+    assert f"(train pid={pid}, node-2) work" in said and "(its process ended)" in said
+
+
 def test_marks_are_no_lines(capsys: Any) -> None:
     stream = Stream("stdout", -1)
     text = f"before\n{PROGRESS_MARK}{a_mark(pid=os.getpid(), is_closed=True)}\nafter\n"

@@ -402,10 +402,11 @@ def test_only_its_own_node_speaks_of_a_lending() -> None:
     (order,) = machine.step(0.0, bridge.TaskLent(11, "b", 0))
     assert order == bridge.SendTask("b", 1, 11)
     assert machine.step(0.0, bridge.Heard("c", rows.TaskEnded(1, rows.ENDED, (SMALL,)))) == []
-    assert machine.place_of(11) == "b"
+    lending = machine.lending_of(11)
+    assert lending is not None and lending.node == "b"
     ended = rows.TaskEnded(1, rows.ENDED, (SMALL,))
     assert machine.step(0.0, bridge.Heard("b", ended)) == [bridge.TakeResults(11, "b", 1, (SMALL,))]
-    assert machine.place_of(11) == "" and not machine.is_lent(11)
+    assert machine.lending_of(11) is None and not machine.is_lent(11)
 
 
 def test_calls_come_back_in_the_order_in_which_they_went() -> None:

@@ -14,8 +14,10 @@ from shoal._base.config import Limits
 from shoal._core import commands as do
 from shoal._core import events as seen
 from shoal._core.events import Away, ProcessSight, TaskSight
+from shoal._core.resources import UNIT
 from shoal._proto import messages as m
 from shoal._proto import reasons as r
+from shoal._proto.views import NodeRow
 from shoal.errors._why import Why, advice, unpacked
 from tests.tidy.sources import ROOT
 from tests.unit.why_node import DRIVER, MADE, OTHER, TASK, THIRD, Node, oid, tid
@@ -196,13 +198,13 @@ def infeasible() -> Why:
 @makes(r.WaitsForNode)
 def of_another_node() -> Why:
     node = Node.of_a_driver()
-    number = node.queue({"CPU": 1.0})
-    node.waits(TASK, number)
-    assert node.why().reason.nodes == 0, "nobody has said yet"
-    node.tell(seen.ElsewhereKnown(number, 3))
+    node.waits(TASK, node.queue({"CPU": 1.0}))
+    row = NodeRow("b" * 32, total={"CPU": 2 * UNIT})
+    known = seen.KnownNode("node-2", row)
+    node.tell(seen.NodesChanged(frozenset({row.node}), (known,)))
     why = node.why()
-    assert why.reason.nodes == 3 and why.reason.asked == {"CPU": 1}
-    node.tell(seen.ElsewhereKnown(number, 0))
+    assert why.reason.nodes == ["node-2"] and why.reason.asked == {"CPU": 1}
+    node.tell(seen.NodesChanged(frozenset()))
     reason = node.why().reason
     assert isinstance(reason, r.Infeasible) and reason.fails_in_s is None
     return why
@@ -450,8 +452,11 @@ def circular() -> Why:
     return why
 
 
-KINDS = [x for x in get_args(r.AnyReason) if x not in (r.AdmissionPaused, r.WaitsForMemory)]
-"""Those two: in test_core_why_memory.py."""
+ELSEWHERE = (r.OnNode, r.Arriving, r.MadeElsewhere)
+"""In test_core_elsewhere.py."""
+MEMORY = (r.AdmissionPaused, r.WaitsForMemory)
+"""In test_core_why_memory.py."""
+KINDS = [x for x in get_args(r.AnyReason) if x not in (*MEMORY, *ELSEWHERE)]
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)

@@ -30,6 +30,15 @@ def test_prefix_and_streams(now: list[float], capsys: Any) -> None:
     assert out.out == "(f pid=1) a\n(f pid=1) b\n" and out.err == "(f pid=1) c\n"
 
 
+def test_lines_of_another_node_say_which(now: list[float], capsys: Any) -> None:
+    printer = logs.LogPrinter()
+    printer.show(lines(1, "same"))
+    printer.show(LogLines(1, "f", "stdout", ["same", "more"], "node-2"))
+    assert capsys.readouterr().out == "(f pid=1) same\n(f pid=1, node-2) more\n"
+    printer.flush()  # the pid is the same, the process is not
+    assert capsys.readouterr().out == "(f) same [1 more process]\n"
+
+
 def test_the_same_line_of_others_is_counted(now: list[float], capsys: Any) -> None:
     printer = logs.LogPrinter()
     for pid in (1, 2, 3, 2):

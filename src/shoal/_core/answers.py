@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from types import ModuleType
+
 import msgspec
 
 from shoal._core import commands as do
 from shoal._core.events import Requested
 from shoal._core.jobs import Job
+from shoal._core.resources import Amounts, Target
 from shoal._core.store import PutRow
 from shoal._core.tables import NodeTables
 from shoal._proto import messages as m
@@ -41,6 +44,32 @@ def begin_job(t: NodeTables, now: float, config: m.JobConfig) -> Job:
     job.config = msgspec.structs.replace(config, namespace=job.namespace)
     t.scheduler.held.shares.add(job.number, config.priority, config.weight)
     return job
+
+
+def elsewhere() -> ModuleType:
+    """Only a node that knows others needs it."""
+    from shoal._core import elsewhere
+
+    return elsewhere
+
+
+def never_runs(t: NodeTables, amounts: Amounts, target: Target) -> str | None:
+    """Why nobody can run what this node never can, of a started session; None: another node of
+    the cluster could."""
+    if target.group:
+        return target.why or "no bundle of its placement group has that much"
+    if t.elsewhere is None:
+        return target.why or f"no node has that (total {t.config.total})"
+    if elsewhere().able(t, amounts, target):
+        return None
+    return str(elsewhere().lacks(t, amounts, target))
+
+
+def label_worker(job: Job, index: int, label: str, actor_id: str = "") -> do.LabelWorker:
+    """Whose output that of worker ``index`` is."""
+    if not job.config.log_to_driver:
+        return do.LabelWorker(index, job.number, -1, label, actor_id)
+    return do.LabelWorker(index, job.number, job.driver, label, actor_id, job.home)
 
 
 def want_environment(

@@ -252,6 +252,10 @@ class Lending:
     is_call: bool
     is_recalled: bool = False
     """An answer is waited for."""
+    since: float = 0.0
+    """For people."""
+    runs: bool = False
+    """It has said so."""
 
 
 @dataclass(slots=True)
@@ -274,6 +278,7 @@ class Bridge:
         self._visit_of: dict[int, tuple[str, int]] = {}
         """Of a task of this node that is a visit."""
         self._numbers = 0
+        self._now = 0.0
 
     # ---- questions
     def is_lent(self, key: int) -> bool:
@@ -284,14 +289,14 @@ class Bridge:
         """Whether a task of this node is another's."""
         return key in self._visit_of
 
-    def place_of(self, key: int) -> str:
-        """The node that has a task of ours; empty: none."""
-        number = self._number_of.get(key)
-        return "" if number is None else self.lendings[number].node
+    def lending_of(self, key: int) -> Lending | None:
+        """What is known of a task of ours that another node has."""
+        return self.lendings.get(self._number_of.get(key, 0))
 
     # ---- deciding
     def step(self, now: float, event: Event) -> list[Command]:
-        """What is to be done after ``event``; nothing here depends on the time."""
+        """What is to be done after ``event``; time decides nothing, and is told to people."""
+        self._now = now
         match event:
             case TaskLent():
                 return self._on_lent(event)
@@ -318,6 +323,7 @@ class Bridge:
         self._numbers += 1
         number = self._numbers
         lending = Lending(event.key, event.node, event.retries_left, event.is_call)
+        lending.since = self._now
         self.lendings[number] = lending
         self._number_of[event.key] = number
         return [SendTask(event.node, number, event.key)]
@@ -441,7 +447,7 @@ class Bridge:
             case rows.TaskRuns():
                 lending = self._lending(node, body.number)
                 if lending is not None:
-                    lending.is_recalled = False
+                    lending.is_recalled, lending.runs = False, True
                 return []
             case rows.TaskReturned():
                 return self._on_returned(node, body)

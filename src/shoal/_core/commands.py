@@ -45,13 +45,15 @@ class Notify(Command, frozen=True):
 
 class LabelWorker(Command, frozen=True):
     """From now on output of worker ``index`` belongs to ``job`` (and to that actor), is shown to
-    driver ``driver`` (-1: nobody, or ``log_to_driver`` is off) and carries ``label``."""
+    driver ``driver`` (-1: to none here, or ``log_to_driver`` is off) and carries ``label``."""
 
     index: int
     job: int
     driver: int
     label: str
     actor_id: str = ""
+    home: tuple[str, int] | None = None
+    """It works for a job of another node (``jobs.Job.home``): who shows it is there."""
 
 
 # ---- processes

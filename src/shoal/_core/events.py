@@ -67,11 +67,14 @@ One actor (its calls wait in its queue from the first moment)::
 
 from __future__ import annotations
 
-from typing import Union
+from typing import TYPE_CHECKING, Union
 
 import msgspec
 
 from shoal._proto import messages
+
+if TYPE_CHECKING:
+    from shoal._proto.views import NodeRow
 
 
 class Event(msgspec.Struct, frozen=True):
@@ -274,6 +277,18 @@ class Away(msgspec.Struct, frozen=True):
     """Key of a result of the task that runs for it now; 0: none does."""
     before: int = 0
     """Other tasks that run before it."""
+    node: str = ""
+    """The other node that has its bytes."""
+
+
+class Lent(msgspec.Struct, frozen=True):
+    """A task that another node runs, or is to run."""
+
+    node: str = ""
+    """Which; "": it has come back from one, and waits for room on the next."""
+    since: float = 0.0
+    runs: bool = False
+    """It has said so; else it may still wait there."""
 
 
 class TaskSight(msgspec.Struct, frozen=True):
@@ -312,6 +327,11 @@ class TaskSight(msgspec.Struct, frozen=True):
     ancestry: tuple[int, int, int, int] = (0, 0, 0, 0)
     """``Memory.ancestry``, of which its id is made."""
     away: Away | None = None
+    lent: Lent | None = None
+    stays: bool = False
+    """A task of a kind that no other node runs."""
+    home: str = ""
+    """Another node that gives the value, which has none yet."""
 
 
 class ProcessSight(msgspec.Struct, frozen=True):
@@ -449,17 +469,27 @@ class StopAsked(Event, frozen=True):
 
 
 # ---- other nodes
+class KnownNode(msgspec.Struct, frozen=True):
+    """A node, and what does not change of its row."""
+
+    name: str
+    row: NodeRow
+
+
 class NodesChanged(Event, frozen=True):
     """These other nodes are members of the cluster now."""
 
     nodes: frozenset[str]
+    known: tuple[KnownNode, ...] = ()
+    """What they have told of themselves."""
+    python: str = ""
+    """Minor version of the interpreter here."""
 
 
-class ElsewhereKnown(Event, frozen=True):
-    """So many other nodes could ever run what is in ``queue``."""
+class KeptHere(Event, frozen=True):
+    """Tasks of this queue are of a kind that no other node runs; one that has room was found."""
 
     queue: int
-    able: int
 
 
 class GuestWanted(Event, frozen=True):
@@ -558,7 +588,7 @@ AnyEvent = Union[
     AbroadLooked,
     CallersGone,
     NodesChanged,
-    ElsewhereKnown,
+    KeptHere,
     GuestWanted,
     GuestEnded,
     CancelAsked,

@@ -19,9 +19,9 @@ from __future__ import annotations
 import msgspec
 
 from shoal._core import commands as do
-from shoal._core import reactions_abroad, reactions_jobs
+from shoal._core import elsewhere, reactions_abroad, reactions_jobs
 from shoal._core.answers import begin_job, want_environment
-from shoal._core.events import GuestEnded, GuestWanted, NodesChanged
+from shoal._core.events import GuestEnded, GuestWanted, KeptHere, NodesChanged
 from shoal._core.jobs import Job
 from shoal._core.queues import ClassQueue
 from shoal._core.resources import Amounts
@@ -128,12 +128,18 @@ def place_of(t: NodeTables, node: str, place: bytes) -> ClassPlace | None:
 def on_nodes(t: NodeTables, now: float, event: NodesChanged) -> Commands:
     """Others have come or gone: what could not be done for them may be asked for again."""
     lost, t.others = t.others - event.nodes, event.nodes
+    elsewhere.on_nodes(t, event)
     t.refused.clear()
     out: Commands = []
     for actor in list(t.actors.living.values()):
         if actor.host in lost:
             out += reactions_abroad.on_host_lost(t, now, actor, actor.host)
     return out
+
+
+def on_kept_here(t: NodeTables, now: float, event: KeptHere) -> Commands:
+    """Tasks that other nodes never run ask for what only those have."""
+    return elsewhere.on_kept_here(t, now, event)
 
 
 def on_ended(t: NodeTables, now: float, event: GuestEnded) -> Commands:

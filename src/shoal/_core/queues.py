@@ -71,7 +71,6 @@ class ClassQueue:
         "_base_at",
         "_base_takes",
         "_interval",
-        "able_elsewhere",
         "amounts",
         "attachments",
         "created_at",
@@ -119,8 +118,6 @@ class ClassQueue:
         self.is_tiny = units_of(amounts, CPU) < UNIT // 8
         self.is_feasible = True
         self.is_warned = False
-        self.able_elsewhere: int | None = None
-        """How many other nodes could ever run it; None: nobody has said."""
         self.is_new_in_line = True
         """Has been idle: starts level with its job's other classes."""
         self.created_at = now

@@ -8,7 +8,15 @@ from shoal._base.typed_ids import actor_id as make_actor_id
 from shoal._core import causes, placement, reactions_memory, resources
 from shoal._core import commands as do
 from shoal._core.actors import Actor, ActorRecord, Asking, Constructing, Ending, Living
-from shoal._core.answers import Commands, begin_job, job_row, refuse, want_environment
+from shoal._core.answers import (
+    Commands,
+    begin_job,
+    job_row,
+    label_worker,
+    never_runs,
+    refuse,
+    want_environment,
+)
 from shoal._core.asks import ActorAsk
 from shoal._core.events import (
     Looked,
@@ -201,9 +209,7 @@ def assign(t: NodeTables, now: float, actor_id: str, worker: int, request: int) 
 
 def label(t: NodeTables, actor: Actor, text: str) -> do.LabelWorker:
     """Whose output its worker's output is."""
-    job = t.jobs.running[actor.job]
-    driver = job.driver if job.config.log_to_driver else -1
-    return do.LabelWorker(actor.worker, job.number, driver, text, actor.actor_id)
+    return label_worker(t.jobs.running[actor.job], actor.worker, text, actor.actor_id)
 
 
 def fail_infeasible(t: NodeTables, now: float) -> Commands:
@@ -219,9 +225,9 @@ def fail_infeasible(t: NodeTables, now: float) -> Commands:
             # Asked again with a new wait: one warning in a minute.
             ask.since = now + 60.0
             job = t.jobs.running[actor.job]
-            why = ask.target.why or f"no node has {asked} (total {t.config.total})"
-            text = f"{what} waits: {why}"
-            if job.driver >= 0:
+            why = never_runs(t, parse(asked), ask.target)
+            text = f"{what}, which asks for {asked}, waits: {why}"
+            if job.driver >= 0 and why is not None:
                 out.append(do.Notify(job.driver, m.Notice(text)))
             continue
         why = ask.target.why

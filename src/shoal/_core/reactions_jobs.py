@@ -14,8 +14,15 @@ from shoal._core import (
 )
 from shoal._core import commands as do
 from shoal._core.actors import Actor
-from shoal._core.answers import begin_job, job_row, refuse, want_environment, welcome
-from shoal._core.events import DriverJoined, ElsewhereKnown, QueueCreated, Requested
+from shoal._core.answers import (
+    begin_job,
+    job_row,
+    never_runs,
+    refuse,
+    want_environment,
+    welcome,
+)
+from shoal._core.events import DriverJoined, QueueCreated, Requested
 from shoal._core.jobs import Job
 from shoal._core.pool import Phase
 from shoal._core.queues import ClassQueue
@@ -140,21 +147,14 @@ def infeasible_deadline(t: NodeTables) -> float | None:
 def may_run_elsewhere(t: NodeTables, queue: ClassQueue) -> bool:
     """Whether this node can never run what is in it, and another one may: then it waits, as
     anything does for which there is no room now."""
-    may_leave = bool(t.others) and not queue.target.group and queue.able_elsewhere != 0
-    return not queue.is_feasible and may_leave
+    if queue.is_feasible or t.elsewhere is None:
+        return False
+    return never_runs(t, queue.amounts, queue.target) is None
 
 
 def _is_to_be_told(t: NodeTables, queue: ClassQueue) -> bool:
     """Whether somebody has yet to hear that nobody can run it."""
     return not queue.is_warned and not may_run_elsewhere(t, queue)
-
-
-def on_elsewhere_known(t: NodeTables, now: float, event: ElsewhereKnown) -> Commands:
-    """The control store has counted the nodes that could run it."""
-    queue = t.scheduler.held.queues.get(event.queue)
-    if queue is not None:
-        queue.able_elsewhere = event.able
-    return []
 
 
 def fail_infeasible(t: NodeTables, now: float) -> Commands:
@@ -170,7 +170,7 @@ def fail_infeasible(t: NodeTables, now: float) -> Commands:
         asked, why = resources.plain(queue.amounts), _why_never(queue)
         if t.config.can_grow:
             job = t.jobs.running.get(queue.job)
-            what = why or f"no node has that (total {t.config.total})"
+            what = never_runs(t, queue.amounts, queue.target)
             text = f"tasks that ask for {asked} wait: {what}"
             if job is not None and job.driver >= 0:
                 out.append(do.Notify(job.driver, m.Notice(text)))

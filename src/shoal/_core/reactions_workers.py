@@ -13,7 +13,7 @@ from shoal._core import (
     resources,
 )
 from shoal._core import commands as do
-from shoal._core.answers import Commands, refuse, welcome
+from shoal._core.answers import Commands, label_worker, refuse, welcome
 from shoal._core.events import (
     Looked,
     ProcessDied,
@@ -265,7 +265,6 @@ def _attach(
     out: Commands = []
     if request:
         job = t.jobs.running[queue.job]
-        driver = job.driver if job.config.log_to_driver else -1
         body = m.Assignment(
             job=job.number,
             config=job.config,
@@ -279,7 +278,7 @@ def _attach(
             is_guest=job.home is not None,
         )
         out += [
-            do.LabelWorker(index, job.number, driver, ""),
+            label_worker(job, index, ""),
             do.Reply(index, request, body),
         ]
         t.tell(now, f"worker {index}", f"bound to job {job.number}")

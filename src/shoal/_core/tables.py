@@ -7,6 +7,8 @@ these tables, changes the parts and returns commands (as HyperQueue separates ``
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import msgspec
 
 from shoal._base.config import NodeConfig
@@ -32,6 +34,9 @@ from shoal._core.store import DropRecord, DropRow
 from shoal._core.story import Stories
 from shoal._core.tasks import Crashes
 from shoal._proto.messages import KvDelete, KvPut, Message
+
+if TYPE_CHECKING:
+    from shoal._core.elsewhere import Elsewhere
 
 
 class ClassTicket(msgspec.Struct, frozen=True):
@@ -156,7 +161,8 @@ class NodeTables:
         """What was asked before the store had said what there is."""
         self.stories = Stories(limits.story_most)
         self.others: frozenset[str] = frozenset()
-        """Ids of the other nodes of the cluster."""
+        self.elsewhere: Elsewhere | None = None
+        """The other nodes of the cluster: ids, and what they could run, once that is known."""
         self.guests: dict[tuple[str, int, bytes], int] = {}
         """Queues for tasks of other nodes: by node, its number of the job, what they need."""
         self.name_asks: dict[int, Requested] = {}

@@ -32,6 +32,8 @@ from shoal._proto import reasons as r
 
 TASK_HEX = 2 * typed_ids.TaskID.SIZE
 PROCESSES = ("worker", "process", "pid")
+DAEMON = 0
+"""Process index of the daemon: what it runs, another node runs for it."""
 
 
 class UnknownIdError(Exception):
@@ -144,17 +146,37 @@ class Explainer(Names):
             return self._held(sight)
         if sight.stage == "queued":
             return self._queued(sight)
+        if sight.worker == DAEMON:
+            return self._on_node(sight)
         return self.of_running(sight)
+
+    def _on_node(self, sight: TaskSight) -> r.Reason:
+        """The daemon has it: another node runs it, or is to."""
+        lent = sight.lent
+        if lent is None:  # it is being given away, or has just come back
+            return r.Delivering(**self.task_facts(sight))
+        if lent.node:
+            facts = self.task_facts(sight, lent.since)
+            name = self.node_name(lent.node)
+            return r.OnNode(**facts, node=name, node_id=lent.node, runs=lent.runs)
+        queue = self.t.scheduler.held.queues.get(sight.queue)
+        if queue is None:
+            return r.Delivering(**self.task_facts(sight))
+        return why_places.of_forwarding(queue, self.able(queue), self.task_facts(sight))
 
     def _sealed(self, sight: TaskSight) -> r.Reason:
         """It has a value, which may not be in memory."""
         name, away = self.name_object(sight), sight.away
         if away is None:
             return r.Ready(id=name, is_error=sight.is_error, error=sight.error)
-        if not away.is_wanted or not (away.file or away.attempt):
-            return r.Ready(id=name, file=away.file, is_evicted=not away.file)
+        node = self.node_name(away.node)
+        if not away.is_wanted or not (away.file or away.attempt or node):
+            is_evicted = not away.file and not node
+            return r.Ready(id=name, file=away.file, is_evicted=is_evicted, node=node)
         if circle := self.enter(name):
             return circle
+        if node:
+            return r.Arriving(object=name, node=node)
         if away.file:
             return r.Restoring(object=name, file=away.file)
         return r.Rebuilding(
@@ -170,6 +192,8 @@ class Explainer(Names):
         name = self.name_object(sight)
         if circle := self.enter(name):
             return circle
+        if sight.home:
+            return r.MadeElsewhere(object=name, node=self.node_name(sight.home))
         owner = cause = None
         if sight.owner >= 0:
             owner = self.process_holder(sight.owner)

@@ -10,7 +10,10 @@ from typing import Any
 import msgspec
 
 from shoal._base import typed_ids
+from shoal._core.answers import elsewhere
+from shoal._core.asks import Asked, GroupAsk
 from shoal._core.events import TaskSight
+from shoal._core.queues import ClassQueue
 from shoal._core.sights import Need, Sights
 from shoal._core.tables import NodeTables
 from shoal._proto import reasons as r
@@ -62,6 +65,28 @@ class Names:
         """The id of the task that makes the object."""
         task, actor, job, _ = sight.ancestry
         return typed_ids.task_id(self.t.config.node_id, task, actor, job)
+
+    def node_name(self, node: str) -> str:
+        """What people call another node; "" for none."""
+        known = self.t.elsewhere
+        return node[:8] if known is None else known.name(node)
+
+    def able(self, ask: ClassQueue | Asked) -> tuple[str, ...]:
+        """Names of the other nodes that could ever run it."""
+        if self.t.elsewhere is None:
+            return ()
+        return tuple(elsewhere().able(self.t, ask.amounts, ask.target))
+
+    def lacks(self, ask: ClassQueue | Asked) -> str:
+        """Why no node of the cluster can ever run it; "" where that is not known, or one could."""
+        if self.t.elsewhere is None or ask.target.group or isinstance(ask, GroupAsk):
+            return ""
+        return "" if self.able(ask) else str(elsewhere().lacks(self.t, ask.amounts, ask.target))
+
+    def stays_here(self, queue: ClassQueue, is_stream: bool) -> str:
+        """Why a task of a kind that no other node runs waits for what only others have."""
+        place = (queue.amounts, queue.target)
+        return str(elsewhere().stays_here(self.t, *place, is_stream=is_stream))
 
     def ago(self, at: float) -> float | None:
         """Seconds since ``at``; 0 means that nobody knows."""

@@ -12,7 +12,6 @@ from shoal._core.environments import Phase
 from shoal._core.events import TaskSight
 from shoal._core.memory_admission import Waiter
 from shoal._core.queues import Attachment, ClassQueue
-from shoal._core.reactions_jobs import may_run_elsewhere
 from shoal._core.reactions_starts import python_of
 from shoal._core.resources import CPU, GPU, Account, Amounts, units_of
 from shoal._core.scheduler import Binding
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
     from shoal._core.why import Explainer
 
 HOLDERS_MOST = 10
+NODES_MOST = 10
 
 
 # ---- queues of tasks
@@ -30,7 +30,12 @@ def of_queue(e: Explainer, queue: ClassQueue, task: TaskSight) -> r.Reason:
     facts = e.task_facts(task)
     if queue.dead_record is not None:
         return r.JobEnding(**facts, job=queue.job)
-    before = _before_the_line(e, queue, facts, queue.entries_since)
+    text = ""
+    if not queue.is_feasible and (able := e.able(queue)):
+        if not task.stays:
+            return of_forwarding(queue, able, facts)
+        text = e.stays_here(queue, task.is_stream)
+    before = _before_the_line(e, queue, facts, queue.entries_since, text)
     if before is not None:
         return before
     staying = [a for a in queue.attachments.values() if not a.is_leaving]
@@ -41,6 +46,16 @@ def of_queue(e: Explainer, queue: ClassQueue, task: TaskSight) -> r.Reason:
         again_in_s = deaths.until - e.now
         return r.WorkersCrash(**facts, deaths=deaths.count, again_in_s=again_in_s)
     return _line(e, queue, {**facts, "taken": queue.takes})
+
+
+def of_forwarding(queue: ClassQueue, able: tuple[str, ...], facts: dict[str, Any]) -> r.Reason:
+    """It is for one of the nodes ``able``, as soon as one has room."""
+    return r.WaitsForNode(
+        **facts,
+        asked=resources.plain(queue.amounts),
+        nodes=list(able[:NODES_MOST]),
+        nodes_count=len(able),
+    )
 
 
 def _turn(
@@ -82,11 +97,8 @@ def _before_the_line(
         if isinstance(ask, ClassQueue)
         else ask.who in t.scheduler.asks.impossible
     )
-    if isinstance(ask, ClassQueue) and may_run_elsewhere(e.t, ask):
-        nodes = ask.able_elsewhere or 0
-        return r.WaitsForNode(**facts, asked=resources.plain(ask.amounts), nodes=nodes)
     if is_impossible:
-        text = text or ask.target.why
+        text = text or e.lacks(ask) or ask.target.why
         if ask.target.group and not text:
             text = "no bundle of its placement group has that much"
         fails_in_s = None

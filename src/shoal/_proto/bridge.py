@@ -15,6 +15,7 @@ task is about nothing. Rows of one link come in order, each once, while both nod
                               <-------------- TaskRuns(number)       answer to a recall: too late
                               <-------------- TaskReturned(number)   or it has not been begun
                               <-------------- TaskEnded(number, results)
+                              <-------------- PrintedLines(job)      by its workers there
 
 A lending ends with its ``TaskEnded`` or ``TaskReturned``, of which there is one, or with a node.
 Functions, arguments and results are opaque bytes (RULES Z-3); refs in them are named apart, in the
@@ -206,6 +207,19 @@ class ActorAnswer(Message, frozen=True):
     lifetime: Name | None = None
 
 
+class PrintedLines(Message, frozen=True):
+    """To home: what a worker has printed that works for this job. Lines may be left out."""
+
+    job: int
+    pid: int
+    label: str
+    """As in ``LogLines``."""
+    stream: str
+    lines: list[str]
+    left_out: int = 0
+    """Lines of the job that this node has not sent, since the last row of this kind."""
+
+
 BridgeBody = Union[
     NameAsk,
     NameAnswer,
@@ -222,6 +236,7 @@ BridgeBody = Union[
     TaskEnded,
     FreeResults,
     JobEnded,
+    PrintedLines,
 ]
 """All rows of this module, for the union of what a link carries."""
 

@@ -482,6 +482,9 @@ class LogLines(Message, frozen=True):
     stream: str
     """stdout or stderr."""
     lines: list[str]
+    """None: a process of another node has ended, which has had progress bars."""
+    node: str = ""
+    """Name of the node that it runs on; "": this one."""
 
 
 class Notice(Message, frozen=True):

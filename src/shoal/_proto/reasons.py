@@ -47,6 +47,8 @@ class Ready(Reason, frozen=True, kw_only=True):
     """Not in memory but in this file: it comes back when it is read."""
     is_evicted: bool = False
     """In no memory and no file: its task makes it again when it is read."""
+    node: str = ""
+    """In the memory of this other node: it comes when it is read."""
 
 
 class Gone(Reason, frozen=True, kw_only=True):
@@ -109,6 +111,16 @@ class Running(OfTask, frozen=True, kw_only=True):
     actor: str = ""
     waits: bool = False
     """It sleeps in a call of Shoal."""
+
+
+class OnNode(OfTask, frozen=True, kw_only=True):
+    """Another node of the cluster has it: it runs there, or waits in a queue of that node."""
+
+    node: str
+    """Its name."""
+    node_id: str
+    runs: bool = False
+    """It is known to run there."""
 
 
 class WaitsForTurn(OfTask, frozen=True, kw_only=True):
@@ -191,11 +203,12 @@ class Infeasible(OfTask, frozen=True, kw_only=True):
 
 
 class WaitsForNode(OfTask, frozen=True, kw_only=True):
-    """It can not run here; other nodes could, and have no room for it now."""
+    """This node can not run it, others can: it waits until one of them has room."""
 
     asked: dict[str, float]
-    nodes: int
-    """How many could ever run it; 0: that is not known yet."""
+    nodes: list[str] = []
+    """Names of the first ten that can."""
+    nodes_count: int = 0
 
 
 class EnvironmentBuilding(OfTask, frozen=True, kw_only=True):
@@ -336,6 +349,20 @@ class Restoring(Reason, frozen=True, kw_only=True):
     file: str
 
 
+class Arriving(Reason, frozen=True, kw_only=True):
+    """The value is in the memory of another node, and is being brought here."""
+
+    object: str
+    node: str
+
+
+class MadeElsewhere(Reason, frozen=True, kw_only=True):
+    """Another node gives the value, and has not said that it is there."""
+
+    object: str
+    node: str
+
+
 class Rebuilding(Reason, frozen=True, kw_only=True):
     """The value was lost, and its task makes it again; ``cause`` is what runs for that now."""
 
@@ -402,6 +429,7 @@ AnyReason = Union[
     WaitsForEarlierCall,
     Submitting,
     Running,
+    OnNode,
     WaitsForTurn,
     Delivering,
     WaitsForWorker,
@@ -429,6 +457,8 @@ AnyReason = Union[
     WaitsForRoom,
     WaitsForMemory,
     Restoring,
+    Arriving,
+    MadeElsewhere,
     Rebuilding,
     BackPressure,
     WaitsForLock,

@@ -102,6 +102,8 @@ class Shown(msgspec.Struct, array_like=True):
     elapsed_s: float
     leaves: bool
     is_closed: bool
+    node: str = ""
+    """Name of the node that it is on, if that is another one."""
 
 
 def shown(bar: Bar, now: float) -> Shown:

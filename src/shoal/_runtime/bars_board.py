@@ -23,6 +23,7 @@ Invariants:
 from __future__ import annotations
 
 import atexit
+import contextlib
 import itertools
 import os
 import select
@@ -43,8 +44,10 @@ GRACE_S = 0.5
 BAR_COLUMNS = 30
 BAR_COLUMNS_LEAST = 6
 
-Key = tuple[int, int]
-"""Pid and number of a bar."""
+Who = tuple[str, int]
+"""Name of another node ("": this one), and pid."""
+Key = tuple[Who, int]
+"""Process and number of a bar."""
 
 
 class _Row:
@@ -69,18 +72,20 @@ class _Row:
 class _Process:
     """A process that has bars here."""
 
-    __slots__ = ("ended_at", "pidfd")
+    __slots__ = ("ended_at", "is_away", "pidfd")
 
-    def __init__(self, pid: int) -> None:
+    def __init__(self, who: Who) -> None:
         self.ended_at: float | None = None
-        try:
-            self.pidfd = os.pidfd_open(pid)
-        except OSError:  # it has ended already
-            self.pidfd = -1
+        self.pidfd = -1
+        self.is_away = bool(who[0])
+        """On another node: its daemon says when it has ended."""
+        if not self.is_away:
+            with contextlib.suppress(OSError):  # it has ended already
+                self.pidfd = os.pidfd_open(who[1])
 
     def is_over(self, now: float) -> bool:
         """Whether it ended so long ago that nothing of it can come."""
-        if self.ended_at is None and not self._lives():
+        if self.ended_at is None and not self.is_away and not self._lives():
             self.ended_at = now
         return self.ended_at is not None and now - self.ended_at >= GRACE_S
 
@@ -115,7 +120,8 @@ def amount(value: float) -> str:
 
 def name_of(seen: Shown) -> str:
     """Who counts what."""
-    who = f"({seen.label} pid={seen.pid})" if seen.label else ""
+    where = f", {seen.node}" if seen.node else ""
+    who = f"({seen.label} pid={seen.pid}{where})" if seen.label else ""
     return " ".join(part for part in (who, seen.desc) if part)
 
 
@@ -142,7 +148,7 @@ class Board:
         self._rows: dict[Key, _Row] = {}
         self._ended: list[_Row] = []
         """Closed, and not yet drawn for the last time."""
-        self._processes: dict[int, _Process] = {}
+        self._processes: dict[Who, _Process] = {}
         self._numbers = itertools.count(1)
         self._lock = threading.RLock()
         self._thread: threading.Thread | None = None
@@ -159,7 +165,7 @@ class Board:
         now = clock.now()
         with self._lock:
             seen = bars.shown(bar, now)
-            self._rows[seen.pid, seen.number] = _Row(seen, now, bar)
+            self._rows[("", seen.pid), seen.number] = _Row(seen, now, bar)
             self._begin()
 
     def note(self, bar: Bar) -> None:
@@ -169,7 +175,7 @@ class Board:
     def close(self, bar: Bar) -> None:
         """Draw ``bar`` for the last time, now: what the program prints next comes after it."""
         with self._lock:
-            row = self._rows.pop((os.getpid(), bar.number), None)
+            row = self._rows.pop((("", os.getpid()), bar.number), None)
             if row is not None:
                 row.seen = bars.shown(bar, clock.now())
                 self._ended.append(row)
@@ -177,26 +183,35 @@ class Board:
 
     # ---- bars of workers
 
-    def take(self, mark: str, label: str) -> None:
-        """News of a worker's bar; ``label`` is who prints, if the mark does not say it."""
+    def take(self, mark: str, label: str, node: str = "") -> None:
+        """News of a worker's bar; ``label`` is who prints, if the mark does not say it, and
+        ``node`` where, if it is not here."""
         try:
             seen = msgspec.json.decode(mark, type=Shown)
         except msgspec.DecodeError:
             return  # a program printed what only looks like one
         if not seen.label:
             seen.label = label
+        seen.node = node
         now = clock.now()
-        key = seen.pid, seen.number
+        who = node, seen.pid
+        key = who, seen.number
         with self._lock:
             row = self._rows.get(key)
             if row is None:
                 row = self._rows[key] = _Row(seen, now, None)
-                if seen.pid not in self._processes:
-                    self._processes[seen.pid] = _Process(seen.pid)
+                if who not in self._processes:
+                    self._processes[who] = _Process(who)
                 self._begin()
             row.seen = seen
             if seen.is_closed:
                 self._ended.append(self._rows.pop(key))
+
+    def process_ended(self, node: str, pid: int) -> None:
+        """A process of another node: nothing of it comes any more."""
+        with self._lock:
+            if (process := self._processes.get((node, pid))) is not None:
+                process.ended_at = clock.now() - GRACE_S
 
     def flush(self) -> None:
         """The session is over: draw bars of workers for the last time, and forget them."""
@@ -238,7 +253,7 @@ class Board:
     def _look(self) -> None:
         """Bring what bars of this process count, and close those whose process has ended."""
         now = clock.now()
-        over = {pid for pid, process in self._processes.items() if process.is_over(now)}
+        over = {who for who, process in self._processes.items() if process.is_over(now)}
         for key, row in list(self._rows.items()):
             if row.bar is not None:
                 row.seen = bars.shown(row.bar, now)
@@ -250,9 +265,9 @@ class Board:
 
     def _draw(self) -> None:
         ended, self._ended = self._ended, []
-        used = {pid for pid, _ in self._rows}
-        for pid in [pid for pid in self._processes if pid not in used]:
-            self._processes.pop(pid).close()
+        used = {who for who, _ in self._rows}
+        for who in [who for who in self._processes if who not in used]:
+            self._processes.pop(who).close()
         if sys.stderr is None:
             return
         if self._is_terminal is None:
@@ -264,7 +279,11 @@ class Board:
             self._write_lines(ended, now)
 
     def _in_order(self) -> list[_Row]:
-        return sorted(self._rows.values(), key=lambda r: (r.seen.pid, r.seen.place, r.seen.number))
+        def place(row: _Row) -> tuple[object, ...]:
+            seen = row.seen
+            return seen.node, seen.pid, seen.place, seen.number
+
+        return sorted(self._rows.values(), key=place)
 
     def _write_lines(self, ended: list[_Row], now: float) -> None:
         due = [row for row in self._in_order() if now - row.written_at >= PLAIN_S]

@@ -38,6 +38,7 @@ from shoal._proto.bridge import (
     HostActor,
     NameAnswer,
     NameAsk,
+    PrintedLines,
 )
 from shoal._proto.holds import HoldsBody
 from shoal._proto.links import NodeBody
@@ -49,6 +50,7 @@ from shoal._runtime.daemon_forwarding import Outgoing
 from shoal._runtime.daemon_hosting import Incoming
 from shoal._runtime.daemon_loop import Loop
 from shoal._runtime.daemon_names import Names
+from shoal._runtime.daemon_seen import Seen
 
 _CROSSING = (*get_args(BridgeBody), *get_args(HoldsBody))
 _OVER = (membership.DEAD, membership.DRAINED)
@@ -89,6 +91,7 @@ class Abroad:
         self._early: list[tuple[str, NodeBody]] = []
         self.outgoing = Outgoing(loop, memory, machine, cluster, post)
         self.incoming = Incoming(machine, cluster, post)
+        self.seen = Seen(machine, cluster, post)
         self.names = Names(loop, machine, cluster, post)
         self.actors = ActorsAbroad(loop, memory, machine, cluster, post, ways)
         cluster.joined, cluster.left = self._joined, self._left
@@ -170,6 +173,7 @@ class Abroad:
             self._bridging.node_lost(node)
         self.outgoing.node_lost(node)
         self.incoming.node_lost(node)
+        self.seen.node_lost(node)
         self._post(events.GuestEnded(node, 0, f"node {node} is lost: {why}"))
 
     def _settle(self, row: membership.MemberRow) -> None:
@@ -187,14 +191,14 @@ class Abroad:
         self._cluster.refresh(lambda: None)
 
     def _tell_nodes(self) -> None:
-        nodes = frozenset(self._epochs)
-        if nodes != self._machine.tables.others:
-            self._post(events.NodesChanged(nodes))
+        self.seen.tell_nodes(frozenset(self._epochs))
 
     # ---- what they send
     def _received(self, node: str, body: NodeBody) -> None:
         if not isinstance(body, _CROSSING):
             print(f"node {node} said what nobody understands", file=sys.stderr, flush=True)
+        elif isinstance(body, PrintedLines):
+            self.seen.show(node, body)
         elif self._bridging is None:
             self._early.append((node, body))
         else:
@@ -216,8 +220,11 @@ class Abroad:
 
     def is_proxy(self, key: int) -> bool:
         """Whether it stands for an object of another node."""
-        bridges = (*self._former, self._bridging)
-        return any(b is not None and b.proxies.proxy_name(key) is not None for b in bridges)
+        return any(bridging.proxies.proxy_name(key) is not None for bridging in self.bridges())
+
+    def bridges(self) -> list[Bridging]:
+        """Of this epoch, and of those before it that are not over for everybody."""
+        return [*([] if self._bridging is None else [self._bridging]), *self._former]
 
     def came_home(self, key: int) -> None:
         """A value of ours was read back from its file or made again, or is lost for good; others

@@ -25,7 +25,7 @@ from shoal._core.forwarding import Forwarding
 from shoal._core.node import NodeMachine
 from shoal._core.policies import view
 from shoal._core.queues import ClassQueue
-from shoal._native import Memory
+from shoal._native import FLAG_STREAM, Memory
 from shoal._proto.views import Candidates, Wish
 from shoal._runtime.bridge.bridging import Bridging
 from shoal._runtime.bridge.lending import stays_here
@@ -188,6 +188,8 @@ class Outgoing:
             sight = self._memory.sight(key)
             if sight is None or stays_here(sight[_FLAGS_FIELD]):
                 self._stays.add(key)
+                if sight is not None and sight[_FLAGS_FIELD] & FLAG_STREAM:
+                    self._post(events.KeptHere(order.queue))
             elif self.bridging.lend(key, order.node, is_final=order.is_final):
                 keys.append(key)
                 self._lent[key] = (order.queue, order.node)
@@ -229,16 +231,7 @@ class Outgoing:
 
     def _candidates_heard(self, found: list[Candidates]) -> None:
         for each in found:
-            self._count_able(each)
             self._move(moves.CandidatesHeard(each))
-
-    def _count_able(self, found: Candidates) -> None:
-        """For what waits here and can never run here: is there anybody who could?"""
-        tables = self._machine.tables
-        for queue in list(tables.scheduler.held.impossible.values()):
-            is_news = queue.able_elsewhere != found.known
-            if is_news and guests.wish_of(tables, queue, PYTHON) == found.wish:
-                self._post(events.ElsewhereKnown(queue.queue, found.known))
 
     # ---- what becomes of what was lent
     def node_lost(self, node: str) -> None:
@@ -274,6 +267,8 @@ class Outgoing:
         """A task that is the daemon's is to end: its claim is marked."""
         if self.bridging is None:
             return
+        if late:
+            self.bridging.lending.note_late(key)
         if key in self._kept:
             self._move(moves.TaskEnded(self._kept[key], key))
             self._end_kept(key)

@@ -93,6 +93,11 @@ class Members:
         living, rows = (kinds.ALIVE, kinds.DRAINING), self.others.items()
         return [m.row for node, m in rows if node != self.node_id and m.state in living]
 
+    def name_of(self, node: str) -> str:
+        """What people call a node; its id if nobody has told."""
+        known = self.others.get(node)
+        return node if known is None else known.name
+
     # ---- of this node
     def row(self) -> NodeRow:
         """What goes out with a renewal."""

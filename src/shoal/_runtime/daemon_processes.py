@@ -35,6 +35,7 @@ from shoal._proto import forking
 from shoal._proto.messages import LogLines
 from shoal._runtime import descendants, session_dir
 from shoal._runtime.daemon_connections import Connection
+from shoal._runtime.daemon_lines import Home
 from shoal._runtime.daemon_loop import Loop, Timer
 from shoal._runtime.daemon_zygote import Listeners, ZygoteLink
 from shoal._runtime.log_budget import LogBudget
@@ -127,7 +128,7 @@ class Processes:
         memory: Memory,
         logs: tuple[str, LogBudget],
         post: Callable[[AnyEvent], None],
-        forward: Callable[[int, LogLines], None],
+        forward: Callable[[int | Home, LogLines], None],
     ) -> None:
         self._loop = loop
         self._memory = memory
@@ -263,7 +264,8 @@ class Processes:
     def perform_label_worker(self, command: commands.LabelWorker) -> None:
         process = self._by_index.get(command.index)
         if process is not None and process.log is not None:
-            process.log.assign(command.driver, command.job, command.actor_id, command.label)
+            to = command.home or command.driver
+            process.log.assign(to, command.job, command.actor_id, command.label)
             self.groups.label(command.index, command.job)
 
     # ---- the zygote's answers

@@ -51,6 +51,7 @@ from shoal._runtime import (
 )
 from shoal._runtime.daemon_away import Whereabouts
 from shoal._runtime.daemon_door import Door
+from shoal._runtime.daemon_lines import Lines
 from shoal._runtime.daemon_loop import Loop, Timer
 from shoal._runtime.daemon_members import Members
 from shoal._runtime.daemon_memory import NodeMemory, Warming
@@ -69,8 +70,6 @@ if TYPE_CHECKING:
 ACROSS = get_args(commands.Across)
 END_S = 2.0
 """Time for what belongs to the session to be gone after SIGKILL."""
-UNREAD_LOG_BYTES_MOST = 4 << 20
-"""Lines are not sent to a driver for which so much waits; the files have them."""
 
 
 def _snake(name: str) -> str:
@@ -97,8 +96,7 @@ class Daemon:
         zygote: tuple[int, int],
         ports: Ports | None = None,
     ) -> None:
-        self._settings = settings
-        self._memory = memory
+        self._settings, self._memory = settings, memory
         self._begun_at = clock.now()
         self._loop = Loop()
         self._pending: deque[AnyEvent] = deque()
@@ -107,7 +105,8 @@ class Daemon:
         self._node = node_config(settings, memory)
         self._machine = NodeMachine(self._node)
         logs = log_budget.of_node(settings, environment.read(), self._loop.call_later)
-        self._processes = Processes(self._loop, memory, logs, self.post, self._forward_lines)
+        self._lines = Lines()
+        self._processes = Processes(self._loop, memory, logs, self.post, self._lines.forward)
         most = daemon_lineage.budget_of(settings.lineage_bytes, memory.capacity_bytes)
         self._lost = daemon_lineage.LostValues(self._loop, memory, most, self.post)
         self._spiller = Spiller(self._loop, memory, self._machine, settings, self.post)
@@ -129,7 +128,7 @@ class Daemon:
         if self._node.has_store_process:
             self._store = _store_of(self._loop, settings, ports, self.post, tell)
         self._places = Whereabouts(memory, self._spiller, self._lost)
-        sights = Sights(memory, self.post, self._pid_of, self._places.away)
+        sights = Sights(memory, self.post, self._pid_of, self._places)
         limit_bytes = environment.read().memory_bytes
         memories = ProcessMemories(memory, self.post, self._processes, limit_bytes)
         self._perform = performers(
@@ -145,8 +144,8 @@ class Daemon:
         self._zygote.set_up(setup, memory.fd, memory.eventfd)
         self._door = Door(self._loop, listening, self._node, self._processes, self.post)
         self._processes.use(self._zygote, self._door.let_in)
-        running = self._machine.tables.jobs.running
-        self._strays = Strays(self._loop, running, self._known_pids)
+        self._lines.connection_of = self._door.connection
+        self._strays = Strays(self._loop, self._machine.tables.jobs.running, self._known_pids)
         self._strays.end_groups = self._processes.groups.end_left
         self._door.add_table("session", lambda _: [self._session_row()])
         self._door.add_table("story", self._story)
@@ -162,6 +161,7 @@ class Daemon:
 
     def _join(self, ports: Ports, tell: Callable[[str], None]) -> None:
         """Take part in a cluster."""
+        from shoal._runtime.bridge.lending import stays_here
         from shoal._runtime.daemon_abroad import Abroad, Ways
         from shoal._runtime.daemon_cluster import ClusterNode
 
@@ -179,6 +179,9 @@ class Daemon:
         abroad = Abroad(*place, self.post, ways)
         self._node_memory.abroad = abroad
         self._spiller.came_back, self._lost.made_again = abroad.came_home, abroad.made_again
+        self._places.abroad, self._places.stays = abroad, stays_here
+        self._door.add_table("lent", self._places.lent_rows)
+        abroad.seen.show_lines, self._lines.send_home = self._lines.show, abroad.seen.send_lines
         parts = (abroad.actors, abroad.actors.callers, abroad.names)
         self._perform |= performers(ACROSS, *parts)
 
@@ -316,22 +319,6 @@ class Daemon:
     def _no_zygote(self) -> None:
         last = launch.startup_failure(self._settings)
         self.post(events.StopAsked(f"no worker can be started; the last lines of the log:\n{last}"))
-
-    def _forward_lines(self, driver: int, lines: messages.LogLines) -> None:
-        connection = self._door.connection(driver)
-        if connection is None:
-            return
-        if connection.unsent_bytes > UNREAD_LOG_BYTES_MOST:
-            connection.unshown_lines += len(lines.lines)
-            return
-        if unshown := connection.unshown_lines:
-            connection.unshown_lines = 0
-            text = (
-                f"{unshown} lines of workers are not shown, they came too fast;"
-                " `shoal logs` has them"
-            )
-            connection.send(0, messages.Notice(text))
-        connection.send(0, lines)
 
     def _story(self, about: str) -> list[dict[str, object]]:
         from shoal._runtime import daemon_told

@@ -11,11 +11,15 @@ from collections.abc import Callable
 from shoal import _native
 from shoal._base import records
 from shoal._core import commands, events
-from shoal._core.events import AnyEvent, Away, ProcessSight, QueueState, TaskSight
+from shoal._core.events import AnyEvent, ProcessSight, QueueState, TaskSight
 from shoal._native import Memory
+from shoal._runtime.daemon_away import Whereabouts
 from shoal._runtime.session_dir import is_stopped
 
 STAGES = ("", "held", "queued", "running")
+RUNNING = STAGES.index("running")
+DAEMON = 0
+"""Process index of the daemon: what it runs, another node has."""
 ERRORS = (_native.FORMAT_ERROR_PICKLE, _native.FORMAT_ERROR_RECORD)
 _PROTO, _FRAME, _MARK, _SHORT_TEXT, _TEXT = 0x80, 0x95, 0x28, 0x8C, 0x58
 """Of a pickle: how it begins, and how a text in it does."""
@@ -33,19 +37,19 @@ class Sights:
         memory: Memory,
         post: Callable[[AnyEvent], None],
         pid_of: Callable[[int], int],
-        away: Callable[[int], Away | None],
+        places: Whereabouts,
     ) -> None:
         self._memory = memory
         self._post = post
         self._pid_of = pid_of
-        self._away = away
+        self._places = places
 
     def perform_inspect(self, command: commands.Inspect) -> None:
         used, _, capacity = self._memory.usage()
         self._post(
             events.Inspected(
                 command.ticket,
-                tuple(task_sight(self._memory, key, self._away) for key in command.tasks),
+                tuple(task_sight(self._memory, key, self._places) for key in command.tasks),
                 tuple(self._process(index) for index in command.processes),
                 tuple(self._queue(queue) for queue in command.queues),
                 used,
@@ -75,7 +79,7 @@ class Sights:
         )
 
 
-def task_sight(memory: Memory, key: int, away: Callable[[int], Away | None]) -> TaskSight:
+def task_sight(memory: Memory, key: int, places: Whereabouts) -> TaskSight:
     """What node memory says of ``key`` now."""
     row = memory.sight(key)
     if row is None:
@@ -83,7 +87,8 @@ def task_sight(memory: Memory, key: int, away: Callable[[int], Away | None]) -> 
     task, format, state, attempt, worker, flags, about, queue, job, parent, *rest = row
     dependency, predecessor, is_cell, deadline, submitted, taken, _, owner, *ancestry = rest
     by, actor, of_job, index = ancestry
-    elsewhere = away(key) if format else None
+    elsewhere = places.away(key) if format else None
+    is_lent = state == RUNNING and worker == DAEMON
     has_error = format in ERRORS and elsewhere is None
     return TaskSight(
         key,
@@ -109,6 +114,9 @@ def task_sight(memory: Memory, key: int, away: Callable[[int], Away | None]) -> 
         owner=owner,
         ancestry=(by, actor, of_job, index),
         away=elsewhere,
+        lent=places.lent(key) if is_lent else None,
+        stays=places.stays(flags),
+        home="" if format or task else places.home(key),
     )
 
 

@@ -32,6 +32,8 @@ OBJECTS_MOST = 100_000
 HOLDERS_MOST = 3
 TASKS_MOST = 100_000
 NAMED = "named "
+DAEMON = 0
+"""Process index of the daemon: what it takes, another node runs."""
 ERRORS = (_native.FORMAT_ERROR_PICKLE, _native.FORMAT_ERROR_RECORD)
 SUBMITTED, TAKEN, SEALED, PUT, FREED, REPAIRED, SPILLED, RESTORED = 1, 2, 3, 4, 5, 6, 9, 10
 LOST, REBUILT = 11, 12
@@ -101,16 +103,20 @@ class _Teller:
             told = self.told.get(key)
             if kind == _native.EVENT_NAME and told is not None and told.submitted_ns:
                 ns = told.submitted_ns  # it was noted after it, and the call may run by then
-            text = self._text(kind, key, number, n)
+            text = self._text((kind, process), key, number, n)
             suffix = f" ({self.ids.task(key) or self.ids.value(key)})" if are_named else ""
             found.append({"time_s": ns / 1e9, "process": process, "text": text + suffix})
         return found
 
-    def _text(self, kind: int, key: int, about: int, n: int) -> str:
+    def _text(self, what: tuple[int, int], key: int, about: int, n: int) -> str:
+        """``what``: kind and process."""
+        kind, process = what
         told = self.told.get(key)
         if kind == SUBMITTED:
             by = told and self.ids.parent(told)
             return f"submitted by task {by}" if by else "submitted"
+        if kind == TAKEN and process == DAEMON:
+            return f"{self._names.name_of(about)} is taken for another node, attempt {n}"
         if kind == TAKEN:
             return f"{self._names.name_of(about)} begins, attempt {n}"
         if kind == SEALED:

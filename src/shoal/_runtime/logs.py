@@ -5,6 +5,7 @@ once.
 
     (train pid=4711) loss 0.31
     (train pid=4712) loading weights                  <- the others say it too within 5 s
+    (train pid=4713, node-2) loss 0.30                <- of another node
     (train) loading weights [7 more processes]        <- said once, when the 5 s are over
 
 News of progress bars come as marked lines and go to who draws them (``bars_board``).
@@ -24,6 +25,8 @@ from shoal._proto.messages import PROGRESS_MARK, LogLines
 
 WINDOW_S = 5.0
 MOST_KEPT = 1000
+Process = tuple[str, int]
+"""Node and pid."""
 
 
 class _Said:
@@ -31,12 +34,12 @@ class _Said:
 
     __slots__ = ("at", "label", "pid", "pids", "stream")
 
-    def __init__(self, pid: int, label: str, stream: str, at: float) -> None:
+    def __init__(self, pid: Process, label: str, stream: str, at: float) -> None:
         self.pid = pid
         self.label = label
         self.stream = stream
         self.at = at
-        self.pids: set[int] = set()
+        self.pids: set[Process] = set()
         """Other processes that said it too."""
 
 
@@ -52,33 +55,36 @@ class LogPrinter:
     def show(self, news: LogLines) -> None:
         """Print lines of one worker, or count them if others have said the same."""
         now = clock.now()
-        label = news.label or "worker"
+        label, pid = news.label or "worker", (news.node, news.pid)
+        where = f", {news.node}" if news.node else ""
+        if not news.lines and self._has_bars:
+            self._end_bars(news)
         with self._lock:
             out = []
             for line in news.lines:
                 if PROGRESS_MARK in line:
-                    line = self._take_bar(line, label)
+                    line = self._take_bar(line, label, news.node)
                     if not line:
                         continue
                 said = self._said.get((label, line))
-                if said is not None and now - said.at < WINDOW_S and said.pid != news.pid:
-                    said.pids.add(news.pid)
+                if said is not None and now - said.at < WINDOW_S and said.pid != pid:
+                    said.pids.add(pid)
                     self._start_timer()
                     continue
                 if line.strip() and (said is None or now - said.at >= WINDOW_S):
                     out += self._summary(label, line, said)
-                    self._said[label, line] = _Said(news.pid, label, news.stream, now)
-                out.append(f"({label} pid={news.pid}) {line}")
+                    self._said[label, line] = _Said(pid, label, news.stream, now)
+                out.append(f"({label} pid={news.pid}{where}) {line}")
             if len(self._said) > MOST_KEPT:
                 out += self._forget(now - WINDOW_S)
             _print(out, news.stream)
 
-    def _take_bar(self, line: str, label: str) -> str:
+    def _take_bar(self, line: str, label: str, node: str) -> str:
         """Give the news of a progress bar to who draws them; what was printed before it is left."""
         from shoal._runtime import bars_board
 
         printed, _, mark = line.partition(PROGRESS_MARK)
-        bars_board.board().take(mark, label)
+        bars_board.board().take(mark, label, node)
         self._has_bars = True
         return printed
 
@@ -92,6 +98,12 @@ class LogPrinter:
                 self._timer = None
             for stream in ("stdout", "stderr"):
                 _print(self._forget(float("inf"), stream), stream)
+
+    @staticmethod
+    def _end_bars(news: LogLines) -> None:
+        from shoal._runtime import bars_board
+
+        bars_board.board().process_ended(news.node, news.pid)
 
     @staticmethod
     def _flush_bars() -> None:

@@ -3,7 +3,8 @@ r"""What workers print: from their pipes to files and to the driver that wants t
 ::
 
     worker fd 1, 2 --pipe--> WorkerLog --> logs/worker-<index>-<pid>-<n>.jsonl   (``log_budget``)
-                                      \--> LogLines to the driver of the job   (per ``assign``)
+                                      \--> LogLines to the driver of the job   (per ``assign``,
+                                      |                  here or on another node: daemon_lines)
                                       \--> the last lines of stderr            (crash records)
 
 One ``WorkerLog`` per worker process; both descriptors are non-blocking and watched by the
@@ -30,6 +31,7 @@ from typing import Protocol
 from shoal._base import clock
 from shoal._proto.messages import PROGRESS_MARK, LogLines
 from shoal._runtime import log_records
+from shoal._runtime.daemon_lines import Home
 from shoal._runtime.daemon_loop import Loop
 from shoal._runtime.log_budget import LogBudget, LogFile
 from shoal._runtime.log_records import LABEL_MARK, NOBODY, Label, Origin
@@ -45,6 +47,7 @@ STREAMS = ("stdout", "stderr")
 SHOAL = "shoal"
 """In the place of a stream: what is said about lines that are missing."""
 _MARK = PROGRESS_MARK.encode()
+NO_DRIVER = -1
 Group = tuple[Label, list[str]]
 
 
@@ -121,27 +124,28 @@ class WorkerLog:
         base: str,
         worker: tuple[int, int],
         pipes: tuple[int, int],
-        forward: Callable[[int, LogLines], None],
+        forward: Callable[[int | Home, LogLines], None],
     ) -> None:
         """``base`` is the directory of its files, ``worker`` is (index, pid), ``pipes`` the read
-        ends of stdout and stderr; ``forward(driver index, lines)`` sends."""
+        ends of stdout and stderr; ``forward(driver index or home, lines)`` sends."""
         index, self.pid = worker
         self.origin = Origin(index, self.pid)
         self._loop = loop
         self._budget = budget
         self._file = LogFile(os.path.join(base, f"worker-{index}-{self.pid}"), budget)
         self._forward = forward
-        self._driver = -1
+        self._reader_of: int | Home = NO_DRIVER
+        self._has_bars = False
         self._streams: dict[str, Stream] = {}
         for name, fd in zip(STREAMS, pipes, strict=True):
             os.set_blocking(fd, False)
             stream = self._streams[name] = Stream(name, fd)
             loop.watch(fd, self._reader(stream))
 
-    def assign(self, driver: int, job: int, actor: str, label: str) -> None:
-        """From now on lines are of ``job`` (and ``actor``), and go to process ``driver`` (-1: to
-        nobody) under ``label``."""
-        self._driver = driver
+    def assign(self, to: int | Home, job: int, actor: str, label: str) -> None:
+        """From now on lines are of ``job`` (and ``actor``), and go to process ``to`` (-1: to
+        nobody), or to that of a job of another node, under ``label``."""
+        self._reader_of = to
         self.origin.job, self.origin.actor, self.origin.name = job, actor, label
 
     def last_stderr(self) -> tuple[str, ...]:
@@ -161,7 +165,7 @@ class WorkerLog:
     def let_go(self) -> None:
         """The worker is gone: what its children still write goes to the files only, until they
         end."""
-        self._driver = -1
+        self._reader_of = NO_DRIVER
 
     def _reader(self, stream: Stream) -> Callable[[int], None]:
         def read(_: int) -> None:
@@ -179,10 +183,13 @@ class WorkerLog:
         for label, lines in stream.feed(data):
             kept = [line for line in lines if PROGRESS_MARK not in line] if has_bars else lines
             self._keep(label, stream.name, kept)
-            if self._driver >= 0:
+            if self._reader_of != NO_DRIVER:
                 shown = self.origin.name or label.name
-                self._forward(self._driver, LogLines(self.pid, shown, stream.name, lines))
+                self._forward(self._reader_of, LogLines(self.pid, shown, stream.name, lines))
+            self._has_bars = self._has_bars or has_bars
         if not data:
+            if self._has_bars and not isinstance(self._reader_of, int):
+                self._forward(self._reader_of, LogLines(self.pid, "", stream.name, []))
             self._close(stream)
         return bool(data)
 
@@ -198,9 +205,9 @@ class WorkerLog:
                 self._file.lost_lines = 0
                 if self._budget.unsaid:
                     self._budget.found_room()
-            elif self._driver >= 0 and self._budget.may_tell(clock.now()):
+            elif self._reader_of != NO_DRIVER and self._budget.may_tell(clock.now()):
                 text = "there is no room for logs on the disk: what is shown here is not kept"
-                self._forward(self._driver, LogLines(self.pid, SHOAL, "stderr", [text]))
+                self._forward(self._reader_of, LogLines(self.pid, SHOAL, "stderr", [text]))
 
     def _missing(self) -> bytes:
         lost = self._file.lost_lines

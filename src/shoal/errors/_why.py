@@ -137,19 +137,30 @@ def _running(reason: r.Running) -> str:
     return _of_task(f"{what}{{since}} {where}")(reason)
 
 
+def _on_node(reason: r.OnNode) -> str:
+    if reason.runs:
+        return f"{_subject(reason)} runs on node {reason.node}, which has had it{_since(reason)}"
+    return (
+        f"{_subject(reason)} has been on node {reason.node}{_since(reason)}: it runs there, or"
+        " waits for its turn"
+    )
+
+
+def _waits_for_node(reason: r.WaitsForNode) -> str:
+    more = reason.nodes_count - len(reason.nodes)
+    names = ", ".join(reason.nodes) + (f" and {more} more" if more > 0 else "")
+    return (
+        f"{_subject(reason)} has waited{_since(reason)} for room on another node: it asks for"
+        f" {_amounts(reason.asked)}" + (f", which {names} can give" if names else "")
+    )
+
+
 def _infeasible(reason: r.Infeasible) -> str:
     missing = reason.text or f"the node has {_amounts(reason.total)}"
     then = ""
     if reason.fails_in_s is not None:
         then = f"; it fails in {_seconds(reason.fails_in_s)}"
     return f"{_subject(reason)} asks for {_amounts(reason.asked)}, but {missing}{then}"
-
-
-def _node(reason: r.WaitsForNode) -> str:
-    nodes = f"{reason.nodes} of the other nodes" if reason.nodes else "other nodes"
-    asked = _amounts(reason.asked) or "nothing"
-    text = f"{_subject(reason)} asks for {asked} and can not run on this node"
-    return f"{text}; it waits{_since(reason)} for room on {nodes} that could run it"
 
 
 def _call(reason: r.OfCall) -> str:
@@ -256,6 +267,8 @@ def _no_answer(reason: r.NoAnswer) -> str:
 def _ready(reason: r.Ready) -> str:
     if reason.file:
         return f"{reason.id} is there, on disk in {reason.file}; it comes back when it is read"
+    if reason.node:
+        return f"{reason.id} is there, on node {reason.node}; it comes here when it is read"
     if reason.is_evicted:
         return (
             f"{reason.id} was evicted, as there was no room for it; its task makes it again when"
@@ -293,6 +306,7 @@ _SENTENCES: dict[type[r.Reason], Callable[[Any], str]] = {
     ),
     r.Submitting: _of_task("is just being handed on"),
     r.Running: _running,
+    r.OnNode: _on_node,
     r.WaitsForTurn: _of_task(
         "waits{since} for its turn (tasks in the queue: at most {ahead}; workers at it: {workers})"
     ),
@@ -310,7 +324,7 @@ _SENTENCES: dict[type[r.Reason], Callable[[Any], str]] = {
         f" which asks for {_amounts(x.other_asked)} and has waited longer"
     ),
     r.Infeasible: _infeasible,
-    r.WaitsForNode: _node,
+    r.WaitsForNode: _waits_for_node,
     r.EnvironmentBuilding: _of_task("waits: its runtime environment has been made{since}"),
     r.EnvironmentFailed: _of_task("fails: its runtime environment could not be made"),
     r.GroupPending: _of_task("waits: placement group {group} is not reserved yet"),
@@ -328,6 +342,8 @@ _SENTENCES: dict[type[r.Reason], Callable[[Any], str]] = {
     r.WaitsForRoom: _room,
     r.WaitsForMemory: _memory,
     r.Restoring: lambda x: f"{x.object} is being read from {x.file}",
+    r.Arriving: lambda x: f"{x.object} is being brought here from node {x.node}",
+    r.MadeElsewhere: lambda x: f"{x.object} comes from node {x.node}, where it is not there yet",
     r.Rebuilding: _rebuilding,
     r.BackPressure: lambda x: (
         f"the stream {x.stream} has as many unseen items as it may have;"
@@ -345,7 +361,11 @@ _SENTENCES: dict[type[r.Reason], Callable[[Any], str]] = {
 _ADVICE: dict[type[r.Reason], str] = {
     r.Gone: "keep a ref to a value for as long as it is needed.",
     r.NoAnswer: "send it SIGCONT if it is stopped; else see whether this machine is overloaded.",
-    r.Infeasible: "ask for less, or declare more in init(num_cpus=, num_gpus=, resources=).",
+    r.Infeasible: "ask for less, or declare more in init(num_cpus=, num_gpus=, resources=); in a"
+    " cluster, start a node that has it.",
+    r.OnNode: "to see what it does, ask `shoal why` for its name on that node.",
+    r.WaitsForNode: "see what runs on those nodes (`shoal status`), or start another one.",
+    r.MadeElsewhere: "ask `shoal why` on that node for what makes it.",
     r.WaitsForResources: "end an actor or remove a group that is not needed, ask for less, or give"
     " the session more.",
     r.AdmissionPaused: "end what takes so much (`shoal.state.workers()` shows memory_bytes), or"

@@ -106,7 +106,7 @@ class Bridging:
             self._task_row(node, body)
         elif isinstance(body, _REF_ROWS):
             self.proxies.heard(node, body)
-        else:
+        elif not isinstance(body, rows.PrintedLines):  # which its daemon reads itself
             self.pulling.heard(node, epoch, body)
 
     def _task_row(self, node: str, body: rows.BridgeBody) -> None:

@@ -19,7 +19,7 @@ from typing import Any
 
 from shoal import _native
 from shoal._base import records
-from shoal._core import bridge
+from shoal._core import bridge, causes
 from shoal._native import Memory, ObjectRef, Task
 from shoal._proto import bridge as rows
 from shoal._proto.holds import Name
@@ -38,6 +38,9 @@ TRAVELLING = (
     | _native.FLAG_DYNAMIC
 )
 """Flags that mean the same on the other node; it sets the rest by itself."""
+
+STAGES = ("held", "queued", "running")
+"""Of ``Memory.task_state``."""
 
 
 def stays_here(flags: int) -> bool:
@@ -72,6 +75,8 @@ class Lending:
         """Attempts of calls that were lent again without having been in their queue."""
         self._final: set[int] = set()
         """Tasks that nobody sends back because he is busy."""
+        self._late: dict[int, bytes] = {}
+        """What those end with whose time is over: how long they took until then."""
         self.is_needy: Callable[[int], bool] = lambda queue: False
         """Whether this node can never run what waits in that queue."""
 
@@ -147,7 +152,7 @@ class Lending:
         """Write and commit; ``refs``: to all that stands in the results, in their order."""
         task = self._tasks[order.key]
         keys = task.returns
-        if (record := task.ending) is not None or len(keys) != len(order.results):
+        if (record := self.ending(order.key)) is not None or len(keys) != len(order.results):
             self._forget_results(order)
             problem = f"node {order.node} sent {len(order.results)} results instead of {len(keys)}"
             self.fail(order.key, record or records.pack("InternalError", message=problem))
@@ -202,7 +207,7 @@ class Lending:
 
     def _requeue(self, key: int, *, is_charged: bool) -> None:
         task = self._tasks[key]
-        if (record := task.ending) is not None:
+        if (record := self.ending(key)) is not None:
             self.fail(key, record)
             return
         self._forget(key)
@@ -222,7 +227,7 @@ class Lending:
             lost = self._around.watch.lost_call(task.queue, order.node)
         else:
             lost = lost_worker(order.key, order.node)
-        self.fail(order.key, task.ending or lost)
+        self.fail(order.key, self.ending(order.key) or lost)
 
     def charge(self, key: int) -> None:
         """A call that will be lent again has used up a retry."""
@@ -230,12 +235,24 @@ class Lending:
 
     def ending(self, key: int) -> bytes | None:
         """With what somebody wants it to end, instead of a value."""
-        return self._tasks[key].ending
+        record = self._tasks[key].ending
+        return record and self._late.get(key, record)
+
+    def note_late(self, key: int) -> None:
+        """Its time is over: how long it took is to be said of this moment, not of its end."""
+        if key in self._tasks and (state := self._memory.task_state(key)) is not None:
+            seconds = dict(zip(STAGES, state[4:]))
+            self._late[key] = causes.deadline_exceeded("running", seconds)
 
     def _forget(self, key: int) -> Task:
         self._charged.pop(key, None)
         self._final.discard(key)
+        self._late.pop(key, None)
         return self._tasks.pop(key)
+
+    def has(self, key: int) -> bool:
+        """Whether it is the daemon's."""
+        return key in self._tasks
 
     def job_of(self, key: int) -> int:
         """Whose it is."""

@@ -82,7 +82,7 @@ class Pulling:
         self._proxies = proxies
         self._around = around
         self._pulls: dict[int, Pull] = {}
-        self._stays: dict[int, Stays] = {}
+        self.stays: dict[int, Stays] = {}
         """By slot."""
         self._awaited: dict[int, list[Callable[[], None]]] = {}
         self._nodes: set[str] = set()
@@ -143,7 +143,7 @@ class Pulling:
                 return
             pull.moving = moving
         name = self._proxies.proxy_name(key)
-        stays = self._stays.get(key & _SLOT)
+        stays = self.stays.get(key & _SLOT)
         if name is not None and not pull.is_asked:
             pull.is_asked = True
             self._run(copying.Needed(name))
@@ -180,7 +180,7 @@ class Pulling:
         refs: list[ObjectRef[Any]] | None = None
         if self._memory.is_elsewhere(key) and name is not None:
             refs = self._proxies.landed(name, pull.inside)
-        elif self._memory.is_elsewhere(key) and key & _SLOT in self._stays:
+        elif self._memory.is_elsewhere(key) and key & _SLOT in self.stays:
             refs = []  # what it holds stands in its stub
         problem = ""
         if refs is None:
@@ -188,7 +188,7 @@ class Pulling:
             self._end(key)
         elif not self._memory.end_pull(moving, refs):
             problem = "its bytes were damaged on their way from another node"
-            if (stays := self._stays.get(key & _SLOT)) is not None:
+            if (stays := self.stays.get(key & _SLOT)) is not None:
                 self._gone(stays, problem)
             else:
                 self._lose(key, records.pack("InternalError", message=problem))
@@ -206,7 +206,7 @@ class Pulling:
         pull.failures += name is None or node == name.node
         if pull.failures >= FAILURES_MOST:
             problem = f"its bytes could not be had from node {node}: {why_not}"
-            if (stays := self._stays.get(key & _SLOT)) is not None:
+            if (stays := self.stays.get(key & _SLOT)) is not None:
                 self._gone(stays, problem)
             else:
                 self._lose(key, lost_value(problem))
@@ -221,7 +221,7 @@ class Pulling:
         if stays.node in self._nodes:
             self._let_go(stays.key)
         else:
-            del self._stays[stays.key & _SLOT]
+            del self.stays[stays.key & _SLOT]
         if not self._memory.is_elsewhere(stays.key):
             return
         if not self._around.lost(stays.key, problem):
@@ -247,18 +247,18 @@ class Pulling:
 
     def _let_go(self, key: int) -> None:
         """The bytes of a result are not needed abroad any more."""
-        stays = self._stays.pop(key & _SLOT, None)
+        stays = self.stays.pop(key & _SLOT, None)
         if stays is not None:
             body = rows.FreeResults(stays.number, (stays.index,))
             self._around.links.send(stays.node, body)
 
     def stay(self, stays: Stays) -> None:
         """A result of ours stays on the node that made it, until somebody looks."""
-        self._stays[stays.key & _SLOT] = stays
+        self.stays[stays.key & _SLOT] = stays
 
     def stays_as(self, key: int, new: int) -> None:
         """What slot ``new`` has now is what slot ``key`` had, if that stays abroad."""
-        stays = self._stays.pop(key & _SLOT, None)
+        stays = self.stays.pop(key & _SLOT, None)
         if stays is not None:
             self._pulls.pop(key, None)
             self.stay(Stays(new, stays.node, stays.number, stays.index))
@@ -267,7 +267,7 @@ class Pulling:
     def look(self, key: int) -> None:
         """A row of the inbox: somebody looks at a result that is abroad, or nobody has it any
         more."""
-        stays = self._stays.get(key & _SLOT)
+        stays = self.stays.get(key & _SLOT)
         if stays is None:
             return
         if not self._memory.is_live(stays.key):
@@ -280,7 +280,7 @@ class Pulling:
 
     def sweep(self) -> None:
         """The inbox has lost rows: look at everything."""
-        for stays in list(self._stays.values()):
+        for stays in list(self.stays.values()):
             self.look(stays.key)
 
     def _fetch_home(self, key: int) -> None:
@@ -291,7 +291,7 @@ class Pulling:
     @property
     def is_empty(self) -> bool:
         """Whether nothing comes, stays abroad, or was got from others."""
-        return self._here.is_empty and self.sources.is_empty and not (self._pulls or self._stays)
+        return self._here.is_empty and self.sources.is_empty and not (self._pulls or self.stays)
 
     # ---- rows, and what is decided on them
     def heard(self, node: str, epoch: int, body: holds.CopyBody) -> None:
@@ -341,7 +341,7 @@ class Pulling:
             name = self._proxies.proxy_name(key)
             if name is not None and name.node == node:
                 del self._pulls[key]
-        for stays in [stays for stays in self._stays.values() if stays.node == node]:
+        for stays in [stays for stays in self.stays.values() if stays.node == node]:
             self._gone(stays, f"node {node}, which had its bytes, is lost")
 
 

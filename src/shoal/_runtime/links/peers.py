@@ -155,6 +155,11 @@ class Peers:
         peer = self._peers.get(node)
         return peer is not None and peer.link.connection is not None
 
+    def waiting_bytes(self, node: str) -> int:
+        """What ``node`` was given and has not said that it has."""
+        peer = self._peers.get(node)
+        return 0 if peer is None else peer.link.outbox.size_bytes
+
     def forget(self, node: str) -> None:
         """The node is dead: drop what waits for it, and refuse its present epoch for ever."""
         if node in self._peers:

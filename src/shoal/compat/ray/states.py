@@ -96,7 +96,11 @@ def _actor(row: state.Actor) -> Row:
     )
 
 
-_STATES = {"HELD": "PENDING_ARGS_AVAIL", "QUEUED": "PENDING_NODE_ASSIGNMENT"}
+_STATES = {
+    "HELD": "PENDING_ARGS_AVAIL",
+    "QUEUED": "PENDING_NODE_ASSIGNMENT",
+    "FORWARDED": "SUBMITTED_TO_WORKER",
+}
 _ERRORS = {
     "TaskCancelledError": "TASK_CANCELLED",
     "WorkerCrashedError": "WORKER_DIED",
