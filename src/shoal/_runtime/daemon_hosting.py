@@ -124,7 +124,7 @@ class Incoming:
         own = sum(
             other.entries
             for other in tables.scheduler.held.wanting.values()
-            if tables.jobs.running[other.job].home is None
+            if not other.target.hosts
         )
         hosted = self._hosted.get(number)
         look = visitors.QueueLookedAt(
