@@ -1,8 +1,8 @@
 """What becomes of tasks and values when the node that runs them, or has them, is lost.
 
-One cluster for the whole file, and one loss: it takes ten seconds until a node is declared dead, so
-everything is begun first (``aftermath``), then one node is killed and another one is frozen, and
-each test looks at how one of these things has ended. In the end the frozen node goes on.
+One test: it takes ten seconds until a node is declared dead, so everything is begun first, then one
+node is killed and another one is frozen, and each check looks at how one of these things has ended.
+In the end the frozen node goes on.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,17 +23,10 @@ from shoal import errors
 from shoal.testing import Cluster, Node
 from shoal.testing.polling import wait_until
 from tests.cluster import two_nodes
-from tests.cluster.conftest import looked_around
 
-LONG_S = 60.0
+LONG_S = 30.0
 KILLED, FROZEN = "killed", "frozen"
 """Names of the nodes, and of the resource that only they have, until another one joins."""
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _nothing_is_left() -> Iterator[None]:
-    with looked_around():
-        yield
 
 
 @dataclass
@@ -101,11 +95,9 @@ class Aftermath:
     """Id of the one that has joined since."""
 
 
-@pytest.fixture(scope="module")
-def aftermath(
-    _nothing_is_left: None, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Aftermath]:
-    folder = tmp_path_factory.mktemp("losses")
+@contextmanager
+def _lost(folder: Path) -> Iterator[Aftermath]:
+    """A cluster that has lost two nodes; afterwards nothing is left on any other."""
     with Cluster() as cluster:
         head = cluster.add_node(num_cpus=1)
         nodes = {name: _add(cluster, name) for name in (KILLED, FROZEN)}
@@ -132,49 +124,38 @@ def _add(cluster: Cluster, name: str) -> Node:
     return cluster.add_node(name, num_cpus=1, resources={name: 1, f"only {name}": 1})
 
 
-@pytest.mark.parametrize("how", [KILLED, FROZEN])
-class TestLost:
-    def test_a_task_with_retries_runs_elsewhere(self, aftermath: Aftermath, how: str) -> None:
-        begun = aftermath.begun[how]
-        assert begun.get("retried") == aftermath.other
-        runs = [(what, node) for what, node, _ in begun.lines("retried")]
-        lost, other = aftermath.lost[how], aftermath.other
-        assert runs == [("begun", lost), ("begun", other), ("ended", other)]
-
-    def test_a_task_without_says_so(self, aftermath: Aftermath, how: str) -> None:
-        begun = aftermath.begun[how]
-        with pytest.raises(errors.WorkerCrashedError, match="is lost") as caught:
-            begun.get("not retried")
-        assert caught.value.node == aftermath.lost[how]
-        assert len(begun.lines("not retried")) == 1
-
-    def test_a_value_that_only_it_had(self, aftermath: Aftermath, how: str) -> None:
-        begun = aftermath.begun[how]
-        with pytest.raises(errors.ObjectLostError, match=aftermath.lost[how]):
-            begun.get("large")
-        assert begun.get("made again").sum() == 300_000, "its task may run again"
-
-    def test_a_value_that_was_put_there(self, aftermath: Aftermath, how: str) -> None:
-        with pytest.raises(errors.ObjectLostError, match=aftermath.lost[how]):
-            aftermath.begun[how].get("put there")
-
-    def test_a_value_that_is_here_too(self, aftermath: Aftermath, how: str) -> None:
-        begun = aftermath.begun[how]
-        assert begun.get("read before").sum() == begun.kept.sum() == 300_000
+def test_what_a_node_takes_with_it(tmp_path: Path) -> None:
+    with _lost(tmp_path) as aftermath:
+        for name, begun in aftermath.begun.items():
+            _check(begun, aftermath.lost[name], aftermath.other)
+        _goes_on(aftermath)
 
 
-def test_a_node_that_goes_on_has_lost_its_work(aftermath: Aftermath) -> None:
+def _check(begun: Begun, lost: str, other: str) -> None:
+    assert begun.get("retried") == other
+    runs = [(what, node) for what, node, _ in begun.lines("retried")]
+    assert runs == [("begun", lost), ("begun", other), ("ended", other)]
+    with pytest.raises(errors.WorkerCrashedError, match="is lost") as crashed:
+        begun.get("not retried")
+    assert crashed.value.node == lost
+    assert len(begun.lines("not retried")) == 1
+    for name in ("large", "put there"):
+        with pytest.raises(errors.ObjectLostError, match=lost):
+            begun.get(name)
+    assert begun.get("made again").sum() == 300_000, "its task may run again"
+    assert begun.get("read before").sum() == begun.kept.sum() == 300_000, "its bytes are here too"
+
+
+def _goes_on(aftermath: Aftermath) -> None:
     """It ends what it has before anything else, and then it is a node like any other."""
     begun = aftermath.begun[FROZEN]
-    with pytest.raises(errors.WorkerCrashedError):
-        begun.get("not retried")
     before = {name: begun.lines(name) for name in ("retried", "not retried")}
-    pids = [int(lines[0][2]) for lines in before.values()]
+    pids = {int(lines[0][2]) for lines in before.values()}
     (frozen,) = (node for node in aftermath.cluster.nodes if node.name == FROZEN)
-    assert set(pids) <= set(frozen.processes())
+    assert pids <= set(frozen.processes())
     aftermath.cluster.thaw(frozen)
-    assert wait_until(lambda: not set(pids) & set(frozen.processes()), LONG_S)
-    assert {name: begun.lines(name) for name in before} == before, "nothing ran twice to its end"
+    assert wait_until(lambda: not pids & set(frozen.processes()), LONG_S)
+    assert {name: begun.lines(name) for name in before} == before, "nothing ended a second time"
 
     @shoal.remote(resources={f"only {FROZEN}": 0.1})
     def where() -> str:
