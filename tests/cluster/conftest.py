@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -48,8 +49,9 @@ def _rules() -> list[str]:
     return [line for line in done.stdout.splitlines() if line.startswith("-A")]
 
 
-@pytest.fixture(autouse=True)
-def _nothing_is_left() -> Iterator[None]:
+@contextmanager
+def looked_around() -> Iterator[None]:
+    """Whatever there is more afterwards is an error."""
     before = what_there_is()
     yield
     left: dict[str, set[str]] = {}
@@ -61,6 +63,12 @@ def _nothing_is_left() -> Iterator[None]:
         return not left
 
     assert wait_until(is_clean, SETTLE_S), f"left after the test: {left}"
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_left() -> Iterator[None]:
+    with looked_around():
+        yield
 
 
 @pytest.fixture(params=["root", "user"])

@@ -296,7 +296,10 @@ class Forwarding:
             self._place_held(source, first, LINES_TRIED if first is None else LINES_TRIED_MORE)
         for node, share in self._chooser.spread_out(source):
             self._ask(source, source.outlets[node], share, is_final=True)
-        rest = self._send_to_room(source, local_first.surplus(source.here, self._limits))
+        surplus = local_first.surplus(source.here, self._limits)
+        if source.wish.spreads and source.here.is_feasible:
+            surplus = 0  # what is left is this node's own part, wherever else it could start sooner
+        rest = self._send_to_room(source, surplus)
         # What could run here moves to a shorter wait once for each view: between two views the
         # waits are as wrong as before, and all who see them would move the same way.
         if rest > 0 and (is_new_view or not source.here.is_feasible):

@@ -10,8 +10,9 @@ tasks stand in line beside the others with the priority and weight that it has a
 they submit is this node's.
 
 1. ``guests`` and ``refused`` name what exists: an entry goes with its queue, its job or its node.
-2. A queue of a guest has tasks of others only, so nothing of it is ever forwarded: a task crosses
-   once.
+2. What comes from others waits in queues of its own (``Target.hosts``), and nothing of those is
+   ever forwarded: a task crosses once. What it submits here is a task of this node like any other:
+   this node decides about its retries, and may forward it.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ _decoder = msgspec.msgpack.Decoder(ClassPlace)
 def wish_of(t: NodeTables, queue: ClassQueue, python: str) -> Wish | None:
     """What a task of that queue asks of another node; None: it stays on this one."""
     job = t.jobs.running.get(queue.job)
-    if queue.target.group or queue.dead_record is not None or job is None or job.home is not None:
+    if queue.target.group or queue.target.hosts or queue.dead_record is not None or job is None:
         return None
     return Wish(queue.amounts, queue.target.labels, python, queue.target.spreads)
 
@@ -97,7 +98,7 @@ def on_wanted(t: NodeTables, now: float, event: GuestWanted) -> Commands:
         return []
     job = job_of(t, now, (event.node, event.job), place.config)
     env, out = want_environment(t, now, job, place.environment)
-    scheduling_class = (place.amounts, t.scheduler.node, env)
+    scheduling_class = (place.amounts, t.scheduler.node._replace(hosts=True), env)
     known = job.queues.get(scheduling_class)
     if known is not None:
         t.guests[key] = known

@@ -124,10 +124,11 @@ class Outlet:
 
     def named(self, now: float, slots_now: int, slots: int) -> None:
         """The store says that it has room. What it says itself is newer, as long as it has
-        something to say."""
+        something to say: what runs long there says nothing, and the row knows of it by then."""
         self.slots = max(1, slots)
-        if not self.used and (not self.window or now - self.heard_at > WINDOW_KEPT_S):
-            self.window, self.guess = None, slots_now
+        is_old = now - self.heard_at > WINDOW_KEPT_S
+        if is_old or (not self.used and not self.window):
+            self.window, self.guess = None, self.used + slots_now
 
     def allowed(self, now: float, window: int | None) -> None:
         """It has said how much it takes."""

@@ -151,14 +151,15 @@ def on_retry_task(t: NodeTables, now: float, event: Requested, body: m.RetryTask
     """RULES L-3: the worker says retryable, here is decided whether a retry is left."""
     worker = t.pool.workers.get(event.index)
     job = t.job_of(event.index)
-    if job is not None and job.home is not None:  # its home decides, and sends it again
-        denied = do.Reply(event.index, event.request, m.RetryDecision(granted=False))
-        return [do.NoteRetryable(body.key), denied]
+    denied = do.Reply(event.index, event.request, m.RetryDecision(granted=False))
+    if body.is_last:
+        # If another node has sent it, that one decides, and sends it again.
+        return [denied] if job is None or job.home is None else [do.NoteRetryable(body.key), denied]
     limit = getattr(body, "max_retries", -1)
     is_unwanted = body.key in t.cancels.running or body.key in t.cancels.calls
     is_over = 0 <= limit < body.attempt or is_unwanted
     if worker is None or job is None or worker.phase is Phase.LEAVING or is_over:
-        return [do.Reply(event.index, event.request, m.RetryDecision(granted=False))]
+        return [denied]
     actor = t.actors.by_worker.get(event.index)
     served = t.scheduler.held.by_worker.get(event.index)
     ticket = t.new_ticket()

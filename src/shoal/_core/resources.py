@@ -317,3 +317,5 @@ class Target(NamedTuple):
     """In a cluster: what the labels of another node must be that runs it instead."""
     spreads: bool = False
     """In a cluster: nodes take turns."""
+    hosts: bool = False
+    """It is for tasks that other nodes have sent, and for no others."""

@@ -221,6 +221,8 @@ class RetryTask(Message, frozen=True):
 
     key: int
     attempt: int
+    is_last: bool = False
+    """It has no retry left here; if another node has sent it, that one may have."""
 
 
 class RetryDecision(Message, frozen=True):

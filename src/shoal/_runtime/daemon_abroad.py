@@ -91,6 +91,7 @@ class Abroad:
         self._early: list[tuple[str, NodeBody]] = []
         self.outgoing = Outgoing(loop, memory, machine, cluster, post)
         self.incoming = Incoming(machine, cluster, post)
+        self.seen = Seen(machine, cluster, post)
         self.names = Names(loop, machine, cluster, post)
         self.actors = ActorsAbroad(loop, memory, machine, cluster, post, ways)
         self.seen = Seen(machine, cluster, post)
@@ -174,6 +175,7 @@ class Abroad:
         self.seen.node_lost(node)
         self.outgoing.node_lost(node)
         self.incoming.node_lost(node)
+        self.seen.node_lost(node)
         self._post(events.GuestEnded(node, 0, f"node {node} is lost: {why}"))
 
     def _settle(self, row: membership.MemberRow) -> None:

@@ -136,6 +136,8 @@ class ClusterNode:
         self._state, self._why = "joining", ""
         self.kill_workers: Callable[[], frozenset[tuple[int, int]]] = frozenset
         """Kills every worker; (pid, start time) of each."""
+        self.look: Callable[[], None] = lambda: None
+        """Looks at the workers, so that who has nothing to do counts as free in the row."""
         self.received: Callable[[str, NodeBody], None] = lambda node, body: None
         """Takes what is not membership's: messages of other nodes."""
         self.open_source: Callable[[str, bytes], Any] = lambda node, name: None
@@ -272,6 +274,7 @@ class ClusterNode:
             self._loop.guard(then)
 
     def _row_changed(self, *, is_urgent: bool = False) -> None:
+        self.look()
         if self._row_timer is not None:
             self._row_timer.cancel()
         self._row_timer = self._loop.call_later(ROW_S, self._row_changed)

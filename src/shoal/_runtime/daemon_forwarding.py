@@ -104,8 +104,10 @@ class Outgoing:
         return self._lent_from.get(queue, 0)
 
     def queue_made(self, queue: int) -> None:
-        """The number is another queue's now."""
+        """The number is another queue's now: nothing that was known of it is true any more."""
         self._lent_from.pop(queue, None)
+        if queue in self._forwarding.sources:
+            self._drop(queue, None)
 
     def _state(self, number: int) -> events.QueueState:
         entries, takes, _ = self._memory.queue_state(number)
@@ -134,6 +136,7 @@ class Outgoing:
     def _drop(self, number: int, queue: ClassQueue | None) -> None:
         """It is dead or gone: what came back for it ends."""
         self._move(moves.QueueGone(number))
+        self._lent = {key: each for key, each in self._lent.items() if each[0] != number}
         record = b"" if queue is None else queue.dead_record or b""
         for key in [key for key, its in self._kept.items() if its == number]:
             del self._kept[key]

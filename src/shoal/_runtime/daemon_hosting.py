@@ -100,6 +100,11 @@ class Incoming:
         self._look_hosted(queue)
         return ran_s, self._hosting.window(queue, node)
 
+    def queue_made(self, queue: int) -> None:
+        """The number is another queue's now."""
+        self._hosting.step(clock.now(), visitors.QueueRemoved(queue))
+        self._hosted.pop(queue, None)
+
     def node_lost(self, node: str) -> None:
         """Nobody waits for its tasks."""
         self._hosting.step(clock.now(), visitors.HomeLost(node))
@@ -124,7 +129,7 @@ class Incoming:
         own = sum(
             other.entries
             for other in tables.scheduler.held.wanting.values()
-            if tables.jobs.running[other.job].home is None
+            if not other.target.hosts
         )
         hosted = self._hosted.get(number)
         look = visitors.QueueLookedAt(

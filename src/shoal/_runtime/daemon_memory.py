@@ -145,6 +145,7 @@ class NodeMemory:
         queue, generation = self._memory.new_queue(kind, command.job)
         if self.abroad is not None:
             self.abroad.outgoing.queue_made(queue)
+            self.abroad.incoming.queue_made(queue)
         self._post(events.QueueCreated(command.ticket, queue, generation))
 
     def perform_sift_queues(self, command: commands.SiftQueues) -> None:

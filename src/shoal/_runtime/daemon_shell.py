@@ -173,16 +173,22 @@ class Daemon:
 
         self._cluster = ClusterNode(self._loop, ports, self._members, end, tell)
         self._cluster.kill_workers = self._processes.kill_all
+        self._cluster.look = self._look_at_workers
         ways = Ways(self._warming.make_room, bring_back, self._lost.gone)
         place = (self._loop, self._memory, self._machine, self._cluster)
         abroad = Abroad(*place, self.post, ways)
         self._node_memory.abroad = abroad
         self._spiller.came_back, self._lost.made_again = abroad.came_home, abroad.made_again
-        parts = (abroad.actors, abroad.actors.callers, abroad.names)
-        self._perform |= performers(ACROSS, *parts)
         self._places.abroad, self._places.stays = abroad, stays_here
         self._door.add_table("lent", self._places.lent_rows)
         abroad.seen.show_lines, self._lines.send_home = self._lines.show, abroad.seen.send_lines
+        parts = (abroad.actors, abroad.actors.callers, abroad.names)
+        self._perform |= performers(ACROSS, *parts)
+
+    def _look_at_workers(self) -> None:
+        workers = tuple(self._machine.tables.scheduler.held.by_worker)
+        if workers:
+            self._node_memory.perform_look(commands.Look(workers=workers))
 
     def _watch(self) -> None:
         os.set_blocking(self._memory.eventfd, False)

@@ -73,7 +73,7 @@ class Executor:
         """Bound methods of the actor by number; empty in a worker of plain tasks."""
         self.is_leaving = False
         self.is_guest = False
-        """Whether its tasks are another node's, which decides what runs again."""
+        """Whether tasks of its job come from another node, which decides what runs again."""
         self.wake: Callable[[], None] = lambda: None
         """Has the feeder look whether this process may leave."""
         self._loops = threading.local()
@@ -319,7 +319,8 @@ class Executor:
             say_full(self._write_record, task, error, self._memory)
             return
         if self._may_retry(task, error):
-            body = messages.RetryTask(task.key, task.attempt)
+            is_last = 0 <= task.max_retries < task.attempt
+            body = messages.RetryTask(task.key, task.attempt, is_last)
             if self._session.request(body, messages.RetryDecision).granted:
                 task.forget()
                 return

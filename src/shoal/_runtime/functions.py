@@ -10,17 +10,20 @@ What names one in arguments or values also carries a ref to it, by which another
 A function may name itself, or another remote function that is being exported right now (RULES T6)::
 
     export(f)  f is on the stack        pickled as      read back as
-        f names f                       Itself          "the function whose export is being loaded"
+        f names f                       itself          "the function whose export is being loaded"
         f names g, not exported yet     export(g), then its key
-            g names f                   its token       the key that the token has in the kv table
+            g names f                   cannot be: f has no key yet
+        f names g, of a cycle with f    g by value      not exported yet: its first call does that,
+            g names f                   itself          and then f has a key
 
-A token is random and is made only for such cycles, so that content stays content.
+So an export names only what was exported before it, and whoever has one, on whichever node, has all
+that it names. What a cycle costs is one more export for each process that calls ``g``; its content
+is the same each time, so the digest wins.
 """
 
 from __future__ import annotations
 
 import importlib
-import os
 import pickle
 import sys
 import threading
@@ -34,7 +37,6 @@ from shoal._runtime import heavy_functions, serialize
 from shoal._runtime import session as sessions
 from shoal._runtime.session import Session
 
-TOKEN_NAMESPACE = "shoal.functions"
 _DIGEST_BYTES = 32
 
 
@@ -45,7 +47,7 @@ _lock = threading.RLock()
 class Definition:
     """One decorated function or class, and the keys of its exports."""
 
-    __slots__ = ("_job", "_key", "_ref", "_session", "_token", "_value", "name")
+    __slots__ = ("_job", "_key", "_ref", "_session", "_value", "name")
 
     def __init__(self, value: Any, name: str) -> None:
         self._value = value
@@ -54,7 +56,6 @@ class Definition:
         self._job = 0
         """Whose export it is; 0: of whoever sent it here."""
         self._key = 0
-        self._token = b""
         self._ref: _native.ObjectRef[Any] | None = None
         """Holds an export of another node."""
 
@@ -78,13 +79,10 @@ class Definition:
         with _lock:
             if self._is_exported(session):
                 return self._key
-            if self._token and self._value is None:
-                self._key = _key_of_token(session, self._token)
-            elif self._value is None:
+            if self._value is None:
                 raise errors.SessionEndedError(session=self._session, now=session.id)
-            else:
-                self._key = self._export(session)
-                self._job = session.job
+            self._key = self._export(session)
+            self._job = session.job
             self._session = session.id
             return self._key
 
@@ -96,25 +94,29 @@ class Definition:
         stack = _exports.stack
         stack.append(self)
         try:
-            key = _export(session, self._value, self.name)
+            return _export(session, self._value, self.name)
         finally:
             stack.pop()
-        if self._token:
-            body = messages.KvPut(self._token, key.to_bytes(8, "little"), TOKEN_NAMESPACE)
-            session.request(body, messages.KvAnswer)
-        return key
 
-    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-        """How this travels: by key, or as the mark of a cycle."""
+    def __reduce__(self) -> tuple[Any, ...]:
+        """How this travels: by key, or in a cycle as the mark of it or by value."""
         if self in _exports.stack:
             if _exports.stack[-1] is self:
                 return _restore_itself, (self.name,)
-            if not self._token:
-                self._token = os.urandom(16)
-            return _restore_token, (self._token, self.name)
+            raise _InCycleError
         session = sessions.current()
-        key = self.key(session)
+        try:
+            key = self.key(session)
+        except _InCycleError:
+            if not _exports.stack:
+                raise
+            # As a state, which is pickled when the pickle knows this object: it may name itself.
+            return Definition, (None, self.name), (_by_name(self._value) or self._value,)
         return _restore_key, (session.id, key, self.name, captured(session, key))
+
+    def __setstate__(self, state: tuple[Any]) -> None:
+        """It came by value."""
+        (self._value,) = state
 
 
 def captured(session: Session, key: int) -> _native.ObjectRef[Any] | None:
@@ -124,6 +126,11 @@ def captured(session: Session, key: int) -> _native.ObjectRef[Any] | None:
     former = memory.capture(None)
     memory.capture(former)
     return None if former is None else memory.ref(key)
+
+
+class _InCycleError(errors.ShoalError):
+    """What is exported names a function whose export has begun before it: it is given up, and
+    whoever names it takes it in by value."""
 
 
 class _Exports(threading.local):
@@ -223,16 +230,3 @@ def _restore_itself(name: str) -> Definition:
             f"{name}: an export that was not loaded from the function table"
         )
     return _restore_key(*_exports.loading[-1], name)
-
-
-def _restore_token(token: bytes, name: str) -> Definition:
-    definition = Definition(None, name)
-    definition._token = token
-    return definition
-
-
-def _key_of_token(session: Session, token: bytes) -> int:
-    answer = session.request(messages.KvGet(token, TOKEN_NAMESPACE), messages.KvAnswer)
-    if answer.value is None:
-        raise errors.InternalError("a function refers to one that was never exported")
-    return int.from_bytes(answer.value, "little")

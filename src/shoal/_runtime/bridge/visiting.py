@@ -73,8 +73,9 @@ class Visiting:
         self._post = post
         self._visits: dict[tuple[str, int], _Visit] = {}
         self._kept: dict[tuple[str, int], dict[int, ObjectRef[Any]]] = {}
-        self._functions: dict[Name, tuple[int, ObjectRef[Any]]] = {}
-        """By name: the job, and what keeps its proxy."""
+        self._functions: dict[tuple[str, int, Name], ObjectRef[Any]] = {}
+        """What keeps them, by who has sent tasks of them, its job, and their name: they may be of
+        a third node, or of this one."""
         pulling.sources.kept = self._key_of_kept
 
     # ---- beginning
@@ -91,7 +92,7 @@ class Visiting:
             return
         self._visits[place] = visit
         if body.function is not None:
-            self._functions[body.function] = (body.job, refs[0])
+            self._functions[order.node, body.job, body.function] = refs[0]
         # The function too: who is given the task has all that it needs.
         arguments = refs[: len(refs) - len(body.contained)]
         visit.missing = len(arguments) + 1
@@ -251,14 +252,13 @@ class Visiting:
 
     def job_ended(self, node: str, job: int) -> None:
         """Its functions are not needed any more."""
-        for name, (its, _) in list(self._functions.items()):
-            if name.node == node and its == job:
-                del self._functions[name]
+        for its in [its for its in self._functions if its[:2] == (node, job)]:
+            del self._functions[its]
 
     def node_lost(self, node: str) -> None:
         """Its functions, and the results that it will not come for, are not needed any more."""
-        for name in [name for name in self._functions if name.node == node]:
-            del self._functions[name]
+        for its in [its for its in self._functions if its[0] == node]:
+            del self._functions[its]
         for place in [place for place in self._kept if place[0] == node]:
             del self._kept[place]
 
