@@ -92,7 +92,7 @@ class Pulling:
         self._here = CopiesHere()
         self.sources = Sources(memory, proxies, self._here, around)
         self.sources.fetch_home = self._fetch_home
-        self.sources.stays = lambda key: _place_of(self._stays.get(key & _SLOT))
+        self.sources.stays = lambda key: _place_of(self.stays.get(key & _SLOT))
         proxies.needed = self.need
         proxies.settled = self.settled
         proxies.released = self._released
