@@ -152,9 +152,9 @@ class NodeTables:
         self.locks = LockTable()
         self.groups = GroupTable(limits)
         has_process = config.has_store_process
-        self.mirror = Mirror(
-            config.node_id.hex(), config.started if has_process is None else has_process
-        )
+        if has_process is None:
+            has_process = config.started
+        self.mirror = Mirror(config.node_id.hex(), has_process, shares_kv=config.in_cluster)
         self.store = self.mirror.tables
         """The tables, or their mirror in a started session."""
         self.early: list[Event] = []
