@@ -16,9 +16,10 @@ from shoal._core import node_row, placement
 from shoal._core.members import interface as on
 from shoal._core.node import NodeMachine
 from shoal._core.policies import view
+from shoal._core.resources import parse
 from shoal._proto import membership as m
 from shoal._proto import messages
-from shoal._proto.views import Wish
+from shoal._proto.views import NodeRow, Wish
 from shoal._runtime import elsewhere
 from shoal._runtime.links import keys
 from tests.unit.members_by_hand import Cluster
@@ -42,20 +43,24 @@ def test_nothing_is_feasible_not_even_what_asks_for_nothing(amounts: dict[str, f
     assert view.slots_ever(row, Wish()) == 0
 
 
+def others(node: Node, *totals: dict[str, float]) -> None:
+    """These are the other nodes, with what each has."""
+    ids = [f"{number:032x}" for number in range(len(totals))]
+    rows = [NodeRow(each, 1, 1, dict(parse(total))) for each, total in zip(ids, totals)]
+    known = tuple(seen.KnownNode(row.node[-2:], row) for row in rows)
+    node.tell(seen.NodesChanged(frozenset(ids), known))
+
+
 def test_what_others_can_run_waits_quietly_and_what_nobody_can_is_said_once() -> None:
     node = Node.of_a_driver()
     number = node.queue({"CPU": 1.0})
-    node.now += 5
-    assert not notices(node.tell(seen.AlarmRang())), "nobody has counted yet"
-    node.tell(seen.ElsewhereKnown(number, 2))
+    others(node, {"CPU": 2.0}, {})
     node.now += 60
     assert not notices(node.tell(seen.AlarmRang()))
-    node.tell(seen.ElsewhereKnown(number, 0))
-    node.now += 0.5
-    assert not notices(node.tell(seen.AlarmRang())), "a store that begins anew knows no node yet"
+    others(node, {"CPU": 0.5})
     node.now += 5
     (said,) = notices(node.tell(seen.AlarmRang()))
-    assert "no node of the cluster has that" in said
+    assert "no node of the cluster has that (CPU: the most is 0.5, on 00)" in said
     node.now += 60
     assert not notices(node.tell(seen.AlarmRang()))
     assert node.machine.tables.scheduler.held.queues[number].dead_record is None, "one may join"
