@@ -170,6 +170,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "size": lambda _, value: len(value),
     "crate": lambda worker, value, n: [worker.put(value), b"c" * n],
     "boxed": lambda worker, value: [worker.put(value)],
+    "bytes": lambda _, value: bytes(value),
     "same": lambda _, value: value,
     "box": lambda _, box: box,
     "open": lambda worker, box: worker.memory.get(box[0], 20),

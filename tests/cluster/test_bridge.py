@@ -533,7 +533,9 @@ def test_what_there_is_no_room_for_comes_when_there_is(nodes: Nodes) -> None:
     value = nodes["a"].driver.put(b"v" * 3_000_000)
     ref = nodes["a"].submit("size", args=[value])
     nodes["a"].lend(ref, "b")
-    nodes.quiet()
+    nodes.until(lambda: nodes["b"].bridging.pulling._pulls)
+    for _ in range(100):  # never quiet: it is tried again and again
+        nodes.turn()
     assert not ref.is_sealed() and nodes.pulled == []
     assert nodes["b"].bridging.pulling._pulls, "it is tried again"
     del filling[:]

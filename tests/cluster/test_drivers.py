@@ -190,6 +190,32 @@ def test_what_waits_for_room_says_so(place: Place) -> None:
     assert shoal.get(second, timeout=LONG_S) in {row["NodeID"] for row in shoal.nodes()}
 
 
+def test_all_nodes_have_one_key_value_table(place: Place) -> None:
+    """The control store's; a driver's node has no other."""
+    shoal.init(place.address, token_file=place.token_file)
+
+    @shoal.remote
+    def there(name: str, *given: Any, **options: Any) -> Any:
+        return getattr(shoal.lowlevel, name)(*given, **options)
+
+    def at(node: str, *given: Any, **options: Any) -> Any:
+        strategy = Affinity(node, soft=False)
+        ref = there.options(scheduling_strategy=strategy).remote(*given, **options)
+        return shoal.get(ref, timeout=LONG_S)
+
+    head, other = (row["NodeID"] for row in sorted(shoal.nodes(), key=lambda row: row["NodeName"]))
+    key = b"test_all_nodes"
+    assert at(other, "kv_put", key, b"first", overwrite=False)
+    assert not at(head, "kv_put", key, b"second", overwrite=False)
+    assert shoal.lowlevel.kv_get(key) == at(head, "kv_get", key) == b"first"
+    assert not shoal.lowlevel.kv_put(key, b"third"), "it was there"
+    assert at(other, "kv_get", key) == b"third"
+    assert at(head, "kv_keys", b"test_all") == [key]
+    assert at(head, "kv_delete", key) and shoal.lowlevel.kv_get(key) is None
+    with pytest.raises(errors.UsageError, match="in a cluster at most"):
+        shoal.lowlevel.kv_put(key, bytes(9 << 20))
+
+
 # ---- where the secret comes from
 def _by_line(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     shoal.init(place.line)

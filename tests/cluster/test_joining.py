@@ -149,7 +149,11 @@ def test_stop_ends_only_its_own(cluster: Cluster, machine: Machine) -> None:
 def test_a_killed_store_knows_the_nodes_again(cluster: Cluster, machine: Machine) -> None:
     joined(machine, cluster, "second")
     until(lambda: cluster.head.alive() == {"first", "second"})
+    done = machine.program("import shoal; print(shoal.lowlevel.kv_put(b'k', b'kept'))")
+    assert "True" in done.stdout, done.stderr
     os.kill(store_pid(cluster.head), signal.SIGKILL)
+    done = cluster.head.program("import shoal; print(shoal.lowlevel.kv_get(b'k'))")
+    assert "b'kept'" in done.stdout, done.stderr
     until(lambda: store_pid(cluster.head))
     joined(Machine(machine.directory.parent / "c"), cluster, "third")
     try:

@@ -6,6 +6,7 @@ between real daemons. Losing a node takes a lease, so one loss there serves all 
 
 from __future__ import annotations
 
+import pickle
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -172,6 +173,40 @@ def test_another_node_gets_what_is_made_again_at_home(nodes: Nodes) -> None:
     nodes["a"].add_worker()
     assert nodes.get("a", size) == len(VALUE)
     assert nodes["a"].workers[0].ran, "made again here"
+
+
+# ---- where the bytes are already
+def test_an_argument_that_lies_where_the_task_runs_does_not_travel(nodes: Nodes) -> None:
+    crate = on(nodes, "b", "crate", "of b", 20_000_000)
+    opened = nodes["a"].submit("open", args=[crate])
+    nodes["a"].lend(opened, "b")
+    assert nodes.get("a", opened) == "of b"
+    assert nodes.pulled == []
+    # Home can still get it, and a third node from either of them.
+    assert len(nodes.get("a", crate)[1]) == 20_000_000
+    again = nodes["a"].submit("open", args=[crate])
+    nodes["c"].add_worker()
+    nodes["a"].lend(again, "c")
+    assert nodes.get("a", again) == "of b"
+
+
+def test_who_has_it_no_more_gets_it_from_home(nodes: Nodes) -> None:
+    large = on(nodes, "b", "large", LARGE)
+    size = nodes["a"].submit("size", args=[large])
+    nodes["a"].lend(size, "b")
+    nodes.until(lambda: any(getattr(row, "kept", None) for _, _, row in nodes.rows))
+    nodes["b"].bridging.visiting._kept.clear()  # home has let it go meanwhile
+    nodes["a"].add_worker()  # makes it again, as b has it no more for home either
+    assert nodes.get("a", size) == len(VALUE)
+
+
+def test_a_small_array_goes_with_the_news_of_it(nodes: Nodes) -> None:
+    array = nodes["a"].driver.put(pickle.PickleBuffer(bytearray(b"7" * 10_000)))
+    copy = nodes["a"].submit("bytes", args=[array])
+    nodes["b"].add_worker()
+    nodes["a"].lend(copy, "b")
+    assert nodes.get("a", copy) == b"7" * 10_000
+    assert nodes.pulled == []
 
 
 # ---- between real daemons

@@ -8,8 +8,8 @@ import msgspec
 
 from shoal._core.members import interface as on
 from shoal._core.members.nodes import NODES, NodeRecord
-from shoal._core.members.store_side import MembersMachine
-from shoal._core.store import Erase, Keep
+from shoal._core.members.store_side import MEMBER_KINDS, MembersMachine
+from shoal._core.store import Erase, Keep, StoreMachine
 from shoal._proto import membership as m
 from shoal._proto.views import NodeRow
 
@@ -49,7 +49,9 @@ class Cluster:
     def restart(self) -> None:
         """Another life of the store, from what is on disk."""
         self.life += 1
-        self.machine = MembersMachine(self.life, first_with_room, one_each)
+        self.table = StoreMachine()
+        self.table.restore((p, row) for p, row in self.disk.items() if p[0] not in MEMBER_KINDS)
+        self.machine = MembersMachine(self.life, first_with_room, one_each, table=self.table)
         self.machine.restore(self.disk.items())
         self.facts.clear()
         self.step(on.Served())
@@ -71,7 +73,8 @@ class Cluster:
                     self.told.append((node, body))
                 case on.Notice(text):
                     self.notices.append(text)
-        assert dict(self.machine.contents()) == self.disk
+        self.table.validate()
+        assert {**dict(self.machine.contents()), **dict(self.table.contents())} == self.disk
         return commands
 
     def take(self, kind: type) -> list[m.ToNode]:

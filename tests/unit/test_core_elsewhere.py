@@ -12,9 +12,10 @@ from shoal._core import commands as do
 from shoal._core import events as seen
 from shoal._core import guests, stalls
 from shoal._core.bridge import Bridge, Heard, TaskLent
-from shoal._core.events import Away, KnownNode, Lent, TaskSight
+from shoal._core.events import KnownNode
 from shoal._core.node import NodeMachine
 from shoal._core.resources import UNIT
+from shoal._core.sight_rows import Away, Lent, TaskSight
 from shoal._proto import bridge as rows
 from shoal._proto import messages as m
 from shoal._proto import reasons as r

@@ -13,8 +13,8 @@ from shoal import errors
 from shoal._base.config import Limits
 from shoal._core import commands as do
 from shoal._core import events as seen
-from shoal._core.events import Away, ProcessSight, TaskSight
 from shoal._core.resources import UNIT
+from shoal._core.sight_rows import Away, ProcessSight, TaskSight
 from shoal._proto import messages as m
 from shoal._proto import reasons as r
 from shoal._proto.views import NodeRow

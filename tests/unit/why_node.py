@@ -11,8 +11,8 @@ from shoal._base import typed_ids
 from shoal._base.config import Limits, NodeConfig
 from shoal._core import commands as do
 from shoal._core import events as seen
-from shoal._core.events import ProcessSight, TaskSight
 from shoal._core.node import NodeMachine
+from shoal._core.sight_rows import ProcessSight, TaskSight
 from shoal._core.store import Joined, Report
 from shoal._proto import messages as m
 from shoal._proto import reasons as r

@@ -50,7 +50,9 @@ class Unwritten(msgspec.Struct, frozen=True):
 class Mirror:
     """The tables, and the way to the store's process if there is one."""
 
-    def __init__(self, caller: str, has_process: bool) -> None:
+    def __init__(self, caller: str, has_process: bool, shares_kv: bool = False) -> None:
+        """``shares_kv``: the key-value table is that of a cluster, and not known here."""
+        self._shares_kv = shares_kv
         self.tables = StoreMachine()
         self.has_process = has_process
         self.is_fresh = has_process
@@ -152,7 +154,10 @@ class Mirror:
                 self.tables.report(is_lasting=False, is_whole=True),
                 epoch=self.epoch,
                 sequence=self.sequence,
+                keeps_kv=self._shares_kv,
             )
+            if self._shares_kv:
+                whole = msgspec.structs.replace(whole, kv=self.tables.passing().kv)
             out.append(do.WriteStore(0, whole))
             self.epoch = max(self.epoch, answer.epoch) + 1
             self.sequence = max(self.sequence, answer.sequence) + 1

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from shoal._core.events import ProcessSight, QueueState, TaskSight
+from shoal._core.events import QueueState
+from shoal._core.sight_rows import ProcessSight, TaskSight
 
 NOT_THERE = TaskSight(0, is_gone=True)
 

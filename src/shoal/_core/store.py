@@ -85,7 +85,9 @@ class Report(Message, frozen=True):
     kv: list[KvEntry] = []
     records: list[PutRecord] = []
     is_whole: bool = False
-    """It replaces all that the store has."""
+    """It replaces all that the store has,"""
+    keeps_kv: bool = False
+    """but for the key-value table, which others write to as well."""
     epoch: int = 0
     sequence: int = 0
 
@@ -177,6 +179,10 @@ _encode = msgspec.msgpack.encode
 _decode = msgspec.msgpack.decode
 
 
+MEMBER = "@"
+"""In the names of callers that are members of a cluster: NODE@EPOCH."""
+
+
 class Caller(msgspec.Struct):
     """What is remembered of one daemon's requests."""
 
@@ -235,8 +241,9 @@ class StoreMachine:
         if body.is_fresh:
             # One node: its former daemon, and whatever that has asked for, is gone. A fresh one has
             # asked for nothing yet.
-            for name in list(self.callers):
-                effects += _forget(name, self.callers.pop(name))
+            # (Members of a cluster that live have nothing to do with it.)
+            for name in [name for name in self.callers if MEMBER not in name]:
+                self.forget(name, effects)
         self._names[connection] = body.caller
         self.callers.setdefault(body.caller, Caller(answers={}))
         is_behind = body.epoch > self.epoch or body.sequence > self.sequence
@@ -248,9 +255,7 @@ class StoreMachine:
     ) -> Message:
         name = self._names[connection]
         caller = self.callers.setdefault(name, Caller(answers={}))
-        for old in [old for old in caller.answers if old < body.answered_below]:
-            del caller.answers[old]
-            effects.append(Erase(ANSWERS, _answer_key(name, old)))
+        self._drop_answered(name, caller, body.answered_below, effects)
         if number <= caller.last:
             return Answered(self.sequence, caller.answers.get(number) or Done())
         count = len(effects)
@@ -263,6 +268,36 @@ class StoreMachine:
             effects.append(Keep(ANSWERS, _answer_key(name, number), _encode(answer)))
         assert isinstance(answer, Done | KvAnswer)
         return Answered(self.sequence, answer)
+
+    def carry_out_once(
+        self, caller: str, number: int, answered_below: int, body: Message, effects: list[Effect]
+    ) -> KvAnswer:
+        """The answer to request ``number`` for the key-value table, as it was if it comes again.
+        Numbers of one caller may come in any order; below ``answered_below`` none comes."""
+        known = self.callers.setdefault(caller, Caller(answers={}))
+        self._drop_answered(caller, known, answered_below, effects)
+        if number in known.answers:
+            return known.answers[number]
+        count = len(effects)
+        answer = self.carry_out(body, effects)
+        assert isinstance(answer, KvAnswer)
+        if len(effects) > count:
+            known.answers[number] = answer
+            known.last = max(known.last, number)
+            effects.append(Keep(CALLERS, caller.encode(), _encode(known.last)))
+            effects.append(Keep(ANSWERS, _answer_key(caller, number), _encode(answer)))
+        return answer
+
+    def forget(self, caller: str, effects: list[Effect]) -> None:
+        """It asks for nothing any more."""
+        known = self.callers.pop(caller, None)
+        if known is not None:
+            effects += _forget(caller, known)
+
+    def _drop_answered(self, name: str, caller: Caller, below: int, effects: list[Effect]) -> None:
+        for old in [old for old in caller.answers if old < below]:
+            del caller.answers[old]
+            effects.append(Erase(ANSWERS, _answer_key(name, old)))
 
     # ---- what is asked for
     def apply(self, body: Message) -> Message:
@@ -368,7 +403,8 @@ class StoreMachine:
     def _take(self, report: Report) -> None:
         if report.is_whole:
             self.rows = {table: {} for table in TABLES}
-            self.kv, self.records = {}, {}
+            self.kv = self.kv if report.keeps_kv else {}
+            self.records = {}
         for row in report.rows:
             self.rows.setdefault(row.table, {})[row.key] = row.row
         for entry in report.kv:
@@ -383,8 +419,9 @@ class StoreMachine:
         before = dict(self.contents())
         self._take(report)
         # What its daemons have not heard the answer to comes again, and is to be carried out.
-        for caller in self.callers.values():
-            caller.last, caller.answers = 0, {}
+        for name, caller in self.callers.items():
+            if not (report.keeps_kv and MEMBER in name):
+                caller.last, caller.answers = 0, {}
         after = dict(self.contents())
         effects += [Erase(*place) for place in before if place not in after]
         effects += [Keep(*place, value) for place, value in after.items()]

@@ -128,6 +128,13 @@ def _memory(config: NodeConfig, cpus: int) -> MemoryWatch:
     )
 
 
+def _mirror(config: NodeConfig) -> Mirror:
+    has_process = config.has_store_process
+    if has_process is None:
+        has_process = config.started
+    return Mirror(config.node_id.hex(), has_process, shares_kv=config.in_cluster)
+
+
 class NodeTables:
     """Everything that a node's machine knows."""
 
@@ -151,10 +158,7 @@ class NodeTables:
         self.jobs = JobTable(config.session, limits.jobs_ended_most)
         self.locks = LockTable()
         self.groups = GroupTable(limits)
-        has_process = config.has_store_process
-        self.mirror = Mirror(
-            config.node_id.hex(), config.started if has_process is None else has_process
-        )
+        self.mirror = _mirror(config)
         self.store = self.mirror.tables
         """The tables, or their mirror in a started session."""
         self.early: list[Event] = []

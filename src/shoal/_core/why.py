@@ -23,8 +23,8 @@ from typing import Any
 
 from shoal._base import typed_ids
 from shoal._core import causes, why_actors, why_places
-from shoal._core.events import ProcessSight, TaskSight
 from shoal._core.groups import Group
+from shoal._core.sight_rows import ProcessSight, TaskSight
 from shoal._core.sights import Need, Sights
 from shoal._core.tables import NodeTables
 from shoal._core.why_names import Names

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from shoal._core import why_places
 from shoal._core.actors import Actor, Asking, Constructing, Dead, Ending, Pausing
-from shoal._core.events import TaskSight
+from shoal._core.sight_rows import TaskSight
 from shoal._proto import reasons as r
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ import msgspec
 from shoal._base import typed_ids
 from shoal._core.answers import elsewhere
 from shoal._core.asks import Asked, GroupAsk
-from shoal._core.events import TaskSight
 from shoal._core.queues import ClassQueue
+from shoal._core.sight_rows import TaskSight
 from shoal._core.sights import Need, Sights
 from shoal._core.tables import NodeTables
 from shoal._proto import reasons as r

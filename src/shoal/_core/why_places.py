@@ -9,12 +9,12 @@ from shoal._base import typed_ids
 from shoal._core import resources
 from shoal._core.asks import Asked, GroupAsk
 from shoal._core.environments import Phase
-from shoal._core.events import TaskSight
 from shoal._core.memory_admission import Waiter
 from shoal._core.queues import Attachment, ClassQueue
 from shoal._core.reactions_starts import python_of
 from shoal._core.resources import CPU, GPU, Account, Amounts, units_of
 from shoal._core.scheduler import Binding
+from shoal._core.sight_rows import TaskSight
 from shoal._proto import reasons as r
 
 if TYPE_CHECKING:

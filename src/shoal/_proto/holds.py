@@ -93,6 +93,8 @@ class SealedAtHome(Message, frozen=True):
     data: bytes | None = None
     """The bytes of a small value without refs in it, and of every error; None: ask home for them
     when somebody here needs them (``WantCopy``)."""
+    in_block: bool = False
+    """The bytes are the whole image of the value, with its tables."""
 
 
 # ---- copies: home knows all of them (RULES O-5, O-7)
@@ -112,6 +114,8 @@ class CopySource(Message, frozen=True):
     size_bytes: int
     contained: tuple[Name, ...] = ()
     """The refs in the value, in the order of its table: they arrive with the bytes."""
+    kept: tuple[int, int] | None = None
+    """The receiver has the bytes itself, as the result (number, index) that it keeps for home."""
 
 
 class NoCopy(Message, frozen=True):

@@ -31,10 +31,24 @@ from typing import Union
 
 import msgspec
 
-from shoal._proto.messages import Default, Done, Failure, LabelRule, Message, Strategy
+from shoal._proto.messages import (
+    Default,
+    Done,
+    Failure,
+    KvAnswer,
+    KvDelete,
+    KvGet,
+    KvKeys,
+    KvPut,
+    LabelRule,
+    Message,
+    Strategy,
+)
 from shoal._proto.views import Candidates, NodeRow
 
 ROLE_NODE, ROLE_DRIVER = "node", "driver"
+KV_BYTES_MOST = 8 << 20
+"""Of a key and its value, or of the keys of one answer: what a frame between nodes has room for."""
 ALIVE, DRAINING, DRAINED, DEAD = "alive", "draining", "drained", "dead"
 
 
@@ -235,8 +249,14 @@ AskBody = Union[
     DrainMember,
     ListMembers,
     AskAboutNode,
+    KvPut,
+    KvGet,
+    KvDelete,
+    KvKeys,
 ]
-ToldBody = Union[ActorFacts, GroupFacts, Done, Failure, DrainRefused, MemberList, NodeFate]
+ToldBody = Union[
+    ActorFacts, GroupFacts, Done, Failure, DrainRefused, MemberList, NodeFate, KvAnswer
+]
 
 
 class Ask(Message, frozen=True):

@@ -91,6 +91,7 @@ class ControlStore:
             (self._journal.epoch, rows.items()),
             self.keep,
             self._tell,
+            self._machine,
         )
 
     # ---- connections

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from shoal._core.events import Away, Lent
+from shoal._core.sight_rows import Away, Lent
 from shoal._native import Memory
 from shoal._runtime.daemon_lineage import LostValues
 from shoal._runtime.daemon_spill import Spiller

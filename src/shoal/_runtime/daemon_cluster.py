@@ -35,6 +35,7 @@ from shoal._proto.links import NodeBody
 from shoal._proto.views import Candidates
 from shoal._runtime import entering, launch, session_dir
 from shoal._runtime.daemon_connections import Connection
+from shoal._runtime.daemon_kv import SharedTable
 from shoal._runtime.daemon_loop import Loop, Timer
 from shoal._runtime.daemon_members import HEAD_LABEL, Members
 from shoal._runtime.daemon_store import ClusterPort
@@ -175,6 +176,7 @@ class ClusterNode:
         )
         self._machine = MemberMachine(identity)
         rows.door.add_request(messages.AskDrain, self.ask_drain)
+        SharedTable(rows.door, self._ask_for)
         rows.door.refresh = self.refresh
         self._show()
         self._row_changed()
@@ -246,10 +248,14 @@ class ClusterNode:
     # ---- membership
     def ask_drain(self, connection: Connection, request: int, body: messages.AskDrain) -> None:
         """Have a node drained; the answer is the store's."""
+        ask = membership.DrainMember(body.node, body.deadline_s, body.only_if_idle)
+        self._ask_for(connection, request, ask)
+
+    def _ask_for(self, connection: Connection, request: int, body: membership.AskBody) -> None:
+        """Ask the store on behalf of a program."""
         self._ticket += 1
         self._asked[self._ticket] = (connection, request)
-        ask = membership.DrainMember(body.node, body.deadline_s, body.only_if_idle)
-        self._step(members.Asked(self._ticket, ask))
+        self._step(members.Asked(self._ticket, body))
 
     def refresh(self, then: Callable[[], None]) -> None:
         """Call ``then`` when the store has told of all nodes as they are, or does not answer."""
@@ -353,7 +359,7 @@ class ClusterNode:
         if isinstance(body, membership.DrainRefused):
             record = records.pack("UsageError", message=body.why)
             connection.send(request, messages.Failure(record))
-        elif isinstance(body, messages.Failure):
+        elif isinstance(body, messages.Failure | messages.KvAnswer):
             connection.send(request, body)
         else:
             connection.send(request, messages.Done())

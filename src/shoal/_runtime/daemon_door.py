@@ -84,6 +84,11 @@ class Door:
         """Have requests of ``kind`` taken by the shell: ``take(connection, request, body)``."""
         self._requests[kind] = take
 
+    def pass_on(self, connection: Connection, request: int, body: messages.Message) -> None:
+        """Have the machine take a request that the shell was asked first."""
+        if connection.index is not None:
+            self._post(events.Requested(connection.index, request, body))
+
     def connection(self, index: int) -> Connection | None:
         """The connection of a process or observer, if it is there."""
         if index < 0:

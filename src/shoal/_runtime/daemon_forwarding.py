@@ -66,6 +66,8 @@ class Outgoing:
         self._stays: set[int] = set()
         """Queued tasks of a kind that no other node runs."""
         self._moves: list[moves.Event] = []
+        self._emptied: set[int] = set()
+        """Queues that tasks have just left."""
         self._is_moving = False
         self._timer: Timer | None = None
         cluster.candidates_heard = self._candidates_heard
@@ -160,7 +162,17 @@ class Outgoing:
                     self._loop.guard(self._perform, order)
         finally:
             self._is_moving = False
+        self._look_at_emptied()
         self._set_timer()
+
+    def _look_at_emptied(self) -> None:
+        """Of a queue of which all that was seen has gone, the machine is to hear again: whoever
+        pushes then rings, instead of being found at the next look."""
+        emptied, self._emptied = self._emptied, set()
+        sources = self._forwarding.sources
+        found = [n for n in emptied if n in sources and sources[n].here.entries <= 0]
+        if found:
+            self._post(events.Looked(queues=tuple(self._state(number) for number in found)))
 
     def _perform(self, order: moves.Command) -> None:
         match order:
@@ -196,6 +208,7 @@ class Outgoing:
             elif self.bridging.lend(key, order.node, is_final=order.is_final):
                 keys.append(key)
                 self._lent[key] = (order.queue, order.node)
+        self._emptied.add(order.queue)
         self._lent_from[order.queue] = self.lent_from(order.queue) + len(keys)
         done = moves.Forwarded(order.queue, order.node, order.most, tuple(keys), order.is_final)
         self._moves.insert(0, done)

@@ -24,6 +24,7 @@ import msgspec
 
 from shoal._base import clock
 from shoal._core import events, lineage
+from shoal._core.sight_rows import Away
 from shoal._native import Memory, Rebuilt
 from shoal._proto import messages
 from shoal._runtime.daemon_given_up import GivenUp, to_recipe
@@ -204,7 +205,7 @@ class LostValues:
                 self._uses.pop(recipe, None)
                 self._post(lineage.Ended(recipe))
 
-    def rebuild_of(self, key: int) -> events.Away | None:
+    def rebuild_of(self, key: int) -> Away | None:
         """How the lost value is being made again; None: nobody does, as nobody has wanted it."""
         found = self._machine.work_for(key)
         if found is None:
@@ -212,7 +213,7 @@ class LostValues:
         work, before, running = found
         tasks = [self._results[name].keys[0] for name in running if name in self._results]
         most = work.recipe.max_retries
-        return events.Away(
+        return Away(
             is_wanted=True,
             problem=work.lost[key],
             attempt=work.recipe.attempt + 1,

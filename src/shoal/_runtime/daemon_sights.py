@@ -11,7 +11,8 @@ from collections.abc import Callable
 from shoal import _native
 from shoal._base import records
 from shoal._core import commands, events
-from shoal._core.events import AnyEvent, ProcessSight, QueueState, TaskSight
+from shoal._core.events import AnyEvent, QueueState
+from shoal._core.sight_rows import ProcessSight, TaskSight
 from shoal._native import Memory
 from shoal._runtime.daemon_away import Whereabouts
 from shoal._runtime.session_dir import is_stopped

@@ -27,7 +27,7 @@ from typing import get_args
 from shoal._base import clock
 from shoal._core.cluster_choices import ClusterChoices
 from shoal._core.members import interface as members
-from shoal._core.members.store_side import MembersMachine
+from shoal._core.members.store_side import KvTable, MembersMachine
 from shoal._core.store import Effect, Erase, Keep
 from shoal._proto import links, membership
 from shoal._proto.links import NodeBody
@@ -53,6 +53,7 @@ class ClusterStore:
         journal: tuple[int, Iterable[tuple[Place, bytes]]],
         keep: Callable[[Sequence[Effect], Callable[[], None]], None],
         tell: Callable[[str], None],
+        table: KvTable,
     ) -> None:
         """Serve.
 
@@ -63,6 +64,7 @@ class ClusterStore:
             journal: (life of the store, rows that membership had kept).
             keep: (effects, then): ``then`` is called when they are on disk.
             tell: One line for the log and for people.
+            table: The key-value table, which all members share.
         """
         self._loop = loop
         self._keep = keep
@@ -79,7 +81,9 @@ class ClusterStore:
         )
         self._peers = Peers(loop, credentials, events, PeerOptions(epoch))
         self._choices = choices = ClusterChoices(epoch)
-        self._machine = MembersMachine(epoch, choices.actor, choices.group, choices.candidates)
+        self._machine = MembersMachine(
+            epoch, choices.actor, choices.group, choices.candidates, table=table
+        )
         self._machine.restore(rows)
         hand: dict[int, Desk] = dict.fromkeys((links.NODE, links.BULK, links.BULK_BACK), self._hand)
         joins = JoinDesk(loop, Contexts(credentials), self._say)

@@ -17,6 +17,7 @@ dead by silence, places what can be placed, and sends each node what is new for 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Protocol
 
 from shoal._base.config import LeaseTimes, Limits
 from shoal._core import causes
@@ -27,8 +28,18 @@ from shoal._core.members.groups import ChooseGroup, GroupPlaces
 from shoal._core.members.nodes import NODES, Node, NodeTable
 from shoal._core.members.outgoing import Outgoing
 from shoal._core.members.placing_actors import ActorPlaces, ChooseActor, Scene
+from shoal._core.store import MEMBER, Effect
 from shoal._proto import membership as m
-from shoal._proto.messages import Done, Failure
+from shoal._proto.messages import (
+    Done,
+    Failure,
+    KvAnswer,
+    KvDelete,
+    KvGet,
+    KvKeys,
+    KvPut,
+    Message,
+)
 from shoal._proto.views import Candidates, Demand, NodeRow
 
 MEMBER_KINDS = (NODES, ACTORS, GROUPS)
@@ -44,6 +55,23 @@ def _no_candidates(
     return []
 
 
+def _caller(node: str, epoch: int) -> str:
+    """What the key-value table calls a member."""
+    return f"{node}{MEMBER}{epoch}"
+
+
+class KvTable(Protocol):
+    """The key-value table, which is on the same disk as all this."""
+
+    def carry_out_once(
+        self, caller: str, number: int, answered_below: int, body: Message, effects: list[Effect]
+    ) -> KvAnswer:
+        """The answer to a request, the same however often it comes."""
+
+    def forget(self, caller: str, effects: list[Effect]) -> None:
+        """It asks for nothing any more."""
+
+
 class MembersMachine:
     """Who is a member, and what lives where."""
 
@@ -55,7 +83,10 @@ class MembersMachine:
         find_candidates: FindCandidates = _no_candidates,
         times: LeaseTimes | None = None,
         limits: Limits | None = None,
+        table: KvTable | None = None,
     ) -> None:
+        """``table``: the key-value table of the cluster; without one nobody can ask for it."""
+        self._table = table
         self._times = times = LeaseTimes() if times is None else times
         limits = Limits() if limits is None else limits
         self.epoch = store_epoch
@@ -304,6 +335,8 @@ class MembersMachine:
                 body = self._drain(ask.body)
             case m.AskAboutNode(name, epoch):
                 body = m.NodeFate(name, epoch, self.nodes.is_over(name, epoch))
+            case KvPut() | KvGet() | KvDelete() | KvKeys():
+                body = self._kv(ask)
             case m.ListMembers():
                 body = m.MemberList([known.member() for known in self.nodes.nodes.values()])
         if body is not None:
@@ -322,6 +355,18 @@ class MembersMachine:
         record = node.record
         told = m.Told(record.node, record.epoch, self.epoch, number, body)
         self._out.tells.append((record.node, told))
+
+    def _kv(self, ask: m.Ask) -> m.ToldBody:
+        """What this changes goes to disk with what else this step keeps, and then it is told."""
+        if self._table is None:
+            return Failure(causes.usage("this control store has no key-value table"))
+        caller = _caller(ask.node, ask.epoch)
+        answer = self._table.carry_out_once(
+            caller, ask.number, ask.answered_below, ask.body, self._out.effects
+        )
+        if sum(map(len, answer.keys)) > m.KV_BYTES_MOST:
+            return Failure(causes.usage("so many keys: ask with a longer prefix"))
+        return answer
 
     def _drain(self, body: m.DrainMember) -> m.ToldBody:
         node = self.nodes.nodes.get(body.node)
@@ -345,6 +390,8 @@ class MembersMachine:
         self._may_place = True
         self.nodes.set_state(node, state, why, self._out.effects)
         self._out.lost(name)
+        if self._table is not None:
+            self._table.forget(_caller(name, epoch), self._out.effects)
         if node.record.role == m.ROLE_NODE:  # that programs end is no news
             label = node.record.name or name
             self._out.notices.append(f"node {label} (epoch {epoch}) is {state}: {why}")

@@ -11,10 +11,13 @@ buffers is as good as its data alone, the *plain* value; so are values that stan
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from shoal._native import Memory, Moving
 
+COPY_BYTES = 8 << 20
+"""A millisecond's worth or two."""
 _HEADER = struct.Struct("<IIQQ")
 
 
@@ -42,6 +45,27 @@ class Image:
     def whole(self) -> bytes:
         """All of its bytes."""
         return bytes(self.data)
+
+
+def copy_in_parts(
+    image: Image | None,
+    into: memoryview,
+    call_later: Callable[[float, Callable[[], None]], object],
+    done: Callable[[str], None],
+) -> None:
+    """Copy what is on this node, some at a time: the daemon has other things to do. Then
+    ``done("")``, or ``done(why not)``; never before this returns."""
+    why_not = "" if image is not None and image.size == len(into) else "it is not kept here"
+
+    def step(at: int) -> None:
+        if image is None or why_not or at >= len(into):
+            done(why_not)
+            return
+        end = min(at + COPY_BYTES, len(into))
+        into[at:end] = memoryview(image.data)[at:end]
+        call_later(0.0, lambda: step(end)) if end < len(into) else done("")
+
+    call_later(0.0, lambda: step(0))
 
 
 def open_image(memory: Memory, key: int) -> Image | Moving | None:

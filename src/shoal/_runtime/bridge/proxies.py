@@ -188,14 +188,22 @@ class Proxies:
     def _perform_seal(self, order: happenings.SealProxy) -> None:
         key, row = self._keys[order.name], order.row
         if row.data is not None:
-            self._seal(key, row.format, row.data)
+            self._seal(key, row.format, row.data, in_block=row.in_block)
         elif self._memory.seal_elsewhere(key, row.format, row.size_bytes):
             self.settled(key)
 
-    def _seal(self, key: int, format: int, data: bytes) -> None:
+    def _seal(self, key: int, format: int, data: bytes, *, in_block: bool = False) -> None:
         def step() -> bool:
-            if self._memory.seal_image(key, format, False, data) is False:
-                return False
+            try:
+                if self._memory.seal_image(key, format, in_block, data) is False:
+                    return False
+            except ValueError as error:  # its home has sent what is no value
+                record = records.pack("InternalError", message=f"a value is none: {error}")
+                if (
+                    self._memory.seal_image(key, _native.FORMAT_ERROR_RECORD, False, record)
+                    is False
+                ):
+                    return False
             self.settled(key)
             return True
 
@@ -240,6 +248,8 @@ class Proxies:
             return SealedAtHome(key, _native.FORMAT_ERROR_RECORD, len(data), data)
         if isinstance(found, Image):
             plain = found.plain() if found.size <= SMALL_BYTES else None
+            if plain is None and found.size <= SMALL_BYTES and not found.contained:
+                return SealedAtHome(key, found.format, found.size, found.whole(), in_block=True)
             return SealedAtHome(key, found.format, found.size, plain)
         sight = self._memory.sight(key) if found is not None else None
         return None if sight is None else SealedAtHome(key, sight[1], sight[16], None)

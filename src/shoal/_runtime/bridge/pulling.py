@@ -45,6 +45,7 @@ from shoal._proto import bridge as rows
 from shoal._proto import holds
 from shoal._proto.holds import Name
 from shoal._runtime.bridge.around import RETRY_S, Surroundings, lost_value
+from shoal._runtime.bridge.images import Image, copy_in_parts, open_image
 from shoal._runtime.bridge.proxies import Proxies
 from shoal._runtime.bridge.sources import HomeRow, OfObject, OfResult, Sources
 
@@ -72,6 +73,8 @@ class Pull:
     moving: Moving | None = None
     inside: tuple[Name, ...] = ()
     """The refs in it, as home says."""
+    kept: tuple[int, int] | None = None
+    """This node has the bytes: they are that result, which it keeps for home."""
 
 
 class Pulling:
@@ -89,6 +92,7 @@ class Pulling:
         self._here = CopiesHere()
         self.sources = Sources(memory, proxies, self._here, around)
         self.sources.fetch_home = self._fetch_home
+        self.sources.stays = lambda key: _place_of(self.stays.get(key & _SLOT))
         proxies.needed = self.need
         proxies.settled = self.settled
         proxies.released = self._released
@@ -172,6 +176,12 @@ class Pulling:
             else:
                 self._landed(key, pull, node, name)
 
+        if isinstance(source, OfObject) and pull.kept is not None and node == source.node:
+            kept = self.sources.kept(node, *pull.kept)
+            found = open_image(self._memory, kept) if kept else None
+            image = found if isinstance(found, Image) else None
+            copy_in_parts(image, view, self._around.call_later, done)
+            return
         self._around.links.pull(node, msgspec.msgpack.encode(source), view, done)
 
     def _landed(self, key: int, pull: Pull, node: str, name: Name | None) -> None:
@@ -302,7 +312,7 @@ class Pulling:
         if isinstance(body, holds.CopySource):
             key = self._proxies.key_of(Name(node, epoch, body.key))
             if key is not None and key in self._pulls:
-                self._pulls[key].inside = body.contained
+                self._pulls[key].inside, self._pulls[key].kept = body.contained, body.kept
         self._run(copying.CopyHeard(node, body))
 
     def _run(self, event: copying.Here) -> None:
@@ -343,6 +353,10 @@ class Pulling:
                 del self._pulls[key]
         for stays in [stays for stays in self.stays.values() if stays.node == node]:
             self._gone(stays, f"node {node}, which had its bytes, is lost")
+
+
+def _place_of(stays: Stays | None) -> tuple[str, int, int] | None:
+    return None if stays is None else (stays.node, stays.number, stays.index)
 
 
 def _name_of(source: OfObject) -> Name:

@@ -7,6 +7,7 @@ got one gives it to the next, so a value that all want does not leave its home a
                                                             another:   CopySource(that one)
     CopyLanded  ---> one more who has it                    CopyFailed ---> the next who has it
     CopyDropped ---> one less
+    WantCopy from the node that a result stays on: CopySource(kept=...), it copies what it has
 
 Invariants:
 
@@ -60,7 +61,8 @@ class Sources:
     """Values that are come for.
 
     ``fetch_home`` brings a value of this node home whose bytes are elsewhere, and calls
-    ``came_back``. ``kept`` gives the key of a result that is kept for its home; 0: it is not.
+    ``came_back``; ``stays`` says where they are: node, number, index. ``kept`` gives the key of a
+    result that is kept for its home; 0: it is not.
     """
 
     def __init__(
@@ -79,6 +81,9 @@ class Sources:
         self._pins: dict[int, Moving] = {}
         """For these they come back."""
         self._alarm_at: float | None = None
+        self._kept_there: set[tuple[str, int]] = set()
+        """Who was told that it has the bytes of a value of ours itself."""
+        self.stays: Callable[[int], tuple[str, int, int] | None] = lambda key: None
         self.fetch_home: Callable[[int], None] = lambda key: None
         self.kept: Callable[[str, int, int], int] = lambda node, number, index: 0
         proxies.unneeded = self._forget
@@ -107,6 +112,7 @@ class Sources:
 
     def node_lost(self, node: str) -> None:
         """What it had of ours is its no more."""
+        self._kept_there = {place for place in self._kept_there if place[0] != node}
         for place in [place for place in self._served if place[0] == node]:
             del self._served[place]
         for asking in self._asking.values():
@@ -117,6 +123,7 @@ class Sources:
     def _forget(self, key: int) -> None:
         """No other node has a ref to it."""
         self._facts.pop(key, None)
+        self._kept_there = {place for place in self._kept_there if place[1] != key}
         self._run(copying.Unneeded(key))
 
     @property
@@ -161,6 +168,8 @@ class Sources:
             self._refuse(node, key, records.pack("NotSupportedError", message=str(error)))
             return
         if isinstance(found, Moving):
+            if self._is_there(node, key):
+                return
             self._asking.setdefault(key, []).append(node)
             self._pins[key] = found
             if self._memory.is_elsewhere(key):
@@ -182,6 +191,23 @@ class Sources:
             self._facts[key] = found.format, found.size, names
             row = holds.CopySource(key, me, found.format, found.size, names)
             self._around.links.send(node, row)
+
+    def _is_there(self, node: str, key: int) -> bool:
+        """Whether it stays on that very node, which is told so: bytes that are there need not come
+        here first. Who asks again has it no more."""
+        stays, sight = self.stays(key), self._memory.sight(key)
+        if stays is None or sight is None or stays[0] != node or (node, key) in self._kept_there:
+            return False
+        self._kept_there.add((node, key))
+        keys = self._memory.contained(key)
+        if keys and self._memory.recipe(keys[-1]) is not None:
+            keys.pop()
+        names = tuple(self._proxies.name_of(inner) for inner in keys)
+        self._facts[key] = sight[1], sight[16], names
+        me = self._proxies.me[0]
+        row = holds.CopySource(key, me, sight[1], sight[16], names, kept=(stays[1], stays[2]))
+        self._around.links.send(node, row)
+        return True
 
     def _refuse(self, node: str, key: int, record: bytes) -> None:
         self._around.links.send(node, holds.NoCopy(key, record))

@@ -12,6 +12,7 @@ import msgspec
 
 from shoal._core import commands as do
 from shoal._core import events as seen
+from shoal._core.sight_rows import Away, ProcessSight, TaskSight
 from shoal.testing.sim.fakes import FakeProcess, FakeTask
 from shoal.testing.sim.spills import EXTENT_BYTES
 
@@ -63,10 +64,10 @@ def wish_of(world: World, process: FakeProcess) -> tuple[bool, FakeValue | None]
     return has_wish, next(mine, None)
 
 
-def _of_process(world: World, index: int) -> seen.ProcessSight:
+def _of_process(world: World, index: int) -> ProcessSight:
     process = world.processes.get(index)
     if process is None:
-        return seen.ProcessSight(index)
+        return ProcessSight(index)
     waits_for_room, value = wish_of(world, process)
     waits_for = 0 if value is None else value.key
     watched = list(process.watched)
@@ -76,7 +77,7 @@ def _of_process(world: World, index: int) -> seen.ProcessSight:
             watched.append(child.key)
         elif waits_for_consumer(world, task):
             waits_for = CELL + task.key
-    return seen.ProcessSight(
+    return ProcessSight(
         index,
         process.pid,
         waits_for=waits_for,
@@ -95,7 +96,7 @@ def _of_queue(world: World, number: int) -> seen.QueueState:
     return seen.QueueState(number, len(queue.entries), queue.takes)
 
 
-def _of_key(world: World, key: int) -> seen.TaskSight:
+def _of_key(world: World, key: int) -> TaskSight:
     if key >= CELL:
         return _of_cell(world, world.tasks[key - CELL])
     task = world.tasks.get(key)
@@ -103,10 +104,10 @@ def _of_key(world: World, key: int) -> seen.TaskSight:
         return _of_task(world, task)
     value = world.values.values.get(key)
     if value is None:
-        return seen.TaskSight(key, is_gone=True)
+        return TaskSight(key, is_gone=True)
     if value.is_sealed:
         ancestry = (0, 0, 0, 0)
-        return seen.TaskSight(
+        return TaskSight(
             key,
             format=1,
             is_error=bool(value.record),
@@ -115,13 +116,13 @@ def _of_key(world: World, key: int) -> seen.TaskSight:
         )
     maker = next((each for each in world.tasks.values() if value in each.script.outputs), None)
     if maker is None:
-        return seen.TaskSight(key, is_cell=True, ancestry=(0, 0, 0, 0))
+        return TaskSight(key, is_cell=True, ancestry=(0, 0, 0, 0))
     return msgspec.structs.replace(_of_task(world, maker), key=key, format=0)
 
 
-def _of_cell(world: World, stream: FakeTask) -> seen.TaskSight:
+def _of_cell(world: World, stream: FakeTask) -> TaskSight:
     is_given = stream.is_over or not world.stream_of(stream).is_full
-    return seen.TaskSight(
+    return TaskSight(
         CELL + stream.key,
         is_cell=True,
         format=int(is_given),
@@ -129,7 +130,7 @@ def _of_cell(world: World, stream: FakeTask) -> seen.TaskSight:
     )
 
 
-def _of_task(world: World, task: FakeTask) -> seen.TaskSight:
+def _of_task(world: World, task: FakeTask) -> TaskSight:
     queue = world.queues.get(task.queue)
     is_call = queue is not None and queue.kind == do.QUEUE_ACTOR
     driver = next(
@@ -140,7 +141,7 @@ def _of_task(world: World, task: FakeTask) -> seen.TaskSight:
         ),
         -1,
     )
-    return seen.TaskSight(
+    return TaskSight(
         task.key,
         task=task.key,
         format=int(task.is_over),
@@ -161,15 +162,15 @@ def _of_task(world: World, task: FakeTask) -> seen.TaskSight:
     )
 
 
-def _away(world: World, value: FakeValue) -> seen.Away:
+def _away(world: World, value: FakeValue) -> Away:
     if value.number:
-        return seen.Away(file="a file", is_wanted=bool(value.pins))
+        return Away(file="a file", is_wanted=bool(value.pins))
     found = world.values.lineage.work_for(value.key)
     if found is None:
-        return seen.Away()
+        return Away()
     work, before, running = found
     tasks = [world.values.task_of_rebuild(name) for name in running]
-    return seen.Away(
+    return Away(
         is_wanted=True,
         problem=work.lost[value.key],
         attempt=work.recipe.attempt + 1,
