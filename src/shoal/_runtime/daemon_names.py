@@ -30,7 +30,7 @@ from shoal._runtime.bridge.bridging import Bridging
 from shoal._runtime.daemon_cluster import ClusterNode
 from shoal._runtime.daemon_loop import Loop
 
-HELD_S = 10.0
+HELD_S = 3.0
 Key = tuple[str, str]
 """Namespace and name."""
 
