@@ -15,6 +15,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
+
 from benchmarks.case import Case, Sample, Share, Step, preparation
 from benchmarks.sides import CLUSTERS
 
@@ -85,8 +87,6 @@ def prepare_get(side: str) -> Iterator[Step]:
 
         @api.remote(resources={"far": 1})
         def make(size: int) -> Any:
-            import numpy as np
-
             return np.ones(size // 8)
 
         def step() -> Sample:
@@ -101,8 +101,6 @@ def prepare_get(side: str) -> Iterator[Step]:
 
 @preparation
 def prepare_argument(side: str) -> Iterator[Step]:
-    import numpy as np
-
     data = np.ones(ARGUMENT_BYTES // 8)
     with nodes(side, 2) as api:
 
@@ -123,8 +121,6 @@ def prepare_argument(side: str) -> Iterator[Step]:
 
 @preparation
 def prepare_broadcast(side: str) -> Iterator[Step]:
-    import numpy as np
-
     data = np.ones(GIB // 8)
     with nodes(side) as api:
 
