@@ -14,7 +14,17 @@ from shoal._core import commands, events
 from shoal.testing.sim.world import World
 from tests.tidy.sources import PythonFile, imports, python_files
 
+ACROSS = "other nodes: unit tests of the machine, real daemons in tests/cluster"
 NOT_SIMULATED = {
+    **{kind.__name__: ACROSS for kind in typing.get_args(commands.Across)},
+    **dict.fromkeys(
+        (
+            *("NodesChanged", "GuestWanted", "GuestEnded", "CancelAsked", "NoteRetryable"),
+            *("KeptHere", "ActorSent", "ActorTold", "ActorCame", "ActorEnds", "AbroadLooked"),
+            *("CallersGone", "NameAnswered"),
+        ),
+        ACROSS,
+    ),
     "AdoptFailed": "arguments that are gone before they are held: unit tests of the machine",
     "StopAsked": "a session that is asked to end does nothing afterwards: unit tests and scenarios",
     "RemoteRefs": "sim/ref_sites.py is given the class: tests/sim/test_remote_refs.py explores it",
