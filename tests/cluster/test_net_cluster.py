@@ -342,3 +342,49 @@ def test_a_node_without_power_is_gone_at_once(need_network: Callable[[], None]) 
         assert time.monotonic() - begun < LONG_S
         cluster.add_node("later")
         assert [node.name for node in cluster.nodes] == ["node-1", "later"]
+
+
+DRIVER = """
+import sys
+
+import shoal
+
+shoal.init(sys.argv[1], token_file=sys.argv[2])
+
+@shoal.remote
+def where(data):
+    return shoal.get_runtime_context().get_node_id(), data[::-1]
+
+data = bytes(range(256)) * 8192
+found = shoal.get([where.remote(data), where.remote(shoal.put(data))], timeout=30)
+nodes = {row["NodeID"]: row["NodeManagerAddress"] for row in shoal.nodes()}
+assert [back for _, back in found] == [data[::-1]] * 2
+print(*sorted(nodes.values()), {node for node, _ in found} <= set(nodes))
+"""
+
+
+def test_a_program_on_a_machine_without_a_node(need_network: Callable[[], None]) -> None:
+    """It reaches the head from a network of its own, and nobody could reach it."""
+    need_network()
+    with NetCluster(2, num_cpus=1) as cluster:
+        host = cluster.network.add_host("driver")
+        token_file = Path(cluster.head.directory, "token")
+        token_file.write_text(cluster.join_line())
+        token_file.chmod(0o600)
+        address = cluster.join_line().split()[1]
+        place = Path(cluster.head.directory, "elsewhere")
+        place.mkdir(mode=0o700)
+        variables = {**cluster.head.variables(), "SHOAL_DIR": str(place)}
+        words = [sys.executable, "-c", DRIVER, address, str(token_file)]
+        program = host.begin(
+            words, env=variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        said, wrong = program.communicate(timeout=2 * LONG_S)
+        assert said.split() == [*sorted(node.ip for node in cluster.nodes), "True"], wrong
+        assert not list(place.glob("session-*"))
+
+        def states() -> list[str]:
+            rows = cluster.head.observe("members")
+            return [row["state"] for row in rows if row["role"] == "driver"]
+
+        assert wait_until(lambda: states() == ["DEAD"], LONG_S), "it has said that it leaves"

@@ -129,6 +129,8 @@ class Outlet:
         is_old = now - self.heard_at > WINDOW_KEPT_S
         if is_old or (not self.used and not self.window):
             self.window, self.guess = None, self.used + slots_now
+            if self.used:
+                self.reopen()  # it is not overdue: what it has is running
 
     def allowed(self, now: float, window: int | None) -> None:
         """It has said how much it takes."""

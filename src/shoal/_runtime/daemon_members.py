@@ -221,5 +221,8 @@ def _host_of(row: Row) -> str:
     """The address of the node's machine, also if it cannot be dialled: it stands in the name of the
     resource by which programs ask for that very node."""
     names = [name.removeprefix("node:") for name in row["total_units"] if name.startswith("node:")]
-    own = [name for name in names if not name.startswith("__")]
-    return own[0] if len(own) == 1 else ""
+    own: list[str] = [name for name in names if not name.startswith("__")]
+    listens_at: str = row["address"].rpartition(":")[0].strip("[]")
+    if len(own) != 1 or (own[0].startswith("127.") and listens_at):
+        return listens_at  # a machine without a route to elsewhere does not know its own
+    return own[0]

@@ -217,16 +217,8 @@ class Lending:
     def fail(self, key: int, record: bytes) -> None:
         """It ends with this error."""
         task = self._forget(key)
-        self._memory.fail(key, self._timed(key, record))
+        self._memory.fail(key, record)
         task.forget()
-
-    def _timed(self, key: int, record: bytes) -> bytes:
-        """With where the time went, if it was over: node memory's own record does not say that."""
-        if not record or records.unpack(record) != ("DeadlineExceededError", {"stage": "running"}):
-            return record
-        number, _, _, _, *seconds = self._memory.task_state(key) or (0, 0, 0, 0)
-        stages = dict(zip(("held", "queued", "running"), seconds[:number]))
-        return causes.deadline_exceeded("running", stages)
 
     def perform_fail(self, order: bridge.Fail) -> None:
         """Its node is lost, and with it all that could be known."""
