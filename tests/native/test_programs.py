@@ -105,6 +105,7 @@ NOT_KILLED = {
         "a question: nothing is written",
     ),
     **dict.fromkeys(("note", "note_failed"), "events, which nobody repairs: see `event`"),
+    "drop_stale": "one swap per entry, as in `take`; `submit` does it on a ring that is full",
     "give_node": "private to the process: a word that says whose a node of its own chunk is",
     "block_bytes": "a question, asked by tests only",
     "fork_mark": "a number, from an index",
