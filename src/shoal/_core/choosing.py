@@ -36,9 +36,10 @@ class Chooser:
         if row.node == self.node or row.node not in self.view.rows:
             return
         free = min(most, slots_now(row, source.wish))
-        if free:
+        ever = slots_ever(row, source.wish)
+        if free or (source.wish.spreads and ever):  # turns are everybody's, the full ones' too
             outlet = source.outlet(row.node, now)
-            outlet.named(now, free, slots_ever(row, source.wish))
+            outlet.named(now, free, ever)
             source.able.discard(row.node)
             source.sort(outlet, now)
 
