@@ -196,6 +196,25 @@ def test_a_deadline_of_a_lent_task_says_how_long_it_took() -> None:
     assert error.stage == "running" and f"{error.timeout_s:g} s" in str(error)
 
 
+def test_an_actor_on_the_other_node_says_where_it_and_its_calls_are(screen: Screen) -> None:
+    @shoal.remote
+    class Keeper:
+        def keep(self, seconds: float) -> None:
+            print("keeps")
+            time.sleep(seconds)
+
+    keeper = Keeper.options(**SHARED).remote()
+    get(keeper.keep.remote(0))
+    screen.until(lambda s: re.search(r"Keeper pid=\d+, node-2\) keeps$", s.out, re.M))
+    lives = until_why(keeper, r.ActorOnNode)
+    assert (lives.node, lives.state) == ("node-2", "ALIVE") and lives.pid > 0
+    call = keeper.keep.remote(60)
+    assert until_why(call, r.OnNode).name == "Keeper.keep"
+    shoal.kill(keeper)
+    with pytest.raises(errors.ActorDiedError):
+        get(call)
+
+
 # ---- notices
 def test_notices_speak_of_the_cluster(screen: Screen, held: Any) -> None:
     busy = wait_there.options(**FAR).remote()  # node-2 could run it: nobody is warned

@@ -191,6 +191,27 @@ def test_a_value_of_another_node_that_is_not_there_yet() -> None:
     assert "comes from node node-2" in str(why)
 
 
+@pytest.mark.parametrize(
+    ("state", "told"), [("ALIVE", "lives on node node-2"), ("PENDING", "is being started on node")]
+)
+def test_an_actor_on_another_node_says_which(state: str, told: str) -> None:
+    node = Member(known())
+    info = node.actor()
+    actor = node.machine.tables.actors.find(info.actor_id)
+    assert actor is not None
+    node.tell(seen.ActorSent(info.actor_id, FAR))
+    key = actor.spec.arguments
+    node.tell(seen.ActorTold(FAR, key, state, 17 if state == "ALIVE" else 0))
+    for about in (info.actor_id, oid(TASK)):
+        why = node.why(about)
+        assert isinstance(why.reason, r.ActorOnNode) and told in str(why)
+        assert (why.reason.node_id, why.reason.state) == (FAR, state)
+    node.tasks[TASK] = msgspec.structs.replace(
+        node.tasks[TASK], stage="running", worker=0, lent=Lent()
+    )
+    assert isinstance(node.why().reason, r.ActorOnNode), "it waits for the actor's next place"
+
+
 def test_a_lending_says_since_when_and_whether_it_runs() -> None:
     bridge = Bridge()
     bridge.step(7.0, TaskLent(TASK, FAR, 0))

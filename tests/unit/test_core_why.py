@@ -452,7 +452,7 @@ def circular() -> Why:
     return why
 
 
-ELSEWHERE = (r.OnNode, r.Arriving, r.MadeElsewhere)
+ELSEWHERE = (r.OnNode, r.ActorOnNode, r.Arriving, r.MadeElsewhere)
 """In test_core_elsewhere.py."""
 MEMORY = (r.AdmissionPaused, r.WaitsForMemory)
 """In test_core_why_memory.py."""

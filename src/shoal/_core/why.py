@@ -159,6 +159,8 @@ class Explainer(Names):
             facts = self.task_facts(sight, lent.since)
             name = self.node_name(lent.node)
             return r.OnNode(**facts, node=name, node_id=lent.node, runs=lent.runs)
+        if sight.is_call:  # until its actor has its next place
+            return self._queued(sight)
         queue = self.t.scheduler.held.queues.get(sight.queue)
         if queue is None:
             return r.Delivering(**self.task_facts(sight))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from shoal._core import why_places
-from shoal._core.actors import Actor, Asking, Constructing, Dead, Ending, Pausing
+from shoal._core.actors import Abroad, Actor, Asking, Constructing, Dead, Ending, Pausing
 from shoal._core.sight_rows import TaskSight
 from shoal._proto import reasons as r
 
@@ -44,6 +44,9 @@ def of_actor(e: Explainer, actor: Actor, call: TaskSight | None) -> r.Reason:
         if actor.restarts:
             return _restarting(e, actor, facts, None, cause)
         return r.ActorPending(**facts, cause=cause)
+    if isinstance(phase, Abroad):
+        node = {"node": e.node_name(phase.node), "node_id": phase.node}
+        return r.ActorOnNode(**facts, **node, state=phase.state, pid=actor.pid)
     if circle := e.enter(f"actor {actor.actor_id}"):
         return circle
     process = e.sights.process(actor.worker)

@@ -296,6 +296,17 @@ class ActorIdle(OfCall, frozen=True, kw_only=True):
     pid: int = 0
 
 
+class ActorOnNode(OfCall, frozen=True, kw_only=True):
+    """The actor is on another node, as ``state`` says: what it does is known there."""
+
+    node: str
+    """Its name."""
+    node_id: str
+    state: str
+    """PENDING, RESTARTING or ALIVE."""
+    pid: int = 0
+
+
 class ActorEnding(OfCall, frozen=True, kw_only=True):
     """The actor is dead for its callers; its process is just ending."""
 
@@ -451,6 +462,7 @@ AnyReason = Union[
     ActorBusy,
     ConcurrencyFull,
     ActorIdle,
+    ActorOnNode,
     ActorEnding,
     ControlStoreAway,
     Stopped,

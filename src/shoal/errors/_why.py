@@ -189,6 +189,14 @@ def _nth(number: int) -> str:
     return known.get(number, f"{number}th")
 
 
+def _actor_on_node(reason: r.ActorOnNode) -> str:
+    if reason.state == "ALIVE":
+        pid = f" (pid {reason.pid})" if reason.pid else ""
+        return f"{_call(reason)} lives on node {reason.node}{pid}"
+    again = " again" if reason.state == "RESTARTING" else ""
+    return f"{_call(reason)} is being started{again} on node {reason.node}"
+
+
 def _concurrency(reason: r.ConcurrencyFull) -> str:
     group = f" of its group {reason.group!r}" if reason.group else ""
     return f"{_call(reason)} runs {len(reason.calls)} calls{group}, as many as it may"
@@ -336,6 +344,7 @@ _SENTENCES: dict[type[r.Reason], Callable[[Any], str]] = {
     r.ActorBusy: _busy,
     r.ConcurrencyFull: _concurrency,
     r.ActorIdle: _of_actor("lives on worker {worker} (pid {pid}) and runs nothing"),
+    r.ActorOnNode: _actor_on_node,
     r.ActorEnding: _of_actor("has ended, and its process is ending"),
     r.ControlStoreAway: _store_away,
     r.Stopped: lambda x: f"worker {x.worker} (pid {x.pid}) is stopped by a signal or a debugger",
@@ -364,6 +373,7 @@ _ADVICE: dict[type[r.Reason], str] = {
     r.Infeasible: "ask for less, or declare more in init(num_cpus=, num_gpus=, resources=); in a"
     " cluster, start a node that has it.",
     r.OnNode: "to see what it does, ask `shoal why` for its name on that node.",
+    r.ActorOnNode: "to see what it does, ask `shoal why` for its name on that node.",
     r.WaitsForNode: "see what runs on those nodes (`shoal status`), or start another one.",
     r.MadeElsewhere: "ask `shoal why` on that node for what makes it.",
     r.WaitsForResources: "end an actor or remove a group that is not needed, ask for less, or give"
