@@ -45,8 +45,10 @@ def of_actor(e: Explainer, actor: Actor, call: TaskSight | None) -> r.Reason:
             return _restarting(e, actor, facts, None, cause)
         return r.ActorPending(**facts, cause=cause)
     if isinstance(phase, Abroad):
-        node = {"node": e.node_name(phase.node), "node_id": phase.node}
-        return r.ActorOnNode(**facts, **node, state=phase.state, pid=actor.pid)
+        name = e.node_name(phase.node)
+        return r.ActorOnNode(
+            **facts, node=name, node_id=phase.node, state=phase.state, pid=actor.pid
+        )
     if circle := e.enter(f"actor {actor.actor_id}"):
         return circle
     process = e.sights.process(actor.worker)
