@@ -208,7 +208,8 @@ class Outgoing:
             elif self.bridging.lend(key, order.node, is_final=order.is_final):
                 keys.append(key)
                 self._lent[key] = (order.queue, order.node)
-        self._emptied.add(order.queue)
+        if keys:  # else what is left there stays, and would be looked at for ever
+            self._emptied.add(order.queue)
         self._lent_from[order.queue] = self.lent_from(order.queue) + len(keys)
         done = moves.Forwarded(order.queue, order.node, order.most, tuple(keys), order.is_final)
         self._moves.insert(0, done)
