@@ -182,6 +182,11 @@ class Actor:
         return isinstance(self.phase, Ending | Dead)
 
     @property
+    def was_guest(self) -> bool:
+        """Whether it has ended here for its home, and may live elsewhere now."""
+        return self.home is not None and self.is_dead
+
+    @property
     def state(self) -> str:
         """The state as people know it."""
         if self.is_dead:

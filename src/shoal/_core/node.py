@@ -316,8 +316,11 @@ class NodeMachine:
         queue = t.scheduler.held.queues.get(number)
         if queue is not None:
             return queue.dead_record or b""
-        actor = t.actors.find(t.actor_queues.get(number, ""))
-        return b"" if actor is None else actor.cause
+        if number in t.actor_queues:
+            actor = t.actors.find(t.actor_queues[number])
+            return b"" if actor is None else actor.cause
+        ours = (caller.record for caller in t.callers.values() if caller.has(number))
+        return next(ours, b"")
 
     def _on_looked(self, now: float, event: seen.Looked) -> Commands:
         t = self.tables

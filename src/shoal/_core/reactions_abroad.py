@@ -79,7 +79,8 @@ def on_told(t: NodeTables, now: float, event: ActorTold) -> Commands:
         actor.incarnation -= 1
         return _ask_again(t, now, actor)
     actor.phase.state, actor.pid = event.state, event.pid
-    actor.restarts += max(0, event.restarts - actor.phase.restarts)
+    more = max(0, event.restarts - actor.phase.restarts)
+    actor.restarts, actor.incarnation = actor.restarts + more, actor.incarnation + more
     actor.phase.restarts = event.restarts
     t.tell(now, actor.actor_id, f"{event.state} on node {event.node}, pid {event.pid}")
     return reactions_actors.actor_row(t, actor)
@@ -155,17 +156,15 @@ def on_ends(t: NodeTables, now: float, event: ActorEnds) -> Commands:
 # ---- names
 def on_name_answered(t: NodeTables, now: float, event: NameAnswered) -> Commands:
     """Of a claim: nobody else has it, or who does; of a question: the actor, if there is one."""
-    asked = t.name_asks.pop(event.ticket, None)
+    asked, namespace = t.name_asks.pop(event.ticket, (None, ""))
     if asked is None:
         return []
-    body, job = asked.body, t.job_of(asked.index)
+    body = asked.body
     if isinstance(body, m.GetActor):
-        namespace = body.namespace or ("" if job is None else job.namespace)
         if event.info is None:
             return refuse(asked, causes.actor_not_found(body.name, namespace))
         return [do.Reply(asked.index, asked.request, event.info)]
     assert isinstance(body, m.CreateActor) and body.spec.name
-    namespace = body.spec.namespace or ("" if job is None else job.namespace)
     if event.info is None:
         t.claimed.add((namespace, body.spec.name))
         out = reactions_actors.on_create_actor(t, now, asked, body)
@@ -182,7 +181,7 @@ def on_name_answered(t: NodeTables, now: float, event: NameAnswered) -> Commands
 def on_open_actor(t: NodeTables, now: float, event: Requested, body: m.OpenActor) -> Commands:
     """Where calls of this node wait for that actor; made with the first handle."""
     actor = t.actors.find(body.actor_id)
-    if actor is not None and actor.queue:
+    if actor is not None and actor.queue and not actor.was_guest:
         queues = [(actor.queue, actor.generation), *actor.group_queues]
         opened = m.ActorOpened(queues, actor.home is None)
         return [do.Reply(event.index, event.request, opened)]
@@ -212,10 +211,12 @@ def on_caller_queue(t: NodeTables, ticket: CallerTicket, event: QueueCreated) ->
     is_whole = len(queues) > caller.n_groups
     asked = () if is_whole else caller.asked
     t.callers[ticket.actor_id] = msgspec.structs.replace(caller, queues=queues, asked=asked)
+    out: Commands = [do.KillQueue(event.queue, caller.record)] if caller.record else []
     if not is_whole:
-        return []
+        return out
     opened = m.ActorOpened(queues, False)
-    out: Commands = [do.CallAbroad(caller.key, tuple(queue for queue, _ in queues))]
+    if not caller.record:
+        out.append(do.CallAbroad(caller.key, tuple(queue for queue, _ in queues)))
     return out + [do.Reply(index, request, opened) for index, request in caller.asked]
 
 
@@ -225,6 +226,7 @@ def on_callers_gone(t: NodeTables, now: float, event: CallersGone) -> Commands:
     for actor_id, caller in list(t.callers.items()):
         if caller.key != event.key:
             continue
+        t.callers[actor_id] = msgspec.structs.replace(caller, record=event.record)
         for queue, _ in caller.queues:
             out.append(do.KillQueue(queue, event.record))
             if event.is_unused:

@@ -68,7 +68,7 @@ def on_create_actor(t: NodeTables, now: float, event: Requested, body: m.CreateA
             return refuse(event, causes.name_taken(spec.name, namespace))
         if t.config.in_cluster and (namespace, spec.name) not in t.claimed:
             ticket = t.new_ticket()
-            t.name_asks[ticket] = event
+            t.name_asks[ticket] = event, namespace
             return [do.ClaimName(ticket, namespace, spec.name)]
     out: Commands = []
     if spec.detached:
@@ -96,7 +96,7 @@ def on_create_actor(t: NodeTables, now: float, event: Requested, body: m.CreateA
 def on_actor_queue(t: NodeTables, now: float, ticket: ActorTicket, event: QueueCreated) -> Commands:
     """A queue of it exists; with the last one, calls may wait there from now on."""
     actor = t.actors.find(ticket.actor_id)
-    if actor is None:
+    if actor is None or (actor.is_dead and not actor.has_handles):
         return [do.FreeQueue(event.queue)]
     if not actor.queue:
         actor.queue, actor.generation = event.queue, event.generation
@@ -299,7 +299,7 @@ def on_get_actor(t: NodeTables, now: float, event: Requested, body: m.GetActor) 
     actor = t.actors.named(namespace, body.name)
     if actor is None and t.config.in_cluster:
         ticket = t.new_ticket()
-        t.name_asks[ticket] = event
+        t.name_asks[ticket] = event, namespace
         return [do.FindName(ticket, namespace, body.name)]
     if actor is None or actor.is_dead:
         return refuse(event, causes.actor_not_found(body.name, namespace))
@@ -319,7 +319,7 @@ def on_kill(t: NodeTables, now: float, event: Requested, body: m.KillActor) -> C
     actor = t.actors.find(body.actor_id)
     done = do.Reply(event.index, event.request, m.Done())
     caller = t.callers.get(body.actor_id)
-    if actor is None and caller is not None:
+    if caller is not None and (actor is None or actor.was_guest):
         return [do.KillElsewhere(caller.key, not body.no_restart), done]
     if actor is None:
         return refuse(event, causes.actor_not_found(actor_id=body.actor_id))
@@ -476,7 +476,7 @@ def on_restarts_due(t: NodeTables, now: float) -> Commands:
 def on_last_handle(t: NodeTables, now: float, key: int) -> Commands:
     """Nobody but the daemon holds the lifetime object (A-4)."""
     actor = t.actors.by_key.get(key)
-    if actor is None:
+    if actor is None or actor.home is not None:
         return []
     actor.has_handles = False
     if actor.is_dead:
@@ -522,12 +522,16 @@ def on_looked(t: NodeTables, now: float, event: Looked) -> Commands:
         states = [queues[number] for number in actor.queues if number in queues]
         takes = sum(state.takes for state in states)
         has_calls = any(state.entries for state in states) or len(states) < len(actor.queues)
+        if actor.host:  # what two looks there have found is believed
+            if has_calls:
+                actor.drain.quiet_takes = -1
+            else:
+                out.append(do.LookAbroad(actor.actor_id, tuple(actor.queues)))
+            continue
         is_quiet = not has_calls and depths.get(actor.worker, 0) == 0
         was_quiet = actor.drain.quiet_takes == takes
         actor.drain.quiet_takes = takes if is_quiet else -1
         has_place = isinstance(actor.phase, Living) and actor.worker in depths
-        if actor.host and not has_calls:
-            out.append(do.LookAbroad(actor.actor_id, tuple(actor.queues)))
         if not is_quiet or not (has_place or isinstance(actor.phase, Asking)):
             continue
         # A call may be between the queue and its worker, or be the one that a crash interrupted.

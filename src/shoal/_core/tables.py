@@ -86,6 +86,12 @@ class CallerTicket(msgspec.Struct, frozen=True):
     asked: tuple[tuple[int, int], ...] = ()
     """(index, request) of who waits for them."""
     queues: list[tuple[int, int]] = []
+    record: bytes = b""
+    """What calls get: the actor has ended."""
+
+    def has(self, queue: int) -> bool:
+        """Whether it is one of them."""
+        return any(queue == number for number, _ in self.queues)
 
 
 class RecordTicket(msgspec.Struct, frozen=True):
@@ -169,8 +175,8 @@ class NodeTables:
         """The other nodes of the cluster: ids, and what they could run, once that is known."""
         self.guests: dict[tuple[str, int, bytes], int] = {}
         """Queues for tasks of other nodes: by node, its number of the job, what they need."""
-        self.name_asks: dict[int, Requested] = {}
-        """Requests that wait for what other nodes say of a name."""
+        self.name_asks: dict[int, tuple[Requested, str]] = {}
+        """Requests that wait for what other nodes say of a name, and its namespace."""
         self.claimed: set[tuple[str, str]] = set()
         """Names that this node has in the whole cluster."""
         self.callers: dict[str, CallerTicket] = {}

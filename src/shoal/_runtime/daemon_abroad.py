@@ -153,6 +153,7 @@ class Abroad:
                 self._cluster.peers.forget(row.node)
                 self._lose(row.node, row.why or "it is lost")
             self._settle(row)
+        self._tell_nodes()
         for row in living:
             if row.node not in self._epochs:
                 self._cluster.peers.connect(row.node, row.address)
