@@ -12,7 +12,9 @@ the head, then the node that has it::
 1. On the head ``_owners`` has the names of all nodes; those of a lost node go with it.
 2. A head that begins anew hears the names of every node from that node, when it joins.
 3. Where there is no head nobody finds anything, and a name is as unique as its node can tell.
-4. Who was told of an actor has its lifetime object held for ``HELD_S``, until it holds that itself.
+4. A claim is answered with an actor that lives, or granted: while the one that has the name ends,
+   it waits. A node that is asked for a name that it does not have tells the head so.
+5. Who was told of an actor has its lifetime object held for ``HELD_S``, until it holds that itself.
 """
 
 from __future__ import annotations
@@ -31,6 +33,8 @@ from shoal._runtime.daemon_cluster import ClusterNode
 from shoal._runtime.daemon_loop import Loop
 
 HELD_S = 3.0
+AGAIN_S = 0.02
+"""Until who has a name is asked again, while its actor begins or ends."""
 Key = tuple[str, str]
 """Namespace and name."""
 
@@ -130,7 +134,12 @@ class Names:
         if self.bridging is None:
             return
         actor = self._machine.tables.actors.named(body.namespace, body.name)
-        if actor is None or actor.is_dead or not actor.queue:
+        if actor is not None and not actor.is_dead and not actor.queue:  # it is being made
+            self._loop.call_later(AGAIN_S, lambda: self.actor_asked(node, body))
+            return
+        if actor is None or actor.is_dead:
+            if actor is None:  # a former head has told of it
+                self._give_up((body.namespace, body.name))
             self.bridging.send(node, rows.ActorAnswer(body.number))
             return
         lifetime = self.bridging.proxies.name_of(actor.spec.arguments)
@@ -139,17 +148,26 @@ class Names:
 
     def actor_told(self, node: str, body: rows.ActorAnswer, refs: list[ObjectRef[Any]]) -> None:
         """What the actor is that was looked for."""
-        ticket, _, _, asked = self._asked.pop(body.number, (0, False, ("", ""), ""))
+        ticket, is_claim, key, asked = self._asked.pop(body.number, (0, False, ("", ""), ""))
         if not ticket or asked != node:
             return
         if body.info is None or not refs:
-            self._post(events.NameAnswered(ticket, None))
+            if is_claim:  # it has just ended: the head will hear so, and give the name away
+                self._loop.call_later(AGAIN_S, lambda: self._ask(ticket, True, key))
+            else:
+                self._post(events.NameAnswered(ticket, None))
             return
         self._held[ticket] = refs
         self._loop.call_later(HELD_S, lambda: self._let_go(ticket))
         spec = msgspec.structs.replace(body.info.spec, arguments=refs[0].key)
         info = msgspec.structs.replace(body.info, spec=spec, created=False, is_elsewhere=True)
         self._post(events.NameAnswered(ticket, info))
+
+    def _give_up(self, key: Key) -> None:
+        """This node is believed to have a name that it does not have."""
+        namespace, name = key
+        if key not in self._machine.tables.claimed:
+            self.perform_release_name(commands.ReleaseName(namespace, name))
 
     def _let_go(self, ticket: int) -> None:
         self._held.pop(ticket, None)
