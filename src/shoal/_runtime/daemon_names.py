@@ -166,7 +166,8 @@ class Names:
     def _give_up(self, key: Key) -> None:
         """This node is believed to have a name that it does not have."""
         namespace, name = key
-        if key not in self._machine.tables.claimed:
+        is_claimed = any(claims and its == key for _, claims, its, _ in self._asked.values())
+        if not is_claimed and key not in self._machine.tables.claimed:
             self.perform_release_name(commands.ReleaseName(namespace, name))
 
     def _let_go(self, ticket: int) -> None:
