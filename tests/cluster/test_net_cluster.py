@@ -21,6 +21,7 @@ import pytest
 import shoal
 from shoal.testing import Faults, Host, NetCluster, Network, NetworkError, leftovers, networks
 from shoal.testing.polling import wait_until
+from shoal.util.scheduling_strategies import NodeAffinitySchedulingStrategy as Affinity
 from tests.cluster.programs import Program, talker
 
 PORT = 7000
@@ -325,7 +326,8 @@ def test_each_node_is_in_a_network_of_its_own(
     with NetCluster(2, Network(rights=rights)) as cluster:  # type: ignore[arg-type]
         for node in cluster.nodes:
             with shoal.init(node.address):
-                seen = shoal.get(where.remote(), timeout=LONG_S)
+                here = Affinity(shoal.get_runtime_context().get_node_id(), soft=False)
+                seen = shoal.get(where.options(scheduling_strategy=here).remote(), timeout=LONG_S)
             others = [each.ip for each in cluster.nodes if each is not node]
             assert node.ip in seen and not any(ip in seen for ip in others)
 
