@@ -55,17 +55,27 @@ def copy_in_parts(
 ) -> None:
     """Copy what is on this node, some at a time: the daemon has other things to do. Then
     ``done("")``, or ``done(why not)``; never before this returns."""
-    why_not = "" if image is not None and image.size == len(into) else "it is not kept here"
+    if image is None or image.size != len(into):
+        call_later(0.0, lambda: done("it is not kept here"))
+    else:
+        call_later(0.0, lambda: _copy_on(image, into, 0, call_later, done))
 
-    def step(at: int) -> None:
-        if image is None or why_not or at >= len(into):
-            done(why_not)
-            return
-        end = min(at + COPY_BYTES, len(into))
-        into[at:end] = memoryview(image.data)[at:end]
-        call_later(0.0, lambda: step(end)) if end < len(into) else done("")
 
-    call_later(0.0, lambda: step(0))
+def _copy_on(
+    image: Image,
+    into: memoryview,
+    at: int,
+    call_later: Callable[[float, Callable[[], None]], object],
+    done: Callable[[str], None],
+) -> None:
+    # No function inside that names itself: such a cycle would keep the value until garbage is
+    # collected, which in a daemon is seldom.
+    end = min(at + COPY_BYTES, len(into))
+    into[at:end] = memoryview(image.data)[at:end]
+    if end < len(into):
+        call_later(0.0, lambda: _copy_on(image, into, end, call_later, done))
+    else:
+        done("")
 
 
 def open_image(memory: Memory, key: int) -> Image | Moving | None:
