@@ -23,12 +23,12 @@ SOURCES := pyproject.toml README.md LICENSE $(shell find src native -type f \
 	-not -name '*.pyc' -not -name '*.so' 2>/dev/null)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench tracing lint torture chaos fuzz sim sim-scale asan tsan clean
+.PHONY: help demo test bench tracing lint torture chaos chaos-cluster fuzz sim sim-scale asan tsan clean
 # A recipe that fails leaves no half-made target behind that the next run would trust.
 .DELETE_ON_ERROR:
 
 help: ## List the targets
-	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 # ---- environment
 
@@ -84,6 +84,9 @@ torture: $(VENV)/.installed-test ## Kill, stop, fill and starve for T seconds (d
 
 chaos: $(VENV)/.installed-test ## Faults under real programs, control store and disk, for T seconds (SEED=... again)
 	$(BIN)/python -m tests.chaos --seconds $(T) $(if $(SEED),--seed $(SEED)) --json build/chaos.json $(ARGS)
+
+chaos-cluster: $(VENV)/.installed-test ## Kills, power cuts and partitions under real programs on four nodes, for T seconds
+	$(BIN)/python -m tests.chaos.nodes --seconds $(T) $(if $(SEED),--seed $(SEED)) --json build/chaos-cluster.json $(ARGS)
 
 fuzz: $(VENV)/.installed-test ## Nonsense at a node's port, beside honest traffic, for T seconds (SEED=... again)
 	$(BIN)/python -m tests.cluster.fuzz_links $(or $(SEED),$(shell date +%s)) $(T)

@@ -38,5 +38,7 @@ Rules for new cases:
 ``faults``           kills, stops, a full disk, changed files and memory pressure, from one seed
 ``soak``             these programs under these faults
 ``recovery``         how long it takes until work goes on after a death (C26)
+``nodes``            the same programs on four nodes of a network (``make chaos-cluster``)
+``node_faults``      kills, power cuts, stops and partitions of those nodes
 ===================  =====================================================================
 """

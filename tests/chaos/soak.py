@@ -7,7 +7,7 @@ import random
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,20 +29,33 @@ Say = Callable[[str], None]
 
 
 class Programs:
-    """One driver for each kind of work, all at once."""
+    """One driver for each kind of work, all at once.
+
+    Args:
+        address: Of the session, or of the node that they join.
+        folder: Where what they say goes.
+        environment: Of their processes.
+        kinds: Names of ``work``.
+        rest: Seed, seconds, and bytes that a shuffle has alive.
+    """
 
     def __init__(
-        self, started: Started, folder: Path, seed: int, seconds: float, size: int
+        self,
+        address: str,
+        folder: Path,
+        environment: Mapping[str, str],
+        kinds: Iterable[str],
+        rest: tuple[int, float, int],
     ) -> None:
-        self._errors = {kind: folder / f"{kind}.err" for kind in KINDS}
+        self._errors = {kind: folder / f"{kind}.err" for kind in kinds}
         self.processes = {}
         for kind, errors in self._errors.items():
-            words = [started.session, kind, str(seed), str(seconds), str(size)]
+            words = [address, kind, *map(str, rest)]
             with errors.open("wb") as stderr:
                 self.processes[kind] = subprocess.Popen(
                     [sys.executable, "-m", "tests.chaos.work", *words],
                     cwd=ROOT,
-                    env=started.environment,
+                    env=dict(environment),
                     stdout=subprocess.PIPE,
                     stderr=stderr,
                     text=True,
@@ -132,7 +145,8 @@ def run(folder: Path, seed: int, seconds: float, say: Say, share: float = SHARE)
             options += ["--object-spilling-directory", str(spilled)]
         with audit.session(folder, 3, *options) as started, audit.audited(started):
             faults = Faults(started, disk if is_small else None, random.Random(seed))
-            programs = Programs(started, folder, seed, seconds, size)
+            rest = (seed, seconds, size)
+            programs = Programs(started.session, folder, started.environment, KINDS, rest)
             found = torment(started, folder, faults, programs, seconds, say)
             found["met"] = met(started)
         assert not list(disk.rglob("*.spill")), "files of spilled values are left"

@@ -2,7 +2,8 @@
 
     python -m tests.chaos.work SESSION KIND SEED SECONDS BYTES
 
-is one driver that makes rounds of one kind until the time is over. A round is right, or it is told
+is one driver of that session, or of a node with that address, that makes rounds of one kind until
+the time is over. A round is right, or it is told
 of a loss by name (a ``LostError``) and made again; anything else (a wrong result, a hang, another
 error) ends this process with a traceback, and the run with it. The last line printed is JSON.
 
@@ -11,6 +12,8 @@ words      word count: tasks that count, tasks that merge by twos
 server     parameter server: tasks compute, an actor with a checkpoint adds up
 shuffle    maps make one part for each reduce; BYTES of arrays are alive in between
 nested     tasks that submit tasks and wait for them
+pages      word count of texts of several MB that tasks have written (nodes only)
+trainer    parameter server on another node, which may lose its state with that node (nodes only)
 =========  =========================================================================================
 """
 
@@ -185,12 +188,87 @@ def nested(chance: random.Random, size: int) -> None:
     assert shoal.get(tree.remote(number, 3), timeout=PATIENCE_S) == serial_tree(number, 3)
 
 
+# ---- pages
+PAGE_BYTES = 4 << 20
+
+
+@shoal.remote(max_retries=-1)
+def write(seed: int, length: int) -> Array:
+    return numbers_of(seed, length) % 997
+
+
+@shoal.remote(max_retries=-1)
+def tally(page: Array) -> Array:
+    return np.bincount(page, minlength=997)
+
+
+@shoal.remote(max_retries=-1)
+def total(*counts: Array) -> Array:
+    return sum(counts)
+
+
+def pages(chance: random.Random, size: int) -> None:
+    length = PAGE_BYTES // 8
+    seeds = [chance.getrandbits(30) for _ in range(6)]
+    found = total.remote(*(tally.remote(write.remote(seed, length)) for seed in seeds))
+    expected = sum(np.bincount(numbers_of(seed, length) % 997, minlength=997) for seed in seeds)
+    assert (shoal.get(found, timeout=PATIENCE_S) == expected).all()
+
+
+# ---- trainer
+FAR = "far"
+"""A resource that all nodes have but the driver's."""
+
+
+@shoal.remote(num_cpus=0, resources={FAR: 0.001}, max_restarts=-1, max_task_retries=-1)
+class Trainer:
+    """As ``Server``, but what it has kept is lost with its node: then it says so, and is told."""
+
+    def __init__(self) -> None:
+        self.weights: Array = np.zeros(WIDTH, dtype=np.int64)
+        self.step = 0
+
+    def load(self, step: int, weights: Array) -> None:
+        self.weights, self.step = weights, step
+
+    def apply(self, step: int, *gradients: Array) -> Array | None:
+        if step == self.step + 1:
+            self.weights = self.weights + sum(gradients)
+            self.step = step
+        return self.weights if step == self.step else None
+
+
+def trainer(chance: random.Random, size: int) -> None:
+    actor = Trainer.remote()
+    shards = [chance.randrange(100) for _ in range(3)]
+    weights: Array = np.zeros(WIDTH, dtype=np.int64)
+    expected = weights
+    for step in range(1, 11):
+        expected = expected + sum(gradient(expected, shard, step) for shard in shards)
+        found = None
+        while found is None:
+            gradients = [compute.remote(weights, shard, step) for shard in shards]
+            found = shoal.get(actor.apply.remote(step, *gradients), timeout=PATIENCE_S)
+            if found is None:
+                actor.load.remote(step - 1, weights)
+        weights = found
+        assert (weights == expected).all(), f"step {step} of {shards}"
+
+
 KINDS: dict[str, Callable[[random.Random, int], None]] = {
     "words": words,
     "server": server,
     "shuffle": shuffle,
     "nested": nested,
 }
+ON_NODES = {
+    "words": words,
+    "shuffle": shuffle,
+    "nested": nested,
+    "pages": pages,
+    "trainer": trainer,
+}
+"""Without ``server``: what an actor keeps in checkpoints is on its node, and goes with it."""
 
 
 def main() -> None:
@@ -204,7 +282,7 @@ def main() -> None:
     while time.monotonic() < end:
         begun = time.monotonic()
         try:
-            KINDS[kind](chance, int(size))
+            {**KINDS, **ON_NODES}[kind](chance, int(size))
         except (LostError, TaskError) as error:
             cause = error if isinstance(error, LostError) else error.cause
             if not isinstance(cause, LostError):

@@ -20,15 +20,19 @@ T = TypeVar("T")
 class Observer:
     """One blocking connection to a node daemon; a context manager."""
 
-    def __init__(self, socket_path: str) -> None:
+    def __init__(self, socket_path: str, answer_s: float = ANSWER_S) -> None:
         """Connect and say Hello.
+
+        Args:
+            socket_path: Of the daemon.
+            answer_s: How long it may take for an answer.
 
         Raises:
             OSError: nobody listens there, or nobody answers.
             ShoalError: the daemon refuses.
         """
-        self._socket = wire.connect(socket_path, ANSWER_S)
-        self._socket.settimeout(ANSWER_S)
+        self._socket = wire.connect(socket_path, answer_s)
+        self._socket.settimeout(answer_s)
         self._decoder = frames.FrameDecoder()
         self._numbers = itertools.count(1)
         hello = messages.Hello("observer", os.getpid(), "", 0, "")
@@ -50,7 +54,7 @@ class Observer:
 
         Raises:
             ConnectionError: the daemon has ended.
-            TimeoutError: it did not answer within ``ANSWER_S``.
+            TimeoutError: it did not answer within ``answer_s``.
             ShoalError: it refuses.
         """
         number = next(self._numbers)

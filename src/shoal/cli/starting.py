@@ -28,6 +28,8 @@ from shoal.cli.values import CommandError
 
 LINE_BYTES_MOST = 4096
 """More than any join line has."""
+FIRST_ANSWER_S = 30.0
+"""A session that has just begun may be slow on a busy machine; one that has failed ends at once."""
 
 
 @Parameter(name="*")
@@ -220,7 +222,7 @@ def _launch(
 def _first_look(launched: launch.Launched) -> tuple[dict[str, float], dict[str, Any]]:
     """(totals, row of the session); a session that does not answer is given up."""
     try:
-        with Observer(launched.socket_path) as observer:
+        with Observer(launched.socket_path, FIRST_ANSWER_S) as observer:
             total = observer.resources().total
             (row,) = observer.table("session")
             return total, row

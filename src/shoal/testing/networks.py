@@ -283,7 +283,7 @@ class Network:
         host = self.hosts.pop(name)
         self._run_at(self._enter(self._switch), f"ip link delete {host.port}")
         host.close()
-        for other in self.hosts.values():
+        for other in list(self.hosts.values()):
             if other.faults.forget(host.ip):
                 self._filter(other)
 
@@ -317,7 +317,7 @@ class Network:
 
     def isolate(self, name: str) -> None:
         """Nobody hears the host, and it hears nobody."""
-        for other in [each for each in self.hosts if each != name]:
+        for other in [each for each in list(self.hosts) if each != name]:
             self.partition(name, other)
 
     def lose(self, sender: str, receiver: str, share: float) -> None:
@@ -352,8 +352,9 @@ class Network:
     def heal(self, one: str = "", other: str = "") -> None:
         """No faults any more: between two hosts, of one, or at all."""
         chosen = [self.hosts[name] for name in (one, other) if name]
-        for host in self.hosts.values():
-            peers = [peer for peer in self.hosts.values() if peer is not host]
+        hosts = list(self.hosts.values())  # somebody may add one meanwhile
+        for host in hosts:
+            peers = [peer for peer in hosts if peer is not host]
             if len(chosen) == 2 and host not in chosen:
                 continue
             if len(chosen) == 2 or (len(chosen) == 1 and host is not chosen[0]):
