@@ -173,18 +173,17 @@ class Bulk:
 
     def _watch(self, node: str, pull: Pull) -> None:
         """Look now and then whether it moves (invariant 4)."""
+        self._loop.call_later(self._limits.give_up_s, lambda: self._look(node, pull))
 
-        def look() -> None:
-            if pull.is_told or self._is_closed:
-                return
-            left_s = pull.moved_at + self._limits.give_up_s - clock.now()
-            if left_s > 0:
-                self._loop.call_later(left_s + 0.01, look)
-                return
-            given_up = f"nothing came for {self._limits.give_up_s:g} s"
-            self._fail(node, pull, f"{given_up}: {self._side(node).failure}")
-
-        self._loop.call_later(self._limits.give_up_s, look)
+    def _look(self, node: str, pull: Pull) -> None:
+        if pull.is_told or self._is_closed:
+            return
+        left_s = pull.moved_at + self._limits.give_up_s - clock.now()
+        if left_s > 0:
+            self._loop.call_later(left_s + 0.01, lambda: self._look(node, pull))
+            return
+        given_up = f"nothing came for {self._limits.give_up_s:g} s"
+        self._fail(node, pull, f"{given_up}: {self._side(node).failure}")
 
     def _fail(self, node: str, pull: Pull, why: str) -> None:
         side = self._side(node)
@@ -208,7 +207,9 @@ class Bulk:
                 side.pulls.remove(pull)
         self._pieces.forget(pull)
         pull.view.release()
-        self._loop.guard(pull.done, pull.why)
+        # An alarm may have the pull for a while; it must not have the memory with it.
+        done, pull.done = pull.done, _told
+        self._loop.guard(done, pull.why)
 
     # ---- having streams
     def _way(self, node: str) -> str:
@@ -343,6 +344,10 @@ class Bulk:
             self._pause(node, self._limits.redial_s)
         else:
             self._pump(node)
+
+
+def _told(why: str) -> None:
+    """Instead of who has been told."""
 
 
 class Opener:
