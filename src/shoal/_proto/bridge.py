@@ -14,6 +14,8 @@ task is about nothing. Rows of one link come in order, each once, while both nod
       JobEnded(job) ------------------------>            whatever it has there ends
                               <-------------- TaskRuns(number)       answer to a recall: too late
                               <-------------- TaskReturned(number)   or it has not been begun
+                              <-------------- StreamItems(number, ...)   of a generator, as it yields
+      StreamSeen(number, ...) -------------->
                               <-------------- TaskEnded(number, results)
                               <-------------- PrintedLines(job)      by its workers there
 
@@ -78,6 +80,8 @@ class ForwardTask(Message, frozen=True):
     """It is not sent back because the node is busy."""
     is_needy: bool = False
     """Home can never run it itself."""
+    given: int = 0
+    """Of a stream: so many items home has from former attempts."""
 
 
 class RecallTask(Message, frozen=True):
@@ -122,6 +126,29 @@ class TaskEnded(Message, frozen=True):
     """About how long it ran."""
     window: int | None = None
     """As in ``TaskReturned``."""
+
+
+class StreamItems(Message, frozen=True):
+    """It has yielded these, one behind the other. The bytes of large ones stay there, as results
+    whose index is the item's number and 1 (``ITEMS_FROM``)."""
+
+    number: int
+    first: int
+    """Number of the first of them."""
+    items: tuple[Result, ...]
+
+
+class StreamSeen(Message, frozen=True):
+    """From home: so many items of a stream are in its memory, and its consumer has taken so
+    many."""
+
+    number: int
+    taken: int
+    seen: int
+
+
+ITEMS_FROM = 1
+"""Index of item 0 among the results of a stream; 0 is its end."""
 
 
 class FreeResults(Message, frozen=True):
@@ -234,6 +261,8 @@ BridgeBody = Union[
     TaskRuns,
     TaskReturned,
     TaskEnded,
+    StreamItems,
+    StreamSeen,
     FreeResults,
     JobEnded,
     PrintedLines,
@@ -252,4 +281,6 @@ def names_in(body: BridgeBody) -> tuple[Name, ...]:
         return () if body.lifetime is None else (body.lifetime,)
     if isinstance(body, TaskEnded):
         return tuple(name for r in body.results for name in r.contained if name is not None)
+    if isinstance(body, StreamItems):
+        return tuple(name for r in body.items for name in r.contained if name is not None)
     return ()

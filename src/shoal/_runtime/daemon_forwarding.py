@@ -25,7 +25,7 @@ from shoal._core.forwarding import Forwarding
 from shoal._core.node import NodeMachine
 from shoal._core.policies import view
 from shoal._core.queues import ClassQueue
-from shoal._native import FLAG_STREAM, Memory
+from shoal._native import Memory
 from shoal._proto.views import Candidates, Wish
 from shoal._runtime.bridge.bridging import Bridging
 from shoal._runtime.bridge.lending import stays_here
@@ -203,8 +203,6 @@ class Outgoing:
             sight = self._memory.sight(key)
             if sight is None or stays_here(sight[_FLAGS_FIELD]):
                 self._stays.add(key)
-                if sight is not None and sight[_FLAGS_FIELD] & FLAG_STREAM:
-                    self._post(events.KeptHere(order.queue))
             elif self.bridging.lend(key, order.node, is_final=order.is_final):
                 keys.append(key)
                 self._lent[key] = (order.queue, order.node)

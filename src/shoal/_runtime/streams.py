@@ -24,7 +24,6 @@ from __future__ import annotations
 
 import collections
 import functools
-import pickle
 import sys
 from collections.abc import (
     AsyncGenerator,
@@ -42,6 +41,7 @@ from shoal._base import clock
 from shoal._native import ObjectRef
 from shoal._runtime import serialize, standing
 from shoal._runtime import session as sessions
+from shoal._runtime.cells import cell_value
 from shoal._runtime.session import NATIVE_ERRORS
 
 if TYPE_CHECKING:
@@ -272,22 +272,6 @@ def wait_mixed(
 
 # ---- the producer -------------------------------------------------------------------------------
 
-_templates: dict[int, bytes] = {}
-"""Pickles of a tuple of so many refs: they name the refs by their places, so all are the same."""
-
-
-def _cell_value(memory: _native.Memory, refs: tuple[ObjectRef, ...]) -> bytes:
-    data = _templates.get(len(refs))
-    if data is None:
-        former = memory.capture([])
-        try:
-            data = pickle.dumps(refs, serialize.PROTOCOL)
-        finally:
-            memory.capture(former)
-        _templates[len(refs)] = data
-    return data
-
-
 class Producer:
     """The end of a stream that gives: who runs the task has one per attempt."""
 
@@ -317,7 +301,7 @@ class Producer:
         if self._limit:
             refs.append(memory.new_pending())
             self._acks.append(refs[2])
-        data = _cell_value(memory, tuple(refs))
+        data = cell_value(memory, tuple(refs))
         memory.seal_pending(self._cell, _native.FORMAT_PICKLE, data, refs)
         self._task.advance_stream(following)
         self._cell = following

@@ -38,6 +38,8 @@ _TASK_ROWS = (
     rows.TaskRuns,
     rows.TaskReturned,
     rows.TaskEnded,
+    rows.StreamItems,
+    rows.StreamSeen,
     rows.FreeResults,
     rows.JobEnded,
     rows.NameAsk,
@@ -114,6 +116,13 @@ class Bridging:
             case rows.FreeResults():
                 self.visiting.free_results(node, body)
                 return
+            case rows.StreamItems():
+                refs = self.proxies.arrived(node, rows.names_in(body))
+                self.lending.streams.came(node, body, refs)
+                return
+            case rows.StreamSeen():
+                self.visiting.streams.heard(node, body)
+                return
             case rows.JobEnded(job, reason):
                 self._around.watch.job_ended(node, job, reason)
                 self.visiting.job_ended(node, job)
@@ -175,7 +184,8 @@ class Bridging:
         for key in self._memory.completions(0.0):
             self.proxies.sealed(key)
             self.pulling.settled(key)
-            if self.machine.is_visit(key):
+            self.lending.streams.sealed(key)
+            if not self.visiting.streams.sealed(key) and self.machine.is_visit(key):
                 self._post(bridge.VisitEnded(key))
         for key in inbox:
             self.proxies.look(key)

@@ -26,9 +26,10 @@ from shoal._proto.holds import Name
 from shoal._runtime.bridge.around import Surroundings, lost_worker, until_room
 from shoal._runtime.bridge.proxies import Proxies
 from shoal._runtime.bridge.pulling import Pulling, Stays
+from shoal._runtime.bridge.streaming import StreamsHome
 
-STAYS_HERE = _native.FLAG_STREAM | _native.FLAG_ITEMS
-"""Tasks that seal more than their returns."""
+STAYS_HERE = _native.FLAG_ITEMS
+"""Tasks that make items of a generator again: these are in no chain."""
 TRAVELLING = (
     _native.FLAG_HELP
     | _native.FLAG_ACTOR
@@ -36,6 +37,7 @@ TRAVELLING = (
     | _native.FLAG_NO_RETURN
     | _native.FLAG_RETRY_EXCEPTIONS
     | _native.FLAG_DYNAMIC
+    | _native.FLAG_STREAM
 )
 """Flags that mean the same on the other node; it sets the rest by itself."""
 
@@ -70,6 +72,7 @@ class Lending:
         self._pulling = pulling
         self._around = around
         self._post = post
+        self.streams = StreamsHome(memory, proxies, pulling, around)
         self._tasks: dict[int, Task] = {}
         self._charged: dict[int, int] = {}
         """Attempts of calls that were lent again without having been in their queue."""
@@ -121,6 +124,10 @@ class Lending:
         keys = self._memory.contained(order.key)
         if task.flags & _native.FLAG_REBUILD:
             keys.pop()  # its recipe
+        given = 0
+        if task.flags & _native.FLAG_STREAM:
+            given = self.streams.begin(task, order.node, order.number)
+            keys = self._memory.contained(order.key)[:-2]  # where its chain stands
         arguments = [self._proxies.name_of(key) for key in keys]
         n = task.n_dependencies
         is_call = bool(task.flags & _native.FLAG_ACTOR)
@@ -142,6 +149,7 @@ class Lending:
             contained=tuple(arguments[n:]),
             is_final=order.key in self._final,
             is_needy=not is_call and self.is_needy(task.queue),
+            given=given,
         )
         self._proxies.send(order.node, body, rows.names_in(body))
 
@@ -150,6 +158,9 @@ class Lending:
 
     def perform_take_results(self, order: bridge.TakeResults, refs: list[ObjectRef[Any]]) -> None:
         """Write and commit; ``refs``: to all that stands in the results, in their order."""
+        self.streams.then(order.key, lambda: self._take_results(order, refs))
+
+    def _take_results(self, order: bridge.TakeResults, refs: list[ObjectRef[Any]]) -> None:
         task = self._tasks[order.key]
         keys = task.returns
         if (record := self.ending(order.key)) is not None or len(keys) != len(order.results):
@@ -248,6 +259,7 @@ class Lending:
         self._charged.pop(key, None)
         self._final.discard(key)
         self._late.pop(key, None)
+        self.streams.over(key)
         return self._tasks.pop(key)
 
     def has(self, key: int) -> bool:

@@ -61,6 +61,8 @@ class Stays:
     node: str
     number: int
     index: int
+    refs: tuple[ObjectRef[Any], ...] = ()
+    """To what is in it, where no stub holds that."""
 
 
 @dataclass(slots=True)
@@ -93,6 +95,7 @@ class Pulling:
         self.sources = Sources(memory, proxies, self._here, around)
         self.sources.fetch_home = self._fetch_home
         self.sources.stays = lambda key: _place_of(self.stays.get(key & _SLOT))
+        self.sources.inside = self.inside
         proxies.needed = self.need
         proxies.settled = self.settled
         proxies.released = self._released
@@ -191,7 +194,8 @@ class Pulling:
         if self._memory.is_elsewhere(key) and name is not None:
             refs = self._proxies.landed(name, pull.inside)
         elif self._memory.is_elsewhere(key) and key & _SLOT in self.stays:
-            refs = []  # what it holds stands in its stub
+            # Else what it holds stands in its stub.
+            refs = list(self.stays[key & _SLOT].refs)
         problem = ""
         if refs is None:
             problem = "it is not wanted any more"
@@ -265,6 +269,20 @@ class Pulling:
     def stay(self, stays: Stays) -> None:
         """A result of ours stays on the node that made it, until somebody looks."""
         self.stays[stays.key & _SLOT] = stays
+
+    def inside(self, key: int) -> list[int]:
+        """Keys of what is in a value whose bytes are away, without its recipe."""
+        stays = self.stays.get(key & _SLOT)
+        if stays is not None and stays.refs:
+            return [ref.key for ref in stays.refs]
+        keys = self._memory.contained(key)
+        if keys and self._memory.recipe(keys[-1]) is not None:
+            keys.pop()
+        return keys
+
+    def has(self, node: str) -> bool:
+        """Whether it is a node that lives."""
+        return node in self._nodes
 
     def stays_as(self, key: int, new: int) -> None:
         """What slot ``new`` has now is what slot ``key`` had, if that stays abroad."""

@@ -61,7 +61,8 @@ class Sources:
     """Values that are come for.
 
     ``fetch_home`` brings a value of this node home whose bytes are elsewhere, and calls
-    ``came_back``; ``stays`` says where they are: node, number, index. ``kept`` gives the key of a
+    ``came_back``; ``stays`` says where they are: node, number, index, and ``inside`` what is in it.
+    ``kept`` gives the key of a
     result that is kept for its home; 0: it is not.
     """
 
@@ -84,6 +85,7 @@ class Sources:
         self._kept_there: set[tuple[str, int]] = set()
         """Who was told that it has the bytes of a value of ours itself."""
         self.stays: Callable[[int], tuple[str, int, int] | None] = lambda key: None
+        self.inside: Callable[[int], list[int]] = lambda key: []
         self.fetch_home: Callable[[int], None] = lambda key: None
         self.kept: Callable[[str, int, int], int] = lambda node, number, index: 0
         proxies.unneeded = self._forget
@@ -199,10 +201,7 @@ class Sources:
         if stays is None or sight is None or stays[0] != node or (node, key) in self._kept_there:
             return False
         self._kept_there.add((node, key))
-        keys = self._memory.contained(key)
-        if keys and self._memory.recipe(keys[-1]) is not None:
-            keys.pop()
-        names = tuple(self._proxies.name_of(inner) for inner in keys)
+        names = tuple(self._proxies.name_of(inner) for inner in self.inside(key))
         self._facts[key] = sight[1], sight[16], names
         me = self._proxies.me[0]
         row = holds.CopySource(key, me, sight[1], sight[16], names, kept=(stays[1], stays[2]))

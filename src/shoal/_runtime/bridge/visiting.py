@@ -34,6 +34,7 @@ from shoal._runtime.bridge.around import RETRY_S, SMALL_BYTES, Place, Surroundin
 from shoal._runtime.bridge.images import Image, open_image
 from shoal._runtime.bridge.proxies import Proxies
 from shoal._runtime.bridge.pulling import Pulling
+from shoal._runtime.bridge.streaming import StreamsThere
 
 CRASHES = frozenset({"WorkerCrashedError", "OutOfMemoryError"})
 """Records that this node's daemon seals when the process of a task has died."""
@@ -77,6 +78,7 @@ class Visiting:
         """What keeps them, by who has sent tasks of them, its job, and their name: they may be of
         a third node, or of this one."""
         pulling.sources.kept = self._key_of_kept
+        self.streams = StreamsThere(memory, proxies, around, post, self._result)
 
     # ---- beginning
     def perform_begin(self, order: bridge.Begin, refs: list[ObjectRef[Any]]) -> None:
@@ -126,7 +128,7 @@ class Visiting:
             self._post(bridge.VisitRefused(node, number, queue))
             return
         try:
-            visit.results = self._make_task(visit, queue)
+            visit.results = self._make_task((node, number), visit, queue)
         except _native.PendingError:
             self._forget(node, number)
             self._post(bridge.VisitRefused(node, number, "the queue is full there"))
@@ -139,17 +141,20 @@ class Visiting:
         key = visit.results[0].key
         self._post(bridge.VisitBegun(node, number, key))
         # The last one is sealed last (`publish`), so then all of them are.
-        if not self._memory.watch(visit.results[-1], key):
+        if not self._memory.watch(visit.results[-1], key) and not self.streams.sealed(key):
             self._post(bridge.VisitEnded(key))
 
     def _forget(self, node: str, number: int) -> tuple[_Visit | None, float, int | None]:
         """It is no visit any more: how long it ran, and how many of its kind may come now."""
         visit = self._visits.pop((node, number), None)
+        self.streams.drop((node, number))
         if visit is None or visit.body.actor is not None:
             return visit, 0.0, None
         return visit, *self._around.watch.visit_over(node, number)
 
-    def _make_task(self, visit: _Visit, queue: Place) -> list[ObjectRef[Any]]:
+    def _make_task(
+        self, place: tuple[str, int], visit: _Visit, queue: Place
+    ) -> list[ObjectRef[Any]]:
         body, refs = visit.body, visit.refs
         first = len(refs) - len(body.dependencies) - len(body.contained)
         last = first + len(body.dependencies)
@@ -168,6 +173,12 @@ class Visiting:
         # It holds its function too, behind all that its payload numbers: its home may be lost, and
         # with it what keeps the function here, when a worker has just taken it.
         inside = [*refs[last:], *refs[:first]]
+        if body.flags & _native.FLAG_STREAM:
+            cell = self._memory.new_pending(body.given)
+            end = self._memory.submit(template, body.payload, refs[first:last], [*inside, cell, cell])
+            assert isinstance(end, ObjectRef), "a stream has one return"
+            self.streams.begin(place, end, cell, body.given)
+            return [end]
         made = self._memory.submit(template, body.payload, refs[first:last], inside)
         if isinstance(made, ObjectRef):
             return [made]
@@ -203,7 +214,7 @@ class Visiting:
         except ValueError as error:
             record = records.pack("NotSupportedError", message=str(error))
             return rows.Result(_native.FORMAT_ERROR_RECORD, len(record), False, record)
-        keys = found.contained if isinstance(found, Image) else self._memory.contained(ref.key)
+        keys = found.contained if isinstance(found, Image) else self._pulling.inside(ref.key)
         names = tuple(self._proxies.name_of(key) for key in keys)
         if isinstance(found, Image) and (found.size <= SMALL_BYTES or found.format in _ERRORS):
             return rows.Result(found.format, found.size, found.in_block, found.whole(), names)
