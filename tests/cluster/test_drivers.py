@@ -79,6 +79,11 @@ def where() -> str:
     return shoal.get_runtime_context().get_node_id()
 
 
+@shoal.remote
+def count(n: int) -> Iterator[int]:
+    yield from range(n)
+
+
 def total(values: Any) -> float:
     return float(sum(values))
 
@@ -102,6 +107,16 @@ def test_work_of_a_driver_runs_on_the_nodes(place: Place) -> None:
         return [shoal.put(i) for i in range(n)]
 
     assert shoal.get(shoal.get(nested.remote(3), timeout=LONG_S), timeout=LONG_S) == [0, 1, 2]
+
+
+def test_generators_of_a_driver_run_on_the_nodes(place: Place) -> None:
+    shoal.init(place.address, token_file=place.token_file, log_to_driver=False)
+    for options in ({}, {"resources": {"licence": 1}, "_generator_backpressure_num_objects": 2}):
+        stream = count.options(**options).remote(20)
+        assert [shoal.get(stream._next_sync(LONG_S), timeout=LONG_S) for _ in range(20)] == [
+            *range(20)
+        ]
+        assert shoal.get(stream.completed(), timeout=LONG_S) == 20
 
 
 def test_it_is_seen_as_a_driver_and_leaves_at_once(place: Place) -> None:

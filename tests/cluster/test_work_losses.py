@@ -36,6 +36,10 @@ class Begun:
     folder: Path
     refs: dict[str, Any] = field(default_factory=dict)
     kept: Any = None
+    firsts: dict[str, Any] = field(default_factory=dict)
+    """The first item of each stream."""
+    larges: dict[str, Any] = field(default_factory=dict)
+    """And a ref to the second, which nobody has read."""
 
     def begin(self, resource: str) -> None:
         """Tasks that write down where they begin and end; they end where they are told to."""
@@ -61,6 +65,19 @@ class Begun:
         def give() -> list[Any]:
             return [shoal.put(np.ones(300_000))]
 
+        @shoal.remote(**place)
+        def tell(name: str) -> Iterator[Any]:
+            node = str(shoal.get_runtime_context().get_node_id())
+            yield "first", node
+            yield np.ones(300_000)
+            while not (folder / f"go {node}").exists():
+                time.sleep(0.01)
+            yield "last", node
+
+        for name, retries in (("stream", 1), ("stream that ends", 0)):
+            stream = self.refs[name] = tell.options(max_retries=retries).remote(name)
+            self.firsts[name] = shoal.get(stream._next_sync(LONG_S), timeout=LONG_S)
+            self.larges[name] = stream._next_sync(LONG_S)
         refs = self.refs
         for name, retries in (("retried", 1), ("not retried", 0)):
             refs[name] = run.options(max_retries=retries).remote(name)
@@ -143,7 +160,25 @@ def _check(begun: Begun, lost: str, other: str) -> None:
         with pytest.raises(errors.ObjectLostError, match=lost):
             begun.get(name)
     assert begun.get("made again").sum() == 300_000, "its task may run again"
+    _check_streams(begun, lost, other)
     assert begun.get("read before").sum() == begun.kept.sum() == 300_000, "its bytes are here too"
+
+
+def _check_streams(begun: Begun, lost: str, other: str) -> None:
+    """One goes on behind what its consumer has; the other ends."""
+    assert set(begun.firsts.values()) == {("first", lost)}
+    ref = begun.refs["stream"]._next_sync(LONG_S)
+    assert shoal.get(ref, timeout=LONG_S) == ("last", other)
+    ended = begun.refs["stream that ends"]
+    last = ended._next_sync(LONG_S)
+    with pytest.raises(errors.WorkerCrashedError, match="is lost"):
+        shoal.get(last, timeout=LONG_S)
+    for stream in (begun.refs["stream"], ended):
+        with pytest.raises(StopIteration):
+            stream._next_sync(LONG_S)
+    for large in begun.larges.values():
+        with pytest.raises(errors.ObjectLostError, match=lost):
+            shoal.get(large, timeout=LONG_S)
 
 
 def _goes_on(aftermath: Aftermath) -> None:

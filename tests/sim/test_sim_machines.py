@@ -20,7 +20,7 @@ NOT_SIMULATED = {
     **dict.fromkeys(
         (
             *("NodesChanged", "GuestWanted", "GuestEnded", "CancelAsked", "NoteRetryable"),
-            *("KeptHere", "ActorSent", "ActorTold", "ActorCame", "ActorEnds", "AbroadLooked"),
+            *("ActorSent", "ActorTold", "ActorCame", "ActorEnds", "AbroadLooked"),
             *("CallersGone", "NameAnswered"),
         ),
         ACROSS,
@@ -31,7 +31,7 @@ NOT_SIMULATED = {
     "Bridge": "lives at random in tests/unit/test_core_bridge.py, node memories in tests/cluster",
     "Link": "lives at random in tests/property/test_link_session.py",
     **dict.fromkeys(
-        ("NodesChanged", "GuestWanted", "GuestEnded", "CancelAsked", "KeptHere", "NoteRetryable"),
+        ("NodesChanged", "GuestWanted", "GuestEnded", "CancelAsked", "NoteRetryable"),
         "a simulated node machine has no others; tests/unit/test_core_guests.py tells it of some,"
         " tests/cluster/test_work.py runs real ones; sim/scale.py forwards between a thousand",
     ),

@@ -98,18 +98,6 @@ def test_a_warning_names_labels_that_no_node_has() -> None:
     assert "zone" in text and "most" not in text
 
 
-def test_of_generators_that_cannot_go_the_program_hears_once() -> None:
-    node = Member(known())
-    queue = node.queue({"licence": 1})
-    first = node.tell(seen.KeptHere(queue))
-    (told,) = [c.body for c in first if isinstance(c, do.Notify)]
-    assert isinstance(told, m.Notice)
-    assert "a generator runs on the node of its caller" in told.text and "node-2" in told.text
-    assert not [c for c in node.tell(seen.KeptHere(queue)) if isinstance(c, do.Notify)]
-    here = node.queue({"CPU": 1})
-    assert not [c for c in node.tell(seen.KeptHere(here)) if isinstance(c, do.Notify)]
-
-
 def test_a_session_of_one_machine_says_what_it_always_said() -> None:
     node = Node(started=True)
     node.queue({"licence": 1})
@@ -156,12 +144,18 @@ def test_what_waits_here_for_another_node_says_so() -> None:
     assert reason.asked == {"licence": 1.0} and reason.nodes_count == 1
 
 
-def test_a_generator_waits_for_what_will_not_come() -> None:
+def test_what_makes_items_again_waits_for_what_will_not_come() -> None:
     node = Member(known())
-    node.waits(TASK, node.queue({"licence": 1}), stays=True, is_stream=True)
+    node.waits(TASK, node.queue({"licence": 1}), stays=True)
     why = node.why()
     assert isinstance(why.reason, r.Infeasible) and why.reason.fails_in_s is None
-    assert "a generator runs on the node of its caller" in str(why)
+    assert "runs on the node of its caller" in str(why) and "node-2 could run it" in str(why)
+
+
+def test_a_generator_waits_for_room_as_every_task() -> None:
+    node = Member(known())
+    node.waits(TASK, node.queue({"licence": 1}), is_stream=True)
+    assert isinstance(node.why().reason, r.WaitsForNode)
 
 
 def test_what_no_node_has_is_said_of_the_cluster() -> None:

@@ -7,8 +7,8 @@ tasks ask for. So whoever warns, or explains, asks here first::
     lacks   none could                                            -> one notice, which says what
                                                                      the best of them have
 
-Tasks that no other node runs (generators: their items are sealed on the node of their caller) wait
-for what will not come although another node has it; ``on_kept_here`` says so once per queue.
+Tasks that no other node runs (those that make items of a generator again, which their node's memory
+has lost) wait for what will not come although another node has it; ``stays_here`` says so.
 
 Where tasks do go is decided by ``forwarding``; nothing here moves anything.
 
@@ -23,15 +23,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from shoal._core import commands as do
 from shoal._core import placement, resources
-from shoal._core.answers import Commands
-from shoal._core.events import KeptHere, KnownNode, NodesChanged
+from shoal._core.events import KnownNode, NodesChanged
 from shoal._core.policies import view
 from shoal._core.policies.labels import agrees, labels_of
 from shoal._core.resources import UNIT, Amounts, Target
 from shoal._core.tables import NodeTables
-from shoal._proto import messages as m
 from shoal._proto.views import NodeRow, Wish
 
 NAMES_MOST = 10
@@ -102,29 +99,12 @@ def _most(name: str, nodes: list[KnownNode]) -> str:
     return f"{name}: the most is {units / UNIT:,.10g}, on {best.name}"
 
 
-def stays_here(t: NodeTables, amounts: Amounts, target: Target, *, is_stream: bool) -> str:
+def stays_here(t: NodeTables, amounts: Amounts, target: Target) -> str:
     """Why a task that no other node runs waits for what only others have."""
-    what = "a generator runs" if is_stream else "what makes the items of a generator again runs"
     total = resources.plain((name, t.account.total.get(name, 0)) for name, _ in amounts)
     has = ", ".join(f"{name} {amount:,.10g}" for name, amount in total.items())
-    text = f"{what} on the node of its caller, which has {has or 'other labels'}"
+    what = "what makes the items of a generator again runs on the node of its caller"
+    text = f"{what}, which has {has or 'other labels'}"
     names = able(t, amounts, target)
-    if not names:
-        return text
     more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-    advice = "; called by a task that asks for the same, it would run there" if is_stream else ""
-    return f"{text}; {names[0]}{more} could run it{advice}"
-
-
-def on_kept_here(t: NodeTables, now: float, event: KeptHere) -> Commands:
-    """Its program is told once."""
-    queue = t.scheduler.held.queues.get(event.queue)
-    if queue is None or queue.is_feasible or queue.is_warned:
-        return []
-    job = t.jobs.running.get(queue.job)
-    queue.is_warned = True
-    if job is None or job.driver < 0:
-        return []
-    asked = resources.plain(queue.amounts)
-    why = stays_here(t, queue.amounts, queue.target, is_stream=True)
-    return [do.Notify(job.driver, m.Notice(f"generators that ask for {asked} wait: {why}"))]
+    return f"{text}; {names[0]}{more} could run it" if names else text

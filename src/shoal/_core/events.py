@@ -85,7 +85,6 @@ CallersGone = events_across.CallersGone
 CancelAsked = events_across.CancelAsked
 GuestEnded = events_across.GuestEnded
 GuestWanted = events_across.GuestWanted
-KeptHere = events_across.KeptHere
 NameAnswered = events_across.NameAnswered
 NodesChanged = events_across.NodesChanged
 KnownNode = events_across.KnownNode
@@ -396,7 +395,6 @@ AnyEvent = Union[
     AbroadLooked,
     CallersGone,
     NodesChanged,
-    KeptHere,
     GuestWanted,
     GuestEnded,
     CancelAsked,

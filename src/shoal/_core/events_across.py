@@ -34,12 +34,6 @@ class NodesChanged(Event, frozen=True):
     """Minor version of the interpreter here."""
 
 
-class KeptHere(Event, frozen=True):
-    """Tasks of this queue are of a kind that no other node runs; one that has room was found."""
-
-    queue: int
-
-
 class GuestWanted(Event, frozen=True):
     """Tasks of job ``job`` of ``node`` come, which need ``place`` (``guests.ClassPlace``)."""
 

@@ -11,8 +11,8 @@ that home does not have.
 
 Invariants:
 
-1. At most ``WINDOW`` items are on their way, or wait at home for memory, at any time: the rest waits
-   in the memory of the node that yields them.
+1. At most ``WINDOW`` items are on their way, or wait at home for memory: the rest waits in the
+   memory of the node that yields them.
 2. Home takes items in their order, each once; a row that says anything else is not believed.
 3. What the consumer has taken is said at once, as its producer may stand still for it
    (back-pressure); that items have come to memory is said each quarter of a window.

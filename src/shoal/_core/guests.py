@@ -22,7 +22,7 @@ import msgspec
 from shoal._core import commands as do
 from shoal._core import elsewhere, reactions_abroad, reactions_jobs
 from shoal._core.answers import begin_job, want_environment
-from shoal._core.events import GuestEnded, GuestWanted, KeptHere, NodesChanged
+from shoal._core.events import GuestEnded, GuestWanted, NodesChanged
 from shoal._core.jobs import Job
 from shoal._core.queues import ClassQueue
 from shoal._core.resources import Amounts
@@ -136,11 +136,6 @@ def on_nodes(t: NodeTables, now: float, event: NodesChanged) -> Commands:
         if actor.host in lost:
             out += reactions_abroad.on_host_lost(t, now, actor, actor.host)
     return out
-
-
-def on_kept_here(t: NodeTables, now: float, event: KeptHere) -> Commands:
-    """Tasks that other nodes never run ask for what only those have."""
-    return elsewhere.on_kept_here(t, now, event)
 
 
 def on_ended(t: NodeTables, now: float, event: GuestEnded) -> Commands:

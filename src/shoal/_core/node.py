@@ -193,7 +193,6 @@ class NodeMachine:
             seen.AbroadLooked: lambda now, event: _abroad().on_looked(self.tables, now, event),
             seen.CallersGone: lambda now, event: _abroad().on_callers_gone(self.tables, now, event),
             seen.NodesChanged: lambda now, event: _guests().on_nodes(self.tables, now, event),
-            seen.KeptHere: lambda now, event: _guests().on_kept_here(self.tables, now, event),
             seen.GuestWanted: lambda now, event: _guests().on_wanted(self.tables, now, event),
             seen.GuestEnded: lambda now, event: _guests().on_ended(self.tables, now, event),
         }

@@ -83,10 +83,9 @@ class Names:
             return ""
         return "" if self.able(ask) else str(elsewhere().lacks(self.t, ask.amounts, ask.target))
 
-    def stays_here(self, queue: ClassQueue, is_stream: bool) -> str:
+    def stays_here(self, queue: ClassQueue) -> str:
         """Why a task of a kind that no other node runs waits for what only others have."""
-        place = (queue.amounts, queue.target)
-        return str(elsewhere().stays_here(self.t, *place, is_stream=is_stream))
+        return str(elsewhere().stays_here(self.t, queue.amounts, queue.target))
 
     def ago(self, at: float) -> float | None:
         """Seconds since ``at``; 0 means that nobody knows."""

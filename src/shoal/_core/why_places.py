@@ -34,7 +34,7 @@ def of_queue(e: Explainer, queue: ClassQueue, task: TaskSight) -> r.Reason:
     if not queue.is_feasible and (able := e.able(queue)):
         if not task.stays:
             return of_forwarding(queue, able, facts)
-        text = e.stays_here(queue, task.is_stream)
+        text = e.stays_here(queue)
     before = _before_the_line(e, queue, facts, queue.entries_since, text)
     if before is not None:
         return before

@@ -14,7 +14,7 @@ task is about nothing. Rows of one link come in order, each once, while both nod
       JobEnded(job) ------------------------>            whatever it has there ends
                               <-------------- TaskRuns(number)       answer to a recall: too late
                               <-------------- TaskReturned(number)   or it has not been begun
-                              <-------------- StreamItems(number, ...)   of a generator, as it yields
+                              <-------------- StreamItems(number, ...)  as it yields them
       StreamSeen(number, ...) -------------->
                               <-------------- TaskEnded(number, results)
                               <-------------- PrintedLines(job)      by its workers there

@@ -84,6 +84,7 @@ class Abroad:
         self._post = post
         self._me = machine.tables.config.node_id.hex()
         self._bridging: Bridging | None = None
+        self._last: Bridging | None = None
         self._former: list[Bridging] = []
         """Of epochs that are over: somebody here still has their refs."""
         self._epochs: dict[str, int] = {}
@@ -120,6 +121,9 @@ class Abroad:
             ask_about=self._ask_about,
         )
         self._bridging = Bridging(self._memory, self._me, epoch, around)
+        if self._last is not None:
+            self._bridging.visiting.streams.go_on_from(self._last.visiting.streams)
+        self._last = self._bridging
         self._bridging.lending.is_needy = self.outgoing.is_needy
         self.actors.begin(self._bridging)
         self.names.bridging = self.outgoing.bridging = self._bridging

@@ -272,6 +272,7 @@ def wait_mixed(
 
 # ---- the producer -------------------------------------------------------------------------------
 
+
 class Producer:
     """The end of a stream that gives: who runs the task has one per attempt."""
 

@@ -90,12 +90,13 @@ class Pulling:
         self.stays: dict[int, Stays] = {}
         """By slot."""
         self._awaited: dict[int, list[Callable[[], None]]] = {}
-        self._nodes: set[str] = set()
+        self.nodes: set[str] = set()
+        """Those that live."""
         self._here = CopiesHere()
         self.sources = Sources(memory, proxies, self._here, around)
         self.sources.fetch_home = self._fetch_home
         self.sources.stays = lambda key: _place_of(self.stays.get(key & _SLOT))
-        self.sources.inside = self.inside
+        self.sources.inside = lambda key: _inside(memory, key, self.stays.get(key & _SLOT))
         proxies.needed = self.need
         proxies.settled = self.settled
         proxies.released = self._released
@@ -232,7 +233,7 @@ class Pulling:
     def _gone(self, stays: Stays, problem: str) -> None:
         """A result of ours will not come from where it is."""
         self._pulls.pop(stays.key, None)
-        if stays.node in self._nodes:
+        if stays.node in self.nodes:
             self._let_go(stays.key)
         else:
             del self.stays[stays.key & _SLOT]
@@ -268,21 +269,13 @@ class Pulling:
 
     def stay(self, stays: Stays) -> None:
         """A result of ours stays on the node that made it, until somebody looks."""
+        former = self.stays.get(stays.key & _SLOT)
+        if (
+            former is not None and former.key != stays.key
+        ):  # its slot was free, and is another's now
+            self._pulls.pop(former.key, None)
+            self._let_go(former.key)
         self.stays[stays.key & _SLOT] = stays
-
-    def inside(self, key: int) -> list[int]:
-        """Keys of what is in a value whose bytes are away, without its recipe."""
-        stays = self.stays.get(key & _SLOT)
-        if stays is not None and stays.refs:
-            return [ref.key for ref in stays.refs]
-        keys = self._memory.contained(key)
-        if keys and self._memory.recipe(keys[-1]) is not None:
-            keys.pop()
-        return keys
-
-    def has(self, node: str) -> bool:
-        """Whether it is a node that lives."""
-        return node in self._nodes
 
     def stays_as(self, key: int, new: int) -> None:
         """What slot ``new`` has now is what slot ``key`` had, if that stays abroad."""
@@ -357,12 +350,12 @@ class Pulling:
 
     def node_joined(self, node: str, is_driver: bool) -> None:
         """A node that may come, and be come to."""
-        self._nodes.add(node)
+        self.nodes.add(node)
         self.sources.node_joined(node, is_driver)
 
     def node_lost(self, node: str) -> None:
         """What others had of it comes no more; what it had of ours is its no more."""
-        self._nodes.discard(node)
+        self.nodes.discard(node)
         self.sources.node_lost(node)
         self._run(copying.NodeGone(node))
         for key in list(self._pulls):
@@ -375,6 +368,16 @@ class Pulling:
 
 def _place_of(stays: Stays | None) -> tuple[str, int, int] | None:
     return None if stays is None else (stays.node, stays.number, stays.index)
+
+
+def _inside(memory: Memory, key: int, stays: Stays | None) -> list[int]:
+    """Keys of what is in a value whose bytes are away, without its recipe."""
+    if stays is not None and stays.refs:
+        return [ref.key for ref in stays.refs]
+    keys = memory.contained(key)
+    if keys and memory.recipe(keys[-1]) is not None:
+        keys.pop()
+    return keys
 
 
 def _name_of(source: OfObject) -> Name:

@@ -161,7 +161,7 @@ class StreamsHome:
         """Items that have come for nobody."""
         from_ = rows.ITEMS_FROM + first
         kept = tuple(from_ + i for i, item in enumerate(items) if item.data is None)
-        if kept and self._pulling.has(node):
+        if kept and node in self._pulling.nodes:
             self._around.links.send(node, rows.FreeResults(number, kept))
 
     # ---- writing
@@ -299,6 +299,10 @@ class StreamsThere:
         """By the key of the task, until it has ended and nothing is left to be sent."""
         self._cells: dict[int, _Going] = {}
         """By the cell that is waited for."""
+
+    def go_on_from(self, former: StreamsThere) -> None:
+        """That is of an epoch which is over: what it had ends, and is seen to end here."""
+        self._ends, self._cells = former._ends, former._cells
 
     def begin(self, place: Place, end: ObjectRef[Any], cell: ObjectRef[Any], given: int) -> None:
         """A visit yields into ``cell``."""

@@ -175,7 +175,9 @@ class Visiting:
         inside = [*refs[last:], *refs[:first]]
         if body.flags & _native.FLAG_STREAM:
             cell = self._memory.new_pending(body.given)
-            end = self._memory.submit(template, body.payload, refs[first:last], [*inside, cell, cell])
+            end = self._memory.submit(
+                template, body.payload, refs[first:last], [*inside, cell, cell]
+            )
             assert isinstance(end, ObjectRef), "a stream has one return"
             self.streams.begin(place, end, cell, body.given)
             return [end]
@@ -214,7 +216,9 @@ class Visiting:
         except ValueError as error:
             record = records.pack("NotSupportedError", message=str(error))
             return rows.Result(_native.FORMAT_ERROR_RECORD, len(record), False, record)
-        keys = found.contained if isinstance(found, Image) else self._pulling.inside(ref.key)
+        keys = (
+            found.contained if isinstance(found, Image) else self._pulling.sources.inside(ref.key)
+        )
         names = tuple(self._proxies.name_of(key) for key in keys)
         if isinstance(found, Image) and (found.size <= SMALL_BYTES or found.format in _ERRORS):
             return rows.Result(found.format, found.size, found.in_block, found.whole(), names)
