@@ -156,20 +156,49 @@ static bool is_written(Memory& m, Status st) {
   return st == Status::Ok;
 }
 
-// Items of generators are made by runs that stay here, so what goes elsewhere is none.
+// What the value of a task holds here whose bytes are elsewhere: its recipe last, if it may run
+// again. False: there is no room for that now.
+static bool add_recipe(PyTask& t, std::vector<u32>& held) {
+  Memory& m = *t.mem->m;
+  const u32 recipe = m.recipe_for(t.key, true);
+  if (recipe == Memory::NO_RECIPE_YET) return is_written(m, Status::NeedMemory);
+  if (recipe) held.push_back(recipe);
+  return true;
+}
+
+// (The list that a task has yielded into is made again here, and its end is no value to be lost.)
 static bool write_elsewhere(PyTask& t, u32 i, int format, u64 size, nb::handle contained) {
   check_elsewhere(format, size, *t.mem->m);
   std::vector<u32> held = slots_or_none(*t.mem, contained);
   const u32 r = running_return(t, i);
   Memory& m = *t.mem->m;
   m.discard_value(r);
-  const bool is_plain = !(t.flags & (F_STREAM | F_DYNAMIC | F_ITEMS));
-  const u32 recipe = is_plain ? m.recipe_for(t.key, true) : 0;
-  if (recipe == Memory::NO_RECIPE_YET) return is_written(m, Status::NeedMemory);
-  if (recipe) held.push_back(recipe);
+  if (!(t.flags & (F_STREAM | F_DYNAMIC)) && !add_recipe(t, held)) return false;
   const Status st = m.write_elsewhere(r, u8(format), size, held);
   if (st == Status::Gone) throw nb::value_error("a count is full");
   return is_written(m, st);
+}
+
+// An item that a generator has yielded on another node, where its bytes stay. None: there is no
+// room now.
+static nb::object item_elsewhere(PyTask& t, u32 number, int format, u64 size,
+                                 nb::handle contained) {
+  PyMemory& pm = *t.mem;
+  check_elsewhere(format, size, *pm.m);
+  std::vector<u32> held = slots_or_none(pm, contained);
+  running_spec(t);
+  Memory& m = *pm.m;
+  if (!add_recipe(t, held)) return nb::none();
+  const u32 s = fresh_slot(m);
+  const Status st = m.write_elsewhere(s, u8(format), size, held);
+  if (st != Status::Ok) m.clear_bits(s, OWNER);
+  if (st == Status::Gone) throw nb::value_error("a count is full");
+  if (!is_written(m, st)) return nb::none();
+  m.seal_item(s, number);
+  m.set_maker(s, t.key);
+  m.slot(s).job.store(u16(t.job), RLX);
+  if (t.actor) m.slot(s).spec.store(make_origin(t.actor, 0), RLX);
+  return make_ref(t.owner, pm, make_key(s, m.slot(s).gen.load(RLX)), nullptr);
 }
 
 void bind_images(nb::class_<PyTask>& task) {
@@ -180,10 +209,10 @@ void bind_images(nb::class_<PyTask>& task) {
           },
           nb::arg("index"), nb::arg("format"), nb::arg("in_block"), nb::arg("data"),
           nb::arg("contained") = nb::make_tuple())
-      .def(
-          "write_elsewhere",
-          &write_elsewhere, nb::arg("index"), nb::arg("format"), nb::arg("size"),
-          nb::arg("contained") = nb::make_tuple());
+      .def("write_elsewhere", &write_elsewhere, nb::arg("index"), nb::arg("format"),
+           nb::arg("size"), nb::arg("contained") = nb::make_tuple())
+      .def("item_elsewhere", &item_elsewhere, nb::arg("number"), nb::arg("format"), nb::arg("size"),
+           nb::arg("contained") = nb::make_tuple());
 }
 
 }  // namespace shoal

@@ -225,6 +225,11 @@ class Task:
         """Write a return whose ``size`` bytes stay on another node, see ``Memory.seal_elsewhere``:
         it holds ``contained``, the refs in it, and the recipe of its task if that may run again.
         False: no room for that now."""
+    def item_elsewhere(
+        self, number: int, format: int, size: int, contained: Sequence[ObjectRef | None] = ()
+    ) -> ObjectRef | None:
+        """As ``put_item``, of an item whose bytes stay on another node. None: no room for what it
+        holds now."""
     @property
     def ending(self) -> bytes | None:
         """What it is to fail with, if somebody wants it to end; None otherwise."""

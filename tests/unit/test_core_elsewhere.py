@@ -144,7 +144,7 @@ def test_what_waits_here_for_another_node_says_so() -> None:
     assert reason.asked == {"licence": 1.0} and reason.nodes_count == 1
 
 
-def test_what_makes_items_again_waits_for_what_will_not_come() -> None:
+def test_what_makes_a_list_of_items_again_waits_for_what_will_not_come() -> None:
     node = Member(known())
     node.waits(TASK, node.queue({"licence": 1}), stays=True)
     why = node.why()

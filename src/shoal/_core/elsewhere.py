@@ -7,8 +7,8 @@ tasks ask for. So whoever warns, or explains, asks here first::
     lacks   none could                                            -> one notice, which says what
                                                                      the best of them have
 
-Tasks that no other node runs (those that make items of a generator again, which their node's memory
-has lost) wait for what will not come although another node has it; ``stays_here`` says so.
+Tasks that no other node runs (those that make a list of what a generator has yielded again) wait
+for what will not come although another node has it; ``stays_here`` says so.
 
 Where tasks do go is decided by ``forwarding``; nothing here moves anything.
 
@@ -103,7 +103,7 @@ def stays_here(t: NodeTables, amounts: Amounts, target: Target) -> str:
     """Why a task that no other node runs waits for what only others have."""
     total = resources.plain((name, t.account.total.get(name, 0)) for name, _ in amounts)
     has = ", ".join(f"{name} {amount:,.10g}" for name, amount in total.items())
-    what = "what makes the items of a generator again runs on the node of its caller"
+    what = "what makes a list of a generator's items again runs on the node of its caller"
     text = f"{what}, which has {has or 'other labels'}"
     names = able(t, amounts, target)
     more = f" and {len(names) - 1} more" if len(names) > 1 else ""

@@ -82,6 +82,8 @@ class ForwardTask(Message, frozen=True):
     """Home can never run it itself."""
     given: int = 0
     """Of a stream: so many items home has from former attempts."""
+    items: tuple[int, ...] = ()
+    """Numbers of the items of a generator that are to be made again: its returns."""
 
 
 class RecallTask(Message, frozen=True):

@@ -28,8 +28,6 @@ from shoal._runtime.bridge.proxies import Proxies
 from shoal._runtime.bridge.pulling import Pulling, Stays
 from shoal._runtime.bridge.streaming import StreamsHome
 
-STAYS_HERE = _native.FLAG_ITEMS
-"""Tasks that make items of a generator again: these are in no chain."""
 TRAVELLING = (
     _native.FLAG_HELP
     | _native.FLAG_ACTOR
@@ -38,6 +36,7 @@ TRAVELLING = (
     | _native.FLAG_RETRY_EXCEPTIONS
     | _native.FLAG_DYNAMIC
     | _native.FLAG_STREAM
+    | _native.FLAG_ITEMS
 )
 """Flags that mean the same on the other node; it sets the rest by itself."""
 
@@ -48,8 +47,7 @@ STAGES = ("held", "queued", "running")
 def stays_here(flags: int) -> bool:
     """Whether only this node can run a task with these flags. What is made again may be made on
     another node as well as the first time, unless it is a list of what a generator has yielded."""
-    is_rebuild = flags & _native.FLAG_REBUILD and flags & _native.FLAG_DYNAMIC
-    return bool(is_rebuild or flags & STAYS_HERE)
+    return bool(flags & _native.FLAG_REBUILD and flags & _native.FLAG_DYNAMIC)
 
 
 PAYLOAD_BYTES_MOST = 8 << 20
@@ -124,6 +122,8 @@ class Lending:
         keys = self._memory.contained(order.key)
         if task.flags & _native.FLAG_REBUILD:
             keys.pop()  # its recipe
+        if task.flags & _native.FLAG_ITEMS:
+            keys.pop()  # their numbers
         given = 0
         if task.flags & _native.FLAG_STREAM:
             given = self.streams.begin(task, order.node, order.number)
@@ -150,6 +150,7 @@ class Lending:
             is_final=order.key in self._final,
             is_needy=not is_call and self.is_needy(task.queue),
             given=given,
+            items=tuple(task.items()),
         )
         self._proxies.send(order.node, body, rows.names_in(body))
 

@@ -61,8 +61,6 @@ class Stays:
     node: str
     number: int
     index: int
-    refs: tuple[ObjectRef[Any], ...] = ()
-    """To what is in it, where no stub holds that."""
 
 
 @dataclass(slots=True)
@@ -96,7 +94,6 @@ class Pulling:
         self.sources = Sources(memory, proxies, self._here, around)
         self.sources.fetch_home = self._fetch_home
         self.sources.stays = lambda key: _place_of(self.stays.get(key & _SLOT))
-        self.sources.inside = lambda key: _inside(memory, key, self.stays.get(key & _SLOT))
         proxies.needed = self.need
         proxies.settled = self.settled
         proxies.released = self._released
@@ -195,8 +192,7 @@ class Pulling:
         if self._memory.is_elsewhere(key) and name is not None:
             refs = self._proxies.landed(name, pull.inside)
         elif self._memory.is_elsewhere(key) and key & _SLOT in self.stays:
-            # Else what it holds stands in its stub.
-            refs = list(self.stays[key & _SLOT].refs)
+            refs = []  # what it holds stands in its stub
         problem = ""
         if refs is None:
             problem = "it is not wanted any more"
@@ -368,16 +364,6 @@ class Pulling:
 
 def _place_of(stays: Stays | None) -> tuple[str, int, int] | None:
     return None if stays is None else (stays.node, stays.number, stays.index)
-
-
-def _inside(memory: Memory, key: int, stays: Stays | None) -> list[int]:
-    """Keys of what is in a value whose bytes are away, without its recipe."""
-    if stays is not None and stays.refs:
-        return [ref.key for ref in stays.refs]
-    keys = memory.contained(key)
-    if keys and memory.recipe(keys[-1]) is not None:
-        keys.pop()
-    return keys
 
 
 def _name_of(source: OfObject) -> Name:

@@ -61,8 +61,7 @@ class Sources:
     """Values that are come for.
 
     ``fetch_home`` brings a value of this node home whose bytes are elsewhere, and calls
-    ``came_back``; ``stays`` says where they are: node, number, index, and ``inside`` what is in it.
-    ``kept`` gives the key of a
+    ``came_back``; ``stays`` says where they are: node, number, index. ``kept`` gives the key of a
     result that is kept for its home; 0: it is not.
     """
 
@@ -85,7 +84,6 @@ class Sources:
         self._kept_there: set[tuple[str, int]] = set()
         """Who was told that it has the bytes of a value of ours itself."""
         self.stays: Callable[[int], tuple[str, int, int] | None] = lambda key: None
-        self.inside: Callable[[int], list[int]] = lambda key: []
         self.fetch_home: Callable[[int], None] = lambda key: None
         self.kept: Callable[[str, int, int], int] = lambda node, number, index: 0
         proxies.unneeded = self._forget
@@ -193,6 +191,13 @@ class Sources:
             self._facts[key] = found.format, found.size, names
             row = holds.CopySource(key, me, found.format, found.size, names)
             self._around.links.send(node, row)
+
+    def inside(self, key: int) -> list[int]:
+        """What is in a value whose bytes are away, without its recipe."""
+        keys = self._memory.contained(key)
+        if keys and self._memory.recipe(keys[-1]) is not None:
+            keys.pop()
+        return keys
 
     def _is_there(self, node: str, key: int) -> bool:
         """Whether it stays on that very node, which is told so: bytes that are there need not come

@@ -24,7 +24,7 @@ Invariants:
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from shoal import _native
@@ -215,30 +215,33 @@ class StreamsHome:
     def _make_item(
         self, coming: _Coming, result: rows.Result, inside: list[ObjectRef[Any]]
     ) -> ObjectRef[Any] | None:
-        memory, key = self._memory, self._memory.new_proxy(coming.task.job)
         try:
-            if result.data is None:
-                is_done = memory.seal_elsewhere(key, result.format, result.size)
-            else:
-                image = (result.format, result.in_block, result.data)
-                is_done = bool(memory.seal_image(key, *image, inside))
+            if result.data is not None:
+                return self._make(result.format, result.in_block, result.data, inside)
+            number = coming.flow.taken
+            ref = coming.task.item_elsewhere(number, result.format, result.size, inside)
         except ValueError as error:  # it has sent what is no value
             record = records.pack("InternalError", message=f"an item is no value: {error}")
-            is_done = bool(memory.seal_image(key, _native.FORMAT_ERROR_RECORD, False, record))
-        if is_done and memory.is_elsewhere(key):
-            index = rows.ITEMS_FROM + coming.flow.taken
-            self._pulling.stay(Stays(key, *coming.place, index, tuple(inside)))
-        ref = memory.ref(key) if is_done else None
-        memory.release(key)
+            return self._make(_native.FORMAT_ERROR_RECORD, False, record, ())
+        if ref is not None:
+            self._pulling.stay(Stays(ref.key, *coming.place, rows.ITEMS_FROM + number))
         return ref
+
+    def _make(
+        self, format: int, in_block: bool, data: bytes, inside: Sequence[ObjectRef[Any]]
+    ) -> ObjectRef[Any] | None:
+        """A value of this node; None: there is no room."""
+        memory, key = self._memory, self._memory.new_proxy(0)
+        try:
+            is_done = memory.seal_image(key, format, in_block, data, inside)
+            return memory.ref(key) if is_done else None
+        finally:
+            memory.release(key)
 
     def _has_room(self, size: int) -> bool:
         """Whether a cell's value finds room: sealing a cell would wait for it, and nobody but this
         process makes any. A block as large is taken and given back; it is the next to be taken."""
-        key = self._memory.new_proxy(0)
-        is_there = self._memory.seal_image(key, _native.FORMAT_BYTES, False, bytes(size + 16))
-        self._memory.release(key)
-        return bool(is_there)
+        return self._make(_native.FORMAT_BYTES, False, bytes(size + 16), ()) is not None
 
     def _look(self) -> None:
         """Acks of streams that have ended: most are sealed by and by, as somebody reads on."""

@@ -20,6 +20,7 @@ Invariants:
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -173,6 +174,8 @@ class Visiting:
         # It holds its function too, behind all that its payload numbers: its home may be lost, and
         # with it what keeps the function here, when a worker has just taken it.
         inside = [*refs[last:], *refs[:first]]
+        if body.flags & _native.FLAG_ITEMS:
+            inside += [self._numbers(body.items)] * 2  # the last one is where home has the recipe
         if body.flags & _native.FLAG_STREAM:
             cell = self._memory.new_pending(body.given)
             end = self._memory.submit(
@@ -186,6 +189,17 @@ class Visiting:
             return [made]
         assert made, "a task that is forwarded has a return, if only its completion"
         return made
+
+    def _numbers(self, items: tuple[int, ...]) -> ObjectRef[Any]:
+        """Which items a generator is to make again, as its task reads it."""
+        key = self._memory.new_proxy(0)
+        data = struct.pack(f"={len(items)}I", *items)
+        is_done = self._memory.seal_image(key, _native.FORMAT_BYTES, False, data)
+        ref = self._memory.ref(key) if is_done else None
+        self._memory.release(key)
+        if ref is None:
+            raise _native.FullError(len(data), self._memory.capacity_bytes, "full")
+        return ref
 
     # ---- ending
     def note_may_run_again(self, key: int) -> None:
