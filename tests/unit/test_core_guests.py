@@ -185,6 +185,16 @@ def test_labels_are_asked_of_other_nodes() -> None:
     assert (demand.wish.amounts, demand.wish.python) == (ONE_CPU, PYTHON)
 
 
+def test_as_many_for_one_node_as_for_another_are_two_demands() -> None:
+    node = InCluster()
+    node.driver()
+    for queue, id in ((7, OTHER), (8, THIRD)):
+        node.open_queue(queue, m.NodeAffinity(id))
+    states = (seen.QueueState(7, 3, 0), seen.QueueState(8, 3, 0))
+    node.tell(seen.Looked(states, ()))
+    assert [row.count for row in node_row.demand_of(node.tables, PYTHON)] == [3, 3]
+
+
 def test_what_came_from_others_is_no_demand() -> None:
     node = InCluster()
     node.driver()

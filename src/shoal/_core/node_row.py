@@ -58,7 +58,7 @@ def demand_of(t: NodeTables, python: str = "") -> tuple[Demand, ...]:
     for wish, count in _waiting(t, python):
         counts[wish] = counts.get(wish, 0) + count
     rows = [Demand(wish, count) for wish, count in counts.items()]
-    rows.sort(key=lambda row: (-row.count, row.wish.amounts, row.wish.labels))
+    rows.sort(key=lambda row: -row.count)
     return tuple(rows[:SHAPES_MOST])
 
 

@@ -20,10 +20,6 @@ if TYPE_CHECKING:
     from shoal._runtime.daemon_abroad import Abroad
 
 
-SLOT = (1 << 32) - 1
-"""Of a key."""
-
-
 class Whereabouts:
     """Looks values up that are not in memory.
 
@@ -66,13 +62,8 @@ class Whereabouts:
 
     def _node_of(self, key: int) -> str:
         """Which other node has the bytes of a value."""
-        if not self._memory.is_elsewhere(key):
-            return ""
-        for each in self._bridges():
-            stays = each.pulling.stays.get(key & SLOT)
-            if stays is not None and stays.key == key:
-                return stays.node
-        return self.home(key)
+        places = (each.pulling.place_of(key) for each in self._bridges())
+        return next(filter(None, places), "")
 
     def lent(self, key: int) -> Lent | None:
         """Which node has a task that the daemon runs; None: nobody knows."""

@@ -3,11 +3,13 @@
 ::
 
     a queue was looked at     QueueLooked --> Forward --> tasks are taken out of it and lent
+    ... whose arguments are   TaskArrived: it is kept for the node that has them, unless that
+        on a third node       would take longer than moving them (``policies/argument_bytes``)
     one has ended there       Done, with how many more its node takes
     one has come back         Returned --> Keep: into its queue; ForwardTasks: out once more
 
 1. A task that was lent is in ``_lent`` until its end, or its return, is known; one that has come
-   back and has no place yet is in ``_kept``, and is the daemon's.
+   back, or was taken out, and has no place yet is in ``_kept``, and is the daemon's.
 2. A queue is looked at when the machine has looked at it, and as often as ``Forwarding`` wants
    while something of it waits for another node or is there.
 3. What was lent is not counted as taken by workers here: it says nothing of how fast they are.
@@ -23,7 +25,7 @@ from shoal._core import events, guests
 from shoal._core import forwarding_events as moves
 from shoal._core.forwarding import Forwarding
 from shoal._core.node import NodeMachine
-from shoal._core.policies import view
+from shoal._core.policies import argument_bytes, view
 from shoal._core.queues import ClassQueue
 from shoal._native import Memory
 from shoal._proto.views import Candidates, Wish
@@ -33,6 +35,8 @@ from shoal._runtime.daemon_cluster import ClusterNode
 from shoal._runtime.daemon_loop import Loop, Timer
 from shoal._runtime.daemon_members import PYTHON
 
+DRAWN_MOST = 64
+"""Tasks that one order takes out although they belong elsewhere, for where their arguments are."""
 _FLAGS_FIELD = 5
 """Of ``Memory.sight``."""
 
@@ -193,24 +197,46 @@ class Outgoing:
 
     def _forward(self, order: moves.Forward) -> None:
         keys: list[int] = []
+        drawn: list[moves.Event] = []
         source = self._forwarding.sources[order.queue]
         most = order.most + len(source.kept) + len(self._stays)
         for key in self._memory.queued(order.queue, most):
-            if len(keys) == order.most or self.bridging is None:
+            if self.bridging is None or not self.bridging.has_joined(order.node):
+                break
+            if len(keys) == order.most or len(drawn) == DRAWN_MOST:
                 break
             if key in self._stays or not self._forwarding.may_leave(order.queue, key):
                 continue
             sight = self._memory.sight(key)
             if sight is None or stays_here(sight[_FLAGS_FIELD]):
                 self._stays.add(key)
-            elif self.bridging.lend(key, order.node, is_final=order.is_final):
-                keys.append(key)
-                self._lent[key] = (order.queue, order.node)
-        if keys:  # else what is left there stays, and would be looked at for ever
+                continue
+            bytes_at = self.bridging.keep(key)
+            if bytes_at is None:
+                continue
+            if not order.is_final and (places := self._drawn_to(source.wish, bytes_at, order.node)):
+                drawn.append(moves.TaskArrived(order.queue, key, bytes_at=places))
+                self._kept[key] = order.queue
+                continue
+            keys.append(key)
+            self._lent[key] = (order.queue, order.node)
+            self.bridging.lend_kept(key, order.node, is_final=order.is_final)
+        if keys or drawn:  # else what is left there stays, and would be looked at for ever
             self._emptied.add(order.queue)
-        self._lent_from[order.queue] = self.lent_from(order.queue) + len(keys)
+        self._lent_from[order.queue] = self.lent_from(order.queue) + len(keys) + len(drawn)
         done = moves.Forwarded(order.queue, order.node, order.most, tuple(keys), order.is_final)
-        self._moves.insert(0, done)
+        self._moves[:0] = [done, *drawn]
+
+    def _drawn_to(self, wish: Wish, bytes_at: dict[str, int], node: str) -> dict[str, int]:
+        """The same by ids of nodes, if another one than ``node`` has much more of the arguments of a
+        task than this one and could run it."""
+        me = self._forwarding.node
+        places = {me: bytes_at.pop("", 0)}
+        if bytes_at:
+            able = {row.node for row in self._cluster.rows.other_rows() if view.slots_ever(row, wish)}
+            places.update((at, size) for at, size in bytes_at.items() if at in able)
+        is_drawn = argument_bytes.is_drawn(places, me)
+        return places if is_drawn and max(places, key=places.__getitem__) != node else {}
 
     def _forward_kept(self, key: int, queue: int, node: str, is_final: bool) -> None:
         assert self.bridging is not None

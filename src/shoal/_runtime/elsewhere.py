@@ -35,9 +35,9 @@ from shoal._runtime.links import keys
 from shoal._runtime.observer import Observer
 
 SCHEMES = ("shoal", "ray")
-JOIN_S = 15.0
+JOIN_S = 30.0
 """How long a node waits to be let in."""
-FAILING_S = 1.0
+FAILING_S = 3.0
 """A head that cannot be reached for so long is not there, or does not want us."""
 LOOK_S = 0.02
 NOT_OURS = ("num_cpus", "num_gpus", "resources", "labels")
@@ -151,7 +151,7 @@ def wait_for_state(launched: launch.Launched, state: str) -> dict[str, Any]:
     try:
         while clock.now() < deadline:
             try:
-                with Observer(launched.socket_path) as observer:
+                with Observer(launched.socket_path, deadline - clock.now()) as observer:
                     (row,) = observer.table("cluster")
             except OSError as error:
                 why = f"{error}\n{launch.startup_failure(launched.settings)}".strip()

@@ -29,6 +29,8 @@ from shoal._runtime.bridge.visiting import Visiting
 
 _NOBODY: ContextVar[Task | None] = ContextVar("shoal-lent")
 """What the daemon submits for others has no parent here; nothing is ever set."""
+_SIZE = 16
+"""Of ``Memory.sight``."""
 EARLY_ROWS_MOST = 100_000
 """So much a node may have to say before we have heard of it; more is not believed."""
 _TASK_ROWS = (
@@ -178,6 +180,10 @@ class Bridging:
         self.visiting.node_lost(node)
         self._post(bridge.NodeLost(node))
 
+    def has_joined(self, node: str) -> bool:
+        """Whether it is a member, as far as we have heard."""
+        return node in self._epochs
+
     # ---- node memory
     def look(self, inbox: Iterable[int]) -> None:
         """The bell was rung: rows of the inbox, and whatever was watched."""
@@ -199,10 +205,26 @@ class Bridging:
     # ---- what the daemon asks for
     def lend(self, key: int, node: str, *, is_final: bool = False) -> bool:
         """Have another node run a queued task; False: it is not there any more, or may not go."""
-        return node in self._epochs and self.lending.lend(key, node, is_final=is_final)
+        if not self.has_joined(node) or not self.lending.claim(key):
+            return False
+        self.lending.send_off(key, node, is_final=is_final)
+        return True
+
+    def keep(self, key: int) -> dict[str, int] | None:
+        """Take a queued task out, to be lent or put back: how many bytes of its arguments are where
+        (here: the empty node); None: it is not there any more, or may not go."""
+        if not self.lending.claim(key):
+            return None
+        found: dict[str, int] = {}
+        for argument in self._memory.contained(key):
+            sight = self._memory.sight(argument)
+            if sight is not None and sight[_SIZE]:
+                node = self.pulling.place_of(argument)
+                found[node] = found.get(node, 0) + sight[_SIZE]
+        return found
 
     def lend_kept(self, key: int, node: str, *, is_final: bool) -> None:
-        """Have another node run what has come back and was kept."""
+        """Have another node run what was kept, or has come back."""
         self.lending.send_off(key, node, is_final=is_final)
 
     def end_kept(self, key: int) -> None:

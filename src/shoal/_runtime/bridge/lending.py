@@ -82,8 +82,8 @@ class Lending:
         """Whether this node can never run what waits in that queue."""
 
     # ---- taking
-    def lend(self, key: int, node: str, *, is_final: bool = False) -> bool:
-        """Have ``node`` run a queued task; False: it is not queued any more, or stays here."""
+    def claim(self, key: int) -> bool:
+        """Take a task out of its queue; False: it is not queued any more, or stays here."""
         task = self._memory.claim(key)
         if task is None:
             return False
@@ -93,7 +93,6 @@ class Lending:
         if not is_small or stays_here(task.flags):
             self.put_back(key)
             return False
-        self.send_off(key, node, is_final=is_final)
         return True
 
     def take(self, queue: int, most: int) -> list[int]:

@@ -263,6 +263,16 @@ class Pulling:
             body = rows.FreeResults(stays.number, (stays.index,))
             self._around.links.send(stays.node, body)
 
+    def place_of(self, key: int) -> str:
+        """The node that has the bytes of a value; empty: this one."""
+        if not self._memory.is_elsewhere(key):
+            return ""
+        stays = self.stays.get(key & _SLOT)
+        if stays is not None and stays.key == key:
+            return stays.node
+        name = self._proxies.proxy_name(key)
+        return "" if name is None else name.node
+
     def stay(self, stays: Stays) -> None:
         """A result of ours stays on the node that made it, until somebody looks."""
         former = self.stays.get(stays.key & _SLOT)
