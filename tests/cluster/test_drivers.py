@@ -22,6 +22,7 @@ from shoal import errors
 from shoal.testing import Cluster
 from shoal.testing.polling import wait_until
 from shoal.util.scheduling_strategies import NodeAffinitySchedulingStrategy as Affinity
+from tests.cluster.conftest import looked_around
 
 LONG_S = 30.0
 SOON_S = 5.0
@@ -50,8 +51,15 @@ class Place(NamedTuple):
         return [path.name for path in self.directory.glob("session-*")]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _nothing_is_left() -> Iterator[None]:
+    """Of all tests together: the workers of the cluster wait for the next program."""
+    with looked_around():
+        yield
+
+
 @pytest.fixture(scope="module")
-def _made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+def _made(_nothing_is_left: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     elsewhere = tmp_path_factory.mktemp("elsewhere")
     with Cluster() as cluster:
         cluster.add_node(num_cpus=2)
@@ -117,6 +125,26 @@ def test_generators_of_a_driver_run_on_the_nodes(place: Place) -> None:
             *range(20)
         ]
         assert shoal.get(stream.completed(), timeout=LONG_S) == 20
+
+
+def test_tasks_go_where_their_large_arguments_are(place: Place) -> None:
+    """Chance alone would send one of two there."""
+    shoal.init(place.address, token_file=place.token_file)
+    nodes = [row["NodeID"] for row in shoal.nodes()]
+    assert len(nodes) == 2
+
+    @shoal.remote
+    def made(size: int) -> bytes:
+        return bytes(size)
+
+    @shoal.remote
+    def read_at(value: bytes) -> str:
+        return str(shoal.get_runtime_context().get_node_id())
+
+    for node in nodes * 4:
+        value = made.options(scheduling_strategy=Affinity(node, soft=False)).remote(20 << 20)
+        shoal.wait([value], timeout=LONG_S, fetch_local=False)
+        assert shoal.get(read_at.remote(value), timeout=LONG_S) == node
 
 
 def test_it_is_seen_as_a_driver_and_leaves_at_once(place: Place) -> None:

@@ -228,12 +228,14 @@ class Outgoing:
         self._moves[:0] = [done, *drawn]
 
     def _drawn_to(self, wish: Wish, bytes_at: dict[str, int], node: str) -> dict[str, int]:
-        """The same by ids of nodes, if another one than ``node`` has much more of the arguments of a
-        task than this one and could run it."""
+        """The same by ids of nodes, if one that could run the task has much more of its arguments
+        than this one, and is not ``node``."""
         me = self._forwarding.node
         places = {me: bytes_at.pop("", 0)}
         if bytes_at:
-            able = {row.node for row in self._cluster.rows.other_rows() if view.slots_ever(row, wish)}
+            able = {
+                row.node for row in self._cluster.rows.other_rows() if view.slots_ever(row, wish)
+            }
             places.update((at, size) for at, size in bytes_at.items() if at in able)
         is_drawn = argument_bytes.is_drawn(places, me)
         return places if is_drawn and max(places, key=places.__getitem__) != node else {}
