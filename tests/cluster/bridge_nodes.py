@@ -15,7 +15,7 @@ import pickle
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Union
 
 import msgspec
@@ -25,6 +25,7 @@ from shoal._base import records
 from shoal._core import events
 from shoal._proto.bridge import BridgeBody
 from shoal._proto.holds import HoldsBody, Name
+from shoal._runtime import streams
 from shoal._runtime.bridge.around import Surroundings, lost_value
 from shoal._runtime.bridge.bridging import Bridging
 from shoal._runtime.daemon_lineage import LostValues
@@ -87,6 +88,7 @@ class Worker(Process):
 
     def __init__(self, node: Node, queue: int) -> None:
         super().__init__(node.memory, 2)
+        self.where = node.name
         self.ran: list[int] = []
         self.problems: list[BaseException] = []
         self._is_stopped = False
@@ -109,6 +111,8 @@ class Worker(Process):
             arguments = self._arguments(task)
             name = self.memory.load_key(task.function) if task.function else "method"
             value = FUNCTIONS[name](self, *arguments)
+            if task.flags & _native.FLAG_STREAM:
+                value = self._produce(task, value)
         except Exception as error:
             if task.ending is None:
                 for index in range(max(1, task.n_returns)):
@@ -125,6 +129,16 @@ class Worker(Process):
             if not task.write_simple(index, one):
                 task.write(index, *Pack(self.memory, one).parts())
         task.commit()
+
+    def _produce(self, task: Any, items: Iterator[Any]) -> int:
+        producer = streams.Producer(self.memory, task)
+        for item in items:
+            producer.give(item)
+            while (ack := producer.awaited()) is not None and task.ending is None:
+                self.memory.wait([ack], 1, 0.02)
+            if task.ending is not None or self._is_stopped:
+                break
+        return producer.seen
 
     def _arguments(self, task: Any) -> list[Any]:
         payload = task.payload()
@@ -274,6 +288,18 @@ class Node:
         pack = Pack(memory, arguments)
         return memory.submit(template, pack.data, list(args), pack.refs)
 
+    def stream(self, function: str, *arguments: Any, limit: int = 0, retries: int = 0) -> Any:
+        """Like a driver: refs to what a generator yields."""
+        memory = self.driver.memory
+        self.functions.setdefault(function, memory.put_simple(function))
+        template = _native.Template(
+            function=self.functions[function].key, queue=self.queue[0],
+            queue_generation=self.queue[1], job=JOB, n_returns=1, max_retries=retries,
+            flags=_native.FLAG_STREAM, limit=limit,
+        )  # fmt: skip
+        pack = Pack(memory, arguments)
+        return streams.submitter(memory)(template, pack.data, [], pack.refs)
+
     def call(self, actor: Any, queue: tuple[int, int], *arguments: Any, retries: int = 0) -> Any:
         memory = self.driver.memory
         template = _native.Template(
@@ -305,7 +331,13 @@ def _is_over(bridging: Bridging) -> bool:
     """Nothing crosses, and nobody holds what is elsewhere."""
     machine = bridging.machine
     ways = (machine.lendings, machine.visits, len(bridging.lending), len(bridging.visiting))
-    return not any(ways) and bridging.proxies.refs.is_empty and bridging.pulling.is_empty
+    flows = (len(bridging.lending.streams), len(bridging.visiting.streams))
+    return (
+        not any(ways)
+        and not any(flows)
+        and bridging.proxies.refs.is_empty
+        and bridging.pulling.is_empty
+    )
 
 
 class Nodes:

@@ -255,7 +255,7 @@ class StreamsHome:
             self._around.call_later(LOOK_S, self._look)
 
     def __len__(self) -> int:
-        return len(self._coming)
+        return len(self._coming) + len(self._left)
 
 
 # ---- there
