@@ -102,7 +102,7 @@ class Pulling:
     def fetch(self, ref: ObjectRef[Any], done: Callable[[], None]) -> None:
         """Call ``done`` once the value is in this node's memory, or is an error."""
         key = ref.key
-        if self._is_here(key):
+        if _is_here(self._memory, key):
             done()
             return
         self._awaited.setdefault(key, []).append(done)
@@ -111,14 +111,11 @@ class Pulling:
         elif not self._memory.watch(ref, key):
             self.settled(key)
 
-    def _is_here(self, key: int) -> bool:
-        return not self._memory.is_elsewhere(key) and not self._memory.unsealed([key])
-
     def settled(self, key: int) -> None:
         """It has a value or an error now; perhaps elsewhere."""
         if key not in self._awaited:
             return
-        if not self._is_here(key):
+        if not _is_here(self._memory, key):
             if self._memory.is_elsewhere(key):
                 self.need(key)
             return
@@ -370,6 +367,10 @@ class Pulling:
                 del self._pulls[key]
         for stays in [stays for stays in self.stays.values() if stays.node == node]:
             self._gone(stays, f"node {node}, which had its bytes, is lost")
+
+
+def _is_here(memory: Memory, key: int) -> bool:
+    return not memory.is_elsewhere(key) and not memory.unsealed([key])
 
 
 def _place_of(stays: Stays | None) -> tuple[str, int, int] | None:
