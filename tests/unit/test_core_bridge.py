@@ -307,10 +307,10 @@ class ForgetsTheAnswer(Bridge):
 class WaitsForTheDead(Bridge):
     """The loss of a node changes nothing at home."""
 
-    def _on_node_lost(self, node: str) -> list[bridge.Command]:
+    def _on_node_lost(self, node: str, is_drained: bool) -> list[bridge.Command]:
         return [
             order
-            for order in super()._on_node_lost(node)
+            for order in super()._on_node_lost(node, is_drained)
             if not isinstance(order, (bridge.RunAgain, bridge.Fail))
         ]
 
@@ -318,9 +318,9 @@ class WaitsForTheDead(Bridge):
 class RunsForTheDead(Bridge):
     """Visits of a lost home stay."""
 
-    def _on_node_lost(self, node: str) -> list[bridge.Command]:
+    def _on_node_lost(self, node: str, is_drained: bool) -> list[bridge.Command]:
         visits, self.visits = self.visits, {}
-        orders = super()._on_node_lost(node)
+        orders = super()._on_node_lost(node, is_drained)
         self.visits = visits
         return orders
 

@@ -170,7 +170,7 @@ def test_strategies_in_a_cluster() -> None:
     assert here.room.accounts and not there.room.accounts and not nowhere.room.accounts
     assert "not there" in nowhere.why and "not there" not in there.why
     assert placement.resolve(t, m.NodeAffinity(THIRD, True)) == t.scheduler.node
-    assert placement.resolve(t, m.NodeAffinity(OTHER, True)) == there
+    assert placement.resolve(t, m.NodeAffinity(OTHER, True)) == there._replace(is_soft=True)
 
 
 def test_labels_are_asked_of_other_nodes() -> None:

@@ -121,6 +121,7 @@ class Actor:
         "home",
         "incarnation",
         "job",
+        "moves",
         "namespace",
         "phase",
         "pid",
@@ -154,6 +155,8 @@ class Actor:
         self.pid = 0
         self.home: tuple[str, int] | None = None
         """Of another node's actor: that node, and the key of its lifetime object there."""
+        self.moves = ""
+        """Of another node's actor: what its home is told instead of its end."""
         self.was_abroad = False
         """Its calls are lent, or were until its host was lost."""
         self.has_handles = True

@@ -53,6 +53,20 @@ def elsewhere() -> ModuleType:
     return elsewhere
 
 
+def shifting() -> ModuleType:
+    """Only a node that knows others needs it."""
+    from shoal._core import shifting
+
+    return shifting
+
+
+def draining() -> ModuleType:
+    """Only a node that leaves a cluster needs it."""
+    from shoal._core import reactions_draining
+
+    return reactions_draining
+
+
 def never_runs(t: NodeTables, amounts: Amounts, target: Target) -> str | None:
     """Why nobody can run what this node never can, of a started session; None: another node of
     the cluster could."""

@@ -21,7 +21,8 @@ Invariants:
 2. Between a recall and its answer home does nothing with the task (RULES S-11); asking twice is
    asking once.
 3. Home decides whether a task is run again: where its retries are left, after a crash, a retryable
-   exception, or the loss of the node (RULES L-2). A task that came back unbegun is not charged.
+   exception, or the loss of the node (RULES L-2). A task that came back unbegun is not charged, nor
+   one whose node has been drained.
 4. A visit never runs again here and never goes on from here: it is answered exactly once, or not at
    all if its home is lost: then it is cancelled, and its results are nobody's (RULES O-6).
 5. Numbers are given once, in the order of the lendings, so calls of one actor that come back
@@ -114,6 +115,8 @@ class NodeLost(BridgeEvent, frozen=True):
     """That node is over, for everybody."""
 
     node: str
+    is_drained: bool = False
+    """It was to leave: what it had not ended may run again, and that does not count."""
 
 
 Event = Union[
@@ -164,6 +167,8 @@ class RunAgain(BridgeCommand, frozen=True):
     key: int
     cause: str
     is_call: bool = False
+    is_charged: bool = True
+    """Else it costs no retry."""
 
 
 class PutBack(BridgeCommand, frozen=True):
@@ -180,6 +185,7 @@ class Fail(BridgeCommand, frozen=True):
     key: int
     node: str
     is_call: bool = False
+    is_drained: bool = False
 
 
 # ---- abroad
@@ -315,7 +321,7 @@ class Bridge:
             case Heard():
                 return self._on_heard(event.node, event.body)
             case NodeLost():
-                return self._on_node_lost(event.node)
+                return self._on_node_lost(event.node, event.is_drained)
 
     # ---- at home
     def _on_lent(self, event: TaskLent) -> list[Command]:
@@ -456,14 +462,15 @@ class Bridge:
             case _:  # of bytes, guests and actors others take care
                 return []
 
-    def _on_node_lost(self, node: str) -> list[Command]:
+    def _on_node_lost(self, node: str, is_drained: bool) -> list[Command]:
         out: list[Command] = []
         for number in sorted(n for n, lent in self.lendings.items() if lent.node == node):
             lending = self._end_lending(number)
             if lending.retries_left != 0:
-                out.append(RunAgain(lending.key, f"node {node} is lost", lending.is_call))
+                why = f"node {node} {'has been drained' if is_drained else 'is lost'}"
+                out.append(RunAgain(lending.key, why, lending.is_call, not is_drained))
             else:
-                out.append(Fail(lending.key, node, lending.is_call))
+                out.append(Fail(lending.key, node, lending.is_call, is_drained))
         for number in sorted(n for its, n in self.visits if its == node):
             visit = self._end_visit(node, number)
             if visit.key:

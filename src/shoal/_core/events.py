@@ -85,6 +85,8 @@ CallersGone = events_across.CallersGone
 CancelAsked = events_across.CancelAsked
 GuestEnded = events_across.GuestEnded
 GuestWanted = events_across.GuestWanted
+DrainBegun = events_across.DrainBegun
+ActorMoves = events_across.ActorMoves
 NameAnswered = events_across.NameAnswered
 NodesChanged = events_across.NodesChanged
 KnownNode = events_across.KnownNode
@@ -395,6 +397,8 @@ AnyEvent = Union[
     AbroadLooked,
     CallersGone,
     NodesChanged,
+    DrainBegun,
+    ActorMoves,
     GuestWanted,
     GuestEnded,
     CancelAsked,

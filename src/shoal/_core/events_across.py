@@ -32,6 +32,18 @@ class NodesChanged(Event, frozen=True):
     """What they have told of themselves."""
     python: str = ""
     """Minor version of the interpreter here."""
+    drained: frozenset[str] = frozenset()
+    """These were members, and have been drained: they will never be again."""
+
+
+class DrainBegun(Event, frozen=True):
+    """This node is to leave the cluster."""
+
+
+class ActorMoves(Event, frozen=True):
+    """No call of that actor of another node is on this one, which is being drained."""
+
+    actor_id: str
 
 
 class GuestWanted(Event, frozen=True):

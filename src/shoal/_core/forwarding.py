@@ -70,6 +70,7 @@ from shoal._core.forwarding_events import (
     Forwarded,
     ForwardTasks,
     Keep,
+    NodeLeaves,
     NodeLost,
     QueueGone,
     QueueLooked,
@@ -148,6 +149,8 @@ class Forwarding:
                 self._done(queue, node, keys, ran_s, window)
             case NodeLost(node):
                 self._node_lost(node)
+            case NodeLeaves(node):
+                self._node_leaves(node)
             case TimePassed():
                 self._time_passed()
         self._set_due()
@@ -217,6 +220,16 @@ class Forwarding:
                 if row.node in source.outlets:
                     self._chooser.name(self._now, source, row, SLOTS_MOST)
                     self._flow(source)
+
+    def _node_leaves(self, node: str) -> None:
+        """What it has comes back, or ends there."""
+        self.view.lose(node)
+        for source in self.sources.values():
+            source.able.discard(node)
+            outlet = source.outlets.get(node)
+            if outlet is not None:
+                outlet.leaves = True
+                source.sort(outlet, self._now)
 
     def _node_lost(self, node: str) -> None:
         self.view.lose(node)

@@ -95,6 +95,12 @@ class Done(NamedTuple):
     window: int | None = None
 
 
+class NodeLeaves(NamedTuple):
+    """It is being drained."""
+
+    node: str
+
+
 class NodeLost(NamedTuple):
     node: str
 
@@ -114,6 +120,7 @@ Event = Union[
     Returned,
     Running,
     Done,
+    NodeLeaves,
     NodeLost,
     TimePassed,
 ]

@@ -20,7 +20,7 @@ from __future__ import annotations
 import msgspec
 
 from shoal._core import commands as do
-from shoal._core import elsewhere, reactions_abroad, reactions_jobs
+from shoal._core import elsewhere, reactions_abroad, reactions_jobs, shifting
 from shoal._core.answers import begin_job, want_environment
 from shoal._core.events import GuestEnded, GuestWanted, NodesChanged
 from shoal._core.jobs import Job
@@ -129,13 +129,16 @@ def place_of(t: NodeTables, node: str, place: bytes) -> ClassPlace | None:
 def on_nodes(t: NodeTables, now: float, event: NodesChanged) -> Commands:
     """Others have come or gone: what could not be done for them may be asked for again."""
     lost, t.others = t.others - event.nodes, event.nodes
+    t.drained = event.drained
     elsewhere.on_nodes(t, event)
     t.refused.clear()
     out: Commands = []
     for actor in list(t.actors.living.values()):
         if actor.host in lost:
-            out += reactions_abroad.on_host_lost(t, now, actor, actor.host)
-    return out
+            is_drained = actor.host in event.drained
+            host = actor.host
+            out += reactions_abroad.on_host_lost(t, now, actor, host, is_drained=is_drained)
+    return out + shifting.shift(t, now)
 
 
 def on_ended(t: NodeTables, now: float, event: GuestEnded) -> Commands:

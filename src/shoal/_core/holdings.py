@@ -24,7 +24,7 @@ from shoal._core.accounts import Accounts
 from shoal._core.deadlines import Deadlines
 from shoal._core.events import QueueState, WorkerState
 from shoal._core.queues import Attachment, ClassQueue
-from shoal._core.resources import CPU, UNIT, Account, Grant, units_of
+from shoal._core.resources import CPU, UNIT, Account, Grant, Target, units_of
 from shoal._core.shares import Shares
 
 
@@ -80,6 +80,22 @@ class Holdings:
         self.queues[queue.queue] = queue
         if not queue.is_feasible:
             self.impossible[queue.queue] = queue
+
+    def retarget(self, now: float, queue: ClassQueue, target: Target) -> list[int]:
+        """Other rooms serve it from now on; workers that are to let go of it."""
+        queue.retarget(now, target)
+        self._note(queue)
+        if queue.is_feasible:
+            self.impossible.pop(queue.queue, None)
+            return []
+        self.impossible[queue.queue] = queue
+        revoked = []
+        for attachment in queue.attachments.values():
+            if not attachment.is_leaving:
+                self.ask_back(attachment)
+                attachment.asked_at = now
+                revoked.append(attachment.worker)
+        return revoked
 
     def remove_queue(self, queue: int) -> ClassQueue:
         """A queue without attachments is gone."""

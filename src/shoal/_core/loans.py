@@ -82,6 +82,7 @@ class Outlet:
         "closed_until",
         "guess",
         "heard_at",
+        "leaves",
         "loans",
         "node",
         "recalled",
@@ -103,6 +104,8 @@ class Outlet:
         """How many tasks of the queue it can run at once."""
         self.heard_at = now
         """When something last went there or came back."""
+        self.leaves = False
+        """It is being drained, and takes nothing."""
         self.closed_until = float("-inf")
         self.closed_s = 0.0
 
@@ -113,7 +116,7 @@ class Outlet:
 
     def room(self, now: float) -> int:
         """How many more it may get."""
-        if now < self.closed_until:
+        if now < self.closed_until or self.leaves:
             return 0
         limit = self.guess if self.window is None else self.window
         return max(0, limit - self.used)

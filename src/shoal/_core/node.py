@@ -93,6 +93,13 @@ def _abroad() -> ModuleType:
     return reactions_abroad
 
 
+def _draining() -> ModuleType:
+    """Only a node that leaves a cluster needs it."""
+    from shoal._core import reactions_draining
+
+    return reactions_draining
+
+
 def _guests() -> ModuleType:
     from shoal._core import guests
 
@@ -193,6 +200,8 @@ class NodeMachine:
             seen.AbroadLooked: lambda now, event: _abroad().on_looked(self.tables, now, event),
             seen.CallersGone: lambda now, event: _abroad().on_callers_gone(self.tables, now, event),
             seen.NodesChanged: lambda now, event: _guests().on_nodes(self.tables, now, event),
+            seen.DrainBegun: lambda now, event: _draining().on_begun(self.tables, now, event),
+            seen.ActorMoves: lambda now, event: _draining().on_moves(self.tables, now, event),
             seen.GuestWanted: lambda now, event: _guests().on_wanted(self.tables, now, event),
             seen.GuestEnded: lambda now, event: _guests().on_ended(self.tables, now, event),
         }

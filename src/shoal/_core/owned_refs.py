@@ -51,6 +51,11 @@ class OwnedRefs:
         """Whether that node is counted for any object."""
         return peer in self._held_by
 
+    def holders(self, key: int) -> list[str]:
+        """Nodes that are counted for an object."""
+        owned = self._owned.get(key)
+        return [] if owned is None else [node for node, _ in owned.holders]
+
     def count(self, out: Batch, peer: Peer, key: int) -> None:
         """That node has got one more."""
         owned = self._owned.get(key)

@@ -76,13 +76,25 @@ def _near(t: NodeTables, node_id: str, is_soft: bool) -> Target | bytes:
     if is_here and t.config.is_driver:
         return node if is_soft else causes.usage(_OF_A_DRIVER.format(node_id))
     is_known = node_id in t.others
-    if is_soft and not is_here and not is_known:
-        return node
     labels = ((m.LabelRule(NODE_ID_LABEL, "in", (node_id,)),),)
     if is_here:
-        return node._replace(labels=labels)
+        return node._replace(labels=labels, is_soft=is_soft)
+    if is_soft and not is_known:
+        return node
     why = f"only node {node_id} may run it" + ("" if is_known else ", which is not there")
-    return nowhere(why)._replace(labels=labels)
+    return nowhere(why)._replace(labels=labels, is_soft=is_soft)
+
+
+def gone(t: NodeTables, target: Target) -> str:
+    """Why what only one node may run never runs: that has been drained. "" else: a lost one may come
+    again (RULES S-13)."""
+    if not t.drained or not target.labels or target.is_soft:
+        return ""
+    for rules in target.labels:
+        named = [rule for rule in rules if rule.key == NODE_ID_LABEL and rule.operator == "in"]
+        if not any(t.drained.issuperset(rule.values) for rule in named):
+            return ""
+    return "the node that alone may run it has been drained"
 
 
 # ---- labels

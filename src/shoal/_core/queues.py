@@ -87,6 +87,7 @@ class ClassQueue:
         "is_warned",
         "job",
         "limits",
+        "meant",
         "queue",
         "recheck_at",
         "served_s",
@@ -112,7 +113,8 @@ class ClassQueue:
         self.amounts = amounts
         self.env = ""
         """Key of the runtime environment that its workers have."""
-        self.target = target
+        self.target = self.meant = target
+        """What holds now, and what its tasks have asked for (``shifting``)."""
         self.limits = limits
         self.threads = threads_of(amounts)
         self.is_tiny = units_of(amounts, CPU) < UNIT // 8
@@ -230,6 +232,14 @@ class ClassQueue:
             self._watch(now, self.limits.recheck_s)
         else:
             self.wants_since = now
+
+    def retarget(self, now: float, target: Target) -> None:
+        """Other rooms than before may serve it."""
+        self.target = target
+        self.is_feasible = target.room.can_ever(self.amounts)
+        self.is_warned = False
+        self._want(now, 0)
+        self.recheck_at = None
 
     def kill(self, record: bytes) -> None:
         """Everything in it fails, now and later."""

@@ -12,6 +12,7 @@ home has no room for it, another node is its *host*::
     end, kill -> EndHosted ------------------------>  ActorEnds
     NodesChanged: the host is lost                    ActorEnds: its home is lost
       restarts left: it asks again
+    ActorTold(MOVED): it asks again <--------------  its node is being drained
 
 Who has a handle on a third node calls by way of home: its calls wait in a queue of that node
 (``CallAbroad``) and are lent to home, where they are calls like any other.
@@ -43,11 +44,9 @@ from shoal._core.events import (
     QueueCreated,
     Requested,
 )
+from shoal._core.reactions_draining import MOVED, REFUSED
 from shoal._core.tables import ActorTicket, CallerTicket, NodeTables
 from shoal._proto import messages as m
-
-REFUSED = "REFUSED"
-"""State of an actor that its host does not take."""
 
 
 # ---- at home
@@ -78,6 +77,10 @@ def on_told(t: NodeTables, now: float, event: ActorTold) -> Commands:
         t.tell(now, actor.actor_id, f"node {event.node} does not take it")
         actor.incarnation -= 1
         return _ask_again(t, now, actor)
+    if event.state == MOVED:  # that was not its fault, and does not count
+        t.tell(now, actor.actor_id, f"node {event.node} is being drained")
+        actor.pid = 0
+        return _ask_again(t, now, actor)
     actor.phase.state, actor.pid = event.state, event.pid
     more = max(0, event.restarts - actor.phase.restarts)
     actor.restarts, actor.incarnation = actor.restarts + more, actor.incarnation + more
@@ -86,13 +89,17 @@ def on_told(t: NodeTables, now: float, event: ActorTold) -> Commands:
     return reactions_actors.actor_row(t, actor)
 
 
-def on_host_lost(t: NodeTables, now: float, actor: Actor, node: str) -> Commands:
-    """It lives again elsewhere, or ends."""
-    t.tell(now, actor.actor_id, f"node {node}, on which it lived, is lost")
+def on_host_lost(
+    t: NodeTables, now: float, actor: Actor, node: str, *, is_drained: bool = False
+) -> Commands:
+    """It lives again elsewhere, or ends. After a drain that is no restart that counts."""
+    what = "has been drained" if is_drained else "is lost"
+    t.tell(now, actor.actor_id, f"node {node}, on which it lived, {what}")
     if not t.actors.can_restart(actor):
-        record = causes.actor_died(actor.facts(), "node_lost", may_have_run=True, node=node)
+        reason = "drained" if is_drained else "node_lost"
+        record = causes.actor_died(actor.facts(), reason, may_have_run=True, node=node)
         return reactions_actors.end_with(t, now, actor, record, is_gentle=False)
-    actor.restarts += 1
+    actor.restarts += not is_drained
     actor.pid = 0
     return _ask_again(t, now, actor)
 
@@ -120,7 +127,7 @@ def on_came(t: NodeTables, now: float, event: ActorCame) -> Commands:
     spec, room = event.spec, t.scheduler.node.room
     place = guests.place_of(t, event.node, event.place)
     has_room = all(room.can_ever(resources.parse(each)) for each in (spec.place, spec.hold))
-    if place is None or not has_room or event.actor_id in t.actors.living:
+    if place is None or not has_room or t.is_draining or event.actor_id in t.actors.living:
         return [do.TellHome(event.node, event.key, REFUSED)]
     job = guests.job_of(t, now, (event.node, event.job), place.config)
     actor = Actor(event.actor_id, t.actors.share(spec), job.number, job.namespace, now)

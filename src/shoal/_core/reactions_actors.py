@@ -11,10 +11,12 @@ from shoal._core.actors import Actor, ActorRecord, Asking, Constructing, Ending,
 from shoal._core.answers import (
     Commands,
     begin_job,
+    draining,
     job_row,
     label_worker,
     never_runs,
     refuse,
+    shifting,
     want_environment,
 )
 from shoal._core.asks import ActorAsk
@@ -37,6 +39,9 @@ def actor_row(t: NodeTables, actor: Actor, reply: do.Reply | None = None) -> Com
     """Bring the actor's row up to date."""
     if actor.home is not None:  # its home has the row
         node, key = actor.home
+        if actor.moves:
+            told: Commands = draining().tell_home(actor)
+            return told
         return [do.TellHome(node, key, actor.state, actor.pid, actor.restarts, actor.cause)]
     return t.write(PutRow("actors", actor.actor_id, actor.row()), reply)
 
@@ -170,6 +175,8 @@ def ask_worker(t: NodeTables, now: float, actor: Actor, *, is_settled: bool = Fa
     assert isinstance(target, Target), "an actor ends with its group"
     if target.spreads and t.others and not is_settled:
         return [do.SpreadActor(actor.actor_id)]
+    if t.elsewhere is not None:
+        target = shifting().now_of(t, hold, target)
     ask = ActorAsk(actor.actor_id, actor.job, hold, target, actor.env)
     t.scheduler.asks.add_actor(now, ask, place)
     return []
@@ -220,8 +227,8 @@ def fail_infeasible(t: NodeTables, now: float) -> Commands:
             continue
         actor = t.actors.living[ask.actor_id]
         asked = {**actor.spec.place, **actor.spec.hold}
-        what = f"actor {actor.spec.class_name}"
-        if t.config.can_grow:
+        what, gone = f"actor {actor.spec.class_name}", placement.gone(t, ask.target)
+        if t.config.can_grow and not gone:
             # Asked again with a new wait: one warning in a minute.
             ask.since = now + 60.0
             job = t.jobs.running[actor.job]
@@ -230,7 +237,7 @@ def fail_infeasible(t: NodeTables, now: float) -> Commands:
             if job.driver >= 0 and why is not None:
                 out.append(do.Notify(job.driver, m.Notice(text)))
             continue
-        why = ask.target.why
+        why = gone or ask.target.why
         if ask.target.group:
             why = "no bundle of its placement group has that much"
         record = causes.unschedulable(asked, t.config.total, what, why)

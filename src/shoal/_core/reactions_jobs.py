@@ -19,6 +19,7 @@ from shoal._core.answers import (
     job_row,
     never_runs,
     refuse,
+    shifting,
     want_environment,
     welcome,
 )
@@ -122,6 +123,8 @@ def on_queue_created(t: NodeTables, now: float, event: QueueCreated) -> Commands
     queue = ClassQueue(event, job.number, amounts, target, now, t.limits)
     queue.env = env
     queue.is_armed = True
+    if t.elsewhere is not None:
+        shifting().settle(t, queue)
     t.scheduler.add_queue(queue)
     job.queues[ticket.scheduling_class] = event.queue
     if ticket.guest is not None:
@@ -167,8 +170,9 @@ def fail_infeasible(t: NodeTables, now: float) -> Commands:
         if now < since + t.limits.infeasible_s:
             continue
         queue.is_warned = True
-        asked, why = resources.plain(queue.amounts), _why_never(queue)
-        if t.config.can_grow:
+        asked, gone = resources.plain(queue.amounts), placement.gone(t, queue.target)
+        why = gone or _why_never(queue)
+        if t.config.can_grow and not gone:
             job = t.jobs.running.get(queue.job)
             what = never_runs(t, queue.amounts, queue.target)
             text = f"tasks that ask for {asked} wait: {what}"

@@ -319,3 +319,5 @@ class Target(NamedTuple):
     """In a cluster: nodes take turns."""
     hosts: bool = False
     """It is for tasks that other nodes have sent, and for no others."""
+    is_soft: bool = False
+    """In a cluster: the labels name a node, and hold while that could run it (``shifting``)."""

@@ -175,6 +175,11 @@ class Scheduler:
         """A new queue."""
         self.held.add_queue(queue)
 
+    def retarget(self, now: float, queue: ClassQueue, target: Target) -> list[int]:
+        """Other rooms serve it from now on; workers that are to let go of it."""
+        self._forget(queue)
+        return self.held.retarget(now, queue, target)
+
     def remove_queue(self, queue: int) -> None:
         """A queue without attachments is gone."""
         self._forget(self.held.remove_queue(queue))

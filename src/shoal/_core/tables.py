@@ -173,6 +173,10 @@ class NodeTables:
         self.others: frozenset[str] = frozenset()
         self.elsewhere: Elsewhere | None = None
         """The other nodes of the cluster: ids, and what they could run, once that is known."""
+        self.drained: frozenset[str] = frozenset()
+        """Nodes that have been drained: they never come again."""
+        self.is_draining = False
+        """Nothing new begins here that another node could do."""
         self.guests: dict[tuple[str, int, bytes], int] = {}
         """Queues for tasks of other nodes: by node, its number of the job, what they need."""
         self.name_asks: dict[int, tuple[Requested, str]] = {}

@@ -53,6 +53,26 @@ ALIVE, DRAINING, DRAINED, DEAD = "alive", "draining", "drained", "dead"
 
 
 # ---- what a node says of itself
+class Left(Message, frozen=True):
+    """What a node that is being drained has yet to get rid of."""
+
+    programs: int = 0
+    """That are attached to it: their tasks, actors and values end with them."""
+    tasks: int = 0
+    """Its own and those of others, which wait or run."""
+    actors: int = 0
+    groups: int = 0
+    values: int = 0
+    """That others have refs to, and whose bytes are nowhere else."""
+    size_bytes: int = 0
+    """Of those values."""
+
+    @property
+    def is_nothing(self) -> bool:
+        """Whether it may leave."""
+        return not (self.programs or self.tasks or self.actors or self.groups or self.values)
+
+
 class Standing(Message, frozen=True):
     """Whether a node could be given back."""
 
@@ -61,6 +81,8 @@ class Standing(Message, frozen=True):
     primaries: int = 0
     """Values whose primary copy is here."""
     idle_s: float = 0.0
+    left: Left | None = None
+    """While it is being drained."""
 
 
 class MemberRow(Message, frozen=True):

@@ -46,6 +46,7 @@ from shoal._runtime.bridge.around import NameRow, Surroundings, Watch
 from shoal._runtime.bridge.bridging import Bridging
 from shoal._runtime.daemon_actors_abroad import ActorsAbroad
 from shoal._runtime.daemon_cluster import ClusterNode
+from shoal._runtime.daemon_draining import Drainer
 from shoal._runtime.daemon_forwarding import Outgoing
 from shoal._runtime.daemon_hosting import Incoming
 from shoal._runtime.daemon_loop import Loop
@@ -95,6 +96,7 @@ class Abroad:
         self.seen = Seen(machine, cluster, post)
         self.names = Names(loop, machine, cluster, post)
         self.actors = ActorsAbroad(loop, memory, machine, cluster, post, ways)
+        self.drainer = Drainer(loop, memory, machine, cluster, post)
         self.seen = Seen(machine, cluster, post)
         cluster.joined, cluster.left = self._joined, self._left
         cluster.received, cluster.open_source = self._received, self._open_source
@@ -126,6 +128,7 @@ class Abroad:
         self._last = self._bridging
         self._bridging.lending.is_needy = self.outgoing.is_needy
         self.actors.begin(self._bridging)
+        self.drainer.bridging = self._bridging
         self.names.bridging = self.outgoing.bridging = self._bridging
         early, self._early = self._early, []
         for node, body in early:
@@ -139,7 +142,7 @@ class Abroad:
             self.actors.end()
             self.names.end()
             self._former.append(self._bridging)
-            self._bridging = self.outgoing.bridging = None
+            self._bridging = self.outgoing.bridging = self.drainer.bridging = None
         self._tell_nodes()
 
     def _members_changed(self, rows: Iterable[membership.MemberRow]) -> None:
@@ -155,13 +158,17 @@ class Abroad:
             known = self._epochs.get(row.node)
             if known is not None and (row.state in _OVER or row.epoch > known):
                 self._cluster.peers.forget(row.node)
-                self._lose(row.node, row.why or "it is lost")
+                is_drained = row.state == membership.DRAINED and row.epoch == known
+                self._lose(row.node, row.why or "it is lost", is_drained=is_drained)
             self._settle(row)
         self._tell_nodes()
         for row in living:
             if row.node not in self._epochs:
                 self._cluster.peers.connect(row.node, row.address)
                 self._take_in(row)
+            if row.state == membership.DRAINING:
+                self._bridging.node_leaves(row.node)
+                self.outgoing.node_leaves(row.node)
         self._tell_nodes()
 
     def _take_in(self, row: membership.MemberRow) -> None:
@@ -171,12 +178,12 @@ class Abroad:
         self._bridging.node_joined(row.node, row.epoch, is_driver=is_driver)
         self.names.node_joined(row.node)
 
-    def _lose(self, node: str, why: str) -> None:
+    def _lose(self, node: str, why: str, *, is_drained: bool = False) -> None:
         del self._epochs[node]
         if self._bridging is not None:
             self.names.node_lost(node)
             self.actors.node_lost(node)
-            self._bridging.node_lost(node)
+            self._bridging.node_lost(node, is_drained=is_drained)
         self.seen.node_lost(node)
         self.outgoing.node_lost(node)
         self.incoming.node_lost(node)

@@ -30,6 +30,7 @@ from shoal._core.asks import ActorAsk
 from shoal._core.node import NodeMachine
 from shoal._core.policies import actors as policy
 from shoal._core.policies.dice import Dice
+from shoal._core.reactions_draining import MOVED
 from shoal._core.resources import Amounts, parse
 from shoal._native import Memory, ObjectRef
 from shoal._proto import bridge as rows
@@ -54,7 +55,7 @@ PATIENCE_S = 0.1
 REFUSED_S = 1.0
 FRESH_S = 0.5
 """What others have told is asked for again after this, while somebody waits."""
-_OVER = ("DEAD", "REFUSED")
+_OVER = ("DEAD", "REFUSED", MOVED)
 
 
 class ActorsAbroad:
@@ -229,7 +230,7 @@ class ActorsAbroad:
                 self._refused[actor.actor_id, node] = clock.now() + REFUSED_S
             elif body.state != "DEAD" and self._bridging is not None:
                 for queue in actor.queues:
-                    self._bridging.actors.place(queue, node)
+                    self._bridging.actors.place(queue, "" if body.state == MOVED else node)
         row = events.ActorTold(node, body.key, body.state, body.pid, body.restarts, body.cause)
         self._post(row)
 
@@ -308,7 +309,7 @@ class ActorsAbroad:
             actor_id, _ = self._hosted.get((name.node, name.key), ("", []))
             actor = table.living.get(actor_id)
         number = place[0] if place else 0
-        if actor is None or not actor.queue or number > len(actor.group_queues):
+        if actor is None or actor.moves or not actor.queue or number > len(actor.group_queues):
             return "the actor is not here"
         queues = [(actor.queue, actor.generation), *actor.group_queues]
         return (*queues[number], actor.job)
@@ -336,5 +337,7 @@ class ActorsAbroad:
         if actor is not None:
             lives_on = tables.actors.can_restart(actor)
             reason = "restarting" if lives_on else "node_lost"
+            if not lives_on and node in tables.drained:
+                reason = "drained"
             return lost_actor(node, **{**actor.facts(), "reason": reason})
         return self.callers.lost_call(queue, node)

@@ -30,6 +30,7 @@ from typing import Any, get_args
 from shoal._base import clock, records
 from shoal._core.members import interface as members
 from shoal._core.members.node_side import Identity, MemberMachine
+from shoal._core.policies.labels import HEAD_LABEL
 from shoal._proto import links, membership, messages
 from shoal._proto.links import NodeBody
 from shoal._proto.views import Candidates
@@ -37,7 +38,7 @@ from shoal._runtime import entering, launch, session_dir
 from shoal._runtime.daemon_connections import Connection
 from shoal._runtime.daemon_kv import SharedTable
 from shoal._runtime.daemon_loop import Loop, Timer
-from shoal._runtime.daemon_members import HEAD_LABEL, Members
+from shoal._runtime.daemon_members import Members
 from shoal._runtime.daemon_store import ClusterPort
 from shoal._runtime.links import door, keys
 from shoal._runtime.links.peers import PeerEvents, PeerOptions, Peers, new_epoch
@@ -135,6 +136,8 @@ class ClusterNode:
         self._failing_since: float | None = None
         self._failure = ""
         self._state, self._why = "joining", ""
+        self.drain: Callable[[], None] = lambda: None
+        """Gets rid of all that this node has; ``handed_over`` follows."""
         self.kill_workers: Callable[[], frozenset[tuple[int, int]]] = frozenset
         """Kills every worker; (pid, start time) of each."""
         self.look: Callable[[], None] = lambda: None
@@ -179,7 +182,7 @@ class ClusterNode:
         SharedTable(rows.door, self._ask_for)
         rows.door.refresh = self.refresh
         self._show()
-        self._row_changed()
+        self.row_changed()
         self._step(members.Began())
         self.peers.connect(keys.STORE, ports.store_address)
 
@@ -271,7 +274,7 @@ class ClusterNode:
 
     def ask_room(self) -> None:
         """More waits here than can run here: the store is to know soon."""
-        self._row_changed(is_urgent=True)
+        self.row_changed(is_urgent=True)
 
     def _looked(self) -> None:
         self._look_timer.cancel()
@@ -279,11 +282,12 @@ class ClusterNode:
         for then in waiting:
             self._loop.guard(then)
 
-    def _row_changed(self, *, is_urgent: bool = False) -> None:
+    def row_changed(self, *, is_urgent: bool = False) -> None:
+        """What others are to know of this node."""
         self.look()
         if self._row_timer is not None:
             self._row_timer.cancel()
-        self._row_timer = self._loop.call_later(ROW_S, self._row_changed)
+        self._row_timer = self._loop.call_later(ROW_S, self.row_changed)
         self._step(members.RowChanged(self.rows.row(), self.rows.standing(), is_urgent))
 
     def _step(self, event: members.NodeEvent) -> None:
@@ -316,7 +320,7 @@ class ClusterNode:
             case members.Drain():
                 self._drain()
             case members.EndRest():
-                self.kill_workers()
+                pass  # what runs ends with the epoch: its home is to hear of a drain, not a crash
             case members.ConsiderOffer(order):
                 refused = "this node takes no actors of other nodes"
                 self._step(members.OfferDecided(order, False, refused))
@@ -389,13 +393,9 @@ class ClusterNode:
 
     def _drain(self) -> None:
         self.rows.is_draining = True
-        self._row_changed()
-        self._look_if_drained()
+        self.row_changed()
+        self.drain()
 
-    def _look_if_drained(self) -> None:
-        """Whether everything has ended or gone; looked at as often as rows go out."""
-        standing = self.rows.standing()
-        if standing.is_busy or standing.primaries:
-            self._loop.call_later(1.0, self._look_if_drained)
-            return
+    def handed_over(self) -> None:
+        """A drain has come to its end."""
         self._step(members.HandedOver())

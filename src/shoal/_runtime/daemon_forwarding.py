@@ -91,6 +91,9 @@ class Outgoing:
             if is_source:
                 self._drop(number, queue)
             return
+        if is_source and self._forwarding.sources[number].wish != wish:
+            self._renew(number)
+            is_source = False
         state = self._state(number)
         if not state.entries and not is_source:
             return
@@ -148,6 +151,14 @@ class Outgoing:
             del self._kept[key]
             assert self.bridging is not None
             self.bridging.lending.fail(key, record)
+
+    def _renew(self, number: int) -> None:
+        """Other nodes than before may run what waits there: what is known of it is over. What was
+        lent ends where it is, or comes back into the queue."""
+        self._move(moves.QueueGone(number))
+        self._lent = {key: each for key, each in self._lent.items() if each[0] != number}
+        for key in [key for key, its in self._kept.items() if its == number]:
+            self._end_kept(key)
 
     def is_needy(self, number: int) -> bool:
         """Whether this node can never run what waits in that queue."""
@@ -277,6 +288,10 @@ class Outgoing:
             self._move(moves.CandidatesHeard(each))
 
     # ---- what becomes of what was lent
+    def node_leaves(self, node: str) -> None:
+        """It is being drained: nothing more goes there."""
+        self._move(moves.NodeLeaves(node))
+
     def node_lost(self, node: str) -> None:
         """What it had has been told already."""
         self._move(moves.NodeLost(node))

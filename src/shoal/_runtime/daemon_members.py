@@ -16,18 +16,19 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from shoal._base import clock
 from shoal._core.node import NodeMachine
+from shoal._core.policies.labels import HEAD_LABEL
 from shoal._core.resources import UNIT
 from shoal._runtime.daemon_door import Door
 
 if TYPE_CHECKING:
-    from shoal._proto.membership import MemberRow, Standing
+    from shoal._proto.membership import Left, MemberRow, Standing
     from shoal._proto.views import NodeRow
 
 Row = dict[str, Any]
-HEAD_LABEL = "shoal.io/head"
-"""Of the node through which those can talk that cannot reach each other."""
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 
 
@@ -55,6 +56,8 @@ class Members:
         self.epoch = 0
         self.is_draining = False
         self.is_drained = False
+        self.left: Left | None = None
+        """What this node has yet to get rid of, while it is being drained."""
         self.cluster: Row = {}
         """The row of the table ``cluster``; empty: a session of one machine."""
 
@@ -96,7 +99,12 @@ class Members:
         """Of each other node that lives, what it has told last."""
         _, kinds = _parts()
         living, rows = (kinds.ALIVE, kinds.DRAINING), self.others.items()
-        return [m.row for node, m in rows if node != self.node_id and m.state in living]
+        return [_row_of(m) for node, m in rows if node != self.node_id and m.state in living]
+
+    def drained(self) -> frozenset[str]:
+        """Nodes that have been drained, of the last ones that were lost."""
+        _, kinds = _parts()
+        return frozenset(n for n, m in self.others.items() if m.state == kinds.DRAINED)
 
     # ---- of this node
     def row(self) -> NodeRow:
@@ -117,8 +125,11 @@ class Members:
         idle_s = 0.0 if is_busy else clock.now() - self._busy_at
         # Whose bytes they are is not asked: one is enough for a node to stay.
         primaries = 1 if self._used_bytes() else 0
+        left = self.left
+        if left is not None:  # what is here and nobody needs goes with the node
+            is_busy, primaries = not left.is_nothing, left.values
         standing: Standing = membership.Standing(
-            is_busy=is_busy, primaries=primaries, idle_s=idle_s
+            is_busy=is_busy, primaries=primaries, idle_s=idle_s, left=left
         )
         return standing
 
@@ -213,8 +224,16 @@ def _row(name: str, address: str, state: str, row: NodeRow, standing: Standing, 
         "is_busy": standing.is_busy,
         "primaries": standing.primaries,
         "idle_s": standing.idle_s,
+        "left": None if standing.left is None else msgspec.structs.asdict(standing.left),
         "why": why,
     }
+
+
+def _row_of(member: MemberRow) -> NodeRow:
+    """Its last row; that it is being drained it may not have said itself yet."""
+    if member.state == "draining" and not member.row.is_draining:
+        return msgspec.structs.replace(member.row, is_draining=True)
+    return member.row
 
 
 def _host_of(row: Row) -> str:

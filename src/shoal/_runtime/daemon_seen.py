@@ -64,7 +64,7 @@ class Seen:
             if row.node in nodes:
                 lasting = msgspec.structs.replace(row, **PASSING)
                 known.append(events.KnownNode(self.name_of(row.node), lasting))
-        news = events.NodesChanged(nodes, tuple(known), PYTHON)
+        news = events.NodesChanged(nodes, tuple(known), PYTHON, self._cluster.rows.drained())
         if news != self._told and (nodes or self._told is not None):
             self._told = news
             self._post(news)

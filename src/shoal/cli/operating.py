@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from typing import Annotated, Any
+import time
+from typing import Annotated, Any, cast
 
 from cyclopts import Parameter
 
@@ -14,11 +15,15 @@ from shoal._base import clock
 from shoal._proto import messages
 from shoal._runtime import entering, registry
 from shoal._runtime.observer import Observer
-from shoal.cli import values
+from shoal.cli import report, values
 from shoal.cli.values import CommandError
 
 ID_LEAST = 6
 """Digits of a node's id that people have to type at least."""
+
+
+LEFT_S = 5.0
+"""So long a node may take to say what is still there."""
 
 
 def drain(
@@ -27,15 +32,15 @@ def drain(
     deadline: str = "5min",
     if_idle: Annotated[bool, Parameter(negative="")] = False,
 ) -> int:
-    """Empty a node of the cluster, then take it out: it accepts nothing new, what is queued there
-    goes back, restartable actors restart elsewhere, values are handed over.
+    """Empty a node of the cluster, then take it out: it accepts nothing new, what waits there goes
+    elsewhere, restartable actors restart elsewhere, values are handed over. It cannot be undone.
 
     Parameters
     ----------
     node
         Its name, or the beginning of its id (`shoal status`).
     deadline
-        What still runs after this time is ended: 30s, 10m, 2h.
+        What still runs after this time is ended: 30s, 10m, 2h. Said again, the shorter one holds.
     if_idle
         Only if nothing runs and no value is kept there.
     """
@@ -43,16 +48,45 @@ def drain(
     assert deadline_s is not None
     with _session() as observer:
         row = find_node(observer.table("members"), node)
-        if row["state"] in ("DRAINING", "DRAINED"):
-            print(f"Node {row['name']} is {str(row['state']).lower()} already.")
+        if row["state"] == "DRAINED":
+            print(f"Node {row['name']} has been drained, and has left.")
             return 0
         try:
             asked = messages.AskDrain(str(row["node_id"]), deadline_s, only_if_idle=if_idle)
             observer.ask(asked, messages.Done)
         except errors.ShoalError as error:
             raise CommandError(f"node {row['name']} is not drained: {error}") from None
-    print(f"Node {row['name']} takes nothing new and is emptied; `shoal status` shows how far.")
+        left = _left(observer, str(row["node_id"]))
+    if row["state"] == "DRAINING":
+        print(f"Node {row['name']} is being drained already.")
+    else:
+        print(f"Node {row['name']} takes nothing new and is emptied; `shoal status` shows how far.")
+    _explain(left, deadline)
     return 0
+
+
+def _left(observer: Observer, node: str) -> dict[str, Any] | None:
+    """What is still there, as soon as the node has said so; None: it says nothing, or has left."""
+    until = clock.now() + LEFT_S
+    while clock.now() < until:
+        (row,) = [row for row in observer.table("members") if row["node_id"] == node]
+        if row["left"] is not None or row["state"] in ("DRAINED", "DEAD"):
+            return cast("dict[str, Any] | None", row["left"])
+        time.sleep(0.1)
+    return None
+
+
+def _explain(left: dict[str, Any] | None, deadline: str) -> None:
+    """What the drain waits for."""
+    if left is None:
+        return
+    print(f"  {report.left_in_words(left)}")
+    if left["programs"]:
+        who = "a program is" if left["programs"] == 1 else f"{left['programs']} programs are"
+        print(
+            f"  {who} attached to it: the node waits until they end, at most {deadline};"
+            " then they end with it, with their tasks, actors and values"
+        )
 
 
 def find_node(rows: list[dict[str, Any]], about: str) -> dict[str, Any]:
@@ -63,11 +97,17 @@ def find_node(rows: list[dict[str, Any]], about: str) -> dict[str, Any]:
     """
     living = [row for row in rows if row["state"] != "DEAD"]
     found = [row for row in living if row["name"] == about]
+    if len(found) > 1:  # one of the same name has left
+        found = [row for row in found if row["state"] != "DRAINED"]
     if not found and len(about) >= ID_LEAST:
         found = [row for row in living if str(row["node_id"]).startswith(about)]
     if len(found) == 1:
         return found[0]
-    names = ", ".join(f"{row['name']} ({str(row['node_id'])[:ID_LEAST]})" for row in living)
+    there = [row for row in living if row["state"] != "DRAINED"]
+    names = ", ".join(f"{row['name']} ({str(row['node_id'])[:ID_LEAST]})" for row in there)
+    gone = [row for row in rows if row["state"] == "DEAD" and row["name"] == about]
+    if gone and not found:
+        raise CommandError(f"node {about} is dead: {gone[-1]['why']}; the nodes are: {names}")
     how = "several nodes are called" if found else "there is no node"
     raise CommandError(f"{how} {about}; the nodes are: {names}")
 

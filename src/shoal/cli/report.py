@@ -144,6 +144,8 @@ def print_cluster(row: Mapping[str, Any], nodes: Sequence[Mapping[str, Any]]) ->
             if node["state"] not in _LIVING:  # that programs end is no news
                 continue
             facts = [*facts[:2], "runs nothing"]
+        if node["left"] and node["state"] == "DRAINING":
+            facts[0] += f" ({left_in_words(node['left'])})"
         if node["state"] == "DEAD":
             facts = ["dead", node["why"]]
         text = "; ".join(fact for fact in facts if fact)
@@ -156,6 +158,15 @@ _ROLES = {
     "driver": "the node of a program, which runs nothing",
 }
 _LIVING = ("ALIVE", "DRAINING")
+
+
+def left_in_words(left: Mapping[str, Any]) -> str:
+    """What a node that is being drained has yet to get rid of."""
+    kinds = ("program", "task", "actor", "group", "value")
+    parts = [count(left[f"{kind}s"], kind) for kind in kinds if left[f"{kind}s"]]
+    if left["size_bytes"]:
+        parts[-1] += f" of {size(left['size_bytes'])}"
+    return f"still there: {', '.join(parts)}" if parts else "nothing is left there"
 
 
 def _units(name: str, units: int) -> str:

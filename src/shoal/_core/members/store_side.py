@@ -28,6 +28,7 @@ from shoal._core.members.groups import ChooseGroup, GroupPlaces
 from shoal._core.members.nodes import NODES, Node, NodeTable
 from shoal._core.members.outgoing import Outgoing
 from shoal._core.members.placing_actors import ActorPlaces, ChooseActor, Scene
+from shoal._core.policies.labels import HEAD_LABEL
 from shoal._core.store import MEMBER, Effect
 from shoal._proto import membership as m
 from shoal._proto.messages import (
@@ -375,9 +376,14 @@ class MembersMachine:
             return Failure(causes.usage(text))
         if node.record.role == m.ROLE_DRIVER:
             return m.DrainRefused("it is a program's: it runs nothing, and leaves with its program")
+        if HEAD_LABEL in node.record.labels:
+            return m.DrainRefused(
+                "it is the head, without which there is no cluster; `shoal stop` there ends it"
+            )
         if body.only_if_idle and (node.standing.is_busy or node.standing.primaries):
             return m.DrainRefused("something runs there, or values are only there")
-        if node.record.state == m.ALIVE:
+        is_sooner = body.deadline_s < node.record.drain_s
+        if node.record.state == m.ALIVE or is_sooner:
             self.nodes.drain(node, body.deadline_s, self._out.effects)
             self._tell_members()
         self._out.order(body.node, m.DrainNode(body.deadline_s))

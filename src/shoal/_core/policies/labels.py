@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from shoal._proto.views import NodeRow
 
 NODE_ID_LABEL = "shoal.io/node-id"
+HEAD_LABEL = "shoal.io/head"
+"""Of the node through which those can talk that cannot reach each other."""
 Alternatives = Iterable[tuple[LabelRule, ...]]
 
 

@@ -146,7 +146,9 @@ def lost_actor(node: str, **facts: object) -> bytes:
     return records.pack("ActorDiedError", **{**fields, **facts})
 
 
-def lost_worker(key: int, node: str) -> bytes:
-    """The node that ran a task is lost."""
+def lost_worker(key: int, node: str, *, is_drained: bool = False) -> bytes:
+    """The node that ran a task is lost, or was drained before it had ended."""
     reason = f"node {node}, which ran it, is lost"
+    if is_drained:
+        reason = f"node {node}, which ran it, was drained, and its time was up"
     return records.pack("WorkerCrashedError", task_id=f"{key:016x}", node=node, reason=reason)

@@ -21,7 +21,7 @@ from shoal._native import Memory, ObjectRef, Task
 from shoal._proto import bridge as rows
 from shoal._proto import holds
 from shoal._runtime.bridge.actors import RemoteActors
-from shoal._runtime.bridge.around import Surroundings
+from shoal._runtime.bridge.around import SMALL_BYTES, Surroundings
 from shoal._runtime.bridge.lending import Lending
 from shoal._runtime.bridge.proxies import Proxies
 from shoal._runtime.bridge.pulling import Pulling
@@ -168,8 +168,29 @@ class Bridging:
         for body in self._early.pop(node, ()):
             self.receive(node, body)
 
-    def node_lost(self, node: str) -> None:
-        """It is declared dead."""
+    def node_leaves(self, node: str) -> None:
+        """It is being drained."""
+        if node in self._epochs:
+            self.pulling.node_leaves(node)
+
+    def left_behind(self) -> tuple[int, int]:
+        """How many values others need of this node that they have not got yet, and their bytes."""
+        count, size_bytes = self.visiting.kept_bytes()
+        for key in self.proxies.pinned():
+            sight = self._memory.sight(key)
+            if sight is None:
+                continue
+            is_pending, size = not sight[1], sight[16]
+            if not is_pending and size <= SMALL_BYTES and not self._memory.contained(key):
+                continue  # they were told it
+            places = self.pulling.sources.places(key)
+            holders = self.proxies.refs.owned.holders(key)
+            if is_pending or any(node not in places for node in holders):
+                count, size_bytes = count + 1, size_bytes + size
+        return count, size_bytes
+
+    def node_lost(self, node: str, *, is_drained: bool = False) -> None:
+        """It is declared dead, or has been drained."""
         epoch = self._epochs.pop(node, None)
         self._early.pop(node, None)
         if epoch is None:
@@ -178,7 +199,7 @@ class Bridging:
         self.proxies.post(PeerLost(node, epoch))
         self.pulling.node_lost(node)
         self.visiting.node_lost(node)
-        self._post(bridge.NodeLost(node))
+        self._post(bridge.NodeLost(node, is_drained))
 
     def has_joined(self, node: str) -> bool:
         """Whether it is a member, as far as we have heard."""
@@ -295,12 +316,14 @@ class Bridging:
                 self.visiting.perform_drop(order)
 
     def _perform_again(self, order: bridge.RunAgain | bridge.PutBack) -> None:
-        is_charged = isinstance(order, bridge.RunAgain)
+        is_begun = isinstance(order, bridge.RunAgain)
+        is_charged = isinstance(order, bridge.RunAgain) and order.is_charged
         if order.is_call:
             self.actors.again(order.key, is_charged=is_charged)
-        elif is_charged:
+        elif is_begun:
             self._around.watch.over(order.key, *self._said)
-            self.lending.run_again(order.key)
+            again = self.lending.run_again if is_charged else self.lending.put_back
+            again(order.key)
         elif not self._around.watch.came_back(order.key, self._said[1]):
             self.lending.put_back(order.key)
 

@@ -237,7 +237,7 @@ class Lending:
         if order.is_call:
             lost = self._around.watch.lost_call(task.queue, order.node)
         else:
-            lost = lost_worker(order.key, order.node)
+            lost = lost_worker(order.key, order.node, is_drained=order.is_drained)
         self.fail(order.key, self.ending(order.key) or lost)
 
     def charge(self, key: int) -> None:

@@ -18,7 +18,8 @@ Invariants:
 1. ``_keys`` and ``_names`` say the same. A key of ours has no entry: its name is made from it.
 2. What other nodes hold of ours is held here by one ref of the daemon's (``_pins``).
 3. A proxy is sealed once. If its home is lost afterwards and its bytes are not here, who looks gets
-   the error; what is here stays.
+   the error; what is here stays, and is *adopted*: whoever gets a ref to it from here on gets one
+   to an object of this node.
 """
 
 from __future__ import annotations
@@ -52,6 +53,8 @@ class Proxies:
         self._keys: dict[Name, int] = {}
         self._names: dict[int, Name] = {}
         self._pins: dict[int, ObjectRef[Any]] = {}
+        self._adopted: set[int] = set()
+        """Proxies whose home is gone, or goes, and whose bytes are here: they are ours too."""
         self._events: list[happenings.Event] = []
         self._is_stepping = False
         self.needed: Callable[[int], None] = lambda key: None
@@ -62,6 +65,8 @@ class Proxies:
     # ---- names
     def name_of(self, key: int) -> Name:
         """What the object of this slot is called everywhere."""
+        if key in self._adopted:
+            return Name(*self.me, key)
         return self._names.get(key) or Name(*self.me, key)
 
     def key_of(self, name: Name) -> int | None:
@@ -71,6 +76,18 @@ class Proxies:
     def proxy_name(self, key: int) -> Name | None:
         """The name of an object of another node; None: it is ours."""
         return self._names.get(key)
+
+    def of_node(self, node: str) -> list[int]:
+        """Proxies of what that node has."""
+        return [key for key, name in self._names.items() if name.node == node]
+
+    def pinned(self) -> list[int]:
+        """What others have refs to, of ours."""
+        return list(self._pins)
+
+    def adopt(self, key: int) -> None:
+        """The bytes of a proxy are here, and its home goes: from now on it is sent as ours."""
+        self._adopted.add(key)
 
     def hold(self, names: Iterable[Name]) -> list[ObjectRef[Any]]:
         """Refs to objects that have slots here. What is gone all the same is one that is lost."""
@@ -171,6 +188,7 @@ class Proxies:
                 self._perform_lose(order)
             case happenings.ReleaseProxy():
                 key = self._keys.pop(order.name)
+                self._adopted.discard(key)
                 self.released(key, self._names.pop(key))
                 self._memory.release(key)
             case happenings.Pin():
@@ -217,6 +235,8 @@ class Proxies:
         if self._memory.is_elsewhere(key):
             self._memory.lose(key, lost_value(problem))
             self.settled(key)
+        elif not self._memory.unsealed([key]):
+            self.adopt(key)
         else:
             self._seal(key, _native.FORMAT_ERROR_RECORD, lost_value(problem))
 

@@ -46,6 +46,7 @@ from shoal._proto import holds
 from shoal._proto.holds import Name
 from shoal._runtime.bridge.around import RETRY_S, Surroundings, lost_value
 from shoal._runtime.bridge.images import Image, copy_in_parts, open_image
+from shoal._runtime.bridge.leaving import Leaving
 from shoal._runtime.bridge.proxies import Proxies
 from shoal._runtime.bridge.sources import HomeRow, OfObject, OfResult, Sources
 
@@ -92,6 +93,7 @@ class Pulling:
         """Those that live."""
         self._here = CopiesHere()
         self.sources = Sources(memory, proxies, self._here, around)
+        self.leaving = Leaving(memory, proxies, around, self.need, lambda: len(self._pulls))
         self.sources.fetch_home = self._fetch_home
         self.sources.stays = lambda key: _place_of(self.stays.get(key & _SLOT))
         proxies.needed = self.need
@@ -113,6 +115,7 @@ class Pulling:
 
     def settled(self, key: int) -> None:
         """It has a value or an error now; perhaps elsewhere."""
+        self.leaving.settled(key)
         if key not in self._awaited:
             return
         if not _is_here(self._memory, key):
@@ -279,6 +282,8 @@ class Pulling:
             self._pulls.pop(former.key, None)
             self._let_go(former.key)
         self.stays[stays.key & _SLOT] = stays
+        if stays.node in self.leaving.nodes:
+            self.leaving.fetch(stays.key)
 
     def stays_as(self, key: int, new: int) -> None:
         """What slot ``new`` has now is what slot ``key`` had, if that stays abroad."""
@@ -356,9 +361,16 @@ class Pulling:
         self.nodes.add(node)
         self.sources.node_joined(node, is_driver)
 
+    def node_leaves(self, node: str) -> None:
+        """It is being drained: what only it has of what is needed here comes here."""
+        if self.leaving.begin(node):
+            for stays in [stays for stays in self.stays.values() if stays.node == node]:
+                self.leaving.fetch(stays.key)
+
     def node_lost(self, node: str) -> None:
         """What others had of it comes no more; what it had of ours is its no more."""
         self.nodes.discard(node)
+        self.leaving.end(node)
         self.sources.node_lost(node)
         self._run(copying.NodeGone(node))
         for key in list(self._pulls):

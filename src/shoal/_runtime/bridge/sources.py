@@ -126,6 +126,10 @@ class Sources:
         self._kept_there = {place for place in self._kept_there if place[1] != key}
         self._run(copying.Unneeded(key))
 
+    def places(self, key: int) -> list[str]:
+        """Nodes that have the bytes of a value of ours."""
+        return self._copies.places(key)
+
     @property
     def is_empty(self) -> bool:
         """Whether nobody else has, or wants, the bytes of anything."""

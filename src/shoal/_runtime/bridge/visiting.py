@@ -267,6 +267,56 @@ class Visiting:
             self._forget(order.node, order.number)
         self._post(bridge.Withdrawn(order.node, order.number, is_taken))
 
+    def give_back(self) -> None:
+        """Let go home what has not been begun of plain tasks: this node is being drained."""
+        for place, visit in list(self._visits.items()):
+            if visit.body.actor is None:
+                self._take_out(place, visit)
+
+    def give_back_calls(self, node: str, key: int) -> int:
+        """Let calls of that actor go home that have not been begun; how many stay. The last ones
+        first: what stays was before all that goes, so their order stays too (RULES A-1)."""
+        lines: dict[bytes, list[tuple[str, int]]] = {}
+        for place, visit in self._visits.items():
+            actor = visit.body.actor
+            if actor is not None and (actor.node, actor.key) == (node, key):
+                lines.setdefault(visit.body.place, []).append(place)
+        stays = 0
+        for line in lines.values():
+            line.sort()
+            last = len(line)
+            while last and self._is_taken(self._visits[line[last - 1]]):
+                last -= 1
+            for place in line[last:]:
+                self._gone_home(place)
+            stays += last
+        return stays
+
+    def _take_out(self, place: tuple[str, int], visit: _Visit) -> None:
+        if self._is_taken(visit):
+            self._gone_home(place)
+
+    def _gone_home(self, place: tuple[str, int]) -> None:
+        self._forget(*place)
+        self._post(bridge.Withdrawn(*place, True))
+
+    def _is_taken(self, visit: _Visit) -> bool:
+        """Whether it had not been begun, and now never will be."""
+        if not visit.results:  # it is no task yet
+            return True
+        key = visit.results[0].key
+        task = self._memory.claim(key)
+        if task is None:
+            return False
+        self._memory.fail(key, _WITHDRAWN)
+        task.forget()
+        return True
+
+    def kept_bytes(self) -> tuple[int, int]:
+        """How many results are kept for their homes, and how large they are."""
+        refs = [ref for each in self._kept.values() for ref in each.values()]
+        return len(refs), sum((self._memory.sight(ref.key) or (0,) * 17)[16] for ref in refs)
+
     def perform_cancel(self, order: bridge.CancelHere) -> None:
         """End it here; what has not been begun goes home as it came, and ends there."""
         if order.key == 0:

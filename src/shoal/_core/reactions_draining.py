@@ -1,0 +1,70 @@
+"""What a drain means for the machine of the node that is to leave (RULES A-15).
+
+::
+
+    DrainBegun   what waits here and others could do is for them from now on (``shifting``);
+                 actors of other nodes that have not begun go back to their home
+    ActorMoves   no call of an actor of another node is here any more: its process ends, and when
+                 nothing of it is left its home hears MOVED, and finds another place for it. That
+                 is no restart that counts.
+
+An actor moves if it may be restarted. One that may not goes on until the time of the drain is over,
+or it ends by itself; so does one whose home is this node, and all that programs do that are
+attached here.
+
+1. Home hears of an actor that moves once, after its process has been reaped (A-3).
+2. On a node that is being drained no actor of another one begins.
+"""
+
+from __future__ import annotations
+
+from shoal._core import causes, reactions_actors, shifting
+from shoal._core.actors import Actor, Asking, Dead, Pausing
+from shoal._core.answers import Commands
+from shoal._core.commands import TellHome
+from shoal._core.events import ActorMoves, DrainBegun
+from shoal._core.tables import NodeTables
+
+MOVED = "MOVED"
+"""State of an actor that its host has ended so that it lives elsewhere."""
+REFUSED = "REFUSED"
+"""State of an actor that its host does not take."""
+
+
+def on_begun(t: NodeTables, now: float, event: DrainBegun) -> Commands:
+    """Nothing begins here any more that another node could do."""
+    t.is_draining = True
+    t.tell(now, "session", "this node is being drained")
+    return shifting.shift(t, now)
+
+
+def moving(t: NodeTables) -> list[Actor]:
+    """Actors that are to leave this node, when none of their calls is here."""
+    return [actor for actor in t.actors.living.values() if may_move(t, actor)]
+
+
+def may_move(t: NodeTables, actor: Actor) -> bool:
+    """Whether its home may have it live elsewhere."""
+    if actor.home is None or actor.is_dead:
+        return False
+    return not actor.incarnation or t.actors.can_restart(actor)
+
+
+def on_moves(t: NodeTables, now: float, event: ActorMoves) -> Commands:
+    """It ends here, as soon as its process has."""
+    actor = t.actors.living.get(event.actor_id)
+    if actor is None or not t.is_draining or not may_move(t, actor):
+        return []
+    has_begun = actor.incarnation > 0 or not isinstance(actor.phase, Asking | Pausing)
+    actor.moves = MOVED if has_begun else REFUSED
+    t.tell(now, actor.actor_id, "moves to another node")
+    record = causes.actor_died(actor.facts(), "drained")
+    return reactions_actors.end_with(t, now, actor, record, is_gentle=True)
+
+
+def tell_home(actor: Actor) -> Commands:
+    """What its home hears of an actor that moves: when nothing of it is left."""
+    assert actor.home is not None
+    if not isinstance(actor.phase, Dead):
+        return []
+    return [TellHome(*actor.home, actor.moves, restarts=actor.restarts)]

@@ -1,0 +1,275 @@
+"""``shoal drain``: a node gets rid of what it has, and leaves; and what was for a node that is gone.
+
+Real daemons. Each test has nodes of its own, as they leave; who stays is audited afterwards.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import shoal
+from shoal import errors
+from shoal.testing import Cluster, ClusterError, Node
+from shoal.testing.polling import wait_until
+from shoal.util.scheduling_strategies import NodeAffinitySchedulingStrategy as Affinity
+from tests.cluster import two_nodes
+from tests.cluster.test_actors_elsewhere import counter_class
+
+LONG_S = 30.0
+LEAVES = "leaves"
+"""Name of the node that is drained, and of a resource that only it has."""
+
+
+@contextmanager
+def three(**leaving: Any) -> Iterator[tuple[Cluster, Node]]:
+    """This program on the head, one that is to leave, and one that stays."""
+    with Cluster() as cluster:
+        head = cluster.add_node("head", num_cpus=1)
+        node = cluster.add_node(LEAVES, **{"num_cpus": 2, "resources": {LEAVES: 1}, **leaving})
+        stays = cluster.add_node("stays", num_cpus=2)
+        with two_nodes.driven(head, [head, stays]):
+            yield cluster, node
+
+
+def ids() -> dict[str, str]:
+    return {name: node for node, name in two_nodes.names().items()}
+
+
+def drain(cluster: Cluster, *options: str) -> str:
+    return cluster.head.command("drain", LEAVES, *options)
+
+
+def member(cluster: Cluster) -> dict[str, Any]:
+    (row,) = [row for row in cluster.head.observe("members") if row["name"] == LEAVES]
+    return row
+
+
+def wait_for(what: Callable[[], object]) -> bool:
+    return bool(wait_until(what, LONG_S))
+
+
+def has_left(cluster: Cluster, node: Node) -> bool:
+    """It said that it was drained, and none of its processes is left."""
+    return member(cluster)["state"] == "DRAINED" and not node.processes()
+
+
+def get(refs: Any) -> Any:
+    return shoal.get(refs, timeout=LONG_S)
+
+
+# ---- what waits, what runs
+def test_tasks_go_elsewhere_or_end(tmp_path: Path) -> None:
+    with three() as (cluster, node):
+        folder, names = tmp_path, two_nodes.names()
+
+        @shoal.remote
+        def run(number: int) -> str:
+            own = str(shoal.get_runtime_context().get_node_id())
+            with open(folder / f"{number}", "a") as file:
+                file.write(f"{own}\n")
+            while not (folder / "go").exists():
+                time.sleep(0.01)
+            return own
+
+        refs = [run.options(scheduling_strategy="SPREAD").remote(n) for n in range(30)]
+
+        def runs() -> list[str]:
+            begun = [line for path in folder.iterdir() for line in path.read_text().split()]
+            return [names[each] for each in begun]
+
+        assert wait_for(lambda: runs().count(LEAVES) == 2 and runs().count("stays") == 2)
+        told = drain(cluster)
+        assert "takes nothing new" in told and "2 tasks" in told
+        assert wait_for(lambda: (member(cluster)["left"] or {}).get("tasks") == 2)
+        assert member(cluster)["state"] == "DRAINING" and "2 tasks" in cluster.head.command(
+            "status"
+        )
+        (folder / "go").touch()
+        ended = Counter(names[each] for each in get(refs))
+        assert ended[LEAVES] == 2 and ended["stays"] and sum(ended.values()) == 30
+        assert sorted(runs()) == sorted(ended.elements()), "nothing ran twice"
+        assert wait_for(lambda: has_left(cluster, node))
+        assert get(run.options(scheduling_strategy="SPREAD").remote(99)) != ids().get(LEAVES)
+
+
+def test_what_runs_when_the_time_is_up_runs_again_uncharged(tmp_path: Path) -> None:
+    with three() as (cluster, node):
+        folder, away = tmp_path, Affinity(ids()[LEAVES], soft=True)
+
+        @shoal.remote(scheduling_strategy=away)
+        def run(name: str) -> str:
+            own = str(shoal.get_runtime_context().get_node_id())
+            with open(folder / name, "a") as file:
+                file.write(f"{own}\n")
+            while not (folder / "go").exists():
+                time.sleep(0.01)
+            with open(folder / f"{name} again", "a") as file:
+                file.write(f"{own}\n")
+            return own
+
+        @shoal.remote(max_restarts=0, num_cpus=0, scheduling_strategy=away)
+        class Stays:
+            def hello(self) -> str:
+                return "hello"
+
+        actor = Stays.remote()
+        assert get(actor.hello.remote()) == "hello"
+        retried = run.options(max_retries=1).remote("retried")
+        never = run.options(max_retries=0).remote("never")
+        assert wait_for(lambda: (folder / "retried").exists() and (folder / "never").exists())
+        drain(cluster, "--deadline", "2min")
+        assert wait_for(lambda: (member(cluster)["left"] or {}).get("actors") == 1)
+        assert get(actor.hello.remote()) == "hello", "it may not be restarted, so it stays"
+        assert "is being drained already" in drain(cluster, "--deadline", "1s")
+        with pytest.raises(errors.WorkerCrashedError, match="was drained"):
+            get(never)
+        with pytest.raises(errors.ActorDiedError, match="drained"):
+            get(actor.hello.remote())
+        assert wait_for(lambda: len((folder / "retried").read_text().split()) == 2)
+        (folder / "go").touch()
+        assert get(retried) != ids().get(LEAVES)
+        assert wait_for(lambda: has_left(cluster, node))
+
+
+# ---- actors
+def test_an_actor_moves_between_two_calls(tmp_path: Path) -> None:
+    with three() as (cluster, node):
+        names = two_nodes.names()
+        Moving = shoal.remote(counter_class()).options(
+            max_restarts=1, num_cpus=0, scheduling_strategy=Affinity(ids()[LEAVES], soft=True)
+        )
+        actor = Moving.remote()
+        assert names[get(actor.where.remote())] == LEAVES
+        slow = actor.wait.remote(1.0)
+        calls = [actor.add.remote() for _ in range(50)]
+        drain(cluster)
+        calls += [actor.add.remote() for _ in range(50)]
+        assert get(slow) == "waited", "what runs goes on to its end"
+        values = get(calls)
+        begun = values.index(1)
+        assert values in (
+            [*range(1, 101)],
+            [*range(1, begun + 1), *range(1, 101 - begun)],
+        ), "each call once, in their order, in two lives"
+        assert names[get(actor.where.remote())] != LEAVES
+        assert wait_for(lambda: has_left(cluster, node))
+        (row,) = cluster.head.observe("actors")
+        assert (row["restarts"], row["incarnation"]) == (0, 2), "and it was not charged"
+        del actor, Moving
+
+
+# ---- values
+def test_values_are_not_lost() -> None:
+    with three() as (cluster, node):
+        names = two_nodes.names()
+        there = {"num_cpus": 0, "resources": {LEAVES: 0.1}, "max_retries": 0}
+
+        @shoal.remote(**there)
+        def make(value: float) -> Any:
+            return np.full(400_000, value)
+
+        @shoal.remote(**there)
+        def give() -> list[Any]:
+            return [shoal.put(np.full(400_000, 7.0)), shoal.put([shoal.put(8)])]
+
+        @shoal.remote(num_cpus=1)
+        def total(value: Any) -> tuple[float, str]:
+            return float(value.sum()), str(shoal.get_runtime_context().get_node_id())
+
+        kept = [make.remote(float(n)) for n in range(5)]
+        large, nested = get(give.remote())
+        assert not shoal.wait([*kept, large], num_returns=6, timeout=LONG_S, fetch_local=False)[1]
+        drain(cluster)
+        assert wait_for(lambda: has_left(cluster, node))
+        assert [value[0] for value in get(kept)] == [0.0, 1.0, 2.0, 3.0, 4.0]
+        assert get(large)[0] == 7.0 and get(get(nested)[0]) == 8
+        spread = [total.options(scheduling_strategy="SPREAD").remote(large) for _ in range(4)]
+        found = get(spread)
+        assert {value for value, _ in found} == {2_800_000.0}
+        assert {names[place] for _, place in found} == {"head", "stays"}, "its refs still travel"
+        del kept, large, nested, spread
+
+
+# ---- a program of its own
+def test_a_program_on_the_node_is_waited_for_and_then_ends_with_it() -> None:
+    with Cluster() as cluster:
+        cluster.add_node("head", num_cpus=1)
+        node = cluster.add_node(LEAVES, num_cpus=1)
+        cluster.wait_for_nodes()
+        shoal.init(node.address, log_to_driver=False)
+        try:
+            told = drain(cluster, "--deadline", "2min")
+            assert "1 program" in told and "they end with it" in told
+
+            @shoal.remote
+            def where() -> str:
+                return str(shoal.get_runtime_context().get_node_id())
+
+            assert get(where.remote()) == ids()["head"], "what it submits goes elsewhere"
+            drain(cluster, "--deadline", "1s")
+            with pytest.raises(errors.ShoalError):
+                shoal.get(where.options(resources={"nobody": 1}).remote(), timeout=LONG_S)
+        finally:
+            shoal.shutdown()
+        assert wait_for(lambda: has_left(cluster, node))
+
+
+# ---- what is refused
+def test_what_cannot_be_drained_is_said() -> None:
+    with three() as (cluster, node):
+        for name, why in (("head", "it is the head"), ("nobody", "there is no node nobody")):
+            with pytest.raises(ClusterError, match=why):
+                cluster.head.command("drain", name)
+        drain(cluster)
+        assert wait_for(lambda: has_left(cluster, node))
+        assert "has been drained, and has left" in drain(cluster)
+        with pytest.raises(ClusterError, match="there is no node nobody"):
+            cluster.head.command("drain", "nobody")
+
+
+# ---- affinities to nodes that are gone
+def test_a_soft_affinity_to_a_lost_node_is_none() -> None:
+    with three() as (cluster, node):
+        lost = ids()[LEAVES]
+
+        @shoal.remote(num_cpus=2)
+        def where() -> str:
+            return str(shoal.get_runtime_context().get_node_id())
+
+        @shoal.remote(num_cpus=2)
+        def hold(seconds: float) -> None:
+            time.sleep(seconds)
+
+        near = where.options(scheduling_strategy=Affinity(lost, soft=True))
+        assert get(near.remote()) == lost
+        holds = hold.options(scheduling_strategy=Affinity(lost, soft=True)).remote(60.0)
+        waiting = [near.remote() for _ in range(3)]
+        assert not shoal.wait(waiting, timeout=0.5)[0]
+        cluster.kill_node(node)
+        shoal.cancel(holds, force=True)
+        assert lost not in get(waiting)
+        assert get(near.remote()) != lost
+        cluster.remove_node(node, gracefully=False)
+
+
+def test_a_hard_affinity_to_a_drained_node_is_an_error() -> None:
+    with three() as (cluster, node):
+        gone = Affinity(ids()[LEAVES], soft=False)
+
+        @shoal.remote
+        def where() -> str:
+            return str(shoal.get_runtime_context().get_node_id())
+
+        assert get(where.options(scheduling_strategy=gone).remote())
+        drain(cluster)
+        assert wait_for(lambda: has_left(cluster, node))
+        with pytest.raises(errors.UnschedulableError, match="has been drained"):
+            get(where.options(scheduling_strategy=gone).remote())
