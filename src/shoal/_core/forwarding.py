@@ -148,9 +148,9 @@ class Forwarding:
             case Done(queue, node, keys, ran_s, window):
                 self._done(queue, node, keys, ran_s, window)
             case NodeLost(node):
-                self._node_lost(node)
+                self._node_gone(node)
             case NodeLeaves(node):
-                self._node_leaves(node)
+                self._node_gone(node, is_lost=False)
             case TimePassed():
                 self._time_passed()
         self._set_due()
@@ -221,25 +221,20 @@ class Forwarding:
                     self._chooser.name(self._now, source, row, SLOTS_MOST)
                     self._flow(source)
 
-    def _node_leaves(self, node: str) -> None:
-        """What it has comes back, or ends there."""
+    def _node_gone(self, node: str, *, is_lost: bool = True) -> None:
+        """Nothing goes there any more. What a node that is being drained has comes back, or ends
+        there."""
         self.view.lose(node)
         for source in self.sources.values():
             source.able.discard(node)
             outlet = source.outlets.get(node)
-            if outlet is not None:
-                outlet.leaves = True
-                source.sort(outlet, self._now)
-
-    def _node_lost(self, node: str) -> None:
-        self.view.lose(node)
-        for source in self.sources.values():
-            source.able.discard(node)
-            outlet = source.outlets.get(node)
-            if outlet is not None:
+            if outlet is not None and is_lost:
                 for key in outlet.loans:
                     del self._loans[key]
                 source.forget(outlet)
+            elif outlet is not None:
+                outlet.leaves = True
+                source.sort(outlet, self._now)
 
     # ---- what comes of what was sent
     def _forwarded(self, event: Forwarded) -> None:

@@ -51,6 +51,10 @@ class OwnedRefs:
         """Whether that node is counted for any object."""
         return peer in self._held_by
 
+    def held(self) -> list[int]:
+        """All that others have refs to."""
+        return list(self._owned)
+
     def holders(self, key: int) -> list[str]:
         """Nodes that are counted for an object."""
         owned = self._owned.get(key)

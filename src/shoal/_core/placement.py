@@ -86,12 +86,12 @@ def _near(t: NodeTables, node_id: str, is_soft: bool) -> Target | bytes:
 
 
 def gone(t: NodeTables, target: Target) -> str:
-    """Why what only one node may run never runs: that has been drained. "" else: a lost one may come
-    again (RULES S-13)."""
+    """Why what only one node may run never runs: that has been drained. "" else: one that is lost
+    may come again (RULES S-13)."""
     if not t.drained or not target.labels or target.is_soft:
         return ""
-    for rules in target.labels:
-        named = [rule for rule in rules if rule.key == NODE_ID_LABEL and rule.operator == "in"]
+    for every in target.labels:
+        named = [rule for rule in every if rule.key == NODE_ID_LABEL and rule.operator == "in"]
         if not any(t.drained.issuperset(rule.values) for rule in named):
             return ""
     return "the node that alone may run it has been drained"

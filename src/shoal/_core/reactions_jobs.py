@@ -125,7 +125,7 @@ def on_queue_created(t: NodeTables, now: float, event: QueueCreated) -> Commands
     queue.is_armed = True
     if t.elsewhere is not None:
         shifting().settle(t, queue)
-    t.scheduler.add_queue(queue)
+    t.scheduler.held.add_queue(queue)
     job.queues[ticket.scheduling_class] = event.queue
     if ticket.guest is not None:
         t.guests[ticket.guest] = event.queue

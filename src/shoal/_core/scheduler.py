@@ -171,10 +171,6 @@ class Scheduler:
         self._poll_s = limits.revoke_poll_s
 
     # ---- who is there
-    def add_queue(self, queue: ClassQueue) -> None:
-        """A new queue."""
-        self.held.add_queue(queue)
-
     def retarget(self, now: float, queue: ClassQueue, target: Target) -> list[int]:
         """Other rooms serve it from now on; workers that are to let go of it."""
         self._forget(queue)

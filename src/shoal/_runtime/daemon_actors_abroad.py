@@ -249,7 +249,11 @@ class ActorsAbroad:
                 self._bridging.actors.remove(queue, command.record)
 
     def perform_bring_home(self, command: commands.BringHome) -> None:
-        """It lives here from now on."""
+        """It lives here from now on, from its own arguments."""
+        tables = self._machine.tables
+        actor = tables.actors.find(tables.actor_queues.get(command.queues[0], ""))
+        if actor is not None:
+            self._twins.pop(actor.spec.arguments, None)
         if self._bridging is not None:
             for queue in command.queues:
                 self._bridging.actors.bring_home(queue)

@@ -134,10 +134,8 @@ class ClusterNode:
         """Who waits for the rows of the other nodes."""
         self._asked: dict[int, tuple[Connection, int]] = {}
         self._failing_since: float | None = None
-        self._failure = ""
-        self._state, self._why = "joining", ""
-        self.drain: Callable[[], None] = lambda: None
-        """Gets rid of all that this node has; ``handed_over`` follows."""
+        self._state, self._why, self._failure = "joining", "", ""
+        self.drain: Callable[[], None] = self.handed_over
         self.kill_workers: Callable[[], frozenset[tuple[int, int]]] = frozenset
         """Kills every worker; (pid, start time) of each."""
         self.look: Callable[[], None] = lambda: None
@@ -397,5 +395,5 @@ class ClusterNode:
         self.drain()
 
     def handed_over(self) -> None:
-        """A drain has come to its end."""
+        """``drain`` has got rid of all that this node had."""
         self._step(members.HandedOver())

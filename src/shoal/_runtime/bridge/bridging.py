@@ -171,12 +171,14 @@ class Bridging:
     def node_leaves(self, node: str) -> None:
         """It is being drained."""
         if node in self._epochs:
-            self.pulling.node_leaves(node)
+            stays = [each.key for each in self.pulling.stays.values() if each.node == node]
+            self.pulling.leaving.begin(node, stays)
 
     def left_behind(self) -> tuple[int, int]:
         """How many values others need of this node that they have not got yet, and their bytes."""
         count, size_bytes = self.visiting.kept_bytes()
-        for key in self.proxies.pinned():
+        owned = self.proxies.refs.owned
+        for key in owned.held():
             sight = self._memory.sight(key)
             if sight is None:
                 continue
@@ -184,8 +186,7 @@ class Bridging:
             if not is_pending and size <= SMALL_BYTES and not self._memory.contained(key):
                 continue  # they were told it
             places = self.pulling.sources.places(key)
-            holders = self.proxies.refs.owned.holders(key)
-            if is_pending or any(node not in places for node in holders):
+            if is_pending or any(node not in places for node in owned.holders(key)):
                 count, size_bytes = count + 1, size_bytes + size
         return count, size_bytes
 

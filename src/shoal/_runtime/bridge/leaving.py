@@ -17,7 +17,7 @@ that leaves waits until all have (``Bridging.left_behind``).
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from shoal._native import Memory
 from shoal._runtime.bridge.around import Surroundings
@@ -50,14 +50,15 @@ class Leaving:
         self._waiting: deque[int] = deque()
         self._is_pumping = False
 
-    def begin(self, node: str) -> bool:
-        """That node is being drained; whether that is news."""
+    def begin(self, node: str, stays: Iterable[int]) -> None:
+        """That node is being drained; the results of ours that stay there."""
         if node in self.nodes:
-            return False
+            return
         self.nodes.add(node)
         for key in self._proxies.of_node(node):
             self.settled(key)
-        return True
+        for key in stays:
+            self.fetch(key)
 
     def end(self, node: str) -> None:
         """It is gone."""

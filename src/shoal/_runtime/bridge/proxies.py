@@ -81,10 +81,6 @@ class Proxies:
         """Proxies of what that node has."""
         return [key for key, name in self._names.items() if name.node == node]
 
-    def pinned(self) -> list[int]:
-        """What others have refs to, of ours."""
-        return list(self._pins)
-
     def adopt(self, key: int) -> None:
         """The bytes of a proxy are here, and its home goes: from now on it is sent as ours."""
         self._adopted.add(key)

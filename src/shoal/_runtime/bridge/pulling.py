@@ -361,12 +361,6 @@ class Pulling:
         self.nodes.add(node)
         self.sources.node_joined(node, is_driver)
 
-    def node_leaves(self, node: str) -> None:
-        """It is being drained: what only it has of what is needed here comes here."""
-        if self.leaving.begin(node):
-            for stays in [stays for stays in self.stays.values() if stays.node == node]:
-                self.leaving.fetch(stays.key)
-
     def node_lost(self, node: str) -> None:
         """What others had of it comes no more; what it had of ours is its no more."""
         self.nodes.discard(node)
