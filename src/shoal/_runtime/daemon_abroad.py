@@ -168,7 +168,7 @@ class Abroad:
                 self._take_in(row)
             if row.state == membership.DRAINING:
                 self._bridging.node_leaves(row.node)
-                self.outgoing.node_leaves(row.node)
+                self.outgoing.node_gone(row.node, is_lost=False)
         self._tell_nodes()
 
     def _take_in(self, row: membership.MemberRow) -> None:
@@ -185,7 +185,7 @@ class Abroad:
             self.actors.node_lost(node)
             self._bridging.node_lost(node, is_drained=is_drained)
         self.seen.node_lost(node)
-        self.outgoing.node_lost(node)
+        self.outgoing.node_gone(node, is_lost=True)
         self.incoming.node_lost(node)
         self.seen.node_lost(node)
         self._post(events.GuestEnded(node, 0, f"node {node} is lost: {why}"))

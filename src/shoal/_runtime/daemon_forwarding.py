@@ -288,13 +288,9 @@ class Outgoing:
             self._move(moves.CandidatesHeard(each))
 
     # ---- what becomes of what was lent
-    def node_leaves(self, node: str) -> None:
-        """It is being drained: nothing more goes there."""
-        self._move(moves.NodeLeaves(node))
-
-    def node_lost(self, node: str) -> None:
-        """What it had has been told already."""
-        self._move(moves.NodeLost(node))
+    def node_gone(self, node: str, *, is_lost: bool) -> None:
+        """It is lost (what it had has been told already), or being drained: nothing goes there."""
+        self._move(moves.NodeLost(node) if is_lost else moves.NodeLeaves(node))
 
     def over(self, key: int, ran_s: float, window: int | None) -> None:
         """It has ended there, or its node is lost."""
