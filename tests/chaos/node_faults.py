@@ -1,11 +1,12 @@
 """What is done to a cluster at work, drawn from one seed: to its nodes and the links between.
 
-The first node is the head's and the drivers', and nothing is done to its processes; links to it are
-cut like any other. ``short`` is well within a lease, ``long`` is longer than one, so that the node
-is declared dead, its work is done elsewhere, and it comes back as a new member.
+The first node is the head's and the drivers'; nothing is done to its daemon and its workers, and
+links to it are cut like any other. ``short`` is well within a lease, ``long`` is longer than one,
+so that the node is declared dead, its work is done elsewhere, and it comes back as a new member.
 
 ==============  ====================================================================================
 kill worker     SIGKILL of a process that serves tasks or an actor
+kill store      SIGKILL of the control store's process, on the head
 kill daemon     SIGKILL of a node's daemon: what it leaves must end by itself; another node comes
 power off       silence first, then nothing: processes and kernel of a host; another node comes
 stop daemon     SIGSTOP, short or long; its workers go on
@@ -38,10 +39,11 @@ from shoal.testing import NetCluster, Node
 from shoal.testing.networks import has_iptables
 from shoal.testing.polling import wait_until
 from tests.chaos.work import FAR
-from tests.torture.processes import is_worker, kill
+from tests.torture.processes import is_running, is_worker, kill
 
 SMALL = {
     "kill worker": 8,
+    "kill store": 1,
     "reset": 2,
     "cut": 2,
     "one way": 2,
@@ -97,7 +99,7 @@ class NodeFaults:
     # ---- one fault
     def draw(self) -> str:
         """What comes next."""
-        (share,) = self.chance.choices((SMALL, LARGE), (4, 1))
+        (share,) = self.chance.choices((SMALL, LARGE), (3, 1))
         if share is LARGE and self.away() is not None:
             share = SMALL
         (kind,) = self.chance.choices(list(share), list(share.values()))
@@ -131,6 +133,8 @@ class NodeFaults:
         match name:
             case "kill worker":
                 return self._kill_worker(victim)
+            case "kill store":
+                return self._kill_store()
             case "kill daemon":
                 self._kill_daemon(victim)
             case "power off":
@@ -165,6 +169,17 @@ class NodeFaults:
         if pids:
             kill(self.chance.choice(pids))
         return bool(pids)
+
+    def _kill_store(self) -> bool:
+        try:
+            (row,) = self._cluster.head.observe("session")
+        except OSError:
+            return False  # it is too busy to say who that is
+        pid = int(row["store_pid"])
+        is_there = is_running(pid)
+        if is_there:
+            kill(pid)
+        return is_there
 
     def _kill_daemon(self, victim: Node) -> None:
         self._cluster.kill_daemon(victim)

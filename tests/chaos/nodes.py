@@ -74,10 +74,10 @@ class Probes:
         """What was done, when, the answer, and what is kept until it is there."""
         self.times: dict[str, list[float]] = defaultdict(list)
 
-    def place(self, node: str) -> tuple[Any, Any]:
+    def place(self, node: str, meanwhile: Callable[[], None]) -> tuple[Any, Any]:
         """A task that runs on that node and an actor that lives there, where any came there."""
         self._number += 1
-        paths = [self._folder / f"probe-{self._number}-{at}" for at in range(2 * NODES)]
+        paths = [self._folder / f"probe-{self._number}-{at}" for at in range(NODES + 2)]
         spread = {"scheduling_strategy": "SPREAD"}
         refs = {path: linger.options(**spread).remote(str(path)) for path in paths}
         actors = [Echo.options(**spread).remote() for _ in range(NODES)]
@@ -86,12 +86,17 @@ class Probes:
         def place_of(path: Path) -> str:
             return path.read_text().partition("\n")[0] if path.exists() else ""
 
-        wait_until(lambda: any(place_of(path) == node for path in paths), PROBE_S)
+        def are_there() -> bool:
+            meanwhile()
+            ready, _ = shoal.wait(list(asked.values()), num_returns=len(actors), timeout=0)
+            return len(ready) == len(actors) and all(map(place_of, paths))
+
+        wait_until(are_there, PROBE_S)
         met = next((path for path in paths if place_of(path) == node), None)
         for path in paths:
             if path != met:
                 path.with_name(f"{path.name}.over").touch()
-        ready, _ = shoal.wait(list(asked.values()), num_returns=len(actors), timeout=PROBE_S)
+        ready, _ = shoal.wait(list(asked.values()), num_returns=len(actors), timeout=0)
         there = [a for a, ref in asked.items() if ref in ready and shoal.get(ref) == node]
         return (refs[met] if met else None), (there[0] if there else None)
 
@@ -182,7 +187,7 @@ def strike(cluster: NetCluster, faults: NodeFaults, probes: Probes, kind: str) -
     found = None
     if ends_work(kind):
         names = {name: node for node, name in two_nodes.names().items()}
-        found = probes.place(names[victim.name]) if victim.name in names else None
+        found = probes.place(names[victim.name], faults.look) if victim.name in names else None
     at = time.monotonic()
     if faults.inject(kind, victim) and found is not None:
         probes.begin(kind, *found, at)
