@@ -180,6 +180,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "where": lambda worker, *_: worker.memory.fd,
     "nothing": lambda _, *__: None,
     "three": lambda _, x: [x, [x], "x" * 50],
+    "pieces": lambda _, n: [bytes([at]) * 100_000 for at in range(n)],
     "large": lambda _, n: bytes(range(250)) * n,
     "size": lambda _, value: len(value),
     "crate": lambda worker, value, n: [worker.put(value), b"c" * n],

@@ -146,6 +146,19 @@ def test_an_argument_that_only_lineage_knows_is_made_again_too(nodes: Nodes) -> 
     assert len(nodes["a"].workers[0].ran) == 2
 
 
+def test_all_results_of_a_task_are_made_again_in_one_run(nodes: Nodes) -> None:
+    """Each of them has the others beside it, which are lost as well."""
+    nodes["b"].add_worker()
+    refs = nodes["a"].submit("pieces", 5, n=5, retries=1)
+    nodes["a"].lend(refs[0], "b")
+    nodes.until(lambda: all(ref.is_sealed() for ref in refs))
+    nodes.kill("b")
+    nodes["a"].add_worker()
+    assert [nodes.get("a", ref) for ref in refs] == [bytes([at]) * 100_000 for at in range(5)]
+    assert len(nodes["a"].workers[0].ran) == 1
+    del refs
+
+
 def test_what_may_not_run_again_is_lost(nodes: Nodes) -> None:
     ref = on(nodes, "b", "large", LARGE, retries=0)
     nodes.kill("b")

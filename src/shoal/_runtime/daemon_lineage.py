@@ -142,8 +142,11 @@ class LostValues:
             if refs is not None and work.state != "ended" and name not in self._results:
                 self._held.setdefault(name, refs)
         if item is None:
-            for other in [k for k in recipes[found[0]].returns if k in self._problems]:
-                self.lost(other, self._problems.pop(other))
+            problems, returns = self._problems, recipes[found[0]].returns
+            # All are taken out first: each of them has the others beside it too.
+            beside = [(k, problems.pop(k)) for k in returns if k in problems]
+            for other, text in beside:
+                self.lost(other, text)
 
     def _items(self, key: int, recipe: int) -> tuple[lineage.Item | None, tuple[lineage.Item, ...]]:
         """Which item of a generator ``key`` is, if it is one; and those that are lost as well: they
