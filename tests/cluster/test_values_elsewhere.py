@@ -156,7 +156,6 @@ def test_all_results_of_a_task_are_made_again_in_one_run(nodes: Nodes) -> None:
     nodes["a"].add_worker()
     assert [nodes.get("a", ref) for ref in refs] == [bytes([at]) * 100_000 for at in range(5)]
     assert len(nodes["a"].workers[0].ran) == 1
-    del refs
 
 
 def test_what_may_not_run_again_is_lost(nodes: Nodes) -> None:
