@@ -16,8 +16,14 @@ CONFIGURATION = """
 idle_timeout_s = 3
 patience_s = 0.5
 
+[types.elsewhere]
+resources = {CPU = 1, licence = 1}
+labels = {zone = "a"}
+max = 2
+
 [types.licensed]
 resources = {CPU = 1, licence = 1}
+labels = {zone = "b"}
 max = 2
 
 [types.licensed.options]
@@ -26,7 +32,7 @@ object_store_memory = 64_000_000
 WANTING = """
 import shoal
 
-@shoal.remote(resources={"licence": 1})
+@shoal.remote(resources={"licence": 1}, label_selector={"zone": "b"})
 def needs_one():
     return 1
 

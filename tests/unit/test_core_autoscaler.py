@@ -81,6 +81,20 @@ def test_labels_choose_the_type() -> None:
     assert nowhere.new == [] and "has the labels" in nowhere.unmet[0].why
 
 
+def test_bundles_of_a_group_go_where_their_labels_are() -> None:
+    zone: tuple[tuple[LabelRule, ...], ...] = ((LabelRule("zone", "in", ("a",)),),)
+    nowhere = ((LabelRule("zone", "in", ("b",)),),)
+    two = (cpus(1), cpus(2))
+    for strategy in ("PACK", "SPREAD", "STRICT_PACK"):
+        assert packed(GroupDemand(two, strategy, (zone, zone))).new == ["large"], strategy
+        outcome = packed(GroupDemand(two, strategy, (zone, nowhere)))
+        assert outcome.new == [] and "has the labels" in outcome.unmet[0].why, strategy
+    apart = packed(GroupDemand(two, "STRICT_SPREAD", (zone, ())))
+    assert sorted(apart.new) == ["large", "small"]
+    there = Bin("there", "small", cpus(4), labels={"zone": "b"})
+    assert packed(GroupDemand(two, "PACK", (zone, ())), bins=(there,)).used == {"there"}, "one part"
+
+
 def test_what_no_type_has_is_said() -> None:
     (left,) = packed(Demand(parse({"licence": 1}))).unmet
     assert left.why == "no node type has 1 licence (small, large, accelerated)"

@@ -182,6 +182,8 @@ def test_labels_are_asked_of_other_nodes() -> None:
     node.tell(seen.Looked((seen.QueueState(7, 3, 0),), ()))
     (demand,) = node_row.demand_of(node.tables, PYTHON)
     assert demand.count == 3 and demand.wish.labels == rules
+    (row,) = node_row.waiting_rows(node.tables)
+    assert row["labels"] == [[["zone", "in", ["b"]]]], "the autoscaler reads them"
     assert (demand.wish.amounts, demand.wish.python) == (ONE_CPU, PYTHON)
 
 

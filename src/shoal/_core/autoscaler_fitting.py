@@ -61,6 +61,17 @@ class GroupDemand(msgspec.Struct, frozen=True):
 
     bundles: tuple[Amounts, ...]
     strategy: str = "PACK"
+    rules: tuple[Rules, ...] = ()
+    """For each bundle, as of a ``Demand``; empty: any node does."""
+
+    @property
+    def parts(self) -> list[tuple[Amounts, tuple[Rules, ...]]]:
+        """What one node must have together, and all that it must agree with; each part is for a
+        node of its own, or may be."""
+        rules = self.rules or ((),) * len(self.bundles)
+        if self.strategy == "STRICT_PACK":
+            return [(sum_of(self.bundles), rules)]
+        return [(amounts, (each,)) for amounts, each in zip(self.bundles, rules)]
 
 
 class Unmet(msgspec.Struct, frozen=True):
@@ -93,9 +104,10 @@ class Bin:
         self.is_used = False
         """Something was put here."""
 
-    def holds(self, amounts: Amounts, rules: Rules = ()) -> int:
-        """How many of ``amounts`` fit here now; those that want nothing always do."""
-        if not agrees(self.labels, rules):
+    def holds(self, amounts: Amounts, *rules: Rules) -> int:
+        """How many of ``amounts`` fit here now, where each of ``rules`` is kept; those that want
+        nothing always do."""
+        if not all(agrees(self.labels, each) for each in rules):
             return 0
         wanted = [(name, units) for name, units in amounts if units]
         if not wanted:
@@ -151,17 +163,13 @@ class _Fit:
     # ---- groups
     def place_group(self, group: GroupDemand) -> bool:
         """All of its bundles, or none."""
-        if group.strategy == "STRICT_PACK":
-            bundles: tuple[Amounts, ...] = (sum_of(group.bundles),)
-        else:
-            bundles = group.bundles
-        if group.strategy == "PACK" and self._put_whole(sum_of(group.bundles)):
+        if group.strategy == "PACK" and self._put_whole(sum_of(group.bundles), group.rules):
             return True
         before = (len(self.bins), len(self.new), dict(self.room), self.most)
         taken: list[tuple[Bin, Amounts, bool]] = []
         is_apart = group.strategy == "STRICT_SPREAD"
-        for amounts in sorted(bundles, key=_size, reverse=True):
-            bin = self._bin_for(amounts, [bin for bin, _, _ in taken] if is_apart else [])
+        for amounts, rules in sorted(group.parts, key=lambda part: _size(part[0]), reverse=True):
+            bin = self._bin_for(amounts, rules, [bin for bin, _, _ in taken] if is_apart else [])
             if bin is None:
                 for other, amount, was_used in reversed(taken):
                     other.put(amount, -1)
@@ -173,20 +181,22 @@ class _Fit:
             bin.put(amounts)
         return True
 
-    def _put_whole(self, amounts: Amounts) -> bool:
+    def _put_whole(self, amounts: Amounts, rules: Sequence[Rules]) -> bool:
         """Pack them into one bin that there is."""
         for bin in self.bins:
-            if bin.holds(amounts):
+            if bin.holds(amounts, *rules):
                 bin.put(amounts)
                 return True
         return False
 
-    def _bin_for(self, amounts: Amounts, not_in: Sequence[Bin]) -> Bin | None:
+    def _bin_for(
+        self, amounts: Amounts, rules: Sequence[Rules], not_in: Sequence[Bin]
+    ) -> Bin | None:
         """A bin with room for one bundle, new if need be: of the type that it fills best."""
         for bin in self.bins:
-            if bin not in not_in and bin.holds(amounts):
+            if bin not in not_in and bin.holds(amounts, *rules):
                 return bin
-        able = [each for each in self.available() if _empty(each).holds(amounts)]
+        able = [each for each in self.available() if _empty(each).holds(amounts, *rules)]
         if not able:
             return None
         return self.begin(max(able, key=lambda each: _worth(each, [Demand(amounts)]) or _NOTHING))
@@ -234,17 +244,20 @@ def fit(
 def why_not(what: Demand | GroupDemand, types: Sequence[NodeType]) -> str:
     """Why no node type can ever serve it; empty: one could, if there were more nodes of it."""
     if isinstance(what, GroupDemand):
-        bundles = (sum_of(what.bundles),) if what.strategy == "STRICT_PACK" else what.bundles
-        return next((why for each in bundles if (why := why_not(Demand(each), types))), "")
-    if any(_empty(each).holds(what.amounts, what.rules) for each in types):
+        return next((why for part in what.parts if (why := _why_not(*part, types))), "")
+    return _why_not(what.amounts, (what.rules,), types)
+
+
+def _why_not(amounts: Amounts, rules: Sequence[Rules], types: Sequence[NodeType]) -> str:
+    if any(_empty(each).holds(amounts, *rules) for each in types):
         return ""
     if not types:
         return "there are no node types that could be asked for"
-    able = [each for each in types if _empty(each).holds(what.amounts)]
+    able = [each for each in types if _empty(each).holds(amounts)]
     if able:
         return f"no node type with these resources ({_names(able)}) has the labels"
-    amounts = ", ".join(f"{units / UNIT:g} {name}" for name, units in what.amounts)
-    return f"no node type has {amounts} ({_names(types)})"
+    wanted = ", ".join(f"{units / UNIT:g} {name}" for name, units in amounts)
+    return f"no node type has {wanted} ({_names(types)})"
 
 
 def _names(types: Iterable[NodeType]) -> str:

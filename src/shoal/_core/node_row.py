@@ -6,13 +6,14 @@ of 1/10000, as in the accounts. What idle workers hold counts as free (RULES S-2
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from shoal._core import guests, placement
 from shoal._core.asks import ActorAsk, Asked, GroupAsk
 from shoal._core.reactions_jobs import may_run_elsewhere
 from shoal._core.resources import Amounts
 from shoal._core.tables import NodeTables
+from shoal._proto.messages import LabelRule
 from shoal._proto.views import Demand, NodeRow, Wish
 
 Row = dict[str, object]
@@ -82,22 +83,38 @@ def waiting_rows(t: NodeTables) -> list[Row]:
             if may_run_elsewhere(t, queue):
                 why = "this node can never run it, and those that can have no room now"
             rows.append(_row("task", queue.job, queue.amounts, queue.entries, why))
+            rows[-1]["labels"] = _plain(queue.target.labels)
     asks: dict[tuple[object, ...], tuple[Asked, int]] = {}
     for ask in t.scheduler.asks.values():
         bundles = ask.bundles if isinstance(ask, GroupAsk) else None
-        key = (ask.job, ask.amounts, bundles, ask.target)
+        key = (ask.job, ask.amounts, bundles, ask.target, _bundle_labels(t, ask))
         asks[key] = (ask, asks.get(key, (ask, 0))[1] + 1)
     for ask, count in asks.values():
         is_possible = ask.who not in t.scheduler.asks.impossible
         why = ask.target.why or _why_short(t, ask.amounts, is_possible)
         kind = "actor" if isinstance(ask, ActorAsk) else "group"
         row = _row(kind, ask.job, ask.amounts, count, why)
+        row["labels"] = _plain(ask.target.labels)
         if isinstance(ask, GroupAsk):
             row["bundles"] = [dict(bundle) for bundle in ask.bundles]
             group = t.groups.living.get(ask.who)
             row["strategy"] = "PACK" if group is None else group.spec.strategy
+            row["bundle_labels"] = [_plain((rules,)) for rules in _bundle_labels(t, ask)]
         rows.append(row)
     return rows
+
+
+def _bundle_labels(t: NodeTables, ask: Asked) -> tuple[tuple[LabelRule, ...], ...]:
+    """For each bundle of a group what its node must be like; empty: anything."""
+    group = t.groups.living.get(ask.who)
+    return () if group is None else tuple(tuple(rules) for rules in group.spec.labels)
+
+
+def _plain(alternatives: Iterable[tuple[LabelRule, ...]]) -> list[object]:
+    """Rules as tables carry them."""
+    return [
+        [[rule.key, rule.operator, list(rule.values)] for rule in rules] for rules in alternatives
+    ]
 
 
 def _row(kind: str, job: int, amounts: Amounts, count: int, why: str) -> Row:

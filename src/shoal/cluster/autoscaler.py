@@ -22,7 +22,7 @@ from shoal import errors
 from shoal._base import clock, ids
 from shoal._core import autoscaler as core
 from shoal._core.autoscaler import AutoscalerMachine
-from shoal._core.autoscaler_fitting import Demand, GroupDemand
+from shoal._core.autoscaler_fitting import Demand, GroupDemand, Rules
 from shoal._core.resources import Amounts
 from shoal._proto import messages
 from shoal._runtime.observer import Observer
@@ -140,12 +140,16 @@ def _node(row: Mapping[str, Any]) -> core.NodeRow:
 
 def _wanted(row: Mapping[str, Any]) -> Demand | GroupDemand:
     if row["kind"] == "group":
-        return GroupDemand(tuple(map(_amounts, row["bundles"])), row["strategy"])
-    rules = tuple(
+        labels = tuple(_rules(each) for each in row.get("bundle_labels", ()))
+        return GroupDemand(tuple(map(_amounts, row["bundles"])), row["strategy"], labels)
+    return Demand(_amounts(row["units"]), row["count"], _rules(row["labels"]))
+
+
+def _rules(alternatives: Sequence[Any]) -> Rules:
+    return tuple(
         tuple(messages.LabelRule(key, operator, tuple(values)) for key, operator, values in each)
-        for each in row["labels"]
+        for each in alternatives
     )
-    return Demand(_amounts(row["units"]), row["count"], rules)
 
 
 def _amounts(units: Mapping[str, int]) -> Amounts:
