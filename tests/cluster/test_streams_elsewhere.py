@@ -399,7 +399,7 @@ class _Source:
 
     def arrays(self, n: int) -> Iterator[Any]:
         for i in range(n):
-            yield np.full(100_000, i)
+            yield [np.full(100_000, i), shoal.put(np.full(100_000, i))]
 
     def breaks(self) -> Iterator[int]:
         yield 1
@@ -415,8 +415,9 @@ class _AsyncSource:
             await asyncio.sleep(0)
             yield i
 
-    async def where(self) -> str:
-        return str(shoal.get_runtime_context().get_node_id())
+    async def arrays(self, n: int) -> AsyncIterator[Any]:
+        for i in range(n):
+            yield [np.full(100_000, i), shoal.put(np.full(100_000, i))]
 
 
 def by_value(source: type) -> Any:
@@ -435,6 +436,9 @@ Source, AsyncSource = by_value(_Source), by_value(_AsyncSource)
 def read(handle: Any, n: int) -> tuple[list[Any], str]:
     stream = handle.items.options(_generator_backpressure_num_objects=2).remote(n)
     values = [shoal.get(ref, timeout=20) for ref in stream]
+    for ref in handle.arrays.remote(3):
+        array, inside = shoal.get(ref, timeout=20)
+        values.append(int(array.sum() + shoal.get(inside, timeout=20).sum()))
     return values, str(shoal.get_runtime_context().get_node_id())
 
 
@@ -442,7 +446,9 @@ def test_methods_of_an_actor_that_lives_elsewhere() -> None:
     source = Source.options(**THERE).remote()
     assert two_nodes.names()[get(source.where.remote())] == "node-2"
     assert rest(source.items.remote(100)) == list(range(100))
-    assert [int(a.sum()) for a in rest(source.arrays.remote(5))] == [100_000 * i for i in range(5)]
+    arrays = rest(source.arrays.remote(5))
+    assert [int(array.sum()) for array, _ in arrays] == [100_000 * i for i in range(5)]
+    assert [int(get(ref).sum()) for _, ref in arrays] == [100_000 * i for i in range(5)]
     stream = source.breaks.remote()
     assert get(following(stream)) == 1
     last = following(stream)
@@ -459,7 +465,7 @@ def test_handles_that_were_passed_on(kind: Any, place: dict[str, Any]) -> None:
     names = two_nodes.names()
     for caller, name in ((HERE, "node-1"), (THERE, "node-2")):
         values, node = get(read.options(**caller).remote(source, 20))
-        assert (values, names[node]) == (list(range(20)), name)
+        assert (values, names[node]) == ([*range(20), 0, 200_000, 400_000], name)
     assert rest(source.items.remote(3)) == [0, 1, 2]
 
 
