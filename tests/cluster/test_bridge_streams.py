@@ -58,6 +58,8 @@ def nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Nodes]:
     yield made
     GO.set()
     made.finish()
+    for node in made.living():
+        assert not node.memory.process_sight(0)[4], f"{node.name} watches what nobody will seal"
 
 
 def lent(nodes: Nodes, node: str, function: str, *arguments: Any, **more: Any) -> Any:
@@ -195,9 +197,21 @@ def test_the_consumer_lets_go(nodes: Nodes, limit: int) -> None:
     nodes.until(lambda: len(home.bridging.lending) == 0)
 
 
-def test_what_finds_no_room_waits_and_so_does_the_end(nodes: Nodes) -> None:
+def test_what_was_seen_is_freed_while_it_runs(nodes: Nodes) -> None:
+    stream = lent(nodes, "b", "halves", 800)
+    for i in range(400):
+        assert following(nodes, stream) == ("b", i)
+    nodes.quiet()
+    for name in ("a", "b"):
+        assert nodes[name].memory.audit()["slots"] < 20, name
+    GO.set()
+    assert len(rest(nodes, stream)) == 400
+
+
+@pytest.mark.parametrize("many", [300, 1500])
+def test_what_finds_no_room_waits_and_so_does_the_end(nodes: Nodes, many: int) -> None:
     home = nodes["a"]
-    stream = lent(nodes, "b", "sizes", *[9_000] * 1500)
+    stream = lent(nodes, "b", "sizes", *[9_000] * many)
     nodes.until(lambda: rows_of(nodes, rows.ForwardTask))
     nodes.cut.add("a")
     filling: list[Any] = []
@@ -217,7 +231,7 @@ def test_what_finds_no_room_waits_and_so_does_the_end(nodes: Nodes) -> None:
         except StopIteration:
             break
         taken += 1
-    assert taken == 1500
+    assert taken == many
 
 
 def fill(nodes: Nodes, filling: list[Any]) -> None:

@@ -276,9 +276,7 @@ class Pulling:
     def stay(self, stays: Stays) -> None:
         """A result of ours stays on the node that made it, until somebody looks."""
         former = self.stays.get(stays.key & _SLOT)
-        if (
-            former is not None and former.key != stays.key
-        ):  # its slot was free, and is another's now
+        if former is not None and former.key != stays.key:  # its slot was free: this is another
             self._pulls.pop(former.key, None)
             self._let_go(former.key)
         self.stays[stays.key & _SLOT] = stays
