@@ -197,6 +197,17 @@ def test_the_consumer_lets_go(nodes: Nodes, limit: int) -> None:
     nodes.until(lambda: len(home.bridging.lending) == 0)
 
 
+def test_items_that_come_for_nobody_are_let_go_where_they_lie(nodes: Nodes) -> None:
+    stream = lent(nodes, "b", "sizes", *[20_000] * 60)
+    nodes.until(lambda: rows_of(nodes, rows.ForwardTask))
+    nodes.cut.add("a")
+    nodes.until(lambda: nodes.links.get(("b", "a")))
+    del stream
+    nodes.cut.clear()
+    nodes.until(lambda: len(nodes["a"].bridging.lending) == 0)
+    nodes.until(lambda: len(nodes["b"].bridging.visiting) == 0)
+
+
 def test_what_was_seen_is_freed_while_it_runs(nodes: Nodes) -> None:
     stream = lent(nodes, "b", "halves", 800)
     for i in range(400):
