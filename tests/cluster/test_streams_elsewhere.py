@@ -314,7 +314,8 @@ def test_no_more_time() -> None:
         yield 1
         time.sleep(600)
 
-    stream = slow.options(timeout_s=0.5).remote()
+    assert rest(count.options(**THERE).remote(1)) == [0], "a worker is there now"
+    stream = slow.options(timeout_s=4).remote()
     assert get(following(stream)) == 1
     last = following(stream)
     with pytest.raises(errors.DeadlineExceededError):
