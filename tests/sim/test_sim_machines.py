@@ -30,20 +30,6 @@ NOT_SIMULATED = {
     "RemoteRefs": "sim/ref_sites.py is given the class: tests/sim/test_remote_refs.py explores it",
     "Bridge": "lives at random in tests/unit/test_core_bridge.py, node memories in tests/cluster",
     "Link": "lives at random in tests/property/test_link_session.py",
-    **dict.fromkeys(
-        ("NodesChanged", "GuestWanted", "GuestEnded", "CancelAsked", "NoteRetryable"),
-        "a simulated node machine has no others; tests/unit/test_core_guests.py tells it of some,"
-        " tests/cluster/test_work.py runs real ones; sim/scale.py forwards between a thousand",
-    ),
-    **dict.fromkeys(
-        (
-            *("ActorSent", "ActorTold", "ActorCame", "ActorEnds", "CallersGone", "NameAnswered"),
-            *("AbroadLooked", "LookAbroad", "SpreadActor", "CallAbroad", "BringHome", "EndCalls"),
-            *("HostActor", "EndHosted", "TellHome", "KillElsewhere"),
-            *("ClaimName", "FindName", "ReleaseName"),
-        ),
-        "actors on other nodes: as above, tests/cluster has real ones",
-    ),
 }
 
 

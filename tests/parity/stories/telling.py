@@ -16,6 +16,8 @@ from typing import Any
 
 import ray
 
+OF_NODES = ("num_cpus", "num_gpus", "resources", "labels")
+"""Options of ``init`` that say what a node has."""
 STORY_S = 100
 """A story that takes longer has hung."""
 
@@ -29,7 +31,11 @@ def tell(names: Mapping[str, Any], **init: Any) -> None:
     stories = {n[6:]: f for n, f in names.items() if n.startswith("story_") and callable(f)}
     chosen = sys.argv[1:] or list(stories)
     signal.signal(signal.SIGALRM, _hangs)
-    ray.init(**{"num_cpus": 2, "namespace": "stories", "log_to_driver": False, **init})
+    given: dict[str, Any] = {"num_cpus": 2, **init}
+    if address := os.environ.get("STORY_ADDRESS"):  # which has its nodes already
+        given = {name: value for name, value in given.items() if name not in OF_NODES}
+        given["address"] = address
+    ray.init(**{"namespace": "stories", "log_to_driver": False, **given})
     for name in chosen:
         _say(json.dumps([name, _outcome(stories[name])]))
     if ray.is_initialized():
