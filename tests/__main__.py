@@ -1,17 +1,17 @@
-"""The whole suite, as two runs of pytest at once: what computes and then clusters, and sessions.
+"""The whole suite, as two parts at once: what computes, and sessions and then clusters.
 
-Tests of sessions wait a good deal (for processes, deaths, deadlines), while compilers, models and
-type checkers keep a core busy; one after the other they took 13 minutes of two cores that were half
-idle. Three at once make sessions start too late for their deadlines. Each run gets the arguments
-given; an argument that is a path is run alone instead.
+Tests of sessions and of clusters wait a good deal (for processes, deaths, leases), while compilers,
+models and type checkers keep a core busy; one after the other they took twice the time of two cores
+that were half idle. Three at once make sessions start too late for their deadlines. Each run of
+pytest gets the arguments given; an argument that is a path is run alone instead.
 
     python -m tests                 # what make test does
     python -m tests -k lock
     python -m tests tests/unit/test_options.py
 
-What the sessions' run prints is shown as it comes, the other's once both have ended, and last
+What the part with sessions prints is shown as it comes, the other's once both have ended, and last
 one line for each. The exit status is that of the worse; a run for which the arguments leave
-no test counts only if the other has none either.
+no test counts only if no other has one either.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -31,13 +32,13 @@ COMPUTING = ("native", "parity", "property", "sim", "tidy", "typing", "unit")
 ``parity`` are sessions too: they stand here because those take longer."""
 CLUSTERS = ("cluster",)
 """Tests of several nodes: they look at the whole machine for what they leave of networks, so no
-two of them run at once."""
+two of them run at once, nor one of them beside a session of ``chaos`` that has networks too."""
 NO_TESTS = 5
 
 
 @dataclass
 class Part:
-    """Programs that run one after the other, until one fails."""
+    """Programs that run one after the other."""
 
     name: str
     programs: list[list[str]]
@@ -51,10 +52,7 @@ class Part:
     def run(self) -> None:
         """Run them all; to be called in a thread of its own."""
         began = time.monotonic()
-        for program in self.programs:
-            self.status = self._run_one(program)
-            if self.status not in (0, NO_TESTS):
-                break
+        self.status = worst(self._run_one(program) for program in self.programs)
         self.taken_s = time.monotonic() - began
 
     def _run_one(self, program: list[str]) -> int:
@@ -86,14 +84,14 @@ def main(arguments: list[str]) -> int:
     folders = sorted(path.name for path in TESTS.iterdir() if any(path.glob("test_*.py")))
     computing = [str(TESTS / name) for name in folders if name in COMPUTING]
     clusters = [str(TESTS / name) for name in folders if name in CLUSTERS]
-    others = [str(TESTS / name) for name in folders if name not in (*COMPUTING, *CLUSTERS)]
-    first = (computing, clusters)
+    sessions = [str(TESTS / name) for name in folders if name not in (*COMPUTING, *CLUSTERS)]
+    waiting = (sessions, clusters)
     with tempfile.TemporaryDirectory(prefix="shoal-tests-") as root:
         # Others may pass: a test lets another user up to the door of a session.
         os.chmod(root, 0o711)
         parts = [
-            Part("others", [[*pytest, *part, *arguments] for part in first], False, f"{root}/c"),
-            Part("sessions", [[*pytest, *others, *arguments]], True, f"{root}/s"),
+            Part("computing", [[*pytest, *computing, *arguments]], False, f"{root}/c"),
+            Part("sessions", [[*pytest, *its, *arguments] for its in waiting], True, f"{root}/s"),
         ]
         threads = [threading.Thread(target=part.run) for part in parts]
         for thread in threads:
@@ -104,8 +102,13 @@ def main(arguments: list[str]) -> int:
         if not part.is_shown:
             print(f"\n{f' {part.name} ':=^100}\n{part.output.decode(errors='replace')}")
     print(f"{' all parts ':=^100}", *(part.summary() for part in parts), sep="\n", flush=True)
-    statuses = {part.status for part in parts}
-    return max(statuses - {0, NO_TESTS}, default=NO_TESTS if 0 not in statuses else 0)
+    return worst(part.status for part in parts)
+
+
+def worst(statuses: Iterable[int]) -> int:
+    """The exit status of all together."""
+    given = set(statuses)
+    return max(given - {0, NO_TESTS}, default=NO_TESTS if 0 not in given else 0)
 
 
 if __name__ == "__main__":

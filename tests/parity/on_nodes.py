@@ -24,6 +24,7 @@ ALONE = {
     "context.list_nodes": "there are three",
     "context.nodes": "there are three",
     "placement.bundles_reserve": "three nodes have more than the group holds",
+    "placement.node_affinity_hard_and_gone": "a node of that id might join: it waits (S-13)",
     "tasks.more_than_there_is": "another node might be added: it waits, as with Ray",
 }
 """Stories that tell of one machine."""
