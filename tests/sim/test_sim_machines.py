@@ -22,6 +22,7 @@ NOT_SIMULATED = {
             *("NodesChanged", "GuestWanted", "GuestEnded", "CancelAsked", "NoteRetryable"),
             *("ActorSent", "ActorTold", "ActorCame", "ActorEnds", "AbroadLooked"),
             *("CallersGone", "NameAnswered"),
+            *("GroupTold", "BundlesWanted", "BundlesOpened", "BundlesUnwanted", "GroupsOver"),
         ),
         ACROSS,
     ),

@@ -67,10 +67,27 @@ def draining() -> ModuleType:
     return reactions_draining
 
 
+def shared_groups() -> ModuleType:
+    """As ``elsewhere``: groups whose bundles may be on several nodes."""
+    from shoal._core import reactions_shared_groups
+
+    return reactions_shared_groups
+
+
+def await_group(t: NodeTables, event: Requested, group_id: str) -> Commands:
+    """In a cluster: who names a group that is not known here waits; nothing to do: it is known."""
+    if not t.config.in_cluster or not group_id:
+        return []
+    return list(shared_groups().awaited(t, event, group_id))
+
+
 def never_runs(t: NodeTables, amounts: Amounts, target: Target) -> str | None:
     """Why nobody can run what this node never can, of a started session; None: another node of
     the cluster could."""
     if target.group:
+        group = t.groups.find(target.group)
+        if group is not None and group.is_shared and group.could_hold(target.room, amounts):
+            return None
         return target.why or "no bundle of its placement group has that much"
     if t.elsewhere is None:
         return target.why or f"no node has that (total {t.config.total})"

@@ -404,7 +404,32 @@ class SpreadActor(Command, frozen=True):
     actor_id: str
 
 
+class AskStore(Command, frozen=True):
+    """Have the control store do or say something about a group: ``GroupTold``."""
+
+    ticket: int
+    body: messages.CreateGroup | messages.GetGroup | messages.RemoveGroup
+
+
+class SayReserved(Command, frozen=True):
+    """Answer the store's order to reserve bundles."""
+
+    order: int
+    is_accepted: bool
+    why: str = ""
+
+
+class SayGivenBack(Command, frozen=True):
+    """Tell the store that nothing of these bundles is left here."""
+
+    group_id: str
+    request: int
+
+
 AnyCommand = Union[
+    AskStore,
+    SayReserved,
+    SayGivenBack,
     SpreadActor,
     ClaimName,
     FindName,
@@ -458,7 +483,10 @@ AnyCommand = Union[
 ]
 
 Across = (
-    ClaimName
+    AskStore
+    | SayReserved
+    | SayGivenBack
+    | ClaimName
     | FindName
     | ReleaseName
     | SpreadActor

@@ -62,14 +62,18 @@ def on_nodes(t: NodeTables, event: NodesChanged) -> None:
 
 
 def able(t: NodeTables, amounts: Amounts, target: Target) -> tuple[str, ...]:
-    """Names of the other nodes that could ever run it; bundles of groups are on this one."""
-    if t.elsewhere is None or target.group:
+    """Names of the other nodes that could ever run it; of a group those that have its bundles."""
+    if t.elsewhere is None:
         return ()
+    if target.group:
+        group, me = t.groups.find(target.group), t.config.node_id.hex()
+        found = () if group is None else group.nodes_for(target.room, amounts)
+        return tuple(t.elsewhere.name(node) for node in found if node != me)
     return t.elsewhere.able(Wish(amounts, target.labels, t.elsewhere.python, target.spreads))
 
 
-def lacks(t: NodeTables, amounts: Amounts, target: Target) -> str:
-    """Why no node of the cluster can ever run it, which is for no group's bundle."""
+def nodes(t: NodeTables) -> list[KnownNode]:
+    """This node and the others."""
     others = () if t.elsewhere is None else t.elsewhere.nodes
     own = NodeRow(
         node=t.config.node_id.hex(),
@@ -77,10 +81,14 @@ def lacks(t: NodeTables, amounts: Amounts, target: Target) -> str:
         labels=placement.labels_of(t),
         is_driver=t.config.is_driver,
     )
-    nodes = [KnownNode(t.config.node_name, own), *others]
+    return [KnownNode(t.config.node_name, own), *others]
+
+
+def lacks(t: NodeTables, amounts: Amounts, target: Target) -> str:
+    """Why no node of the cluster can ever run it, which is for no group's bundle."""
     fitting = [
         known
-        for known in nodes
+        for known in nodes(t)
         if not known.row.is_driver
         and (not target.labels or agrees(labels_of(known.row), target.labels))
     ]

@@ -90,6 +90,11 @@ ActorMoves = events_across.ActorMoves
 NameAnswered = events_across.NameAnswered
 NodesChanged = events_across.NodesChanged
 KnownNode = events_across.KnownNode
+GroupTold = events_across.GroupTold
+BundlesWanted = events_across.BundlesWanted
+BundlesOpened = events_across.BundlesOpened
+BundlesUnwanted = events_across.BundlesUnwanted
+GroupsOver = events_across.GroupsOver
 
 
 # ---- what node memory looks like; read by the shell, never by the machine
@@ -389,6 +394,11 @@ class StopAsked(Event, frozen=True):
 
 
 AnyEvent = Union[
+    GroupTold,
+    BundlesWanted,
+    BundlesOpened,
+    BundlesUnwanted,
+    GroupsOver,
     NameAnswered,
     ActorSent,
     ActorTold,

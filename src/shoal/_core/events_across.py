@@ -131,3 +131,47 @@ class NameAnswered(Event, frozen=True):
 
     ticket: int
     info: messages.ActorInfo | None
+
+
+# ---- placement groups
+class GroupTold(Event, frozen=True):
+    """The control store has answered ``AskStore`` (or has news of a group: ticket 0)."""
+
+    ticket: int
+    spec: messages.CreateGroup | None = None
+    """Of the group that it speaks of."""
+    state: str = ""
+    nodes: tuple[str, ...] = ()
+    """Of each bundle; "" if it has none."""
+    record: bytes = b""
+    """Why not."""
+
+
+class BundlesWanted(Event, frozen=True):
+    """These bundles are to be reserved here: ``SayReserved``."""
+
+    order: int
+    request: int
+    indexes: tuple[int, ...]
+    spec: messages.CreateGroup
+
+
+class BundlesOpened(Event, frozen=True):
+    """All bundles of the group are reserved: what waits in these may run."""
+
+    group_id: str
+    request: int
+
+
+class BundlesUnwanted(Event, frozen=True):
+    """End what runs in them and give them back: ``SayGivenBack``."""
+
+    group_id: str
+    request: int
+    is_removed: bool
+
+
+class GroupsOver(Event, frozen=True):
+    """This node's epoch in the cluster is over: so are all groups that it knows."""
+
+    reason: str

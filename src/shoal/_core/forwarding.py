@@ -134,8 +134,8 @@ class Forwarding:
             case TaskEnded(queue, key):
                 if queue in self.sources:
                     self.sources[queue].let_go(key)
-            case CandidatesHeard(candidates):
-                self._candidates_heard(candidates)
+            case CandidatesHeard(candidates, queue):
+                self._candidates_heard(candidates, queue)
             case RowHeard(row):
                 self._row_heard(row)
             case Forwarded():
@@ -201,14 +201,18 @@ class Forwarding:
             del self._of_wish[source.wish]
 
     # ---- what is known of others
-    def _candidates_heard(self, candidates: Candidates) -> None:
+    def _candidates_heard(self, candidates: Candidates, queue: int) -> None:
         for row in (*candidates.ready, *candidates.able):
             self.view.hear(row)
         is_full = len(candidates.ready) >= self._limits.candidates_most
         for source in list(self._of_wish.get(candidates.wish, {}).values()):
+            if queue not in (0, source.queue):
+                continue
             source.has_more = is_full
             for row, most in zip(candidates.ready, candidates.slots):
                 self._chooser.name(self._now, source, row, most)
+                if queue and row.node in source.outlets:
+                    source.outlets[row.node].slots = max(1, most)
             for row in candidates.able:
                 if row.node != self.node and row.node in self.view.rows:
                     source.able.add(row.node)

@@ -49,6 +49,8 @@ class TaskEnded(NamedTuple):
 
 class CandidatesHeard(NamedTuple):
     candidates: Candidates
+    queue: int = 0
+    """For this queue alone, with slots that stand in no row: it is for bundles of a group."""
 
 
 class RowHeard(NamedTuple):

@@ -25,11 +25,14 @@ Invariants:
   asks in it.
 * Only living groups have names; tombstones are the last ``tombstones_most``.
 * Who waits for a group stands in ``waits``; when the group has its place or is gone, nobody does.
+
+In a cluster edge 2 is the control store's: see ``shared_groups``.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
+from typing import TYPE_CHECKING, ClassVar
 
 import msgspec
 
@@ -38,12 +41,18 @@ from shoal._core.deadlines import Deadlines
 from shoal._core.resources import Account, Amounts, Room, Target
 from shoal._proto.messages import CreateGroup, GroupFacts
 
+if TYPE_CHECKING:
+    from shoal._core.shared_groups import Part
+
 STRATEGIES = ("PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD")
 ANY_BUNDLE = -1
 
 
 class Group:
     """One placement group."""
+
+    is_shared: ClassVar[bool] = False
+    """Its bundles may be on several nodes: a ``SharedGroup``."""
 
     __slots__ = (
         "accounts",
@@ -140,6 +149,18 @@ class Group:
         """What handles know."""
         return GroupFacts(self.group_id, self.spec.bundles)
 
+    def could_hold(self, room: Room, amounts: Amounts) -> bool:
+        """Whether one of the bundles that ``room`` means is large enough."""
+        return room.can_ever(amounts)
+
+    def nodes_for(self, room: Room, amounts: Amounts) -> list[str]:
+        """The nodes of those bundles, where they may be on others."""
+        return []
+
+    def slots_on(self, node: str, room: Room, amounts: Amounts) -> int:
+        """How many of ``amounts`` those of another node hold."""
+        return 0
+
     def row(self) -> dict[str, object]:
         """The row of the group table."""
         return {
@@ -153,6 +174,12 @@ class Group:
             "detached": self.spec.detached,
             "reason": self.reason or self.why,
         }
+
+    def validate(self) -> None:
+        """Assert the invariants."""
+        for room, account in zip(self.rooms, self.accounts):
+            assert room.accounts == [account]
+        assert self.any_room.accounts == self.accounts
 
 
 class GroupRecord(msgspec.Struct, frozen=True):
@@ -187,11 +214,17 @@ class GroupTable:
         """Numbers of waits by group."""
         self.deadlines: Deadlines[int] = Deadlines()
         self._number = 0
+        self.parts: dict[str, Part] = {}
+        """Of groups of the cluster, by their names in the line."""
+        self.part_deadlines: Deadlines[str] = Deadlines()
+        """Until when those may stand in the line."""
+        self.part_ends: set[str] = set()
+        """Those that are to be given back."""
 
     def add(self, group: Group) -> None:
         """Edge 1."""
         self.living[group.group_id] = group
-        if group.name:
+        if group.name and not group.is_shared:  # else the store has the names
             self.by_name[group.namespace, group.name] = group
 
     def find(self, group_id: str) -> Group | None:
@@ -203,7 +236,7 @@ class GroupTable:
         """Edge 3."""
         group.close(record, reason)
         del self.living[group.group_id]
-        if group.name:
+        if group.name and not group.is_shared:
             del self.by_name[group.namespace, group.name]
         self.ending[group.group_id] = group
 
@@ -255,18 +288,18 @@ class GroupTable:
         """Assert the invariants."""
         for group_id, group in self.living.items():
             assert group.group_id == group_id and group.record is None
-            for room, account in zip(group.rooms, group.accounts):
-                assert room.accounts == [account]
-            assert group.any_room.accounts == group.accounts
+            group.validate()
         for group in (*self.ending.values(), *self.tombstones.values()):
             assert group.record is not None and not group.any_room.accounts
             assert not any(room.accounts for room in group.rooms)
         assert not any(group.accounts for group in self.tombstones.values())
-        named = {(g.namespace, g.name): g for g in self.living.values() if g.name}
-        assert named == self.by_name
+        own = [g for g in self.living.values() if g.name and not g.is_shared]
+        assert {(g.namespace, g.name): g for g in own} == self.by_name
         for wait in self.waits.values():
-            assert self.living[wait.group_id].state == "PENDING"
+            assert not self.living[wait.group_id].is_placed
         numbers = {number for numbers in self._of_group.values() for number in numbers}
         assert numbers == set(self.waits) and len(self.deadlines) <= len(self.waits)
         assert len(self.tombstones) <= self._limits.group_tombstones_most
         self.deadlines.validate()
+        assert all(part.who == key for key, part in self.parts.items())
+        assert self.part_ends == {key for key, part in self.parts.items() if part.is_ending}

@@ -23,12 +23,17 @@ from shoal._core import commands as do
 from shoal._core import elsewhere, reactions_abroad, reactions_jobs, shifting
 from shoal._core.answers import begin_job, want_environment
 from shoal._core.events import GuestEnded, GuestWanted, NodesChanged
+from shoal._core.groups import ANY_BUNDLE
 from shoal._core.jobs import Job
+from shoal._core.policies.labels import NODE_ID_LABEL
 from shoal._core.queues import ClassQueue
-from shoal._core.resources import Amounts
+from shoal._core.reactions_shared_groups import NOT_HERE
+from shoal._core.resources import Amounts, Target
+from shoal._core.shared_groups import SharedGroup
 from shoal._core.tables import ClassTicket, NodeTables
 from shoal._proto.environments import Environment
 from shoal._proto.messages import JobConfig
+from shoal._proto.strategies import LabelRule
 from shoal._proto.views import Wish
 
 Commands = list[do.Command]
@@ -40,6 +45,10 @@ class ClassPlace(msgspec.Struct, frozen=True, array_like=True):
     amounts: Amounts
     config: JobConfig
     environment: Environment | None = None
+    group: str = ""
+    """The placement group that they run in."""
+    bundle: int = ANY_BUNDLE
+    captures: bool = False
 
 
 _encoder = msgspec.msgpack.Encoder()
@@ -50,20 +59,51 @@ _decoder = msgspec.msgpack.Decoder(ClassPlace)
 def wish_of(t: NodeTables, queue: ClassQueue, python: str) -> Wish | None:
     """What a task of that queue asks of another node; None: it stays on this one."""
     job = t.jobs.running.get(queue.job)
-    if queue.target.group or queue.target.hosts or queue.dead_record is not None or job is None:
+    if queue.target.hosts or queue.dead_record is not None or job is None:
         return None
+    if queue.target.group:
+        return _wish_in_group(t, queue, python)
     return Wish(queue.amounts, queue.target.labels, python, queue.target.spreads)
+
+
+def _wish_in_group(t: NodeTables, queue: ClassQueue, python: str) -> Wish | None:
+    """It goes where a bundle is; what that has free stands in no row, so nothing is asked for."""
+    group, target = t.groups.living.get(queue.target.group), queue.target
+    if not isinstance(group, SharedGroup):
+        return None
+    if not target.binds:
+        return Wish(queue.amounts, (), python) if group.is_placed else None
+    me = t.config.node_id.hex()
+    nodes = tuple(node for node in group.nodes_for(target.room, queue.amounts) if node != me)
+    return Wish((), ((LabelRule(NODE_ID_LABEL, "in", nodes),),), python) if nodes else None
+
+
+def slots_in_group(t: NodeTables, queue: ClassQueue, node: str) -> int | None:
+    """How many tasks of the queue its bundles on a node hold; None: it is in no bundle."""
+    group, target = t.groups.living.get(queue.target.group), queue.target
+    if not isinstance(group, SharedGroup) or not target.binds:
+        return None
+    return group.slots_on(node, target.room, queue.amounts)
 
 
 def describe(t: NodeTables, number: int) -> bytes:
     """What the tasks of a class queue need."""
     queue = t.scheduler.held.queues[number]
-    return describe_job(t, queue.job, queue.env, queue.amounts)
+    return describe_job(t, queue.job, queue.env, queue.amounts, queue.target)
 
 
-def describe_job(t: NodeTables, job: int, env: str, amounts: Amounts = ()) -> bytes:
+def describe_job(
+    t: NodeTables, job: int, env: str, amounts: Amounts = (), target: Target | None = None
+) -> bytes:
     """What is of a job and in an environment."""
     place = ClassPlace(amounts, t.jobs.running[job].config, t.environments.get(env))
+    if target is not None and target.group and target.binds:
+        group = t.groups.find(target.group)
+        if isinstance(group, SharedGroup):
+            bundle, captures = group.bundle_of(target.room), target.captures
+            place = msgspec.structs.replace(
+                place, group=target.group, bundle=bundle, captures=captures
+            )
     return _encoder.encode(place)
 
 
@@ -89,16 +129,19 @@ def on_wanted(t: NodeTables, now: float, event: GuestWanted) -> Commands:
         t.refused[key] = f"what it needs is not understood: {error}"
         return []
     why = "" if event.node in t.others else "its node is not known here"
-    if not t.scheduler.node.room.can_ever(place.amounts):
+    target = _target_of(t, place)
+    if target is None:
+        why = NOT_HERE
+    elif not target.room.can_ever(place.amounts):
         why = "the node does not have what it needs"
     elif len(t.scheduler.held.queues) >= t.limits.queues_most:
         why = "the node has as many queues as there may be"
-    if why:
+    if why or target is None:
         t.refused[key] = why
         return []
     job = job_of(t, now, (event.node, event.job), place.config)
     env, out = want_environment(t, now, job, place.environment)
-    scheduling_class = (place.amounts, t.scheduler.node._replace(hosts=True), env)
+    scheduling_class = (place.amounts, target._replace(hosts=True), env)
     known = job.queues.get(scheduling_class)
     if known is not None:
         t.guests[key] = known
@@ -106,6 +149,20 @@ def on_wanted(t: NodeTables, now: float, event: GuestWanted) -> Commands:
     ticket = t.new_ticket()
     t.tickets[ticket] = ClassTicket(job.number, scheduling_class, (), key)
     return [*out, do.NewQueue(ticket, do.QUEUE_CLASS, job.number)]
+
+
+def _target_of(t: NodeTables, place: ClassPlace) -> Target | None:
+    """Where that is on this node; None: its group has no bundle here."""
+    if not place.group:
+        return t.scheduler.node
+    group = t.groups.living.get(place.group)
+    if group is None or not ANY_BUNDLE <= place.bundle < len(group.rooms):
+        return None
+    target = group.target(place.bundle, place.captures)
+    if not target.room.accounts:
+        return None
+    group.was_used = True
+    return target
 
 
 def job_of(t: NodeTables, now: float, home: tuple[str, int], config: JobConfig) -> Job:

@@ -34,6 +34,7 @@ from shoal._core import (
 from shoal._core import commands as do
 from shoal._core import events as seen
 from shoal._core.answers import Commands
+from shoal._core.answers import shared_groups as _groups
 from shoal._core.tables import NodeTables
 from shoal._proto import messages as m
 from shoal._proto.environments import Environment
@@ -199,6 +200,11 @@ class NodeMachine:
             seen.ActorEnds: lambda now, event: _abroad().on_ends(self.tables, now, event),
             seen.AbroadLooked: lambda now, event: _abroad().on_looked(self.tables, now, event),
             seen.CallersGone: lambda now, event: _abroad().on_callers_gone(self.tables, now, event),
+            seen.GroupTold: lambda now, event: _groups().on_told(self.tables, now, event),
+            seen.BundlesWanted: lambda now, event: _groups().on_wanted(self.tables, now, event),
+            seen.BundlesOpened: lambda now, event: _groups().on_opened(self.tables, now, event),
+            seen.BundlesUnwanted: lambda now, event: _groups().on_unwanted(self.tables, now, event),
+            seen.GroupsOver: lambda now, event: _groups().on_over(self.tables, now, event),
             seen.NodesChanged: lambda now, event: _guests().on_nodes(self.tables, now, event),
             seen.DrainBegun: lambda now, event: _draining().on_begun(self.tables, now, event),
             seen.ActorMoves: lambda now, event: _draining().on_moves(self.tables, now, event),
@@ -245,7 +251,7 @@ class NodeMachine:
             job = t.ended_roots.pop()
             out += reactions_jobs.end_job(t, now, job, "its root actor is dead")
         out += reactions_workers.free_doomed(t, now)
-        if t.groups.ending:
+        if t.groups.ending or t.groups.part_ends:
             out += reactions_groups.bury_due(t)
         out += reactions_workers.give_work(t, now)
         if t.housekeeping_at is None and reactions_workers.needs_house(t):
@@ -265,6 +271,7 @@ class NodeMachine:
             t.actors.next_deadline(),
             t.locks.next_deadline(),
             t.groups.deadlines.next(),
+            t.groups.part_deadlines.next(),
             t.cancels.next_deadline(),
             t.memory.next_at,
             t.memory_news.until,

@@ -44,7 +44,8 @@ def row_of(
 
 def is_busy(t: NodeTables) -> bool:
     """Whether anything runs, lives, is reserved or waits here, or a program is attached."""
-    if t.jobs.by_driver or t.actors.living or t.groups.living or len(t.scheduler.asks):
+    has_groups = t.groups.parts or any(not g.is_shared or g.job for g in t.groups.living.values())
+    if t.jobs.by_driver or t.actors.living or has_groups or len(t.scheduler.asks):
         return True
     return any(
         queue.entries or any(not each.is_idle for each in queue.attachments.values())
@@ -65,12 +66,14 @@ def demand_of(t: NodeTables, python: str = "") -> tuple[Demand, ...]:
 
 def _waiting(t: NodeTables, python: str) -> Iterator[tuple[Wish, int]]:
     for queue in t.scheduler.held.queues.values():
+        if queue.target.group:
+            continue  # what it waits for is asked for by its group
         if queue.entries and (wish := guests.wish_of(t, queue, python)) is not None:
             yield wish, queue.entries
     for ask in t.scheduler.asks.values():
-        if isinstance(ask, GroupAsk):
+        if isinstance(ask, GroupAsk) and ask.who in t.groups.living:
             yield from ((Wish(bundle), 1) for bundle in ask.bundles)
-        elif not ask.target.group:
+        elif isinstance(ask, ActorAsk) and not ask.target.group:
             yield Wish(ask.amounts, ask.target.labels, python), 1
 
 
@@ -86,6 +89,8 @@ def waiting_rows(t: NodeTables) -> list[Row]:
             rows[-1]["labels"] = _plain(queue.target.labels)
     asks: dict[tuple[object, ...], tuple[Asked, int]] = {}
     for ask in t.scheduler.asks.values():
+        if isinstance(ask, GroupAsk) and ask.who not in t.groups.living:
+            continue  # the node of whoever made the group says that it waits
         bundles = ask.bundles if isinstance(ask, GroupAsk) else None
         key = (ask.job, ask.amounts, bundles, ask.target, _bundle_labels(t, ask))
         asks[key] = (ask, asks.get(key, (ask, 0))[1] + 1)

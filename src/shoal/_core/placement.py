@@ -68,6 +68,11 @@ def resolve(t: NodeTables, strategy: m.Strategy) -> Target | bytes:
             return node
 
 
+def group_of(strategy: m.Strategy) -> str:
+    """The placement group that it names; "" for none."""
+    return strategy.group_id if isinstance(strategy, m.InGroup | m.GroupReady) else ""
+
+
 def _near(t: NodeTables, node_id: str, is_soft: bool) -> Target | bytes:
     """On the node of this id; a soft affinity to one that is not there is none."""
     node, is_here = t.scheduler.node, node_id == t.config.node_id.hex()

@@ -28,7 +28,7 @@ from __future__ import annotations
 
 import msgspec
 
-from shoal._core import causes, guests, reactions_actors, resources
+from shoal._core import causes, guests, placement, reactions_actors, resources
 from shoal._core import commands as do
 from shoal._core.actors import Abroad, Actor, Asking
 from shoal._core.answers import Commands, refuse, want_environment
@@ -45,6 +45,7 @@ from shoal._core.events import (
     Requested,
 )
 from shoal._core.reactions_draining import MOVED, REFUSED
+from shoal._core.resources import Target
 from shoal._core.tables import ActorTicket, CallerTicket, NodeTables
 from shoal._proto import messages as m
 
@@ -127,7 +128,9 @@ def on_came(t: NodeTables, now: float, event: ActorCame) -> Commands:
     spec, room = event.spec, t.scheduler.node.room
     place = guests.place_of(t, event.node, event.place)
     has_room = all(room.can_ever(resources.parse(each)) for each in (spec.place, spec.hold))
-    if place is None or not has_room or t.is_draining or event.actor_id in t.actors.living:
+    if t.is_draining or not _has_bundle(t, spec):
+        return [do.TellHome(event.node, event.key, REFUSED)]
+    if place is None or not has_room or event.actor_id in t.actors.living:
         return [do.TellHome(event.node, event.key, REFUSED)]
     job = guests.job_of(t, now, (event.node, event.job), place.config)
     actor = Actor(event.actor_id, t.actors.share(spec), job.number, job.namespace, now)
@@ -140,6 +143,15 @@ def on_came(t: NodeTables, now: float, event: ActorCame) -> Commands:
         t.tickets[ticket] = ActorTicket(actor.actor_id, -1, 0)
         out.append(do.NewQueue(ticket, do.QUEUE_ACTOR, job.number))
     return out
+
+
+def _has_bundle(t: NodeTables, spec: m.ActorSpec) -> bool:
+    """Whether a bundle here has what it asks for, and no actors in it have that for good; if it is
+    to be in none, there is nothing to ask."""
+    if not isinstance(spec.strategy, m.InGroup):
+        return True
+    target = placement.resolve(t, spec.strategy)
+    return isinstance(target, Target) and target.room.could_serve(resources.parse(spec.hold))
 
 
 def on_ends(t: NodeTables, now: float, event: ActorEnds) -> Commands:

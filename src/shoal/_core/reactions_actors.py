@@ -10,6 +10,7 @@ from shoal._core import commands as do
 from shoal._core.actors import Actor, ActorRecord, Asking, Constructing, Ending, Living
 from shoal._core.answers import (
     Commands,
+    await_group,
     begin_job,
     draining,
     job_row,
@@ -57,6 +58,8 @@ def on_create_actor(t: NodeTables, now: float, event: Requested, body: m.CreateA
         parse(spec.place), parse(spec.hold)
     except resources.AmountError as error:
         return refuse(event, causes.usage(str(error)))
+    if waits := await_group(t, event, placement.group_of(spec.strategy)):
+        return waits
     target = placement.resolve(t, spec.strategy)
     if isinstance(target, bytes):
         return refuse(event, target)

@@ -6,7 +6,7 @@ import msgspec
 
 from shoal._core import causes, placement, reactions_actors, resources
 from shoal._core import commands as do
-from shoal._core.answers import Commands, refuse
+from shoal._core.answers import Commands, await_group, refuse, shared_groups
 from shoal._core.asks import GroupAsk
 from shoal._core.events import Requested
 from shoal._core.groups import STRATEGIES, Group, GroupRecord, GroupWait
@@ -38,6 +38,8 @@ def on_create(t: NodeTables, now: float, event: Requested, body: m.CreateGroup) 
         if body.waits:
             return on_wait(t, now, event, m.WaitGroup(body.group_id, None))
         return [done]
+    if t.config.in_cluster:
+        return list(shared_groups().on_create(t, now, event, body))
     namespace = body.namespace or job.namespace
     if body.name and (namespace, body.name) in t.groups.by_name:
         return refuse(event, causes.group_name_taken(body.name, namespace))
@@ -92,6 +94,8 @@ def _why_never(t: NodeTables, group: Group) -> str:
 
 def place(t: NodeTables, now: float, ask: GroupAsk, grants: list[Grant]) -> Commands:
     """Edge 2."""
+    if ask.who not in t.groups.living:
+        return list(shared_groups().reserved(t, now, ask, grants))
     group = t.groups.living[ask.who]
     held = t.scheduler.held
     group.open([held.accounts.add_bundle(grant) for grant in grants], t.scheduler.node.room)
@@ -104,6 +108,8 @@ def place(t: NodeTables, now: float, ask: GroupAsk, grants: list[Grant]) -> Comm
 # ---- what others ask
 def on_wait(t: NodeTables, now: float, event: Requested, body: m.WaitGroup) -> Commands:
     """Answered at once if it is known."""
+    if waits := await_group(t, event, body.group_id):
+        return waits
     group = t.groups.find(body.group_id)
     if group is None:
         return refuse(event, causes.group_removed(body.group_id, "", "nobody knows it"))
@@ -120,13 +126,16 @@ def on_wait(t: NodeTables, now: float, event: Requested, body: m.WaitGroup) -> C
 def expire_waits(t: NodeTables, now: float) -> Commands:
     """Waits whose time is up."""
     answer = m.GroupAnswer(is_ready=False)
-    return [do.Reply(w.index, w.request, answer) for w in t.groups.expire(now)]
+    out: Commands = [do.Reply(w.index, w.request, answer) for w in t.groups.expire(now)]
+    return [*out, *shared_groups().expire(t, now)] if t.groups.parts else out
 
 
 def on_get(t: NodeTables, now: float, event: Requested, body: m.GetGroup) -> Commands:
     """By id or name."""
     job = t.job_of(event.index)
     namespace = body.namespace or ("" if job is None else job.namespace)
+    if t.config.in_cluster and (body.name or t.groups.find(body.group_id) is None):
+        return list(shared_groups().on_get(t, event, body, namespace))
     if body.group_id:
         group = t.groups.find(body.group_id)
     else:
@@ -138,6 +147,8 @@ def on_get(t: NodeTables, now: float, event: Requested, body: m.GetGroup) -> Com
 
 def on_remove(t: NodeTables, now: float, event: Requested, body: m.RemoveGroup) -> Commands:
     """Edge 3; to repeat it is harmless. Who only tells it waits for no answer."""
+    if t.config.in_cluster:
+        return list(shared_groups().on_remove(t, now, event, body))
     group = t.groups.living.get(body.group_id)
     done = [do.Reply(event.index, event.request, m.Done())] if event.request else []
     return [*done] if group is None else remove(t, now, group, "", *done)
@@ -147,20 +158,25 @@ def on_remove(t: NodeTables, now: float, event: Requested, body: m.RemoveGroup) 
 def remove(t: NodeTables, now: float, group: Group, reason: str, *replies: do.Reply) -> Commands:
     """Edge 3."""
     record = causes.group_removed(group.group_id, group.name, reason)
-    return _end(t, now, group, record, reason, *replies)
+    return end(t, now, group, record, reason, *replies)
 
 
 def end_job(t: NodeTables, now: float, job: int) -> Commands:
     """Its groups end with it."""
     out: Commands = []
     for group in t.groups.of_job(job):
-        out += remove(t, now, group, "the program that made it has ended")
+        reason = "the program that made it has ended"
+        if group.is_shared:
+            out += shared_groups().end_with_job(t, now, group, reason)
+        else:
+            out += remove(t, now, group, reason)
     return out
 
 
-def _end(
+def end(
     t: NodeTables, now: float, group: Group, record: bytes, reason: str, *replies: do.Reply
 ) -> Commands:
+    """Edge 3, for whatever reason."""
     group_id = group.group_id
     t.scheduler.withdraw(group_id)
     t.tell(now, group_id, f"ends: {reason or 'removed'}")
@@ -221,7 +237,7 @@ def _end_processes(t: NodeTables, now: float, group: Group, record: bytes) -> Co
 
 def bury_due(t: NodeTables) -> Commands:
     """Edge 4 for those of whom nothing is left."""
-    out: Commands = []
+    out: Commands = list(shared_groups().give_back_due(t)) if t.groups.part_ends else []
     for group in list(t.groups.ending.values()):
         if any(account.grants for account in group.accounts):
             continue
@@ -250,6 +266,9 @@ def fail_infeasible(t: NodeTables, now: float) -> Commands:
         if not isinstance(ask, GroupAsk) or now < ask.since + t.limits.infeasible_s:
             continue
         group = t.groups.living[ask.who]
+        if group.is_shared:
+            out += shared_groups().warn(t, now, group, ask)
+            continue
         what = f"placement group {group.name or group.group_id}"
         if t.config.can_grow:
             ask.since = now + WARN_AGAIN_S
@@ -260,5 +279,5 @@ def fail_infeasible(t: NodeTables, now: float) -> Commands:
             continue
         asked = resources.plain(ask.amounts)
         record = causes.unschedulable(asked, t.config.total, what, group.why)
-        out += _end(t, now, group, record, group.why)
+        out += end(t, now, group, record, group.why)
     return out

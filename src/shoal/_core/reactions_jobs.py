@@ -15,6 +15,7 @@ from shoal._core import (
 from shoal._core import commands as do
 from shoal._core.actors import Actor
 from shoal._core.answers import (
+    await_group,
     begin_job,
     job_row,
     never_runs,
@@ -67,6 +68,8 @@ def on_open_queue(t: NodeTables, now: float, event: Requested, body: m.OpenQueue
         amounts = resources.parse(body.resources)
     except resources.AmountError as error:
         return refuse(event, causes.usage(str(error)))
+    if waits := await_group(t, event, placement.group_of(body.strategy)):
+        return waits
     target = placement.resolve(t, body.strategy)
     if isinstance(target, bytes):
         return refuse(event, target)
@@ -150,7 +153,7 @@ def infeasible_deadline(t: NodeTables) -> float | None:
 def may_run_elsewhere(t: NodeTables, queue: ClassQueue) -> bool:
     """Whether this node can never run what is in it, and another one may: then it waits, as
     anything does for which there is no room now."""
-    if queue.is_feasible or t.elsewhere is None:
+    if queue.is_feasible or (t.elsewhere is None and not queue.target.group):
         return False
     return never_runs(t, queue.amounts, queue.target) is None
 

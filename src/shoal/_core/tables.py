@@ -183,6 +183,7 @@ class NodeTables:
         """Requests that wait for what other nodes say of a name, and its namespace."""
         self.claimed: set[tuple[str, str]] = set()
         """Names that this node has in the whole cluster."""
+        self.group_asks: dict[int, Requested | None] = {}
         self.callers: dict[str, CallerTicket] = {}
         """Of actors of other nodes that somebody here has a handle of, by id."""
         self.refused: dict[tuple[str, int, bytes], str] = {}
@@ -303,9 +304,13 @@ class NodeTables:
         """Groups and scheduler agree on what is asked for and what is held."""
         self.groups.validate()
         groups = [*self.groups.living.values(), *self.groups.ending.values()]
-        accounts = {account for group in groups for account in group.accounts}
+        parts = self.groups.parts.values()
+        accounts = {a for group in groups if not group.is_shared for a in group.accounts}
+        accounts |= {account for part in parts for account in part.accounts}
         assert accounts == set(self.scheduler.held.accounts.bundles)
-        pending = {g.group_id for g in self.groups.living.values() if not g.accounts}
+        own = [g for g in self.groups.living.values() if not g.is_shared or g.job]
+        pending = {g.group_id for g in own if not g.is_placed}
+        pending |= {part.who for part in parts if not part.accounts and not part.is_ending}
         assert pending == {
             ask.who for ask in self.scheduler.asks.values() if isinstance(ask, GroupAsk)
         }

@@ -22,7 +22,7 @@ from __future__ import annotations
 from typing import Any
 
 from shoal._base import typed_ids
-from shoal._core import causes, why_actors, why_places
+from shoal._core import causes, why_actors, why_places, why_shared
 from shoal._core.groups import Group
 from shoal._core.sight_rows import ProcessSight, TaskSight
 from shoal._core.sights import Need, Sights
@@ -344,6 +344,9 @@ class Explainer(Names):
             return r.GroupRemoved(**facts, group=group.group_id, text=text)
         if group.is_placed:
             return None
+        if group.is_shared:
+            cause = why_shared.of_waiting(self, group)
+            return r.GroupPending(**facts, group=group.group_id, cause=cause)
         ask = self.t.scheduler.asks.by_who.get(group.group_id)
         cause = None
         if ask is not None:

@@ -97,7 +97,9 @@ def _before_the_line(
         if isinstance(ask, ClassQueue)
         else ask.who in t.scheduler.asks.impossible
     )
-    if is_impossible:
+    group = t.groups.find(ask.target.group) if ask.target.group else None
+    is_elsewhere = group is not None and group.is_shared
+    if is_impossible and not is_elsewhere:
         text = text or e.lacks(ask) or ask.target.why
         if ask.target.group and not text:
             text = "no bundle of its placement group has that much"
@@ -107,7 +109,6 @@ def _before_the_line(
         asked = resources.plain(ask.amounts)
         total = {name: t.config.total.get(name, 0.0) for name in asked}
         return r.Infeasible(**facts, asked=asked, total=total, text=text, fails_in_s=fails_in_s)
-    group = t.groups.find(ask.target.group) if ask.target.group else None
     if group is not None and not ask.target.room.accounts:
         pending = e.of_group(group, None)
         if pending is not None:

@@ -212,6 +212,14 @@ class GroupSpec(Message, frozen=True):
     root_epoch: int = 0
 
 
+class FindGroup(Message, frozen=True):
+    """By id, else by name. Told ``GroupFacts``, and from then on each change (``GroupNews``)."""
+
+    group_id: str = ""
+    name: str = ""
+    namespace: str = ""
+
+
 class RemoveGroup(Message, frozen=True):
     """Told ``Done`` when that cannot be lost."""
 
@@ -267,6 +275,7 @@ AskBody = Union[
     KillActor,
     FindActor,
     GroupSpec,
+    FindGroup,
     RemoveGroup,
     DrainMember,
     ListMembers,

@@ -48,6 +48,7 @@ from shoal._runtime.daemon_actors_abroad import ActorsAbroad
 from shoal._runtime.daemon_cluster import ClusterNode
 from shoal._runtime.daemon_draining import Drainer
 from shoal._runtime.daemon_forwarding import Outgoing
+from shoal._runtime.daemon_groups_abroad import GroupsAbroad
 from shoal._runtime.daemon_hosting import Incoming
 from shoal._runtime.daemon_loop import Loop
 from shoal._runtime.daemon_names import Names
@@ -95,6 +96,7 @@ class Abroad:
         self.incoming = Incoming(machine, cluster, post)
         self.seen = Seen(machine, cluster, post)
         self.names = Names(loop, machine, cluster, post)
+        self.groups = GroupsAbroad(cluster, post)
         self.actors = ActorsAbroad(loop, memory, machine, cluster, post, ways)
         self.drainer = Drainer(loop, memory, machine, cluster, post)
         self.seen = Seen(machine, cluster, post)
@@ -139,6 +141,7 @@ class Abroad:
         for node in sorted(self._epochs):
             self._lose(node, "this node was given up by the cluster")
         if self._bridging is not None:
+            self.groups.end("its node was given up by the cluster")
             self.actors.end()
             self.names.end()
             self._former.append(self._bridging)

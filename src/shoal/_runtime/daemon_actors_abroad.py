@@ -18,13 +18,14 @@ Calls to actors of other nodes: daemon_callers.py.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from shoal._base import clock
-from shoal._core import commands, events, guests
+from shoal._core import commands, events, guests, placement
 from shoal._core.actors import Actor
 from shoal._core.asks import ActorAsk
 from shoal._core.node import NodeMachine
@@ -35,7 +36,7 @@ from shoal._core.resources import Amounts, parse
 from shoal._native import Memory, ObjectRef
 from shoal._proto import bridge as rows
 from shoal._proto.holds import Name
-from shoal._proto.strategies import Default
+from shoal._proto.strategies import Default, InGroup
 from shoal._proto.views import NodeRow, Wish
 from shoal._runtime.bridge.around import Place, lost_actor
 from shoal._runtime.bridge.bridging import Bridging
@@ -125,7 +126,9 @@ class ActorsAbroad:
         waiting = [each for each in asks.values() if isinstance(each, ActorAsk)]
         for ask in waiting:
             is_late = ask.who in asks.impossible or now - ask.since >= PATIENCE_S
-            if is_late and not ask.target.group:
+            if is_late and ask.target.group:
+                self._find_bundle(now, ask)
+            elif is_late:
                 self._find_host(now, ask)
         self._timer = self._loop.call_later(LOOK_S, self.look)
 
@@ -150,6 +153,28 @@ class ActorsAbroad:
         if found.node:
             self._use(found.node, ask.amounts)
             self._post(events.ActorSent(ask.actor_id, found.node))
+
+    def _find_bundle(self, now: float, ask: ActorAsk) -> None:
+        """The node that has fewest of our actors for what its bundles of the group hold, if those
+        here are full for as long as the actors in them live."""
+        tables = self._machine.tables
+        actor, room = tables.actors.living[ask.actor_id], ask.target.room
+        group = tables.groups.living.get(ask.target.group)
+        if actor.home is not None or group is None or room.could_serve(ask.amounts):
+            return
+        there = Counter(
+            other.host
+            for other in tables.actors.living.values()
+            if placement.group_of(other.spec.strategy) == group.group_id
+        )
+        found: list[tuple[float, str]] = []
+        for node in group.nodes_for(room, ask.amounts):
+            is_closed = self._refused.get((ask.actor_id, node), 0.0) > now
+            slots = group.slots_on(node, room, ask.amounts)
+            if node in tables.others and not is_closed and there[node] < slots:
+                found.append((there[node] / slots, node))
+        if found:
+            self._post(events.ActorSent(ask.actor_id, min(found)[1]))
 
     def perform_spread_actor(self, command: commands.SpreadActor) -> None:
         """The next node with room, this one among them; without any it waits here."""
@@ -184,7 +209,7 @@ class ActorsAbroad:
             self._post(events.ActorTold(node, key, "REFUSED"))
             return
         self._twins[key] = twin
-        left = actor.spec.max_restarts
+        left, strategy = actor.spec.max_restarts, actor.spec.strategy
         spec = msgspec.structs.replace(
             actor.spec,
             function=0,
@@ -192,7 +217,7 @@ class ActorsAbroad:
             name=None,
             detached=False,
             get_if_exists=False,
-            strategy=Default(),
+            strategy=strategy if isinstance(strategy, InGroup) else Default(),
             max_restarts=left if left < 0 else max(0, left - actor.restarts),
         )
         proxies = self._bridging.proxies

@@ -54,6 +54,8 @@ SECURITY = "TLS 1.3 both ways, a token to join"
 FIRST_FREE_FD = 10
 """Above those that a child is given: a dup2 onto itself would leave close-on-exec set."""
 _SAID = get_args(membership.ToNode)
+GroupOrder = members.ReserveBundles | members.OpenBundles | members.FreeBundles | members.NewsHeard
+"""What ``daemon_groups_abroad`` performs."""
 
 
 class Ports:
@@ -109,6 +111,17 @@ def _listen(address: str) -> socket.socket:
     return door.listen(address) if port != "0" else door.listen_anywhere(host.strip("[]"))[0]
 
 
+def _answer(connection: Connection, request: int, body: membership.ToldBody) -> None:
+    """Give a program what the store has told."""
+    if isinstance(body, membership.DrainRefused):
+        record = records.pack("UsageError", message=body.why)
+        connection.send(request, messages.Failure(record))
+    elif isinstance(body, messages.Failure | messages.KvAnswer):
+        connection.send(request, body)
+    else:
+        connection.send(request, messages.Done())
+
+
 class ClusterNode:
     """One node of a cluster."""
 
@@ -121,8 +134,7 @@ class ClusterNode:
         tell: Callable[[str], None],
     ) -> None:
         """``end`` ends the session, ``tell`` says a line to people."""
-        self._loop = loop
-        self._ports = ports
+        self._loop, self._ports = loop, ports
         self.rows = rows
         """What is known of this node and of the others."""
         self._end = end
@@ -132,7 +144,7 @@ class ClusterNode:
         self._ticket = self._look_ticket = 0
         self._looking: list[Callable[[], None]] = []
         """Who waits for the rows of the other nodes."""
-        self._asked: dict[int, tuple[Connection, int]] = {}
+        self._asked: dict[int, Callable[[membership.ToldBody], None]] = {}
         self._failing_since: float | None = None
         self._state, self._why, self._failure = "joining", "", ""
         self.drain: Callable[[], None] = self.handed_over
@@ -146,6 +158,7 @@ class ClusterNode:
         """(node, name) -> (bytes, release) of a value that a node pulls, or None."""
         self.candidates_heard: Callable[[list[Candidates]], None] = lambda candidates: None
         """Takes where there may be room for what waits here."""
+        self.groups_told: Callable[[GroupOrder], None] = lambda order: None
         self.members_changed: Callable[[list[membership.MemberRow]], None] = lambda rows: None
         self.joined: Callable[[int], None] = lambda epoch: None
         """This node is a member from now on, in that epoch."""
@@ -254,9 +267,17 @@ class ClusterNode:
 
     def _ask_for(self, connection: Connection, request: int, body: membership.AskBody) -> None:
         """Ask the store on behalf of a program."""
+        self.ask(body, lambda told: _answer(connection, request, told))
+
+    def ask(self, body: membership.AskBody, then: Callable[[membership.ToldBody], None]) -> None:
+        """Ask the store, as soon as there is a way to it."""
         self._ticket += 1
-        self._asked[self._ticket] = (connection, request)
+        self._asked[self._ticket] = then
         self._step(members.Asked(self._ticket, body))
+
+    def happened(self, event: members.BundlesDecided | members.BundlesFreed) -> None:
+        """What has become of an order about bundles."""
+        self._step(event)
 
     def refresh(self, then: Callable[[], None]) -> None:
         """Call ``then`` when the store has told of all nodes as they are, or does not answer."""
@@ -314,7 +335,7 @@ class ClusterNode:
             case members.CandidatesHeard(candidates):
                 self.candidates_heard(candidates)
             case members.AskAnswered(ticket, body):
-                self._answer(ticket, body)
+                self._answered(ticket, body)
             case members.Drain():
                 self._drain()
             case members.EndRest():
@@ -322,9 +343,10 @@ class ClusterNode:
             case members.ConsiderOffer(order):
                 refused = "this node takes no actors of other nodes"
                 self._step(members.OfferDecided(order, False, refused))
-            case members.ReserveBundles(order):
-                refused = "this node reserves no bundles for other nodes"
-                self._step(members.BundlesDecided(order, False, refused))
+            case members.ReserveBundles() | members.OpenBundles() | members.FreeBundles():
+                self.groups_told(command)
+            case members.NewsHeard():
+                self.groups_told(command)
             case members.Notice(text):
                 print(text, file=sys.stderr, flush=True)
 
@@ -348,23 +370,16 @@ class ClusterNode:
             self.peers.connect(row.node, row.address)
         self.members_changed(rows)
 
-    def _answer(self, ticket: int, body: membership.ToldBody) -> None:
+    def _answered(self, ticket: int, body: membership.ToldBody) -> None:
         if isinstance(body, membership.MemberList):
             self.rows.others.update((row.node, row) for row in body.rows)
             self.members_changed(list(body.rows))
             if ticket == self._look_ticket and self._looking:
                 self._looked()
             return
-        connection, request = self._asked.pop(ticket, (None, 0))
-        if connection is None:
-            return
-        if isinstance(body, membership.DrainRefused):
-            record = records.pack("UsageError", message=body.why)
-            connection.send(request, messages.Failure(record))
-        elif isinstance(body, messages.Failure | messages.KvAnswer):
-            connection.send(request, body)
-        else:
-            connection.send(request, messages.Done())
+        then = self._asked.pop(ticket, None)
+        if then is not None:
+            then(body)
 
     # ---- ends
     def _end_everything(self, why: str) -> None:

@@ -24,11 +24,13 @@ from shoal._base.config import ForwardingLimits
 from shoal._core import events, guests
 from shoal._core import forwarding_events as moves
 from shoal._core.forwarding import Forwarding
+from shoal._core.loans import Source
 from shoal._core.node import NodeMachine
 from shoal._core.policies import argument_bytes, view
 from shoal._core.queues import ClassQueue
+from shoal._core.tables import NodeTables
 from shoal._native import Memory
-from shoal._proto.views import Candidates, Wish
+from shoal._proto.views import Candidates, NodeRow, Wish
 from shoal._runtime.bridge.bridging import Bridging
 from shoal._runtime.bridge.lending import stays_here
 from shoal._runtime.daemon_cluster import ClusterNode
@@ -37,8 +39,36 @@ from shoal._runtime.daemon_members import PYTHON
 
 DRAWN_MOST = 64
 """Tasks that one order takes out although they belong elsewhere, for where their arguments are."""
+NAMED_MOST = 32
+"""Nodes that are looked at for one queue of a placement group."""
 _FLAGS_FIELD = 5
 """Of ``Memory.sight``."""
+
+
+def _is_to_be_named(queue: ClassQueue, wish: Wish, source: Source | None) -> bool:
+    """Whether this node itself says who may help, and the store is not asked: with SPREAD all take
+    part, however full they are, and what bundles of groups have free stands in no row."""
+    if not queue.target.group:
+        return wish.spreads and source is None
+    nodes = wish.labels[0][0].values if wish.labels else ()
+    if source is None or not source.outlets:
+        return True
+    return any(node not in source.outlets for node in nodes)
+
+
+def _named(
+    tables: NodeTables, queue: ClassQueue, wish: Wish, rows: Iterable[NodeRow]
+) -> moves.CandidatesHeard:
+    """Those nodes."""
+    able = tuple(row for row in rows if view.slots_ever(row, wish))
+    slots = tuple(view.slots_ever(row, wish) for row in able)
+    if not queue.target.group:
+        return moves.CandidatesHeard(Candidates(wish, able, (), slots, len(able)))
+    able = able[:NAMED_MOST]
+    held = [guests.slots_in_group(tables, queue, row.node) for row in able]
+    slots = tuple(ever if own is None else own for ever, own in zip(slots, held))
+    found = Candidates(wish, able, (), slots, len(able))
+    return moves.CandidatesHeard(found, queue.queue)
 
 
 class Outgoing:
@@ -88,7 +118,9 @@ class Outgoing:
         wish = None if queue is None else guests.wish_of(tables, queue, PYTHON)
         is_source = number in self._forwarding.sources
         if queue is None or wish is None:
-            if is_source:
+            if is_source and queue is not None and queue.dead_record is None:
+                self._renew(number)  # its group has lost the bundles that were elsewhere
+            elif is_source:
                 self._drop(number, queue)
             return
         if is_source and self._forwarding.sources[number].wish != wish:
@@ -97,15 +129,12 @@ class Outgoing:
         state = self._state(number)
         if not state.entries and not is_source:
             return
-        if wish.spreads and not is_source:
-            # All take part, however full they are: the store need not be asked.
-            nothing = events.QueueState(number, 0, state.takes)
-            self._move(self._seen(queue, wish, nothing))
-            rows = tuple(
-                row for row in self._cluster.rows.other_rows() if view.slots_ever(row, wish)
-            )
-            slots = tuple(view.slots_ever(row, wish) for row in rows)
-            self._move(moves.CandidatesHeard(Candidates(wish, rows, (), slots, len(rows))))
+        source = self._forwarding.sources.get(number)
+        if _is_to_be_named(queue, wish, source):
+            if source is None:
+                nothing = events.QueueState(number, 0, state.takes)
+                self._move(self._seen(queue, wish, nothing))
+            self._move(_named(tables, queue, wish, self._cluster.rows.other_rows()))
         self._move(self._seen(queue, wish, state))
 
     def lent_from(self, queue: int) -> int:

@@ -114,6 +114,10 @@ class Incoming:
         queue = self._machine.tables.scheduler.held.queues.get(number)
         if queue is None:
             return 1
+        if queue.target.group:
+            accounts = queue.target.room.accounts
+            shares = ((each.total, tuple(each.gpu_shares.values())) for each in accounts)
+            return max(1, sum(view.slots(*share, queue.amounts) for share in shares))
         total = self._machine.tables.account.total
         gpus = (UNIT,) * (total.get(GPU, 0) // UNIT)
         return max(1, view.slots(total, gpus, queue.amounts))
@@ -129,7 +133,7 @@ class Incoming:
         own = sum(
             other.entries
             for other in tables.scheduler.held.wanting.values()
-            if not other.target.hosts
+            if not other.target.hosts and other.target.group == queue.target.group
         )
         hosted = self._hosted.get(number)
         look = visitors.QueueLookedAt(

@@ -182,7 +182,7 @@ class Daemon:
         self._places.abroad, self._places.stays = abroad, stays_here
         self._door.add_table("lent", self._places.lent_rows)
         abroad.seen.show_lines, self._lines.send_home = self._lines.show, abroad.seen.send_lines
-        parts = (abroad.actors, abroad.actors.callers, abroad.names)
+        parts = (abroad.actors, abroad.actors.callers, abroad.names, abroad.groups)
         self._perform |= performers(ACROSS, *parts)
 
     def _look_at_workers(self) -> None:

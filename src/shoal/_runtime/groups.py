@@ -367,21 +367,39 @@ def placement_group_table(placement_group: PlacementGroup | None = None) -> dict
     """
     if placement_group is not None:
         _check_group(placement_group)
-    node = sessions.current().node_id.hex()
-    rows = {row["group_id"]: _shown(row, node) for row in cluster.table("groups")}
+    rows = _shown_rows()
     if placement_group is None:
         return rows
-    return rows.get(placement_group.id.hex(), {})
+    group_id = placement_group.id.hex()
+    if group_id not in rows and _is_known(group_id):
+        rows = _shown_rows()
+    found: dict[str, Any] = rows.get(group_id, {})
+    return found
+
+
+def _is_known(group_id: str) -> bool:
+    """Whether there is such a group in the cluster: then this node knows it from now on."""
+    try:
+        sessions.current().request(messages.GetGroup(group_id=group_id), messages.GroupFacts)
+    except errors.GroupNotFoundError:
+        return False
+    return True
+
+
+def _shown_rows() -> dict[str, Any]:
+    node = sessions.current().node_id.hex()
+    return {row["group_id"]: _shown(row, node) for row in cluster.table("groups")}
 
 
 def _shown(row: Mapping[str, Any], node: str) -> dict[str, Any]:
     is_placed = row["state"] == "CREATED"
     bundles = dict(enumerate(row["bundles"]))
+    nodes = row.get("nodes") or [node if is_placed else ""] * len(bundles)
     return {
         "placement_group_id": row["group_id"],
         "name": row["name"],
         "bundles": bundles,
-        "bundles_to_node_id": {index: node if is_placed else "" for index in bundles},
+        "bundles_to_node_id": dict(enumerate(nodes)),
         "strategy": row["strategy"],
         "state": row["state"],
         "is_detached": row["detached"],

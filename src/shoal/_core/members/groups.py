@@ -96,6 +96,20 @@ class GroupPlaces:
         self.table.keep(group, scene.out)
         return group.facts()
 
+    def look_up(self, ask: m.Ask, body: m.FindGroup, scene: Scene) -> m.ToldBody | None:
+        """Somebody on another node wants to use it."""
+        group_id = body.group_id or self.table.by_name.get((body.namespace, body.name), "")
+        group = self.table.groups.get(group_id)
+        if group is not None:
+            self.table.watch(group, ask.node, scene.nodes)
+            return group.facts()
+        if group_id in self.table.tombstones:
+            return self.table.tombstones[group_id]
+        if not scene.is_settled:
+            scene.out.again.append(ask)
+            return None
+        return Failure(causes.group_not_found(body.name, body.namespace, body.group_id))
+
     def remove(self, ask: m.Ask, body: m.RemoveGroup, scene: Scene) -> m.ToldBody | None:
         """Edge 8."""
         group = self.table.groups.get(body.group_id)

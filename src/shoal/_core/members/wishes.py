@@ -69,9 +69,9 @@ class Wishes:
                     self._actors[actor_id] = asked
             case m.GroupFacts(group_id, state):
                 asked = wish.body
-                if isinstance(asked, m.GroupSpec) and state != "REMOVED":
+                if isinstance(asked, m.GroupSpec | m.FindGroup) and state != "REMOVED":
                     self._watched[group_id] = None
-                    if not asked.detached:
+                    if isinstance(asked, m.GroupSpec) and not asked.detached:
                         self._groups[group_id] = asked
         return [on.AskAnswered(wish.ticket, body)]
 
