@@ -8,16 +8,20 @@ has reserved is the same.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 
 from shoal._base.config import Limits, NodeConfig
 from shoal._core import commands as do
 from shoal._core import events as seen
+from shoal._core import reactions_shared_groups as reactions
 from shoal._core.members import interface as on
 from shoal._core.node import NodeMachine
+from shoal._core.tables import NodeTables
 from shoal._proto import membership as m
 from shoal._proto.views import NodeRow
 from shoal._runtime.daemon_groups_abroad import GroupsAbroad
@@ -113,12 +117,8 @@ class MachineHost(Host):
         assert free == self._cpus - held, (free, held)
 
 
-@pytest.mark.parametrize("is_detached", [True, False])
-@pytest.mark.parametrize("scenario", SCENARIOS)
-def test_a_kill_after_each_message_leaves_nothing_reserved(
-    scenario: str, is_detached: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(members_node, "Host", MachineHost)
+def play(scenario: str, is_detached: bool) -> int:
+    """All kills of a scenario; how many runs. Raises Violation."""
     runs = 0
     for kill in kills(scenario, is_detached):
         phases = TwoPhases(scenario, is_detached, kill)
@@ -130,4 +130,65 @@ def test_a_kill_after_each_message_leaves_nothing_reserved(
         except (Violation, AssertionError) as error:
             raise Violation(f"{kill}: {error}") from error
         runs += 1
-    assert runs > 50
+    return runs
+
+
+@pytest.mark.parametrize("is_detached", [True, False])
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_a_kill_after_each_message_leaves_nothing_reserved(
+    scenario: str, is_detached: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(members_node, "Host", MachineHost)
+    assert play(scenario, is_detached) > 50
+
+
+# ---- broken on purpose
+def what_is_given_back_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    def give_back_due(t: NodeTables) -> list[do.Command]:
+        out: list[do.Command] = []
+        for key in sorted(t.groups.part_ends):
+            part = t.groups.parts[key]
+            part.is_ending = False
+            out.append(do.SayGivenBack(part.spec.group_id, part.request))
+        t.groups.part_ends.clear()
+        return out
+
+    monkeypatch.setattr(reactions, "give_back_due", give_back_due)
+
+
+def a_try_that_failed_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    original = reactions.on_unwanted
+
+    def on_unwanted(t: NodeTables, now: float, event: seen.BundlesUnwanted) -> list[do.Command]:
+        if not event.is_removed:
+            return [do.SayGivenBack(event.group_id, event.request)]
+        return original(t, now, event)
+
+    monkeypatch.setattr(reactions, "on_unwanted", on_unwanted)
+
+
+def too_much_is_reserved(monkeypatch: pytest.MonkeyPatch) -> None:
+    original = reactions.on_wanted
+
+    def on_wanted(t: NodeTables, now: float, event: seen.BundlesWanted) -> list[do.Command]:
+        every = tuple(range(len(event.spec.bundles)))
+        return original(t, now, msgspec.structs.replace(event, indexes=every))
+
+    monkeypatch.setattr(reactions, "on_wanted", on_wanted)
+
+
+@pytest.mark.parametrize(
+    ("broken", "scenario"),
+    [
+        (what_is_given_back_is_kept, "remove"),
+        (a_try_that_failed_is_kept, "create"),
+        (too_much_is_reserved, "create"),
+    ],
+)
+def test_broken_nodes_are_caught(
+    broken: Callable[[pytest.MonkeyPatch], None], scenario: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(members_node, "Host", MachineHost)
+    broken(monkeypatch)
+    with pytest.raises(Violation):
+        play(scenario, is_detached=True)

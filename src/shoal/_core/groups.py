@@ -112,6 +112,11 @@ class Group:
             return "REMOVED"
         return "CREATED" if self.accounts else "PENDING"
 
+    @property
+    def missing(self) -> tuple[int, ...]:
+        """Bundles that it has not."""
+        return () if self.is_placed else tuple(range(len(self.amounts)))
+
     def target(self, bundle: int, captures: bool) -> Target:
         """What "in this bundle" means."""
         room = self.any_room if bundle == ANY_BUNDLE else self.rooms[bundle]

@@ -112,7 +112,9 @@ def waiting_rows(t: NodeTables) -> list[Row]:
 def _bundle_labels(t: NodeTables, ask: Asked) -> tuple[tuple[LabelRule, ...], ...]:
     """For each bundle of a group what its node must be like; empty: anything."""
     group = t.groups.living.get(ask.who)
-    return () if group is None else tuple(tuple(rules) for rules in group.spec.labels)
+    if group is None or not group.spec.labels:
+        return ()
+    return tuple(tuple(group.spec.labels[index]) for index in group.missing)
 
 
 def _plain(alternatives: Iterable[tuple[LabelRule, ...]]) -> list[object]:

@@ -162,10 +162,10 @@ def _take_in(t: NodeTables, now: float, event: GroupTold) -> Commands:
 def _stand(t: NodeTables, now: float, group: SharedGroup) -> None:
     """What a group of ours lacks is said among what waits here, for people and autoscalers."""
     t.scheduler.withdraw(group.group_id)
-    missing = tuple(size for size, node in zip(group.amounts, group.nodes) if not node)
     if group.job and not group.is_placed:
         target = placement.nowhere(WAITS)
-        ask = GroupAsk(group.group_id, group.job, missing or group.amounts, target)
+        missing = tuple(group.amounts[index] for index in group.missing)
+        ask = GroupAsk(group.group_id, group.job, missing, target)
         t.scheduler.asks.add_group(now, ask)
 
 

@@ -94,6 +94,11 @@ class SharedGroup(Group):
         return self.record is None and self.told_state == CREATED
 
     @property
+    def missing(self) -> tuple[int, ...]:
+        """Bundles that no node has, as far as the store has said."""
+        return tuple(index for index, node in enumerate(self.nodes) if not node)
+
+    @property
     def state(self) -> str:
         """The state as people know it."""
         return REMOVED if self.record is not None else self.told_state
