@@ -7,7 +7,7 @@ node: real daemons, TLS, TCP. The programs are drivers on the first one; half of
 actors of ``trainer``, are on the others. What ends a run, with a traceback and the seed: a result
 that is not the serial run's, an error that names no loss, a wait of more than ``PATIENCE_S``, and
 whatever is left at the end: in the memory of any node (recounted by the audit), of its CPUs, of
-processes, hosts and files.
+processes, hosts and files, and an exception in a daemon, which goes on all the same.
 
 Before a fault that ends work there is a task and an actor on the node that it will meet; from it to
 their next answer is what ``recovery`` says.
@@ -219,6 +219,8 @@ def run(
         say("the programs have ended; audit")
         for node in cluster.nodes:
             two_nodes.audit(node)
+            log = Path(node.entry.directory, "logs", "node.log").read_text(errors="replace")
+            assert "Traceback" not in log, f"the daemon of {node.name} has met an error: {log}"
         hosts = [host.pid for host in cluster.network.hosts.values()]
         spilled = list(place.rglob("*.spill"))
         assert not spilled, f"files of spilled values are left: {spilled}"
