@@ -23,6 +23,7 @@ NOT_SIMULATED = {
             *("ActorSent", "ActorTold", "ActorCame", "ActorEnds", "AbroadLooked"),
             *("CallersGone", "NameAnswered"),
             *("GroupTold", "BundlesWanted", "BundlesOpened", "BundlesUnwanted", "GroupsOver"),
+            *("DrainBegun", "ActorMoves"),
         ),
         ACROSS,
     ),
