@@ -21,7 +21,7 @@ NOT_SIMULATED = {
         (
             *("NodesChanged", "GuestWanted", "GuestEnded", "CancelAsked", "NoteRetryable"),
             *("ActorSent", "ActorTold", "ActorCame", "ActorEnds", "AbroadLooked"),
-            *("CallersGone", "NameAnswered"),
+            *("CallersGone", "NameAnswered", "DrainBegun", "ActorMoves"),
             *("GroupTold", "BundlesWanted", "BundlesOpened", "BundlesUnwanted", "GroupsOver"),
             *("DrainBegun", "ActorMoves"),
         ),
