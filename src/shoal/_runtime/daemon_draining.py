@@ -84,7 +84,8 @@ class Drainer:
             programs=len(tables.jobs.by_driver),
             tasks=len(self._memory.list_tasks(TASKS_MOST)),
             actors=len(tables.actors.living),
-            groups=len(tables.groups.living),
+            # Bundles for groups of others find another node when this one has left.
+            groups=sum(not g.is_shared or g.job > 0 for g in tables.groups.living.values()),
             values=values,
             size_bytes=size_bytes,
         )
