@@ -21,7 +21,7 @@ NOT_SIMULATED = {
         (
             *("NodesChanged", "GuestWanted", "GuestEnded", "CancelAsked", "NoteRetryable"),
             *("ActorSent", "ActorTold", "ActorCame", "ActorEnds", "AbroadLooked"),
-            *("CallersGone", "NameAnswered", "DrainBegun", "ActorMoves"),
+            *("CallersGone", "NameAnswered"),
             *("GroupTold", "BundlesWanted", "BundlesOpened", "BundlesUnwanted", "GroupsOver"),
             *("DrainBegun", "ActorMoves"),
         ),
