@@ -75,10 +75,16 @@ class Started:
         self.wait_for_memory(dict.fromkeys(shoal.lowlevel.memory().audit(), 0), deadline_s)
 
 
+COMMAND_S = 90.0
+"""Three times as long as ``shoal start`` itself waits for the daemon that it has begun."""
+
+
 def shoal_command(*arguments: str, environment: dict[str, str]) -> str:
     """Run `shoal ...` and return what it printed."""
     command = [sys.executable, "-m", "shoal", *arguments]
-    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=30)
+    result = subprocess.run(
+        command, env=environment, capture_output=True, text=True, timeout=COMMAND_S
+    )
     assert result.returncode == 0, f"{command}: {result.stdout}\n{result.stderr}"
     return result.stdout
 
