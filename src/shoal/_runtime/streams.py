@@ -302,7 +302,7 @@ class Producer:
         if self._limit:
             refs.append(memory.new_pending())
             self._acks.append(refs[2])
-        data = cell_value(memory, tuple(refs))
+        data = cell_value(len(refs))
         memory.seal_pending(self._cell, _native.FORMAT_PICKLE, data, refs)
         self._task.advance_stream(following)
         self._cell = following

@@ -200,7 +200,7 @@ class StreamsHome:
         refs = [coming.item, memory.new_pending(coming.flow.taken + 1)]
         if coming.task.limit:
             refs.append(memory.new_pending())
-        data = cell_value(memory, tuple(refs))
+        data = cell_value(len(refs))
         if not self._has_room(len(data)):
             return False
         memory.seal_pending(coming.cell, _native.FORMAT_PICKLE, data, refs)
