@@ -63,7 +63,7 @@ def test_keys_are_made_once_and_are_ours(tmp_path: pathlib.Path) -> None:
 ROWS = [
     {"node_id": "aaaa11112222", "name": "first", "state": "ALIVE"},
     {"node_id": "aaaa11113333", "name": "second", "state": "ALIVE"},
-    {"node_id": "bbbb11112222", "name": "old", "state": "DEAD"},
+    {"node_id": "bbbb11112222", "name": "old", "state": "DEAD", "why": "its lease is over"},
 ]
 
 
@@ -73,7 +73,7 @@ def test_people_name_nodes() -> None:
     for about, said in (
         ("aaaa1111", "several nodes are called"),
         ("aaaa", "there is no node aaaa"),
-        ("old", "there is no node old; the nodes are: first"),
+        ("old", "node old is dead: its lease is over; the nodes are: first"),
     ):
         with pytest.raises(CommandError, match=said):
             find_node(ROWS, about)
