@@ -37,8 +37,7 @@ A, B, C = ("aa" * 16, "bb" * 16, "cc" * 16)
 HONEST = "ee" * 16
 
 
-NO_TLS = bytes(range(256)) * 4
-"""Of random bytes one in five hundred begins like a record of which the rest is still to come."""
+NO_TLS = bytes(range(256)) * 4  # random bytes may begin like a record, one time in five hundred
 
 
 class Scene:
@@ -61,11 +60,7 @@ class Scene:
         def found() -> list[str]:
             return [line for line in self.written().splitlines() if all(w in line for w in words)]
 
-        try:
-            (line,) = until(found, f"a line with {words}")
-        except AssertionError as error:
-            error.add_note(f"there was {self._text!r}")
-            raise
+        (line,) = until(found, f"a line with {words}; there was {self._text!r}")
         return str(line)
 
     def still_serves(self, within_s: float = 20.0) -> None:
