@@ -118,7 +118,7 @@ def _has_slots(cls: type) -> bool:
 def _say_lost(info: messages.ActorInfo) -> None:
     print(
         f"shoal: actor {info.spec.class_name} ({info.actor_id}) was started again after its process"
-        " had died: what it held in memory is lost, __init__ has run anew. What to do: give the"
+        " had ended: what it held in memory is lost, __init__ has run anew. What to do: give the"
         f" class {SAVE} and {RESTORE} to keep its state",
         file=sys.stderr,
         flush=True,
