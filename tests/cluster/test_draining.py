@@ -100,6 +100,29 @@ def test_tasks_go_elsewhere_or_end(tmp_path: Path) -> None:
         assert get(run.options(scheduling_strategy="SPREAD").remote(99)) != ids().get(LEAVES)
 
 
+def test_what_came_back_and_has_no_node_goes_to_one_that_joins_later(tmp_path: Path) -> None:
+    with three() as (cluster, _):
+        folder = tmp_path
+
+        @shoal.remote(scheduling_strategy="SPREAD", resources={LEAVES: 0.1}, num_cpus=2)
+        def run(number: int) -> str:
+            (folder / f"{number}").touch()
+            while not (folder / "go").exists():
+                time.sleep(0.01)
+            return str(shoal.get_runtime_context().get_node_id())
+
+        refs = [run.remote(n) for n in range(4)]
+        assert wait_for(lambda: len(list(folder.iterdir())) == 1)
+        drain(cluster)
+        waiting = [ref for ref in refs if not (folder / f"{refs.index(ref)}").exists()]
+        # They stand in no queue: the daemon looks for a node for them.
+        assert wait_for(lambda: sum(row["count"] for row in cluster.head.observe("demand")) == 3)
+        cluster.add_node("later", num_cpus=2, resources={LEAVES: 1})
+        assert wait_for(lambda: len(list(folder.iterdir())) == 2), "one of them has begun"
+        (folder / "go").touch()
+        assert get(waiting) == [ids()["later"]] * 3
+
+
 def test_what_runs_when_the_time_is_up_runs_again_uncharged(tmp_path: Path) -> None:
     with three() as (cluster, node):
         folder, away = tmp_path, Affinity(ids()[LEAVES], soft=True)

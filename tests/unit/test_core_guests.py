@@ -206,3 +206,16 @@ def test_what_came_from_others_is_no_demand() -> None:
     node.tell(seen.Looked(states, ()))
     assert [row.count for row in node_row.demand_of(node.tables, PYTHON)] == [2]
     assert "GuestEnded" not in kinds(node.tell(seen.AlarmRang()))
+
+
+def test_what_the_daemon_looks_for_a_node_for_waits_as_well() -> None:
+    """A task that has come back stands in no queue: nobody would ever name a node for it."""
+    node = InCluster()
+    node.driver()
+    node.open_queue(7, m.NodeAffinity(OTHER))
+    node.tell(seen.Looked((seen.QueueState(7, 0, 1),), ()))
+    assert node_row.demand_of(node.tables, PYTHON) == ()
+    (demand,) = node_row.demand_of(node.tables, PYTHON, {7: 2})
+    assert demand.count == 2
+    (row,) = node_row.waiting_rows(node.tables, {7: 2})
+    assert (row["kind"], row["count"]) == ("task", 2)

@@ -2,11 +2,14 @@
 
 Read from the tables at any time between two steps; nothing here changes anything. Amounts are units
 of 1/10000, as in the accounts. What idle workers hold counts as free (RULES S-2).
+
+``kept`` says of how many tasks of each queue the daemon itself looks for a node: they stand in no
+queue, and wait as those that do.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from shoal._core import guests, placement
 from shoal._core.asks import ActorAsk, Asked, GroupAsk
@@ -17,12 +20,19 @@ from shoal._proto.messages import LabelRule
 from shoal._proto.views import Demand, NodeRow, Wish
 
 Row = dict[str, object]
+Kept = Mapping[int, int]
+NONE_KEPT: Kept = {}
 SHAPES_MOST = 200
 """Different demands that a row may carry; the most numerous ones."""
 
 
 def row_of(
-    t: NodeTables, epoch: int, number: int, python: str = "", is_draining: bool = False
+    t: NodeTables,
+    epoch: int,
+    number: int,
+    python: str = "",
+    is_draining: bool = False,
+    kept: Kept = NONE_KEPT,
 ) -> NodeRow:
     """The node as it is now; ``python`` is the minor version of its interpreter."""
     config = t.config
@@ -33,7 +43,7 @@ def row_of(
         total=dict(t.account.total),
         free=t.scheduler.held.available(),
         gpus=tuple(max(0, free) for free in t.account.gpus.values()),
-        demand=demand_of(t, python),
+        demand=demand_of(t, python, kept),
         labels=placement.labels_of(t),
         python=python,
         is_driver=config.is_driver,
@@ -54,22 +64,23 @@ def is_busy(t: NodeTables) -> bool:
     )
 
 
-def demand_of(t: NodeTables, python: str = "") -> tuple[Demand, ...]:
+def demand_of(t: NodeTables, python: str = "", kept: Kept = NONE_KEPT) -> tuple[Demand, ...]:
     """What waits for room here, equal wishes together, the most numerous first."""
     counts: dict[Wish, int] = {}
-    for wish, count in _waiting(t, python):
+    for wish, count in _waiting(t, python, kept):
         counts[wish] = counts.get(wish, 0) + count
     rows = [Demand(wish, count) for wish, count in counts.items()]
     rows.sort(key=lambda row: -row.count)
     return tuple(rows[:SHAPES_MOST])
 
 
-def _waiting(t: NodeTables, python: str) -> Iterator[tuple[Wish, int]]:
+def _waiting(t: NodeTables, python: str, kept: Kept) -> Iterator[tuple[Wish, int]]:
     for queue in t.scheduler.held.queues.values():
         if queue.target.group:
             continue  # what it waits for is asked for by its group
-        if queue.entries and (wish := guests.wish_of(t, queue, python)) is not None:
-            yield wish, queue.entries
+        count = queue.entries + kept.get(queue.queue, 0)
+        if count and (wish := guests.wish_of(t, queue, python)) is not None:
+            yield wish, count
     for ask in t.scheduler.asks.values():
         if isinstance(ask, GroupAsk) and ask.who in t.groups.living:
             yield from ((Wish(bundle), 1) for bundle in ask.bundles)
@@ -77,15 +88,16 @@ def _waiting(t: NodeTables, python: str) -> Iterator[tuple[Wish, int]]:
             yield Wish(ask.amounts, ask.target.labels, python), 1
 
 
-def waiting_rows(t: NodeTables) -> list[Row]:
+def waiting_rows(t: NodeTables, kept: Kept = NONE_KEPT) -> list[Row]:
     """What waits, for people and for the autoscaler: with the reason why it is not met here."""
     rows: list[Row] = []
     for queue in t.scheduler.held.queues.values():
-        if queue.dead_record is None and queue.entries:
+        count = queue.entries + kept.get(queue.queue, 0)
+        if queue.dead_record is None and count:
             why = queue.target.why or _why_short(t, queue.amounts, queue.is_feasible)
             if may_run_elsewhere(t, queue):
                 why = "this node can never run it, and those that can have no room now"
-            rows.append(_row("task", queue.job, queue.amounts, queue.entries, why))
+            rows.append(_row("task", queue.job, queue.amounts, count, why))
             rows[-1]["labels"] = _plain(queue.target.labels)
     asks: dict[tuple[object, ...], tuple[Asked, int]] = {}
     for ask in t.scheduler.asks.values():

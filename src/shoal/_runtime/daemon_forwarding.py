@@ -17,6 +17,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 
 from shoal._base import clock
@@ -105,6 +106,7 @@ class Outgoing:
         self._is_moving = False
         self._timer: Timer | None = None
         cluster.candidates_heard = self._candidates_heard
+        cluster.rows.kept = lambda: Counter(self._kept.values())
 
     # ---- queues
     def looked(self, queues: Iterable[events.QueueState]) -> None:

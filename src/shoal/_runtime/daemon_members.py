@@ -58,6 +58,8 @@ class Members:
         self.is_drained = False
         self.left: Left | None = None
         """What this node has yet to get rid of, while it is being drained."""
+        self.kept: Callable[[], dict[int, int]] = dict
+        """Of how many tasks of each queue the daemon itself looks for a node."""
         self.cluster: Row = {}
         """The row of the table ``cluster``; empty: a session of one machine."""
 
@@ -111,8 +113,9 @@ class Members:
         """What goes out with a renewal."""
         node_row, _ = _parts()
         self._number += 1
-        tables, number = self._machine.tables, self._number
-        row: NodeRow = node_row.row_of(tables, self.epoch, number, PYTHON, self.is_draining)
+        row: NodeRow = node_row.row_of(
+            self._machine.tables, self.epoch, self._number, PYTHON, self.is_draining, self.kept()
+        )
         return row
 
     def standing(self) -> Standing:
@@ -185,7 +188,7 @@ class Members:
     def demand(self, about: str = "") -> list[Row]:
         """What waits here, with its reasons, and what the others say waits there."""
         node_row, kinds = _parts()
-        rows: list[Row] = node_row.waiting_rows(self._machine.tables)
+        rows: list[Row] = node_row.waiting_rows(self._machine.tables, self.kept())
         for node, member in self.others.items():
             if node == self.node_id or member.state in (kinds.DEAD, kinds.DRAINED):
                 continue
