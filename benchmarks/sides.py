@@ -35,6 +35,7 @@ def cluster(side: str, num_cpus: int = CORES) -> Iterator[Any]:
     if side == "ray":
         options |= {"include_dashboard": False, "logging_level": logging.ERROR}
         options["log_to_driver"] = False
+        options["address"] = "local"  # not a cluster that somebody has left here
     api.init(**options)
     try:
         yield api

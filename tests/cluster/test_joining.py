@@ -11,6 +11,7 @@ import stat
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+import psutil
 import pytest
 
 from shoal._proto.frames import FrameDecoder
@@ -96,14 +97,37 @@ def test_a_node_renews_its_lease(cluster: Cluster, machine: Machine) -> None:
     assert cluster.head.alive() == {"first", "second"}
 
 
-def test_a_killed_node_is_declared_lost(cluster: Cluster, machine: Machine) -> None:
+def test_a_killed_daemon_is_known_as_soon_as_nothing_of_its_node_is_left(
+    cluster: Cluster, machine: Machine
+) -> None:
+    """Its zygote has ended the rest, and says so: nobody waits for the end of the lease."""
     joined(machine, cluster, "second")
     until(lambda: cluster.head.alive() == {"first", "second"})
     (entry,) = registry.started_sessions(str(machine.directory))
     os.kill(entry.pid, signal.SIGKILL)
-    until(lambda: cluster.head.alive() == {"first"}, LEASE_S + 20)
-    assert " second: dead; " in cluster.head.shoal("status").stdout
+    until(lambda: cluster.head.alive() == {"first"}, LEASE_S / 2)
+    assert " second: dead; its daemon has ended" in cluster.head.shoal("status").stdout
     assert cluster.head.nodes()["second"]["state"] == "DEAD"
+
+
+def test_who_cannot_say_it_is_lost_when_its_lease_is_over(
+    cluster: Cluster, machine: Machine
+) -> None:
+    joined(machine, cluster, "second")
+    until(lambda: cluster.head.alive() == {"first", "second"})
+    (entry,) = registry.started_sessions(str(machine.directory))
+    processes = psutil.Process(entry.pid).children()
+    (zygote,) = [each for each in processes if each.name() == "shoal-zygote"]
+    zygote.suspend()
+    os.kill(entry.pid, signal.SIGKILL)
+    try:
+        until(lambda: cluster.head.alive() == {"first"}, LEASE_S + 20)
+        assert " second: dead; nothing was heard of it for 1" in cluster.head.shoal("status").stdout
+    finally:
+        zygote.resume()
+    until(lambda: session_dir.process_start_time(zygote.pid) is None)
+    assert not [*machine.directory.glob("session-*")], "too late to say it, not to tidy up"
+    assert cluster.head.alive() == {"first"}
 
 
 WORK = """

@@ -34,7 +34,7 @@ from shoal._core.policies.labels import HEAD_LABEL
 from shoal._proto import links, membership, messages
 from shoal._proto.links import NodeBody
 from shoal._proto.views import Candidates
-from shoal._runtime import entering, launch, session_dir
+from shoal._runtime import entering, last_words, launch, session_dir
 from shoal._runtime.daemon_connections import Connection
 from shoal._runtime.daemon_kv import SharedTable
 from shoal._runtime.daemon_loop import Loop, Timer
@@ -323,6 +323,7 @@ class ClusterNode:
                 self.rows.epoch = epoch
                 self._state, self._why = "joined", ""
                 self._show()
+                self._keep_last_words()
                 self.joined(epoch)
             case members.JoinRefused(why):
                 self._state, self._why = "refused", why
@@ -349,6 +350,15 @@ class ClusterNode:
                 self.groups_told(command)
             case members.Notice(text):
                 print(text, file=sys.stderr, flush=True)
+
+    def _keep_last_words(self) -> None:
+        """For the case that this process is killed."""
+        settings = self._ports.settings
+        if not settings.is_head:
+            node, epoch = self.rows.node_id, self.rows.epoch
+            address = self._ports.store_address
+            member = last_words.Member(node, epoch, self.peers.epoch, settings.keys, address)
+            last_words.keep(self.rows.directory, member)
 
     def _set_alarm(self, at: float | None) -> None:
         if self._alarm is not None:

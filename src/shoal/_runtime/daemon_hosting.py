@@ -79,7 +79,7 @@ class Incoming:
         if isinstance(found, str):
             return found
         if found is None:
-            return "" if body.is_final else "the node makes a queue for it"
+            return ""  # it waits for its queue, which is being made; at home it would wait longer
         number, now = found[0], clock.now()
         self._look_hosted(number)
         came = visitors.VisitorsCame(number, node, (body.number,), body.is_final, body.is_needy)

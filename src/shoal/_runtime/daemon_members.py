@@ -81,6 +81,11 @@ class Members:
         """Of this node."""
         return self._machine.tables.config.node_id.hex()
 
+    @property
+    def directory(self) -> str:
+        """Of this node's session."""
+        return self._machine.tables.config.directory
+
     # ---- of the others
     def head_node(self) -> str:
         """The node through which the cluster is reached; empty: it is not there."""

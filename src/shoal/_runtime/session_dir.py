@@ -5,6 +5,7 @@
     <root>                       SHOAL_DIR, else /tmp/shoal-<uid>        mode 0700, owner checked
       session-<id>/              one session; removed when it ends       mode 0700
         settings.json            what the node daemon was started with (``launch.NodeSettings``)
+        member.json              as which member of a cluster, once it is one (``last_words``)
         node.sock                the daemon's socket
         store.sock               the control store's, only in a started session
         store/                   its journal, unless the session has a name
@@ -32,6 +33,7 @@ SOCKET_NAME = "node.sock"
 STORE_SOCKET_NAME = "store.sock"
 STORE_DIRECTORY = "store"
 SETTINGS_NAME = "settings.json"
+MEMBER_NAME = "member.json"
 _PREFIX = "session-"
 _KEPT_PREFIX = "kept-"
 REGISTRY = "sessions"

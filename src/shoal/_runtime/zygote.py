@@ -5,8 +5,9 @@
 pages it has touched are shared with all of them.
 
 **Guard.** It watches the daemon's pidfd. When the daemon is gone without having ended the session
-(``kill -9``), the zygote kills every process of the session, removes the session directory and
-exits. If the zygote itself is killed, workers go on (they become children of the daemon, which is
+(``kill -9``), the zygote kills every process of the session, says to the cluster, if there is one,
+that nothing of this node is left (``last_words``), removes the session directory and exits. If the
+zygote itself is killed, workers go on (they become children of the daemon, which is
 a subreaper too) and the daemon execs a new zygote.
 
 Invariants:
@@ -143,11 +144,22 @@ class Zygote:
 
     def _end_session(self) -> None:
         """The daemon is gone: end everything that is left, then this process."""
-        descendants.end_all(self._session, frozenset(), _CLEAN_UP_S)
+        is_over = descendants.end_all(self._session, frozenset(), _CLEAN_UP_S)
         worker_groups.end_session_group(self._template.setup.group)
         registry.unregister(os.path.dirname(self._directory), self._session)
+        if is_over and os.path.exists(os.path.join(self._directory, session_dir.MEMBER_NAME)):
+            self._say_last_words()
         session_dir.remove(self._directory)
         os._exit(0)
+
+    def _say_last_words(self) -> None:
+        """To the cluster: this node has ended."""
+        from shoal._runtime import last_words
+
+        try:
+            last_words.say(self._directory)
+        except (OSError, ValueError):
+            pass  # somebody removes the directory already: that its lease is over says it too
 
 
 def main(arguments: list[str]) -> NoReturn:
