@@ -86,6 +86,20 @@ def test_single_tasks_spread_too() -> None:
     assert 8 <= counts["a"] <= 12 and 8 <= counts["b"] <= 12, counts
 
 
+def test_its_own_part_leaves_when_it_stands_still_and_others_have_room() -> None:
+    """All of this node may be taken for long: by actors, by groups, by other programs."""
+    queue = spread_queue()
+    queue.look(30)
+    queue.wait(0.9)
+    queue.look(10)
+    queue.hear(row("a", 0, number=2), row("b", 4, number=2))
+    assert queue.counts() == {"a": 10, "b": 10}, "that was no second"
+    queue.wait(0.2)
+    queue.look(10)
+    queue.hear(row("a", 0, number=3), row("b", 4, number=3))
+    assert queue.counts()["a"] == 10 and queue.counts()["b"] > 10
+
+
 def test_what_is_final_is_not_asked_back() -> None:
     queue = spread_queue()
     queue.look(30)

@@ -57,9 +57,26 @@ def test_a_name_that_another_node_has_is_refused_in_one_line() -> None:
     cluster = Cluster()
     cluster.ask_to_join("a", name="blue")
     cluster.ask_to_join("b", name="blue")
+    assert not cluster.take(m.NotAdmitted), "nobody knows yet whether that node lives"
+    cluster.now += 0.5
+    cluster.renew("a")
+    cluster.ask_to_join("b", name="blue")
     (refused,) = cluster.take(m.NotAdmitted)
     assert isinstance(refused, m.NotAdmitted) and refused.node == "b"
     assert "'blue'" in refused.why and "What to do" in refused.why and "\n" not in refused.why
+
+
+def test_a_name_that_a_silent_node_has_is_free_when_its_lease_is_over() -> None:
+    cluster = Cluster("c")
+    cluster.ask_to_join("a", name="blue")
+    cluster.renew("a")
+    for _ in range(10):
+        silence(cluster, 1.0, "c")
+        cluster.ask_to_join("b", name="blue")
+        assert not cluster.take(m.NotAdmitted) and "b" not in cluster.machine.nodes.nodes
+    silence(cluster, 1.0, "c")
+    cluster.ask_to_join("b", name="blue")
+    assert state_of(cluster, "a") == m.DEAD and state_of(cluster, "b") == m.ALIVE
 
 
 def test_silence_of_eleven_seconds_is_death_and_not_a_moment_less() -> None:

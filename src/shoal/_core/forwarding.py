@@ -309,12 +309,14 @@ class Forwarding:
         for node, share in self._chooser.spread_out(source):
             self._ask(source, source.outlets[node], share, is_final=True)
         surplus = local_first.surplus(source.here, self._limits)
-        if source.wish.spreads and source.here.is_feasible:
-            surplus = 0  # what is left is this node's own part, wherever else it could start sooner
+        stands_s = self._now - source.stands_since
+        if source.wish.spreads and source.here.is_feasible and stands_s <= self._limits.stall_s:
+            surplus = 0  # what is left is this node's own part, as long as that gets on
         rest = self._send_to_room(source, surplus)
         # What could run here moves to a shorter wait once for each view: between two views the
         # waits are as wrong as before, and all who see them would move the same way.
-        if rest > 0 and (is_new_view or not source.here.is_feasible):
+        is_time = is_new_view and not source.wish.spreads
+        if rest > 0 and (is_time or not source.here.is_feasible):
             rest = self._send_by_wait(source, rest)
         source.wanted = max(0, rest)
         self._ask_store(source)

@@ -166,6 +166,8 @@ class Source:
         self.takes = 0
         self.looked_at = 0.0
         self.moved_at = 0.0
+        """When something of it was last taken here, or it was empty, or nobody served it."""
+        self.stands_since = 0.0
         """When something of it was last taken here, or it was empty."""
         self.outlets: dict[str, Outlet] = {}
         self.open = Bag()
@@ -195,6 +197,8 @@ class Source:
         entries, takes, attached = look.entries, look.takes, look.attached
         task_s = self.here.task_s
         moved, passed = takes - self.takes, now - self.looked_at
+        if moved > 0 or not entries or not self.here.entries:
+            self.stands_since = now
         if moved > 0 and self.here.attached and passed > 0:
             # As long as there was something in it all workers were busy.
             if self.here.entries and entries:

@@ -106,6 +106,16 @@ def _role(settings: launch.Membership) -> str:
     return "head" if settings.is_head else membership.ROLE_NODE
 
 
+def _keep_last_words(rows: Members, ports: Ports, link_epoch: int) -> None:
+    """For the case that this process is killed."""
+    settings = ports.settings
+    if not settings.is_head:
+        place = (settings.keys, ports.store_address)
+        last_words.keep(
+            rows.directory, last_words.Member(rows.node_id, rows.epoch, link_epoch, *place)
+        )
+
+
 def _listen(address: str) -> socket.socket:
     host, _, port = address.rpartition(":")
     return door.listen(address) if port != "0" else door.listen_anywhere(host.strip("[]"))[0]
@@ -291,9 +301,10 @@ class ClusterNode:
             self._look_timer = self._loop.call_later(LOOK_S, self._looked)
             self._step(members.Asked(self._ticket, membership.ListMembers()))
 
-    def ask_room(self) -> None:
-        """More waits here than can run here: the store is to know soon."""
+    def ask_room(self) -> bool:
+        """More waits here than can run here: the store is to know soon; False: it is away."""
         self.row_changed(is_urgent=True)
+        return self.peers.is_linked(keys.STORE)
 
     def _looked(self) -> None:
         self._look_timer.cancel()
@@ -323,7 +334,7 @@ class ClusterNode:
                 self.rows.epoch = epoch
                 self._state, self._why = "joined", ""
                 self._show()
-                self._keep_last_words()
+                _keep_last_words(self.rows, self._ports, self.peers.epoch)
                 self.joined(epoch)
             case members.JoinRefused(why):
                 self._state, self._why = "refused", why
@@ -350,15 +361,6 @@ class ClusterNode:
                 self.groups_told(command)
             case members.Notice(text):
                 print(text, file=sys.stderr, flush=True)
-
-    def _keep_last_words(self) -> None:
-        """For the case that this process is killed."""
-        settings = self._ports.settings
-        if not settings.is_head:
-            node, epoch = self.rows.node_id, self.rows.epoch
-            address = self._ports.store_address
-            member = last_words.Member(node, epoch, self.peers.epoch, settings.keys, address)
-            last_words.keep(self.rows.directory, member)
 
     def _set_alarm(self, at: float | None) -> None:
         if self._alarm is not None:

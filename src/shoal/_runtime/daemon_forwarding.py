@@ -72,6 +72,12 @@ def _named(
     return moves.CandidatesHeard(found, queue.queue)
 
 
+def _known(wish: Wish, rows: Iterable[NodeRow]) -> moves.CandidatesHeard:
+    """Without a store: who could ever run that. What they have free it does not know, they do."""
+    able = tuple(row for row in rows if view.slots_ever(row, wish))
+    return moves.CandidatesHeard(Candidates(wish, (), able, (), len(able)))
+
+
 class Outgoing:
     """Tasks of this node that others run."""
 
@@ -234,8 +240,9 @@ class Outgoing:
                 for key in keys:
                     if self.bridging is not None:
                         self.bridging.recall(key)
-            case moves.AskCandidates():
-                self._cluster.ask_room()
+            case moves.AskCandidates(wish):
+                if not self._cluster.ask_room():
+                    self._moves.append(_known(wish, self._cluster.rows.other_rows()))
 
     def _forward(self, order: moves.Forward) -> None:
         keys: list[int] = []

@@ -21,6 +21,9 @@
 4. A node that speaks for itself of its end (it joins again, an obituary) has ended; no time needs
    to pass.
 5. Suspicion only keeps new things away from a node, until it is heard again.
+   A name is a node's until it is dead. Who asks for one that is taken is refused only when its node
+   has spoken since: a machine that starts again after a crash asks before its former life is known
+   to be over, and gets no answer until then.
 6. ``version`` counts changes of who is a member and in what state; rows of what is free are not
    part of it, and go to nobody who has not asked.
 """
@@ -41,6 +44,8 @@ from shoal._proto import membership as m
 from shoal._proto.views import NodeRow
 
 NODES = "members.nodes"
+DOUBT_S = 5.0
+"""So long a node's last word before somebody asked for its name counts as doubtful."""
 GONE_STATES = (m.DRAINED, m.DEAD)
 
 Creator = tuple[str, int]
@@ -74,6 +79,7 @@ class Node:
 
     __slots__ = (
         "answered_below",
+        "doubted_at",
         "heard_at",
         "is_reported",
         "is_suspected",
@@ -83,6 +89,7 @@ class Node:
         "record",
         "row",
         "settled",
+        "spoke_at",
         "standing",
         "told",
         "version",
@@ -92,6 +99,8 @@ class Node:
         self.record = record
         self.heard_at = now
         """When its lease was last granted, on the store's clock."""
+        self.spoke_at = self.doubted_at = float("-inf")
+        """When it last renewed its lease, and when somebody last asked for its name."""
         self.is_reported = False
         """This life of the store has heard its whole state."""
         self.is_suspected = False
@@ -235,11 +244,16 @@ class NodeTable:
         return [self.nodes[name] for name in self._silent.due(now)]
 
     # ---- changes
-    def refusal(self, body: m.JoinCluster) -> str:
-        """Why it cannot be a member."""
+    def refusal(self, now: float, body: m.JoinCluster) -> str | None:
+        """Why it cannot be a member; None: who has its name may be gone, so it is to wait."""
         other = self._names.get(body.name) if body.name else None
         if other is None or other == body.node:
             return ""
+        holder = self.nodes[other]
+        if now - holder.doubted_at > DOUBT_S:
+            holder.doubted_at = now
+        if holder.spoke_at <= holder.doubted_at:
+            return None
         return (
             f"a node named {body.name!r} is already a member (node id {other});"
             " What to do: start this one with another --name, or drain that one"
@@ -286,6 +300,7 @@ class NodeTable:
     def renewed(self, now: float, node: Node, body: m.Renew) -> None:
         """Its lease begins anew."""
         self._granted(node, now)
+        node.spoke_at = now
         node.is_suspected = False
         node.known_version = body.members
         node.heard_row(body.row, body.standing)

@@ -228,7 +228,10 @@ class MembersMachine:
             node = nodes.nodes[body.node]
             nodes.renew_join(now, node)
         else:
-            if why := nodes.refusal(body):
+            why = nodes.refusal(now, body)
+            if why is None:
+                return  # it asks again
+            if why:
                 self._out.tells.append((body.node, m.NotAdmitted(body.node, body.request, why)))
                 return
             former = nodes.nodes.get(body.node)

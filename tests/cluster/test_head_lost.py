@@ -1,0 +1,128 @@
+"""The head is killed while nodes work, and begins again from its journal: real daemons, real work.
+
+What runs on the nodes goes on without a head; what ran on the head itself is run again when its
+lease is over.
+"""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+import shoal
+from shoal._runtime import registry
+from shoal.util.placement_group import placement_group
+from shoal.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+from tests.cluster.operated import Machine, until
+
+LONG_S = 60.0
+
+
+@pytest.fixture
+def machines(tmp_path: pathlib.Path) -> Iterator[tuple[Machine, Machine, Machine]]:
+    made = Machine(tmp_path / "head"), Machine(tmp_path / "b"), Machine(tmp_path / "c")
+    try:
+        yield made
+    finally:
+        shoal.shutdown()
+        for machine in reversed(made):
+            machine.stop()
+
+
+@shoal.remote
+class Counter:
+    def __init__(self) -> None:
+        self.count = 0
+
+    def add(self) -> tuple[int, int]:
+        self.count += 1
+        return self.count, os.getpid()
+
+
+@shoal.remote(max_retries=-1)
+def wait_for(path: str, number: int) -> int:
+    while not os.path.exists(path):
+        time.sleep(0.02)
+    return number
+
+
+@shoal.remote
+def node_id() -> str:
+    return str(shoal.get_runtime_context().get_node_id())
+
+
+def names() -> dict[str, str]:
+    """Of the nodes that live, by id."""
+    return {row["NodeID"]: row["NodeName"] for row in shoal.nodes() if row["Alive"]}
+
+
+def get(refs: Any) -> Any:
+    return shoal.get(refs, timeout=LONG_S)
+
+
+def test_work_goes_on_without_a_head_and_with_the_next_one(
+    machines: tuple[Machine, Machine, Machine],
+    tmp_path: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    head, second, third = machines
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    token_file = str(tmp_path / "token")
+    words = ("--head", "--listen", address, "--name", "kept", "--node-name", "first")
+    head.start(*words, "--token-file", token_file)
+    join = ("--address", address, "--token-file", token_file, "--listen", "127.0.0.1:0")
+    second.start(*join, "--node-name", "second", "--resources", '{"b": 1}')
+    third.start(*join, "--node-name", "third", "--resources", '{"c": 1}')
+    until(lambda: second.alive() == {"first", "second", "third"})
+
+    monkeypatch.setenv("SHOAL_DIR", str(second.directory))
+    shoal.init("auto", log_to_driver=False)
+    there: dict[str, Any] = {"num_cpus": 0, "resources": {"c": 0.1}}
+    actors = {
+        "plain": Counter.options(**there).remote(),
+        "named": Counter.options(name="named", **there).remote(),
+        "detached": Counter.options(name="detached", lifetime="detached", **there).remote(),
+    }
+    group = placement_group([{"c": 0.1}, {"b": 0.1}], strategy="STRICT_SPREAD")
+    assert group.wait(LONG_S)
+    in_group = [PlacementGroupSchedulingStrategy(group, index) for index in (0, 1)]
+    before = {name: get(actor.add.remote()) for name, actor in actors.items()}
+    go = str(tmp_path / "go")
+    waiting = [wait_for.options(scheduling_strategy="SPREAD").remote(go, n) for n in range(9)]
+    large = shoal.put(bytes(3_000_000))
+
+    (entry,) = registry.started_sessions(str(head.directory))
+    os.kill(entry.pid, signal.SIGKILL)
+    until(lambda: not registry.started_sessions(str(head.directory)))
+    assert {name: get(actor.add.remote()) for name, actor in actors.items()} == {
+        name: (2, pid) for name, (_, pid) in before.items()
+    }
+    length = shoal.remote(len)
+    away = length.options(num_cpus=0, resources={"c": 0.1})
+    assert get(away.remote(large)) == 3_000_000, "of a kind that no store has been asked about"
+
+    head.start(*words, "--token-file", str(tmp_path / "token again"))
+    until(lambda: len(names()) == 3)
+    assert (tmp_path / "token again").read_text() == pathlib.Path(token_file).read_text()
+    pathlib.Path(go).touch()
+    assert get(waiting) == [*range(9)], "what the first head had was run again"
+    for name, actor in actors.items():
+        assert get(actor.add.remote()) == (3, before[name][1]), "the same process all the time"
+    for name in ("named", "detached"):
+        assert get(shoal.get_actor(name).add.remote())[0] == 4
+    at = [node_id.options(scheduling_strategy=each, num_cpus=0) for each in in_group]
+    assert len(set(get([each.remote() for each in at]))) == 2
+    shoal.util.remove_placement_group(group)
+    on_head = node_id.options(scheduling_strategy="SPREAD")
+    assert sorted(names().values()) == ["first", "second", "third"]
+    until(lambda: "first" in [names()[each] for each in get([on_head.remote() for _ in range(6)])])
+    shoal.kill(actors["detached"])
