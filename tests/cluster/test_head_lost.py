@@ -71,6 +71,7 @@ def test_work_goes_on_without_a_head_and_with_the_next_one(
     machines: tuple[Machine, Machine, Machine],
     tmp_path: pathlib.Path,
     monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     head, second, third = machines
     with socket.socket() as free:
@@ -126,3 +127,4 @@ def test_work_goes_on_without_a_head_and_with_the_next_one(
     assert sorted(names().values()) == ["first", "second", "third"]
     until(lambda: "first" in [names()[each] for each in get([on_head.remote() for _ in range(6)])])
     shoal.kill(actors["detached"])
+    assert "no node could ever" not in capfd.readouterr().err, "the next head has yet to hear them"

@@ -370,8 +370,8 @@ class ClusterNode:
             self._alarm = self._loop.call_at(at, lambda: self._step(members.AlarmRang()))
 
     def _members_heard(self, rows: list[membership.MemberRow]) -> None:
+        self.rows.heard(rows)
         for row in rows:
-            self.rows.others[row.node] = row
             if row.node == self.rows.node_id:
                 continue
             if row.state in (membership.DEAD, membership.DRAINED):
@@ -384,7 +384,7 @@ class ClusterNode:
 
     def _answered(self, ticket: int, body: membership.ToldBody) -> None:
         if isinstance(body, membership.MemberList):
-            self.rows.others.update((row.node, row) for row in body.rows)
+            self.rows.heard(body.rows)
             self.members_changed(list(body.rows))
             if ticket == self._look_ticket and self._looking:
                 self._looked()

@@ -12,7 +12,7 @@ with the first question (``_parts``).
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -87,6 +87,15 @@ class Members:
         return self._machine.tables.config.directory
 
     # ---- of the others
+    def heard(self, rows: Iterable[MemberRow]) -> None:
+        """The control store has told these. One that has just begun knows of members, and not yet
+        what they have: that is as it was."""
+        for row in rows:
+            known = self.others.get(row.node)
+            if known is not None and known.epoch == row.epoch and not row.row.total:
+                row = msgspec.structs.replace(row, row=known.row)
+            self.others[row.node] = row
+
     def head_node(self) -> str:
         """The node through which the cluster is reached; empty: it is not there."""
         if self.cluster.get("role") == "head":
