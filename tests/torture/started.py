@@ -76,7 +76,7 @@ class Started:
 
 
 COMMAND_S = 90.0
-"""Three times as long as ``shoal start`` itself waits for the daemon that it has begun."""
+"""Longer than ``shoal start`` itself waits for the daemon that it has begun."""
 
 
 def shoal_command(*arguments: str, environment: dict[str, str]) -> str:

@@ -28,7 +28,7 @@ from shoal.cli.values import CommandError
 
 LINE_BYTES_MOST = 4096
 """More than any join line has."""
-FIRST_ANSWER_S = 30.0
+FIRST_ANSWER_S = 60.0
 """A session that has just begun may be slow on a busy machine; one that has failed ends at once."""
 
 
