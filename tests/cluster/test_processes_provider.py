@@ -46,7 +46,7 @@ def provider(tmp_path: pathlib.Path) -> Iterator[ProcessProvider]:
     for instance in made.instances():
         made.terminate(instance.instance)
     until(lambda: set(states(made).values()) <= {ENDED})
-    assert left_of(tmp_path) == []
+    until(lambda: left_of(tmp_path) == [])  # the zygote of one that was killed ends the rest
 
 
 def left_of(directory: pathlib.Path) -> list[str]:
