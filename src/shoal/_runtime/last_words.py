@@ -15,6 +15,7 @@ was killed too, there is no way to the store) is known to be dead when its lease
 from __future__ import annotations
 
 import os
+import sys
 
 import msgspec
 
@@ -40,15 +41,18 @@ class Member(msgspec.Struct, frozen=True):
 
 
 def keep(directory: str, member: Member) -> None:
-    """Write down what ``say`` reads."""
+    """Write down what ``say`` reads; where that cannot be (a full disk), the lease has to do."""
     path = os.path.join(directory, session_dir.MEMBER_NAME)
-    with open(path + ".new", "wb") as file:
-        file.write(msgspec.json.encode(member))
-    os.replace(path + ".new", path)
+    try:
+        with open(path + ".new", "wb") as file:
+            file.write(msgspec.json.encode(member))
+        os.replace(path + ".new", path)
+    except OSError as error:
+        print(f"if this daemon is killed, only its lease will tell: {error}", file=sys.stderr)
 
 
-def say(directory: str) -> bool:
-    """Say it for the member that the directory tells of; whether the store has heard it.
+def say(directory: str) -> None:
+    """Say it for the member that the directory tells of, until the store has heard it.
 
     Raises:
         OSError, CredentialsError: something is missing there.
@@ -56,11 +60,9 @@ def say(directory: str) -> bool:
     with open(os.path.join(directory, session_dir.MEMBER_NAME), "rb") as file:
         member = msgspec.json.decode(file.read(), type=Member)
     loop = Loop()
-    heard: list[object] = []
 
     def received(node: str, body: object) -> None:
         if isinstance(body, membership.DeclaredDead) and body.epoch == member.epoch:
-            heard.append(body)
             loop.stop()
 
     events = PeerEvents(
@@ -75,4 +77,3 @@ def say(directory: str) -> bool:
     peers.send(keys.STORE, membership.Obituary(member.node, member.epoch))
     loop.call_later(SAID_S, loop.stop)
     loop.run()
-    return bool(heard)

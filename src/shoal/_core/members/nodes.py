@@ -21,11 +21,11 @@
 4. A node that speaks for itself of its end (it joins again, an obituary) has ended; no time needs
    to pass.
 5. Suspicion only keeps new things away from a node, until it is heard again.
-   A name is a node's until it is dead. Who asks for one that is taken is refused only when its node
-   has spoken since: a machine that starts again after a crash asks before its former life is known
-   to be over, and gets no answer until then.
 6. ``version`` counts changes of who is a member and in what state; rows of what is free are not
    part of it, and go to nobody who has not asked.
+7. A name is a node's until it is dead. Who asks for one that is taken is refused only when its node
+   has spoken since: a machine that starts again after a crash asks before its former life is known
+   to be over, and gets no answer until then.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ from shoal._proto.views import NodeRow
 
 NODES = "members.nodes"
 DOUBT_S = 5.0
-"""So long a node's last word before somebody asked for its name counts as doubtful."""
+"""Who asks for a taken name so soon after somebody else has is not the first to ask (rule 7)."""
 GONE_STATES = (m.DRAINED, m.DEAD)
 
 Creator = tuple[str, int]
@@ -100,7 +100,7 @@ class Node:
         self.heard_at = now
         """When its lease was last granted, on the store's clock."""
         self.spoke_at = self.doubted_at = float("-inf")
-        """When it last renewed its lease, and when somebody last asked for its name."""
+        """When it last renewed its lease, and when somebody first asked for its name (rule 7)."""
         self.is_reported = False
         """This life of the store has heard its whole state."""
         self.is_suspected = False
