@@ -86,6 +86,23 @@ def test_single_tasks_spread_too() -> None:
     assert 8 <= counts["a"] <= 12 and 8 <= counts["b"] <= 12, counts
 
 
+def test_whose_turn_it_was_has_turns_after_a_pause_too() -> None:
+    queue = spread_queue()
+    queue.look(30)
+    for node in list(queue.sent):
+        keys = tuple(key for key, _ in queue.sent[node])
+        queue.step(ev.Done(1, node, keys, 0.1, 8))
+    queue.look(0)
+    queue.wait(60.0)
+    assert queue.machine.next_deadline() is None, "nothing waits: nobody needs to look"
+    queue.look(30)
+    assert queue.counts() == {"a": 20, "b": 20}
+    queue.step(ev.NodeLost("a"))
+    queue.look(0)
+    queue.look(30)
+    assert queue.counts() == {"a": 20, "b": 35}, "who is lost has none"
+
+
 def test_its_own_part_leaves_when_it_stands_still_and_others_have_room() -> None:
     """All of this node may be taken for long: by actors, by groups, by other programs."""
     queue = spread_queue()

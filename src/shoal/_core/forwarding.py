@@ -451,7 +451,7 @@ class Forwarding:
             self._flow(source)
 
     def _set_due(self) -> None:
-        is_busy = bool(self._loans) or any(s.demand or s.outlets for s in self.sources.values())
+        is_busy = bool(self._loans) or any(source.is_busy for source in self.sources.values())
         if not is_busy:
             self._due_at = None
         elif self._due_at is None or self._due_at <= self._now:

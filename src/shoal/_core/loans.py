@@ -284,11 +284,22 @@ class Source:
         self.able.discard(outlet.node)
 
     def tidy(self, now: float) -> None:
-        """Let go of outlets that have nothing and have not been used for a while."""
+        """Let go of outlets that have nothing and have not been used for a while. With SPREAD only
+        what they took is forgotten: they have their turns as long as they live."""
         for outlet in list(self.outlets.values()):
-            if not outlet.used and now - outlet.heard_at > WINDOW_KEPT_S:
+            if outlet.used or now - outlet.heard_at <= WINDOW_KEPT_S:
+                continue
+            if self.wish.spreads:
+                outlet.window, outlet.guess = None, 0
+                self.sort(outlet, now)
+            else:
                 del self.outlets[outlet.node]
                 self.open.discard(outlet.node)
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether somebody has to look at it again, if nothing of it is lent."""
+        return bool(self.demand or (self.here.entries if self.wish.spreads else self.outlets))
 
     @property
     def demand(self) -> int:

@@ -46,11 +46,14 @@ _FLAGS_FIELD = 5
 """Of ``Memory.sight``."""
 
 
-def _is_to_be_named(queue: ClassQueue, wish: Wish, source: Source | None) -> bool:
+def _is_to_be_named(queue: ClassQueue, wish: Wish, source: Source | None, is_new: bool) -> bool:
     """Whether this node itself says who may help, and the store is not asked: with SPREAD all take
-    part, however full they are, and what bundles of groups have free stands in no row."""
+    part, however full they are, and what bundles of groups have free stands in no row.
+
+    ``is_new``: not all who are known now have been named for it.
+    """
     if not queue.target.group:
-        return wish.spreads and source is None
+        return wish.spreads and is_new
     nodes = wish.labels[0][0].values if wish.labels else ()
     if source is None or not source.outlets:
         return True
@@ -104,6 +107,8 @@ class Outgoing:
         """Queue."""
         self._lent_from: dict[int, int] = {}
         """How many tasks have left each queue for other nodes."""
+        self._spread_over: dict[int, int] = {}
+        """``Members.changes`` when all nodes were last named for a queue with SPREAD."""
         self._stays: set[int] = set()
         """Queued tasks of a kind that no other node runs."""
         self._moves: list[moves.Event] = []
@@ -138,7 +143,10 @@ class Outgoing:
         if not state.entries and not is_source:
             return
         source = self._forwarding.sources.get(number)
-        if _is_to_be_named(queue, wish, source):
+        changes = self._cluster.rows.changes
+        is_new = source is None or self._spread_over.get(number) != changes
+        if _is_to_be_named(queue, wish, source, is_new):
+            self._spread_over[number] = changes
             if source is None:
                 nothing = events.QueueState(number, 0, state.takes)
                 self._move(self._seen(queue, wish, nothing))
@@ -182,6 +190,7 @@ class Outgoing:
     def _drop(self, number: int, queue: ClassQueue | None) -> None:
         """It is dead or gone: what came back for it ends."""
         self._move(moves.QueueGone(number))
+        self._spread_over.pop(number, None)
         self._lent = {key: each for key, each in self._lent.items() if each[0] != number}
         record = b"" if queue is None else queue.dead_record or b""
         for key in [key for key, its in self._kept.items() if its == number]:

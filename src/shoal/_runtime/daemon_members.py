@@ -12,7 +12,7 @@ with the first question (``_parts``).
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -53,6 +53,8 @@ class Members:
         self._number = 0
         self.others: dict[str, MemberRow] = {}
         """By node id, this one among them once the store has told."""
+        self.changes = 0
+        """How often it has changed who there is, or what one of them has."""
         self.epoch = 0
         self.is_draining = False
         self.is_drained = False
@@ -94,6 +96,7 @@ class Members:
             known = self.others.get(row.node)
             if known is not None and known.epoch == row.epoch and not row.row.total:
                 row = msgspec.structs.replace(row, row=known.row)
+            self.changes += known is None or _who(known) != _who(row)
             self.others[row.node] = row
 
     def head_node(self) -> str:
@@ -244,6 +247,11 @@ def _row(name: str, address: str, state: str, row: NodeRow, standing: Standing, 
         "left": None if standing.left is None else msgspec.structs.asdict(standing.left),
         "why": why,
     }
+
+
+def _who(member: MemberRow) -> tuple[int, str, Mapping[str, int]]:
+    """What rarely changes of a node."""
+    return member.epoch, member.state, member.row.total
 
 
 def _row_of(member: MemberRow) -> NodeRow:
