@@ -187,6 +187,124 @@ def test_an_actor_moves_between_two_calls(tmp_path: Path) -> None:
         del actor, Moving
 
 
+# ---- actors whose home is the node
+@contextmanager
+def homes(tmp_path: Path, **options: Any) -> Iterator[tuple[Cluster, Node, Any, Any]]:
+    """As ``three``, with an actor that a task on the node has made, and a task for the others."""
+    Made = shoal.remote(counter_class()).options(num_cpus=0, **options)
+    with three() as (cluster, node):
+
+        @shoal.remote(num_cpus=0, resources={LEAVES: 0.1})
+        def make() -> Any:
+            actor = Made.remote()
+            assert shoal.get(actor.add.remote(), timeout=20) == 1
+            return actor
+
+        yield cluster, node, get(make.remote()), Made
+
+
+@pytest.mark.parametrize("lifetime", [None, "detached"])
+def test_an_actor_gets_another_home(tmp_path: Path, lifetime: str | None) -> None:
+    options = {"max_restarts": 1, "lifetime": lifetime}
+    if lifetime:
+        options["name"] = "kept"
+    with homes(tmp_path, **options) as (cluster, node, actor, Made):
+        names = two_nodes.names()
+
+        @shoal.remote(num_cpus=0, scheduling_strategy=Affinity(ids()["stays"], soft=False))
+        def call(handle: Any, begun: str, seconds: float) -> list[int]:
+            values: list[int] = []
+            until = time.monotonic() + seconds
+            while time.monotonic() < until:
+                refs = [handle.add.remote() for _ in range(20)]
+                values += shoal.get(refs, timeout=LONG_S)
+                Path(begun).touch()
+            return values
+
+        begun = tmp_path / "begun"
+        beside = call.remote(actor, str(begun), 3.0)
+        assert wait_for(begun.exists)
+        slow = actor.wait.remote(1.0)
+        calls = [actor.add.remote() for _ in range(50)]
+        drain(cluster, "--deadline", "2min")
+        calls += [actor.add.remote() for _ in range(50)]
+        assert get(slow) == "waited", "what runs goes on to its end"
+        for values in (get(calls), get(beside)):
+            again = [n for n in range(1, len(values)) if values[n] < values[n - 1]]
+            assert len(again) <= 1, "the calls of one caller stay in their order, in two lives"
+        assert wait_for(lambda: has_left(cluster, node))
+        total = len(calls) + len(get(beside))
+        assert names[get(actor.where.remote())] in ("head", "stays")
+        last = get(actor.add.remote())
+        assert last <= total + 2
+        if lifetime:
+            assert get(shoal.get_actor("kept").add.remote()) == last + 1
+            with pytest.raises(ValueError, match="kept"):
+                Made.options(name="kept").remote()
+        (row,) = [r for r in cluster.head.observe("actors") if r["state"] != "DEAD"]
+        assert (row["restarts"], row["incarnation"]) == (0, 2), "and it was not charged"
+        if lifetime:
+            shoal.kill(shoal.get_actor("kept"))
+            with pytest.raises(errors.ActorDiedError):
+                get(actor.add.remote())
+        del actor
+
+
+def test_one_that_lived_elsewhere_and_one_with_a_checkpoint_too(tmp_path: Path) -> None:
+    class Kept:
+        def __init__(self) -> None:
+            self.count = 0
+
+        def add(self) -> int:
+            self.count += 1
+            return self.count
+
+        def __shoal_checkpoint__(self) -> int:
+            return self.count
+
+        def __shoal_restore__(self, count: int) -> None:
+            self.count = count
+
+    options = {"max_restarts": 1, "lifetime": "detached", "max_concurrency": 2}
+    with homes(tmp_path, **options) as (cluster, node, actor, Made):
+        away = {"scheduling_strategy": Affinity(ids()["stays"], soft=False)}
+
+        @shoal.remote(num_cpus=0, resources={LEAVES: 0.1})
+        def make() -> tuple[Any, Any]:
+            far = Made.options(max_concurrency=1, **away).remote()
+            kept = shoal.remote(Kept).options(max_restarts=-1, num_cpus=0).remote()
+            assert shoal.get([kept.add.remote(), far.add.remote()], timeout=20) == [1, 1]
+            return far, kept
+
+        far, kept = get(make.remote())
+        calls = [(kept.add.remote(), far.add.remote()) for _ in range(20)]
+        drain(cluster, "--deadline", "2min")
+        calls += [(kept.add.remote(), far.add.remote()) for _ in range(20)]
+        assert wait_for(lambda: has_left(cluster, node))
+        assert [get(mine) for mine, _ in calls] == [*range(2, 42)], "its state came along"
+        last = [get(theirs) for _, theirs in calls]
+        before = last.index(1) if 1 in last else len(last)
+        assert last == [*range(2, before + 2), *range(1, len(last) - before + 1)]
+        assert two_nodes.names()[get(far.where.remote())] == "stays"
+        assert get(actor.add.remote()) > 0
+        for each in (actor, far):
+            shoal.kill(each)
+        del actor, far, kept, calls
+
+
+def test_one_that_may_not_be_restarted_ends_with_its_home(tmp_path: Path) -> None:
+    with homes(tmp_path, max_restarts=0) as (cluster, node, actor, _):
+        drain(cluster, "--deadline", "2min")
+        assert wait_for(lambda: (member(cluster)["left"] or {}).get("actors") == 1)
+        assert [get(actor.add.remote()) for _ in range(3)] == [2, 3, 4], "until the time is up"
+        drain(cluster, "--deadline", "1s")
+        with pytest.raises(errors.ActorDiedError, match="drained"):
+            while True:
+                get(actor.add.remote())
+        assert wait_for(lambda: has_left(cluster, node))
+        del actor
+
+
 # ---- values
 def test_values_are_not_lost() -> None:
     with three() as (cluster, node):

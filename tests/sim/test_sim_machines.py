@@ -23,7 +23,7 @@ NOT_SIMULATED = {
             *("ActorSent", "ActorTold", "ActorCame", "ActorEnds", "AbroadLooked"),
             *("CallersGone", "NameAnswered"),
             *("GroupTold", "BundlesWanted", "BundlesOpened", "BundlesUnwanted", "GroupsOver"),
-            *("DrainBegun", "ActorMoves"),
+            *("DrainBegun", "ActorMoves", "HomeLeaves", "HomeFound", "ActorGiven"),
         ),
         ACROSS,
     ),

@@ -53,6 +53,10 @@ DRAIN_PAUSE_MOST_S = 0.25
 SPECS_MOST = 16
 SHARED = ("class_name", "methods", "namespace", "place", "hold", "strategy", "groups")
 """What actors of one class mostly have in common."""
+LEAVES = "LEAVES"
+"""``Actor.moves`` of one of ours that ends here so that another node becomes its home."""
+GONE = "GONE"
+"""... of one that has another home (``reactions_homes``)."""
 
 
 class Asking(msgspec.Struct):
@@ -129,6 +133,7 @@ class Actor:
         "restarts",
         "spec",
         "was_abroad",
+        "was_given",
     )
 
     def __init__(
@@ -156,9 +161,12 @@ class Actor:
         self.home: tuple[str, int] | None = None
         """Of another node's actor: that node, and the key of its lifetime object there."""
         self.moves = ""
-        """Of another node's actor: what its home is told instead of its end."""
+        """Of another node's actor: what its home is told instead of its end. Of one of ours whose
+        home is to be another node: how far that is (``reactions_homes``)."""
         self.was_abroad = False
         """Its calls are lent, or were until its host was lost."""
+        self.was_given = False
+        """Its home was another node, which has been drained."""
         self.has_handles = True
         self.drain: Drain | None = None
         """Its last handle is gone: it ends when its calls are done."""
@@ -356,6 +364,13 @@ class ActorTable:
         actor.pid = 0
         actor.phase = Pausing(now + min(pause, limits.restart_backoff_most_s))
         self.pauses.set(actor.actor_id, actor.phase.until)
+
+    def stop(self, now: float, actor: Actor) -> None:
+        """It has no process, and asks for none: another node is to be its home."""
+        self.by_worker.pop(actor.worker, None)
+        self.pauses.set(actor.actor_id, None)
+        actor.pid = 0
+        actor.phase = Asking(now)
 
     def due(self, now: float) -> list[Actor]:
         """Edge 4: whose back-off is over; they ask again."""

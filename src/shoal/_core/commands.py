@@ -398,6 +398,14 @@ class ReleaseName(Command, frozen=True):
     name: str
 
 
+class TakeName(Command, frozen=True):
+    """The name is this node's, with the actor that ``former`` has given it."""
+
+    namespace: str
+    name: str
+    former: str
+
+
 class SpreadActor(Command, frozen=True):
     """Whose turn it is to have that actor: ``ActorSent`` follows."""
 
@@ -434,6 +442,7 @@ AnyCommand = Union[
     ClaimName,
     FindName,
     ReleaseName,
+    TakeName,
     EndCalls,
     BringHome,
     KillElsewhere,
@@ -489,6 +498,7 @@ Across = (
     | ClaimName
     | FindName
     | ReleaseName
+    | TakeName
     | SpreadActor
     | HostActor
     | EndHosted

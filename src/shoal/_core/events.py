@@ -87,6 +87,9 @@ GuestEnded = events_across.GuestEnded
 GuestWanted = events_across.GuestWanted
 DrainBegun = events_across.DrainBegun
 ActorMoves = events_across.ActorMoves
+HomeLeaves = events_across.HomeLeaves
+HomeFound = events_across.HomeFound
+ActorGiven = events_across.ActorGiven
 NameAnswered = events_across.NameAnswered
 NodesChanged = events_across.NodesChanged
 KnownNode = events_across.KnownNode
@@ -409,6 +412,9 @@ AnyEvent = Union[
     NodesChanged,
     DrainBegun,
     ActorMoves,
+    HomeLeaves,
+    HomeFound,
+    ActorGiven,
     GuestWanted,
     GuestEnded,
     CancelAsked,

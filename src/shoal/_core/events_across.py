@@ -46,6 +46,36 @@ class ActorMoves(Event, frozen=True):
     actor_id: str
 
 
+class HomeLeaves(Event, frozen=True):
+    """This node, which is being drained, is to be the home of that actor no longer."""
+
+    actor_id: str
+
+
+class HomeFound(Event, frozen=True):
+    """That node is the home of an actor that was ours."""
+
+    actor_id: str
+    node: str
+
+
+class ActorGiven(Event, frozen=True):
+    """``node``, which leaves, was the home of an actor: this one is to be it. Class, arguments and
+    checkpoint are values of this node."""
+
+    node: str
+    actor_id: str
+    job: int
+    """Here; 0: that of the detached actor ``root``."""
+    root: str
+    place: bytes
+    spec: messages.ActorSpec
+    namespace: str
+    incarnation: int
+    restarts: int
+    checkpoint: int = 0
+
+
 class GuestWanted(Event, frozen=True):
     """Tasks of job ``job`` of ``node`` come, which need ``place`` (``guests.ClassPlace``)."""
 

@@ -101,6 +101,13 @@ def _draining() -> ModuleType:
     return reactions_draining
 
 
+def _homes() -> ModuleType:
+    """As ``_draining``, or for who takes what such a node had."""
+    from shoal._core import reactions_homes
+
+    return reactions_homes
+
+
 def _guests() -> ModuleType:
     from shoal._core import guests
 
@@ -208,6 +215,9 @@ class NodeMachine:
             seen.NodesChanged: lambda now, event: _guests().on_nodes(self.tables, now, event),
             seen.DrainBegun: lambda now, event: _draining().on_begun(self.tables, now, event),
             seen.ActorMoves: lambda now, event: _draining().on_moves(self.tables, now, event),
+            seen.HomeLeaves: lambda now, event: _homes().on_leaves(self.tables, now, event),
+            seen.HomeFound: lambda now, event: _homes().on_found(self.tables, now, event),
+            seen.ActorGiven: lambda now, event: _homes().on_given(self.tables, now, event),
             seen.GuestWanted: lambda now, event: _guests().on_wanted(self.tables, now, event),
             seen.GuestEnded: lambda now, event: _guests().on_ended(self.tables, now, event),
         }

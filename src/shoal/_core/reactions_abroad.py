@@ -30,7 +30,7 @@ import msgspec
 
 from shoal._core import causes, guests, placement, reactions_actors, resources
 from shoal._core import commands as do
-from shoal._core.actors import Abroad, Actor, Asking
+from shoal._core.actors import GONE, Abroad, Actor, Asking
 from shoal._core.answers import Commands, refuse, want_environment
 from shoal._core.asks import ActorAsk
 from shoal._core.events import (
@@ -72,6 +72,10 @@ def on_told(t: NodeTables, now: float, event: ActorTold) -> Commands:
     actor = t.actors.by_key.get(event.key)
     if actor is None or not isinstance(actor.phase, Abroad) or actor.phase.node != event.node:
         return []
+    if actor.moves and event.state in ("DEAD", REFUSED, MOVED):  # it was told to, or not begun
+        actor.incarnation -= event.state == REFUSED
+        t.actors.stop(now, actor)
+        return []
     if event.state == "DEAD":
         return reactions_actors.end_with(t, now, actor, event.cause, is_gentle=True)
     if event.state == REFUSED:
@@ -96,7 +100,10 @@ def on_host_lost(
     """It lives again elsewhere, or ends. After a drain that is no restart that counts."""
     what = "has been drained" if is_drained else "is lost"
     t.tell(now, actor.actor_id, f"node {node}, on which it lived, {what}")
-    if not t.actors.can_restart(actor):
+    if actor.moves and actor.moves != GONE:
+        t.actors.stop(now, actor)
+        return []
+    if actor.moves or not t.actors.can_restart(actor):
         reason = "drained" if is_drained else "node_lost"
         record = causes.actor_died(actor.facts(), reason, may_have_run=True, node=node)
         return reactions_actors.end_with(t, now, actor, record, is_gentle=False)
@@ -160,6 +167,8 @@ def on_ends(t: NodeTables, now: float, event: ActorEnds) -> Commands:
     if event.node == t.config.node_id.hex():  # somebody on another node has killed one of ours
         ours = t.actors.by_key.get(event.key)
         found = [] if ours is None or ours.is_dead else [ours]
+        if found and found[0].moves == GONE:
+            return [do.KillElsewhere(event.key, event.may_restart)]
     out: Commands = []
     for actor in found:
         if actor.is_dead:

@@ -7,7 +7,7 @@ import msgspec
 from shoal._base.typed_ids import actor_id as make_actor_id
 from shoal._core import causes, placement, reactions_memory, resources
 from shoal._core import commands as do
-from shoal._core.actors import Actor, ActorRecord, Asking, Constructing, Ending, Living
+from shoal._core.actors import GONE, Actor, ActorRecord, Asking, Constructing, Ending, Living
 from shoal._core.answers import (
     Commands,
     await_group,
@@ -137,7 +137,9 @@ def on_values_read(t: NodeTables, now: float, event: ValuesRead) -> Commands:
         return []
     actor = t.actors.find(ticket.actor_id)
     if actor is None or actor.is_dead:
-        return [ticket.reply] if actor is None else actor_row(t, actor, ticket.reply)
+        if actor is None:
+            return [] if ticket.reply is None else [ticket.reply]
+        return actor_row(t, actor, ticket.reply)
     record = ActorRecord(
         spec=actor.spec,
         job=actor.job,
@@ -339,6 +341,8 @@ def on_kill(t: NodeTables, now: float, event: Requested, body: m.KillActor) -> C
         return [do.EndHosted(node, node, key, may_restart=not body.no_restart), done]
     if actor.is_dead:
         return [done]
+    if actor.moves == GONE:
+        return [do.KillElsewhere(actor.spec.arguments, not body.no_restart), done]
     if body.no_restart or not t.actors.can_restart(actor):
         record = causes.actor_died(actor.facts(), "killed")
         return end_with(t, now, actor, record, is_gentle=False, reply=done)
@@ -416,6 +420,10 @@ def on_worker_died(
                 out.append(_running_call(actor, task, record, may_restart))
     how = f"signal {event.signal}" if event.signal else f"exit code {event.code}"
     t.tell(now, actor.actor_id, f"process {actor.pid} ended: {how}")
+    if may_restart and actor.moves and actor.home is None:
+        actor.restarts += bool(event.running)  # else it has just done what it was told
+        t.actors.stop(now, actor)
+        return out + actor_row(t, actor)
     if may_restart:
         t.actors.crash(now, actor)
         return out + actor_row(t, actor)
@@ -440,8 +448,9 @@ def _kill_queues(actor: Actor, record: bytes) -> Commands:
 def _buried(t: NodeTables, now: float, actor: Actor) -> Commands:
     """A tombstone now: what the daemon held for it goes, and who waits for the name goes on."""
     out: Commands = []
-    if actor.spec.detached:
+    if actor.spec.detached or actor.was_given:
         out += t.release(actor.spec.function)
+    if actor.spec.detached:
         out += t.drop_record(actor.actor_id)
     if actor.checkpoint:
         out += t.release(actor.checkpoint)

@@ -9,8 +9,8 @@
                  is no restart that counts.
 
 An actor moves if it may be restarted. One that may not goes on until the time of the drain is over,
-or it ends by itself; so does one whose home is this node, and all that programs do that are
-attached here.
+or it ends by itself; so does all that programs do that are attached here. Those whose home is this
+node: ``reactions_homes``.
 
 1. Home hears of an actor that moves once, after its process has been reaped (A-3).
 2. On a node that is being drained no actor of another one begins.

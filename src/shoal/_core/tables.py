@@ -98,7 +98,8 @@ class RecordTicket(msgspec.Struct, frozen=True):
     """``ReadValues`` for the record of a detached actor is under way."""
 
     actor_id: str
-    reply: do.Reply
+    reply: do.Reply | None
+    """To who has made it."""
 
 
 class RestoreTicket(msgspec.Struct, frozen=True):

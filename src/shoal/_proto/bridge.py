@@ -202,17 +202,59 @@ class EndActor(Message, frozen=True):
     may_restart: bool = False
 
 
-CLAIM, FIND, RELEASE = range(3)
+class GiveActor(Message, frozen=True):
+    """To the node that is to be the home of an actor from now on: its home is being drained, and
+    nothing of it runs. ``ActorTaken`` is the answer."""
+
+    actor_id: str
+    job: int
+    """As the number is there; 0: it is of a detached actor's job."""
+    root: str
+    """That actor; it may be the same."""
+    place: bytes
+    """Its job and its environment."""
+    spec: ActorSpec
+    """Without the keys of function and arguments."""
+    namespace: str
+    incarnation: int
+    restarts: int
+    function: Name
+    lifetime: Name
+    """Its lifetime object until now: its constructor's arguments."""
+    checkpoint: Name | None = None
+
+
+class ActorTaken(Message, frozen=True):
+    """From the new home to the former one."""
+
+    former: Name
+    lifetime: Name | None = None
+    """The lifetime object from now on; None: it is not taken."""
+
+
+class HomeMoves(Message, frozen=True):
+    """From the home of an actor to a node that has handles of it: calls are to wait, and to go to
+    its next home as soon as that is said."""
+
+    former: Name
+    lifetime: Name | None = None
+    """There; None: not yet."""
+
+
+CLAIM, FIND, RELEASE, TAKE = range(4)
 
 
 class NameAsk(Message, frozen=True):
-    """To the head: a node wants this name, looks for it, or has no use for it any more."""
+    """To the head: a node wants this name, looks for it, has no use for it any more, or has it
+    now in the place of another one, with its actor."""
 
     number: int
     """0: no answer is wanted."""
     what: int
     namespace: str
     name: str
+    former: str = ""
+    """Who had it until now."""
 
 
 class NameAnswer(Message, frozen=True):
@@ -257,6 +299,9 @@ BridgeBody = Union[
     HostActor,
     ActorState,
     EndActor,
+    GiveActor,
+    ActorTaken,
+    HomeMoves,
     ForwardTask,
     RecallTask,
     CancelTask,
@@ -279,7 +324,10 @@ def names_in(body: BridgeBody) -> tuple[Name, ...]:
         return own + body.dependencies + body.contained
     if isinstance(body, HostActor):
         return (body.function, body.arguments)
-    if isinstance(body, ActorAnswer):
+    if isinstance(body, GiveActor):
+        kept = () if body.checkpoint is None else (body.checkpoint,)
+        return (body.function, body.lifetime, *kept)
+    if isinstance(body, ActorAnswer | ActorTaken | HomeMoves):
         return () if body.lifetime is None else (body.lifetime,)
     if isinstance(body, TaskEnded):
         return tuple(name for r in body.results for name in r.contained if name is not None)

@@ -42,13 +42,14 @@ from shoal._proto.bridge import (
 )
 from shoal._proto.holds import HoldsBody
 from shoal._proto.links import NodeBody
-from shoal._runtime.bridge.around import NameRow, Surroundings, Watch
+from shoal._runtime.bridge.around import HomeRow, NameRow, Surroundings, Watch
 from shoal._runtime.bridge.bridging import Bridging
 from shoal._runtime.daemon_actors_abroad import ActorsAbroad
 from shoal._runtime.daemon_cluster import ClusterNode
 from shoal._runtime.daemon_draining import Drainer
 from shoal._runtime.daemon_forwarding import Outgoing
 from shoal._runtime.daemon_groups_abroad import GroupsAbroad
+from shoal._runtime.daemon_homes import Homes
 from shoal._runtime.daemon_hosting import Incoming
 from shoal._runtime.daemon_loop import Loop
 from shoal._runtime.daemon_names import Names
@@ -98,7 +99,9 @@ class Abroad:
         self.names = Names(loop, machine, cluster, post)
         self.groups = GroupsAbroad(cluster, post)
         self.actors = ActorsAbroad(loop, memory, machine, cluster, post, ways)
+        self.homes = Homes(loop, machine, cluster, self.actors, post)
         self.drainer = Drainer(loop, memory, machine, cluster, post)
+        self.drainer.look_at_homes = self.homes.look
         self.seen = Seen(machine, cluster, post)
         cluster.joined, cluster.left = self._joined, self._left
         cluster.received, cluster.open_source = self._received, self._open_source
@@ -130,7 +133,7 @@ class Abroad:
         self._last = self._bridging
         self._bridging.lending.is_needy = self.outgoing.is_needy
         self.actors.begin(self._bridging)
-        self.drainer.bridging = self._bridging
+        self.drainer.bridging = self.homes.bridging = self._bridging
         self.names.bridging = self.outgoing.bridging = self._bridging
         early, self._early = self._early, []
         for node, body in early:
@@ -143,6 +146,7 @@ class Abroad:
         if self._bridging is not None:
             self.groups.end("its node was given up by the cluster")
             self.actors.end()
+            self.homes.end()
             self.names.end()
             self._former.append(self._bridging)
             self._bridging = self.outgoing.bridging = self.drainer.bridging = None
@@ -186,6 +190,7 @@ class Abroad:
         if self._bridging is not None:
             self.names.node_lost(node)
             self.actors.node_lost(node)
+            self.homes.node_lost(node)
             self._bridging.node_lost(node, is_drained=is_drained)
         self.seen.node_lost(node)
         self.outgoing.node_gone(node, is_lost=True)
@@ -287,6 +292,7 @@ class _Watching(Watch):
         self._post = post
         self._outgoing, self._incoming = abroad.outgoing, abroad.incoming
         self._actors, self._names = abroad.actors, abroad.names
+        self._homes = abroad.homes
 
     def over(self, key: int, ran_s: float, window: int | None) -> None:
         self._outgoing.over(key, ran_s, window)
@@ -326,6 +332,9 @@ class _Watching(Watch):
                 names.actor_asked(node, body)
             case ActorAnswer():
                 names.actor_told(node, body, refs)
+
+    def home_row(self, node: str, body: HomeRow, refs: list[ObjectRef[Any]]) -> None:
+        self._homes.came(node, body, refs)
 
     def actor_ends(self, node: str, body: EndActor) -> None:
         self._actors.ends(node, body)

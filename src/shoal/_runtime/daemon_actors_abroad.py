@@ -92,7 +92,11 @@ class ActorsAbroad:
         """By the key of the lifetime object."""
         self._hosted: dict[tuple[str, int], tuple[str, list[ObjectRef[Any]]]] = {}
         """By home and key there: the actor's id, its class and its arguments."""
-        self.callers = Callers(machine, post)
+        self.callers = Callers(machine, cluster.rows.drained, post)
+        self.ended: Callable[[int], None] = lambda key: None
+        """Told of actors of ours that have ended, by the keys of their lifetime objects."""
+        self.called_in_vain: Callable[[Actor], None] = lambda actor: None
+        """Told before a call is refused to an actor of ours whose home is to be another node."""
 
     # ---- lives of this node in the cluster
     def begin(self, bridging: Bridging) -> None:
@@ -203,7 +207,7 @@ class ActorsAbroad:
         tables, node = self._machine.tables, command.node
         actor = tables.actors.living[command.actor_id]
         key = actor.spec.arguments
-        twin = self._twins.get(key) or self._make_twin(key)
+        twin = self._twins.get(key) or self.make_twin(key)
         if twin is None or self._bridging is None or node not in tables.others:
             self._refused[command.actor_id, node] = clock.now() + REFUSED_S
             self._post(events.ActorTold(node, key, "REFUSED"))
@@ -232,7 +236,7 @@ class ActorsAbroad:
         )
         proxies.send(node, body, rows.names_in(body))
 
-    def _make_twin(self, key: int) -> ObjectRef[Any] | None:
+    def make_twin(self, key: int) -> ObjectRef[Any] | None:
         """A value of the daemon's own with the same bytes; None: there is no room, or those are in
         a file just now."""
         found = open_image(self._memory, key)
@@ -268,6 +272,7 @@ class ActorsAbroad:
 
     def perform_end_calls(self, command: commands.EndCalls) -> None:
         """What is lent is told by its node, or lost."""
+        self.ended(command.key)
         self._twins.pop(command.key, None)
         if self._bridging is not None:
             for queue in command.queues:
@@ -338,6 +343,8 @@ class ActorsAbroad:
             actor_id, _ = self._hosted.get((name.node, name.key), ("", []))
             actor = table.living.get(actor_id)
         number = place[0] if place else 0
+        if actor is not None and actor.moves and actor.home is None:
+            self.called_in_vain(actor)
         if actor is None or actor.moves or not actor.queue or number > len(actor.group_queues):
             return "the actor is not here"
         queues = [(actor.queue, actor.generation), *actor.group_queues]
@@ -366,7 +373,7 @@ class ActorsAbroad:
         if actor is not None:
             lives_on = tables.actors.can_restart(actor)
             reason = "restarting" if lives_on else "node_lost"
-            if not lives_on and node in tables.drained:
+            if not lives_on and node in self._cluster.rows.drained():
                 reason = "drained"
             return lost_actor(node, **{**actor.facts(), "reason": reason})
         return self.callers.lost_call(queue, node)

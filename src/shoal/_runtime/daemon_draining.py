@@ -7,6 +7,7 @@
                  tasks of other nodes that have not begun go back to them
                  calls of actors that are to move go back, the last ones first; an actor of which no
                  call is here moves
+                 actors whose home is this node get another one (``daemon_homes``)
                  what is left is counted (``Left``), for people and for the store
     nothing    twice in a row: the node has handed everything over, and leaves
 
@@ -20,6 +21,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from shoal._core import events
+from shoal._core.actors import GONE
 from shoal._core.node import NodeMachine
 from shoal._core.reactions_draining import moving
 from shoal._native import Memory
@@ -50,6 +52,8 @@ class Drainer:
         self._cluster = cluster
         self._post = post
         self.bridging: Bridging | None = None
+        self.look_at_homes: Callable[[], None] = lambda: None
+        """Goes on with actors whose home is this node (``daemon_homes``)."""
         self._was_nothing = False
         cluster.drain = self.begin
 
@@ -66,6 +70,7 @@ class Drainer:
             assert actor.home is not None
             if not self.bridging.visiting.give_back_calls(*actor.home):
                 self._post(events.ActorMoves(actor.actor_id))
+        self.look_at_homes()
         left = self._left(self.bridging)
         is_news = left != self._cluster.rows.left
         self._cluster.rows.left = left
@@ -83,7 +88,7 @@ class Drainer:
         return Left(
             programs=len(tables.jobs.by_driver),
             tasks=len(self._memory.list_tasks(TASKS_MOST)),
-            actors=len(tables.actors.living),
+            actors=sum(actor.moves != GONE for actor in tables.actors.living.values()),
             # Bundles for groups of others find another node when this one has left.
             groups=sum(not g.is_shared or g.job > 0 for g in tables.groups.living.values()),
             values=values,

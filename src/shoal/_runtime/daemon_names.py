@@ -8,6 +8,7 @@ the head, then the node that has it::
     FindName    --> NameAsk(find)    --> head: NameAnswer(who has it)
                 --> ActorAsk         --> that node: ActorAnswer, with a ref to the lifetime object
     ReleaseName --> NameAsk(release) --> head
+    TakeName    --> NameAsk(take)    --> head         its actor has another home now
 
 1. On the head ``_owners`` has the names of all nodes; those of a lost node go with it.
 2. A head that begins anew hears the names of every node from that node, when it joins.
@@ -25,6 +26,7 @@ from typing import Any
 import msgspec
 
 from shoal._core import commands, events
+from shoal._core.actors import GONE
 from shoal._core.node import NodeMachine
 from shoal._native import ObjectRef
 from shoal._proto import bridge as rows
@@ -78,6 +80,14 @@ class Names:
         elif self.bridging is not None and head:
             self.bridging.send(head, rows.NameAsk(0, rows.RELEASE, *key))
 
+    def perform_take_name(self, command: commands.TakeName) -> None:
+        """It comes with its actor."""
+        key, head = (command.namespace, command.name), self._cluster.rows.head_node()
+        if head == self._me:
+            self._take(self._me, key, command.former)
+        elif self.bridging is not None and head:
+            self.bridging.send(head, rows.NameAsk(0, rows.TAKE, *key, command.former))
+
     def _ask(self, ticket: int, is_claim: bool, key: Key) -> None:
         head = self._cluster.rows.head_node()
         if head == self._me:
@@ -112,12 +122,19 @@ class Names:
         if self._owners.get(key) == node:
             del self._owners[key]
 
+    def _take(self, node: str, key: Key, former: str) -> None:
+        if self._owners.get(key, former) == former:
+            self._owners[key] = node
+
     # ---- what other nodes say
     def asked(self, node: str, body: rows.NameAsk) -> None:
         """A node wants a name, looks for one, or has no use for it any more."""
         key = (body.namespace, body.name)
         if body.what == rows.RELEASE:
             self._release(node, key)
+            return
+        if body.what == rows.TAKE:
+            self._take(node, key, body.former)
             return
         owner = self._claim(node, key) if body.what == rows.CLAIM else self._owners.get(key, "")
         if self.bridging is not None and body.number:
@@ -178,7 +195,9 @@ class Names:
         """If it is the head, it is to know the names of this node."""
         if self.bridging is None or node != self._cluster.rows.head_node():
             return
-        for key in self._machine.tables.actors.by_name:
+        for key, actor in self._machine.tables.actors.by_name.items():
+            if actor.moves == GONE:
+                continue
             self.bridging.send(node, rows.NameAsk(0, rows.CLAIM, *key))
 
     def node_lost(self, node: str) -> None:

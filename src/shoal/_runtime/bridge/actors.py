@@ -10,6 +10,8 @@ actor's own queue in that order, so calls of one caller stay in theirs (RULES A-
     moving      the node is lost, or the actor is not there: nothing goes. What had been sent and
                 may run again waits here, in the order in which it was sent, before all that is
                 behind it in the queue (RULES A-2)
+    changing    its home moves: as moving; and then nothing goes to the next one before all that
+                was lent to the former one has ended or come back
     home        it lives here now: what waits goes back into the queue, before what is in it
     ended       what waits here fails; the queue is dead, and the daemon drains it
 
@@ -38,6 +40,8 @@ BATCH = 256
 class _Line:
     node: str = ""
     """Where its actor lives, or by way of whom it is called; empty: nobody knows."""
+    next: str = ""
+    """Where calls are to go when none is lent."""
     waiting: deque[int] = field(default_factory=deque)
     out: int = 0
     """Calls that are lent."""
@@ -66,6 +70,18 @@ class RemoteActors:
         line.node = node
         self._send(queue, line)
 
+    def move(self, queue: int, node: str) -> None:
+        """Calls go there as soon as none is elsewhere; until then, and if it is empty, they wait
+        here."""
+        line = self._lines.setdefault(queue, _Line())
+        line.node, line.next = "", node
+        self._go_on(queue, line)
+
+    def _go_on(self, queue: int, line: _Line) -> None:
+        if line.next and not line.out:
+            line.node, line.next = line.next, ""
+            self._send(queue, line)
+
     def bring_home(self, queue: int) -> None:
         """Its actor lives here now."""
         line = self._lines.pop(queue, None)
@@ -93,6 +109,11 @@ class RemoteActors:
         line = self._lines.get(queue)
         return line is None or not (line.waiting or line.out)
 
+    def is_unlent(self, queue: int) -> bool:
+        """Whether no call of it is on another node."""
+        line = self._lines.get(queue)
+        return line is None or not line.out
+
     def look(self) -> None:
         """Somebody may have pushed something."""
         for queue, line in list(self._lines.items()):
@@ -113,9 +134,11 @@ class RemoteActors:
     # ---- what becomes of a call that was lent
     def ended(self, key: int) -> None:
         """It has its results."""
-        line = self._lines.get(self._queue_of.pop(key, 0))
+        queue = self._queue_of.pop(key, 0)
+        line = self._lines.get(queue)
         if line is not None:
             line.out -= 1
+            self._go_on(queue, line)
 
     def again(self, key: int, *, is_charged: bool) -> None:
         """It goes to its actor once more, when that has a place; it was sent before all that
@@ -137,7 +160,9 @@ class RemoteActors:
             self._lending.charge(key)
         line.out -= 1
         line.waiting.append(key)
-        if not is_charged:  # it is not there: whoever knows will say where it is
+        if line.next:
+            self._go_on(queue, line)
+        elif not is_charged:  # it is not there: whoever knows will say where it is
             node, line.node = line.node, ""
             self.refused(queue, node)
         elif line.node:
@@ -149,3 +174,5 @@ class RemoteActors:
         for line in self._lines.values():
             if line.node == node:
                 line.node = ""
+            if line.next == node:
+                line.next = ""

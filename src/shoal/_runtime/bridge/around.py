@@ -14,8 +14,11 @@ from shoal._proto.bridge import (
     ActorAnswer,
     ActorAsk,
     ActorState,
+    ActorTaken,
     EndActor,
     ForwardTask,
+    GiveActor,
+    HomeMoves,
     HostActor,
     NameAnswer,
     NameAsk,
@@ -45,6 +48,7 @@ def _nothing(*_: object) -> None:
     """For what a daemon without it does not do."""
 
 
+HomeRow = GiveActor | ActorTaken | HomeMoves
 NameRow = NameAsk | NameAnswer | ActorAsk | ActorAnswer
 Place = tuple[int, int, int]
 """A queue, its generation, and the job here that its tasks are of."""
@@ -88,6 +92,9 @@ class Watch:
 
     def name_row(self, node: str, body: NameRow, refs: list[ObjectRef[Any]]) -> None:
         """A row about names of actors; ``refs``: to what it carries."""
+
+    def home_row(self, node: str, body: HomeRow, refs: list[ObjectRef[Any]]) -> None:
+        """The home of an actor moves; ``refs``: to what the row carries."""
 
     def actor_ends(self, node: str, body: EndActor) -> None:
         """An actor that lives here, or is ours, is to end."""

@@ -51,6 +51,9 @@ _TASK_ROWS = (
     rows.HostActor,
     rows.ActorState,
     rows.EndActor,
+    rows.GiveActor,
+    rows.ActorTaken,
+    rows.HomeMoves,
 )
 _REF_ROWS = (
     holds.HoldRefs,
@@ -142,6 +145,10 @@ class Bridging:
             case rows.HostActor():
                 refs = self.proxies.arrived(node, rows.names_in(body))
                 self._around.watch.actor_came(node, body, refs)
+                return
+            case rows.GiveActor() | rows.ActorTaken() | rows.HomeMoves():
+                refs = self.proxies.arrived(node, rows.names_in(body))
+                self._around.watch.home_row(node, body, refs)
                 return
             case rows.TaskRuns(number):
                 lending = self.machine.lendings.get(number)

@@ -11,7 +11,9 @@ an error. Each node that has such refs does this for itself when it hears of the
 that leaves waits until all have (``Bridging.left_behind``).
 
 1. At most ``AT_ONCE`` values come for this at a time: they need memory here, and others read too.
-2. An adopted value stays what it was for who has told us of it: there is one slot, with two names.
+2. The lifetime object of an actor that is called from here is not adopted: its actor is where its
+   home is, and that may move (``daemon_homes``).
+3. An adopted value stays what it was for who has told us of it: there is one slot, with two names.
 """
 
 from __future__ import annotations
@@ -71,8 +73,8 @@ class Leaving:
             return
         if self._memory.is_elsewhere(key):
             self.fetch(key)
-        elif not self._memory.unsealed([key]):
-            self._proxies.adopt(key)
+        elif not self._memory.unsealed([key]) and not self._proxies.is_lifetime(key):
+            self._proxies.adopted.add(key)
 
     def fetch(self, key: int) -> None:
         """It is to come here, in its turn."""

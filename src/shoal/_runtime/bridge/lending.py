@@ -137,7 +137,7 @@ class Lending:
             job=task.job,
             place=self._around.describe_queue(task.queue),
             function=None if is_call else self._name(task.function),
-            actor=self._name(task.actor) if is_call else None,
+            actor=self._proxies.home_name(task.actor) if is_call and task.actor else None,
             method=task.method,
             n_returns=max(1, task.n_returns),
             flags=task.flags & TRAVELLING,

@@ -53,8 +53,14 @@ class Proxies:
         self._keys: dict[Name, int] = {}
         self._names: dict[int, Name] = {}
         self._pins: dict[int, ObjectRef[Any]] = {}
-        self._adopted: set[int] = set()
+        self.adopted: set[int] = set()
         """Proxies whose home is gone, or goes, and whose bytes are here: they are ours too."""
+        self.successors: dict[int, ObjectRef[Any]] = {}
+        """Of lifetime objects of actors whose home has moved: what stands for them now. Goes with
+        what it stands for."""
+        self.is_lifetime: Callable[[int], bool] = lambda key: False
+        """Whether calls from here go to the actor whose lifetime object that is: as long as its
+        home lives, nobody else's is given out."""
         self._events: list[happenings.Event] = []
         self._is_stepping = False
         self.needed: Callable[[int], None] = lambda key: None
@@ -65,8 +71,16 @@ class Proxies:
     # ---- names
     def name_of(self, key: int) -> Name:
         """What the object of this slot is called everywhere."""
-        if key in self._adopted:
+        if (successor := self.successors.get(key)) is not None:
+            return self.name_of(successor.key)
+        if key in self.adopted:
             return Name(*self.me, key)
+        return self._names.get(key) or Name(*self.me, key)
+
+    def home_name(self, key: int) -> Name:
+        """Of a lifetime object: what its actor is called where its home is."""
+        if key in self.successors:
+            return self.name_of(key)
         return self._names.get(key) or Name(*self.me, key)
 
     def key_of(self, name: Name) -> int | None:
@@ -80,10 +94,6 @@ class Proxies:
     def of_node(self, node: str) -> list[int]:
         """Proxies of what that node has."""
         return [key for key, name in self._names.items() if name.node == node]
-
-    def adopt(self, key: int) -> None:
-        """The bytes of a proxy are here, and its home goes: from now on it is sent as ours."""
-        self._adopted.add(key)
 
     def hold(self, names: Iterable[Name]) -> list[ObjectRef[Any]]:
         """Refs to objects that have slots here. What is gone all the same is one that is lost."""
@@ -184,7 +194,8 @@ class Proxies:
                 self._perform_lose(order)
             case happenings.ReleaseProxy():
                 key = self._keys.pop(order.name)
-                self._adopted.discard(key)
+                self.adopted.discard(key)
+                self.successors.pop(key, None)
                 self.released(key, self._names.pop(key))
                 self._memory.release(key)
             case happenings.Pin():
@@ -232,7 +243,7 @@ class Proxies:
             self._memory.lose(key, lost_value(problem))
             self.settled(key)
         elif not self._memory.unsealed([key]):
-            self.adopt(key)
+            self.adopted.add(key)
         else:
             self._seal(key, _native.FORMAT_ERROR_RECORD, lost_value(problem))
 
