@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ import shoal
 from shoal import errors
 from shoal.testing import Cluster
 from shoal.testing.polling import wait_until
+from shoal.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from tests.cluster import two_nodes
 from tests.cluster.conftest import looked_around
 from tests.cluster.two_nodes import HERE, THERE
@@ -282,6 +284,85 @@ def test_a_detached_actor_of_another_node(cluster: Cluster) -> None:
         kept = shoal.get_actor("kept")
         assert get(kept.add.remote()) == 9
         shoal.kill(kept)
+
+
+# ---- no room
+def test_one_that_restarts_does_not_wait_at_a_full_host(tmp_path: Path) -> None:
+    waits, holds, go_on = (tmp_path / name for name in ("waits", "holds", "go on"))
+
+    @shoal.remote(num_cpus=1)
+    def hold() -> None:
+        holds.touch()
+        while not go_on.exists():
+            time.sleep(0.02)
+
+    @shoal.remote(num_cpus=0, resources={"x": 1})
+    def holds_there() -> None:
+        here = shoal.get_runtime_context().get_node_id()
+        near = NodeAffinitySchedulingStrategy(here, soft=False)
+        task = hold.options(scheduling_strategy=near).remote()
+        waits.touch()
+        shoal.get(task)
+
+    with Cluster() as made:
+        head = made.add_node(num_cpus=0)
+        made.add_node(num_cpus=1, resources={"x": 1})
+        shoal.init(head.address, log_to_driver=False)
+        try:
+            actor = Counter.options(num_cpus=1, max_restarts=-1, max_task_retries=-1).remote()
+            there = get(actor.where.remote())
+            task = holds_there.remote()
+            assert wait_until(waits.exists, LONG_S)
+            made.add_node(num_cpus=1)
+            # Each time it waits longer before it begins again, until the task has its CPU.
+            assert wait_until(lambda: holds.exists() or shoal.kill(actor, no_restart=False), LONG_S)
+            calls = [actor.add.remote() for _ in range(20)]
+            assert get(calls) == list(range(1, 21)), "in their order, in its new life"
+            assert get(actor.where.remote()) != there
+            go_on.touch()
+            get(task)
+        finally:
+            go_on.touch()
+            shoal.shutdown()
+
+
+def test_one_that_has_a_checkpoint_waits_where_that_is(tmp_path: Path) -> None:
+    holds, go_on = tmp_path / "holds", tmp_path / "go on"
+
+    class Keeper(_Counter):
+        def __shoal_checkpoint__(self) -> int:
+            return self.count
+
+        def __shoal_restore__(self, state: int) -> None:
+            self.count = state
+
+    @shoal.remote(num_cpus=1)
+    def hold() -> None:
+        holds.touch()
+        while not go_on.exists():
+            time.sleep(0.02)
+
+    with Cluster() as made:
+        head = made.add_node(num_cpus=1)
+        shoal.init(head.address, log_to_driver=False)
+        try:
+            body = {name: value for name, value in vars(Keeper).items() if "shoal" in name}
+            kind = type("Keeper", (counter_class(),), body)
+            kind.__module__ = "__main__"
+            keeper = shoal.remote(kind).options(num_cpus=1, max_restarts=-1, max_task_retries=-1)
+            actor = keeper.remote()
+            assert get(actor.add.remote()) == 1
+            task = hold.remote()
+            assert wait_until(lambda: holds.exists() or shoal.kill(actor, no_restart=False), LONG_S)
+            made.add_node(num_cpus=1)
+            call = actor.add.remote()
+            assert shoal.wait([call], timeout=1.0) == ([], [call]), "the other node has room"
+            go_on.touch()
+            get(task)
+            assert get(call) == 2, "it goes on where it was"
+        finally:
+            go_on.touch()
+            shoal.shutdown()
 
 
 # ---- losses

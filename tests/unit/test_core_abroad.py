@@ -433,3 +433,58 @@ def test_a_guest_that_is_killed_here_is_killed_by_its_home() -> None:
         ends = do.EndHosted(FAR, FAR, GUEST_KEY, may_restart=not no_restart)
         assert out == [ends, out[-1]] and reply(out, m.Done) == m.Done()
     assert node.tables.actors.living[GUEST].state == "ALIVE"
+
+
+# ---- a guest that finds no room
+def moves(node: Member, after: float = 0.0) -> list[do.Command]:
+    return node.tell(seen.ActorMoves(GUEST), after)
+
+
+def a_task_runs(node: Member, worker: int, queue: int = 30) -> None:
+    """One of this node's program has the CPU."""
+    out = node.ask(DRIVER, m.OpenQueue({"CPU": 1.0}))
+    node.queues_made(out, queue)
+    node.tell(seen.Looked((seen.QueueState(queue, 1, 0),), ()))
+    node.worker(worker)
+    busy = seen.WorkerState(worker, queue, queue, 1, False)
+    node.tell(seen.Looked((seen.QueueState(queue, 0, 1),), (busy,)))
+
+
+def test_a_guest_for_whom_there_is_no_room_goes_home() -> None:
+    node = Member(CPU=1.0)
+    node.living_actor(hold={"CPU": 1.0})
+    node.queues_made(node.came(hold={"CPU": 1.0}), 20)
+    told = only(moves(node), do.TellHome)
+    assert told.state == "REFUSED" and GUEST not in node.tables.actors.living
+    assert not node.is_asking(GUEST)
+
+
+def test_a_guest_that_waits_for_its_process_stays() -> None:
+    node = Member(CPU=1.0)
+    node.queues_made(node.came(hold={"CPU": 1.0}), 20)
+    assert moves(node, after=60.0) == [] and node.is_asking(GUEST)
+
+
+def test_a_guest_waits_for_tasks_only_a_little() -> None:
+    node = Member(CPU=1.0)
+    a_task_runs(node, WORKER)
+    node.queues_made(node.came(hold={"CPU": 1.0}), 20)
+    assert moves(node, after=1.9) == []
+    assert only(moves(node, after=0.2), do.TellHome).state == "REFUSED"
+
+
+@pytest.mark.parametrize("has_checkpoint", [False, True])
+def test_one_that_restarts_and_finds_no_room_leaves_no_checkpoint(has_checkpoint: bool) -> None:
+    node = Member(CPU=1.0)
+    node.guest(max_restarts=1, hold={"CPU": 1.0})
+    if has_checkpoint:
+        node.ask(WORKER, m.KeepCheckpoint(GUEST, 900))
+    node.tell(seen.ProcessDied(WORKER, None, 9))
+    a_task_runs(node, 3)
+    node.tell(seen.AlarmRang(), after=1.0)
+    assert node.is_asking(GUEST)
+    out = moves(node, after=2.1)
+    if has_checkpoint:
+        assert out == [] and node.is_asking(GUEST)
+    else:
+        assert only(out, do.TellHome).state == "MOVED", "a restart that it is owed"

@@ -8,12 +8,17 @@
                  nothing of it is left its home hears MOVED, and finds another place for it. That
                  is no restart that counts.
 
+    (no room)    an actor of another node finds what it asks for in use here: its calls and then it
+                 itself go the same way, drain or not. Home knew an old row, or somebody was
+                 quicker; it would wait here while others have room.
+
 An actor moves if it may be restarted. One that may not goes on until the time of the drain is over,
 or it ends by itself; so does all that programs do that are attached here. Those whose home is this
 node: ``reactions_homes``.
 
 1. Home hears of an actor that moves once, after its process has been reaped (A-3).
 2. On a node that is being drained no actor of another one begins.
+3. Who has a checkpoint here does not leave for want of room: it would stay behind.
 """
 
 from __future__ import annotations
@@ -29,6 +34,8 @@ MOVED = "MOVED"
 """State of an actor that its host has ended so that it lives elsewhere."""
 REFUSED = "REFUSED"
 """State of an actor that its host does not take."""
+WAITS_S = 2.0
+"""So long an actor of another node waits here for tasks to end; for actors it does not wait."""
 
 
 def on_begun(t: NodeTables, now: float, event: DrainBegun) -> Commands:
@@ -50,10 +57,23 @@ def may_move(t: NodeTables, actor: Actor) -> bool:
     return not actor.incarnation or t.actors.can_restart(actor)
 
 
+def finds_no_room(t: NodeTables, now: float, actor: Actor) -> bool:
+    """Whether its home had better look for another node."""
+    ask = t.scheduler.asks.by_who.get(actor.actor_id)
+    if actor.home is None or actor.checkpoint or ask is None or ask.target.group:
+        return False
+    room = ask.target.room
+    if not t.environments.is_ready(ask.env) or any(a.fits(ask.amounts) for a in room.accounts):
+        return False
+    return not room.could_serve(ask.amounts) or now - ask.since >= WAITS_S
+
+
 def on_moves(t: NodeTables, now: float, event: ActorMoves) -> Commands:
     """It ends here, as soon as its process has."""
     actor = t.actors.living.get(event.actor_id)
-    if actor is None or not t.is_draining or not may_move(t, actor):
+    if actor is None:
+        return []
+    if not (t.is_draining and may_move(t, actor)) and not finds_no_room(t, now, actor):
         return []
     has_begun = actor.incarnation > 0 or not isinstance(actor.phase, Asking | Pausing)
     actor.moves = MOVED if has_begun else REFUSED

@@ -31,7 +31,7 @@ from shoal._core.asks import ActorAsk
 from shoal._core.node import NodeMachine
 from shoal._core.policies import actors as policy
 from shoal._core.policies.dice import Dice
-from shoal._core.reactions_draining import MOVED
+from shoal._core.reactions_draining import MOVED, REFUSED, finds_no_room
 from shoal._core.resources import Amounts, parse
 from shoal._native import Memory, ObjectRef
 from shoal._proto import bridge as rows
@@ -56,7 +56,8 @@ PATIENCE_S = 0.1
 REFUSED_S = 1.0
 FRESH_S = 0.5
 """What others have told is asked for again after this, while somebody waits."""
-_OVER = ("DEAD", "REFUSED", MOVED)
+_OVER = ("DEAD", REFUSED, MOVED)
+_BACK = (REFUSED, MOVED)
 
 
 class ActorsAbroad:
@@ -129,7 +130,14 @@ class ActorsAbroad:
         now = clock.now()
         waiting = [each for each in asks.values() if isinstance(each, ActorAsk)]
         for ask in waiting:
+            actor = self._machine.tables.actors.living[ask.actor_id]
+            if actor.home is not None:  # of a guest: home knows by now who has room, or will
+                goes = finds_no_room(self._machine.tables, now, actor)
+                if goes and not self._bridging.visiting.give_back_calls(*actor.home):
+                    self._post(events.ActorMoves(actor.actor_id))
+                continue
             is_late = ask.who in asks.impossible or now - ask.since >= PATIENCE_S
+            is_late = is_late and not actor.checkpoint  # that would stay behind
             if is_late and ask.target.group:
                 self._find_bundle(now, ask)
             elif is_late:
@@ -142,8 +150,6 @@ class ActorsAbroad:
 
     def _find_host(self, now: float, ask: ActorAsk) -> None:
         actor = self._machine.tables.actors.living[ask.actor_id]
-        if actor.home is not None:
-            return
         if now - self._asked_at >= FRESH_S:
             self._asked_at = now
             self._take_rows()
@@ -162,9 +168,9 @@ class ActorsAbroad:
         """The node that has fewest of our actors for what its bundles of the group hold, if those
         here are full for as long as the actors in them live."""
         tables = self._machine.tables
-        actor, room = tables.actors.living[ask.actor_id], ask.target.room
+        room = ask.target.room
         group = tables.groups.living.get(ask.target.group)
-        if actor.home is not None or group is None or room.could_serve(ask.amounts):
+        if group is None or room.could_serve(ask.amounts):
             return
         there = Counter(
             other.host
@@ -210,7 +216,7 @@ class ActorsAbroad:
         twin = self._twins.get(key) or self.make_twin(key)
         if twin is None or self._bridging is None or node not in tables.others:
             self._refused[command.actor_id, node] = clock.now() + REFUSED_S
-            self._post(events.ActorTold(node, key, "REFUSED"))
+            self._post(events.ActorTold(node, key, REFUSED))
             return
         self._twins[key] = twin
         left, strategy = actor.spec.max_restarts, actor.spec.strategy
@@ -255,11 +261,11 @@ class ActorsAbroad:
         """Its host says how it is."""
         actor = self._machine.tables.actors.by_key.get(body.key)
         if actor is not None and actor.host == node:
-            if body.state == "REFUSED":
+            if body.state in _BACK:
                 self._refused[actor.actor_id, node] = clock.now() + REFUSED_S
-            elif body.state != "DEAD" and self._bridging is not None:
+            if body.state != "DEAD" and self._bridging is not None:
                 for queue in actor.queues:
-                    self._bridging.actors.place(queue, "" if body.state == MOVED else node)
+                    self._bridging.actors.place(queue, "" if body.state in _BACK else node)
         row = events.ActorTold(node, body.key, body.state, body.pid, body.restarts, body.cause)
         self._post(row)
 
