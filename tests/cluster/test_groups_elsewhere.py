@@ -176,6 +176,18 @@ def test_actors_live_in_their_bundles() -> None:
     assert at([waits])[0] in found
 
 
+def test_actors_of_any_bundle_fill_all_of_them_again_and_again() -> None:
+    group = made(*[CPU] * 6, strategy="SPREAD")
+    found = sorted(nodes_of(group))
+    anywhere = Place.options(num_cpus=1, scheduling_strategy=InGroup(group))
+    for _ in range(3):
+        actors = [anywhere.remote() for _ in range(6)]
+        assert sorted(at([actor.where.remote() for actor in actors])) == found
+        del actors
+        tasks = [where.options(scheduling_strategy=InGroup(group)).remote() for _ in range(6)]
+        assert set(at(tasks)) <= set(found)
+
+
 def test_a_task_on_another_node_uses_a_group_and_makes_one() -> None:
     group = made(CPU, CPU, strategy="STRICT_SPREAD")
     there = {"resources": {"there": 0.1}, "num_cpus": 0}

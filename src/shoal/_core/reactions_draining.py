@@ -60,7 +60,7 @@ def may_move(t: NodeTables, actor: Actor) -> bool:
 def finds_no_room(t: NodeTables, now: float, actor: Actor) -> bool:
     """Whether its home had better look for another node."""
     ask = t.scheduler.asks.by_who.get(actor.actor_id)
-    if actor.home is None or actor.checkpoint or ask is None or ask.target.group:
+    if actor.home is None or actor.checkpoint or ask is None:
         return False
     room = ask.target.room
     if not t.environments.is_ready(ask.env) or any(a.fits(ask.amounts) for a in room.accounts):

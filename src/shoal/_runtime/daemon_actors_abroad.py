@@ -31,7 +31,7 @@ from shoal._core.asks import ActorAsk
 from shoal._core.node import NodeMachine
 from shoal._core.policies import actors as policy
 from shoal._core.policies.dice import Dice
-from shoal._core.reactions_draining import MOVED, REFUSED, finds_no_room
+from shoal._core.reactions_draining import MOVED, REFUSED, WAITS_S, finds_no_room
 from shoal._core.resources import Amounts, parse
 from shoal._native import Memory, ObjectRef
 from shoal._proto import bridge as rows
@@ -128,7 +128,9 @@ class ActorsAbroad:
         if self._bridging is None or not len(asks) or not self._machine.tables.others:
             return
         now = clock.now()
+        self._refused = {each: until for each, until in self._refused.items() if until > now}
         waiting = [each for each in asks.values() if isinstance(each, ActorAsk)]
+        sent: Counter[tuple[str, str]] = Counter()
         for ask in waiting:
             actor = self._machine.tables.actors.living[ask.actor_id]
             if actor.home is not None:  # of a guest: home knows by now who has room, or will
@@ -139,7 +141,7 @@ class ActorsAbroad:
             is_late = ask.who in asks.impossible or now - ask.since >= PATIENCE_S
             is_late = is_late and not actor.checkpoint  # that would stay behind
             if is_late and ask.target.group:
-                self._find_bundle(now, ask)
+                self._find_bundle(now, ask, sent)
             elif is_late:
                 self._find_host(now, ask)
         self._timer = self._loop.call_later(LOOK_S, self.look)
@@ -154,9 +156,6 @@ class ActorsAbroad:
             self._asked_at = now
             self._take_rows()
             self._cluster.refresh(self._take_rows)
-        late = [each for each, until in self._refused.items() if until <= now]
-        for each in late:
-            del self._refused[each]
         able = [r for r in self._rows.values() if (ask.actor_id, r.node) not in self._refused]
         wish = Wish(parse(actor.spec.place), ask.target.labels, PYTHON)
         found = policy.offer(able, wish, ask.amounts, actor.spec.strategy, self._dice)
@@ -164,13 +163,15 @@ class ActorsAbroad:
             self._use(found.node, ask.amounts)
             self._post(events.ActorSent(ask.actor_id, found.node))
 
-    def _find_bundle(self, now: float, ask: ActorAsk) -> None:
+    def _find_bundle(self, now: float, ask: ActorAsk, sent: Counter[tuple[str, str]]) -> None:
         """The node that has fewest of our actors for what its bundles of the group hold, if those
-        here are full for as long as the actors in them live."""
+        here are full for as long as the actors in them live, or have been for a while. ``sent``:
+        how many of which group are going where, beside those that live there."""
         tables = self._machine.tables
         room = ask.target.room
         group = tables.groups.living.get(ask.target.group)
-        if group is None or room.could_serve(ask.amounts):
+        may_wait = room.could_serve(ask.amounts) and now - ask.since < WAITS_S
+        if group is None or may_wait:
             return
         there = Counter(
             other.host
@@ -179,12 +180,15 @@ class ActorsAbroad:
         )
         found: list[tuple[float, str]] = []
         for node in group.nodes_for(room, ask.amounts):
-            is_closed = self._refused.get((ask.actor_id, node), 0.0) > now
             slots = group.slots_on(node, room, ask.amounts)
-            if node in tables.others and not is_closed and there[node] < slots:
-                found.append((there[node] / slots, node))
+            used = there[node] + sent[group.group_id, node]
+            is_closed = (ask.actor_id, node) in self._refused
+            if node in tables.others and not is_closed and used < slots:
+                found.append((used / slots, node))
         if found:
-            self._post(events.ActorSent(ask.actor_id, min(found)[1]))
+            node = min(found)[1]
+            sent[group.group_id, node] += 1
+            self._post(events.ActorSent(ask.actor_id, node))
 
     def perform_spread_actor(self, command: commands.SpreadActor) -> None:
         """The next node with room, this one among them; without any it waits here."""
