@@ -18,6 +18,7 @@ import pytest
 
 import shoal
 from shoal._runtime import registry
+from shoal._runtime.observer import Observer
 from shoal.util.placement_group import placement_group
 from shoal.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from tests.cluster.operated import Machine, until
@@ -128,3 +129,29 @@ def test_work_goes_on_without_a_head_and_with_the_next_one(
     until(lambda: "first" in [names()[each] for each in get([on_head.remote() for _ in range(6)])])
     shoal.kill(actors["detached"])
     assert "no node could ever" not in capfd.readouterr().err, "the next head has yet to hear them"
+
+
+def test_a_head_that_was_stopped_is_waited_for_by_nobody(
+    machines: tuple[Machine, Machine, Machine], tmp_path: pathlib.Path
+) -> None:
+    head, second, _ = machines
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    token_file = str(tmp_path / "token")
+    words = ("--head", "--listen", address, "--name", "kept", "--node-name", "first")
+    head.start(*words, "--token-file", token_file)
+    join = ("--address", address, "--token-file", token_file, "--listen", "127.0.0.1:0")
+    second.start(*join, "--node-name", "second")
+    until(lambda: second.alive() == {"first", "second"})
+    head.stop()
+    head.start(*words, "--token-file", str(tmp_path / "token again"))
+
+    def members() -> list[tuple[str, str, str]]:
+        (entry,) = registry.started_sessions(str(head.directory))
+        with Observer(entry.socket_path) as observer:
+            return [(row["name"], row["state"], row["why"]) for row in observer.table("members")]
+
+    found = {(state, why) for name, state, why in members() if name == "first"}
+    assert found == {("ALIVE", ""), ("DEAD", "its daemon has ended")}, "as it said itself"
+    until(lambda: ("second", "ALIVE", "") in members())

@@ -48,6 +48,8 @@ LOOK_S = 0.5
 """Who asks for the nodes waits for the store for so long; then what is known is shown."""
 END_LOOK_S = 0.01
 """How often it is looked whether what was killed is gone."""
+SAID_S = 2.0
+"""So long a head that is stopped waits for its store to have written that down."""
 LEAVE_S = 0.3
 """Between the last word of a node that leaves and its end."""
 SECURITY = "TLS 1.3 both ways, a token to join"
@@ -106,14 +108,10 @@ def _role(settings: launch.Membership) -> str:
     return "head" if settings.is_head else membership.ROLE_NODE
 
 
-def _keep_last_words(rows: Members, ports: Ports, link_epoch: int) -> None:
-    """For the case that this process is killed."""
-    settings = ports.settings
-    if not settings.is_head:
-        place = (settings.keys, ports.store_address)
-        last_words.keep(
-            rows.directory, last_words.Member(rows.node_id, rows.epoch, link_epoch, *place)
-        )
+def _member(rows: Members, ports: Ports, link_epoch: int) -> last_words.Member:
+    """Who has ended, once it has."""
+    place = (ports.settings.keys, ports.store_address)
+    return last_words.Member(rows.node_id, rows.epoch, link_epoch, *place)
 
 
 def _listen(address: str) -> socket.socket:
@@ -207,12 +205,17 @@ class ClusterNode:
         self._step(members.Began())
         self.peers.connect(keys.STORE, ports.store_address)
 
-    def close(self) -> None:
-        """Leave: nothing runs here any more, and the store is told so."""
-        if self._state == "joined":
+    def close(self, *, has_journal: bool) -> None:
+        """Leave: nothing runs here any more, and the store is told so. The head's store ends next,
+        so what it has a journal for is waited for."""
+        is_head = self._ports.settings.is_head
+        if self._state == "joined" and not is_head:
             over = membership.Obituary(self.rows.node_id, self.rows.epoch)
             self._loop.guard(self.peers.send, keys.STORE, over)
         self.peers.close()
+        if self._state == "joined" and is_head and has_journal:
+            member = _member(self.rows, self._ports, self.peers.epoch)
+            self._loop.guard(last_words.tell, member, SAID_S)
         if self._door is not None:
             self._door.close()
 
@@ -334,7 +337,9 @@ class ClusterNode:
                 self.rows.epoch = epoch
                 self._state, self._why = "joined", ""
                 self._show()
-                _keep_last_words(self.rows, self._ports, self.peers.epoch)
+                if not self._ports.settings.is_head:
+                    member = _member(self.rows, self._ports, self.peers.epoch)
+                    last_words.keep(self.rows.directory, member)
                 self.joined(epoch)
             case members.JoinRefused(why):
                 self._state, self._why = "refused", why

@@ -379,12 +379,16 @@ class Daemon:
 
     def _end(self) -> None:
         self._door.close()
-        if self._store is not None and self._settings.kept:
-            self._store.finish()
         since = session_dir.process_start_time(os.getpid()) or 0
-        descendants.end_all(self._settings.session, frozenset({self._zygote.pid}), END_S, since)
+        session, zygote = self._settings.session, frozenset({self._zygote.pid})
+        has_journal = self._store is not None and bool(self._settings.kept)
         if self._cluster is not None:
-            self._cluster.close()
+            store = frozenset() if self._store is None else frozenset({self._store.pid})
+            descendants.end_all(session, zygote | store, END_S, since)
+            self._cluster.close(has_journal=has_journal)
+        if self._store is not None and has_journal:
+            self._store.finish()
+        descendants.end_all(session, zygote, END_S, since)
         self._processes.groups.end()
         directory = self._settings.directory
         self._spiller.close()

@@ -9,7 +9,9 @@ was killed too, there is no way to the store) is known to be dead when its lease
 1. It is said only when nothing of the session was left at the last look.
 2. What is needed for it stands in the session's directory from the moment the node is a member, and
    names that epoch: said twice, late, or of an epoch that is over, it changes nothing.
-3. The head says nothing: the control store ends with its daemon.
+3. A head that is killed says nothing: the control store ends with its daemon. One that is stopped,
+   and has a journal, says it itself before it ends its store (``tell``), so that the next head of
+   that name waits for nobody.
 """
 
 from __future__ import annotations
@@ -59,6 +61,15 @@ def say(directory: str) -> None:
     """
     with open(os.path.join(directory, session_dir.MEMBER_NAME), "rb") as file:
         member = msgspec.json.decode(file.read(), type=Member)
+    tell(member, SAID_S)
+
+
+def tell(member: Member, limit_s: float) -> None:
+    """Say it, and wait until that is on disk, or for so long.
+
+    Raises:
+        CredentialsError: the keys cannot be used.
+    """
     loop = Loop()
 
     def received(node: str, body: object) -> None:
@@ -75,5 +86,6 @@ def say(directory: str) -> None:
     peers = Peers(loop, keys.load(member.keys, member.node), events, PeerOptions(epoch))
     peers.connect(keys.STORE, member.store_address)
     peers.send(keys.STORE, membership.Obituary(member.node, member.epoch))
-    loop.call_later(SAID_S, loop.stop)
+    loop.call_later(limit_s, loop.stop)
     loop.run()
+    peers.close()
