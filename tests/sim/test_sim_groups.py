@@ -74,7 +74,7 @@ def bundles_go_back_before_their_processes(monkeypatch: pytest.MonkeyPatch) -> N
     def bury(t: NodeTables) -> list[object]:
         for group in list(t.groups.ending.values()):
             accounts = t.scheduler.held.accounts
-            for account in group.accounts:
+            for account in group.accounts.values():
                 grant = accounts.bundles.pop(account)
                 accounts.node.pin(grant.amounts, -1)
                 accounts.give(grant)
@@ -97,7 +97,7 @@ def groups_outlive_their_job(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def who_waits_is_not_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Group, "open", lambda self, accounts, node: setattr(self, "accounts", []))
+    monkeypatch.setattr(Group, "open", lambda self, accounts, node: setattr(self, "accounts", {}))
 
 
 def half_a_group_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -79,7 +79,8 @@ class MachineHost(Host):
             self.bundles.pop((event.group_id, event.request), None)
         elif event.is_accepted:
             body = self._orders.pop(event.order)
-            self.bundles[body.spec.group_id, body.request] = Reserved(body, {}, {})
+            grants: Any = dict.fromkeys(body.indexes)
+            self.bundles[body.spec.group_id, body.request] = Reserved(body, grants, {})
         self._around.post(event)
         self.row()
 
@@ -94,6 +95,16 @@ class MachineHost(Host):
 
     def free(self, command: on.FreeBundles) -> None:
         self._follow(command)
+
+    def news(self, command: on.NewsHeard) -> None:
+        self._follow(command)
+        super().news(command)
+
+    def heard(self, spec: m.GroupSpec) -> None:
+        for part in self.machine.tables.groups.parts.values():
+            if (reserved := self.bundles.get((part.spec.group_id, part.request))) is not None:
+                grants: Any = dict.fromkeys(part.indexes)
+                reserved.grants = grants
 
     def end_everything(self) -> None:
         self._groups.end("given up")

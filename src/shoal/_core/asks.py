@@ -82,14 +82,18 @@ class Asks:
 
     def add_group(self, now: float, ask: GroupAsk) -> None:
         """A group needs its bundles."""
-        account = self._account
-        is_possible = bool(ask.target.room.accounts) and account.can_ever(ask.amounts)
-        if is_possible and units_of(ask.amounts, GPU):
-            # Shares of one id do not come from two.
-            gpus = Account({GPU: len(account.gpus)})
-            shares = [tuple(row for row in bundle if row[0] == GPU) for bundle in ask.bundles]
-            is_possible = gpus.take_all(shares) is not None
+        is_possible = bool(ask.target.room.accounts) and self.can_ever(ask.bundles)
         self._enter(now, ask, is_possible)
+
+    def can_ever(self, bundles: tuple[Amounts, ...]) -> bool:
+        """Whether the empty node could have all of them at once."""
+        account, amounts = self._account, sum_of(bundles)
+        if not account.can_ever(amounts) or not units_of(amounts, GPU):
+            return account.can_ever(amounts)
+        # Shares of one id do not come from two.
+        gpus = Account({GPU: len(account.gpus)})
+        shares = [tuple(row for row in bundle if row[0] == GPU) for bundle in bundles]
+        return gpus.take_all(shares) is not None
 
     def _enter(self, now: float, ask: Asked, is_possible: bool) -> None:
         self._tickets += 1

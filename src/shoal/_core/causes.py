@@ -176,6 +176,11 @@ def group_removed(group: str, name: str, reason: str) -> bytes:
     return records.pack("GroupRemovedError", group_id=group, name=name, reason=reason)
 
 
+def bundle_removed(group: str, name: str, index: int) -> bytes:
+    """The same of one of its bundles."""
+    return group_removed(group, name, f"its bundle {index} was removed")
+
+
 def group_name_taken(name: str, namespace: str) -> bytes:
     """Another placement group has that name."""
     return records.pack("GroupAlreadyExistsError", name=name, namespace=namespace)

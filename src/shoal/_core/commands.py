@@ -416,7 +416,7 @@ class AskStore(Command, frozen=True):
     """Have the control store do or say something about a group: ``GroupTold``."""
 
     ticket: int
-    body: messages.CreateGroup | messages.GetGroup | messages.RemoveGroup
+    body: messages.CreateGroup | messages.GetGroup | messages.ResizeGroup | messages.RemoveGroup
 
 
 class SayReserved(Command, frozen=True):

@@ -3,7 +3,8 @@
 ::
 
     1 CreateGroup -> PENDING ---- 2 all bundles granted ----> CREATED
-                        |                                        |
+                        |             ^                          |
+                        |             +-- 2 -- RESCHEDULING <-- 5 -+
                         +-------- 3 ----------> (ending) <-- 3 --+
                                                    | 4 its last process has been reaped
                                                    v
@@ -17,12 +18,16 @@
    For everybody else it is REMOVED from this moment on: its name is free, its queues are dead, what
    runs in it is killed.
 4. Only now do its bundles go back to the node: nobody may use twice what a process still has.
+5. ``ResizeGroup``: more bundles, for which it stands in the line while the others go on; or some
+   less, of which the same is true as of a removed group: dead queues, killed processes, and their
+   accounts are *leaving* until nobody holds anything of them. Indexes stay; those of removed
+   bundles are not used again.
 
 Invariants:
 
 * A group has a place, or is asked for in the scheduler, or has a record that says why it is gone.
-* Its rooms have accounts exactly while it has a place and is not gone; they are shared by all that
-  asks in it.
+* Its rooms have the accounts of its bundles while it is not gone; they are shared by all that asks
+  in it. A room of a removed bundle has neither accounts nor sizes.
 * Only living groups have names; tombstones are the last ``tombstones_most``.
 * Who waits for a group stands in ``waits``; when the group has its place or is gone, nobody does.
 
@@ -32,6 +37,7 @@ In a cluster edge 2 is the control store's: see ``shared_groups``.
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 import msgspec
@@ -39,7 +45,7 @@ import msgspec
 from shoal._base.config import Limits
 from shoal._core.deadlines import Deadlines
 from shoal._core.resources import Account, Amounts, Room, Target
-from shoal._proto.messages import CreateGroup, GroupFacts
+from shoal._proto.messages import CreateGroup, GroupFacts, ResizeGroup
 
 if TYPE_CHECKING:
     from shoal._core.shared_groups import Part
@@ -59,7 +65,7 @@ class Group:
         "amounts",
         "any_room",
         "created_at",
-        "gate",
+        "gates",
         "is_warned",
         "job",
         "name",
@@ -83,11 +89,15 @@ class Group:
         self.created_at = now
         self.why = ""
         """Why it can have no place here, whatever is free."""
-        self.rooms = [Room([size]) for size in amounts]
-        self.any_room = self.rooms[0] if len(amounts) == 1 else Room(amounts)
-        self.gate: Room | None = None
-        """The node's room, open from when the group has its place: for ``ready()``."""
-        self.accounts: list[Account] = []
+        self.rooms: list[Room] = []
+        """By index."""
+        self.any_room = Room(())
+        self.gates: dict[int, Room] = {}
+        """For each revision that is waited for the node's room, open from when the group has its
+        place: for ``ready()``."""
+        self.accounts: dict[int, Account] = {}
+        """By index."""
+        self._make_rooms()
         self.record: bytes | None = None
         """Why it is gone."""
         self.reason = ""
@@ -103,56 +113,94 @@ class Group:
     @property
     def is_placed(self) -> bool:
         """Whether it has its bundles, and is not gone."""
-        return self.record is None and bool(self.accounts)
+        return self.record is None and not self.missing
 
     @property
     def state(self) -> str:
         """The state as people know it."""
         if self.record is not None:
             return "REMOVED"
-        return "CREATED" if self.accounts else "PENDING"
+        if self.is_placed:
+            return "CREATED"
+        return "RESCHEDULING" if self.accounts else "PENDING"
+
+    @property
+    def wanted(self) -> tuple[int, ...]:
+        """Its bundles, without those that were removed."""
+        return tuple(index for index, size in enumerate(self.amounts) if size)
 
     @property
     def missing(self) -> tuple[int, ...]:
         """Bundles that it has not."""
-        return () if self.is_placed else tuple(range(len(self.amounts)))
+        return tuple(index for index in self.wanted if index not in self.accounts)
 
     def target(self, bundle: int, captures: bool) -> Target:
         """What "in this bundle" means."""
         room = self.any_room if bundle == ANY_BUNDLE else self.rooms[bundle]
         return Target(room, self.group_id, captures)
 
-    def gated(self, node: Room) -> Target:
-        """Anywhere on the node, once the group has its place."""
-        if self.gate is None:
-            self.gate = Room(node.sizes, node.accounts if self.is_placed else ())
-        return Target(self.gate, self.group_id, binds=False)
+    def gated(self, node: Room, revision: int) -> Target:
+        """Anywhere on the node, once the group has had its place as of a revision."""
+        if revision not in self.gates:
+            self.gates[revision] = Room(node.sizes, node.accounts if self.is_placed else ())
+        return Target(self.gates[revision], self.group_id, binds=False)
+
+    def is_gate(self, room: Room) -> bool:
+        """Whether that is no bundle's."""
+        return any(room is gate for gate in self.gates.values())
 
     def open(self, accounts: list[Account], node: Room) -> None:
-        """Edge 2."""
-        assert self.record is None and not self.accounts and len(accounts) == len(self.rooms)
-        self.accounts = accounts
-        self.any_room.accounts = list(accounts)
-        for room, account in zip(self.rooms, accounts):
-            room.accounts = [account]
-        if self.gate is not None:
-            self.gate.accounts = list(node.accounts)
+        """Edge 2: what was missing."""
+        assert self.record is None
+        self.accounts.update(zip(self.missing, accounts, strict=True))
+        self._furnish()
+        self.open_gates(node)
+
+    def open_gates(self, node: Room) -> None:
+        """It has its place."""
+        for gate in self.gates.values():
+            gate.accounts = list(node.accounts)
+
+    def resize(self, spec: CreateGroup, amounts: tuple[Amounts, ...]) -> list[int]:
+        """Edge 5; bundles that were removed."""
+        assert len(amounts) >= len(self.amounts) and any(amounts)
+        removed = [index for index in self.wanted if not amounts[index]]
+        self.spec, self.amounts = spec, amounts
+        self._make_rooms()
+        return removed
+
+    def _make_rooms(self) -> None:
+        self.rooms += [Room(()) for _ in self.amounts[len(self.rooms) :]]
+        for room, size in zip(self.rooms, self.amounts):
+            room.sizes = (size,) if size else ()
+        self.any_room.sizes = tuple(self.amounts[index] for index in self.wanted)
+
+    def take(self, indexes: Iterable[int]) -> list[Account]:
+        """The accounts of removed bundles: they are its own no more."""
+        found = [self.accounts.pop(index) for index in indexes if index in self.accounts]
+        self._furnish()
+        return found
+
+    def _furnish(self) -> None:
+        for index, room in enumerate(self.rooms):
+            room.accounts = [self.accounts[index]] if index in self.accounts else []
+        self.any_room.accounts = [self.accounts[index] for index in sorted(self.accounts)]
 
     def close(self, record: bytes, reason: str) -> None:
         """Edge 3."""
         assert self.record is None
         self.record, self.reason = record, reason
-        for room in (*self.rooms, self.any_room, *([] if self.gate is None else [self.gate])):
+        for room in (*self.rooms, self.any_room, *self.gates.values()):
             room.accounts = []
 
     def forget_rooms(self) -> None:
         """Edge 4: what is remembered of it is small."""
-        self.accounts, self.rooms, self.amounts = [], [], ()
-        self.any_room, self.gate = Room(()), None
+        self.accounts, self.rooms, self.amounts = {}, [], ()
+        self.any_room, self.gates = Room(()), {}
 
     def facts(self) -> GroupFacts:
         """What handles know."""
-        return GroupFacts(self.group_id, self.spec.bundles)
+        return facts_of(self.spec)
 
     def could_hold(self, room: Room, amounts: Amounts) -> bool:
         """Whether one of the bundles that ``room`` means is large enough."""
@@ -182,9 +230,38 @@ class Group:
 
     def validate(self) -> None:
         """Assert the invariants."""
-        for room, account in zip(self.rooms, self.accounts):
-            assert room.accounts == [account]
-        assert self.any_room.accounts == self.accounts
+        assert set(self.accounts) <= set(self.wanted)
+        self.validate_rooms()
+
+    def validate_rooms(self) -> None:
+        """Rooms and accounts agree."""
+        for index, room in enumerate(self.rooms):
+            assert room.accounts == [own for at, own in self.accounts.items() if at == index]
+            assert not room.accounts or room.sizes
+        assert self.any_room.accounts == [self.accounts[at] for at in sorted(self.accounts)]
+
+
+def is_resize(before: Sequence[object], after: Sequence[object]) -> bool:
+    """Whether ``after`` is ``before`` with some bundles removed (now empty) and some added."""
+    if len(after) < len(before) or not any(after) or not all(after[len(before) :]):
+        return False
+    return all(not new or new == old for old, new in zip(before, after))
+
+
+def facts_of(spec: CreateGroup) -> GroupFacts:
+    """What handles know of a group."""
+    return GroupFacts(spec.group_id, spec.bundles, spec.labels, spec.revision, spec.resized_by)
+
+
+def resized(spec: CreateGroup, asked: ResizeGroup) -> CreateGroup:
+    """What it is to be."""
+    return msgspec.structs.replace(
+        spec,
+        bundles=asked.bundles,
+        labels=asked.labels,
+        revision=asked.revision,
+        resized_by=asked.resized_by,
+    )
 
 
 class GroupRecord(msgspec.Struct, frozen=True):
@@ -214,6 +291,8 @@ class GroupTable:
         """REMOVED, but their bundles have not been given back."""
         self.tombstones: OrderedDict[str, Group] = OrderedDict()
         self.by_name: dict[tuple[str, str], Group] = {}
+        self.leaving: list[Account] = []
+        """Of bundles that were removed, until nobody holds anything of them."""
         self.waits: dict[int, GroupWait] = {}
         self._of_group: dict[str, dict[int, None]] = {}
         """Numbers of waits by group."""

@@ -63,6 +63,7 @@ _REQUESTS: dict[type, Callable[[NodeTables, float, seen.Requested, Any], Command
     m.CreateGroup: reactions_groups.on_create,
     m.WaitGroup: reactions_groups.on_wait,
     m.GetGroup: reactions_groups.on_get,
+    m.ResizeGroup: reactions_groups.on_resize,
     m.RemoveGroup: reactions_groups.on_remove,
     m.AcquireLock: reactions_tables.on_acquire,
     m.ReleaseLock: reactions_tables.on_release,
@@ -261,7 +262,7 @@ class NodeMachine:
             job = t.ended_roots.pop()
             out += reactions_jobs.end_job(t, now, job, "its root actor is dead")
         out += reactions_workers.free_doomed(t, now)
-        if t.groups.ending or t.groups.part_ends:
+        if t.groups.ending or t.groups.part_ends or t.groups.leaving:
             out += reactions_groups.bury_due(t)
         out += reactions_workers.give_work(t, now)
         if t.housekeeping_at is None and reactions_workers.needs_house(t):

@@ -54,16 +54,18 @@ def resolve(t: NodeTables, strategy: m.Strategy) -> Target | bytes:
             if not ANY_BUNDLE <= bundle < len(group.rooms):
                 text = f"the group has no bundle {bundle}; it has {len(group.rooms)}"
                 return causes.usage(f"{text}, numbered from 0 (-1: any)")
+            if bundle != ANY_BUNDLE and not group.amounts[bundle]:
+                return causes.bundle_removed(group_id, group.name, bundle)
             group.was_used = True
             return group.target(bundle, captures)
-        case m.GroupReady(group_id):
+        case m.GroupReady(group_id, revision):
             group = t.groups.find(group_id)
             if group is None:
                 return causes.group_removed(group_id, "", "nobody knows it")
             if group.record is not None:
                 return group.record
             group.was_used = True
-            return group.gated(node.room)
+            return group.gated(node.room, revision)
         case _:
             return node
 

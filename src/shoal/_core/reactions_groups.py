@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import msgspec
 
-from shoal._core import causes, placement, reactions_actors, resources
+from shoal._core import causes, placement, reactions_actors, reactions_workers, resources
 from shoal._core import commands as do
 from shoal._core.answers import Commands, await_group, refuse, shared_groups
-from shoal._core.asks import GroupAsk
+from shoal._core.asks import ActorAsk, GroupAsk
 from shoal._core.events import Requested
-from shoal._core.groups import STRATEGIES, Group, GroupRecord, GroupWait
+from shoal._core.groups import STRATEGIES, Group, GroupRecord, GroupWait, is_resize, resized
 from shoal._core.pool import Phase
-from shoal._core.resources import Amounts, Grant
+from shoal._core.queues import ClassQueue
+from shoal._core.resources import Account, Amounts, Grant, Room
 from shoal._core.store import PutRecord, PutRow
 from shoal._core.tables import NodeTables
 from shoal._proto import messages as m
@@ -30,7 +33,7 @@ def on_create(t: NodeTables, now: float, event: Requested, body: m.CreateGroup) 
     if job is None:
         return refuse(event, causes.job_ended(0, "the caller belongs to no job"))
     try:
-        amounts = _parse(body)
+        amounts = parse(body)
     except ValueError as error:
         return refuse(event, causes.usage(str(error)))
     done = do.Reply(event.index, event.request, m.Done())
@@ -58,38 +61,166 @@ def on_create(t: NodeTables, now: float, event: Requested, body: m.CreateGroup) 
 def _begin(t: NodeTables, now: float, record: GroupRecord, amounts: tuple[Amounts, ...]) -> Group:
     """It exists, and stands in the scheduler's line."""
     group = Group(record.spec, amounts, record.job, record.namespace, now)
-    group.why = _why_never(t, group)
     t.groups.add(group)
-    target = placement.nowhere(group.why) if group.why else t.scheduler.node
-    ask = GroupAsk(group.group_id, record.job, amounts, target)
-    t.scheduler.asks.add_group(now, ask)
-    if group.group_id in t.scheduler.asks.impossible and not group.why:
-        group.why = "no node has that much"
+    group.why = _why_never(t, record.spec, amounts)
+    _stand(t, now, group)
     return group
+
+
+def _stand(t: NodeTables, now: float, group: Group) -> None:
+    """It asks for what it lacks, and for nothing else any more."""
+    t.scheduler.withdraw(group.group_id)
+    missing = tuple(group.amounts[index] for index in group.missing)
+    if missing:
+        target = placement.nowhere(group.why) if group.why else t.scheduler.node
+        ask = GroupAsk(group.group_id, group.job, missing, target)
+        t.scheduler.asks.add_group(now, ask)
 
 
 def ask_again(t: NodeTables, now: float, record: GroupRecord) -> Commands:
     """A detached group of a former node daemon."""
-    return _row(t, _begin(t, now, record, _parse(record.spec)))
+    return _row(t, _begin(t, now, record, parse(record.spec)))
 
 
-def _parse(body: m.CreateGroup) -> tuple[Amounts, ...]:
-    if body.strategy not in STRATEGIES:
-        raise ValueError(f"strategy {body.strategy!r}: must be one of {', '.join(STRATEGIES)}")
-    amounts = tuple(resources.parse(bundle) for bundle in body.bundles)
-    if not amounts or not all(amounts):
+def parse(spec: m.CreateGroup) -> tuple[Amounts, ...]:
+    """What each bundle reserves; nothing: it was removed."""
+    if spec.strategy not in STRATEGIES:
+        raise ValueError(f"strategy {spec.strategy!r}: must be one of {', '.join(STRATEGIES)}")
+    amounts = tuple(resources.parse(bundle) for bundle in spec.bundles)
+    if not any(amounts) or not (spec.revision or all(amounts)):
         raise ValueError("a placement group needs bundles, and each bundle must ask for something")
     return amounts
 
 
-def _why_never(t: NodeTables, group: Group) -> str:
-    if group.spec.strategy == "STRICT_SPREAD" and len(group.amounts) > 1:
-        return f"STRICT_SPREAD needs {len(group.amounts)} nodes, and there is 1"
-    for rules in group.spec.labels:
-        why = placement.mismatch(t, [rules])
+def _why_never(t: NodeTables, spec: m.CreateGroup, amounts: tuple[Amounts, ...]) -> str:
+    wanted = [index for index, size in enumerate(amounts) if size]
+    if spec.strategy == "STRICT_SPREAD" and len(wanted) > 1:
+        return f"STRICT_SPREAD needs {len(wanted)} nodes, and there is 1"
+    for index in wanted if spec.labels else ():
+        why = placement.mismatch(t, [spec.labels[index]])
         if why:
             return why
-    return ""
+    sizes = tuple(amounts[index] for index in wanted)
+    return "" if t.scheduler.asks.can_ever(sizes) else "no node has that much"
+
+
+# ---- resizing
+def on_resize(t: NodeTables, now: float, event: Requested, body: m.ResizeGroup) -> Commands:
+    """Edge 5, if nobody was faster; to repeat it is harmless."""
+    if waits := await_group(t, event, body.group_id):
+        return waits
+    group = t.groups.find(body.group_id)
+    if group is None:
+        return refuse(event, causes.group_not_found("", "", body.group_id))
+    if group.record is not None:
+        return refuse(event, group.record)
+    if body.revision == group.spec.revision + 1 and not is_resize(group.spec.bundles, body.bundles):
+        text = "bundles of a placement group stay as they are, or are removed, or are added"
+        return refuse(event, causes.usage(text))
+    if group.is_shared:
+        return list(shared_groups().on_resize(t, event, body))
+    if body.revision != group.spec.revision + 1:
+        return [do.Reply(event.index, event.request, group.facts())]
+    spec = resized(group.spec, body)
+    amounts = parse(spec)
+    why = _why_never(t, spec, amounts)
+    if why and not t.config.can_grow and len(group.wanted) < sum(map(bool, amounts)):
+        asked = resources.plain(resources.sum_of(amounts))
+        what = f"placement group {group.name or group.group_id}"
+        return refuse(event, causes.unschedulable(asked, t.config.total, what, why))
+    group.why = why
+    return _resize(t, now, group, spec, amounts, event)
+
+
+def _resize(
+    t: NodeTables,
+    now: float,
+    group: Group,
+    spec: m.CreateGroup,
+    amounts: tuple[Amounts, ...],
+    event: Requested,
+) -> Commands:
+    group_id = group.group_id
+    t.tell(now, group_id, f"resized by process {event.index}")
+    removed = group.resize(spec, amounts)
+    out = end_bundles(t, now, group, removed)
+    out += end_in(t, now, group.take(removed))
+    _stand(t, now, group)
+    out += look_again(t, now, group)
+    if spec.detached:
+        record = GroupRecord(spec, group.job, group.namespace)
+        out += t.write(PutRecord(group_id, msgspec.msgpack.encode(record)))
+    replies = [do.Reply(event.index, event.request, group.facts())]
+    if group.is_placed:
+        answer = m.GroupAnswer(is_ready=True)
+        replies += [do.Reply(w.index, w.request, answer) for w in t.groups.answered(group_id)]
+    return out + _row(t, group, *replies)
+
+
+def end_bundles(t: NodeTables, now: float, group: Group, removed: Iterable[int]) -> Commands:
+    """What was to run in those and nowhere else fails."""
+    out: Commands = []
+    for index in removed:
+        record = causes.bundle_removed(group.group_id, group.name, index)
+        room = group.rooms[index]
+        queues = [each for each in t.scheduler.held.queues.values() if each.target.room is room]
+        out += _kill_queues(t, now, queues, record)
+        for actor in list(t.actors.living.values()):
+            strategy = actor.spec.strategy
+            if not isinstance(strategy, m.InGroup) or strategy.group_id != group.group_id:
+                continue
+            if strategy.bundle == index and not actor.is_dead:
+                group_id = group.group_id
+                cause = causes.actor_died(actor.facts(), "group_removed", group_id=group_id)
+                out += reactions_actors.end_with(t, now, actor, cause, is_gentle=False)
+    return out
+
+
+def end_in(t: NodeTables, now: float, accounts: list[Account]) -> Commands:
+    """What holds something of bundles that were removed ends; then they are the node's."""
+    t.groups.leaving += accounts
+    return kill_in(t, now, accounts)
+
+
+def kill_in(t: NodeTables, now: float, accounts: list[Account]) -> Commands:
+    """Whoever holds something of those ends."""
+    held, out = t.scheduler.held, []
+    workers = [
+        index
+        for index, queue in held.by_worker.items()
+        if queue.attachments[index].grant.account in accounts
+    ]
+    workers += [h.worker for h in held.holds.values() if h.grant.account in accounts]
+    for index in workers:
+        if t.pool.workers[index].phase is not Phase.LEAVING:
+            out += t.pool.kill(now, index)
+        else:
+            out.append(do.Kill(index))
+    return out
+
+
+def look_again(t: NodeTables, now: float, group: Group) -> Commands:
+    """Its bundles here, or what is known of others, have changed: so has what can run here."""
+    scheduler, numbers = t.scheduler, []
+    out: Commands = []
+    for queue in scheduler.held.queues.values():
+        if queue.target.group != group.group_id or queue.dead_record is not None:
+            continue
+        numbers.append(queue.queue)
+        if queue.is_feasible != queue.target.room.can_ever(queue.amounts):
+            for worker in scheduler.retarget(now, queue, queue.target):
+                out += reactions_workers.revoke(t, now, worker)
+    for ask in list(scheduler.asks.values()):
+        if ask.target.group != group.group_id or not isinstance(ask, ActorAsk):
+            continue
+        was_possible = ask.who not in scheduler.asks.impossible
+        place, since = resources.parse(t.actors.living[ask.who].spec.place), ask.since
+        room = ask.target.room
+        if was_possible != (room.can_ever(ask.amounts) and room.can_ever(place)):
+            scheduler.withdraw(ask.who)
+            scheduler.asks.add_actor(now, ask, place)
+            ask.since = since
+    return [*out, do.Look(queues=tuple(numbers))] if numbers else out
 
 
 def place(t: NodeTables, now: float, ask: GroupAsk, grants: list[Grant]) -> Commands:
@@ -190,10 +321,17 @@ def end(
 
 
 def _end_queues(t: NodeTables, now: float, group_id: str, record: bytes) -> Commands:
+    queues = [each for each in t.scheduler.held.queues.values() if each.target.group == group_id]
+    return _kill_queues(t, now, queues, record)
+
+
+def _kill_queues(
+    t: NodeTables, now: float, queues: Iterable[ClassQueue], record: bytes
+) -> Commands:
     held = t.scheduler.held
     out: Commands = []
-    for queue in held.queues.values():
-        if queue.target.group != group_id or queue.dead_record is not None:
+    for queue in queues:
+        if queue.dead_record is not None:
             continue
         held.kill_queue(queue, record)
         t.crash_loops.ended_well(queue.queue)
@@ -238,23 +376,29 @@ def _end_processes(t: NodeTables, now: float, group: Group, record: bytes) -> Co
 def bury_due(t: NodeTables) -> Commands:
     """Edge 4 for those of whom nothing is left."""
     out: Commands = list(shared_groups().give_back_due(t)) if t.groups.part_ends else []
+    for account in [each for each in t.groups.leaving if not each.grants]:
+        t.groups.leaving.remove(account)
+        t.scheduler.held.accounts.drop_bundle(account)
     for group in list(t.groups.ending.values()):
-        if any(account.grants for account in group.accounts):
+        if any(account.grants for account in group.accounts.values()):
             continue
-        for account in group.accounts:
+        for account in group.accounts.values():
             t.scheduler.held.accounts.drop_bundle(account)
         for forgotten in t.groups.bury(group):
             out += t.drop_row("groups", forgotten.group_id)
     return out
 
 
-def record_of(t: NodeTables, group_id: str) -> bytes | None:
-    """What tasks in the group fail with because it is gone."""
+def record_of(t: NodeTables, group_id: str, room: Room | None = None) -> bytes | None:
+    """What tasks in the group fail with because it, or the bundle that is ``room``, is gone."""
     if not group_id:
         return None
     group = t.groups.find(group_id)
     if group is None:
         return causes.group_removed(group_id, "", "it was removed long ago")
+    for index, own in enumerate(group.rooms):
+        if own is room and not group.amounts[index]:
+            return causes.bundle_removed(group_id, group.name, index)
     return group.record
 
 

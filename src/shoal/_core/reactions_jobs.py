@@ -119,7 +119,7 @@ def on_queue_created(t: NodeTables, now: float, event: QueueCreated) -> Commands
         return [do.Reply(i, r, m.Failure(record)) for i, r in ticket.asked]
     assert isinstance(ticket.scheduling_class, tuple)
     amounts, target, env = ticket.scheduling_class
-    gone = reactions_groups.record_of(t, target.group)
+    gone = reactions_groups.record_of(t, target.group, target.room)
     if gone is not None:
         t.freeing[event.queue] = now
         return [do.Reply(i, r, m.Failure(gone)) for i, r in ticket.asked]

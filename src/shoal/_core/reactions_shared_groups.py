@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import msgspec
 
-from shoal._core import causes, elsewhere, placement, reactions_groups, reactions_workers, resources
+from shoal._core import causes, elsewhere, placement, reactions_groups, resources
 from shoal._core import commands as do
 from shoal._core.answers import Commands, refuse
-from shoal._core.asks import ActorAsk, GroupAsk
+from shoal._core.asks import GroupAsk
 from shoal._core.events import (
     BundlesOpened,
     BundlesUnwanted,
@@ -16,12 +16,11 @@ from shoal._core.events import (
     GroupTold,
     Requested,
 )
-from shoal._core.groups import Group, GroupWait
+from shoal._core.groups import Group, GroupWait, facts_of
 from shoal._core.policies import spread_groups
 from shoal._core.policies.spread_groups import Bundle, Plan
 from shoal._core.policies.view import Left
-from shoal._core.pool import Phase
-from shoal._core.resources import Grant, parse
+from shoal._core.resources import Account, Grant, parse
 from shoal._core.shared_groups import REMOVED, RESERVE_S, Part, SharedGroup, part_name
 from shoal._core.store import PutRow
 from shoal._core.tables import NodeTables
@@ -39,7 +38,7 @@ def _row(t: NodeTables, group: SharedGroup) -> Commands:
 
 def _ask(t: NodeTables, asked: Requested | None, body: m.Message) -> Commands:
     """Ask the store, for a program or for this node itself."""
-    assert isinstance(body, m.CreateGroup | m.GetGroup | m.RemoveGroup)
+    assert isinstance(body, m.CreateGroup | m.GetGroup | m.ResizeGroup | m.RemoveGroup)
     ticket = t.new_ticket()
     t.group_asks[ticket] = asked
     return [do.AskStore(ticket, body)]
@@ -73,6 +72,11 @@ def awaited(t: NodeTables, event: Requested, group_id: str) -> Commands:
 def on_get(t: NodeTables, event: Requested, body: m.GetGroup, namespace: str) -> Commands:
     """By name, or of a group that is not known here."""
     return _ask(t, event, msgspec.structs.replace(body, namespace=namespace))
+
+
+def on_resize(t: NodeTables, event: Requested, body: m.ResizeGroup) -> Commands:
+    """The store says whether somebody was faster; its answer is news too."""
+    return _ask(t, event, body)
 
 
 def on_remove(t: NodeTables, now: float, event: Requested, body: m.RemoveGroup) -> Commands:
@@ -112,10 +116,11 @@ def _answer(t: NodeTables, now: float, event: GroupTold, asked: Requested) -> Co
             return [*out, *(refuse(asked, event.record) if event.record else [done])]
         case m.RemoveGroup():
             return [done]
-        case m.GetGroup() if event.spec is not None:
-            facts = m.GroupFacts(event.spec.group_id, event.spec.bundles)
-            return [do.Reply(asked.index, asked.request, facts)]
-        case m.GetGroup():
+        case m.ResizeGroup(group_id) if event.state == REMOVED:
+            return refuse(asked, causes.group_removed(group_id, "", ""))
+        case m.GetGroup() | m.ResizeGroup() if event.spec is not None:
+            return [do.Reply(asked.index, asked.request, facts_of(event.spec))]
+        case m.GetGroup() | m.ResizeGroup():
             return refuse(asked, event.record)
         case body if event.record:
             return refuse(asked, causes.group_removed(_named(body), "", "nobody knows it"))
@@ -147,10 +152,13 @@ def _take_in(t: NodeTables, now: float, event: GroupTold) -> Commands:
         return []
     if event.state == REMOVED:
         return _end(t, now, group, "")
+    if event.spec.revision < group.spec.revision:
+        return []  # it was said before the newer one was
+    renewed = _renew(t, now, group, event.spec)
     if (event.state, event.nodes) != (group.told_state, group.nodes):
         t.tell(now, group.group_id, f"{event.state} on {', '.join(event.nodes)}")
     group.told(event.state, event.nodes, t.scheduler.node.room)
-    out = _arrange(t, now, group)
+    out = renewed + _arrange(t, now, group)
     _stand(t, now, group)
     if group.is_placed:
         answer = m.GroupAnswer(is_ready=True)
@@ -170,29 +178,26 @@ def _stand(t: NodeTables, now: float, group: SharedGroup) -> None:
 
 
 def _arrange(t: NodeTables, now: float, group: SharedGroup) -> Commands:
-    """Its bundles here, or what is known of the others, have changed: so has what can run here."""
-    group.arrange(part for part in t.groups.parts.values() if part.spec.group_id == group.group_id)
-    scheduler, numbers = t.scheduler, []
-    out: Commands = []
-    for queue in scheduler.held.queues.values():
-        if queue.target.group != group.group_id or queue.dead_record is not None:
-            continue
-        numbers.append(queue.queue)
-        if queue.is_feasible != queue.target.room.can_ever(queue.amounts):
-            for worker in scheduler.retarget(now, queue, queue.target):
-                out += reactions_workers.revoke(t, now, worker)
-    for ask in list(scheduler.asks.values()):
-        if ask.target.group != group.group_id or not isinstance(ask, ActorAsk):
-            continue
-        was_possible = ask.who not in scheduler.asks.impossible
-        place, since = parse(t.actors.living[ask.who].spec.place), ask.since
-        room = ask.target.room
-        if was_possible != (room.can_ever(ask.amounts) and room.can_ever(place)):
-            scheduler.withdraw(ask.who)
-            scheduler.asks.add_actor(now, ask, place)
-            ask.since = since
+    """Its bundles here, or what is known of the others, have changed."""
+    parts = [part for part in t.groups.parts.values() if part.spec.group_id == group.group_id]
+    removed: list[Account] = []
+    for part in parts:
+        if part.is_open and not part.is_ending:
+            removed += part.trim(group.wanted)
+    group.arrange(parts)
+    out = reactions_groups.end_in(t, now, removed) if removed else []
     t.refused = {key: why for key, why in t.refused.items() if why != NOT_HERE}
-    return [*out, do.Look(queues=tuple(numbers))] if numbers else out
+    return out + reactions_groups.look_again(t, now, group)
+
+
+def _renew(t: NodeTables, now: float, group: SharedGroup, spec: m.CreateGroup) -> Commands:
+    """There may be a newer revision of it; what follows for its parts ``_arrange`` finds."""
+    if spec.revision <= group.spec.revision:
+        return []
+    t.tell(now, group.group_id, f"resized: revision {spec.revision}")
+    removed = group.resize(spec, tuple(map(parse, spec.bundles)))
+    group.arrange(())
+    return reactions_groups.end_bundles(t, now, group, removed)
 
 
 # ---- bundles here
@@ -241,7 +246,12 @@ def on_opened(t: NodeTables, now: float, event: BundlesOpened) -> Commands:
         t.groups.add(group)
         out = _ask(t, None, m.GetGroup(event.group_id))
     assert isinstance(group, SharedGroup)
-    return out if group.record is not None else out + _arrange(t, now, group)
+    if group.record is not None:
+        return out
+    out += _renew(t, now, group, part.spec)
+    out += _arrange(t, now, group)
+    _stand(t, now, group)
+    return out
 
 
 def on_unwanted(t: NodeTables, now: float, event: BundlesUnwanted) -> Commands:
@@ -262,19 +272,7 @@ def _begin_end(t: NodeTables, now: float, part: Part) -> Commands:
     t.groups.part_deadlines.set(part.who, None)
     part.is_ending = True
     t.groups.part_ends.add(part.who)
-    held, out = t.scheduler.held, []
-    workers = [
-        index
-        for index, queue in held.by_worker.items()
-        if queue.attachments[index].grant.account in part.accounts
-    ]
-    workers += [h.worker for h in held.holds.values() if h.grant.account in part.accounts]
-    for index in workers:
-        if t.pool.workers[index].phase is not Phase.LEAVING:
-            out += t.pool.kill(now, index)
-        else:
-            out.append(do.Kill(index))
-    return out
+    return reactions_groups.kill_in(t, now, part.accounts)
 
 
 def give_back_due(t: NodeTables) -> Commands:
@@ -307,7 +305,7 @@ def on_over(t: NodeTables, now: float, event: GroupsOver) -> Commands:
 def chance(t: NodeTables, group: SharedGroup) -> Plan:
     """Whether the nodes that there are could ever have it, and if not, why."""
     labels = group.spec.labels
-    bundles = [Bundle(size, labels[i] if labels else ()) for i, size in enumerate(group.amounts)]
+    bundles = [Bundle(group.amounts[i], labels[i] if labels else ()) for i in group.wanted]
     rows = [known.row for known in elsewhere.nodes(t)]
     return spread_groups.plan(group.spec.strategy, bundles, rows)
 
@@ -317,7 +315,7 @@ def nodes_with_room(t: NodeTables, group: SharedGroup) -> tuple[str, ...]:
     names = []
     for known in elsewhere.nodes(t):
         left = Left.ever(known.row)
-        if not known.row.is_driver and any(left.fits(size) for size in group.amounts):
+        if not known.row.is_driver and any(left.fits(group.amounts[at]) for at in group.wanted):
             names.append(known.name)
     return tuple(names)
 

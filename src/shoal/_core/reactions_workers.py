@@ -108,6 +108,8 @@ def take_in_death(t: NodeTables, now: float, event: ProcessDied) -> Commands:
         record = reactions_groups.record_of(t, worker.binding.group)
         if worker.binding.job not in t.jobs.running:
             record = causes.job_ended(worker.binding.job, "its driver has ended")
+    if record is None and queue is not None:
+        record = queue.dead_record  # the bundle in which it ran was removed
     is_ours = worker.phase is Phase.LEAVING
     if memory is not None and event.running and event.running[0].key != memory[0]:
         memory, is_ours = None, True  # what it was ended for has just been done

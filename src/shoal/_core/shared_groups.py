@@ -6,6 +6,7 @@ have *parts*::
 
     a program makes it         AskStore(CreateGroup) --> GroupTold(PENDING), (CREATED), ...
     somebody here names it     AskStore(GetGroup)    --> GroupTold, and from then on each change
+    it is resized              AskStore(ResizeGroup) --> GroupTold, here and to all who know it
     bundles are to be here     BundlesWanted -- a place in the line --> SayReserved
                                BundlesOpened: what waits in them may run
                                BundlesUnwanted: what runs in them ends --> SayGivenBack
@@ -58,6 +59,14 @@ class Part:
         """Its name in the scheduler's line."""
         return part_name(self.spec.group_id, self.request)
 
+    def trim(self, wanted: Sequence[int]) -> list[Account]:
+        """It goes on without the bundles that were removed; their accounts."""
+        pairs = list(zip(self.indexes, self.accounts, strict=True))
+        kept = [pair for pair in pairs if pair[0] in wanted]
+        self.indexes = tuple(index for index, _ in kept)
+        self.accounts = [account for _, account in kept]
+        return [account for index, account in pairs if index not in wanted]
+
     @property
     def is_held(self) -> bool:
         """Whether somebody has something of its accounts."""
@@ -91,12 +100,12 @@ class SharedGroup(Group):
     @property
     def is_placed(self) -> bool:
         """Whether all bundles have nodes now."""
-        return self.record is None and self.told_state == CREATED
+        return self.record is None and self.told_state == CREATED and not self.missing
 
     @property
     def missing(self) -> tuple[int, ...]:
         """Bundles that no node has, as far as the store has said."""
-        return tuple(index for index, node in enumerate(self.nodes) if not node)
+        return tuple(index for index in self.wanted if not self.nodes[index])
 
     @property
     def state(self) -> str:
@@ -106,27 +115,30 @@ class SharedGroup(Group):
     def told(self, state: str, nodes: Sequence[str], node: Room) -> None:
         """The store says where it is; ``node`` is this node's room."""
         self.told_state, self.nodes = state, tuple(nodes)
-        if self.gate is not None and state == CREATED:
-            self.gate.accounts = list(node.accounts)
+        if state == CREATED:
+            self.open_gates(node)
+
+    def resize(self, spec: CreateGroup, amounts: tuple[Amounts, ...]) -> list[int]:
+        """There is a newer revision; where new bundles are the store will say."""
+        removed = super().resize(spec, amounts)
+        self.nodes += ("",) * (len(amounts) - len(self.nodes))
+        return removed
 
     def arrange(self, parts: Iterable[Part]) -> None:
         """These are its parts here."""
-        found: dict[int, Account] = {}
+        self.accounts = {}
         for part in parts:
             if part.is_open and not part.is_ending:
-                found.update(zip(part.indexes, part.accounts))
+                self.accounts.update(zip(part.indexes, part.accounts))
+        self._furnish()
         for index, room in enumerate(self.rooms):
-            account = found.get(index)
-            room.accounts = [] if account is None else [account]
-            room.sizes = () if account is None else (self.amounts[index],)
-        self.accounts = [found[index] for index in sorted(found)]
-        self.any_room.accounts = list(self.accounts)
-        self.any_room.sizes = tuple(self.amounts[index] for index in sorted(found))
+            room.sizes = (self.amounts[index],) if room.accounts else ()
+        self.any_room.sizes = tuple(self.amounts[index] for index in sorted(self.accounts))
 
     def close(self, record: bytes, reason: str) -> None:
         """It is gone; its parts here end by themselves."""
         super().close(record, reason)
-        self.accounts, self.nodes = [], ("",) * len(self.nodes)
+        self.accounts, self.nodes = {}, ("",) * len(self.nodes)
 
     # ---- where its bundles are
     def bundle_of(self, room: Room) -> int:
@@ -136,16 +148,16 @@ class SharedGroup(Group):
 
     def _places(self, room: Room, amounts: Amounts) -> list[tuple[str, Amounts]]:
         """Nodes and sizes of the bundles that ``room`` means and that could hold ``amounts``."""
-        if room is self.gate:
+        if self.is_gate(room):
             return []
         bundle = self.bundle_of(room)
-        indexes = range(len(self.amounts)) if bundle == ANY_BUNDLE else (bundle,)
+        indexes = [at for at in self.wanted if bundle in (ANY_BUNDLE, at)]
         sizes = [(self.nodes[index], self.amounts[index]) for index in indexes]
         return [(node, size) for node, size in sizes if Room([size]).can_ever(amounts)]
 
     def could_hold(self, room: Room, amounts: Amounts) -> bool:
         """Whether one of those bundles is large enough, wherever it is."""
-        return room is self.gate or bool(self._places(room, amounts))
+        return self.is_gate(room) or bool(self._places(room, amounts))
 
     def nodes_for(self, room: Room, amounts: Amounts) -> list[str]:
         """The nodes of those bundles, each once."""
@@ -173,7 +185,7 @@ class SharedGroup(Group):
         if self.record is not None:
             assert not self.accounts and not self.any_room.accounts
             return
-        held = [room.accounts[0] for room in self.rooms if room.accounts]
-        assert held == self.accounts == self.any_room.accounts
+        self.validate_rooms()
         for room in (*self.rooms, self.any_room):
             assert len(room.sizes) == len(room.accounts)
+        assert len(self.nodes) == len(self.amounts) == len(self.rooms)

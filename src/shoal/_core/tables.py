@@ -306,17 +306,21 @@ class NodeTables:
         self.groups.validate()
         groups = [*self.groups.living.values(), *self.groups.ending.values()]
         parts = self.groups.parts.values()
-        accounts = {a for group in groups if not group.is_shared for a in group.accounts}
+        accounts = {a for group in groups if not group.is_shared for a in group.accounts.values()}
         accounts |= {account for part in parts for account in part.accounts}
+        accounts.update(self.groups.leaving)
+        assert all(account.grants for account in self.groups.leaving), "to be given back"
         assert accounts == set(self.scheduler.held.accounts.bundles)
         own = [g for g in self.groups.living.values() if not g.is_shared or g.job]
         pending = {g.group_id for g in own if not g.is_placed}
-        pending |= {part.who for part in parts if not part.accounts and not part.is_ending}
+        pending |= {
+            part.who for part in parts if part.indexes and not part.accounts and not part.is_ending
+        }
         assert pending == {
             ask.who for ask in self.scheduler.asks.values() if isinstance(ask, GroupAsk)
         }
         for group in self.groups.ending.values():
-            assert any(account.grants for account in group.accounts), "to be buried"
+            assert any(each.grants for each in group.accounts.values()), "to be buried"
 
     def _validate_workers(self) -> None:
         """Pool, scheduler and actors agree on what every worker does."""

@@ -282,7 +282,7 @@ def _holding_groups(e: Explainer, account: Account, missing: dict[str, int]) -> 
     found = []
     for group in groups:
         units: dict[str, int] = {}
-        for own in group.accounts:
+        for own in group.accounts.values():
             grant = bundles.get(own)
             if grant is None or grant.account is not account:
                 continue

@@ -210,6 +210,20 @@ class GroupSpec(Message, frozen=True):
     """For each bundle what its node must be like; empty: anything."""
     root: str = ""
     root_epoch: int = 0
+    revision: int = 0
+    """How often it has been resized. A bundle that was removed is empty."""
+    resized_by: str = ""
+
+
+class ResizeGroup(Message, frozen=True):
+    """These are its bundles from now on, if ``revision`` is the one behind that of the group. Told
+    ``GroupFacts``, which say what it is."""
+
+    group_id: str
+    revision: int
+    resized_by: str
+    bundles: list[dict[str, float]]
+    labels: list[tuple[LabelRule, ...]]
 
 
 class FindGroup(Message, frozen=True):
@@ -276,6 +290,7 @@ AskBody = Union[
     FindActor,
     GroupSpec,
     FindGroup,
+    ResizeGroup,
     RemoveGroup,
     DrainMember,
     ListMembers,
@@ -299,6 +314,8 @@ class Ask(Message, frozen=True):
     number: int
     answered_below: int
     body: AskBody
+    first_store: int = 0
+    """The life of the store to which it was first sent."""
 
 
 # ---- orders: what the store wants of a node

@@ -309,6 +309,7 @@ class CreateGroup(Message, frozen=True):
     group_id: str
     """Chosen by the caller."""
     bundles: list[dict[str, float]]
+    """One that was removed is empty: those behind it keep their indexes."""
     strategy: str
     name: str = ""
     namespace: str = ""
@@ -316,6 +317,22 @@ class CreateGroup(Message, frozen=True):
     labels: list[tuple[LabelRule, ...]] = []
     """For each bundle what its node must be like; empty: anything."""
     waits: bool = False
+    revision: int = 0
+    """How often it has been resized."""
+    resized_by: str = ""
+    """The last time."""
+
+
+class ResizeGroup(Message, frozen=True):
+    """These are its bundles from now on, if ``revision`` is the one behind that of the group; to
+    repeat it is harmless. Answered by ``GroupFacts``, which say what it is."""
+
+    group_id: str
+    revision: int
+    resized_by: str
+    """Random: two may want the same, and each wants to know whether it was he."""
+    bundles: list[dict[str, float]]
+    labels: list[tuple[LabelRule, ...]]
 
 
 class WaitGroup(Message, frozen=True):
@@ -341,6 +358,9 @@ class GetGroup(Message, frozen=True):
 class GroupFacts(Message, frozen=True):
     group_id: str
     bundles: list[dict[str, float]]
+    labels: list[tuple[LabelRule, ...]] = []
+    revision: int = 0
+    resized_by: str = ""
 
 
 class RemoveGroup(Message, frozen=True):
@@ -561,6 +581,7 @@ Body = Union[
     GroupAnswer,
     GetGroup,
     GroupFacts,
+    ResizeGroup,
     RemoveGroup,
     AcquireLock,
     LockAnswer,

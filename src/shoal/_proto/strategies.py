@@ -49,9 +49,10 @@ class InGroup(msgspec.Struct, frozen=True, array_like=True, tag=True):
 
 
 class GroupReady(msgspec.Struct, frozen=True, array_like=True, tag=True):
-    """Anywhere, as soon as the group has its place."""
+    """Anywhere, as soon as the group has its place, as of its ``revision``."""
 
     group_id: str
+    revision: int = 0
 
 
 Strategy = Union[Default, Spread, NodeAffinity, NodeLabels, InGroup, GroupReady]

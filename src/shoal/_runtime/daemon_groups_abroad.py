@@ -47,6 +47,10 @@ class GroupsAbroad:
             ask = self._spec_of(body)
         elif isinstance(body, messages.GetGroup):
             ask = membership.FindGroup(body.group_id, body.name, body.namespace)
+        elif isinstance(body, messages.ResizeGroup):
+            ask = membership.ResizeGroup(
+                body.group_id, body.revision, body.resized_by, body.bundles, body.labels
+            )
         else:
             ask = membership.RemoveGroup(body.group_id)
         self._cluster.ask(ask, lambda told: self._told(ticket, told))
@@ -102,7 +106,17 @@ class GroupsAbroad:
                 self._facts(0, facts)
 
 
-_FIELDS = ("group_id", "bundles", "strategy", "name", "namespace", "detached", "labels")
+_FIELDS = (
+    "group_id",
+    "bundles",
+    "strategy",
+    "name",
+    "namespace",
+    "detached",
+    "labels",
+    "revision",
+    "resized_by",
+)
 
 
 def _plain(spec: membership.GroupSpec) -> messages.CreateGroup:

@@ -13,8 +13,10 @@ an error like any other.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+
+import msgspec
 
 from shoal import _native, errors
 from shoal._proto import messages
@@ -28,6 +30,8 @@ _ID_BYTES = 14
 STRATEGIES = ("PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD")
 NODE_LABELS = ("ray.io/node-id", "shoal.io/node-id")
 WAIT_S = 30.0
+RESIZES_MOST = 1000
+"""So often others may be faster."""
 
 
 class PlacementGroupID(bytes):
@@ -60,6 +64,7 @@ class PlacementGroup:
     ) -> None:
         self.id = id
         self._bundles = bundle_cache
+        self._revision = 0
         self._ready: RemoteFunction[..., Any] | None = None
         self._coming: Coming | None = None
         """The answer to who made it: that it has its place."""
@@ -78,16 +83,25 @@ class PlacementGroup:
 
     @property
     def bundle_specs(self) -> list[dict[str, float]]:
-        """What each bundle reserves."""
+        """What each bundle reserves, by index; nothing if it was removed.
+
+        A handle knows what it was made with, and what has been changed through it.
+        """
         if self._bundles is None:
-            body = messages.GetGroup(group_id=self.id.hex())
-            self._bundles = sessions.current().request(body, messages.GroupFacts).bundles
+            self._ask()
+        assert self._bundles is not None
         return [dict(bundle) for bundle in self._bundles]
 
     @property
     def bundle_count(self) -> int:
         """How many bundles it has."""
-        return len(self.bundle_specs)
+        return sum(map(bool, self.bundle_specs))
+
+    def _ask(self) -> messages.GroupFacts:
+        body = messages.GetGroup(group_id=self.id.hex())
+        facts = sessions.current().request(body, messages.GroupFacts)
+        self._bundles = facts.bundles
+        return facts
 
     def ready(self) -> _native.ObjectRef:
         """Return a ref to this group that is ready once everything is reserved.
@@ -100,7 +114,7 @@ class PlacementGroup:
         """
         self._is_shared = True
         if self._ready is None:
-            strategy = messages.GroupReady(self.id.hex())
+            strategy = messages.GroupReady(self.id.hex(), self._revision)
             given = {"num_cpus": 0, "scheduling_strategy": strategy, "max_retries": -1}
             self._ready = RemoteFunction(None, given, _ITSELF)
         ref: _native.ObjectRef = self._ready.remote(self)
@@ -137,19 +151,132 @@ class PlacementGroup:
         self._coming = None
         return session.result(coming, messages.GroupAnswer).is_ready
 
+    def add_bundles(
+        self,
+        bundles: Sequence[Mapping[str, float]],
+        bundle_label_selector: Sequence[Mapping[str, str]] | None = None,
+    ) -> list[int]:
+        """Reserve more bundles, all of them or none; returns at once.
+
+        The strategy of the group goes for the new ones too: with STRICT_PACK they go to its node.
+        What runs in the others goes on; ``wait()`` and ``ready()`` wait for the new ones too.
+
+        Args:
+            bundles: What each new bundle is to have.
+            bundle_label_selector: For each of them what labels its node must have.
+
+        Returns:
+            Their indexes. Indexes stay as they are, and are not used again.
+
+        Raises:
+            OptionError: something is wrong with them (a ``ValueError``).
+            UnschedulableError: this machine can never have them beside the others, and no other
+                can join. In a cluster the group waits for nodes.
+            GroupRemovedError: the group was removed.
+
+        Example:
+            >>> group = shoal.util.placement_group([{"CPU": 1}])
+            >>> group.add_bundles([{"CPU": 0.5}])
+            [1]
+            >>> group.wait(timeout_seconds=10)
+            True
+        """
+        checked = _check_bundles(bundles)
+        rules = _label_rules(bundle_label_selector, len(checked), ())
+
+        def change(facts: messages.GroupFacts) -> messages.GroupFacts:
+            known = facts.labels or [()] * len(facts.bundles)
+            of_all = [r for r in known[0] if r.operator == "exists" and all(r in k for k in known)]
+            added = [(*rule, *of_all) for rule in rules or [()] * len(checked)]
+            labels = [*known, *added]
+            facts = msgspec.structs.replace(facts, bundles=[*facts.bundles, *checked])
+            return msgspec.structs.replace(facts, labels=labels if any(labels) else [])
+
+        count = len(self._resize(change).bundles)
+        return [*range(count - len(checked), count)]
+
+    def remove_bundles(self, indexes: Sequence[int]) -> None:
+        """Give back some of its bundles, and end what runs in them; the others stay as they are.
+
+        Tasks and actors of such a bundle fail with ``GroupRemovedError``. A task that ran in it and
+        may run in any bundle (-1) is run again in another one as if its worker had died, and so is
+        an actor that may restart.
+
+        Args:
+            indexes: Which; the last one cannot be removed, but the group can.
+
+        Raises:
+            OptionError: there is no such bundle, or no other (a ``ValueError``).
+            GroupRemovedError: the group was removed.
+
+        Example:
+            >>> group = shoal.util.placement_group([{"CPU": 0.5}, {"CPU": 0.5}])
+            >>> group.remove_bundles([0])
+            >>> group.bundle_specs
+            [{}, {'CPU': 0.5}]
+        """
+        if not isinstance(indexes, Sequence) or isinstance(indexes, str) or not indexes:
+            text = f"indexes must be a list of indexes that is not empty, not {indexes!r}"
+            raise errors.OptionError(text, option="indexes")
+        gone = set(indexes)
+
+        def change(facts: messages.GroupFacts) -> messages.GroupFacts:
+            self._bundles = facts.bundles
+            for index in indexes:
+                if index == -1:
+                    raise errors.OptionError("-1 means any bundle: name one", option="indexes")
+                check_placement_group_index(self, index)
+            left = [{} if at in gone else bundle for at, bundle in enumerate(facts.bundles)]
+            if not any(left):
+                text = "a group keeps a bundle: remove_placement_group removes it with all of them"
+                raise errors.OptionError(text, option="indexes")
+            return msgspec.structs.replace(facts, bundles=left)
+
+        self._resize(change)
+
+    def _resize(
+        self, change: Callable[[messages.GroupFacts], messages.GroupFacts]
+    ) -> messages.GroupFacts:
+        """Whoever is faster wins; the other one begins anew with what the group is then."""
+        session, me = sessions.current(), os.urandom(8).hex()
+        self._is_shared = True
+        facts = self._ask()
+        for _ in range(RESIZES_MOST):
+            wanted = change(facts)
+            body = messages.ResizeGroup(
+                self.id.hex(), facts.revision + 1, me, wanted.bundles, wanted.labels
+            )
+            facts = session.request(body, messages.GroupFacts)
+            self._bundles = facts.bundles
+            if (facts.revision, facts.resized_by) == (body.revision, me):
+                self._revision, self._ready, self._coming = facts.revision, None, None
+                return facts
+        text = f"others have resized {self} {RESIZES_MOST} times, and each time they were faster"
+        raise errors.ShoalError(text)
+
     def check_fits(self, index: int, asked: Mapping[str, float], what: str) -> None:
         """Raise ``OptionError`` unless bundle ``index`` (-1: some bundle) could hold ``asked``."""
         self._is_shared = True
-        bundles = self.bundle_specs
         check_placement_group_index(self, index)
-        tried = bundles if index == -1 else [bundles[index]]
-        if any(all(u <= bundle.get(n, 0) for n, u in asked.items()) for bundle in tried):
+        if not self._fits(index, asked):
+            self._ask()  # it may have been resized elsewhere
+            check_placement_group_index(self, index)
+        if self._fits(index, asked):
             return
+        tried = self._meant(index)
         which = "no bundle" if index == -1 else f"bundle {index} does not have as much"
         text = f"{what} asks for {dict(asked)}, and {which} of its placement group"
         raise errors.OptionError(
             f"{text}{' has as much' if index == -1 else ''}: {tried}", option="scheduling_strategy"
         )
+
+    def _meant(self, index: int) -> list[dict[str, float]]:
+        bundles = self.bundle_specs
+        return [bundle for bundle in bundles if bundle] if index == -1 else [bundles[index]]
+
+    def _fits(self, index: int, asked: Mapping[str, float]) -> bool:
+        meant = self._meant(index)
+        return any(all(u <= bundle.get(n, 0) for n, u in asked.items()) for bundle in meant)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, PlacementGroup):
@@ -393,13 +520,13 @@ def _shown_rows() -> dict[str, Any]:
 
 def _shown(row: Mapping[str, Any], node: str) -> dict[str, Any]:
     is_placed = row["state"] == "CREATED"
-    bundles = dict(enumerate(row["bundles"]))
-    nodes = row.get("nodes") or [node if is_placed else ""] * len(bundles)
+    bundles = {index: bundle for index, bundle in enumerate(row["bundles"]) if bundle}
+    nodes = row.get("nodes") or [node if is_placed else ""] * len(row["bundles"])
     return {
         "placement_group_id": row["group_id"],
         "name": row["name"],
         "bundles": bundles,
-        "bundles_to_node_id": dict(enumerate(nodes)),
+        "bundles_to_node_id": {index: nodes[index] for index in bundles},
         "strategy": row["strategy"],
         "state": row["state"],
         "is_detached": row["detached"],
@@ -409,11 +536,16 @@ def _shown(row: Mapping[str, Any], node: str) -> dict[str, Any]:
 
 def check_placement_group_index(placement_group: PlacementGroup, bundle_index: int) -> None:
     """Raise ``OptionError`` (a ``ValueError``) if the group has no bundle of that index."""
-    count = placement_group.bundle_count
+    count = len(placement_group.bundle_specs)
     is_integer = isinstance(bundle_index, int) and not isinstance(bundle_index, bool)
+    if is_integer and bundle_index >= count:
+        placement_group._ask()  # it may have been resized elsewhere
+        count = len(placement_group.bundle_specs)
     if not is_integer or not -1 <= bundle_index < count:
         text = f"the placement group has no bundle {bundle_index!r}: it has {count}"
         raise errors.OptionError(f"{text}, numbered from 0 (-1: any)")
+    if bundle_index >= 0 and not placement_group.bundle_specs[bundle_index]:
+        raise errors.OptionError(f"bundle {bundle_index} of the placement group was removed")
 
 
 def _check_group(group: Any) -> None:

@@ -63,6 +63,7 @@ class PlacedActor:
         "epoch",
         "incarnation",
         "is_known",
+        "is_new",
         "node",
         "order",
         "phase",
@@ -89,6 +90,8 @@ class PlacedActor:
         """Nodes that have refused it -> until when they are not asked again."""
         self.watchers: dict[str, None] = {}
         self.creator = NOBODY
+        self.is_new = False
+        """No former life of the store was asked for it."""
         self.is_known = False
         """The creator has heard that it is more than asked for."""
 

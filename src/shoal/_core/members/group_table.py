@@ -2,8 +2,9 @@
 
 Nothing here decides (``groups`` does).
 
-On disk are detached groups, those that are being removed (what was decided and not yet done must
-not be forgotten), and *graves*: removed ones whose creator may not have heard of it, and would ask
+On disk are detached groups, those that have been resized (what their creator asked for is not what
+they are), those that are being removed (what was decided and not yet done must not be forgotten),
+and *graves*: removed ones whose creator may not have heard of it, and would ask
 for them again after a restart of the store. Never where they are.
 """
 
@@ -103,17 +104,27 @@ class PlacedGroup:
         }
 
     @property
+    def wanted(self) -> list[int]:
+        """Its bundles, without those that were removed."""
+        return [index for index, bundle in enumerate(self.spec.bundles) if bundle]
+
+    @property
     def missing(self) -> list[int]:
         """Bundles that no part has or is asked for."""
         held = self.held((ASKED, *HOLDING))
-        return [index for index in range(len(self.spec.bundles)) if index not in held]
+        return [index for index in self.wanted if index not in held]
+
+    @property
+    def is_lasting(self) -> bool:
+        """Whether it is on disk."""
+        return self.spec.detached or self.is_removed or self.spec.revision > 0
 
     @property
     def state(self) -> str:
         """The state as people know it."""
         if self.is_removed:
             return "REMOVED"
-        if len(self.held((COMMITTED,))) == len(self.spec.bundles):
+        if len(self.held((COMMITTED,))) == len(self.wanted):
             return "CREATED"
         return "RESCHEDULING" if self.was_there else "PENDING"
 
@@ -185,7 +196,7 @@ class GroupTable:
     def keep(self, group: PlacedGroup, out: Outgoing) -> None:
         """It has changed: on disk too, if it is to be there."""
         spec = group.spec
-        if spec.detached or group.is_removed:
+        if group.is_lasting:
             self._kept.add(spec.group_id)
             record = GroupRecord(spec, group.is_removed, group.creator)
             out.keep(GROUPS, spec.group_id, _encode(record))
@@ -235,7 +246,7 @@ class GroupTable:
         for group_id, group in self.groups.items():
             assert group.spec.group_id == group_id and group_id not in self.tombstones
             assert all(group_id in self.on_node[part.node] for part in group.parts.values())
-            assert (group.is_removed or group.spec.detached) == (group_id in self._kept)
+            assert group.is_lasting == (group_id in self._kept)
             if group.is_settled:
                 self._validate_parts(group)
         for place, group_id in self.by_name.items():
@@ -249,6 +260,7 @@ class GroupTable:
         parts = list(group.parts.values())
         indexes = [i for part in parts if part.state != RELEASING for i in part.indexes]
         assert len(indexes) == len(set(indexes)), "a bundle in two parts"
+        assert group.is_removed or set(indexes) <= set(group.wanted), "a part of what was removed"
         states = {part.state for part in parts}
         assert not group.is_removed or states <= {RELEASING}
         is_open = not states & {ASKED, PREPARED, RELEASING}

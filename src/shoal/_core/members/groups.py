@@ -12,6 +12,7 @@
       +------------- restart of the store: UNSETTLED           RESCHEDULING <--------------+
 
     8 it is removed (from any of these): REMOVING --- 9 all given back ---> (tombstone)
+   10 it is resized (in any but REMOVING and UNSETTLED): more is missing, or less
 
 A *part* is what one node has of a group under one request: ASKED, PREPARED, COMMITTING, COMMITTED
 or RELEASING. What a group is, its parts say (RULES K-7):
@@ -24,6 +25,11 @@ or RELEASING. What a group is, its parts say (RULES K-7):
 6. Its other bundles stay; for the lost ones another request goes the same way.
 8. On disk, until the last part is gone and the creator has heard of it: a group that was removed
    must not come back with a report.
+10. What it is to be is one more revision of its spec, on disk before anybody is told; who resized
+    an older one is told what there is, and tries again. What is not committed goes the way of 5
+    and is asked for again as the group is now. New bundles are placed like lost ones (6). Of a
+    removed one nothing is ordered: whoever has it hears the new spec (each node with a part is
+    told of changes) and gives it back, and its part goes on without it.
 
 Invariants:
 
@@ -36,8 +42,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
+import msgspec
+
 from shoal._base.config import LeaseTimes, Limits
 from shoal._core import causes
+from shoal._core.groups import is_resize
 from shoal._core.members.group_table import (
     ASKED,
     COMMITTED,
@@ -121,6 +130,48 @@ class GroupPlaces:
             scene.out.again.append(ask)
             return None
         return Done()
+
+    def resize(self, ask: m.Ask, body: m.ResizeGroup, scene: Scene) -> m.ToldBody | None:
+        """Edge 10; to repeat it is harmless."""
+        group = self.table.groups.get(body.group_id)
+        if not scene.is_settled or (group is not None and not group.is_settled):
+            scene.out.again.append(ask)
+            return None
+        if group is None or group.is_removed:
+            buried = self.table.tombstones.get(body.group_id)
+            facts = group.facts() if group is not None else buried
+            return facts or Failure(causes.group_not_found("", "", body.group_id))
+        self.table.watch(group, ask.node, scene.nodes)
+        is_next = body.revision == group.spec.revision + 1
+        if is_next and is_resize(group.spec.bundles, body.bundles):
+            self._resize(group, body, scene)
+        return group.facts()
+
+    def _resize(self, group: PlacedGroup, body: m.ResizeGroup, scene: Scene) -> None:
+        fields = ("revision", "resized_by", "bundles", "labels")
+        news = {name: getattr(body, name) for name in fields}
+        group.spec = msgspec.structs.replace(group.spec, **news)
+        self.table.keep(group, scene.out)
+        for part in list(group.parts.values()):
+            self.table.watch(group, part.node, scene.nodes)
+            if part.state in (ASKED, PREPARED):
+                self._release(group, part, scene)
+            else:
+                self._trim(group, part, scene)
+        group.tries = 0
+        is_releasing = any(part.state == RELEASING for part in group.parts.values())
+        if group.missing and not is_releasing:  # else edge 5 asks for it
+            self.table.pauses.set(group.spec.group_id, None)
+            self.table.waiting[group.spec.group_id] = None
+        self._tell(group, scene)
+
+    def _trim(self, group: PlacedGroup, part: Part, scene: Scene) -> None:
+        """A part goes on without the bundles that were removed, and ends with the last one."""
+        if part.state != RELEASING:
+            wanted = set(group.wanted)
+            part.indexes = [index for index in part.indexes if index in wanted]
+            if not part.indexes:
+                self._release(group, part, scene)
 
     def bundle_nodes(self, group_id: str, bundle: int) -> list[str] | None:
         """Who has that bundle (-1: any); None if the group is gone."""
@@ -207,15 +258,22 @@ class GroupPlaces:
             group = self.table.groups.get(spec.group_id)
             if group is None and not spec.detached and spec.group_id not in self.table.tombstones:
                 group = self.table.add(spec, NOBODY, is_settled=False)
+                self.table.keep(group, scene.out)
             if group is None:
                 # Removed, or detached and unknown to the disk: nobody wants it any more.
                 body = m.ReleaseBundles(spec.group_id, found.request, is_removed=True)
                 scene.out.order(node, body)
                 continue
+            if spec.revision > group.spec.revision:  # this disk has not kept what it was told
+                group.spec = spec
+                self.table.keep(group, scene.out)
             state = COMMITTED if found.is_committed else PREPARED
             part = self.table.put(group, Part(node, found.request, list(found.indexes), state))
             if group.is_removed:
                 self._release(group, part, scene)
+            elif spec.revision < group.spec.revision:
+                self.table.watch(group, node, scene.nodes)
+                scene.out.news(node, group.facts())
         claimed = set(whole.watched)
         for group_id in whole.watched:
             if (watched := self.table.groups.get(group_id)) is not None:
@@ -245,11 +303,12 @@ class GroupPlaces:
                 self._settle(group, scene)
 
     def _settle(self, group: PlacedGroup, scene: Scene) -> None:
+        for part in list(group.parts.values()):
+            self._trim(group, part, scene)
         # A bundle that two parts have was being placed again: one that is committed is right, else
         # the newer one; the order to release the other had not arrived.
-        parts = sorted(
-            group.parts.values(), key=lambda p: (p.state == COMMITTED, p.request), reverse=True
-        )
+        having = [part for part in group.parts.values() if part.state != RELEASING]
+        parts = sorted(having, key=lambda p: (p.state == COMMITTED, p.request), reverse=True)
         taken: set[int] = set()
         for part in parts:
             if taken.isdisjoint(part.indexes):
@@ -257,7 +316,7 @@ class GroupPlaces:
             else:
                 self._release(group, part, scene)
         requests = {part.request for part in group.parts.values() if part.state == PREPARED}
-        is_whole = len(group.held((PREPARED,))) == len(group.spec.bundles) and len(requests) == 1
+        is_whole = len(group.held((PREPARED,))) == len(group.wanted) and len(requests) == 1
         group.was_there = bool(group.held((COMMITTED,)))
         group.was_created = is_whole or group.was_there
         if is_whole:

@@ -27,7 +27,9 @@ refused it, said that it is gone, is over, or has told its whole state without i
 the store, and so follows no order of a former one.
 
 An actor that is not lasting, and that this life of the store has not seen, may be with any node:
-it is placed only after every node that could have it has spoken (``UNSETTLED``).
+it is placed only after every node that could have it has spoken (``UNSETTLED``). If one of those
+was lost before it spoke, and the actor was asked for in a former life of the store, it may have
+lived there: that counts as a life, so that what may run once does not run twice.
 """
 
 from __future__ import annotations
@@ -83,6 +85,8 @@ class ActorPlaces:
         self._strays: dict[tuple[str, int], tuple[str, int]] = {}
         """(actor, incarnation) that nobody should have -> node, order to end it."""
         self._name_waiters: dict[tuple[str, str], list[m.Ask]] = {}
+        self._is_one_lost = False
+        """A node was lost before it had told this life of the store what it has."""
 
     # ---- asks
     def register(self, ask: m.Ask, spec: m.RegisterActor, scene: Scene) -> m.ToldBody | None:
@@ -109,6 +113,7 @@ class ActorPlaces:
                 return holder.facts(created=False)
             return Failure(causes.name_taken(spec.name, spec.namespace))
         actor = table.add(spec, (ask.node, ask.epoch))
+        actor.is_new = ask.first_store == ask.store
         table.watch(actor, ask.node, scene.nodes)
         if is_lasting(spec) or scene.is_settled:
             table.wait(actor)
@@ -221,6 +226,9 @@ class ActorPlaces:
     def node_lost(self, node: str, epoch: int, scene: Scene) -> None:
         """It is over: nothing of it acts any more."""
         table = self.table
+        lost = scene.nodes.nodes[node]
+        if not scene.is_settled and not lost.is_reported and lost.record.role == m.ROLE_NODE:
+            self._is_one_lost = True
         for actor_id in table.watched_by.pop(node, ()):
             table.actors[actor_id].watchers.pop(node, None)
         for actor_id in table.graves_of(node):
@@ -300,8 +308,13 @@ class ActorPlaces:
         """Whoever is not known by now is nowhere; what nobody has asked for nobody will."""
         for actor_id in self.table.graves_of(NOBODY[0]):
             self.table.level(actor_id, scene.out)
-        for actor in self.table.actors.values():
-            if actor.phase == UNSETTLED:
+        for actor in list(self.table.actors.values()):
+            if actor.phase != UNSETTLED:
+                continue
+            if self._is_one_lost and not actor.is_new:
+                actor.incarnation = 1
+                self._restart(actor, _cause(actor, "node_lost"), scene, pauses=False)
+            else:
                 self.table.wait(actor)
 
     # ---- placing

@@ -335,6 +335,8 @@ class MembersMachine:
                 body = self.groups.create((ask.node, ask.epoch), ask.body, scene)
             case m.FindGroup():
                 body = self.groups.look_up(ask, ask.body, scene)
+            case m.ResizeGroup():
+                body = self.groups.resize(ask, ask.body, scene)
             case m.RemoveGroup():
                 body = self.groups.remove(ask, ask.body, scene)
             case m.DrainMember():

@@ -9,7 +9,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import msgspec
 
 from shoal._core.members import interface as on
 from shoal._core.members.actor_table import is_lasting
@@ -19,11 +19,13 @@ from shoal._proto.messages import Failure
 NEVER = float("-inf")
 
 
-class Wish(NamedTuple):
+class Wish(msgspec.Struct):
     """An ask that is not told."""
 
     ticket: int
     body: m.AskBody
+    store: int = 0
+    """The life of the store to which it was first sent."""
 
 
 class Wishes:
@@ -47,10 +49,11 @@ class Wishes:
     def messages(self, node: str, epoch: int, store: int, first: int = 0) -> list[m.Ask]:
         """Everything open from number ``first`` on."""
         below = next(iter(self.open), self._number + 1)
+        due = [(number, wish) for number, wish in self.open.items() if number >= first]
+        for _, wish in due:
+            wish.store = wish.store or store
         return [
-            m.Ask(node, epoch, store, number, below, wish.body)
-            for number, wish in self.open.items()
-            if number >= first
+            m.Ask(node, epoch, store, number, below, wish.body, wish.store) for number, wish in due
         ]
 
     def told(self, number: int, body: m.ToldBody) -> list[on.NodeCommand]:

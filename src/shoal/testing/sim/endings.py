@@ -163,6 +163,7 @@ class EndingProgram(GroupProgram):
 
     world: EndingWorld
     share_of_tasks = 0.4
+    resizes = 0.0
 
     def script(self, depth: int = 0) -> Script:
         random = self.world.random

@@ -143,6 +143,7 @@ class FakeGroup:
     is_possible: bool
     is_ready: bool = False
     removed_at: float | None = None
+    revision: int = 0
 
 
 @dataclass

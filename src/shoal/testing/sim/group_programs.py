@@ -1,5 +1,5 @@
 """Programs that make placement groups, also impossible ones, run things in them and outside of
-them, and remove them at any moment."""
+them, and resize and remove them at any moment."""
 
 from __future__ import annotations
 
@@ -32,6 +32,9 @@ def is_possible(world: World, bundles: list[dict[str, float]], strategy: str) ->
 class GroupProgram(Program):
     """A driver that makes groups and runs half of what it does in them."""
 
+    resizes = 0.2
+    """How often it resizes one."""
+
     def __init__(self, world: World, name: str, bursts: int, chaos: float) -> None:
         self.groups: list[str] = []
         super().__init__(world, name, bursts * 2, chaos)
@@ -42,6 +45,8 @@ class GroupProgram(Program):
             self.make()
         if is_busy and self.groups and self.world.random.random() < 0.2:
             self.remove(self.world.random.choice(self.groups))
+        if is_busy and self.groups and self.resizes and self.world.random.random() < self.resizes:
+            self.resize(self.world.random.choice(self.groups))
         super().next_burst()
 
     def strategy(self) -> m.Strategy:
@@ -70,6 +75,34 @@ class GroupProgram(Program):
 
         body = m.CreateGroup(group_id, bundles, strategy, waits=True)
         world.request(self.process, body, answered)
+
+    def resize(self, group_id: str) -> None:
+        """By one bundle more, or by one less."""
+        world, random, group = self.world, self.world.random, self.world.groups[group_id]
+        if not group.is_ready:
+            return
+        bundles = [*group.bundles]
+        others = [index for index, bundle in enumerate(bundles) if bundle and index]
+        if others and random.random() < 0.5:
+            bundles[random.choice(others)] = {}
+        else:
+            bundles.append({"CPU": 1.0})
+        group.is_ready = False
+
+        def resized(body: m.Message) -> None:
+            if isinstance(body, m.GroupFacts):
+                assert body.resized_by == "me" and body.bundles == bundles
+                group.bundles, group.revision = bundles, body.revision
+            if group.removed_at is None:
+                world.request(self.process, m.WaitGroup(group_id, None), ready)
+
+        def ready(body: m.Message) -> None:
+            is_ready = isinstance(body, m.GroupAnswer) and body.is_ready
+            # What ran in a removed bundle is being killed.
+            world.after(2 * checkers.GROUP_END_S, lambda: setattr(group, "is_ready", is_ready))
+
+        body = m.ResizeGroup(group_id, group.revision + 1, "me", bundles, [])
+        world.request(self.process, body, resized)
 
     def remove(self, group_id: str) -> None:
         """It is over from the moment that somebody asks for it."""

@@ -207,8 +207,10 @@ class Programs:
             self.kill(node)
         elif kind < 0.7:
             node.ask(m.FindActor(name=chance.choice(NAMES), namespace=NAMESPACE), _nothing)
-        elif kind < 0.9:
+        elif kind < 0.86:
             self.create(node)
+        elif kind < 0.92:
+            self.resize(node)
         else:
             self.remove(node)
 
@@ -301,6 +303,28 @@ class Programs:
             asked.is_removal_told = asked.is_removal_told or not isinstance(body, Failure)
 
         node.ask(m.RemoveGroup(asked.spec.group_id), told)
+
+    def resize(self, node: SimNode) -> None:
+        """Any of them, by one bundle more or less; or somebody was faster."""
+        chance, groups = self._world.random, self._world.oracle.groups
+        told = [each for each in groups.values() if each.is_told]
+        if not told:
+            return
+        asked = chance.choice(told)
+        spec = asked.resized or asked.spec
+        bundles = [*spec.bundles]
+        wanted = [index for index, bundle in enumerate(bundles) if bundle]
+        if len(wanted) > 1 and chance.random() < 0.5:
+            bundles[chance.choice(wanted)] = {}
+        else:
+            bundles.append({"CPU": chance.choice((0.5, 1.0))})
+        by = self._next("resize")
+
+        def answered(body: m.ToldBody) -> None:
+            if isinstance(body, m.GroupFacts) and body.spec is not None:
+                self._world.oracle.resized(body)
+
+        node.ask(m.ResizeGroup(spec.group_id, spec.revision + 1, by, bundles, []), answered)
 
     def sweep(self) -> None:
         """End and remove everything."""

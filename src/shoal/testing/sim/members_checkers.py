@@ -65,6 +65,7 @@ class Asked(msgspec.Struct):
     is_kill_told: bool = False
     is_final: bool = False
     """Its constructor has raised, or its bundle was given back."""
+    is_end_told: bool = False
     offered: int = 0
     """The last incarnation that was offered to any node."""
     lives: list[Life] = []
@@ -78,6 +79,8 @@ class AskedGroup(msgspec.Struct):
     is_removal_asked: bool = False
     is_removal_told: bool = False
     was_created: bool = False
+    resized: m.GroupSpec | None = None
+    """What the store has acknowledged last."""
 
 
 class Oracle:
@@ -199,13 +202,33 @@ class Oracle:
     def news(self, node: SimNode, facts: m.ActorFacts | m.GroupFacts) -> None:
         """A node hears of a change."""
         if isinstance(facts, m.ActorFacts):
+            if facts.state == "DEAD" and facts.actor_id in self.actors:
+                self.actors[facts.actor_id].is_end_told = True
             return
         if facts.group_id in self.groups and facts.state == "CREATED":
             self.groups[facts.group_id].was_created = True
 
-    def opened(self, node: str, group_id: str) -> None:
+    def resized(self, facts: m.GroupFacts) -> None:
+        """The store says that a group is this now: it is never again less than that."""
+        asked = self.groups[facts.group_id]
+        assert facts.spec is not None
+        if asked.resized is None or facts.spec.revision > asked.resized.revision:
+            asked.resized = facts.spec
+
+    def spec_of(self, group_id: str) -> m.GroupSpec:
+        """What a group is by the store's own word, which has to agree with what was told."""
+        asked, machine = self.groups[group_id], self._world.store.machine
+        known = None if machine is None else machine.groups.table.groups.get(group_id)
+        told = asked.resized or asked.spec
+        spec = told if known is None else known.spec
+        same = spec.bundles == told.bundles
+        if spec.revision < told.revision or (spec.revision == told.revision and not same):
+            raise Violation(f"{group_id} is {spec}, and {told} was acknowledged")
+        return spec
+
+    def opened(self, node: str, spec: m.GroupSpec) -> None:
         """Bundles of a group may be used: all of them are reserved, unless something was struck."""
-        world, spec = self._world, self.groups[group_id].spec
+        world, group_id = self._world, spec.group_id
         held = [
             index
             for other in world.nodes.values()
@@ -213,7 +236,9 @@ class Oracle:
             if key[0] == group_id and not other.is_dead
             for index in reserved.body.indexes
         ]
-        missing = set(range(len(spec.bundles))) - set(held)
+        now = self.spec_of(group_id)
+        wanted = {at for at, size in enumerate(spec.bundles) if size and now.bundles[at]}
+        missing = wanted - set(held)
         if missing and world.now - world.struck_at > HEALTHY_S + 10.0:
             raise Violation(f"{group_id} is used on {node} and nobody has bundles {missing}")
 
@@ -259,10 +284,15 @@ class Oracle:
         drained = sum(life.how == "drained" for life in asked.lives)
         if asked.offered - (drained if spec.max_restarts else 0) > spec.max_restarts >= 0:
             return
-        if self._has_room(spec):
+        if self._has_room(spec) and not self._may_have_lived(asked):
             raise Violation(
                 f"{spec.actor_id} is acknowledged and nowhere, though there is room: {asked.lives}"
             )
+
+    def _may_have_lived(self, asked: Asked) -> bool:
+        """Whether it was ended although nobody had ever offered it: on a node that was lost before
+        a new store had heard of it."""
+        return asked.is_end_told and self._world.store.epoch > 1 and bool(self.deaths)
 
     def _has_room(self, spec: m.RegisterActor) -> bool:
         if isinstance(spec.strategy, InGroup):
@@ -271,13 +301,13 @@ class Oracle:
         return any(node.host.account.fits(amounts) for node in self._world.accepting())
 
     def _check_group(self, asked: AskedGroup) -> None:
-        world, spec = self._world, asked.spec
+        world, spec = self._world, self.spec_of(asked.spec.group_id)
         held = [
             (index, reserved.is_open)
             for node in world.living()
             for key, reserved in node.host.bundles.items()
             if key[0] == spec.group_id
-            for index in reserved.body.indexes
+            for index in reserved.grants
         ]
         is_rooted = self._is_rooted(spec.root, spec.root_epoch)
         if asked.is_removal_told or not is_rooted:
@@ -287,7 +317,10 @@ class Oracle:
         indexes = sorted(index for index, _ in held)
         if len(indexes) != len(set(indexes)):
             raise Violation(f"bundles of {spec.group_id} are held twice: {held}")
-        is_whole = len(indexes) == len(spec.bundles) and all(is_open for _, is_open in held)
+        wanted = [index for index, bundle in enumerate(spec.bundles) if bundle]
+        is_whole = indexes == wanted and all(is_open for _, is_open in held)
+        if not is_whole and set(indexes) - set(wanted):
+            raise Violation(f"removed bundles of {spec.group_id} are held: {held}")
         if is_whole or asked.is_removal_asked:
             return
         if held and not asked.was_created and any(not is_open for _, is_open in held):
@@ -299,7 +332,7 @@ class Oracle:
         """Whether what is missing fits on one node alone (so it fits in any order)."""
         if spec.strategy == "STRICT_SPREAD":
             return False
-        missing = [parse(b) for index, b in enumerate(spec.bundles) if index not in held]
+        missing = [parse(b) for index, b in enumerate(spec.bundles) if b and index not in held]
         for node in self._world.accepting():
             if (grants := node.host.account.take_all(missing)) is not None:
                 for grant in grants:

@@ -6,7 +6,8 @@ each victim (the store, which starts again, or a node, which does not): the vict
 as that message has been read. After a while everything must be as the rules say.
 
 Scenarios: ``create`` a group over three nodes; ``remove`` it when it is there; ``lose`` a node of
-it, with a fourth that can take its place.
+it, with a fourth that can take its place; ``grow`` it from two nodes to three, ``shrink`` it from
+three to two.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from shoal.testing.sim.members import MembersWorld, Programs
 from shoal.testing.sim.members_checkers import AskedGroup
 from shoal.testing.sim.members_network import STORE
 
-SCENARIOS = ("create", "remove", "lose")
+SCENARIOS = ("create", "remove", "lose", "grow", "shrink")
 BEGIN_S = 1.5
 REST_S = 30.0
 GROUP = "group"
@@ -48,7 +49,7 @@ class TwoPhases:
         root = "" if is_detached else "n4"
         self.spec = m.GroupSpec(
             GROUP,
-            [{"CPU": 3.0}, {"CPU": 3.0}, {"CPU": 3.0}],
+            [{"CPU": 3.0}] * (2 if scenario == "grow" else 3),
             "STRICT_SPREAD",
             detached=is_detached,
             root=root,
@@ -112,24 +113,33 @@ class TwoPhases:
         elif self._scenario == "remove":
             group.is_removal_asked = True
             creator.ask(m.RemoveGroup(GROUP), removed)
+        elif self._scenario in ("grow", "shrink"):
+            size = {"CPU": 3.0}
+            bundles = [size, size, size] if self._scenario == "grow" else [size, {}, size]
+            creator.ask(m.ResizeGroup(GROUP, 1, "me", bundles, []), self._resized)
         else:
             world.strike_node(world.nodes["n1"], 0.0)
             world.nodes["n1"].kill(has_zygote=False)
             world.run(world.now + 10.0)
             self._from = world.delivered
 
+    def _resized(self, body: m.ToldBody) -> None:
+        assert isinstance(body, m.GroupFacts), body
+        self.world.oracle.resized(body)
+
     def _check_whole(self) -> None:
         """If three nodes are left and it is wanted, it is there."""
         world, group = self.world, self.world.oracle.groups[GROUP]
         is_rooted = self.spec.detached or not world.nodes["n4"].is_dead
         held = sum(
-            len(reserved.body.indexes)
+            len(reserved.grants)
             for node in world.living()
             for reserved in node.host.bundles.values()
         )
+        wanted = sum(map(bool, world.oracle.spec_of(GROUP).bundles))
         is_wanted = group.is_told and not group.is_removal_asked and is_rooted
-        if is_wanted and len(world.living()) >= 3 and held != 3:
-            raise Violation(f"{held} of 3 bundles are held")
+        if is_wanted and len(world.living()) >= 3 and held != wanted:
+            raise Violation(f"{held} of {wanted} bundles are held")
         if group.is_removal_asked and held:
             raise Violation(f"{held} bundles of a removed group are held")
 

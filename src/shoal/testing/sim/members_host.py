@@ -71,6 +71,8 @@ class Host:
         self.bundles: dict[BundleKey, Reserved] = {}
         self.is_stopping = False
         """Everything is being ended."""
+        self.specs: dict[str, m.GroupSpec] = {}
+        """The last revision that was heard of each group."""
 
     def row(self) -> None:
         """Tell the machine what is free now."""
@@ -193,8 +195,30 @@ class Host:
     def open(self, command: on.OpenBundles) -> None:
         """What waits for these bundles may run."""
         key = (command.group_id, command.request)
-        self.bundles[key].is_open = True
-        self._world.oracle.opened(self.name, command.group_id)
+        reserved = self.bundles[key]
+        reserved.is_open = True
+        self._world.oracle.opened(self.name, reserved.body.spec)
+        self.heard(reserved.body.spec)
+
+    def news(self, command: on.NewsHeard) -> None:
+        """Of an actor or a group."""
+        if isinstance(command.body, m.GroupFacts) and command.body.spec is not None:
+            self.heard(command.body.spec)
+
+    def heard(self, spec: m.GroupSpec) -> None:
+        """A group may have been resized: open bundles that were removed are given back."""
+        known = self.specs.get(spec.group_id, spec)
+        spec = self.specs[spec.group_id] = max(known, spec, key=lambda each: each.revision)
+        for key, reserved in self.bundles.items():
+            if key[0] != spec.group_id or not reserved.is_open:
+                continue
+            for index in [at for at in reserved.grants if not spec.bundles[at]]:
+                account = reserved.accounts.pop(index)
+                for actor, process in list(self.processes.items()):
+                    if process.grant.account is account:
+                        self.reap(actor, "final")
+                self.account.give(reserved.grants.pop(index))
+        self.row()
 
     def free(self, command: on.FreeBundles) -> None:
         """These bundles are to be given back."""

@@ -76,7 +76,7 @@ class SimNode:
             on.OpenBundles: host.open,
             on.FreeBundles: host.free,
             on.AskAnswered: self._answered,
-            on.NewsHeard: lambda command: world.oracle.news(self, command.body),
+            on.NewsHeard: self._news_heard,
             on.Joined: lambda command: world.oracle.joined(self, command.epoch),
             on.SetAlarm: lambda command: self._set_alarm(command.at),
             on.Drain: self._drain,
@@ -116,6 +116,10 @@ class SimNode:
         else:
             self._unread.append((number, on.AlarmRang()))
         self._read()
+
+    def _news_heard(self, command: on.NewsHeard) -> None:
+        self._world.oracle.news(self, command.body)
+        self.host.news(command)
 
     # ---- its daemon
     def hear(self, body: m.ToNode) -> None:
