@@ -50,7 +50,7 @@ def test_a_group_is_prepared_then_committed_then_there() -> None:
     assert group_state(cluster) == "PENDING"
     commit(cluster, "b")
     assert group_state(cluster) == "CREATED"
-    assert cluster.machine.groups.bundle_nodes("g", 1) == ["b"]
+    assert cluster.machine.groups.table.bundle_nodes("g", 1) == ["b"]
 
 
 def test_one_refusal_gives_everything_back_and_it_is_tried_again() -> None:

@@ -228,7 +228,7 @@ def test_new_bundles_are_placed_like_lost_ones_and_are_on_disk(detached: bool) -
     store.prepare(cluster, "c")
     store.commit(cluster, "c")
     assert store.group_state(cluster) == "CREATED"
-    assert cluster.machine.groups.bundle_nodes("g", 2) == ["c"]
+    assert cluster.machine.groups.table.bundle_nodes("g", 2) == ["c"]
 
 
 def test_a_removed_bundle_is_nobodys_and_its_part_is_released() -> None:
@@ -237,7 +237,7 @@ def test_a_removed_bundle_is_nobodys_and_its_part_is_released() -> None:
     assert facts.state == "CREATED" and facts.places[1] == ""
     (release,) = [b for b in cluster.orders("b") if isinstance(b, membership.ReleaseBundles)]
     assert not release.is_removed, "the group is not"
-    assert cluster.machine.groups.bundle_nodes("g", 1) == []
+    assert cluster.machine.groups.table.bundle_nodes("g", 1) == []
 
 
 def test_whoever_was_faster_wins() -> None:

@@ -10,12 +10,13 @@ from typing import Union
 
 import msgspec
 
-from shoal._proto import strategies
+from shoal._proto import base, groups, strategies
 from shoal._proto.environments import Environment
 
 VERSION = "0.1.0"
 """What a ``Hello`` says: both ends of a connection are of one version."""
 
+Message = base.Message
 Default = strategies.Default
 Spread = strategies.Spread
 NodeAffinity = strategies.NodeAffinity
@@ -24,10 +25,13 @@ InGroup = strategies.InGroup
 GroupReady = strategies.GroupReady
 LabelRule = strategies.LabelRule
 Strategy = strategies.Strategy
-
-
-class Message(msgspec.Struct, frozen=True, array_like=True, tag=True):
-    """Base of all rows."""
+CreateGroup = groups.CreateGroup
+ResizeGroup = groups.ResizeGroup
+WaitGroup = groups.WaitGroup
+GroupAnswer = groups.GroupAnswer
+GetGroup = groups.GetGroup
+GroupFacts = groups.GroupFacts
+RemoveGroup = groups.RemoveGroup
 
 
 class JobConfig(msgspec.Struct, frozen=True):
@@ -300,73 +304,6 @@ class KillActor(Message, frozen=True):
 
 class DescribeActor(Message, frozen=True):
     actor_id: str
-
-
-# ---- placement groups
-class CreateGroup(Message, frozen=True):
-    """Reserve all bundles or none; ``Done`` once it is known, or as ``WaitGroup`` if ``waits``."""
-
-    group_id: str
-    """Chosen by the caller."""
-    bundles: list[dict[str, float]]
-    """One that was removed is empty: those behind it keep their indexes."""
-    strategy: str
-    name: str = ""
-    namespace: str = ""
-    detached: bool = False
-    labels: list[tuple[LabelRule, ...]] = []
-    """For each bundle what its node must be like; empty: anything."""
-    waits: bool = False
-    revision: int = 0
-    """How often it has been resized."""
-    resized_by: str = ""
-    """The last time."""
-
-
-class ResizeGroup(Message, frozen=True):
-    """These are its bundles from now on, if ``revision`` is the one behind that of the group; to
-    repeat it is harmless. Answered by ``GroupFacts``, which say what it is."""
-
-    group_id: str
-    revision: int
-    resized_by: str
-    """Random: two may want the same, and each wants to know whether it was he."""
-    bundles: list[dict[str, float]]
-    labels: list[tuple[LabelRule, ...]]
-
-
-class WaitGroup(Message, frozen=True):
-    """Answered when the group has its place, has none any more, or time is up."""
-
-    group_id: str
-    timeout_s: float | None
-    """None waits for ever."""
-
-
-class GroupAnswer(Message, frozen=True):
-    is_ready: bool
-
-
-class GetGroup(Message, frozen=True):
-    """By id, else by name."""
-
-    group_id: str = ""
-    name: str = ""
-    namespace: str = ""
-
-
-class GroupFacts(Message, frozen=True):
-    group_id: str
-    bundles: list[dict[str, float]]
-    labels: list[tuple[LabelRule, ...]] = []
-    revision: int = 0
-    resized_by: str = ""
-
-
-class RemoveGroup(Message, frozen=True):
-    """Answered by ``Done`` unless it is only told."""
-
-    group_id: str
 
 
 # ---- locks (FIFO, given back when the holder's process ends)

@@ -58,6 +58,12 @@ class Part:
         self.order = 0
         """The order that is not answered."""
 
+    def loses_all(self, wanted: Sequence[int]) -> bool:
+        """It goes on without the bundles that were removed; whether there was no other."""
+        if self.state != RELEASING:
+            self.indexes = [index for index in self.indexes if index in wanted]
+        return not self.indexes and self.state != RELEASING
+
 
 class PlacedGroup:
     """One group."""
@@ -177,6 +183,16 @@ class GroupTable:
         """What a node speaks of."""
         group = self.groups.get(group_id)
         return group, None if group is None else group.parts.get((node, request))
+
+    def bundle_nodes(self, group_id: str, bundle: int) -> list[str] | None:
+        """Who has that bundle (-1: any); None if the group is gone."""
+        group = self.groups.get(group_id)
+        if group is None or group.is_removed:
+            return None if group is not None or group_id in self.tombstones else []
+        held = group.held((COMMITTED,))
+        if bundle >= 0:
+            return [held[bundle]] if bundle in held else []
+        return list(dict.fromkeys(held.values()))
 
     def watch(self, group: PlacedGroup, node: str, nodes: NodeTable) -> None:
         """The node is told each change from now on."""

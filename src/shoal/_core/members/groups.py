@@ -143,45 +143,23 @@ class GroupPlaces:
             return facts or Failure(causes.group_not_found("", "", body.group_id))
         self.table.watch(group, ask.node, scene.nodes)
         is_next = body.revision == group.spec.revision + 1
-        if is_next and is_resize(group.spec.bundles, body.bundles):
-            self._resize(group, body, scene)
-        return group.facts()
-
-    def _resize(self, group: PlacedGroup, body: m.ResizeGroup, scene: Scene) -> None:
+        if not is_next or not is_resize(group.spec.bundles, body.bundles):
+            return group.facts()
         fields = ("revision", "resized_by", "bundles", "labels")
         news = {name: getattr(body, name) for name in fields}
         group.spec = msgspec.structs.replace(group.spec, **news)
         self.table.keep(group, scene.out)
         for part in list(group.parts.values()):
             self.table.watch(group, part.node, scene.nodes)
-            if part.state in (ASKED, PREPARED):
+            if part.state in (ASKED, PREPARED) or part.loses_all(group.wanted):
                 self._release(group, part, scene)
-            else:
-                self._trim(group, part, scene)
         group.tries = 0
         is_releasing = any(part.state == RELEASING for part in group.parts.values())
         if group.missing and not is_releasing:  # else edge 5 asks for it
             self.table.pauses.set(group.spec.group_id, None)
             self.table.waiting[group.spec.group_id] = None
         self._tell(group, scene)
-
-    def _trim(self, group: PlacedGroup, part: Part, scene: Scene) -> None:
-        """A part goes on without the bundles that were removed, and ends with the last one."""
-        if part.state != RELEASING:
-            wanted = set(group.wanted)
-            part.indexes = [index for index in part.indexes if index in wanted]
-            if not part.indexes:
-                self._release(group, part, scene)
-
-    def bundle_nodes(self, group_id: str, bundle: int) -> list[str] | None:
-        """Who has that bundle (-1: any); None if the group is gone."""
-        group = self.table.groups.get(group_id)
-        if group is None or group.is_removed:
-            return None if group is not None or group_id in self.table.tombstones else []
-        held = group.held((COMMITTED,))
-        if bundle >= 0:
-            return [held[bundle]] if bundle in held else []
-        return list(dict.fromkeys(held.values()))
+        return group.facts()
 
     # ---- facts
     def prepared(self, node: str, fact: m.BundlesPrepared, scene: Scene) -> None:
@@ -304,7 +282,8 @@ class GroupPlaces:
 
     def _settle(self, group: PlacedGroup, scene: Scene) -> None:
         for part in list(group.parts.values()):
-            self._trim(group, part, scene)
+            if part.loses_all(group.wanted):
+                self._release(group, part, scene)
         # A bundle that two parts have was being placed again: one that is committed is right, else
         # the newer one; the order to release the other had not arrived.
         having = [part for part in group.parts.values() if part.state != RELEASING]

@@ -140,7 +140,7 @@ class MembersMachine:
         return self._conclude(now)
 
     def _scene(self, now: float) -> Scene:
-        bundle_nodes = self.groups.bundle_nodes
+        bundle_nodes = self.groups.table.bundle_nodes
         return Scene(now, self.nodes, self._out, self.is_settled, bundle_nodes)
 
     def _conclude(self, now: float) -> list[on.StoreCommand]:
