@@ -286,6 +286,18 @@ def test_a_detached_actor_of_another_node(cluster: Cluster) -> None:
         shoal.kill(kept)
 
 
+def test_a_detached_actor_that_a_task_on_another_node_made(driver: None) -> None:
+    @shoal.remote
+    def make() -> Any:
+        made = Counter.options(name="made", lifetime="detached", num_cpus=0).remote(7)
+        shoal.get(made.add.remote())
+        return made
+
+    kept = get(make.options(**THERE).remote())
+    assert get(kept.add.remote()) == 9
+    shoal.kill(kept)  # its class, which is this program's, is let go there and here
+
+
 # ---- no room
 def test_one_that_restarts_does_not_wait_at_a_full_host(tmp_path: Path) -> None:
     waits, holds, go_on = (tmp_path / name for name in ("waits", "holds", "go on"))

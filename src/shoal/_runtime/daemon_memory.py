@@ -85,6 +85,9 @@ class NodeMemory:
         """What is done with other nodes."""
         self._put: dict[int, ObjectRef[object]] = {}
         """Made by ``PutValues``, until the machine has taken its own hold."""
+        self._proxies: dict[int, ObjectRef[object]] = {}
+        """Objects of other nodes that the machine holds: the daemon's own hold on those is the
+        bridge's, which gives it back when nobody else has any."""
         self._look = look
 
     def bell_rang(self) -> None:
@@ -249,12 +252,23 @@ class NodeMemory:
         self.abroad.note_may_run_again(command.key)
 
     def perform_adopt(self, command: commands.Adopt) -> None:
-        if not self._memory.adopt(command.key):
-            self._post(events.AdoptFailed(command.key))
-        self._put.pop(command.key, None)
+        key = command.key
+        if self.abroad is not None and self.abroad.is_proxy(key):
+            ref = self._memory.ref(key)
+            if ref is not None:
+                self._proxies[key] = ref
+            is_held = ref is not None
+        else:
+            is_held = self._memory.adopt(key)
+        if not is_held:
+            self._post(events.AdoptFailed(key))
+        self._put.pop(key, None)
 
     def perform_release(self, command: commands.Release) -> None:
-        self._memory.release(command.key)
+        if command.key in self._proxies:
+            del self._proxies[command.key]
+        else:
+            self._memory.release(command.key)
 
 
 def _unused(*_: object) -> None:
