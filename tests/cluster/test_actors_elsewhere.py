@@ -338,6 +338,30 @@ def test_one_that_restarts_does_not_wait_at_a_full_host(tmp_path: Path) -> None:
             shoal.shutdown()
 
 
+def test_it_gets_its_turn_where_tasks_never_leave_a_gap(driver: None, tmp_path: Path) -> None:
+    go_on = tmp_path / "go on"
+
+    @shoal.remote(num_cpus=1, resources={"there": 0.01})
+    def short() -> None:
+        time.sleep(0.1)
+
+    @shoal.remote(num_cpus=0, resources={"there": 0.01})
+    def keep_busy() -> None:
+        waits = [short.remote() for _ in range(8)]
+        while not go_on.exists():
+            waits = [*shoal.wait(waits)[1], short.remote()]
+        shoal.get(waits)
+
+    busy = keep_busy.remote()
+    try:
+        assert wait_until(lambda: shoal.available_resources()["CPU"] == 2, LONG_S)
+        actor = Counter.options(num_cpus=1, **THERE).remote()
+        assert get(actor.add.remote()) == 1
+    finally:
+        go_on.touch()
+        get(busy)
+
+
 def test_one_that_has_a_checkpoint_waits_where_that_is(tmp_path: Path) -> None:
     holds, go_on = tmp_path / "holds", tmp_path / "go on"
 

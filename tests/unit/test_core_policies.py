@@ -554,3 +554,20 @@ def test_strategies_of_actors() -> None:
     assert offer(NodeLabels(((eu,),))).node == "b"
     assert not offer(NodeLabels(((us,),))).is_possible
     assert offer(NodeLabels((), (us,))).node == "b", "soft: only if there is one"
+
+
+def test_an_actor_waits_only_where_it_could_live() -> None:
+    hold, dice = parse({"CPU": 2}), Dice(1)
+    rows = [
+        row("a", {"CPU": 4}, {"CPU": 0}, labels={"zone": "eu"}),
+        row("b", {"CPU": 4}, {"CPU": 0}),
+        row("small", {"CPU": 1}),
+        row("leaves", {"CPU": 4}, is_draining=True),
+    ]
+
+    def nodes(strategy: Strategy) -> set[str]:
+        return {actors.wait_at(rows, ONE, hold, strategy, dice) for _ in range(100)}
+
+    assert nodes(Default()) == nodes(NodeAffinity("a", soft=True)) == {"a", "b"}
+    assert nodes(NodeAffinity("b")) == {"b"} and nodes(NodeAffinity("small")) == {""}
+    assert nodes(NodeLabels(((LabelRule("zone", "in", ("eu",)),),))) == {"a"}

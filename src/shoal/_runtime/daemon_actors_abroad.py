@@ -26,7 +26,7 @@ import msgspec
 
 from shoal._base import clock
 from shoal._core import commands, events, guests, placement
-from shoal._core.actors import Actor
+from shoal._core.actors import Actor, Asking
 from shoal._core.asks import ActorAsk
 from shoal._core.node import NodeMachine
 from shoal._core.policies import actors as policy
@@ -54,6 +54,8 @@ LOOK_S = 0.05
 PATIENCE_S = 0.1
 """Who could live here waits so long for room here."""
 REFUSED_S = 1.0
+FULL_S = 1.0
+"""Who has found no node with room for so long waits in the line of a full one; one in each look."""
 FRESH_S = 0.5
 """What others have told is asked for again after this, while somebody waits."""
 _OVER = ("DEAD", REFUSED, MOVED)
@@ -89,6 +91,8 @@ class ActorsAbroad:
         """Whose it is, for SPREAD."""
         self._timer: Timer | None = None
         self._refused: dict[tuple[str, str], float] = {}
+        self._waits_at = float("-inf")
+        """When one was last sent to a full node."""
         self._twins: dict[int, ObjectRef[Any]] = {}
         """By the key of the lifetime object."""
         self._hosted: dict[tuple[str, int], tuple[str, list[ObjectRef[Any]]]] = {}
@@ -158,10 +162,15 @@ class ActorsAbroad:
             self._cluster.refresh(self._take_rows)
         able = [r for r in self._rows.values() if (ask.actor_id, r.node) not in self._refused]
         wish = Wish(parse(actor.spec.place), ask.target.labels, PYTHON)
-        found = policy.offer(able, wish, ask.amounts, actor.spec.strategy, self._dice)
-        if found.node:
-            self._use(found.node, ask.amounts)
-            self._post(events.ActorSent(ask.actor_id, found.node))
+        asked = (able, wish, ask.amounts, actor.spec.strategy, self._dice)
+        node = policy.offer(*asked).node
+        since = actor.phase.since if isinstance(actor.phase, Asking) else now
+        is_stuck = now - since >= FULL_S and not ask.target.room.could_serve(ask.amounts)
+        if not node and is_stuck and now > self._waits_at:
+            self._waits_at, node = now, policy.wait_at(*asked)
+        if node:
+            self._use(node, ask.amounts)
+            self._post(events.ActorSent(ask.actor_id, node))
 
     def _find_bundle(self, now: float, ask: ActorAsk, sent: Counter[tuple[str, str]]) -> None:
         """The node that has fewest of our actors for what its bundles of the group hold, if those

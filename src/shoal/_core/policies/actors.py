@@ -6,7 +6,9 @@ costs nothing (A-19), so the rows may be old.
 
 Actors live long and mostly hold little, so they are spread: of two fitting nodes taken at random
 the one that is less full gets it. A scan of all rows is made only if chance finds none in a few
-tries, which means that few fit: a scarce resource, or a full cluster.
+tries, which means that few fit: a scarce resource, or a full cluster. Who finds no room for long
+waits in the line of a node that could have it (``wait_at``), which sends it back if actors are in
+its way there.
 """
 
 from __future__ import annotations
@@ -73,6 +75,20 @@ def offer(
     if any(_could(row, wish, hold) for row in rows):
         return Offer(why="what it asks for is in use")
     return Offer(why="no node could ever have it", is_possible=False)
+
+
+def wait_at(
+    rows: Sequence[NodeRow], wish: Wish, hold: Amounts, strategy: Strategy, dice: Dice
+) -> str:
+    """Where it may wait, if none of those that could have it has room: rows of a node whose tasks
+    never leave a gap never show any, and its line is fair. "": nowhere."""
+    able = [row for row in rows if _could(row, wish, hold)]
+    match strategy:
+        case NodeAffinity(node_id, soft) if not soft:
+            able = [row for row in able if row.node == node_id]
+        case NodeLabels(hard):
+            able = [row for row in able if labels.agrees(labels.labels_of(row), hard)]
+    return able[dice.below(len(able))].node if able else ""
 
 
 def _emptier_of_two(
