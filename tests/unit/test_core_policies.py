@@ -35,6 +35,7 @@ from shoal._proto.messages import (
     NodeAffinity,
     NodeLabels,
     Spread,
+    Strategy,
 )
 from shoal._proto.views import NodeRow, Wish
 
