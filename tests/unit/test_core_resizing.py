@@ -10,6 +10,7 @@ from shoal._base import records
 from shoal._core import commands as do
 from shoal._core import events as seen
 from shoal._core.groups import is_resize
+from shoal._core.members import interface as on
 from shoal._core.members.group_table import GROUPS
 from shoal._proto import membership, messages
 from shoal._proto import messages as m
@@ -280,3 +281,15 @@ def test_a_node_that_reports_a_former_revision_hears_of_the_new_one() -> None:
     assert group.spec.revision == 1 and group.held(("committed",)) == {0: "a"}
     news = [b.facts for b in cluster.orders("a") if isinstance(b, membership.GroupNews)]
     assert any(facts.spec is not None and facts.spec.revision == 1 for facts in news)
+
+
+def test_a_lost_bundle_does_not_wait_for_new_ones_that_have_no_place() -> None:
+    cluster = there("a", "b", "c")
+    ask(cluster, 1, CPU, CPU, CPU, CPU)
+    assert not any(to == "c" and isinstance(b, membership.Orders) for to, b in cluster.told)
+    cluster.step(on.Heard(membership.Obituary("b", 1)))
+    store.prepare(cluster, "c")
+    store.commit(cluster, "c")
+    group = cluster.machine.groups.table.groups["g"]
+    assert group.held(("committed",)) == {0: "a", 1: "c"} and group.state == "RESCHEDULING"
+    cluster.machine.validate()

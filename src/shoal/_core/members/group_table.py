@@ -70,6 +70,7 @@ class PlacedGroup:
 
     __slots__ = (
         "creator",
+        "had",
         "is_known",
         "is_removed",
         "is_settled",
@@ -89,6 +90,8 @@ class PlacedGroup:
         """Every node that could have a part of it has spoken."""
         self.parts: dict[tuple[str, int], Part] = {}
         """(node, request) -> part."""
+        self.had: set[int] = set()
+        """Bundles that have been committed."""
         self.is_removed = False
         self.is_known = False
         """The creator has heard that it is removed."""

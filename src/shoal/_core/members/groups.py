@@ -22,7 +22,8 @@ or RELEASING. What a group is, its parts say (RULES K-7):
    which the nodes tell their parts, comes to the same: any COMMITTED part, or all of them PREPARED
    under one request, means that the group has its place; anything else is released.
 3. Only now the creator hears that it is there.
-6. Its other bundles stay; for the lost ones another request goes the same way.
+6. Its other bundles stay; for the lost ones another request goes the same way, and does not wait
+   for new ones (10) that have no place.
 8. On disk, until the last part is gone and the creator has heard of it: a group that was removed
    must not come back with a report.
 10. What it is to be is one more revision of its spec, on disk before anybody is told; who resized
@@ -180,6 +181,7 @@ class GroupPlaces:
         group, part = self.table.at(node, fact.group_id, fact.request)
         if group is not None and part is not None and part.state == COMMITTING:
             part.order, part.state = 0, COMMITTED
+            group.had.update(part.indexes)
             group.was_there = group.was_there or group.state == "CREATED"
             self._tell(group, scene)
 
@@ -247,6 +249,8 @@ class GroupPlaces:
                 self.table.keep(group, scene.out)
             state = COMMITTED if found.is_committed else PREPARED
             part = self.table.put(group, Part(node, found.request, list(found.indexes), state))
+            if found.is_committed:
+                group.had.update(part.indexes)
             if group.is_removed:
                 self._release(group, part, scene)
             elif spec.revision < group.spec.revision:
@@ -322,17 +326,23 @@ class GroupPlaces:
             if not group.missing:
                 del self.table.waiting[group_id]
                 continue
+            if any(part.state in (ASKED, PREPARED) for part in group.parts.values()):
+                continue
             fixed = group.held(HOLDING)
             places = self._choose(group.spec, group.missing, fixed, rooms)
+            if places is not None:
+                del self.table.waiting[group_id]
+            elif lost := [index for index in group.missing if index in group.had]:
+                # What it wants more may never come: what it has lost does not wait for that.
+                places = self._choose(group.spec, lost, fixed, rooms)
             if places is None:
                 continue
-            del self.table.waiting[group_id]
             self._prepare(group, places, scene)
             rooms = scene.nodes.rooms()
 
     def _prepare(self, group: PlacedGroup, places: Mapping[int, str], scene: Scene) -> None:
         """Edge 1."""
-        assert sorted(places) == group.missing
+        assert set(places) <= set(group.missing)
         self._request += 1
         by_node: dict[str, list[int]] = {}
         for index, node in sorted(places.items()):
