@@ -277,11 +277,17 @@ def test_one_that_lived_elsewhere_and_one_with_a_checkpoint_too(tmp_path: Path) 
             return far, kept
 
         far, kept = get(make.remote())
+        guest = shoal.remote(Kept).options(
+            max_restarts=-1, num_cpus=0, scheduling_strategy=Affinity(ids()[LEAVES], soft=True)
+        )
+        mine = guest.remote()
+        assert [get(mine.add.remote()) for _ in range(3)] == [1, 2, 3]
         calls = [(kept.add.remote(), far.add.remote()) for _ in range(20)]
         drain(cluster, "--deadline", "2min")
         calls += [(kept.add.remote(), far.add.remote()) for _ in range(20)]
         assert wait_for(lambda: has_left(cluster, node))
-        assert [get(mine) for mine, _ in calls] == [*range(2, 42)], "its state came along"
+        assert [get(ours) for ours, _ in calls] == [*range(2, 42)], "its state came along"
+        assert get(mine.add.remote()) == 4, "also that of one whose home has stayed"
         last = [get(theirs) for _, theirs in calls]
         before = last.index(1) if 1 in last else len(last)
         assert last == [*range(2, before + 2), *range(1, len(last) - before + 1)]
@@ -289,7 +295,7 @@ def test_one_that_lived_elsewhere_and_one_with_a_checkpoint_too(tmp_path: Path) 
         assert get(actor.add.remote()) > 0
         for each in (actor, far):
             shoal.kill(each)
-        del actor, far, kept, calls
+        del actor, far, kept, mine, calls
 
 
 def test_one_that_may_not_be_restarted_ends_with_its_home(tmp_path: Path) -> None:

@@ -60,7 +60,9 @@ class Member(Node):
     def is_asking(self, actor_id: str) -> bool:
         return actor_id in self.tables.scheduler.asks.by_who
 
-    def came(self, key: int = GUEST_KEY, actor_id: str = GUEST, **spec: Any) -> list[do.Command]:
+    def came(
+        self, key: int = GUEST_KEY, actor_id: str = GUEST, checkpoint: int = 0, **spec: Any
+    ) -> list[do.Command]:
         """An actor of ``FAR`` is to live here."""
         place = guests.ClassPlace((), m.JobConfig())
         given = {"function": 150, "arguments": 160, "class_name": "Guest", "methods": b""}
@@ -72,6 +74,7 @@ class Member(Node):
                 GUEST_JOB,
                 msgspec.msgpack.encode(place),
                 m.ActorSpec(**{**given, **spec}),
+                checkpoint,
             )
         )
 
@@ -474,7 +477,9 @@ def test_a_guest_waits_for_tasks_only_a_little() -> None:
 
 
 @pytest.mark.parametrize("has_checkpoint", [False, True])
-def test_one_that_restarts_and_finds_no_room_leaves_no_checkpoint(has_checkpoint: bool) -> None:
+def test_one_that_restarts_and_finds_no_room_takes_its_checkpoint_along(
+    has_checkpoint: bool,
+) -> None:
     node = Member(CPU=1.0)
     node.guest(max_restarts=1, hold={"CPU": 1.0})
     if has_checkpoint:
@@ -484,7 +489,8 @@ def test_one_that_restarts_and_finds_no_room_leaves_no_checkpoint(has_checkpoint
     node.tell(seen.AlarmRang(), after=1.0)
     assert node.is_asking(GUEST)
     out = moves(node, after=2.1)
+    told = only(out, do.TellHome)
+    assert told.state == "MOVED", "a restart that it is owed"
+    assert told.checkpoint == (900 if has_checkpoint else 0)
     if has_checkpoint:
-        assert out == [] and node.is_asking(GUEST)
-    else:
-        assert only(out, do.TellHome).state == "MOVED", "a restart that it is owed"
+        assert out.index(do.Release(900)) > out.index(told), "home has been told of it before"

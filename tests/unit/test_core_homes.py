@@ -149,6 +149,44 @@ def test_one_that_crashed_meanwhile_is_charged() -> None:
     assert is_stopped(actor) and actor.restarts == 1 and ids(node) == [actor_id]
 
 
+# ---- a state that comes along
+def test_who_moves_brings_its_state() -> None:
+    node = Member()
+    actor_id = node.abroad(max_restarts=1)
+    out = node.told("MOVED", checkpoint=300)
+    assert do.Adopt(300) in out and node.is_asking(actor_id)
+    actor = node.tables.actors.living[actor_id]
+    node.tell(seen.ActorSent(actor_id, THIRD))
+    assert actor.checkpoint == 300, "until it is there"
+    node.told("PENDING", node=THIRD)
+    node.told("REFUSED", node=THIRD)
+    node.tell(seen.ActorSent(actor_id, FAR))
+    assert do.Release(300) in node.told("ALIVE")
+    assert actor.checkpoint == 0, "it would be an old one"
+
+
+def test_its_next_host_has_it() -> None:
+    node = Member()
+    node.queues_made(node.came(checkpoint=310), 20)
+    out = node.worker(WORKER)
+    assert only_info(out).checkpoint == 310
+
+
+def test_a_home_that_leaves_ends_it_there_with_its_state() -> None:
+    node = Member()
+    node.guest()
+    node.ask(WORKER, m.KeepCheckpoint(GUEST, 320))
+    assert do.Leave(WORKER) in node.tell(seen.ActorEnds(FAR, GUEST_KEY, is_moving=True))
+    told = only(node.tell(died()), do.TellHome)
+    assert (told.state, told.checkpoint) == ("MOVED", 320)
+
+
+def only_info(out: list[do.Command]) -> m.ActorInfo:
+    actor = reply(out, m.Assignment).actor
+    assert isinstance(actor, m.ActorInfo)
+    return actor
+
+
 # ---- the next home
 def given(here: Member, spec: dict[str, Any] | None = None, **more: Any) -> list[do.Command]:
     config = m.JobConfig(namespace="ns")

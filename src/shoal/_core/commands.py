@@ -346,6 +346,7 @@ class TellHome(Command, frozen=True):
     pid: int = 0
     restarts: int = 0
     cause: bytes = b""
+    checkpoint: int = 0
 
 
 class LookAbroad(Command, frozen=True):

@@ -117,6 +117,8 @@ class ActorTold(Event, frozen=True):
     pid: int = 0
     restarts: int = 0
     cause: bytes = b""
+    checkpoint: int = 0
+    """Of one that moves: its state, which is here."""
 
 
 class ActorCame(Event, frozen=True):
@@ -129,6 +131,8 @@ class ActorCame(Event, frozen=True):
     job: int
     place: bytes
     spec: messages.ActorSpec
+    checkpoint: int = 0
+    """Its state, if it has lived before."""
 
 
 class ActorEnds(Event, frozen=True):
@@ -139,6 +143,8 @@ class ActorEnds(Event, frozen=True):
     is_gentle: bool = False
     may_restart: bool = False
     """Its process is to end: it may live again."""
+    is_moving: bool = False
+    """Its home is to hear that it moves."""
 
 
 class AbroadLooked(Event, frozen=True):

@@ -28,7 +28,14 @@ from __future__ import annotations
 
 import msgspec
 
-from shoal._core import causes, guests, placement, reactions_actors, resources
+from shoal._core import (
+    causes,
+    guests,
+    placement,
+    reactions_actors,
+    reactions_draining,
+    resources,
+)
 from shoal._core import commands as do
 from shoal._core.actors import GONE, Abroad, Actor, Asking
 from shoal._core.answers import Commands, refuse, want_environment
@@ -72,12 +79,19 @@ def on_told(t: NodeTables, now: float, event: ActorTold) -> Commands:
     actor = t.actors.by_key.get(event.key)
     if actor is None or not isinstance(actor.phase, Abroad) or actor.phase.node != event.node:
         return []
+    out: Commands = []
+    if actor.checkpoint and (event.state == "ALIVE" or event.checkpoint):
+        out += t.release(actor.checkpoint)  # its host has it; or here is a newer one
+        actor.checkpoint = 0
+    if event.checkpoint:
+        actor.checkpoint = event.checkpoint
+        out += t.adopt(event.checkpoint)
     if actor.moves and event.state in ("DEAD", REFUSED, MOVED):  # it was told to, or not begun
         actor.incarnation -= event.state == REFUSED
         t.actors.stop(now, actor)
-        return []
+        return out
     if event.state == "DEAD":
-        return reactions_actors.end_with(t, now, actor, event.cause, is_gentle=True)
+        return out + reactions_actors.end_with(t, now, actor, event.cause, is_gentle=True)
     if event.state == REFUSED:
         t.tell(now, actor.actor_id, f"node {event.node} does not take it")
         actor.incarnation -= 1
@@ -85,13 +99,13 @@ def on_told(t: NodeTables, now: float, event: ActorTold) -> Commands:
     if event.state == MOVED:  # that was not its fault, and does not count
         t.tell(now, actor.actor_id, f"node {event.node} is being drained")
         actor.pid = 0
-        return _ask_again(t, now, actor)
+        return out + _ask_again(t, now, actor)
     actor.phase.state, actor.pid = event.state, event.pid
     more = max(0, event.restarts - actor.phase.restarts)
     actor.restarts, actor.incarnation = actor.restarts + more, actor.incarnation + more
     actor.phase.restarts = event.restarts
     t.tell(now, actor.actor_id, f"{event.state} on node {event.node}, pid {event.pid}")
-    return reactions_actors.actor_row(t, actor)
+    return out + reactions_actors.actor_row(t, actor)
 
 
 def on_host_lost(
@@ -144,6 +158,9 @@ def on_came(t: NodeTables, now: float, event: ActorCame) -> Commands:
     actor.home, actor.has_handles = (event.node, event.key), False
     actor.env, out = want_environment(t, now, job, place.environment)
     t.actors.add(actor)
+    if event.checkpoint:
+        actor.checkpoint = event.checkpoint
+        out += t.adopt(event.checkpoint)
     t.tell(now, actor.actor_id, f"{spec.class_name} of node {event.node}")
     for _ in ("", *spec.groups):
         ticket = t.new_ticket()
@@ -173,7 +190,9 @@ def on_ends(t: NodeTables, now: float, event: ActorEnds) -> Commands:
     for actor in found:
         if actor.is_dead:
             continue
-        if event.may_restart and t.actors.can_restart(actor):
+        if event.is_moving and actor.home is not None:
+            out += reactions_draining.move(t, now, actor)
+        elif event.may_restart and t.actors.can_restart(actor):
             out += reactions_actors.crash(t, now, actor)
         else:
             reason = "no_handle" if event.is_gentle else "killed"

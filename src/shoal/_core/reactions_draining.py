@@ -18,7 +18,7 @@ node: ``reactions_homes``.
 
 1. Home hears of an actor that moves once, after its process has been reaped (A-3).
 2. On a node that is being drained no actor of another one begins.
-3. Who has a checkpoint here does not leave for want of room: it would stay behind.
+3. Who has a checkpoint here takes it along: home is told which value that is.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def may_move(t: NodeTables, actor: Actor) -> bool:
 def finds_no_room(t: NodeTables, now: float, actor: Actor) -> bool:
     """Whether its home had better look for another node."""
     ask = t.scheduler.asks.by_who.get(actor.actor_id)
-    if actor.home is None or actor.checkpoint or ask is None:
+    if actor.home is None or ask is None:
         return False
     room = ask.target.room
     if not t.environments.is_ready(ask.env) or any(a.fits(ask.amounts) for a in room.accounts):
@@ -75,6 +75,11 @@ def on_moves(t: NodeTables, now: float, event: ActorMoves) -> Commands:
         return []
     if not (t.is_draining and may_move(t, actor)) and not finds_no_room(t, now, actor):
         return []
+    return move(t, now, actor)
+
+
+def move(t: NodeTables, now: float, actor: Actor) -> Commands:
+    """End it, so that it lives elsewhere."""
     has_begun = actor.incarnation > 0 or not isinstance(actor.phase, Asking | Pausing)
     actor.moves = MOVED if has_begun else REFUSED
     t.tell(now, actor.actor_id, "moves to another node")
@@ -87,4 +92,6 @@ def tell_home(actor: Actor) -> Commands:
     assert actor.home is not None
     if not isinstance(actor.phase, Dead):
         return []
-    return [TellHome(*actor.home, actor.moves, restarts=actor.restarts)]
+    return [
+        TellHome(*actor.home, actor.moves, restarts=actor.restarts, checkpoint=actor.checkpoint)
+    ]

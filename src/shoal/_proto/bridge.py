@@ -180,6 +180,8 @@ class HostActor(Message, frozen=True):
     """Without the keys of function and arguments: those are home's."""
     function: Name
     arguments: Name
+    checkpoint: Name | None = None
+    """Its state, if it has lived before."""
 
 
 class ActorState(Message, frozen=True):
@@ -191,6 +193,8 @@ class ActorState(Message, frozen=True):
     restarts: int = 0
     """It has had so many there."""
     cause: bytes = b""
+    checkpoint: Name | None = None
+    """Of one that moves: its state."""
 
 
 class EndActor(Message, frozen=True):
@@ -200,6 +204,8 @@ class EndActor(Message, frozen=True):
     key: int
     is_gentle: bool = False
     may_restart: bool = False
+    is_moving: bool = False
+    """It is to live elsewhere."""
 
 
 class GiveActor(Message, frozen=True):
@@ -322,11 +328,12 @@ def names_in(body: BridgeBody) -> tuple[Name, ...]:
     if isinstance(body, ForwardTask):
         own = tuple(name for name in (body.function, body.actor) if name is not None)
         return own + body.dependencies + body.contained
-    if isinstance(body, HostActor):
-        return (body.function, body.arguments)
-    if isinstance(body, GiveActor):
+    if isinstance(body, HostActor | GiveActor | ActorState):
         kept = () if body.checkpoint is None else (body.checkpoint,)
-        return (body.function, body.lifetime, *kept)
+        if isinstance(body, ActorState):
+            return kept
+        first = body.arguments if isinstance(body, HostActor) else body.lifetime
+        return (body.function, first, *kept)
     if isinstance(body, ActorAnswer | ActorTaken | HomeMoves):
         return () if body.lifetime is None else (body.lifetime,)
     if isinstance(body, TaskEnded):

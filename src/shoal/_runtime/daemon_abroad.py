@@ -318,8 +318,8 @@ class _Watching(Watch):
     def actor_came(self, node: str, body: HostActor, refs: list[ObjectRef[Any]]) -> None:
         self._actors.came(node, body, refs)
 
-    def actor_told(self, node: str, body: ActorState) -> None:
-        self._actors.told(node, body)
+    def actor_told(self, node: str, body: ActorState, refs: list[ObjectRef[Any]]) -> None:
+        self._actors.told(node, body, refs)
 
     def name_row(self, node: str, body: NameRow, refs: list[ObjectRef[Any]]) -> None:
         names = self._names

@@ -40,11 +40,11 @@ from shoal._proto.strategies import Default, InGroup
 from shoal._proto.views import NodeRow, Wish
 from shoal._runtime.bridge.around import Place, lost_actor
 from shoal._runtime.bridge.bridging import Bridging
-from shoal._runtime.bridge.images import Image, open_image
 from shoal._runtime.daemon_callers import Callers
 from shoal._runtime.daemon_cluster import ClusterNode
 from shoal._runtime.daemon_loop import Loop, Timer
 from shoal._runtime.daemon_members import PYTHON
+from shoal._runtime.daemon_twins import Twins
 
 if TYPE_CHECKING:
     from shoal._runtime.daemon_abroad import Ways
@@ -79,7 +79,7 @@ class ActorsAbroad:
         self._machine = machine
         self._cluster = cluster
         self._post = post
-        self._ways = ways
+        self.twins = Twins(loop, memory, ways)
         node_id = machine.tables.config.node_id
         self._me = node_id.hex()
         self._dice = Dice(int.from_bytes(node_id[4:8], "little"))
@@ -143,7 +143,6 @@ class ActorsAbroad:
                     self._post(events.ActorMoves(actor.actor_id))
                 continue
             is_late = ask.who in asks.impossible or now - ask.since >= PATIENCE_S
-            is_late = is_late and not actor.checkpoint  # that would stay behind
             if is_late and ask.target.group:
                 self._find_bundle(now, ask, sent)
             elif is_late:
@@ -226,7 +225,7 @@ class ActorsAbroad:
         tables, node = self._machine.tables, command.node
         actor = tables.actors.living[command.actor_id]
         key = actor.spec.arguments
-        twin = self._twins.get(key) or self.make_twin(key)
+        twin = self._twins.get(key) or self.twins.make(key)
         if twin is None or self._bridging is None or node not in tables.others:
             self._refused[command.actor_id, node] = clock.now() + REFUSED_S
             self._post(events.ActorTold(node, key, REFUSED))
@@ -252,25 +251,11 @@ class ActorsAbroad:
             spec=spec,
             function=proxies.name_of(actor.spec.function),
             arguments=proxies.name_of(twin.key),
+            checkpoint=proxies.name_of(actor.checkpoint) if actor.checkpoint else None,
         )
         proxies.send(node, body, rows.names_in(body))
 
-    def make_twin(self, key: int) -> ObjectRef[Any] | None:
-        """A value of the daemon's own with the same bytes; None: there is no room, or those are in
-        a file just now."""
-        found = open_image(self._memory, key)
-        if not isinstance(found, Image):
-            self._ways.bring_back(key)
-            return None
-        self._ways.make_room()
-        twin = self._memory.new_proxy(0)
-        refs = [self._memory.ref(each) if each else None for each in found.contained]
-        done = self._memory.seal_image(twin, found.format, found.in_block, found.whole(), refs)
-        ref = self._memory.ref(twin) if done else None
-        self._memory.release(twin)
-        return ref
-
-    def told(self, node: str, body: rows.ActorState) -> None:
+    def told(self, node: str, body: rows.ActorState, refs: list[ObjectRef[Any]]) -> None:
         """Its host says how it is."""
         actor = self._machine.tables.actors.by_key.get(body.key)
         if actor is not None and actor.host == node:
@@ -280,7 +265,15 @@ class ActorsAbroad:
                 for queue in actor.queues:
                     self._bridging.actors.place(queue, "" if body.state in _BACK else node)
         row = events.ActorTold(node, body.key, body.state, body.pid, body.restarts, body.cause)
-        self._post(row)
+        bridging = self._bridging
+        if not refs or bridging is None:
+            self._post(row)
+            return
+
+        def brought(state: list[ObjectRef[Any]]) -> None:
+            self._post(msgspec.structs.replace(row, checkpoint=state[0].key))
+
+        self.twins.bring(bridging, refs, brought, lambda: self._bridging is bridging)
 
     def perform_end_hosted(self, command: commands.EndHosted) -> None:
         """It ends, wherever it is."""
@@ -321,28 +314,38 @@ class ActorsAbroad:
         """It is made once its class and its arguments are here."""
         place = node, body.key
         self._hosted[place] = (body.actor_id, refs)
-        missing = [len(refs)]
+        missing, bridging = [2], self._bridging
+        function, arguments = (ref.key for ref in refs[:2])
+        spec = msgspec.structs.replace(body.spec, function=function, arguments=arguments)
+        came = events.ActorCame(node, body.key, body.actor_id, body.job, body.place, spec)
+        assert bridging is not None
+
+        def is_wanted() -> bool:
+            return self._bridging is bridging and place in self._hosted
+
+        def is_whole(state: list[ObjectRef[Any]]) -> None:
+            key = state[0].key if state else 0
+            self._hosted[place] = (body.actor_id, refs[:2])
+            self._post(msgspec.structs.replace(came, checkpoint=key))
 
         def is_here() -> None:
             missing[0] -= 1
-            if missing[0] or place not in self._hosted:
-                return
-            function, arguments = (ref.key for ref in refs)
-            spec = msgspec.structs.replace(body.spec, function=function, arguments=arguments)
-            came = events.ActorCame(node, body.key, body.actor_id, body.job, body.place, spec)
-            self._post(came)
+            if not missing[0]:
+                self.twins.bring(bridging, refs[2:], is_whole, is_wanted)
 
-        assert self._bridging is not None
-        for ref in refs:
-            self._bridging.pulling.fetch(ref, is_here)
+        for ref in refs[:2]:
+            bridging.pulling.fetch(ref, is_here)
 
     def perform_tell_home(self, command: commands.TellHome) -> None:
         """How a guest is."""
         if command.state in _OVER:
             self._hosted.pop((command.node, command.key), None)
-        if self._bridging is not None and command.node in self._machine.tables.others:
+        if self._bridging is not None and self._bridging.has_joined(command.node):
             fields = (command.state, command.pid, command.restarts, command.cause)
-            self._bridging.send(command.node, rows.ActorState(command.key, *fields))
+            proxies = self._bridging.proxies
+            state = proxies.name_of(command.checkpoint) if command.checkpoint else None
+            body = rows.ActorState(command.key, *fields, state)
+            proxies.send(command.node, body, rows.names_in(body))
 
     def ends(self, node: str, body: rows.EndActor) -> None:
         """A guest is to end; or one of ours, which somebody there has killed."""
@@ -350,7 +353,8 @@ class ActorsAbroad:
             actor_id, _ = self._hosted.get((node, body.key), ("", []))
             if actor_id not in self._machine.tables.actors.living:
                 self._hosted.pop((node, body.key), None)  # it has not been made yet
-        self._post(events.ActorEnds(body.home, body.key, body.is_gentle, body.may_restart))
+        how = (body.is_gentle, body.may_restart, body.is_moving)
+        self._post(events.ActorEnds(body.home, body.key, *how))
 
     def find(self, name: Name, place: bytes) -> Place | str:
         """Where calls for that actor wait here."""

@@ -109,14 +109,14 @@ class Homes:
         is_quiet = all(bridging.actors.is_unlent(queue) for queue in actor.queues)
         if is_quiet and actor.actor_id not in self._ending:
             self._ending.add(actor.actor_id)
-            body = rows.EndActor(self._me, actor.spec.arguments, is_gentle=True)
+            body = rows.EndActor(self._me, actor.spec.arguments, is_moving=True)
             bridging.send(actor.host, body)
 
     def _give(self, bridging: Bridging, actor: Actor) -> None:
         tables, proxies = self._machine.tables, bridging.proxies
         job = tables.jobs.running[actor.job]
         node, number = job.home or (self._cluster.rows.head_node(), 0)
-        if node not in tables.others:
+        if not bridging.has_joined(node):
             return
         key = actor.spec.arguments
         body = rows.GiveActor(
@@ -177,7 +177,7 @@ class Homes:
         """What another node says of an actor whose home moves."""
         match body:
             case rows.GiveActor():
-                _Taking(self, node, body, refs).begin()
+                self._comes(node, body, refs)
             case rows.ActorTaken():
                 self._taken(node, body, refs)
             case rows.HomeMoves():
@@ -209,85 +209,61 @@ class Homes:
         self._ending.clear()
 
     # ---- the next home
-    def take(self, node: str, body: rows.GiveActor, refs: list[ObjectRef[Any]]) -> None:
-        """All that it is made from is here, and none of our calls is there: be its home."""
-        assert self.bridging is not None
-        proxies, callers = self.bridging.proxies, self._actors.callers
-        former = refs[1].key
-        twins = [self._actors.make_twin(ref.key) for ref in refs]
-        if any(twin is None for twin in twins):
-            self._loop.call_later(AGAIN_S, _Taking(self, node, body, refs).look)
-            return
-        function, lifetime, *kept = (twin for twin in twins if twin is not None)
-        spec = msgspec.structs.replace(body.spec, function=function.key, arguments=lifetime.key)
-        self._post(
-            events.ActorGiven(
-                node,
-                body.actor_id,
-                body.job,
-                body.root,
-                body.place,
-                spec,
-                body.namespace,
-                body.incarnation,
-                body.restarts,
-                kept[0].key if kept else 0,
-            )
-        )
-        actor = self._machine.tables.actors.by_key.get(lifetime.key)
-        if actor is None:
-            self.refuse(node, body)
-            return
-        proxies.successors[former] = lifetime
-        callers.came_home(former)
-        answer = rows.ActorTaken(body.lifetime, Name(*proxies.me, lifetime.key))
-        proxies.send(node, answer, rows.names_in(answer))
-
-    def refuse(self, node: str, body: rows.GiveActor) -> None:
-        """It cannot be ours."""
-        if self.bridging is not None:
-            self.bridging.send(node, rows.ActorTaken(body.lifetime))
-
-    def is_ready(self, key: int) -> bool:
-        """Whether no call of this node to that actor is on another one."""
-        lent = self.bridging.actors if self.bridging is not None else None
-        queues = self._actors.callers.queues_of(key)
-        return lent is not None and all(lent.is_unlent(queue) for queue in queues)
-
-    def look_later(self, look: Callable[[], None]) -> None:
-        """Look again soon."""
-        self._loop.call_later(LOOK_S, look)
-
-
-class _Taking:
-    """One actor on its way to this node."""
-
-    def __init__(
-        self, homes: Homes, node: str, body: rows.GiveActor, refs: list[ObjectRef[Any]]
-    ) -> None:
-        self._homes, self._node, self._body, self._refs = homes, node, body, refs
-        self._bridging = homes.bridging
-        self._missing = len(refs)
-
-    def begin(self) -> None:
+    def _comes(self, node: str, body: rows.GiveActor, refs: list[ObjectRef[Any]]) -> None:
         """Have all that it is made from here first."""
-        assert self._bridging is not None
-        for ref in self._refs:
-            self._bridging.pulling.fetch(ref, self._is_here)
+        bridging, former = self.bridging, refs[1]
+        assert bridging is not None
+        self._actors.twins.bring(
+            bridging,
+            refs,
+            lambda twins: self._look(bridging, node, body, former, twins),
+            lambda: self.bridging is bridging and bridging.has_joined(node),
+        )
 
-    def _is_here(self) -> None:
-        self._missing -= 1
-        if not self._missing:
-            self.look()
-
-    def look(self) -> None:
-        """Take it as soon as none of our calls is on its former home."""
-        homes, node = self._homes, self._node
-        if homes.bridging is not self._bridging or not self._bridging:
-            return  # that epoch is over
-        if not self._bridging.has_joined(node):
-            return  # it is lost, and its actors with it
-        if homes.is_ready(self._refs[1].key):
-            homes.take(node, self._body, self._refs)
+    def _look(
+        self,
+        bridging: Bridging,
+        node: str,
+        body: rows.GiveActor,
+        former: ObjectRef[Any],
+        twins: list[ObjectRef[Any]],
+    ) -> None:
+        """Take it as soon as none of our calls is at its former home."""
+        if self.bridging is not bridging or not bridging.has_joined(node):
+            return
+        place = (bridging, node, body, former, twins)
+        queues = self._actors.callers.queues_of(former.key)
+        if all(bridging.actors.is_unlent(queue) for queue in queues):
+            self._take(*place)
         else:
-            homes.look_later(self.look)
+            self._loop.call_later(LOOK_S, lambda: self._look(*place))
+
+    def _take(
+        self,
+        bridging: Bridging,
+        node: str,
+        body: rows.GiveActor,
+        former: ObjectRef[Any],
+        twins: list[ObjectRef[Any]],
+    ) -> None:
+        function, lifetime, *kept = twins
+        given = events.ActorGiven(
+            node=node,
+            actor_id=body.actor_id,
+            job=body.job,
+            root=body.root,
+            place=body.place,
+            spec=msgspec.structs.replace(body.spec, function=function.key, arguments=lifetime.key),
+            namespace=body.namespace,
+            incarnation=body.incarnation,
+            restarts=body.restarts,
+            checkpoint=kept[0].key if kept else 0,
+        )
+        self._post(given)
+        is_ours = lifetime.key in self._machine.tables.actors.by_key
+        if is_ours:
+            bridging.proxies.successors[former.key] = lifetime
+            self._actors.callers.came_home(former.key)
+        next = Name(*bridging.proxies.me, lifetime.key) if is_ours else None
+        answer = rows.ActorTaken(body.lifetime, next)
+        bridging.proxies.send(node, answer, rows.names_in(answer))

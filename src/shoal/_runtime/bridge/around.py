@@ -87,8 +87,8 @@ class Watch:
     def actor_came(self, node: str, body: HostActor, refs: list[ObjectRef[Any]]) -> None:
         """An actor of that node is to live here; ``refs``: to its class and its arguments."""
 
-    def actor_told(self, node: str, body: ActorState) -> None:
-        """How an actor of ours is there."""
+    def actor_told(self, node: str, body: ActorState, refs: list[ObjectRef[Any]]) -> None:
+        """How an actor of ours is there; ``refs``: to its state, if it moves."""
 
     def name_row(self, node: str, body: NameRow, refs: list[ObjectRef[Any]]) -> None:
         """A row about names of actors; ``refs``: to what it carries."""

@@ -133,7 +133,8 @@ class Bridging:
                 self.visiting.job_ended(node, job)
                 return
             case rows.ActorState():
-                self._around.watch.actor_told(node, body)
+                refs = self.proxies.arrived(node, rows.names_in(body))
+                self._around.watch.actor_told(node, body, refs)
                 return
             case rows.EndActor():
                 self._around.watch.actor_ends(node, body)
