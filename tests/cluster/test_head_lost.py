@@ -55,6 +55,15 @@ def wait_for(path: str, number: int) -> int:
 
 
 @shoal.remote
+def take(name: str, timeout_s: float) -> bool:
+    lock = shoal.lock(name)
+    is_held = lock.acquire(timeout=timeout_s)
+    if is_held:
+        lock.release()
+    return is_held
+
+
+@shoal.remote
 def node_id() -> str:
     return str(shoal.get_runtime_context().get_node_id())
 
@@ -101,6 +110,8 @@ def test_work_goes_on_without_a_head_and_with_the_next_one(
     go = str(tmp_path / "go")
     waiting = [wait_for.options(scheduling_strategy="SPREAD").remote(go, n) for n in range(9)]
     large = shoal.put(bytes(3_000_000))
+    lock = shoal.lock("kept")
+    assert lock.acquire(timeout=LONG_S)
 
     (entry,) = registry.started_sessions(str(head.directory))
     os.kill(entry.pid, signal.SIGKILL)
@@ -115,6 +126,9 @@ def test_work_goes_on_without_a_head_and_with_the_next_one(
     head.start(*words, "--token-file", str(tmp_path / "token again"))
     until(lambda: len(names()) == 3)
     assert (tmp_path / "token again").read_text() == pathlib.Path(token_file).read_text()
+    assert not get(take.options(**there).remote("kept", 0.1)), "the next head knows who has it"
+    lock.release()
+    assert get(take.options(**there).remote("kept", LONG_S))
     pathlib.Path(go).touch()
     assert get(waiting) == [*range(9)], "what the first head had was run again"
     for name, actor in actors.items():

@@ -33,6 +33,10 @@ class LockTable:
         self._lines: dict[str, deque[Waiter]] = {}
         self._names: dict[int, dict[str, int]] = {}
         """For each process the locks in whose lines it stands, and how often."""
+        self.awaited: dict[int, str] = {}
+        """In a cluster, where the head has the lines: what processes of this node wait for ..."""
+        self.held: dict[str, int] = {}
+        """... and which of them has what."""
 
     def acquire(self, name: str, waiter: Waiter, is_try: bool) -> bool | None:
         """True: held now. False: refused (``is_try`` and somebody holds it). None: waits.
@@ -96,7 +100,10 @@ class LockTable:
         return name in self._lines
 
     def awaited_by(self, index: int) -> tuple[str, int, int] | None:
-        """(lock, process that holds it, how many stand before it) of what a process waits for."""
+        """(lock, process that holds it, how many stand before it) of what a process waits for; -1:
+        one of another node."""
+        if (name := self.awaited.get(index)) is not None:
+            return name, self.held.get(name, -1), 1
         for name in self._names.get(index, ()):
             line = self._lines[name]
             for ahead, waiter in enumerate(line):

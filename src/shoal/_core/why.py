@@ -313,6 +313,9 @@ class Explainer(Names):
         cause = None
         if circle := self.enter(f"lock {name}"):
             return circle
+        if holder < 0:
+            away = r.Holder(kind="process", id="", name="of another node")
+            return r.WaitsForLock(lock=name, holder=away, ahead=ahead)
         running = self.running_in(self.sights.process(holder))
         if running:
             cause = self.follow(running[-1].task)

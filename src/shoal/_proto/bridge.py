@@ -29,7 +29,14 @@ from typing import Union
 import msgspec
 
 from shoal._proto.holds import Name
-from shoal._proto.messages import ActorInfo, ActorSpec, Message
+from shoal._proto.messages import (
+    AcquireLock,
+    ActorInfo,
+    ActorSpec,
+    IsLocked,
+    Message,
+    ReleaseLock,
+)
 
 ENDED = 0
 CRASHED = 1
@@ -284,6 +291,25 @@ class ActorAnswer(Message, frozen=True):
     lifetime: Name | None = None
 
 
+class LockAsk(Message, frozen=True):
+    """To the head: what a process of this node asks about a lock; without a ``body`` the process
+    has ended."""
+
+    number: int
+    """0: no answer is wanted."""
+    process: int
+    body: AcquireLock | ReleaseLock | IsLocked | None = None
+
+
+class LockTold(Message, frozen=True):
+    """From the head."""
+
+    number: int
+    held: bool = False
+    record: bytes = b""
+    """Why it is refused."""
+
+
 class PrintedLines(Message, frozen=True):
     """To home: what a worker has printed that works for this job. Lines may be left out."""
 
@@ -298,6 +324,8 @@ class PrintedLines(Message, frozen=True):
 
 
 BridgeBody = Union[
+    LockAsk,
+    LockTold,
     NameAsk,
     NameAnswer,
     ActorAsk,

@@ -42,7 +42,7 @@ from shoal._proto.bridge import (
 )
 from shoal._proto.holds import HoldsBody
 from shoal._proto.links import NodeBody
-from shoal._runtime.bridge.around import HomeRow, NameRow, Surroundings, Watch
+from shoal._runtime.bridge.around import HomeRow, LockRow, NameRow, Surroundings, Watch
 from shoal._runtime.bridge.bridging import Bridging
 from shoal._runtime.daemon_actors_abroad import ActorsAbroad
 from shoal._runtime.daemon_cluster import ClusterNode
@@ -51,6 +51,7 @@ from shoal._runtime.daemon_forwarding import Outgoing
 from shoal._runtime.daemon_groups_abroad import GroupsAbroad
 from shoal._runtime.daemon_homes import Homes
 from shoal._runtime.daemon_hosting import Incoming
+from shoal._runtime.daemon_locks import SharedLocks
 from shoal._runtime.daemon_loop import Loop
 from shoal._runtime.daemon_names import Names
 from shoal._runtime.daemon_seen import Seen
@@ -97,6 +98,7 @@ class Abroad:
         self.incoming = Incoming(machine, cluster, post)
         self.seen = Seen(machine, cluster, post)
         self.names = Names(loop, machine, cluster, post)
+        self.locks = SharedLocks(loop, cluster, machine.tables.locks)
         self.groups = GroupsAbroad(cluster, post)
         self.actors = ActorsAbroad(loop, memory, machine, cluster, post, ways)
         self.homes = Homes(loop, machine, cluster, self.actors, post)
@@ -135,6 +137,7 @@ class Abroad:
         self.actors.begin(self._bridging)
         self.drainer.bridging = self.homes.bridging = self._bridging
         self.names.bridging = self.outgoing.bridging = self._bridging
+        self.locks.begin(self._bridging)
         early, self._early = self._early, []
         for node, body in early:
             self._received(node, body)
@@ -148,6 +151,7 @@ class Abroad:
             self.actors.end()
             self.homes.end()
             self.names.end()
+            self.locks.end()
             self._former.append(self._bridging)
             self._bridging = self.outgoing.bridging = self.drainer.bridging = None
         self._tell_nodes()
@@ -184,11 +188,13 @@ class Abroad:
         is_driver = row.role == membership.ROLE_DRIVER
         self._bridging.node_joined(row.node, row.epoch, is_driver=is_driver)
         self.names.node_joined(row.node)
+        self.locks.node_joined(row.node)
 
     def _lose(self, node: str, why: str, *, is_drained: bool = False) -> None:
         del self._epochs[node]
         if self._bridging is not None:
             self.names.node_lost(node)
+            self.locks.node_lost(node)
             self.actors.node_lost(node)
             self.homes.node_lost(node)
             self._bridging.node_lost(node, is_drained=is_drained)
@@ -291,7 +297,7 @@ class _Watching(Watch):
     def __init__(self, abroad: Abroad, post: Callable[[events.AnyEvent], None]) -> None:
         self._post = post
         self._outgoing, self._incoming = abroad.outgoing, abroad.incoming
-        self._actors, self._names = abroad.actors, abroad.names
+        self._actors, self._names, self._locks = abroad.actors, abroad.names, abroad.locks
         self._homes = abroad.homes
 
     def over(self, key: int, ran_s: float, window: int | None) -> None:
@@ -335,6 +341,9 @@ class _Watching(Watch):
 
     def home_row(self, node: str, body: HomeRow, refs: list[ObjectRef[Any]]) -> None:
         self._homes.came(node, body, refs)
+
+    def lock_row(self, node: str, body: LockRow) -> None:
+        self._locks.row(node, body)
 
     def actor_ends(self, node: str, body: EndActor) -> None:
         self._actors.ends(node, body)

@@ -60,6 +60,8 @@ class Door:
         self._refreshed: set[str] = set()
         self.refresh: Callable[[Callable[[], None]], None] = lambda then: then()
         """Calls ``then`` when what other nodes say is new enough to be shown."""
+        self.gone: Callable[[int], None] = lambda index: None
+        """Told of each process whose connection has ended."""
         self._observers: dict[int, Connection] = {}
         self._observer_numbers = itertools.count(FIRST_OBSERVER, -1)
         self.drivers: list[tuple[int, int]] = []
@@ -208,8 +210,10 @@ class Door:
     def _closed(self, connection: Connection) -> None:
         if connection.index is not None and connection.index < 0:
             del self._observers[connection.index]
-        else:
-            self._processes.connection_closed(connection)
+            return
+        if connection.index is not None:
+            self.gone(connection.index)
+        self._processes.connection_closed(connection)
 
 
 def _is_same_python(path: str) -> bool:

@@ -110,6 +110,8 @@ def _amounts(amounts: dict[str, float]) -> str:
 def _who(holder: r.Holder | None) -> str:
     if holder is None:
         return "a process that has gone"
+    if not holder.id:
+        return f"a {holder.kind} {holder.name}"
     name = f"{holder.name} " if holder.name else ""
     where = f" on worker {holder.worker}" if holder.worker >= 0 and holder.kind == "task" else ""
     pid = f", pid {holder.pid}" if holder.pid else ""

@@ -20,6 +20,8 @@ from shoal._proto.bridge import (
     GiveActor,
     HomeMoves,
     HostActor,
+    LockAsk,
+    LockTold,
     NameAnswer,
     NameAsk,
 )
@@ -50,6 +52,7 @@ def _nothing(*_: object) -> None:
 
 HomeRow = GiveActor | ActorTaken | HomeMoves
 NameRow = NameAsk | NameAnswer | ActorAsk | ActorAnswer
+LockRow = LockAsk | LockTold
 Place = tuple[int, int, int]
 """A queue, its generation, and the job here that its tasks are of."""
 
@@ -92,6 +95,9 @@ class Watch:
 
     def name_row(self, node: str, body: NameRow, refs: list[ObjectRef[Any]]) -> None:
         """A row about names of actors; ``refs``: to what it carries."""
+
+    def lock_row(self, node: str, body: LockRow) -> None:
+        """A row about a lock."""
 
     def home_row(self, node: str, body: HomeRow, refs: list[ObjectRef[Any]]) -> None:
         """The home of an actor moves; ``refs``: to what the row carries."""

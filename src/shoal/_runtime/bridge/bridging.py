@@ -44,6 +44,8 @@ _TASK_ROWS = (
     rows.StreamSeen,
     rows.FreeResults,
     rows.JobEnded,
+    rows.LockAsk,
+    rows.LockTold,
     rows.NameAsk,
     rows.NameAnswer,
     rows.ActorAsk,
@@ -138,6 +140,9 @@ class Bridging:
                 return
             case rows.EndActor():
                 self._around.watch.actor_ends(node, body)
+                return
+            case rows.LockAsk() | rows.LockTold():
+                self._around.watch.lock_row(node, body)
                 return
             case rows.NameAsk() | rows.NameAnswer() | rows.ActorAsk() | rows.ActorAnswer():
                 refs = self.proxies.arrived(node, rows.names_in(body))
