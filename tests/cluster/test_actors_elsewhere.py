@@ -298,6 +298,33 @@ def test_a_detached_actor_that_a_task_on_another_node_made(driver: None) -> None
     shoal.kill(kept)  # its class, which is this program's, is let go there and here
 
 
+def test_large_results_reach_a_third_node_by_way_of_their_home() -> None:
+    class Maker:
+        def make(self, size: int) -> Any:
+            return np.ones(size)
+
+        def make_several(self, count: int, size: int) -> Iterator[Any]:
+            for _ in range(count):
+                yield np.ones(size)
+
+    Maker.__module__ = "__main__"
+
+    @shoal.remote(num_cpus=0)
+    def sizes(maker: Any) -> list[int]:
+        made = [maker.make.remote(100_000), *maker.make_several.remote(3, 50_000)]
+        return [len(value) for value in shoal.get(made)]
+
+    with Cluster() as cluster:
+        for name in ("home", "host", "third"):
+            cluster.add_node(num_cpus=1, resources={name: 1})
+        with two_nodes.driven(cluster.head, cluster.nodes):
+            maker = shoal.remote(Maker).options(resources={"host": 1}).remote()
+            for _ in range(2):
+                found = get(sizes.options(resources={"third": 1}).remote(maker))
+                assert found == [100_000, 50_000, 50_000, 50_000]
+            del maker
+
+
 # ---- no room
 def test_one_that_restarts_does_not_wait_at_a_full_host(tmp_path: Path) -> None:
     waits, holds, go_on = (tmp_path / name for name in ("waits", "holds", "go on"))

@@ -169,7 +169,9 @@ class Bridging:
         self._carried = []
         self._said = 0.0, None
 
-    def open_source(self, node: str, name: bytes) -> tuple[memoryview, Callable[[], None]] | None:
+    def open_source(
+        self, node: str, name: bytes
+    ) -> tuple[memoryview, Callable[[], None]] | str | None:
         """What ``node`` pulls from here by that name, and what to call when it is done."""
         return self.pulling.sources.open(node, name)
 

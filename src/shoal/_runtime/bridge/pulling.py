@@ -20,7 +20,8 @@ Invariants:
    its bytes in memory, or in a file of this node. It hears how each transfer has ended.
 3. A result that stays abroad (``Stays``) is let go there exactly once: when it has come, or when
    its slot here is free.
-4. A pull that fails ``FAILURES_MOST`` times at the home ends with an error for its readers.
+4. Who is to ask again (``COMING``) does; a pull that fails ``FAILURES_MOST`` times at the home ends
+   with an error for its readers.
 5. A result that stays abroad is lost if its node is, or if pulling it fails as often there:
    ``Surroundings.lost`` has it made again. What it holds here (refs, the recipe of its task) stands
    in node memory meanwhile, and becomes part of it when it comes.
@@ -48,9 +49,10 @@ from shoal._runtime.bridge.around import RETRY_S, Surroundings, lost_value
 from shoal._runtime.bridge.images import Image, copy_in_parts, open_image
 from shoal._runtime.bridge.leaving import Leaving
 from shoal._runtime.bridge.proxies import Proxies
-from shoal._runtime.bridge.sources import HomeRow, OfObject, OfResult, Sources
+from shoal._runtime.bridge.sources import COMING, HomeRow, OfObject, OfResult, Sources
 
 FAILURES_MOST = 5
+WAITS_MOST = 4
 _SLOT = (1 << 32) - 1
 
 
@@ -69,6 +71,8 @@ class Pull:
     """One value on its way here."""
 
     failures: int = 0
+    waits: int = 0
+    """How often in a row it was not there yet."""
     is_asked: bool = False
     """Home was asked where the bytes are."""
     moving: Moving | None = None
@@ -214,7 +218,9 @@ class Pulling:
 
     def _failed(self, key: int, pull: Pull, node: str, name: Name | None, why_not: str) -> None:
         # Of others home knows more, and sends to the next.
-        pull.failures += name is None or node == name.node
+        is_coming = why_not == COMING
+        pull.failures += not is_coming and (name is None or node == name.node)
+        pull.waits = min(pull.waits + 1, WAITS_MOST) if is_coming else 0
         if pull.failures >= FAILURES_MOST:
             problem = f"its bytes could not be had from node {node}: {why_not}"
             if (stays := self.stays.get(key & _SLOT)) is not None:
@@ -224,7 +230,8 @@ class Pulling:
         if name is not None:
             self._run(copying.PullEnded(name, node, why_not))
         elif key in self._pulls:
-            self._around.call_later(RETRY_S * 2**pull.failures, lambda: self._begin(key))
+            pause = RETRY_S * 2 ** (pull.waits or pull.failures)
+            self._around.call_later(pause, lambda: self._begin(key))
 
     def _gone(self, stays: Stays, problem: str) -> None:
         """A result of ours will not come from where it is."""

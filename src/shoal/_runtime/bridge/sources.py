@@ -39,6 +39,8 @@ from shoal._runtime.bridge.around import Surroundings, lost_value
 from shoal._runtime.bridge.images import Image, open_image
 from shoal._runtime.bridge.proxies import Proxies
 
+COMING = "its bytes are on their way to that node"
+"""Why a node does not give bytes now: in a file, or on a third node. It is to be asked again."""
 HomeRow = holds.WantCopy | holds.CopyLanded | holds.CopyFailed | holds.CopyDropped | holds.LeaveCopy
 
 
@@ -228,14 +230,15 @@ class Sources:
             self._serve(node, key)
 
     # ---- giving
-    def open(self, node: str, name: bytes) -> tuple[memoryview, Callable[[], None]] | None:
-        """Bytes that ``node`` pulls from here, and what to call when they have gone."""
+    def open(self, node: str, name: bytes) -> tuple[memoryview, Callable[[], None]] | str | None:
+        """Bytes that ``node`` pulls from here, and what to call when they have gone; or why it is
+        to ask again."""
         try:
             image = self._find(node, name)
         except (msgspec.MsgspecError, ValueError):
             return None
-        if image is None:
-            return None
+        if image is None or isinstance(image, str):
+            return image
         keep, view = image, memoryview(image.data)
 
         def release() -> None:
@@ -245,7 +248,7 @@ class Sources:
 
         return view, release
 
-    def _find(self, node: str, name: bytes) -> Image | None:
+    def _find(self, node: str, name: bytes) -> Image | str | None:
         kind = msgspec.msgpack.decode(name, type=list[Any])
         if len(kind) == 2:
             wanted = msgspec.convert(kind, OfResult)
@@ -255,10 +258,14 @@ class Sources:
             return self._served.get((node, of.key))
         return self._open(self._proxies.key_of(of) or 0) if self._here.is_here(of) else None
 
-    def _open(self, key: int) -> Image | None:
+    def _open(self, key: int) -> Image | str | None:
         image = open_image(self._memory, key) if key else None
-        if isinstance(image, Moving):  # in a file: it comes, and they will ask again
-            self._pins[key] = image
+        if not isinstance(image, Moving):
+            return image
+        is_away = self._memory.is_elsewhere(key)
+        if is_away and key not in self._pins:
+            self.fetch_home(key)
+        elif not is_away:
             self._around.bring_back(key)
-            return None
-        return image
+        self._pins[key] = image
+        return COMING

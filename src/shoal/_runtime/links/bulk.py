@@ -47,7 +47,7 @@ from shoal._runtime.links.pieces import Pieces
 NAME_BYTES_MOST = 1024
 DIAL, BE_DIALLED, OVER_THE_LINK = "dial", "be dialled", "over the link"
 """How values come from a node."""
-OpenSource = Callable[[str, bytes], "Source | None"]
+OpenSource = Callable[[str, bytes], "Source | str | None"]
 
 
 class BulkLimits(msgspec.Struct, frozen=True):
@@ -359,11 +359,11 @@ class Opener:
         self._node = node
         self._wait_s = wait_s
 
-    def __call__(self, name: bytes) -> Source | None:
-        """Return the source, or None if it is not there or the loop is gone."""
+    def __call__(self, name: bytes) -> Source | str | None:
+        """Return the source, None if it is not there or the loop is gone, or why it is not."""
         lock = threading.Lock()
         answered = threading.Event()
-        found: list[Source | None] = []
+        found: list[Source | str | None] = []
         has_left: list[bool] = []
 
         def look() -> None:
@@ -376,7 +376,7 @@ class Opener:
                     if is_wanted:
                         found.append(source)
                 answered.set()
-            if source is not None and not is_wanted:
+            if isinstance(source, tuple) and not is_wanted:
                 source[1]()  # nobody waits for it any more
 
         self._mailbox.post(look)

@@ -27,7 +27,8 @@ from shoal._proto.frames import HEADER_BYTES, Codec, FrameError
 from shoal._proto.links import BulkFrame, Have, HaveNot, Want
 
 Source = tuple[memoryview, Callable[[], None]]
-"""The bytes of a value, and what to call when they are not looked at any more."""
+"""The bytes of a value, and what to call when they are not looked at any more. A text instead says
+why they are not there now."""
 _CODEC = Codec(BulkFrame, links.MAX_WANT_BYTES)
 _CHUNK = struct.Struct("<II")
 _LENGTH = struct.Struct("<I")
@@ -229,7 +230,7 @@ class Serving:
     def __init__(
         self,
         stream: ssl.SSLSocket,
-        open_source: Callable[[bytes], Source | None],
+        open_source: Callable[[bytes], Source | str | None],
         release: Callable[[Callable[[], None]], None],
     ) -> None:
         """Serve.
@@ -267,8 +268,8 @@ class Serving:
 
     def _answer(self, want: Want) -> None:
         source = self._open_source(want.name)
-        if source is None:
-            why = "the node does not have it (any more)"
+        if source is None or isinstance(source, str):
+            why = source or "the node does not have it (any more)"
             self._stream.sendall(_CODEC.encode(0, HaveNot(why)))
             return
         view, release = source

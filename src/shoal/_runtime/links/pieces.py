@@ -21,7 +21,7 @@ class Pieces:
     def __init__(
         self,
         send: Callable[[str, NodeBody], None],
-        open_source: Callable[[str, bytes], Source | None],
+        open_source: Callable[[str, bytes], Source | str | None],
     ) -> None:
         self._send = send
         self._open_source = open_source
@@ -69,8 +69,9 @@ class Pieces:
 
     def _answer(self, node: str, asked: PieceAsked) -> Piece:
         source = self._open_source(node, asked.name)
-        if source is None:
-            return Piece(asked.pull, asked.offset, 0, b"", "the node does not have it (any more)")
+        if source is None or isinstance(source, str):
+            why = source or "the node does not have it (any more)"
+            return Piece(asked.pull, asked.offset, 0, b"", why)
         view, release = source
         try:
             with view.cast("B") as data:
