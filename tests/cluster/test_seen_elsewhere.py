@@ -219,6 +219,16 @@ def test_an_actor_on_the_other_node_says_where_it_and_its_calls_are(screen: Scre
         get(call)
 
 
+def test_an_actor_that_finds_no_room_says_which_node_it_waits_for(held: Any) -> None:
+    @shoal.remote
+    class Keeper:
+        pass
+
+    keeper = Keeper.options(**FAR).remote()
+    waits = until_why(keeper, r.ActorPending).cause
+    assert isinstance(waits, r.WaitsForNode) and waits.nodes == ["node-2"], waits
+
+
 # ---- notices
 def test_notices_speak_of_the_cluster(screen: Screen, held: Any) -> None:
     busy = wait_there.options(**FAR).remote()  # node-2 could run it: nobody is warned

@@ -11,7 +11,9 @@ import time
 
 import pytest
 
+from shoal._base import records
 from shoal._runtime import session_dir
+from shoal.cli import app
 
 Done = subprocess.CompletedProcess
 
@@ -113,3 +115,9 @@ def test_run_starts_a_session_at_the_first_use(
     done = shoal(environment, "run", str(script))
     assert done.stdout.strip() == "[0, 1, 4, 9]", done.stderr
     assert done.returncode == 0
+
+
+def test_a_table_says_what_a_record_says() -> None:
+    record = records.pack("ActorDiedError", reason="killed", class_name="Keeper", actor_id="ab")
+    assert "Keeper (ab) is dead: it was killed" in app._readable({"cause": record})["cause"]
+    assert app._readable({"cause": b""}) == {"cause": ""} and app._readable({"a": 1}) == {"a": 1}

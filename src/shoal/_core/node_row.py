@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 
 from shoal._core import guests, placement
+from shoal._core.answers import never_runs
 from shoal._core.asks import ActorAsk, Asked, GroupAsk
 from shoal._core.reactions_jobs import may_run_elsewhere
 from shoal._core.resources import Amounts
@@ -22,6 +23,7 @@ from shoal._proto.views import Demand, NodeRow, Wish
 Row = dict[str, object]
 Kept = Mapping[int, int]
 NONE_KEPT: Kept = {}
+FOR_OTHERS = "this node can never run it, and those that can have no room now"
 SHAPES_MOST = 200
 """Different demands that a row may carry; the most numerous ones."""
 
@@ -96,7 +98,7 @@ def waiting_rows(t: NodeTables, kept: Kept = NONE_KEPT) -> list[Row]:
         if queue.dead_record is None and count:
             why = queue.target.why or _why_short(t, queue.amounts, queue.is_feasible)
             if may_run_elsewhere(t, queue):
-                why = "this node can never run it, and those that can have no room now"
+                why = FOR_OTHERS
             rows.append(_row("task", queue.job, queue.amounts, count, why))
             rows[-1]["labels"] = _plain(queue.target.labels)
     asks: dict[tuple[object, ...], tuple[Asked, int]] = {}
@@ -109,6 +111,9 @@ def waiting_rows(t: NodeTables, kept: Kept = NONE_KEPT) -> list[Row]:
     for ask, count in asks.values():
         is_possible = ask.who not in t.scheduler.asks.impossible
         why = ask.target.why or _why_short(t, ask.amounts, is_possible)
+        is_for_others = isinstance(ask, ActorAsk) and not is_possible and t.elsewhere is not None
+        if is_for_others and never_runs(t, ask.amounts, ask.target) is None:
+            why = FOR_OTHERS
         kind = "actor" if isinstance(ask, ActorAsk) else "group"
         row = _row(kind, ask.job, ask.amounts, count, why)
         row["labels"] = _plain(ask.target.labels)

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from shoal._base import typed_ids
 from shoal._core import resources
-from shoal._core.asks import Asked, GroupAsk
+from shoal._core.actors import Asking
+from shoal._core.asks import ActorAsk, Asked, GroupAsk
 from shoal._core.environments import Phase
 from shoal._core.memory_admission import Waiter
 from shoal._core.queues import Attachment, ClassQueue
@@ -48,7 +49,9 @@ def of_queue(e: Explainer, queue: ClassQueue, task: TaskSight) -> r.Reason:
     return _line(e, queue, {**facts, "taken": queue.takes})
 
 
-def of_forwarding(queue: ClassQueue, able: tuple[str, ...], facts: dict[str, Any]) -> r.Reason:
+def of_forwarding(
+    queue: ClassQueue | Asked, able: tuple[str, ...], facts: dict[str, Any]
+) -> r.Reason:
     """It is for one of the nodes ``able``, as soon as one has room."""
     return r.WaitsForNode(
         **facts,
@@ -78,6 +81,12 @@ def _turn(
 def of_ask(e: Explainer, ask: Asked, text: str = "") -> Any:
     """Why an actor has no process, or a group no place."""
     facts = {"task": "", "name": ask.who, "since_s": e.ago(ask.since)}
+    if isinstance(ask, ActorAsk) and ask.who in e.t.scheduler.asks.impossible:
+        able = () if ask.target.group else e.able(ask)
+        if able:
+            asking = e.t.actors.living[ask.who].phase
+            since = asking.since if isinstance(asking, Asking) else e.now
+            return of_forwarding(ask, able, {**facts, "since_s": e.ago(since)})
     before = _before_the_line(e, ask, facts, ask.since, text)
     return before or _line(e, ask, facts)
 

@@ -11,7 +11,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import cyclopts
 from cyclopts import Parameter
@@ -128,12 +128,20 @@ def list_(
         raise CommandError("no session is running")
     for path in sessions:
         with Observer(path) as observer:
-            rows = observer.table(table, limit)
+            rows = [_readable(row) for row in observer.table(table, limit)]
         if as_json:
             print(json.dumps(rows, default=_plain))
         else:
             report.print_rows(table, rows)
     return 0
+
+
+def _readable(row: dict[str, Any]) -> dict[str, Any]:
+    """The row with the sentence that its cause, a record of an error, stands for."""
+    cause = row.get("cause")
+    if not isinstance(cause, bytes):
+        return row
+    return {**row, "cause": errors.from_record(cause).describe() if cause else ""}
 
 
 @app.command
