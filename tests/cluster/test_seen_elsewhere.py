@@ -21,6 +21,7 @@ from shoal._proto import reasons as r
 from shoal.testing import Cluster
 from shoal.testing.polling import wait_until
 from shoal.util.progress import trange
+from shoal.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from tests.cluster.conftest import SETTLE_S, what_there_is
 
 LONG_S = 20.0
@@ -138,6 +139,19 @@ def test_lines_of_the_other_node_reach_the_driver(screen: Screen) -> None:
         screen.until(lambda s, text=text: re.search(rf"^{there}err {text}$", s.err, re.M))
     screen.until(lambda s: re.search(r"^\(Talker pid=\d+, node-2\) an actor$", s.out, re.M))
     screen.until(lambda s: re.search(r"^\(say pid=\d+\) out here$", s.out, re.M))
+
+
+def test_lines_of_what_a_task_elsewhere_has_submitted_come_from_wherever_it_runs(
+    screen: Screen,
+) -> None:
+    here = NodeAffinitySchedulingStrategy(shoal.get_runtime_context().get_node_id(), soft=False)
+
+    @shoal.remote
+    def nest() -> None:
+        get(say.options(scheduling_strategy=here).remote("back"))
+
+    get(nest.options(**SHARED).remote())
+    screen.until(lambda s: re.search(r"^\(say pid=\d+, node-1\) out back$", s.out, re.M))
 
 
 def test_of_a_flood_each_line_is_shown_or_counted(screen: Screen) -> None:

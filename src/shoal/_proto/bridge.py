@@ -321,6 +321,8 @@ class PrintedLines(Message, frozen=True):
     lines: list[str]
     left_out: int = 0
     """Lines of the job that this node has not sent, since the last row of this kind."""
+    origin: str = ""
+    """What people call the node of the worker, if another one passes it on."""
 
 
 BridgeBody = Union[

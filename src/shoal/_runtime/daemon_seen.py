@@ -75,17 +75,25 @@ class Seen:
         self._printed.forget(node)
 
     # ---- lines
-    def send_lines(self, home: Home, lines: LogLines) -> None:
-        """What a worker has printed that works for a job of another node."""
+    def send_lines(self, home: Home, lines: LogLines, left_out: int = 0) -> None:
+        """What a worker has printed that works for a job of another node; ``left_out`` lines before
+        it were not passed on."""
         node = home[0]
         if node not in self._nodes:
             return
-        row = self._printed.row(home, lines, self._cluster.peers.waiting_bytes(node))
+        row = self._printed.row(home, lines, self._cluster.peers.waiting_bytes(node), left_out)
         if row is not None:
             self._cluster.peers.send(node, row)
 
     def show(self, node: str, body: PrintedLines) -> None:
-        """Workers of another node have printed it, for a job of this one."""
+        """Workers of another node have printed it, for a job of this one; or for one that stands
+        here for another node's, which has the program: what a task there has submitted here may
+        have gone on to a third node."""
         job = self._machine.tables.jobs.running.get(body.job)
-        if node in self._nodes and job is not None and job.driver >= 0:
-            self.show_lines(job.driver, as_shown(body, self.name_of(node)), body.left_out)
+        if node not in self._nodes or job is None:
+            return
+        lines = as_shown(body, self.name_of(node))
+        if job.driver >= 0:
+            self.show_lines(job.driver, lines, body.left_out)
+        elif job.home is not None:
+            self.send_lines(job.home, lines, body.left_out)

@@ -28,17 +28,20 @@ class Printed:
         """Bytes of lines that a node has not taken, at most."""
         self._left_out: dict[Home, int] = {}
 
-    def row(self, home: Home, lines: LogLines, waiting_bytes: int) -> PrintedLines | None:
+    def row(
+        self, home: Home, lines: LogLines, waiting_bytes: int, left_out: int = 0
+    ) -> PrintedLines | None:
         """What goes to the node of that job; None: nothing now. ``waiting_bytes``: all that the
-        node has not taken, of which lines are a part."""
+        node has not taken, of which lines are a part. ``left_out``: so many before these."""
         node, job = home
         unread = min(self._unread.get(node, 0), waiting_bytes)
         if unread > UNREAD_BYTES_MOST:
-            self._left_out[home] = self._left_out.get(home, 0) + len(lines.lines)
+            self._left_out[home] = self._left_out.get(home, 0) + left_out + len(lines.lines)
             return None
         self._unread[node] = unread + ROW_BYTES + sum(map(len, lines.lines))
-        left_out = self._left_out.pop(home, 0)
-        return PrintedLines(job, lines.pid, lines.label, lines.stream, lines.lines, left_out)
+        left_out += self._left_out.pop(home, 0)
+        shown = (lines.pid, lines.label, lines.stream, lines.lines)
+        return PrintedLines(job, *shown, left_out, lines.node)
 
     def forget(self, node: str) -> None:
         """It is lost: nobody there reads anything."""
@@ -49,4 +52,4 @@ class Printed:
 
 def as_shown(row: PrintedLines, name: str) -> LogLines:
     """The row as the driver gets it; ``name`` of the node that has sent it."""
-    return LogLines(row.pid, row.label, row.stream, row.lines, name)
+    return LogLines(row.pid, row.label, row.stream, row.lines, row.origin or name)
