@@ -311,6 +311,33 @@ def test_one_that_may_not_be_restarted_ends_with_its_home(tmp_path: Path) -> Non
         del actor
 
 
+def test_who_calls_it_on_the_node_that_leaves_calls_it_where_it_is(tmp_path: Path) -> None:
+    with three() as (cluster, node):
+        folder = tmp_path
+        Moving = shoal.remote(counter_class()).options(
+            max_restarts=1, num_cpus=0, scheduling_strategy=Affinity(ids()[LEAVES], soft=True)
+        )
+        actor = Moving.remote()
+
+        @shoal.remote(num_cpus=0, resources={LEAVES: 0.1}, max_retries=0)
+        def call(handle: Any) -> list[int]:
+            values: list[int] = []
+            while not (folder / "go").exists():
+                values += shoal.get([handle.add.remote() for _ in range(5)], timeout=LONG_S)
+                (folder / "begun").touch()
+            return values
+
+        calls = call.remote(actor)
+        assert wait_for((folder / "begun").exists)
+        drain(cluster, "--deadline", "2min")
+        assert wait_for(lambda: get(actor.where.remote()) != ids()[LEAVES])
+        (folder / "go").touch()
+        values = get(calls)
+        first = values.index(1, 1) if 1 in values[1:] else len(values)
+        assert values == [*range(1, first + 1), *range(1, len(values) - first + 1)]
+        assert wait_for(lambda: has_left(cluster, node))
+
+
 # ---- values
 def test_values_are_not_lost() -> None:
     with three() as (cluster, node):

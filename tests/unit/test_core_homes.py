@@ -181,6 +181,25 @@ def test_a_home_that_leaves_ends_it_there_with_its_state() -> None:
     assert (told.state, told.checkpoint) == ("MOVED", 320)
 
 
+@pytest.mark.parametrize("is_called", [False, True])
+def test_who_calls_it_where_it_was_calls_its_home(is_called: bool) -> None:
+    node = Member()
+    node.guest(groups={"io": 1})
+    if is_called:
+        opened = reply(node.ask(DRIVER, m.OpenActor(GUEST, 1234, 1)), m.ActorOpened)
+        assert opened.queues == [(20, 1), (21, 1)]
+    out = node.tell(seen.ActorEnds(FAR, GUEST_KEY, is_moving=True))
+    killed = {c.queue for c in out if isinstance(c, do.KillQueue)}
+    out = node.tell(died())
+    freed = {c.queue for c in out if isinstance(c, do.FreeQueue)}
+    assert killed == freed == (set() if is_called else {20, 21})
+    assert (do.CallAbroad(1234, (20, 21)) in out) == is_called
+    if is_called:
+        node.queues_made(node.came(groups={"io": 1}), 40)
+        opened = reply(node.ask(DRIVER, m.OpenActor(GUEST, 1234, 1)), m.ActorOpened)
+        assert opened.queues == [(20, 1), (21, 1)], "all calls of this node go one way"
+
+
 def only_info(out: list[do.Command]) -> m.ActorInfo:
     actor = reply(out, m.Assignment).actor
     assert isinstance(actor, m.ActorInfo)

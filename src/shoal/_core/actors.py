@@ -114,6 +114,7 @@ class Actor:
 
     __slots__ = (
         "actor_id",
+        "called_as",
         "checkpoint",
         "crashes",
         "created_at",
@@ -163,6 +164,9 @@ class Actor:
         self.moves = ""
         """Of another node's actor: what its home is told instead of its end. Of one of ours whose
         home is to be another node: how far that is (``reactions_homes``)."""
+        self.called_as = 0
+        """Of another node's actor that is called from this one too: what stands here for its
+        lifetime object."""
         self.was_abroad = False
         """Its calls are lent, or were until its host was lost."""
         self.was_given = False

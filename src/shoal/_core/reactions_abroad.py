@@ -227,12 +227,13 @@ def on_name_answered(t: NodeTables, now: float, event: NameAnswered) -> Commands
 # ---- handles of actors of other nodes
 def on_open_actor(t: NodeTables, now: float, event: Requested, body: m.OpenActor) -> Commands:
     """Where calls of this node wait for that actor; made with the first handle."""
-    actor = t.actors.find(body.actor_id)
-    if actor is not None and actor.queue and not actor.was_guest:
+    actor, known = t.actors.find(body.actor_id), t.callers.get(body.actor_id)
+    is_guest = actor is not None and actor.home is not None
+    if actor is not None and actor.queue and not actor.was_guest and not (is_guest and known):
+        actor.called_as = body.key if is_guest else 0
         queues = [(actor.queue, actor.generation), *actor.group_queues]
         opened = m.ActorOpened(queues, actor.home is None)
         return [do.Reply(event.index, event.request, opened)]
-    known = t.callers.get(body.actor_id)
     asked = (event.index, event.request)
     if known is not None and len(known.queues) > body.n_groups:
         return [do.Reply(*asked, m.ActorOpened(known.queues, False))]

@@ -383,9 +383,13 @@ def end_with(
     t.actors.end(actor, record)
     t.scheduler.withdraw(actor.actor_id)
     t.tell(now, actor.actor_id, "ends")
-    out += _kill_queues(actor, record)
-    if worker >= 0:
-        out += t.pool.leave(now, worker) if is_gentle else t.pool.kill(now, worker)
+    moves = actor.home is not None and bool(actor.moves)
+    if not (moves and actor.called_as):
+        out += _kill_queues(actor, record)
+    if worker >= 0 and is_gentle:
+        out += t.pool.leave(now, worker, is_patient=moves)
+    elif worker >= 0:
+        out += t.pool.kill(now, worker)
     out += actor_row(t, actor, reply)
     if worker < 0:
         out += _buried(t, now, actor)
@@ -455,6 +459,8 @@ def _buried(t: NodeTables, now: float, actor: Actor) -> Commands:
     if actor.checkpoint:
         out += t.release(actor.checkpoint)
         actor.checkpoint = 0
+    if actor.home is not None and actor.moves and actor.called_as:
+        out += draining().call_home(t, actor)
     if not actor.has_handles:
         out += forget_queue(t, now, actor)
     old = t.actors.expired_tombstone()

@@ -18,7 +18,8 @@ node: ``reactions_homes``.
 
 1. Home hears of an actor that moves once, after its process has been reaped (A-3).
 2. On a node that is being drained no actor of another one begins.
-3. Who has a checkpoint here takes it along: home is told which value that is.
+3. Who calls it from this node notices nothing: its queues stay, and lead to its home.
+4. Who has a checkpoint here takes it along: home is told which value that is.
 """
 
 from __future__ import annotations
@@ -26,9 +27,9 @@ from __future__ import annotations
 from shoal._core import causes, reactions_actors, shifting
 from shoal._core.actors import Actor, Asking, Dead, Pausing
 from shoal._core.answers import Commands
-from shoal._core.commands import TellHome
+from shoal._core.commands import CallAbroad, TellHome
 from shoal._core.events import ActorMoves, DrainBegun
-from shoal._core.tables import NodeTables
+from shoal._core.tables import CallerTicket, NodeTables
 
 MOVED = "MOVED"
 """State of an actor that its host has ended so that it lives elsewhere."""
@@ -85,6 +86,17 @@ def move(t: NodeTables, now: float, actor: Actor) -> Commands:
     t.tell(now, actor.actor_id, "moves to another node")
     record = causes.actor_died(actor.facts(), "drained")
     return reactions_actors.end_with(t, now, actor, record, is_gentle=True)
+
+
+def call_home(t: NodeTables, actor: Actor) -> Commands:
+    """Who has called it in its queues here calls by way of its home now; it is there, or that knows
+    where it is."""
+    queues = [(actor.queue, actor.generation), *actor.group_queues]
+    for queue, _ in queues:
+        t.actor_queues.pop(queue, None)
+    key, n_groups = actor.called_as, len(actor.group_queues)
+    t.callers[actor.actor_id] = CallerTicket(actor.actor_id, key, n_groups, queues=queues)
+    return [CallAbroad(key, tuple(queue for queue, _ in queues))]
 
 
 def tell_home(actor: Actor) -> Commands:

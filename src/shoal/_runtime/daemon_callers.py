@@ -74,7 +74,11 @@ class Callers:
         self._queues[command.key] = command.queues
         node = "" if bridging is None else bridging.proxies.home_name(command.key).node
         if bridging is None or node not in self._machine.tables.others:
-            self._callers_end(command.key, self._lost(command.key, node))
+            record = self._lost(command.key, node)
+            self._callers_end(command.key, record)
+            if bridging is None or bridging.proxies.proxy_name(command.key) is None:
+                del self._queues[command.key]
+                self._post(events.CallersGone(command.key, record, is_unused=True))
             return
         bridging.proxies.adopted.discard(command.key)  # its home may move, and tells
         for queue in command.queues:

@@ -233,7 +233,9 @@ class Homes:
             return
         place = (bridging, node, body, former, twins)
         queues = self._actors.callers.queues_of(former.key)
-        if all(bridging.actors.is_unlent(queue) for queue in queues):
+        opening = self._machine.tables.callers.get(body.actor_id)
+        is_opened = opening is None or bool(queues)
+        if is_opened and all(bridging.actors.is_unlent(queue) for queue in queues):
             self._take(*place)
         else:
             self._loop.call_later(LOOK_S, lambda: self._look(*place))
