@@ -1,13 +1,14 @@
 """The head is killed while nodes work, and begins again from its journal: real daemons, real work.
 
 What runs on the nodes goes on without a head; what ran on the head itself is run again when its
-lease is over.
+lease is over. If its machine is lost, another one begins with what was kept under its name.
 """
 
 from __future__ import annotations
 
 import os
 import pathlib
+import shutil
 import signal
 import socket
 import time
@@ -169,3 +170,47 @@ def test_a_head_that_was_stopped_is_waited_for_by_nobody(
     found = {(state, why) for name, state, why in members() if name == "first"}
     assert found == {("ALIVE", ""), ("DEAD", "its daemon has ended")}, "as it said itself"
     until(lambda: ("second", "ALIVE", "") in members())
+
+
+def test_another_machine_becomes_the_head_with_what_was_kept(
+    machines: tuple[Machine, Machine, Machine],
+    tmp_path: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    head, second, other = machines
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    token_file = str(tmp_path / "token")
+    words = ("--head", "--listen", address, "--name", "kept")
+    head.start(*words, "--token-file", token_file, "--node-name", "first")
+    join = ("--address", address, "--token-file", token_file, "--listen", "127.0.0.1:0")
+    second.start(*join, "--node-name", "second", "--resources", '{"b": 1}')
+    until(lambda: second.alive() == {"first", "second"})
+
+    monkeypatch.setenv("SHOAL_DIR", str(second.directory))
+    shoal.init("auto", log_to_driver=False)
+    there: dict[str, Any] = {"num_cpus": 0, "resources": {"b": 0.1}}
+    actor = Counter.options(name="n", lifetime="detached", **there).remote()
+    group = placement_group([{"b": 0.1}], name="g", lifetime="detached")
+    assert group.wait(LONG_S) and group.add_bundles([{"b": 0.2}]) == [1] and group.wait(LONG_S)
+    count, pid = get(actor.add.remote())
+    (entry,) = registry.started_sessions(str(head.directory))
+    os.kill(entry.pid, signal.SIGKILL)
+    until(lambda: not registry.started_sessions(str(head.directory)))
+
+    shutil.copytree(head.directory / "kept-kept", other.directory / "kept-kept")
+    shutil.rmtree(head.directory)
+    other.start(*words, "--token-file", str(tmp_path / "again"), "--node-name", "elsewhere")
+    until(lambda: second.alive() == {"second", "elsewhere"})
+    assert get(actor.add.remote()) == (count + 1, pid)
+    assert get(shoal.get_actor("n").add.remote()) == (count + 2, pid)
+    known = shoal.util.get_placement_group("g")
+    assert known.bundle_specs == [{"b": 0.1}, {"b": 0.2}] and known.wait(LONG_S)
+    inside = PlacementGroupSchedulingStrategy(known, 1)
+    at = node_id.options(num_cpus=0, resources={"b": 0.1}, scheduling_strategy=inside)
+    assert names()[get(at.remote())] == "second"
+    on_head = node_id.options(scheduling_strategy="SPREAD")
+    until(lambda: "elsewhere" in [names()[n] for n in get([on_head.remote() for _ in range(4)])])
+    shoal.util.remove_placement_group(known)
+    shoal.kill(actor)
