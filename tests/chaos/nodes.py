@@ -124,7 +124,8 @@ class Probes:
                 if not isinstance(kept, Path) or kept.read_text().count("\n") > 1:
                     self.times[name].append(now - begun)
             else:
-                assert now - begun < PATIENCE_S, f"{name}: no answer for {PATIENCE_S:g} s"
+                is_late = now - begun >= PATIENCE_S
+                assert not is_late, f"{name}: no answer for {PATIENCE_S:g} s: {explained(ref)}"
                 still.append((name, begun, ref, kept))
         self._waited = still
 
@@ -133,6 +134,11 @@ class Probes:
         while self._waited:
             self.look()
             time.sleep(PAUSE_S)
+
+
+def explained(ref: Any) -> str:
+    """Why it is not there, and what has happened to it."""
+    return f"{shoal.state.why(ref)}\n{shoal.state.story(ref)}"
 
 
 def ends_work(kind: str) -> bool:

@@ -14,6 +14,7 @@ shuffle    maps make one part for each reduce; BYTES of arrays are alive in betw
 nested     tasks that submit tasks and wait for them
 pages      word count of texts of several MB that tasks have written (nodes only)
 trainer    parameter server on another node, which may lose its state with that node (nodes only)
+elastic    tasks and streams in a placement group that grows and shrinks (nodes only)
 =========  =========================================================================================
 """
 
@@ -32,6 +33,8 @@ import numpy as np
 
 import shoal
 from shoal.errors import LostError, ObjectStoreFullError, TaskError
+from shoal.util.placement_group import placement_group, remove_placement_group
+from shoal.util.scheduling_strategies import PlacementGroupSchedulingStrategy as InGroup
 
 PATIENCE_S = 300.0
 HANG_S = 400.0
@@ -255,6 +258,46 @@ def trainer(chance: random.Random, size: int) -> None:
         assert (weights == expected).all(), f"step {step} of {shards}"
 
 
+# ---- elastic
+BUNDLE = {FAR: 0.01}
+BUNDLES_MOST = 4
+
+
+@shoal.remote(num_cpus=0, resources={FAR: 0.001}, max_retries=-1)
+def square_sum(seed: int, length: int) -> int:
+    return int((numbers_of(seed, length) % 997**2).sum())
+
+
+@shoal.remote(num_cpus=0, resources={FAR: 0.001}, max_retries=-1, num_returns="streaming")
+def numbers(seed: int, length: int) -> Any:
+    yield from numbers_of(seed, length).tolist()
+
+
+def elastic(chance: random.Random, size: int) -> None:
+    group = placement_group([BUNDLE], strategy=chance.choice(("PACK", "SPREAD")))
+    try:
+        for _ in range(5):
+            there = [index for index, bundle in enumerate(group.bundle_specs) if bundle]
+            if len(there) < BUNDLES_MOST and chance.random() < 0.6:
+                there += group.add_bundles([BUNDLE])
+            elif len(there) > 1:
+                group.remove_bundles([there.pop(chance.randrange(len(there)))])
+            assert group.wait(PATIENCE_S), "a group has not had its place"
+            seeds = [chance.getrandbits(30) for _ in range(6)]
+            inside = [InGroup(group, chance.choice([*there, -1])) for _ in seeds]
+            refs = [
+                square_sum.options(scheduling_strategy=each).remote(seed, 100)
+                for seed, each in zip(seeds, inside)
+            ]
+            stream = numbers.options(scheduling_strategy=InGroup(group, -1)).remote(seeds[0], 30)
+            found = [shoal.get(ref, timeout=PATIENCE_S) for ref in stream]
+            assert found == numbers_of(seeds[0], 30).tolist(), f"a stream of {seeds}"
+            expected = [int((numbers_of(seed, 100) % 997**2).sum()) for seed in seeds]
+            assert shoal.get(refs, timeout=PATIENCE_S) == expected
+    finally:
+        remove_placement_group(group)
+
+
 KINDS: dict[str, Callable[[random.Random, int], None]] = {
     "words": words,
     "server": server,
@@ -267,6 +310,7 @@ ON_NODES = {
     "nested": nested,
     "pages": pages,
     "trainer": trainer,
+    "elastic": elastic,
 }
 """Without ``server``: what an actor keeps in checkpoints is on its node, and goes with it."""
 
