@@ -87,6 +87,22 @@ def test_who_may_run_in_any_bundle_is_run_again_in_another() -> None:
     assert any(isinstance(c, do.Requeue) and not c.charged for c in out)
 
 
+@pytest.mark.parametrize("strategies", [[FIRST], [ANY], [FIRST, ANY]])
+def test_a_group_of_one_bundle_has_one_queue_until_it_is_resized(strategies: list[Any]) -> None:
+    """Who runs in the one bundle helps with what may run in any."""
+    node = one.with_driver()
+    one.ask_for(node, CPU)
+    queue = one.open_queue(node, strategies[0], CPU=1)
+    for each in strategies[1:]:
+        opened = reply(node.ask(DRIVER, m.OpenQueue(CPU, each)), m.QueueOpened)
+        assert opened.queue == queue
+    out = resize(node, 1, {}, CPU)
+    is_dead = any(isinstance(c, do.KillQueue) and c.queue == queue for c in out)
+    assert is_dead == (ANY not in strategies)
+    group: Any = node.machine.tables.groups.find("g")
+    assert group.any_room is not group.rooms[1] and group.any_room.sizes == group.rooms[1].sizes
+
+
 def test_an_actor_ends_with_its_bundle() -> None:
     node = one.with_driver()
     one.ask_for(node, CPU, CPU)

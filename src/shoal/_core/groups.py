@@ -66,6 +66,7 @@ class Group:
         "any_room",
         "created_at",
         "gates",
+        "is_any_asked",
         "is_warned",
         "job",
         "name",
@@ -92,6 +93,9 @@ class Group:
         self.rooms: list[Room] = []
         """By index."""
         self.any_room = Room(())
+        """Of one bundle that is its room too, so that who runs in it helps with what may run in
+        any, until the group is resized."""
+        self.is_any_asked = False
         self.gates: dict[int, Room] = {}
         """For each revision that is waited for the node's room, open from when the group has its
         place: for ``ready()``."""
@@ -136,6 +140,7 @@ class Group:
 
     def target(self, bundle: int, captures: bool) -> Target:
         """What "in this bundle" means."""
+        self.is_any_asked = self.is_any_asked or bundle == ANY_BUNDLE
         room = self.any_room if bundle == ANY_BUNDLE else self.rooms[bundle]
         return Target(room, self.group_id, captures)
 
@@ -170,7 +175,14 @@ class Group:
         return removed
 
     def _make_rooms(self) -> None:
+        is_first = not self.rooms
         self.rooms += [Room(()) for _ in self.amounts[len(self.rooms) :]]
+        if is_first and len(self.rooms) == 1:
+            self.any_room = self.rooms[0]
+        elif self.any_room is self.rooms[0]:
+            # What was asked for before goes on in any bundle if some of it may.
+            self.any_room = self.rooms[0] if self.is_any_asked else Room(())
+            self.rooms[0] = Room(()) if self.is_any_asked else self.rooms[0]
         for room, size in zip(self.rooms, self.amounts):
             room.sizes = (size,) if size else ()
         self.any_room.sizes = tuple(self.amounts[index] for index in self.wanted)

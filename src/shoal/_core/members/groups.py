@@ -332,9 +332,10 @@ class GroupPlaces:
             places = self._choose(group.spec, group.missing, fixed, rooms)
             if places is not None:
                 del self.table.waiting[group_id]
-            elif lost := [index for index in group.missing if index in group.had]:
+            elif group.was_created:
                 # What it wants more may never come: what it has lost does not wait for that.
-                places = self._choose(group.spec, lost, fixed, rooms)
+                lost = [index for index in group.missing if index in group.had]
+                places = self._choose(group.spec, lost, fixed, rooms) if lost else None
             if places is None:
                 continue
             self._prepare(group, places, scene)
