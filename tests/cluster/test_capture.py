@@ -14,7 +14,7 @@ from shoal.testing import Capture, Host, Network, NetworkError
 from tests.cluster.programs import talker
 from tests.cluster.test_net_cluster import PORT, talking
 
-LONG_S = 30.0
+LONG_S = 60.0
 
 
 def two(network: Network) -> tuple[Host, Host]:

@@ -24,7 +24,7 @@ from shoal.testing import cluster as clusters
 from shoal.testing.polling import wait_until
 from tests.cluster import loads
 
-LONG_S = 30.0
+LONG_S = 60.0
 
 
 @pytest.fixture

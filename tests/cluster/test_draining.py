@@ -23,7 +23,7 @@ from shoal.util.scheduling_strategies import NodeAffinitySchedulingStrategy as A
 from tests.cluster import two_nodes
 from tests.cluster.test_actors_elsewhere import counter_class
 
-LONG_S = 30.0
+LONG_S = 60.0
 LEAVES = "leaves"
 """Name of the node that is drained, and of a resource that only it has."""
 

@@ -24,7 +24,7 @@ from shoal.testing.polling import wait_until
 from shoal.util.scheduling_strategies import NodeAffinitySchedulingStrategy as Affinity
 from tests.cluster.conftest import looked_around
 
-LONG_S = 30.0
+LONG_S = 60.0
 SOON_S = 5.0
 """Far less than the lease of a driver's node: it has said itself that it leaves."""
 

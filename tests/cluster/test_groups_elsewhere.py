@@ -19,7 +19,7 @@ from shoal.util.scheduling_strategies import PlacementGroupSchedulingStrategy as
 from tests.cluster import two_nodes
 from tests.cluster.conftest import looked_around
 
-LONG_S = 30.0
+LONG_S = 60.0
 CPU = {"CPU": 1.0}
 
 

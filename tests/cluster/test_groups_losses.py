@@ -22,7 +22,7 @@ from shoal.testing.polling import wait_until
 from shoal.util import placement_group, placement_group_table, remove_placement_group
 from shoal.util.scheduling_strategies import PlacementGroupSchedulingStrategy as InGroup
 
-LONG_S = 40.0
+LONG_S = 60.0
 CPU = {"CPU": 1.0}
 
 

@@ -18,7 +18,7 @@ from shoal.util import placement_group, placement_group_table, remove_placement_
 from shoal.util.scheduling_strategies import PlacementGroupSchedulingStrategy as InGroup
 from tests.cluster.test_groups_losses import store_pid
 
-LONG_S = 30.0
+LONG_S = 60.0
 CPU = {"CPU": 1.0}
 
 

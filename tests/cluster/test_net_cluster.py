@@ -26,7 +26,7 @@ from tests.cluster.programs import Program, talker
 
 PORT = 7000
 SHORT_S = 0.4
-LONG_S = 30.0
+LONG_S = 60.0
 TIMED_OUT = {"TimeoutError", "timeout"}
 
 

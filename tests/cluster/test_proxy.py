@@ -21,7 +21,7 @@ from shoal.testing.polling import wait_until
 from shoal.testing.starting import program
 
 SHORT_S = 0.3
-LONG_S = 30.0
+LONG_S = 60.0
 
 
 class Echo:

@@ -24,7 +24,7 @@ from shoal.util.progress import trange
 from shoal.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from tests.cluster.conftest import SETTLE_S, what_there_is
 
-LONG_S = 20.0
+LONG_S = 60.0
 FAR: dict[str, Any] = {"resources": {"licence": 1}}
 SHARED: dict[str, Any] = {"resources": {"licence": 0.1}}
 

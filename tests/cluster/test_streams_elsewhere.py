@@ -26,7 +26,7 @@ from tests.cluster import two_nodes
 from tests.cluster.conftest import looked_around
 from tests.cluster.two_nodes import HERE, THERE
 
-LONG_S = 20.0
+LONG_S = 60.0
 
 
 @pytest.fixture(scope="module", autouse=True)

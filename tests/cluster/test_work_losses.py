@@ -24,7 +24,7 @@ from shoal.testing import Cluster, Node
 from shoal.testing.polling import wait_until
 from tests.cluster import two_nodes
 
-LONG_S = 30.0
+LONG_S = 60.0
 KILLED, FROZEN = "killed", "frozen"
 """Names of the nodes, and of the resource that only they have, until another one joins."""
 
