@@ -3,6 +3,8 @@
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
+#include <unistd.h>
+
 #include <tuple>
 
 #include "bindings.hpp"
@@ -20,8 +22,33 @@ u32 queue_index(u32 queue) {
   return queue;
 }
 
+// Of whoever has the descriptor and maps nothing: the zygote.
+static void read_header(int fd, Header& h) {
+  if (pread(fd, &h, sizeof h, 0) != ssize_t(sizeof h) || h.magic != MAGIC ||
+      h.layout != layout_hash())
+    throw std::runtime_error("the descriptor is not node memory of this build");
+}
+static double lease_of(int fd) {
+  Header h;
+  read_header(fd, h);
+  return double(h.lease.load()) / 1e9;
+}
+static std::vector<u32> leased_processes(int fd) {
+  Header h;
+  read_header(fd, h);
+  std::vector<u32> out;
+  for (u32 p = 1; p < std::min(h.proc_high.load(), MAX_PROCS); p++) {
+    u32 pid;
+    const u64 place = h.off.procs + p * sizeof(Proc) + offsetof(Proc, leased);
+    if (pread(fd, &pid, sizeof pid, off_t(place)) == ssize_t(sizeof pid) && pid) out.push_back(pid);
+  }
+  return out;
+}
+
 void bind_daemon(nb::module_& mod, nb::class_<PyMemory>& c) {
   bind_spilling(mod, c);
+  mod.def("lease_of", &lease_of);
+  mod.def("leased_processes", &leased_processes);
   c.def(
        "new_queue",
        [](nb::handle self, u32 kind, u32 job) {
@@ -79,6 +106,14 @@ void bind_daemon(nb::module_& mod, nb::class_<PyMemory>& c) {
              r.assign.store(queue, SEQ);
              r.door.fetch_add(1, SEQ);
              platform::futex_wake(r.door);
+           })
+      .def("set_lease",
+           [](nb::handle self, double until_s) {
+             of(self).m->header().lease.store(until_s > 0 ? u64(until_s * 1e9) : 0, SEQ);
+           })
+      .def("set_leased",
+           [](nb::handle self, u32 index, u32 pid) {
+             of(self).m->proc(process_index(index)).leased.store(pid, SEQ);
            })
       .def("process_state",
            [](nb::handle self, u32 index) {

@@ -227,6 +227,13 @@ static Memory::Wait sleep_idle(Memory& m, u32 a, bool has, u64 deadline,
   return w;
 }
 
+// Who may begin nothing looks again so often: the lease that was over is good again.
+static constexpr u64 LAPSED_NAP = 50000000;
+static u64 nap_until(u64 deadline) {
+  const u64 soon = platform::now_ns() + LAPSED_NAP;
+  return deadline ? std::min(deadline, soon) : soon;
+}
+
 static nb::object take(nb::handle self, std::optional<double> timeout) {
   PyMemory& pm = of(self);
   Memory& m = *pm.m;
@@ -235,7 +242,7 @@ static nb::object take(nb::handle self, std::optional<double> timeout) {
   u64 key, promised = 0;
   for (bool goes_on = r.depth.load(RLX) == 0;; goes_on = false) {
     const u32 a = r.assign.load(SEQ);
-    const bool has = a != 0 && a < QUEUES;
+    const bool begins = m.may_begin(), has = a != 0 && a < QUEUES && begins;
     if (const u32 before = r.attached.load(RLX); a != before) {
       // Whoever pushed to the queue that is left may have counted on us: a promise, an idle bit.
       m.end_promise(before, promised);
@@ -265,11 +272,12 @@ static nb::object take(nb::handle self, std::optional<double> timeout) {
       Unlocked unlocked;
       hit = has && m.spin_on(m.for_task, work);
       if (!hit) m.end_promise(a, promised);
-      if (!hit) w = sleep_idle(m, a, has, deadline, work);
+      if (!hit) w = sleep_idle(m, a, has, begins ? deadline : nap_until(deadline), work);
     }
     if (m.closed.load(RLX) || w == Memory::Wait::Closed) throw_closed();
     check_signals();
-    if (w == Memory::Wait::Timeout) return nb::none();
+    if (w != Memory::Wait::Timeout) continue;
+    if (begins || (deadline && platform::now_ns() >= deadline)) return nb::none();
   }
 }
 
@@ -296,6 +304,8 @@ static nb::object take_many(nb::handle self, nb::list queues, u32 seen,
     return nb::int_(a);
   }
   nb::list out;
+  const bool begins = m.may_begin();
+  if (!begins) open.clear();
   u64 key;
   for (auto [q, room] : open)
     for (u32 i = 0; i < room && m.take(q, key); i++) out.append(make_task(self, pm, key));
@@ -316,7 +326,7 @@ static nb::object take_many(nb::handle self, nb::list queues, u32 seen,
     if (!m.spin(work, 3000)) {
       r.sleeping.store(several ? 2 : 1, SEQ);  // before the bits, as in `sleep_idle`
       for (auto [q, room] : open) m.queue(q).idle[word].fetch_or(bit, SEQ);
-      if (!work()) m.sleep_on(r.door, seen, deadline, 0);
+      if (!work()) m.sleep_on(r.door, seen, begins ? deadline : nap_until(deadline), 0);
       r.sleeping.store(0, SEQ);
       for (auto [q, room] : open) m.queue(q).idle[word].fetch_and(~bit, SEQ);
     }
@@ -547,7 +557,9 @@ void bind_memory(nb::module_& mod, nb::class_<PyTask>& task) {
       .def("claim",
            [](nb::handle self, u64 key) -> nb::object {
              PyMemory& pm = of(self);
-             return names_slot(key) && pm.m->claim(key) ? make_task(self, pm, key) : nb::none();
+             const bool begins = pm.m->me == 0 || pm.m->may_begin();  // the daemon runs none itself
+             return begins && names_slot(key) && pm.m->claim(key) ? make_task(self, pm, key)
+                                                                  : nb::none();
            })
       .def("unsealed",
            [](nb::handle self, const std::vector<u64>& keys) {

@@ -277,7 +277,7 @@ bool wait_sealed(nb::handle memory, PyMemory& pm, u64 key, u64 deadline, bool ma
     }
     if (helps) {
       if (u64 k = m.helpable(s)) {
-        if (m.claim(k)) {
+        if (m.may_begin() && m.claim(k)) {
           if (lent) m.lend(false);
           lent = false;
           pm.help(make_task(memory, pm, k));

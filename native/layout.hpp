@@ -252,6 +252,7 @@ struct alignas(128) Proc {
   alignas(128) atom<u32> cdoor;  // futex of wait and completions
   atom<u32> rescan;              // completion ring was full: look at every watched slot
   atom<u32> assign, attached, blocked, sleeping;
+  atom<u32> leased;  // its pid, if it must not outlive the node's lease: the zygote sees to that
   Ring completions;
   atom<u64> event_seq;
   // What it sleeps for, and since when (ns): for explanations only. Of several threads the last
@@ -446,6 +447,9 @@ struct Header {
   u64 magic, layout;
   u64 node_id, capacity;
   u32 cores, n_extents;
+  // Of a node of a cluster: until when (ns of CLOCK_BOOTTIME) it may begin anything; 0: for ever.
+  // Workers look before each claim, so that also those of a daemon that stands still begin nothing.
+  atom<u64> lease;
   Offsets off;
   alignas(128) atom<u32> space;  // futex bumped when room appears
   atom<u32> space_waiters;
@@ -489,12 +493,14 @@ constexpr u64 layout_hash() {
                 u64(offsetof(Proc, door)),
                 u64(offsetof(Proc, completions)),
                 u64(offsetof(Proc, waits_for)),
+                u64(offsetof(Proc, leased)),
                 u64(RUNNING_MAX),
                 u64(offsetof(Queue, searching)),
                 u64(offsetof(Queue, idle)),
                 u64(offsetof(Slot, watch)),
                 u64(offsetof(Spec, next)),
                 u64(offsetof(Spec, payload_offset)),
+                u64(offsetof(Header, lease)),
                 u64(offsetof(Header, space)),
                 u64(offsetof(Header, tokens)),
                 u64(offsetof(Header, inbox)),

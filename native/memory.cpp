@@ -269,7 +269,7 @@ i64 Memory::open_process(u32 kind) {
     r.freeing = r.freeing_next = r.cascade = 0;
     r.depth = 0;
     r.forked = 0;
-    r.assign = r.attached = r.blocked = r.sleeping = r.rescan = 0;
+    r.assign = r.attached = r.blocked = r.sleeping = r.rescan = r.leased = 0;
     r.waits_for = r.waits_since = 0;  // of a process that was killed in a wait
     RingView c = completions(p);
     u32 v;

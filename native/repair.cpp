@@ -133,6 +133,7 @@ void Memory::close_process(u32 p) {
   r.epoch.fetch_add(1);
   u32 turn = p + 1;
   if (header().turn.compare_exchange_strong(turn, 0, SEQ)) platform::futex_wake(header().turn);
+  r.leased.store(0, SEQ);
   r.kind.store(NO_PROC, SEQ);
 }
 

@@ -454,6 +454,7 @@ bool Memory::claim(u64 key, bool goes_on) {
 }
 
 bool Memory::take(u32 qi, u64& key, bool goes_on) {
+  if (!may_begin()) return false;
   Queue& q = queue(qi);
   if (u32 s = q.redo.load(ACQ)) {  // an actor's interrupted call goes before everything else
     key = make_key(s, slot(s).gen.load(ACQ));

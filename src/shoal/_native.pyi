@@ -86,6 +86,21 @@ def fork_worker(output: tuple[int, int], kept: list[int], name: str, oom_score: 
 def become_subreaper() -> None:
     """Make orphans among our descendants children of this process (``prctl``)."""
 
+def lease_of(memory_fd: int) -> float:
+    """Until when (seconds of CLOCK_BOOTTIME) this node may begin anything; 0: for ever. Nothing is
+    mapped.
+
+    Raises:
+        RuntimeError: the descriptor is not node memory of this build.
+    """
+
+def leased_processes(memory_fd: int) -> list[int]:
+    """Pids of processes that must not outlive the node's lease. Nothing is mapped.
+
+    Raises:
+        RuntimeError: the descriptor is not node memory of this build.
+    """
+
 class SessionLostError(Exception):
     """Raised by any wait after ``Memory.close``; ``shoal.errors`` turns it into the public
     class."""
@@ -593,6 +608,10 @@ class Memory:
     def assign(self, index: int, queue: int) -> None:
         """Attach worker ``index`` to ``queue`` (0: detach, WORKER_EXIT: leave) after its present
         task."""
+    def set_lease(self, until_s: float) -> None:
+        """No process begins a task from then on (seconds of CLOCK_BOOTTIME; 0: they always may)."""
+    def set_leased(self, index: int, pid: int) -> None:
+        """Process ``index`` is to end with the node's lease; with its own end that is forgotten."""
     def process_state(self, index: int) -> tuple[int, int, int, bool, int]:
         """(assigned, attached, running depth, blocked, key of the outermost running task).
         ``attached`` is what the worker acknowledged."""

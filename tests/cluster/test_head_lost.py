@@ -24,6 +24,8 @@ from shoal.util.placement_group import placement_group
 from shoal.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from tests.cluster.operated import Machine, until
 
+LEASE_S = 11.0
+"""After which a node that says nothing is declared dead, if there is anybody to do so."""
 LONG_S = 60.0
 
 
@@ -123,6 +125,10 @@ def test_work_goes_on_without_a_head_and_with_the_next_one(
     length = shoal.remote(len)
     away = length.options(num_cpus=0, resources={"c": 0.1})
     assert get(away.remote(large)) == 3_000_000, "of a kind that no store has been asked about"
+    time.sleep(LEASE_S)  # that is what is tried: nobody listens there, so nobody gives a node up
+    assert {name: get(actor.add.remote()) for name, actor in actors.items()} == {
+        name: (3, pid) for name, (_, pid) in before.items()
+    }
 
     head.start(*words, "--token-file", str(tmp_path / "token again"))
     until(lambda: len(names()) == 3)
@@ -133,9 +139,9 @@ def test_work_goes_on_without_a_head_and_with_the_next_one(
     pathlib.Path(go).touch()
     assert get(waiting) == [*range(9)], "what the first head had was run again"
     for name, actor in actors.items():
-        assert get(actor.add.remote()) == (3, before[name][1]), "the same process all the time"
+        assert get(actor.add.remote()) == (4, before[name][1]), "the same process all the time"
     for name in ("named", "detached"):
-        assert get(shoal.get_actor(name).add.remote())[0] == 4
+        assert get(shoal.get_actor(name).add.remote())[0] == 5
     at = [node_id.options(scheduling_strategy=each, num_cpus=0) for each in in_group]
     assert len(set(get([each.remote() for each in at]))) == 2
     shoal.util.remove_placement_group(group)

@@ -127,8 +127,8 @@ def test_lines_of_the_other_node_reach_the_driver(screen: Screen) -> None:
 
     @shoal.remote
     def nest() -> None:
-        get(say.remote("child"))
-        get(Talker.remote().talk.remote())
+        get(say.options(**SHARED).remote("child"))
+        get(Talker.options(**SHARED).remote().talk.remote())
 
     get(say.options(**SHARED).remote("there"))
     get(nest.options(**SHARED).remote())

@@ -137,6 +137,22 @@ def test_what_a_lease_allows_by_its_age() -> None:
     assert not node.had(on.EndLeased), "once"
 
 
+def test_where_nobody_listens_the_lease_goes_on_but_nothing_starts() -> None:
+    node = Node()
+    node.answer()
+    node.wait(508.0)
+    node.step(on.StoreRefused(507.5))
+    assert on.SetLease(517.5) in node.commands
+    assert not node.machine.may_start(508.0, NAMED), "starts need a store"
+    node.step(on.StoreRefused(506.0))
+    assert node.machine.lease.ends_at == 517.5, "an older dial says nothing new"
+    node.commands.clear()
+    node.wait(517.6)
+    assert node.had(on.EndLeased)
+    node.step(on.StoreRefused(517.55))
+    assert node.machine.lease.ends_at == 517.5, "it may have been given up by then"
+
+
 def test_a_renewal_that_is_answered_at_last_makes_the_lease_good() -> None:
     node = Node()
     node.wait(515.0)

@@ -456,7 +456,9 @@ ELSEWHERE = (r.OnNode, r.ActorOnNode, r.Arriving, r.MadeElsewhere)
 """In test_core_elsewhere.py."""
 MEMORY = (r.AdmissionPaused, r.WaitsForMemory)
 """In test_core_why_memory.py."""
-KINDS = [x for x in get_args(r.AnyReason) if x not in (*MEMORY, *ELSEWHERE)]
+LEASE = (r.LeaseOver,)
+"""In test_core_lease.py."""
+KINDS = [x for x in get_args(r.AnyReason) if x not in (*MEMORY, *ELSEWHERE, *LEASE)]
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)

@@ -46,6 +46,26 @@ def test_a_lost_peer_is_suspected_after_half_a_second_and_a_failed_dial() -> Non
     assert not link.suspicion.is_told
 
 
+def test_that_nobody_listens_is_told_of_a_peer_that_ended_the_connection_itself() -> None:
+    for is_peers, was_refused in ((True, True), (True, False), (False, True)):
+        link = Link("a", 1, "b")
+        link.step(0.0, core.AddressesKnown(("there",)))
+        link.step(0.5, core.DialFailed("it has not begun", was_refused=True))
+        linked(link, 1.0)
+        assert of_kind(link.step(5.0, core.Ended(7, "reset", is_peers)), core.Dial) != []
+        told = of_kind(link.step(5.2, core.DialFailed("refused", was_refused)), core.Refused)
+        assert told == ([core.Refused(5.0)] if is_peers and was_refused else [])
+
+
+def test_what_a_node_cut_off_itself_is_not_ended_by_the_peer() -> None:
+    link = Link("a", 1, "b")
+    link.step(0.0, core.AddressesKnown(("there",)))
+    linked(link, 1.0)
+    link.step(1.0, core.Given(b"x"))
+    assert of_kind(link.step(11.0, core.Ticked()), core.Close) != []
+    assert of_kind(link.step(11.1, core.DialFailed("no", was_refused=True)), core.Refused) == []
+
+
 def test_a_dial_that_hangs_is_no_suspicion_until_it_has_failed() -> None:
     link = Link("a", 1, "b")
     link.step(0.0, core.AddressesKnown(("there",)))

@@ -67,6 +67,13 @@ def draining() -> ModuleType:
     return reactions_draining
 
 
+def lease() -> ModuleType:
+    """As ``draining``, of any node of a cluster."""
+    from shoal._core import reactions_lease
+
+    return reactions_lease
+
+
 def shared_groups() -> ModuleType:
     """As ``elsewhere``: groups whose bundles may be on several nodes."""
     from shoal._core import reactions_shared_groups

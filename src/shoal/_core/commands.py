@@ -124,6 +124,13 @@ class Assign(Command, frozen=True):
     queue: int
 
 
+class MarkLeased(Command, frozen=True):
+    """The worker's process is not to outlive the lease of this node, whoever stands still."""
+
+    index: int
+    pid: int
+
+
 class SetHungry(Command, frozen=True):
     queue: int
     on: bool
@@ -501,6 +508,7 @@ Across = (
     | ReleaseName
     | TakeName
     | SpreadActor
+    | MarkLeased
     | HostActor
     | EndHosted
     | EndCalls

@@ -86,6 +86,7 @@ CancelAsked = events_across.CancelAsked
 GuestEnded = events_across.GuestEnded
 GuestWanted = events_across.GuestWanted
 DrainBegun = events_across.DrainBegun
+LeaseSet = events_across.LeaseSet
 ActorMoves = events_across.ActorMoves
 HomeLeaves = events_across.HomeLeaves
 HomeFound = events_across.HomeFound
@@ -410,6 +411,7 @@ AnyEvent = Union[
     AbroadLooked,
     CallersGone,
     NodesChanged,
+    LeaseSet,
     DrainBegun,
     ActorMoves,
     HomeLeaves,

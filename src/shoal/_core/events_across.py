@@ -36,6 +36,12 @@ class NodesChanged(Event, frozen=True):
     """These were members, and have been drained: they will never be again."""
 
 
+class LeaseSet(Event, frozen=True):
+    """Until then this node may begin anything."""
+
+    until: float
+
+
 class DrainBegun(Event, frozen=True):
     """This node is to leave the cluster."""
 

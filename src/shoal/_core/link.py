@@ -55,6 +55,7 @@ from shoal._core.link_events import (
     LinkLimits,
     Moved,
     Reached,
+    Refused,
     SessionEnded,
     Ticked,
     ToldOver,
@@ -87,6 +88,8 @@ class Link:
         """Of the current connection: its turn, and whether the smaller node id dialled it."""
         self._linked_at = 0.0
         self._moved_at = 0.0
+        self._is_peers_end = False
+        """The peer has ended the last connection that was used, or has ended itself."""
         self._greeting: int | None = None
         """A dialled connection that waits for the peer's Hello."""
 
@@ -108,6 +111,8 @@ class Link:
                 self._reached(event.connection, out)
             case DialFailed():
                 self._dial_failed(now, event.why)
+                if event.was_refused and self.connection is None and self._is_peers_end:
+                    out.append(Refused(self._dialling.dialled_at))
             case Ended():
                 self._ended(now, event)
             case AddressesKnown():
@@ -272,6 +277,7 @@ class Link:
             self._dial_failed(now, event.why)
         if event.connection == self.connection:
             self._lose(now, event.why)
+            self._is_peers_end = event.is_peers
 
     def _break(self, now: float, why: str, out: list[Command]) -> None:
         """End the current connection: it is of no more use."""
@@ -285,6 +291,7 @@ class Link:
         if now - self._linked_at >= self._limits.steady_s:
             self._dialling.was_steady()
         self.connection = None
+        self._is_peers_end = False
         self.inbox.said()
         self.suspicion.failure = "" if self._dialling.addresses else why
         self._want(now)

@@ -47,6 +47,8 @@ class DialFailed:
     """The dial that was under way came to nothing before the peer had proved itself."""
 
     why: str
+    was_refused: bool = False
+    """Its machine is there, and nobody listens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +94,8 @@ class Ended:
 
     connection: int
     why: str
+    is_peers: bool = False
+    """The peer has ended it, or has ended itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,6 +205,13 @@ class Suspected:
 
 
 @dataclass(frozen=True, slots=True)
+class Refused:
+    """The peer has ended the connection, and nobody listened where it was dialled then."""
+
+    dialled_at: float
+
+
+@dataclass(frozen=True, slots=True)
 class Congested:
     """More (or again less than half of that) waits than ``waiting_most_bytes``."""
 
@@ -216,5 +227,5 @@ class Fenced:
 
 Command = (
     Dial | Greet | Write | Acknowledge | Close | Deliver | Linked | SessionEnded | Suspected
-    | Congested | Fenced
+    | Refused | Congested | Fenced
 )  # fmt: skip

@@ -145,6 +145,7 @@ class Dialling:
         self.addresses: tuple[str, ...] = ()
         self.is_under_way = False
         self.at: float | None = None
+        self.dialled_at = 0.0
         self._index = 0
         self._pause_s = 0.0
         self._limits = limits
@@ -172,7 +173,7 @@ class Dialling:
         if self.at is None or now < self.at:
             return None
         self.at = None
-        self.is_under_way = True
+        self.is_under_way, self.dialled_at = True, now
         return self.addresses[self._index % len(self.addresses)]
 
     def failed(self) -> None:

@@ -34,6 +34,7 @@ from shoal._core import (
 from shoal._core import commands as do
 from shoal._core import events as seen
 from shoal._core.answers import Commands
+from shoal._core.answers import lease as _lease
 from shoal._core.answers import shared_groups as _groups
 from shoal._core.tables import NodeTables
 from shoal._proto import messages as m
@@ -147,6 +148,7 @@ _NO_WORK_EVENTS = frozenset(
     {
         seen.WorkerForked,
         seen.WorkerJoined,
+        seen.LeaseSet,
         seen.QueueFreed,
         seen.FoundRunning,
         seen.TaskLooked,
@@ -214,6 +216,7 @@ class NodeMachine:
             seen.BundlesUnwanted: lambda now, event: _groups().on_unwanted(self.tables, now, event),
             seen.GroupsOver: lambda now, event: _groups().on_over(self.tables, now, event),
             seen.NodesChanged: lambda now, event: _guests().on_nodes(self.tables, now, event),
+            seen.LeaseSet: lambda now, event: _lease().on_set(self.tables, now, event),
             seen.DrainBegun: lambda now, event: _draining().on_begun(self.tables, now, event),
             seen.ActorMoves: lambda now, event: _draining().on_moves(self.tables, now, event),
             seen.HomeLeaves: lambda now, event: _homes().on_leaves(self.tables, now, event),
@@ -237,7 +240,10 @@ class NodeMachine:
         if t.mirror.is_fresh and reactions_store.must_wait(event):
             t.early.append(event)
             return []
-        out = self._reactions[type(event)](now, event)
+        out: Commands = []
+        if now >= t.lease.until and not t.lease.is_over:
+            out += _lease().on_over(t, now)
+        out += self._reactions[type(event)](now, event)
         while t.early and not t.mirror.is_fresh:
             early = t.early.pop(0)
             out += self._reactions[type(early)](now, early)
@@ -287,6 +293,7 @@ class NodeMachine:
             t.memory.next_at,
             t.memory_news.until,
             t.housekeeping_at,
+            t.lease.ends_at,
             reactions_jobs.infeasible_deadline(t),
             min(t.freeing.values(), default=None),
         ]

@@ -15,6 +15,7 @@ from shoal._core.answers import (
     draining,
     job_row,
     label_worker,
+    lease,
     never_runs,
     refuse,
     shifting,
@@ -175,6 +176,9 @@ def ask_worker(t: NodeTables, now: float, actor: Actor, *, is_settled: bool = Fa
     asked first whose turn it is, unless that ``is_settled``."""
     if failure := t.environments.failure(actor.env):
         return end_with(t, now, actor, failure, is_gentle=False)
+    if t.lease.is_over and lease().is_leased(t, actor):
+        lease().put_off(t, now, actor)
+        return []
     hold, place = parse(actor.spec.hold), parse(actor.spec.place)
     target = placement.resolve(t, actor.spec.strategy)
     assert isinstance(target, Target), "an actor ends with its group"
@@ -212,6 +216,8 @@ def assign(t: NodeTables, now: float, actor_id: str, worker: int, request: int) 
     ]
     # Before it has heard of anything: what it takes from now on is the actor's.
     out = reactions_memory.first_look(t, worker, parse(actor.spec.hold)) + out
+    if t.config.in_cluster and lease().is_leased(t, actor):
+        out.insert(0, do.MarkLeased(worker, process.pid))
     if actor.was_abroad:
         actor.was_abroad = False
         out.append(do.BringHome(tuple(actor.queues)))
@@ -411,12 +417,15 @@ def on_worker_died(
     may_restart = t.actors.can_restart(actor)
     facts = actor.facts()
     more = {} if memory is None else {"memory": causes.out_of_memory(memory)}
+    reason = "out_of_memory" if memory else "crashed"
+    if t.lease.is_over and lease().is_leased(t, actor):
+        reason = "lease_over"
     out: Commands = []
     if event.running:
         record = causes.worker_crashed(actor.pid, event.code, event.signal, event.stderr, 0, 0)
         out.append(do.EndChildren(tuple(task.key for task in event.running), record))
-        reason = "restarting" if may_restart else "out_of_memory" if memory else "crashed"
-        record = causes.actor_died(facts, reason, event, may_have_run=True, **more)
+        told = "restarting" if may_restart else reason
+        record = causes.actor_died(facts, told, event, may_have_run=True, **more)
         for task in event.running:
             if task.key in cancelled:
                 out.append(do.Fail(task.key, cancelled[task.key]))
@@ -432,7 +441,7 @@ def on_worker_died(
         t.actors.crash(now, actor)
         return out + actor_row(t, actor)
     if not actor.is_dead:
-        record = causes.actor_died(facts, "out_of_memory" if memory else "crashed", event, **more)
+        record = causes.actor_died(facts, reason, event, **more)
         t.actors.end(actor, record)
         out += _kill_queues(actor, record)
     t.actors.bury(actor, actor.cause)

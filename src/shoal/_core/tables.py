@@ -142,6 +142,19 @@ def _mirror(config: NodeConfig) -> Mirror:
     return Mirror(config.node_id.hex(), has_process, shares_kv=config.in_cluster)
 
 
+class Lease(msgspec.Struct):
+    """Of a member of a cluster; any other node has one for ever."""
+
+    until: float = float("inf")
+    """So long this node may begin what must not run twice."""
+    is_over: bool = False
+
+    @property
+    def ends_at(self) -> float | None:
+        """When it will be over."""
+        return None if self.is_over or self.until == float("inf") else self.until
+
+
 class NodeTables:
     """Everything that a node's machine knows."""
 
@@ -176,6 +189,7 @@ class NodeTables:
         """The other nodes of the cluster: ids, and what they could run, once that is known."""
         self.drained: frozenset[str] = frozenset()
         """Nodes that have been drained: they never come again."""
+        self.lease = Lease()
         self.is_draining = False
         """Nothing new begins here that another node could do."""
         self.guests: dict[tuple[str, int, bytes], int] = {}
@@ -191,8 +205,7 @@ class NodeTables:
         """... and why there is none."""
         self.owner = -1
         """The driver whose end is the session's; -1 in a started one."""
-        self.is_over = False
-        self.is_starving = False
+        self.is_over = self.is_starving = False
         self.tickets: dict[int, Ticket] = {}
         self.actor_queues: dict[int, str] = {}
         """Queue -> actor id, as long as the queue exists."""

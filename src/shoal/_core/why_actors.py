@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from shoal._core import why_places
 from shoal._core.actors import Abroad, Actor, Asking, Constructing, Dead, Ending, Pausing
+from shoal._core.reactions_lease import is_leased
 from shoal._core.sight_rows import TaskSight
 from shoal._proto import reasons as r
 
@@ -37,6 +38,9 @@ def of_actor(e: Explainer, actor: Actor, call: TaskSight | None) -> r.Reason:
         return r.ControlStoreAway(**facts)
     if isinstance(phase, Pausing):
         again_in_s = max(0.0, phase.until - e.now)
+        if e.t.lease.is_over and is_leased(e.t, actor):
+            own = {"task": "", "name": actor.actor_id, "since_s": None}
+            return _restarting(e, actor, facts, None, why_places.lease_over(e, own))
         return _restarting(e, actor, facts, again_in_s, None)
     if isinstance(phase, Asking):
         ask = e.t.scheduler.asks.by_who.get(actor.actor_id)

@@ -31,6 +31,8 @@ def of_queue(e: Explainer, queue: ClassQueue, task: TaskSight) -> r.Reason:
     facts = e.task_facts(task)
     if queue.dead_record is not None:
         return r.JobEnding(**facts, job=queue.job)
+    if e.t.lease.is_over:
+        return lease_over(e, facts)
     text = ""
     if not queue.is_feasible and (able := e.able(queue)):
         if not task.stays:
@@ -47,6 +49,11 @@ def of_queue(e: Explainer, queue: ClassQueue, task: TaskSight) -> r.Reason:
         again_in_s = deaths.until - e.now
         return r.WorkersCrash(**facts, deaths=deaths.count, again_in_s=again_in_s)
     return _line(e, queue, {**facts, "taken": queue.takes})
+
+
+def lease_over(e: Explainer, facts: dict[str, Any]) -> r.Reason:
+    """This node may have been given up: nothing begins here."""
+    return r.LeaseOver(**facts, over_s=e.now - e.t.lease.until)
 
 
 def of_forwarding(

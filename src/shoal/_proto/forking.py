@@ -20,6 +20,8 @@ class Setup(Message, frozen=True):
     """What every worker would be told; its own index takes the place of the one in here."""
     group: str = ""
     """The session's cgroup, to be ended with it; empty: none."""
+    has_lease: bool = False
+    """It is a node of a cluster: what is marked in node memory ends with its lease."""
 
 
 class Fork(Message, frozen=True):

@@ -84,6 +84,8 @@ class ActorSpec(msgspec.Struct, frozen=True):
     """After how many calls the state of an actor that has hooks for it is kept."""
     holds_refs: bool = False
     """Its arguments hold refs or handles: they mean nothing in another session."""
+    is_known: bool = False
+    """Where another node has it: it has a name at home, or is detached."""
 
 
 class ActorInfo(Message, frozen=True):

@@ -183,6 +183,12 @@ class AdmissionPaused(OfTask, frozen=True, kw_only=True):
     """Processes of the session by the memory of their own, the largest first."""
 
 
+class LeaseOver(OfTask, frozen=True, kw_only=True):
+    """The node has not heard from the control store for longer than its lease: nothing begins."""
+
+    over_s: float
+
+
 class KeptForAnother(OfTask, frozen=True, kw_only=True):
     """Enough is free, but somebody who asks for more has waited longer, and it is kept for him."""
 
@@ -448,6 +454,7 @@ AnyReason = Union[
     WorkersCrash,
     WaitsForResources,
     AdmissionPaused,
+    LeaseOver,
     KeptForAnother,
     Infeasible,
     WaitsForNode,

@@ -238,6 +238,7 @@ class ActorsAbroad:
             arguments=0,
             name=None,
             detached=False,
+            is_known=bool(actor.spec.name) or actor.spec.detached,
             get_if_exists=False,
             strategy=strategy if isinstance(strategy, InGroup) else Default(),
             max_restarts=left if left < 0 else max(0, left - actor.restarts),

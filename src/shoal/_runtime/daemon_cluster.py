@@ -108,6 +108,19 @@ def _role(settings: launch.Membership) -> str:
     return "head" if settings.is_head else membership.ROLE_NODE
 
 
+def _identity(rows: Members, ports: Ports) -> Identity:
+    """As whom it joins."""
+    settings = ports.settings
+    return Identity(
+        node=rows.node_id,
+        name=settings.node_name,
+        address=ports.address,
+        role=membership.ROLE_DRIVER if settings.is_driver else membership.ROLE_NODE,
+        labels={**rows.labels, **({HEAD_LABEL: "true"} if settings.is_head else {})},
+        version=messages.VERSION,
+    )
+
+
 def _member(rows: Members, ports: Ports, link_epoch: int) -> last_words.Member:
     """Who has ended, once it has."""
     place = (ports.settings.keys, ports.store_address)
@@ -145,8 +158,7 @@ class ClusterNode:
         self._loop, self._ports = loop, ports
         self.rows = rows
         """What is known of this node and of the others."""
-        self._end = end
-        self._tell = tell
+        self._end, self._tell = end, tell
         self._alarm: Timer | None = None
         self._row_timer: Timer | None = None
         self._ticket = self._look_ticket = 0
@@ -166,19 +178,26 @@ class ClusterNode:
         """(node, name) -> (bytes, release) of a value that a node pulls, or None."""
         self.candidates_heard: Callable[[list[Candidates]], None] = lambda candidates: None
         """Takes where there may be room for what waits here."""
+        self.lease_set: Callable[[float], None] = lambda until: None
+        """Takes until when this node may begin anything."""
         self.groups_told: Callable[[GroupOrder], None] = lambda order: None
         self.members_changed: Callable[[list[membership.MemberRow]], None] = lambda rows: None
         self.joined: Callable[[int], None] = lambda epoch: None
         """This node is a member from now on, in that epoch."""
         self.left: Callable[[], None] = lambda: None
         """Its epoch is over."""
-        settings = ports.settings
-        credentials = keys.load(settings.keys, rows.node_id)
+        credentials = keys.load(ports.settings.keys, rows.node_id)
+
+        def refused(node: str, dialled_at: float) -> None:
+            if node == keys.STORE:
+                self._step(members.StoreRefused(dialled_at))
+
         events = PeerEvents(
             received=self._received,
             linked=self._linked,
             suspected=self._suspected,
             open_source=self._opened,
+            refused=refused,
             fenced=lambda node, why: print(f"{node}: {why}", file=sys.stderr, flush=True),
         )
         self.peers = Peers(loop, credentials, events, PeerOptions(new_epoch(), ports.address))
@@ -188,15 +207,7 @@ class ClusterNode:
         elif ports.listening is not None:
             cluster = credentials.secret.id
             self._door = door.Door(loop, ports.listening, cluster, self.peers.desks())
-        identity = Identity(
-            node=rows.node_id,
-            name=settings.node_name,
-            address=ports.address,
-            role=membership.ROLE_DRIVER if settings.is_driver else membership.ROLE_NODE,
-            labels={**rows.labels, **({HEAD_LABEL: "true"} if settings.is_head else {})},
-            version=messages.VERSION,
-        )
-        self._machine = MemberMachine(identity)
+        self._machine = MemberMachine(_identity(rows, ports))
         rows.door.add_request(messages.AskDrain, self.ask_drain)
         SharedTable(rows.door, self._ask_for)
         rows.door.refresh = self.refresh
@@ -250,9 +261,6 @@ class ClusterNode:
             else:
                 os.close(fd)
 
-    def _opened(self, node: str, name: bytes) -> Any:
-        return self.open_source(node, name)
-
     def _linked(self, node: str) -> None:
         if node == keys.STORE:
             self._failing_since, self._failure = None, ""
@@ -263,6 +271,9 @@ class ClusterNode:
             self._failing_since = self._failing_since or clock.now()
             self._failure = why
             self._show()
+
+    def _opened(self, node: str, name: bytes) -> Any:
+        return self.open_source(node, name)
 
     def _received(self, node: str, body: NodeBody) -> None:
         if node == keys.STORE and isinstance(body, _SAID):
@@ -345,6 +356,10 @@ class ClusterNode:
                 self._state, self._why = "refused", why
                 self._show()
                 self._tell(f"the cluster refuses this node: {why}")
+            case members.SetLease(until):
+                self.lease_set(until)
+            case members.EndLeased():
+                pass  # the node's machine looks at the time, and the zygote at node memory
             case members.EndEverything(why):
                 self._end_everything(why)
             case members.MembersHeard(rows):

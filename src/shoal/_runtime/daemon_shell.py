@@ -163,6 +163,7 @@ class Daemon:
         from shoal._runtime.bridge.lending import stays_here
         from shoal._runtime.daemon_abroad import Abroad, Ways
         from shoal._runtime.daemon_cluster import ClusterNode
+        from shoal._runtime.daemon_lease import Leases
 
         def bring_back(key: int) -> None:
             if not self._lost.want(key):
@@ -174,6 +175,8 @@ class Daemon:
         self._cluster = ClusterNode(self._loop, ports, self._members, end, tell)
         self._cluster.kill_workers = self._processes.kill_all
         self._cluster.look = self._look_at_workers
+        leases = Leases(self._memory, self.post)
+        self._cluster.lease_set = leases.set
         ways = Ways(self._warming.make_room, bring_back, self._lost.gone)
         place = (self._loop, self._memory, self._machine, self._cluster)
         abroad = Abroad(*place, self.post, ways)
@@ -182,7 +185,7 @@ class Daemon:
         self._places.abroad, self._places.stays = abroad, stays_here
         self._door.add_table("lent", self._places.lent_rows)
         abroad.seen.show_lines, self._lines.send_home = self._lines.show, abroad.seen.send_lines
-        parts = (abroad.actors, abroad.actors.callers, abroad.names, abroad.groups)
+        parts = (abroad.actors, abroad.actors.callers, abroad.names, abroad.groups, leases)
         self._perform |= performers(ACROSS, *parts)
 
     def _look_at_workers(self) -> None:
@@ -525,7 +528,7 @@ def _zygote_setup(node: config.NodeConfig, groups: str) -> forking.Setup:
         node.session, node.directory, node.node_id, -1, 0, "", dict(node.total),
         daemon_pid=os.getpid(),
     )  # fmt: skip
-    return forking.Setup(socket_path, welcome, groups)
+    return forking.Setup(socket_path, welcome, groups, has_lease=node.in_cluster)
 
 
 def _open_ports(settings: launch.NodeSettings) -> Ports | None:

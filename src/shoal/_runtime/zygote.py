@@ -4,6 +4,9 @@
 (``zygote_spawn``), imports what every worker needs once, and forks a worker in a few milliseconds;
 pages it has touched are shared with all of them.
 
+**Lease.** Of a node of a cluster it ends what must not outlive the node's lease, if the daemon,
+which does that first, stands still (``_core.reactions_lease``).
+
 **Guard.** It watches the daemon's pidfd. When the daemon is gone without having ended the session
 (``kill -9``), the zygote kills every process of the session, says to the cluster, if there is one,
 that nothing of this node is left (``last_words``), removes the session directory and exits. If the
@@ -32,12 +35,17 @@ import signal
 import socket
 from typing import NoReturn
 
-from shoal._native import become_subreaper, fork_worker
+from shoal._base import clock
+from shoal._native import become_subreaper, fork_worker, lease_of, leased_processes
 from shoal._proto import forking
 from shoal._runtime import descendants, registry, session_dir, wire, worker_groups
 from shoal._runtime.worker_template import Template
 
 _CLEAN_UP_S = 2.5
+_LEASE_GRACE_S = 0.3
+"""For the daemon, which ends what is leased itself if it does not stand still."""
+_LEASE_LOOK_S = 5.0
+"""How often it is looked whether there is a lease, or it is shorter now."""
 _WORKER_OOM_SCORE = 300
 
 
@@ -56,6 +64,7 @@ class Zygote:
         self._template = template
         self._session, self._directory = place
         self._workers: set[int] = set()
+        self._daemon_pid = daemon_pid
         try:
             self._daemon = os.pidfd_open(daemon_pid)
         except ProcessLookupError:
@@ -72,7 +81,7 @@ class Zygote:
         for fd in (self._channel.fileno(), self._daemon, self._waker):
             poll.register(fd, select.POLLIN)
         while True:
-            ready = {fd for fd, _ in poll.poll()}
+            ready = {fd for fd, _ in poll.poll(self._look_at_lease())}
             if self._daemon in ready:
                 self._end_session()
             if self._waker in ready:
@@ -86,6 +95,21 @@ class Zygote:
                     poll.unregister(self._channel)
                 else:
                     self._answer(packet, descriptors)
+
+    def _look_at_lease(self) -> float | None:
+        """In how many milliseconds to look again; None: never."""
+        if not self._template.setup.has_lease:
+            return None
+        memory_fd = self._template.memory_fds[0]
+        until = lease_of(memory_fd)
+        left_s = until + _LEASE_GRACE_S - clock.now()
+        if not until or left_s > 0:
+            return 1000 * min(left_s, _LEASE_LOOK_S) if until else 1000 * _LEASE_LOOK_S
+        leased = set(leased_processes(memory_fd))
+        for seen in descendants.list_processes() if leased else ():
+            if seen.pid in leased and seen.parent in (os.getpid(), self._daemon_pid):
+                descendants.kill(seen)
+        return 1000 * _LEASE_GRACE_S
 
     def _read_waker(self) -> None:
         try:

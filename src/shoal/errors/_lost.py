@@ -114,6 +114,7 @@ _REASONS = {
     "restarting": "its process died while this call was running",
     "out_of_memory": "it used more memory than it may, or than there is",
     "node_lost": "its node was lost and no restart was left",
+    "lease_over": "its node had not heard from the control store for as long as its lease lasts",
     "drained": "its node was drained and it may not be restarted",
 }
 

@@ -329,6 +329,10 @@ _SENTENCES: dict[type[r.Reason], Callable[[Any], str]] = {
     ),
     r.WaitsForResources: _waits_for_resources,
     r.AdmissionPaused: _paused,
+    r.LeaseOver: _of_task(
+        "waits{since}: this node has not heard from the control store, and its lease has been over"
+        " for {over_s:.3g} s, so nothing begins here"
+    ),
     r.KeptForAnother: lambda x: (
         f"{_subject(x)} waits{_since(x)}: what is free is kept for {x.other},"
         f" which asks for {_amounts(x.other_asked)} and has waited longer"
@@ -382,6 +386,8 @@ _ADVICE: dict[type[r.Reason], str] = {
     " the session more.",
     r.AdmissionPaused: "end what takes so much (`shoal.state.workers()` shows memory_bytes), or"
     " give tasks memory= for what they need.",
+    r.LeaseOver: "see that the head runs and can be reached from this node; as soon as it is heard"
+    " work begins again.",
     r.WaitsForMemory: "wait, or let it take less at a time.",
     r.KeptForAnother: "wait, or ask for less where the other asks.",
     r.TooManyProcesses: "end actors that are not needed, or use fewer and larger tasks.",

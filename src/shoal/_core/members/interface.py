@@ -129,6 +129,13 @@ class BundlesFreed(msgspec.Struct, frozen=True):
     request: int
 
 
+class StoreRefused(msgspec.Struct, frozen=True):
+    """Event: the store's end had ended the connection, and nobody listens where it was; it was
+    dialled then."""
+
+    dialled_at: float
+
+
 class EverythingEnded(msgspec.Struct, frozen=True):
     """Event: no process of this epoch is left."""
 
@@ -149,6 +156,7 @@ NodeEvent = Union[
     BundlesFreed,
     EverythingEnded,
     HandedOver,
+    StoreRefused,
     AlarmRang,
 ]
 

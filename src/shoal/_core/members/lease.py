@@ -25,7 +25,10 @@ older                      named and restartable actors have ended; the rest may
    also the repetition of one that was not answered.
 2. Who was stopped itself (its alarm came late) does not know what has happened since: until an
    answer to a renewal that was sent after that, it starts nothing at most once (RULES K-4).
-3. An epoch that was declared dead comes to life in no way: all that it had is ended first, then the
+3. Where the store was dialled and nobody listens, after its end had ended the connection, no store
+   runs, and the next one waits longer than a lease before it gives anybody up: the lease counts
+   from that dial too, unless it was over by then.
+4. An epoch that was declared dead comes to life in no way: all that it had is ended first, then the
    node asks for another one. Until then nothing of the next epoch exists.
 """
 
@@ -51,7 +54,9 @@ class Lease:
         """The epoch that it has, or had last."""
         self.lease_s = times.lease_s
         self.lease_from = NEVER
-        """When the last answered renewal was sent."""
+        """When the last answered renewal was sent, or nobody listened (rule 3)."""
+        self._heard_from = NEVER
+        """The same of renewals only: starts need a store."""
         self.due_at = 0.0
         """When the next renewal, or the next try to join, is to be sent."""
         self.is_lapsed = False
@@ -77,8 +82,8 @@ class Lease:
     def may_start(self, now: float) -> bool:
         """Whether something that must not run twice may be started."""
         cautious_s = self.lease_s * self._times.cautious_s / self._times.lease_s
-        is_young = self.phase == MEMBER and self.age(now) < cautious_s
-        return is_young and self.lease_from >= self._sure_from
+        is_young = self.phase == MEMBER and now - self._heard_from < cautious_s
+        return is_young and self._heard_from >= self._sure_from
 
     @property
     def ends_at(self) -> float:
@@ -128,7 +133,7 @@ class Lease:
         self.phase = MEMBER
         self.epoch = body.epoch
         self.lease_s = body.lease_s
-        self.lease_from = self._asked_at
+        self.lease_from = self._heard_from = self._asked_at
         self.is_lapsed = False
         self._sent.clear()
         self.due_at = now
@@ -152,10 +157,18 @@ class Lease:
         sent_at = self._sent.get(number, NEVER)
         for older in [other for other in self._sent if other <= number]:
             del self._sent[older]
-        if self.phase != MEMBER or sent_at <= self.lease_from:
+        if self.phase != MEMBER or sent_at <= self._heard_from:
             return False
-        self.lease_from = sent_at
+        self._heard_from = sent_at
+        self.lease_from = max(self.lease_from, sent_at)
         return True
+
+    def refused(self, now: float, dialled_at: float) -> bool:
+        """No store ran when it was dialled; whether the lease is longer for it (rule 3)."""
+        is_longer = self.phase == MEMBER and self.lease_from < dialled_at <= now < self.ends_at
+        if is_longer:
+            self.lease_from = dialled_at
+        return is_longer
 
     def was_stopped(self, now: float) -> None:
         """Its alarm came late (rule 2)."""

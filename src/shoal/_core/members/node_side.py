@@ -134,6 +134,9 @@ class MemberMachine:
                 return residents.reserved(event)
             case on.BundlesFreed():
                 residents.freed(event)
+            case on.StoreRefused(dialled_at):
+                if self.lease.refused(now, dialled_at):
+                    return [on.SetLease(self.lease.ends_at)]
             case on.HandedOver():
                 if self.draining.phase == HANDING_OVER:
                     self.draining.rest(now)

@@ -29,7 +29,7 @@ from dataclasses import dataclass
 from typing import Any, Union
 
 from shoal._runtime.daemon_loop import READ, WRITE, Loop
-from shoal._runtime.links.handshake import Contexts
+from shoal._runtime.links.handshake import Contexts, RefusedError
 from shoal._runtime.links.keys import CredentialsError, split_address
 from shoal._runtime.links.mailbox import Mailbox
 from shoal._runtime.links.relay import RelayedChannel
@@ -83,6 +83,10 @@ class Channel:
         """The peer's address, for people."""
         self.is_open = False
         self.is_closed = False
+        self.was_refused = False
+        """It was dialled, and nobody listens there."""
+        self.is_peers_end = False
+        """The peer has ended it, or its machine has when the peer's process ended."""
         self._loop = loop
         self._contexts = contexts
         self._events = events
@@ -142,6 +146,7 @@ class Channel:
         if failed in (0, errno.EINPROGRESS):
             self._go_on(shake.dialled())
         else:
+            self.was_refused = failed == errno.ECONNREFUSED
             self._fail_later(unreachable(failed, self.label))
 
     def accept(self, connection: socket.socket, preface: bytes) -> None:
@@ -250,6 +255,7 @@ class Channel:
             self._open()
             return
         except (OSError, ssl.SSLError, ValueError) as error:
+            self.was_refused = isinstance(error, RefusedError)
             self.close(explain(error, self.label))
             return
         self._wait_for(waits_for)
@@ -273,6 +279,7 @@ class Channel:
                 self.close(self._lost(error))
                 return
             if not data:
+                self.is_peers_end = True
                 self.close("the peer ended the connection")
                 return
             self._events.received(self, data)
@@ -280,6 +287,7 @@ class Channel:
                 return
 
     def _lost(self, error: Exception) -> str:
+        self.is_peers_end = isinstance(error, ConnectionResetError | BrokenPipeError)
         if isinstance(error, ssl.SSLError):
             return explain(error, self.label)
         return f"the connection was lost ({error})"

@@ -25,6 +25,8 @@ from shoal._runtime.daemon_loop import Loop, Timer
 from shoal._runtime.links.connection import HANDSHAKE_S, AnyChannel, ChannelEvents
 from shoal._runtime.links.door import Refusals
 
+Failed = Callable[[str, bool], None]
+
 
 class _Connection:
     """One channel, and whose it is."""
@@ -64,12 +66,13 @@ class Connections:
         self._by_number: dict[int, _Connection] = {}
         self._number = 0
 
-    def events(self, node: str = "", failed: Callable[[str], None] | None = None) -> ChannelEvents:
+    def events(self, node: str = "", failed: Failed | None = None) -> ChannelEvents:
         """What becomes of a channel.
 
         Args:
             node: Whom it dials; "" for one that was accepted.
-            failed: Told why, if a dialled one comes to nothing before the peer is known.
+            failed: Told why, and whether nobody listens there, if a dialled one comes to nothing
+                before the peer is known.
         """
 
         def opened(channel: AnyChannel) -> None:
@@ -84,7 +87,7 @@ class Connections:
             if channel in self._by_channel:
                 self._ended(channel, why)
             elif failed is not None:
-                failed(why)
+                failed(why, channel.was_refused)
             else:
                 self._refusals.say(channel.label, why)
 
@@ -187,6 +190,7 @@ class Connections:
     def _bye(self, connection: _Connection, bye: Bye) -> None:
         if bye.is_over and connection.node:
             self._step(connection.node, core.ToldOver(connection.number, bye.why))
+        connection.channel.is_peers_end = True
         connection.channel.close(f"the peer ended the connection: {bye.why}")
 
     def _ended(self, channel: AnyChannel, why: str) -> None:
@@ -195,4 +199,5 @@ class Connections:
         if connection.deadline is not None:
             connection.deadline.cancel()
         if connection.node:
-            self._step(connection.node, core.Ended(connection.number, why))
+            ended = core.Ended(connection.number, why, is_peers=channel.is_peers_end)
+            self._step(connection.node, ended)

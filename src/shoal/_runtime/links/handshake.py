@@ -53,6 +53,10 @@ class HandshakeError(ConnectionError):
     """The other end is not one to talk to: one line, with what to do where that is known."""
 
 
+class RefusedError(HandshakeError):
+    """That machine is there, and nobody listens."""
+
+
 def transcript(preface: bytes, reply: bytes, listener: bytes, dialler: bytes) -> bytes:
     """Everything that a proof is about; certificates in DER, empty where there is none."""
     parts = (preface, reply, hashlib.sha256(listener).digest(), hashlib.sha256(dialler).digest())

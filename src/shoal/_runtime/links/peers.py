@@ -57,6 +57,8 @@ class PeerEvents:
     """There has been none for half a second, and dialling failed: one line says why."""
     open_source: OpenSource
     """(node, name) -> (bytes, release) of a value that a node pulls, or None."""
+    refused: Callable[[str, float], None] | None = None
+    """The node's end has ended the connection, and when it was dialled then nobody listened."""
     session_ended: Callable[[str, int], None] | None = None
     """A node's epoch is over: so many messages to it may not have arrived."""
     congested: Callable[[str, bool], None] | None = None
@@ -317,6 +319,9 @@ class Peers:
                 events.linked(node)
             case core.Suspected():
                 events.suspected(node, command.why)
+            case core.Refused():
+                if events.refused is not None:
+                    events.refused(node, command.dialled_at)
             case core.SessionEnded():
                 self._relays.lost(node)
                 if events.session_ended is not None:
@@ -366,8 +371,8 @@ class Peers:
     def _dial(self, peer: _Peer, address: str) -> None:
         node = peer.link.peer
 
-        def failed(why: str) -> None:
-            self._happened(node, core.DialFailed(why))
+        def failed(why: str, was_refused: bool = False) -> None:
+            self._happened(node, core.DialFailed(why, was_refused))
 
         def joined(why: str) -> None:
             if why:

@@ -40,7 +40,7 @@ class RelayedChannel:
         self.via = via
         self.is_dialled = is_dialled
         self.is_open = False
-        self.is_closed = False
+        self.is_closed = self.was_refused = self.is_peers_end = False
         self.unsent_bytes = 0
         """What waits, waits in the link to the head."""
         self._relays = relays

@@ -51,7 +51,9 @@ class Shake:
         """Begin, as soon as the connection is there."""
         failed = self.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         if failed:
-            raise HandshakeError(unreachable(failed, self._label))
+            is_refused = failed == errno.ECONNREFUSED
+            kind = handshake.RefusedError if is_refused else HandshakeError
+            raise kind(unreachable(failed, self._label))
         cluster = self._credentials.secret.id
         preface = links.new_preface(self._purpose, cluster, secrets.token_bytes(links.NONCE_BYTES))
         yield from self._send(preface)

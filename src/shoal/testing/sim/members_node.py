@@ -19,7 +19,7 @@ from shoal._core.members.node_side import Identity, MemberMachine
 from shoal._proto import membership as m
 from shoal.testing.sim.checkers import Violation
 from shoal.testing.sim.members_host import Around, Host
-from shoal.testing.sim.members_network import STORE
+from shoal.testing.sim.members_network import STORE, TRANSIT_S
 
 if TYPE_CHECKING:
     from shoal.testing.sim.members import MembersWorld
@@ -85,6 +85,8 @@ class SimNode:
         }
         world.later(0.0, host.row)
         world.later(0.0, lambda: self.post(on.Began()))
+        if not world.is_plain:
+            self._dial()
 
     # ---- time
     @property
@@ -178,6 +180,15 @@ class SimNode:
         if has_zygote and epoch and chance.random() < 0.7:
             world.later(0.4, lambda: self._say(m.Obituary(self.name, epoch)))
         world.store.suspect(self.name, epoch)
+
+    def _dial(self) -> None:
+        """Now and then its daemon looks whether anybody listens where the store was."""
+        world = self._world
+        is_open = world.is_open(self.name, STORE) and world.is_open(STORE, self.name)
+        if is_open and world.now >= self.stopped_until and world.store.is_refusing:
+            event = on.StoreRefused(self.clock)
+            self._later(world.delay(TRANSIT_S), lambda: self.post(event))
+        self._later(world.delay(1.0), self._dial)
 
     def _tell_store(self, command: on.TellStore) -> None:
         if isinstance(command.body, m.Renew):

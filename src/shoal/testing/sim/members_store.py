@@ -73,6 +73,11 @@ class SimStore:
         self.machine.restore(self.disk.items())
         self._step(on.Served())
 
+    @property
+    def is_refusing(self) -> bool:
+        """Nobody listens where it was."""
+        return self.machine is None and self._stand_in is None
+
     def kill(self) -> None:
         """SIGKILL; another one starts."""
         if self.machine is None:
