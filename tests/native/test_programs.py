@@ -69,7 +69,8 @@ NOT_KILLED = {
     ),
     **dict.fromkeys(("attach", "share", "let_go", "reset_hints"), "private to the process"),
     **dict.fromkeys(
-        ("header", "slot", "proc", "queue", "at", "is_live", "ring_daemon", "running_of"),
+        ("header", "slot", "proc", "queue", "at", "is_live", "ring_daemon", "running_of",
+         "may_begin"),
         "inline: counted where they are used",
     ),
     **dict.fromkeys(
