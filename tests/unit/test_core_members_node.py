@@ -153,6 +153,17 @@ def test_where_nobody_listens_the_lease_goes_on_but_nothing_starts() -> None:
     assert node.machine.lease.ends_at == 517.5, "it may have been given up by then"
 
 
+def test_a_store_that_never_comes_back_ends_everything_also_where_nobody_listens() -> None:
+    node = Node()
+    node.answer()
+    for second in range(501, 1099):
+        node.wait(float(second))
+        node.step(on.StoreRefused(second - 0.1))
+    assert not node.had(on.EndLeased) and not node.had(on.EndEverything)
+    node.wait(1100.1)
+    assert node.had(on.EndEverything)
+
+
 def test_a_renewal_that_is_answered_at_last_makes_the_lease_good() -> None:
     node = Node()
     node.wait(515.0)

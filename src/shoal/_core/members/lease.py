@@ -101,12 +101,12 @@ class Lease:
             return self.due_at
         if self.phase != MEMBER:
             return None
-        end = self.ends_at if not self.is_lapsed else self._lost_at
+        end = self._lost_at if self.is_lapsed else min(self.ends_at, self._lost_at)
         return min(self.due_at, end)
 
     @property
     def _lost_at(self) -> float:
-        return self.lease_from + max(self._times.store_lost_s, self.lease_s)
+        return self._heard_from + max(self._times.store_lost_s, self.lease_s)
 
     def is_store_lost(self, now: float) -> bool:
         """Whether it has not heard of any store for too long."""
