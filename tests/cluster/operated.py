@@ -31,11 +31,14 @@ class Machine:
 
     def __init__(self, directory: pathlib.Path) -> None:
         self.directory = directory
+        self.python = sys.executable
+        self.as_user: dict[str, Any] = {}
+        """Arguments of ``subprocess.run``: who runs the command."""
         self.variables = {**os.environ, "SHOAL_DIR": str(directory)}
 
     def shoal(self, *words: str, given: str = "") -> Done[str]:
         """Run a command to its end."""
-        command = [sys.executable, "-m", "shoal", *words]
+        command = [self.python, "-m", "shoal", *words]
         return subprocess.run(
             command,
             env=self.variables,
@@ -43,6 +46,7 @@ class Machine:
             capture_output=True,
             text=True,
             timeout=COMMAND_S,
+            **self.as_user,
         )
 
     def start(self, *words: str, given: str = "", command: str = "start") -> str:
