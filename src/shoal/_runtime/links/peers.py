@@ -57,14 +57,14 @@ class PeerEvents:
     """There has been none for half a second, and dialling failed: one line says why."""
     open_source: OpenSource
     """(node, name) -> (bytes, release) of a value that a node pulls, or None."""
-    refused: Callable[[str, float], None] | None = None
-    """The node's end has ended the connection, and when it was dialled then nobody listened."""
     session_ended: Callable[[str, int], None] | None = None
     """A node's epoch is over: so many messages to it may not have arrived."""
     congested: Callable[[str, bool], None] | None = None
     """More than 16 MiB wait for the node (True), or less than half of that again (False)."""
     fenced: Callable[[str, str], None] | None = None
     """A node says that our own epoch is over."""
+    refused: Callable[[str, float], None] | None = None
+    """The node's end has ended the connection, and when it was dialled then nobody listened."""
 
 
 @dataclass(frozen=True)
