@@ -5,6 +5,7 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <tuple>
 
 #include "bindings.hpp"
@@ -109,7 +110,8 @@ void bind_daemon(nb::module_& mod, nb::class_<PyMemory>& c) {
            })
       .def("set_lease",
            [](nb::handle self, double until_s) {
-             of(self).m->header().lease.store(until_s > 0 ? u64(until_s * 1e9) : 0, SEQ);
+             const u64 until = until_s > 0 ? u64(std::min(until_s, 1e9) * 1e9) : 0;
+             of(self).m->header().lease.store(until, SEQ);
            })
       .def("set_leased",
            [](nb::handle self, u32 index, u32 pid) {

@@ -132,6 +132,7 @@ class Bystander:
     def end(self) -> None:
         """Its tasks run in order, and everything is let go."""
         self.check()
+        self.daemon.set_lease(0.0)  # it is everybody's: over, nobody would begin anything
         self.daemon.assign(self.memory.index, self.queue[0])
         for payload in (b"first", b"second"):
             task = self.memory.take(0)

@@ -53,13 +53,14 @@ def test_some_seeds_try_everything() -> None:
     assert lives > 150 and actors > 200 and groups > 80 and deaths > 10
 
 
-@pytest.mark.parametrize("has_supervisor", [True, False])
-def test_the_store_stays_away(has_supervisor: bool) -> None:
-    """For three leases. If its supervisor extends them, named actors live on; else they end, and
-    begin again when there is a store."""
+@pytest.mark.parametrize("way", ["supervised", "refuses", "silent"])
+def test_the_store_stays_away(way: str) -> None:
+    """For three leases. If its supervisor extends them, or nobody listens where it was, named
+    actors live on; if nothing is heard of its machine they end, and begin again when there is a
+    store."""
     run = SimMembers(3, [], count=0)
     world = run.world
-    world.has_supervisor = has_supervisor
+    world.has_supervisor, world.store.is_silent = way == "supervised", way == "silent"
     world.run(2.0)
     for _ in range(40):
         run.programs.act()
@@ -71,7 +72,7 @@ def test_the_store_stays_away(has_supervisor: bool) -> None:
     world.run(world.now + 30.0)
     ended = [life for asked in named for life in asked.lives if life.how == "lease"]
     living = {id(life) for asked in named for life in asked.lives if life.ended > world.now}
-    assert (before <= living and not ended) if has_supervisor else (not living and ended)
+    assert (not living and ended) if way == "silent" else (before <= living and not ended)
     world.run(world.now + 30.0)
     world.oracle.check_quiet()
 
@@ -147,7 +148,7 @@ def the_lease_counts_from_the_answer(monkeypatch: Patch) -> None:
 
     def renewed(self: MemberMachine, now: float, number: int) -> object:
         original(self, now, number)
-        self.lease.lease_from = now
+        self.lease.lease_from = self.lease._heard_from = now
         return [on.SetLease(self.lease.ends_at)]
 
     monkeypatch.setattr(MemberMachine, "_renewed", renewed)

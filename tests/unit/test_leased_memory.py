@@ -112,3 +112,12 @@ def test_who_has_only_the_descriptor_reads_it_too(node: Node) -> None:
         with pytest.raises(RuntimeError, match="not node memory"):
             ask(fd)
         os.close(fd)
+
+
+def test_moments_that_are_none(node: Node) -> None:
+    for moment in (float("inf"), 1e300, float("nan")):
+        node.daemon.set_lease(moment)
+        ref = node.submit()
+        assert node.worker.take(0.0).key == ref.key, moment
+    node.daemon.set_lease(-1.0)
+    assert _native.lease_of(node.daemon.fd) == 0.0

@@ -75,6 +75,7 @@ class MembersWorld(Network):
         """When anything was last struck."""
         self.oracle = Oracle(self)
         self.store = SimStore(self)
+        self.store.is_silent = seed % 4 == 1
         self.nodes: dict[str, SimNode] = {}
         self.asked = 0
         for _ in range(count):

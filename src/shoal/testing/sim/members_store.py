@@ -49,6 +49,8 @@ class SimStore:
         self.away_until = 0.0
         self.stopped_until = 0.0
         self._life = 0
+        self.is_silent = False
+        """When it is away, so is its machine: nobody says that nobody listens."""
         self._stand_in: Extender | None = None
         """Answers renewals while there is no store."""
         self._alarm = 0
@@ -76,7 +78,7 @@ class SimStore:
     @property
     def is_refusing(self) -> bool:
         """Nobody listens where it was."""
-        return self.machine is None and self._stand_in is None
+        return self.machine is None and self._stand_in is None and not self.is_silent
 
     def kill(self) -> None:
         """SIGKILL; another one starts."""
