@@ -102,6 +102,19 @@ def test_who_stood_in_the_line_waits_too() -> None:
     assert node.is_asking(GUEST)
 
 
+def test_who_waits_for_another_home_is_not_begun_here() -> None:
+    node = leased()
+    actor_id = node.living_actor(detached=True, max_restarts=1)
+    node.tell(seen.DrainBegun())
+    node.tell(seen.HomeLeaves(actor_id))
+    killed(node)
+    assert not node.is_asking(actor_id), "it has stopped, and asks for nothing"
+    over(node)
+    node.tell(seen.LeaseSet(node.now + LEASE_S))
+    node.tell(seen.AlarmRang(), after=1.0)
+    assert not node.is_asking(actor_id)
+
+
 def test_whatever_is_read_first_after_a_stop_comes_after_the_clock() -> None:
     node = leased()
     node.guest(max_restarts=1)

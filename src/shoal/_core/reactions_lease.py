@@ -18,7 +18,7 @@ declared dead: what must not run twice may be begun elsewhere a second later. So
 from __future__ import annotations
 
 from shoal._core import reactions_actors
-from shoal._core.actors import Actor, Asking, Pausing
+from shoal._core.actors import Actor, Pausing
 from shoal._core.answers import Commands
 from shoal._core.events import LeaseSet
 from shoal._core.tables import NodeTables
@@ -42,7 +42,7 @@ def on_over(t: NodeTables, now: float) -> Commands:
     t.tell(now, "session", "nothing was heard of the control store for a lease: nothing begins")
     out: Commands = []
     for actor in [each for each in t.actors.living.values() if is_leased(t, each)]:
-        if isinstance(actor.phase, Asking):
+        if actor.actor_id in t.scheduler.asks.by_who:  # who only waits to ask finds it over then
             t.scheduler.withdraw(actor.actor_id)
             put_off(t, now, actor)
         elif actor.worker >= 0:
