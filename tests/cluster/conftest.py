@@ -1,7 +1,9 @@
 """What every test of this folder gets: a look around before and after it, and networks.
 
 The audit knows nothing of what a test has made: it asks the kernel for network namespaces,
-interfaces and rules, and looks at the environment of every process.
+interfaces and rules, and looks at the environment of every process. Of namespaces those count
+in which a process is that this run has begun, whoever its parent is by now: each inherits the
+variable ``RUN``. So several runs on one machine do not see each other.
 """
 
 from __future__ import annotations
@@ -14,9 +16,12 @@ from pathlib import Path
 
 import pytest
 
+from shoal._runtime import session_dir
 from shoal.testing import Network, leftovers, networks
 from shoal.testing.polling import wait_until
 
+RUN = "SHOAL_TEST_RUN"
+os.environ.setdefault(RUN, f"{os.getpid()}-{session_dir.process_start_time(os.getpid())}")
 SETTLE_S = 10.0
 """The kernel takes a namespace apart some time after its last process."""
 
@@ -24,6 +29,7 @@ SETTLE_S = 10.0
 def what_there_is() -> dict[str, set[str]]:
     """Everything that a cluster or a network could leave on this machine."""
     mark = str(os.getpid())
+    ours = f"{RUN}={os.environ[RUN]}"
     marked = (
         f"process {pid} of {name}"
         for name in leftovers.marks()
@@ -31,7 +37,7 @@ def what_there_is() -> dict[str, set[str]]:
         for pid in leftovers.processes(name)
     )
     return {
-        "network namespaces": {str(number) for number in leftovers.network_namespaces()},
+        "network namespaces": {str(number) for number in leftovers.network_namespaces(ours)},
         "interfaces": {path.name for path in Path("/sys/class/net").iterdir()},
         "rules": set(_rules()),
         "directories": {path.name for path in leftovers.root().glob(mark + "-*")},

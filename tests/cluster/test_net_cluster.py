@@ -22,6 +22,7 @@ import shoal
 from shoal.testing import Faults, Host, NetCluster, Network, NetworkError, leftovers, networks
 from shoal.testing.polling import wait_until
 from shoal.util.scheduling_strategies import NodeAffinitySchedulingStrategy as Affinity
+from tests.cluster.conftest import RUN, what_there_is
 from tests.cluster.programs import Program, talker
 
 PORT = 7000
@@ -220,10 +221,33 @@ def test_what_is_missing_is_said(
 # ---- leftovers
 
 
+def test_namespaces_of_this_run_are_seen_and_those_of_another_are_not(
+    need_network: Callable[[], None],
+) -> None:
+    """Also of what has no parent here any more; the look around can fail."""
+    need_network()
+    hold = [*networks.UNSHARE[networks.found_rights()], "sh", "-c", "echo held; exec cat"]
+    before = what_there_is()["network namespaces"]
+    for run, is_seen in ((os.environ[RUN], True), ("1-1", False)):
+        with subprocess.Popen(
+            hold,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env={**networks.variables(), RUN: run},
+            start_new_session=True,
+        ) as holder:
+            assert holder.stdin is not None and holder.stdout is not None
+            assert holder.stdout.readline() == b"held\n"
+            made = str(os.stat(f"/proc/{holder.pid}/ns/net").st_ino)
+            assert (made in what_there_is()["network namespaces"] - before) == is_seen
+            holder.stdin.close()
+
+
 def test_a_network_goes_with_its_maker(need_network: Callable[[], None]) -> None:
     """Killed, not closed: nothing is left, without anybody who cleans up."""
     need_network()
-    before = leftovers.network_namespaces()
+    ours = f"{RUN}={os.environ[RUN]}"
+    before = leftovers.network_namespaces(ours)
     code = """
         import sys
         from shoal.testing import Network, networks
@@ -234,11 +258,11 @@ def test_a_network_goes_with_its_maker(need_network: Callable[[], None]) -> None
         sys.stdin.read()
     """
     with _python(code) as process:
-        made = leftovers.network_namespaces() - before
+        made = leftovers.network_namespaces(ours) - before
         assert len(made) >= 3, "a switch and two hosts"
         process.kill()
         process.wait()
-    assert wait_until(lambda: not leftovers.network_namespaces() & made, LONG_S)
+    assert wait_until(lambda: not leftovers.network_namespaces(ours) & made, LONG_S)
 
 
 def test_what_a_killed_test_has_left_is_removed_by_the_next(

@@ -105,10 +105,17 @@ def is_orphaned(name: str) -> bool:
     return match is not None and not session_dir.is_alive(int(match[1]), int(match[2]))
 
 
-def network_namespaces() -> set[int]:
-    """Numbers of all network namespaces in which a process is, or that have a name."""
+def network_namespaces(variable: str = "") -> set[int]:
+    """Numbers of all network namespaces in which a process is, or that have a name.
+
+    Args:
+        variable: ``NAME=value``: only of processes with that in their environment.
+    """
+    places = [path for path in Path("/proc").iterdir() if path.name.isdigit()]
+    if variable:
+        places = [path for path in places if variable.encode() in _environment(path.name)]
     found = set()
-    for path in [*Path("/proc").glob("[0-9]*/ns/net"), *Path("/run/netns").glob("*")]:
+    for path in [*(place / "ns" / "net" for place in places), *Path("/run/netns").glob("*")]:
         try:
             found.add(path.stat().st_ino)
         except OSError:
@@ -122,13 +129,17 @@ def marks() -> set[str]:
     return {mark.partition("/")[0] for mark in map(_mark_of, pids) if mark}
 
 
-def _mark_of(pid: int) -> str:
+def _environment(pid: int | str) -> list[bytes]:
+    """``NAME=value`` of each variable with which it began; none of those of others."""
     try:
-        variables = Path(f"/proc/{pid}/environ").read_bytes()
+        return Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
     except OSError:
-        return ""
+        return []
+
+
+def _mark_of(pid: int) -> str:
     prefix = VARIABLE.encode() + b"="
-    for variable in variables.split(b"\0"):
+    for variable in _environment(pid):
         if variable.startswith(prefix):
             return variable[len(prefix) :].decode(errors="replace")
     return ""
