@@ -22,6 +22,9 @@ from shoal.testing.polling import wait_until
 
 RUN = "SHOAL_TEST_RUN"
 os.environ.setdefault(RUN, f"{os.getpid()}-{session_dir.process_start_time(os.getpid())}")
+LEASE_S = 3.0
+"""Of clusters in whose tests nodes are lost: who is lost is given up a second later. Some have the
+usual one."""
 SETTLE_S = 10.0
 """The kernel takes a namespace apart some time after its last process."""
 

@@ -21,7 +21,7 @@ from shoal.testing import Cluster
 from shoal.testing.polling import wait_until
 from shoal.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from tests.cluster import two_nodes
-from tests.cluster.conftest import looked_around
+from tests.cluster.conftest import LEASE_S, looked_around
 from tests.cluster.two_nodes import HERE, THERE
 
 LONG_S = 60.0
@@ -429,7 +429,7 @@ def test_one_that_has_a_checkpoint_takes_it_along(tmp_path: Path) -> None:
 
 # ---- losses
 def test_its_host_is_lost() -> None:
-    with Cluster() as made:
+    with Cluster(lease_s=LEASE_S) as made:
         head = made.add_node(num_cpus=1)
         nodes = [made.add_node(num_cpus=2, resources={"x": 1}) for _ in range(2)]
         shoal.init(head.address, log_to_driver=False)

@@ -21,6 +21,7 @@ from shoal.testing import Cluster, ClusterError, Node
 from shoal.testing.polling import wait_until
 from shoal.util.scheduling_strategies import NodeAffinitySchedulingStrategy as Affinity
 from tests.cluster import two_nodes
+from tests.cluster.conftest import LEASE_S
 from tests.cluster.test_actors_elsewhere import counter_class
 
 LONG_S = 60.0
@@ -31,7 +32,7 @@ LEAVES = "leaves"
 @contextmanager
 def three(**leaving: Any) -> Iterator[tuple[Cluster, Node]]:
     """This program on the head, one that is to leave, and one that stays."""
-    with Cluster() as cluster:
+    with Cluster(lease_s=LEASE_S) as cluster:
         head = cluster.add_node("head", num_cpus=1)
         node = cluster.add_node(LEAVES, **{"num_cpus": 2, "resources": {LEAVES: 1}, **leaving})
         stays = cluster.add_node("stays", num_cpus=2)

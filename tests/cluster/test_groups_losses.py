@@ -21,6 +21,7 @@ from shoal.testing import Cluster, Node
 from shoal.testing.polling import wait_until
 from shoal.util import placement_group, placement_group_table, remove_placement_group
 from shoal.util.scheduling_strategies import PlacementGroupSchedulingStrategy as InGroup
+from tests.cluster.conftest import LEASE_S
 
 LONG_S = 60.0
 CPU = {"CPU": 1.0}
@@ -56,7 +57,7 @@ def node_with(cluster: Cluster, node_id: str) -> Node:
 
 
 def test_lost_bundles_are_placed_again_when_there_is_a_node(tmp_path: Path) -> None:
-    with Cluster() as cluster:
+    with Cluster(lease_s=LEASE_S) as cluster:
         for _ in range(3):
             cluster.add_node(num_cpus=2)
         shoal.init(cluster.head.address, log_to_driver=False)

@@ -22,11 +22,11 @@ from shoal._runtime import registry
 from shoal._runtime.observer import Observer
 from shoal.util.placement_group import placement_group
 from shoal.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+from tests.cluster.conftest import LEASE_S
 from tests.cluster.operated import Machine, until
 
-LEASE_S = 11.0
-"""After which a node that says nothing is declared dead, if there is anybody to do so."""
 LONG_S = 60.0
+LEASE = ("--lease", f"{LEASE_S:g}s")
 
 
 @pytest.fixture
@@ -71,6 +71,12 @@ def node_id() -> str:
     return str(shoal.get_runtime_context().get_node_id())
 
 
+def free_address() -> str:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{free.getsockname()[1]}"
+
+
 def names() -> dict[str, str]:
     """Of the nodes that live, by id."""
     return {row["NodeID"]: row["NodeName"] for row in shoal.nodes() if row["Alive"]}
@@ -87,11 +93,9 @@ def test_work_goes_on_without_a_head_and_with_the_next_one(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     head, second, third = machines
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
+    address = free_address()
     token_file = str(tmp_path / "token")
-    words = ("--head", "--listen", address, "--name", "kept", "--node-name", "first")
+    words = ("--head", "--listen", address, "--name", "kept", "--node-name", "first", *LEASE)
     head.start(*words, "--token-file", token_file)
     join = ("--address", address, "--token-file", token_file, "--listen", "127.0.0.1:0")
     second.start(*join, "--node-name", "second", "--resources", '{"b": 1}')
@@ -125,7 +129,9 @@ def test_work_goes_on_without_a_head_and_with_the_next_one(
     length = shoal.remote(len)
     away = length.options(num_cpus=0, resources={"c": 0.1})
     assert get(away.remote(large)) == 3_000_000, "of a kind that no store has been asked about"
-    time.sleep(LEASE_S)  # that is what is tried: nobody listens there, so nobody gives a node up
+    time.sleep(
+        LEASE_S + 1.0
+    )  # that is what is tried: nobody listens there, so nobody gives a node up
     assert {name: get(actor.add.remote()) for name, actor in actors.items()} == {
         name: (3, pid) for name, (_, pid) in before.items()
     }
@@ -156,9 +162,7 @@ def test_a_head_that_was_stopped_is_waited_for_by_nobody(
     machines: tuple[Machine, Machine, Machine], tmp_path: pathlib.Path
 ) -> None:
     head, second, _ = machines
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
+    address = free_address()
     token_file = str(tmp_path / "token")
     words = ("--head", "--listen", address, "--name", "kept", "--node-name", "first")
     head.start(*words, "--token-file", token_file)
@@ -184,11 +188,9 @@ def test_another_machine_becomes_the_head_with_what_was_kept(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     head, second, other = machines
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
+    address = free_address()
     token_file = str(tmp_path / "token")
-    words = ("--head", "--listen", address, "--name", "kept")
+    words = ("--head", "--listen", address, "--name", "kept", *LEASE)
     head.start(*words, "--token-file", token_file, "--node-name", "first")
     join = ("--address", address, "--token-file", token_file, "--listen", "127.0.0.1:0")
     second.start(*join, "--node-name", "second", "--resources", '{"b": 1}')

@@ -15,10 +15,11 @@ from pathlib import Path
 
 import pytest
 
+from shoal._base.config import LEASE_LEAST_S
 from shoal._core.link_events import LinkLimits
 from shoal._proto import links
 from shoal._proto.holds import SealedAtHome
-from shoal._runtime.links import bulk
+from shoal._runtime.links import bulk, keys
 from shoal._runtime.links.bulk import BulkLimits
 from shoal._runtime.links.bulk_streams import shut
 from shoal._runtime.links.door import Arrival, Door, listen_anywhere
@@ -157,6 +158,16 @@ def test_back_pressure_is_told(cluster: Cluster) -> None:
     go_on.set()
     until(lambda: ("congested", B, "False") in a.news, "it has been taken")
     until(lambda: len(numbers(b, A)) == 24, "all came")
+
+
+# ---- the store
+def test_the_store_is_dialled_several_times_in_the_shortest_lease(cluster: Cluster) -> None:
+    """Where nobody listens at its address, each dial makes the lease longer."""
+    a = cluster.add(A)
+    for name in (keys.STORE, B):
+        a.connect(name, "127.0.0.1:1")
+    redials = [a.peers._peer(name).link._limits.redial_most_s for name in (keys.STORE, B)]
+    assert redials[0] <= LEASE_LEAST_S / 4 < redials[1]
 
 
 # ---- lives

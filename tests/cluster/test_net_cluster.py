@@ -22,7 +22,7 @@ import shoal
 from shoal.testing import Faults, Host, NetCluster, Network, NetworkError, leftovers, networks
 from shoal.testing.polling import wait_until
 from shoal.util.scheduling_strategies import NodeAffinitySchedulingStrategy as Affinity
-from tests.cluster.conftest import RUN, what_there_is
+from tests.cluster.conftest import LEASE_S, RUN, what_there_is
 from tests.cluster.programs import Program, talker
 
 PORT = 7000
@@ -358,7 +358,7 @@ def test_each_node_is_in_a_network_of_its_own(
 
 def test_a_node_without_power_is_gone_at_once(need_network: Callable[[], None]) -> None:
     need_network()
-    with NetCluster(2) as cluster:
+    with NetCluster(2, lease_s=LEASE_S) as cluster:
         a, b = cluster.nodes
         cluster.power_off(b)
         assert not b.is_alive() and not b.processes() and a.is_alive()

@@ -18,6 +18,7 @@ import shoal
 from shoal import errors
 from shoal.testing import Cluster
 from tests.cluster.bridge_nodes import BEGUN, CALLS, GO, Failed, Nodes
+from tests.cluster.conftest import LEASE_S
 
 LARGE = 4000  # times 250 bytes
 VALUE = bytes(range(250)) * LARGE
@@ -239,7 +240,7 @@ def test_a_lost_node_takes_no_value_with_it_that_can_be_made_again(ran: Path) ->
             file.write(name + "\n")
         return name[:1].encode() * (n + sum(len(other) for other in others))
 
-    with Cluster() as cluster:
+    with Cluster(lease_s=LEASE_S) as cluster:
         cluster.add_node(num_cpus=2)
         far = cluster.add_node(num_cpus=2, resources={"far": 2})
         cluster.connect()

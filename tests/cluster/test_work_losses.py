@@ -1,6 +1,6 @@
 """What becomes of tasks and values when the node that runs them, or has them, is lost.
 
-One test: it takes ten seconds until a node is declared dead, so everything is begun first, then one
+One test: it takes seconds until a node is declared dead, so everything is begun first, then one
 node is killed and another one is frozen, and each check looks at how one of these things has ended.
 In the end the frozen node goes on.
 """
@@ -23,6 +23,7 @@ from shoal import errors
 from shoal.testing import Cluster, Node
 from shoal.testing.polling import wait_until
 from tests.cluster import two_nodes
+from tests.cluster.conftest import LEASE_S
 
 LONG_S = 60.0
 KILLED, FROZEN = "killed", "frozen"
@@ -115,7 +116,7 @@ class Aftermath:
 @contextmanager
 def _lost(folder: Path) -> Iterator[Aftermath]:
     """A cluster that has lost two nodes; afterwards nothing is left on any other."""
-    with Cluster() as cluster:
+    with Cluster(lease_s=LEASE_S) as cluster:
         head = cluster.add_node(num_cpus=1)
         nodes = {name: _add(cluster, name) for name in (KILLED, FROZEN)}
         with two_nodes.driven(head, []):

@@ -28,9 +28,9 @@ THERE = {"resources": {"there": 0.1}}
 
 
 @contextmanager
-def made() -> Iterator[Cluster]:
-    """The two of them."""
-    with Cluster() as cluster:
+def made(**options: Any) -> Iterator[Cluster]:
+    """The two of them, with ``options`` of the cluster."""
+    with Cluster(**options) as cluster:
         cluster.add_node(num_cpus=2, resources={"here": 1})
         cluster.add_node(num_cpus=2, resources={"there": 1}, labels={"zone": "b"})
         yield cluster

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
+from shoal._base.config import LeaseTimes
 from shoal._core.members import interface as on
 from shoal._core.members.nodes import NODES, NodeRecord
 from shoal._core.members.store_side import MEMBER_KINDS, MembersMachine
@@ -36,6 +37,8 @@ class Cluster:
 
     def __init__(self, *nodes: str) -> None:
         self.now = 100.0
+        self.times = LeaseTimes()
+        """Those of the next life of the store."""
         self.disk: dict[tuple[str, bytes], bytes] = {}
         self.life = 0
         self.told: list[tuple[str, m.ToNode]] = []
@@ -51,7 +54,9 @@ class Cluster:
         self.life += 1
         self.table = StoreMachine()
         self.table.restore((p, row) for p, row in self.disk.items() if p[0] not in MEMBER_KINDS)
-        self.machine = MembersMachine(self.life, first_with_room, one_each, table=self.table)
+        self.machine = MembersMachine(
+            self.life, first_with_room, one_each, times=self.times, table=self.table
+        )
         self.machine.restore(self.disk.items())
         self.facts.clear()
         self.step(on.Served())

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import msgspec
+import pytest
 
-from shoal._base.config import LeaseTimes
+from shoal._base.config import LeaseTimes, lease_times
 from shoal._core.members import interface as on
 from shoal._core.members.actor_table import ACTORS
 from shoal._core.members.extending import Extender
@@ -96,6 +97,56 @@ def test_a_driver_node_has_a_longer_lease() -> None:
     assert state_of(cluster, "d") == m.ALIVE
     silence(cluster, 0.5, "b")
     assert state_of(cluster, "d") == m.DEAD
+
+
+def with_lease(lease_s: float, *nodes: str) -> Cluster:
+    """A cluster whose leases last so long."""
+    cluster = Cluster()
+    cluster.times = lease_times(lease_s)
+    cluster.restart()
+    for node in nodes:
+        cluster.join(node)
+    return cluster
+
+
+def test_others_act_a_second_after_any_lease() -> None:
+    for lease_s in (2.0, 3.0, 30.0, 300.0):
+        times = lease_times(lease_s)
+        assert times.takeover_s - times.lease_s == 1.0 and times.cautious_s == lease_s / 2
+        assert times.renew_s <= lease_s / 10 and times.renew_s <= 1.0
+        cluster = with_lease(lease_s, "b")
+        cluster.ask_to_join("a")
+        (admitted,) = cluster.take(m.Admitted)
+        assert isinstance(admitted, m.Admitted) and admitted.lease_s == lease_s
+        silence(cluster, lease_s + 0.5, "b")
+        assert state_of(cluster, "a") == m.ALIVE
+        silence(cluster, 0.5, "b")
+        assert state_of(cluster, "a") == m.DEAD and state_of(cluster, "b") == m.ALIVE
+    assert lease_times(10.0) == LeaseTimes()
+
+
+def test_a_lease_that_nobody_can_keep_is_refused() -> None:
+    for lease_s in (1.9, 0.0, -3.0, 301.0, float("inf"), float("nan")):
+        with pytest.raises(ValueError, match="a lease lasts from 2 to 300 seconds"):
+            lease_times(lease_s)
+
+
+def test_a_store_with_shorter_leases_waits_for_those_of_its_former_life() -> None:
+    cluster = Cluster("a", "b")
+    cluster.times = lease_times(2.0)
+    cluster.restart()
+    silence(cluster, 5.0, "b")
+    assert state_of(cluster, "a") == m.ALIVE, "its lease lasts 10 s, whatever others get now"
+    cluster.renew("a")
+    silence(cluster, 10.5, "b")
+    assert state_of(cluster, "a") == m.ALIVE
+    silence(cluster, 0.5, "b")
+    assert state_of(cluster, "a") == m.DEAD
+    cluster.ask_to_join("b", 2, former=1)
+    (admitted,) = cluster.take(m.Admitted)
+    assert isinstance(admitted, m.Admitted) and admitted.lease_s == 2.0, "its next epoch has less"
+    cluster.ask_to_join("b", 2, former=1)
+    assert cluster.take(m.Admitted) == [admitted]
 
 
 def test_a_restarted_store_acts_on_no_death_for_eleven_seconds() -> None:

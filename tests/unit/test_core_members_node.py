@@ -110,6 +110,37 @@ def test_a_renewal_goes_out_each_second_with_a_number() -> None:
     assert [c.tries for c in told if isinstance(c.body, m.Renew)] == [1, 2, 3, 4]
 
 
+def test_who_has_a_shorter_lease_renews_it_more_often_and_lets_go_sooner() -> None:
+    node = Node(joins=False)
+    node.step(on.Began())
+    node.hear(m.Admitted("a", 1, 1, 1, 3.0))
+    node.wait(500.95)
+    assert [body.number for body in node.renewals()] == [1, 2, 3, 4]
+    assert node.machine.may_start(500.95, NAMED)
+    node.wait(501.45)
+    assert node.machine.may_start(501.45, NAMED)
+    node.wait(501.55)
+    assert not node.machine.may_start(501.55, NAMED)
+    assert node.had(on.SetLease) and on.EndLeased() not in node.commands
+    node.wait(502.95)
+    assert not node.had(on.EndLeased)
+    node.wait(503.05)
+    assert node.had(on.EndLeased)
+
+
+def test_who_has_a_longer_lease_renews_it_each_second_all_the_same() -> None:
+    node = Node(joins=False)
+    node.step(on.Began())
+    node.hear(m.Admitted("a", 1, 1, 1, 60.0))
+    node.wait(503.5)
+    assert [body.number for body in node.renewals()] == [1, 2, 3, 4]
+    assert node.machine.may_start(503.5, NAMED)
+    node.wait(529.9)
+    assert node.machine.may_start(529.9, NAMED)
+    node.wait(530.1)
+    assert not node.machine.may_start(530.1, NAMED)
+
+
 def test_the_lease_counts_from_the_sending_of_what_was_answered() -> None:
     node = Node()
     node.wait(503.2)

@@ -70,9 +70,20 @@ class Limits(msgspec.Struct, frozen=True):
     """Of a detached actor's class and arguments: more is not kept for another session."""
 
 
+LEASE_LEAST_S = 2.0
+"""Shorter ones would end on machines that are merely busy."""
+LEASE_MOST_S = 300.0
+DRIVER_LEASES = 6.0
+"""How many leases of others the lease of a node lasts that only has a driver."""
+
+
 class LeaseTimes(msgspec.Struct, frozen=True):
     """When a node may do what, and when others may act on its silence (RULES section 3). All on
-    BOOTTIME; a lease counts from the moment at which its renewal was sent."""
+    BOOTTIME; a lease counts from the moment at which its renewal was sent.
+
+    Those of a cluster whose leases last another time are made by ``lease_times`` where the control
+    store begins. A node hears how long its lease lasts when it is admitted, and takes the times
+    that depend on it in proportion (``_core.members.lease``)."""
 
     renew_s: float = 1.0
     answer_s: float = 1.0
@@ -89,7 +100,7 @@ class LeaseTimes(msgspec.Struct, frozen=True):
     """and the store may start them elsewhere; a store acts on no death before so long after it
     first served."""
     driver_lease_s: float = 60.0
-    """Of a node that only has a driver: it runs nothing for others."""
+    """``DRIVER_LEASES`` of them: of a node that only has a driver: it runs nothing for others."""
     store_lost_s: float = 600.0
     """A node that has not heard of any store for so long ends everything."""
     late_s: float = 1.0
@@ -108,6 +119,31 @@ class LeaseTimes(msgspec.Struct, frozen=True):
     facts_most: int = 256
     dead_members_most: int = 1000
     """Dead nodes that are remembered by name."""
+
+
+def lease_times(lease_s: float) -> LeaseTimes:
+    """Those of a cluster in which a lease lasts ``lease_s``.
+
+    Between the end of a lease at its holder and what others do then always passes the same time: so
+    long the holder may take to end what it had, and that does not depend on the lease.
+
+    Raises:
+        ValueError: nobody can keep such a lease.
+    """
+    if not LEASE_LEAST_S <= lease_s <= LEASE_MOST_S:
+        raise ValueError(
+            f"a lease lasts from {LEASE_LEAST_S:g} to {LEASE_MOST_S:g} seconds, not {lease_s:g}"
+        )
+    usual = LeaseTimes()
+    share = lease_s / usual.lease_s
+    return LeaseTimes(
+        renew_s=usual.renew_s * min(1.0, share),
+        answer_s=usual.answer_s * min(1.0, share),
+        cautious_s=usual.cautious_s * share,
+        lease_s=lease_s,
+        takeover_s=lease_s + (usual.takeover_s - usual.lease_s),
+        driver_lease_s=lease_s * DRIVER_LEASES,
+    )
 
 
 class ForwardingLimits(msgspec.Struct, frozen=True):

@@ -13,8 +13,8 @@ The store serves whoever connects (its own user only), and ends when the daemon 
 ended. Like the daemon it never loads pickle. Its exit codes: 3, another store serves from that
 directory; 4, the journal can be neither read nor written.
 
-On the head of a cluster it is told where the keys are too, and has two descriptors more: the port
-that others know, and the way to the daemon (``store_cluster``).
+On the head of a cluster it is told where the keys are too and how long leases last, and has two
+descriptors more: the port that others know, and the way to the daemon (``store_cluster``).
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ from shoal._runtime.store_wire import (
     MEMBER_KINDS,
     NOTICES_MOST,
     PORT_FD,
+    OfCluster,
     StoreFrame,
     store_messages,
 )
@@ -57,9 +58,13 @@ class ControlStore:
     """The shell around the machine and its journal."""
 
     def __init__(
-        self, loop: Loop, listening: socket.socket, journal: Journal, keys: str = ""
+        self,
+        loop: Loop,
+        listening: socket.socket,
+        journal: Journal,
+        cluster: OfCluster | None = None,
     ) -> None:
-        """Serve; ``keys`` is where those of the cluster are, on its head."""
+        """Serve; on the head of a ``cluster`` that too."""
         self._loop = loop
         self._journal = journal
         self._machine = StoreMachine()
@@ -77,16 +82,16 @@ class ControlStore:
         self._retry_s = RETRY_S
         self._take_notices()
         self._copy_later()
-        self._cluster = self._serve_cluster(keys) if keys else None
+        self._cluster = None if cluster is None else self._serve_cluster(cluster)
         self._listener = Listener(loop, listening, self._connected)
 
-    def _serve_cluster(self, keys: str) -> ClusterStore:
+    def _serve_cluster(self, cluster: OfCluster) -> ClusterStore:
         from shoal._runtime.store_cluster import ClusterStore
 
         rows = {p: row for p, row in self._journal.rows.items() if p[0] in MEMBER_KINDS}
         return ClusterStore(
             self._loop,
-            keys,
+            cluster,
             (socket.socket(fileno=PORT_FD), socket.socket(fileno=DAEMON_FD)),
             (self._journal.epoch, rows.items()),
             self.keep,
@@ -209,9 +214,10 @@ class ControlStore:
 
 def main(arguments: list[str]) -> int:
     """Serve until the daemon that started us has ended."""
-    directory, keys = (*arguments, "")[:2]
+    directory, *words = arguments
+    cluster = OfCluster.of(words)
     descendants.set_process_name("shoal-store")
-    for fd in (LISTENER_FD, PORT_FD, DAEMON_FD)[: 3 if keys else 1]:
+    for fd in (LISTENER_FD, PORT_FD, DAEMON_FD)[: 3 if cluster else 1]:
         os.set_inheritable(fd, False)
     try:
         journal = Journal(directory)
@@ -228,7 +234,7 @@ def main(arguments: list[str]) -> int:
     signal.set_wakeup_fd(wakee, warn_on_full_buffer=False)
     signal.signal(signal.SIGTERM, lambda *_: None)
     loop.watch(waker, lambda _: loop.stop())
-    ControlStore(loop, socket.socket(fileno=LISTENER_FD), journal, keys)
+    ControlStore(loop, socket.socket(fileno=LISTENER_FD), journal, cluster)
     loop.run()
     journal.close()
     return 0

@@ -42,6 +42,7 @@ from shoal._runtime.daemon_members import Members
 from shoal._runtime.daemon_store import ClusterPort
 from shoal._runtime.links import door, keys
 from shoal._runtime.links.peers import PeerEvents, PeerOptions, Peers, new_epoch
+from shoal._runtime.store_wire import OfCluster
 
 ROW_S = 1.0
 LOOK_S = 0.5
@@ -89,7 +90,8 @@ class Ports:
                 fcntl.fcntl(each.detach(), fcntl.F_DUPFD_CLOEXEC, FIRST_FREE_FD)
                 for each in (self.listening, theirs)
             )
-            self.store = ClusterPort(settings.keys, port, way)
+            told = OfCluster(settings.keys, settings.lease_s)
+            self.store = ClusterPort(told, port, way)
 
     @property
     def store_address(self) -> str:

@@ -28,6 +28,7 @@ from shoal._runtime.store_wire import (
     LISTENER_FD,
     NOTICES_MOST,
     PORT_FD,
+    OfCluster,
     StoreFrame,
     store_messages,
 )
@@ -45,8 +46,7 @@ END_S = 1.0
 class ClusterPort(NamedTuple):
     """What the store of a cluster is given: it stays here for the next life of the store."""
 
-    keys: str
-    """Directory of the cluster's keys."""
+    told: OfCluster
     port: int
     """Descriptor of the listening socket that others know."""
     daemon: int
@@ -139,7 +139,7 @@ class StoreLink:
         words = [sys.executable, "-P", "-m", "shoal._runtime.control", self._kept]
         given = [(self._listening, LISTENER_FD)]
         if self._cluster is not None:
-            words.append(self._cluster.keys)
+            words += self._cluster.told.words()
             given += [(self._cluster.port, PORT_FD), (self._cluster.daemon, DAEMON_FD)]
         try:
             self.pid = os.posix_spawn(

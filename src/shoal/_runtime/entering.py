@@ -15,6 +15,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 
+from shoal._base.config import LeaseTimes
 from shoal._runtime import machine_facts
 from shoal._runtime.launch import Membership
 from shoal._runtime.links import keys
@@ -25,6 +26,7 @@ JOIN = "join"
 """File with the join line, in the directory of the head's session."""
 EVERYWHERE = ("0.0.0.0", "::", "")
 DEFAULT_PORT = 6380
+USUAL_S = LeaseTimes().lease_s
 
 
 def listening(text: str) -> str:
@@ -42,7 +44,13 @@ def listening(text: str) -> str:
     return address
 
 
-def found(directory: str, address: str, node_name: str, labels: Mapping[str, str]) -> Membership:
+def found(
+    directory: str,
+    address: str,
+    node_name: str,
+    labels: Mapping[str, str],
+    lease_s: float = USUAL_S,
+) -> Membership:
     """Make the keys of a new cluster, or use those that are kept, for its head.
 
     Raises:
@@ -53,7 +61,11 @@ def found(directory: str, address: str, node_name: str, labels: Mapping[str, str
         os.makedirs(os.path.dirname(place), mode=0o700, exist_ok=True)
         keys.new_cluster(place, announced(address, 1))
     return Membership(
-        is_head=True, keys=place, listen=address, node_name=node_name or _machine(labels)
+        is_head=True,
+        keys=place,
+        listen=address,
+        node_name=node_name or _machine(labels),
+        lease_s=lease_s,
     )
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from shoal._base.config import LeaseTimes
 from shoal._runtime import node_spawn, session_dir
 
 _LOG_TAIL_BYTES = 4 << 10
@@ -32,6 +33,8 @@ class Membership(msgspec.Struct, frozen=True, omit_defaults=True):
     node_name: str = ""
     is_driver: bool = False
     """It has one program and runs nothing (RULES S-19)."""
+    lease_s: float = LeaseTimes().lease_s
+    """How long leases last: the head decides it, others hear it from the control store."""
 
 
 class NodeSettings(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -25,6 +25,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import get_args
 
 from shoal._base import clock
+from shoal._base.config import lease_times
 from shoal._core.cluster_choices import ClusterChoices
 from shoal._core.members import interface as members
 from shoal._core.members.store_side import KvTable, MembersMachine
@@ -37,6 +38,7 @@ from shoal._runtime.links.door import Arrival, Desk, Door
 from shoal._runtime.links.handshake import Contexts
 from shoal._runtime.links.joining import JoinDesk
 from shoal._runtime.links.peers import PeerEvents, PeerOptions, Peers
+from shoal._runtime.store_wire import OfCluster
 
 Place = tuple[str, bytes]
 _SAID = get_args(membership.ToStore)
@@ -48,7 +50,7 @@ class ClusterStore:
     def __init__(
         self,
         loop: Loop,
-        place: str,
+        told: OfCluster,
         sockets: tuple[socket.socket, socket.socket],
         journal: tuple[int, Iterable[tuple[Place, bytes]]],
         keep: Callable[[Sequence[Effect], Callable[[], None]], None],
@@ -59,7 +61,7 @@ class ClusterStore:
 
         Args:
             loop: Calls back.
-            place: Directory of the cluster's keys.
+            told: Where the keys are, how long leases last.
             sockets: The announced port, and the way to the daemon of this machine.
             journal: (life of the store, rows that membership had kept).
             keep: (effects, then): ``then`` is called when they are on disk.
@@ -72,7 +74,7 @@ class ClusterStore:
         self._alarm: Timer | None = None
         self._handed = sockets[1]
         epoch, rows = journal
-        credentials = keys.load(place, keys.STORE)
+        credentials = keys.load(told.keys, keys.STORE)
         events = PeerEvents(
             received=self._received,
             linked=lambda node: None,
@@ -82,7 +84,12 @@ class ClusterStore:
         self._peers = Peers(loop, credentials, events, PeerOptions(epoch))
         self._choices = choices = ClusterChoices(epoch)
         self._machine = MembersMachine(
-            epoch, choices.actor, choices.group, choices.candidates, table=table
+            epoch,
+            choices.actor,
+            choices.group,
+            choices.candidates,
+            lease_times(told.lease_s),
+            table=table,
         )
         self._machine.restore(rows)
         hand: dict[int, Desk] = dict.fromkeys((links.NODE, links.BULK, links.BULK_BACK), self._hand)

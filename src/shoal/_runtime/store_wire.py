@@ -6,7 +6,8 @@ Apart from both: a daemon does not import what only the store needs (``journal``
 from __future__ import annotations
 
 import functools
-from typing import Union
+from collections.abc import Sequence
+from typing import NamedTuple, Union
 
 import msgspec
 
@@ -24,6 +25,24 @@ MEMBER_KINDS = ("members.nodes", "members.actors", "members.groups")
 MAX_STORE_FRAME_BYTES = 1 << 30
 """A mirror reports everything it knows in one frame."""
 NOTICES_MOST = 20
+
+
+class OfCluster(NamedTuple):
+    """What the control store of a cluster is told, in the words that begin its process."""
+
+    keys: str
+    """Directory of the cluster's keys."""
+    lease_s: float
+    """How long the leases last that it grants."""
+
+    @classmethod
+    def of(cls, words: Sequence[str]) -> OfCluster | None:
+        """What was told; None: it is not the store of a cluster."""
+        return cls(words[0], float(words[1])) if words else None
+
+    def words(self) -> list[str]:
+        """The same for the process."""
+        return [self.keys, repr(self.lease_s)]
 
 
 class StoreFrame(msgspec.Struct, frozen=True, array_like=True):

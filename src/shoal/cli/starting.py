@@ -90,6 +90,7 @@ def start(
     address: str = "",
     token_file: str = "",
     node_name: str = "",
+    lease: str = "",
 ) -> int:
     """Start a session on this machine that several programs can join, until `shoal stop`.
 
@@ -116,9 +117,15 @@ def start(
         instead of printing it.
     node_name
         What people call this node (default: the machine's name).
+    lease
+        With --head: how long the others wait for a node that is not heard of before they give it up
+        (and a second more), such as 30s; each node lets go of its work by then (default: 10s).
     """
     settings = options.settings()
     values.check_name(name, fresh)
+    lease_s = values.lease_s(lease)
+    if lease and not (head and listen):
+        raise CommandError("--lease is for the head of a cluster, which tells it to the nodes")
     if address:
         if head or name:
             raise CommandError("--address joins a cluster: --head and --name are for its head")
@@ -146,7 +153,7 @@ def start(
         kept = os.path.join(session_dir.kept(root, name), entering.KEYS) if name else ""
         checked = _credentials(lambda: entering.listening(listen))
         found = lambda directory: entering.found(  # noqa: E731
-            kept or directory, checked, node_name, settings["labels"]
+            kept or directory, checked, node_name, settings["labels"], lease_s
         )
     launched = _launch(root, settings, found, name)
     _print_started(launched)

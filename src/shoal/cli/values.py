@@ -6,7 +6,7 @@ import json
 import os
 import re
 
-from shoal._base import environment
+from shoal._base import config, environment
 from shoal._runtime import session_dir, strategies
 
 
@@ -91,6 +91,15 @@ def size(text: str, option: str = "--object-store-memory") -> int | None:
 
 
 _TIMES_S = {"s": 1.0, "": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86_400.0}
+
+
+def lease_s(text: str) -> float:
+    """How long leases last."""
+    found = time_s(text, "--lease") or config.LeaseTimes().lease_s
+    try:
+        return config.lease_times(found).lease_s
+    except ValueError as error:
+        raise CommandError(f"--lease {text}: {error}") from None
 
 
 def time_s(text: str, option: str) -> float | None:

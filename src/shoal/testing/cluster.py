@@ -36,6 +36,7 @@ from typing import Any
 
 import shoal
 from shoal._base import environment
+from shoal._base.config import LeaseTimes
 from shoal._runtime import registry, session_dir
 from shoal._runtime.driver import SessionContext
 from shoal._runtime.observer import Observer
@@ -45,6 +46,7 @@ from shoal.testing.starting import program
 
 STORE_BYTES = 150 << 20
 """Of each node, unless said otherwise: as in Ray's ``Cluster``."""
+USUAL_S = LeaseTimes().lease_s
 COMMAND_S = 60.0
 END_S = 15.0
 
@@ -185,6 +187,8 @@ class Cluster:
 
     Args:
         nodes: How many to begin with, each with ``options`` (those of ``add_node``).
+        lease_s: How long a node that is not heard of is waited for, as ``shoal start --lease``: a
+            test that loses nodes need not wait for the usual one.
 
     Raises:
         ClusterError: one of them did not start.
@@ -197,7 +201,9 @@ class Cluster:
         ...     cluster.remove_node(other)
     """
 
-    def __init__(self, nodes: int = 0, **options: Any) -> None:
+    def __init__(self, nodes: int = 0, *, lease_s: float = USUAL_S, **options: Any) -> None:
+        self.lease_s = lease_s
+        """How long its leases last."""
         self._place = leftovers.new_cluster()
         self.mark = self._place.name
         self.nodes: list[Node] = []
@@ -259,7 +265,7 @@ class Cluster:
 
     def start_words(self, node: Node) -> list[str]:
         """How a node is started: the first one is the head, each later one joins it."""
-        role = ["join"] if self.nodes else ["start", "--head"]
+        role = ["join"] if self.nodes else ["start", "--head", "--lease", f"{self.lease_s:g}s"]
         place = ["--listen", f"{node.ip}:0", "--node-name", node.name]
         return [*role, *place, *node.options.words()]
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from shoal.testing.capture import Capture
-from shoal.testing.cluster import Cluster, Node
+from shoal.testing.cluster import USUAL_S, Cluster, Node
 from shoal.testing.lanes import Faults
 from shoal.testing.networks import Network
 
@@ -30,6 +30,7 @@ class NetCluster(Cluster):
     Args:
         nodes: How many to begin with, each with ``options`` (those of ``add_node``).
         network: Where; default: a new network. ``Network(proxied=True)`` has delays too.
+        lease_s: As in ``Cluster``.
 
     Raises:
         NetworkError: namespaces cannot be made here; the text says what is missing.
@@ -43,11 +44,18 @@ class NetCluster(Cluster):
         ...     cluster.heal()
     """
 
-    def __init__(self, nodes: int = 0, network: Network | None = None, **options: Any) -> None:
+    def __init__(
+        self,
+        nodes: int = 0,
+        network: Network | None = None,
+        *,
+        lease_s: float = USUAL_S,
+        **options: Any,
+    ) -> None:
         self.network = network or Network()
         with ExitStack() as undo:
             undo.callback(self.network.close)
-            super().__init__(nodes, **options)
+            super().__init__(nodes, lease_s=lease_s, **options)
             undo.pop_all()
 
     def _put_into_place(self, node: Node) -> None:

@@ -22,7 +22,8 @@ older                      named and restartable actors have ended; the rest may
 =========================  =====================================================================
 
 1. A renewal is sent each ``renew_s``; each has a number, and its answer names it. The next one is
-   also the repetition of one that was not answered.
+   also the repetition of one that was not answered. How long the lease lasts is said by the store
+   with each epoch, and nowhere else; where it is shorter than usual, renewals are as much denser.
 2. Who was stopped itself (its alarm came late) does not know what has happened since: until an
    answer to a renewal that was sent after that, it starts nothing at most once (RULES K-4).
 3. Where the store was dialled and nobody listens, after its end had ended the connection, no store
@@ -66,6 +67,8 @@ class Lease:
         """When this request to join was sent first."""
         self._sure_from = NEVER
         """Answers to renewals that were sent before do not count for starts (rule 2)."""
+        self._pace = 1.0
+        """How much denser than usual renewals are (rule 1)."""
         self._number = 0
         self._sent_at = NEVER
         self._sent: dict[int, float] = {}
@@ -92,7 +95,7 @@ class Lease:
 
     def tries(self, now: float) -> int:
         """How many renewals in a row should have an answer and have none, and the next one."""
-        overdue = now - self._times.answer_s
+        overdue = now - self._times.answer_s * self._pace
         return 1 + sum(sent_at <= overdue for sent_at in self._sent.values())
 
     def next_at(self) -> float | None:
@@ -133,6 +136,7 @@ class Lease:
         self.phase = MEMBER
         self.epoch = body.epoch
         self.lease_s = body.lease_s
+        self._pace = min(1.0, body.lease_s / self._times.lease_s)
         self.lease_from = self._heard_from = self._asked_at
         self.is_lapsed = False
         self._sent.clear()
@@ -142,7 +146,7 @@ class Lease:
         """The number of the renewal that is sent now."""
         self._number += 1
         self._sent[self._number] = now
-        self.due_at = now + self._times.renew_s
+        self.due_at = now + self._times.renew_s * self._pace
         self._sent_at = now
         while len(self._sent) > SENT_MOST:
             del self._sent[next(iter(self._sent))]

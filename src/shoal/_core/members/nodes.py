@@ -13,10 +13,13 @@
 1. An epoch is given once, and is on disk before the node hears of it. A death is on disk before
    anybody acts on it. An epoch that is dead stays dead: whoever speaks for it is told so, and ends
    everything before it joins again.
-2. By silence a node is declared dead ``takeover_s`` after its last renewal was *heard*; the node
-   counts its lease from when that renewal was *sent*, and is shorter. So the holder has let go.
-3. A store declares nobody dead by silence before ``takeover_s`` after it first served: leases that
-   its former life has granted are over then. A store that was stopped itself (its alarm comes late)
+2. By silence a node is declared dead a lease and a margin after its last renewal was *heard*; the
+   node counts its lease from when that renewal was *sent*. So the holder has let go. How long the
+   lease of an epoch lasts is on disk with the epoch, and stays so: a later life of the store may
+   grant longer or shorter ones, and those that its former life has granted are known to it.
+3. A store declares nobody dead by silence before ``takeover_s`` after it first served, and before
+   the lease and the margin of that very node: leases that its former life has granted are over
+   then. A store that was stopped itself (its alarm comes late)
    does not know who was silent, and begins counting anew.
 4. A node that speaks for itself of its end (it joins again, an obituary) has ended; no time needs
    to pass.
@@ -69,6 +72,8 @@ class NodeRecord(msgspec.Struct, frozen=True, array_like=True):
     why: str = ""
     drain_s: float = 0.0
     """How long a drain may take, if it is being drained."""
+    lease_s: float = LeaseTimes().lease_s
+    """How long one renewal lets this epoch act."""
 
 
 _decoder = msgspec.msgpack.Decoder(NodeRecord)
@@ -231,10 +236,9 @@ class NodeTable:
         node.heard_at = now
         times = self._times
         margin_s = times.takeover_s - times.lease_s
-        self._silent.set(node.record.node, now + self.lease_s(node.record.role) + margin_s)
+        self._silent.set(node.record.node, now + node.record.lease_s + margin_s)
 
-    def lease_s(self, role: str) -> float:
-        """How long one renewal lets a node act."""
+    def _lease_s(self, role: str) -> float:
         return self._times.driver_lease_s if role == m.ROLE_DRIVER else self._times.lease_s
 
     def silent(self, now: float) -> list[Node]:
@@ -283,6 +287,7 @@ class NodeTable:
             role=body.role,
             labels=body.labels,
             state=m.ALIVE,
+            lease_s=self._lease_s(body.role),
         )
         node = self.nodes[body.node] = Node(record, now, self._times.orders_most)
         node.row = body.row

@@ -240,8 +240,7 @@ class MembersMachine:
             node = nodes.admit(now, body, self._out.effects)
             self._tell_members()
         record = node.record
-        lease_s = nodes.lease_s(record.role)
-        answer = m.Admitted(body.node, body.request, record.epoch, self.epoch, lease_s)
+        answer = m.Admitted(body.node, body.request, record.epoch, self.epoch, record.lease_s)
         self._out.tells.append((body.node, answer))
 
     def _renewed(self, now: float, node: Node, body: m.Renew) -> None:

@@ -23,7 +23,10 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import msgspec
+
 from shoal._base import clock
+from shoal._base.config import LEASE_LEAST_S
 from shoal._core import link_events as core
 from shoal._core.link import Link
 from shoal._core.link_events import LinkLimits
@@ -43,6 +46,9 @@ from shoal._runtime.links.relay import RELAYED_BYTES_MOST, Relays
 
 RELAY = "relay:"
 """How an address begins that is none: by way of which node."""
+STORE_REDIAL_MOST_S = LEASE_LEAST_S / 4
+"""Between two dials of the store: each at which nobody listens makes a lease longer, so there are
+several in the shortest one."""
 RELAY_WAIT_S = 1.0
 
 
@@ -261,7 +267,11 @@ class Peers:
     def _peer(self, node: str) -> _Peer:
         peer = self._peers.get(node)
         if peer is None:
-            peer = _Peer(Link(self.name, self.epoch, node, self._options.limits))
+            limits = self._options.limits
+            if node == STORE:
+                often_s = min(limits.redial_most_s, STORE_REDIAL_MOST_S)
+                limits = msgspec.structs.replace(limits, redial_most_s=often_s)
+            peer = _Peer(Link(self.name, self.epoch, node, limits))
             self._peers[node] = peer
         return peer
 
