@@ -557,9 +557,9 @@ void bind_memory(nb::module_& mod, nb::class_<PyTask>& task) {
       .def("claim",
            [](nb::handle self, u64 key) -> nb::object {
              PyMemory& pm = of(self);
-             const bool begins = pm.m->me == 0 || pm.m->may_begin();  // the daemon runs none itself
-             return begins && names_slot(key) && pm.m->claim(key) ? make_task(self, pm, key)
-                                                                  : nb::none();
+             return pm.m->may_begin() && names_slot(key) && pm.m->claim(key)
+                        ? make_task(self, pm, key)
+                        : nb::none();
            })
       .def("unsealed",
            [](nb::handle self, const std::vector<u64>& keys) {

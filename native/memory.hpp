@@ -326,9 +326,9 @@ class Memory {
   Status submit(const Call& c, Bytes payload, const std::vector<u32>& dependencies,
                 const std::vector<u32>& contained, std::vector<u32>& returns);
   bool take(u32 q, u64& key, bool goes_on = false);
-  bool may_begin() {  // false: this node's lease is over
+  bool may_begin() {  // false: this node's lease is over; the daemon runs nothing, it sends it on
     const u64 until = header().lease.load(RLX);
-    return !until || platform::boot_ns() < until;
+    return !until || me == 0 || platform::boot_ns() < until;
   }
   bool claim(u64 key, bool goes_on = false);  // QUEUED -> RUNNING by me, for helping
   void commit(u64 key, u32 place);

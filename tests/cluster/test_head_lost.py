@@ -6,6 +6,7 @@ lease is over. If its machine is lost, another one begins with what was kept und
 
 from __future__ import annotations
 
+import fcntl
 import os
 import pathlib
 import shutil
@@ -13,6 +14,7 @@ import signal
 import socket
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import pytest
@@ -23,7 +25,7 @@ from shoal._runtime.observer import Observer
 from shoal.util.placement_group import placement_group
 from shoal.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from tests.cluster.conftest import LEASE_S
-from tests.cluster.operated import Machine, until
+from tests.cluster.operated import Machine, listening_at, until
 
 LONG_S = 60.0
 LEASE = ("--lease", f"{LEASE_S:g}s")
@@ -156,6 +158,72 @@ def test_work_goes_on_without_a_head_and_with_the_next_one(
     until(lambda: "first" in [names()[each] for each in get([on_head.remote() for _ in range(6)])])
     shoal.kill(actors["detached"])
     assert "no node could ever" not in capfd.readouterr().err, "the next head has yet to hear them"
+
+
+def store_of(head: Machine) -> dict[str, Any]:
+    """What the daemon of the head knows of the control store."""
+    (entry,) = registry.started_sessions(str(head.directory))
+    with Observer(entry.socket_path) as observer:
+        (row,) = observer.table("session")
+    store = row["store"]
+    assert isinstance(store, dict)
+    return store
+
+
+@contextmanager
+def no_store(head: Machine) -> Iterator[None]:
+    """Its control store is killed, and none can begin: its journal is locked by us."""
+    with open(os.path.join(store_of(head)["journal"], "lock"), "rb") as lock:
+        deadline = time.monotonic() + LONG_S
+        while True:
+            assert time.monotonic() < deadline, "the lock is never free"
+            if pid := store_of(head)["pid"]:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                time.sleep(0.001)
+        yield
+
+
+def test_a_store_that_cannot_be_started_ends_no_lease(
+    machines: tuple[Machine, Machine, Machine],
+    tmp_path: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    head, second, _ = machines
+    token_file = str(tmp_path / "token")
+    words = ("--head", "--listen", "127.0.0.1:0", "--node-name", "first", *LEASE)
+    printed = head.start(*words, "--resources", '{"a": 1}', "--token-file", token_file)
+    address = listening_at(printed)
+    join = ("--address", address, "--token-file", token_file, "--listen", "127.0.0.1:0")
+    second.start(*join, "--node-name", "second", "--resources", '{"b": 1}')
+    until(lambda: second.alive() == {"first", "second"})
+    monkeypatch.setenv("SHOAL_DIR", str(second.directory))
+    shoal.init("auto", log_to_driver=False)
+    actors = {
+        (kind, at): Counter.options(num_cpus=0, resources={at: 0.1}, **more).remote()
+        for at in "ab"
+        for kind, more in {
+            "plain": {},
+            "restarts": {"max_restarts": 1},
+            "named": {"name": f"named-{at}"},
+        }.items()
+    }
+    before = {each: get(actor.add.remote()) for each, actor in actors.items()}
+    with no_store(head):
+        time.sleep(2 * LEASE_S)  # that is what is tried: nobody's lease is over when it is
+        away_s = store_of(head)["away_s"]
+        found = {each: get(actor.add.remote()) for each, actor in actors.items()}
+    assert away_s > LEASE_S + 1.0
+    assert found == {each: (2, pid) for each, (_, pid) in before.items()}
+    until(lambda: store_of(head)["away_s"] == 0.0)
+    late = Counter.options(name="late", num_cpus=0, resources={"a": 0.1}).remote()
+    assert get(late.add.remote())[0] == 1, "the next one serves at the same address"
+    for at in "ab":
+        assert get(shoal.get_actor(f"named-{at}").add.remote()) == (3, before["named", at][1])
 
 
 def test_a_head_that_was_stopped_is_waited_for_by_nobody(

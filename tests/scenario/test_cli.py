@@ -68,6 +68,8 @@ def test_what_a_killed_program_has_left_is_removed(environment: dict[str, str]) 
     status = shoal(environment, "status")
     assert "session-killed" not in status.stdout
     assert "session-beginning/node.sock does not answer" in status.stdout
+    listed = shoal(environment, "list", "jobs")
+    assert listed.returncode == 1 and listed.stderr.startswith("shoal: a node daemon does not")
     assert [path.name for path in root.iterdir()] == ["session-beginning"]
 
 

@@ -53,14 +53,13 @@ def test_some_seeds_try_everything() -> None:
     assert lives > 150 and actors > 200 and groups > 80 and deaths > 10
 
 
-@pytest.mark.parametrize("way", ["supervised", "refuses", "silent"])
+@pytest.mark.parametrize("way", ["refuses", "silent"])
 def test_the_store_stays_away(way: str) -> None:
-    """For three leases. If its supervisor extends them, or nobody listens where it was, named
-    actors live on; if nothing is heard of its machine they end, and begin again when there is a
-    store."""
+    """For three leases. If nobody listens where it was, named actors live on; if nothing is heard
+    of its machine they end, and begin again when there is a store."""
     run = SimMembers(3, [], count=0)
     world = run.world
-    world.has_supervisor, world.store.is_silent = way == "supervised", way == "silent"
+    world.store.is_silent = way == "silent"
     world.run(2.0)
     for _ in range(40):
         run.programs.act()

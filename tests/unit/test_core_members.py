@@ -10,7 +10,6 @@ import pytest
 from shoal._base.config import LeaseTimes, lease_times
 from shoal._core.members import interface as on
 from shoal._core.members.actor_table import ACTORS
-from shoal._core.members.extending import Extender
 from shoal._proto import membership as m
 from shoal._proto.messages import Done, Failure
 from shoal._proto.views import Candidates, Demand, NodeRow, Wish
@@ -241,18 +240,6 @@ def test_each_renewal_is_a_row_for_who_looks_for_candidates() -> None:
     assert asked == [("a", 1, ["a", "b"])]
     (renewed,) = cluster.take(m.Renewed)
     assert isinstance(renewed, m.Renewed) and len(renewed.candidates) == 1
-
-
-def test_the_supervisor_only_extends() -> None:
-    cluster = Cluster("a", "b")
-    silence(cluster, 11.0, "b")
-    extender = Extender(cluster.life, cluster.disk.items(), LeaseTimes())
-    row = NodeRow("b")
-    renew = m.Renew("b", 1, 5, cluster.life, row, m.Standing())
-    assert extender.answer(renew) == m.Renewed("b", 1, 5, cluster.life)
-    assert extender.answer(msgspec.structs.replace(renew, node="a")) is None
-    assert extender.answer(msgspec.structs.replace(renew, epoch=2)) is None
-    assert extender.answer(m.Obituary("b", 1)) is None
 
 
 # ---- actors

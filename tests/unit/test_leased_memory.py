@@ -80,6 +80,17 @@ def test_other_orders_are_heard(node: Node) -> None:
     assert node.worker.take(1.0) == 0
 
 
+def test_the_daemon_takes_what_it_sends_to_other_nodes(node: Node) -> None:
+    """It would look for ever for what is there and never comes."""
+    refs = [node.submit() for _ in range(3)]
+    node.over()
+    assert node.daemon.set_hungry(node.queue, True), "something is there"
+    last = node.daemon.claim(refs[2].key)
+    taken = node.daemon.take_many([(node.queue, 3)], 1, 0.0)
+    assert [task.key for task in (*taken, last)] == [ref.key for ref in refs]
+    assert not node.daemon.set_hungry(node.queue, True)
+
+
 def test_the_lease_ends_while_somebody_waits(node: Node) -> None:
     until = clock.now() + 0.05
     node.daemon.set_lease(until)

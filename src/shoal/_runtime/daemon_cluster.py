@@ -21,6 +21,7 @@ which is a peer called ``STORE`` like any other node, and performs its commands:
 from __future__ import annotations
 
 import fcntl
+import functools
 import os
 import socket
 import sys
@@ -91,7 +92,7 @@ class Ports:
                 for each in (self.listening, theirs)
             )
             told = OfCluster(settings.keys, settings.lease_s)
-            self.store = ClusterPort(told, port, way)
+            self.store = ClusterPort(told, port, way, functools.partial(door.refuse, port))
 
     @property
     def store_address(self) -> str:

@@ -4,6 +4,13 @@ Used in a session that ``shoal start`` started; in one that ``init()`` started t
 tables itself and none of this exists. The machine asks again for every write that was not
 answered when ``StoreConnected`` says that a (new) store takes connections, so this link keeps
 nothing. What the store has to say to people (``StoreNotice``) is kept for ``GetTable("session")``.
+
+The port of a cluster stays open from one store to the next, so dials wait for that a moment. While
+none can be started, the port is closed to them (``door.refuse``): a refused dial says that no store
+runs, and extends the lease of who dialled (RULES K-1). So:
+
+1. The port is closed only between the end of a store that has been reaped and the start of another.
+2. Only a store that is about to serve opens it again (``ClusterStore``).
 """
 
 from __future__ import annotations
@@ -39,6 +46,8 @@ PAUSE_MOST_S = 1.0
 """Before a store is started again that never served, or several in a row that lived so short."""
 AGAIN_S = 0.2
 """Until a connection that broke while its store lives is made again."""
+REFUSES_LEASES = 0.2
+"""So many leases dials wait for the next store; then they are refused."""
 END_S = 1.0
 """For the last copy of the journal, when the session is stopped."""
 
@@ -51,6 +60,8 @@ class ClusterPort(NamedTuple):
     """Descriptor of the listening socket that others know."""
     daemon: int
     """Descriptor through which it hands us connections that are ours."""
+    refuse: Callable[[], None]
+    """Closes the port to dials until a store listens again (``door.refuse``)."""
 
 
 class StoreLink:
@@ -110,6 +121,7 @@ class StoreLink:
         if self._connection is not None:
             self._connection.close()
         self._away_since = self._away_since or clock.now()
+        self._refuse_dials()
         is_short = clock.now() < self._started_at + SHORT_LIFE_S
         self._short_lives = self._short_lives + 1 if is_short else 0
         if self._short_lives > 1:
@@ -151,9 +163,20 @@ class StoreLink:
             )
         except OSError as error:
             self._tell(f"the control store cannot be started: {error}")
+            self._refuse_dials()
             self._loop.call_later(PAUSE_MOST_S, self._start)
             return
         self._connect()
+
+    def _refuse_dials(self) -> None:
+        """There is no store: who dials it is told so, if that takes long."""
+        away_s = clock.now() - (self._away_since or clock.now())
+        if self._cluster is None or away_s < REFUSES_LEASES * self._cluster.told.lease_s:
+            return
+        try:
+            self._cluster.refuse()
+        except OSError as error:
+            self._tell(f"the port of the cluster cannot be closed to dials: {error}")
 
     def _connect(self) -> None:
         if not self.pid or self._connection is not None:

@@ -34,7 +34,7 @@ from shoal._proto import links, membership
 from shoal._proto.links import NodeBody
 from shoal._runtime.daemon_loop import Loop, Timer
 from shoal._runtime.links import keys
-from shoal._runtime.links.door import Arrival, Desk, Door
+from shoal._runtime.links.door import Arrival, Desk, Door, listen_again
 from shoal._runtime.links.handshake import Contexts
 from shoal._runtime.links.joining import JoinDesk
 from shoal._runtime.links.peers import PeerEvents, PeerOptions, Peers
@@ -95,6 +95,7 @@ class ClusterStore:
         hand: dict[int, Desk] = dict.fromkeys((links.NODE, links.BULK, links.BULK_BACK), self._hand)
         joins = JoinDesk(loop, Contexts(credentials), self._say)
         desks: dict[int, Desk] = {links.JOIN: joins, **self._peers.desks(), **hand}
+        listen_again(sockets[0])
         self._door = Door(loop, sockets[0], credentials.secret.id, desks)
         self._step(members.Served())
 

@@ -60,6 +60,13 @@ def run(words: list[str]) -> int:
     except (CommandError, errors.ShoalError, session_dir.SessionDirectoryError) as error:
         print(f"shoal: {error}", file=sys.stderr)
         return 1
+    except (TimeoutError, ConnectionError) as error:
+        print(
+            f"shoal: a node daemon does not answer ({error}).\nWhat to do: `shoal status` names"
+            " it; send it SIGCONT if it is stopped, else see whether this machine is overloaded.",
+            file=sys.stderr,
+        )
+        return 1
     return result if isinstance(result, int) else 0
 
 

@@ -8,7 +8,6 @@ are ``step(now, event) -> [command]``; their events and commands stand in ``inte
 ``nodes``           store: epochs, leases, suspicion, declared deaths, the view that nodes get
 ``placing_actors``  store: which incarnation of an actor is offered to which node; names
 ``groups``          store: bundles prepared and committed on several nodes
-``extending``       the store's supervisor: leases go on while no store runs
 ``exchange``        both: orders and facts that are repeated until they have arrived
 ``lease``           node: joining, renewing, what its lease still lets it do, ending everything
 ``wishes``          node: what its programs ask of the store

@@ -125,6 +125,30 @@ def _listen(host: str, port: int, address: str) -> socket.socket:
     return listening
 
 
+def refuse(port: int) -> None:
+    """Have the kernel refuse who dials that listening descriptor, also those that wait there, until
+    somebody listens again. Its address stays its own.
+
+    Raises:
+        OSError: it is no socket, or its address is another's now.
+    """
+    with socket.socket(fileno=os.dup(port)) as listening:
+        where = listening.getsockname()
+        if not listening.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+            return
+        listening.shutdown(socket.SHUT_RD)
+        try:
+            listening.bind(where)  # the kernel has taken the port back if it had chosen it itself
+        except OSError as error:
+            if error.errno != errno.EINVAL:  # it is bound still
+                raise
+
+
+def listen_again(listening: socket.socket) -> None:
+    """Take dials again after ``refuse``; otherwise it changes nothing."""
+    listening.listen(BACKLOG)
+
+
 class _Stranger:
     """A connection whose preface has not come whole."""
 

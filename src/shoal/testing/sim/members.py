@@ -68,8 +68,6 @@ class MembersWorld(Network):
         super().__init__(seed)
         self.is_plain = is_plain
         self.validates = True
-        self.has_supervisor = seed % 2 == 0
-        """Leases are extended while there is no store."""
         self.encodes = seed % 8 == 0
         self.struck_at = -1e9
         """When anything was last struck."""

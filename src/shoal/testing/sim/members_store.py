@@ -10,9 +10,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from shoal._base.config import LeaseTimes
 from shoal._core.members import interface as on
-from shoal._core.members.extending import Extender
 from shoal._core.members.store_side import MembersMachine
 from shoal._core.resources import parse
 from shoal._core.store import Effect, Erase, Keep
@@ -51,8 +49,6 @@ class SimStore:
         self._life = 0
         self.is_silent = False
         """When it is away, so is its machine: nobody says that nobody listens."""
-        self._stand_in: Extender | None = None
-        """Answers renewals while there is no store."""
         self._alarm = 0
         self._batch: list[on.StoreCommand] = []
         self._is_writing = False
@@ -70,7 +66,6 @@ class SimStore:
             world.later(self.away_until - world.now, self.start)
             return
         self.epoch += 1
-        self._stand_in = None
         self.machine = MembersMachine(self.epoch, self._choose_actor, self._choose_group)
         self.machine.restore(self.disk.items())
         self._step(on.Served())
@@ -78,7 +73,7 @@ class SimStore:
     @property
     def is_refusing(self) -> bool:
         """Nobody listens where it was."""
-        return self.machine is None and self._stand_in is None and not self.is_silent
+        return self.machine is None and not self.is_silent
 
     def kill(self) -> None:
         """SIGKILL; another one starts."""
@@ -90,8 +85,6 @@ class SimStore:
         if self._unsynced and self._world.random.random() < 0.5:
             self._apply(self._unsynced)
         self._batch, self._unsynced, self._is_writing = [], [], False
-        if self._world.has_supervisor:
-            self._stand_in = Extender(self.epoch, self.disk.items(), LeaseTimes())
         self._unread.clear()
         self.stopped_until = 0.0
         self._world.later(START_S, self.start)
@@ -125,10 +118,6 @@ class SimStore:
         """A message has arrived."""
         if self.machine is not None:
             self._post(on.Heard(body))
-        elif self._stand_in is not None:
-            answer = self._stand_in.answer(body)
-            if answer is not None:
-                self._tell(body.node, answer)
 
     def suspect(self, node: str, epoch: int) -> None:
         """The connection to a node has ended."""
