@@ -1,9 +1,13 @@
 """What is going on: read-only tables of the session, as lists of small typed records.
 
 Each function takes ``limit`` (how many rows at most) and filters by field:
-``tasks(state="RUNNING")``. Tables of the control store (nodes, jobs, actors, groups, functions,
-workers) are asked from the daemon; tasks, objects and events are read straight from node memory,
-without disturbing anybody.
+``tasks(state="RUNNING")``. In a cluster, nodes, jobs, actors, groups, workers, tasks, objects and
+memory are those of all nodes; a node that does not answer within two seconds is named in a
+``RuntimeWarning``. The others (events, stories, functions, environments, logs, metrics) are of this
+node.
+
+Most tables are asked from the daemon; events, and on one machine tasks and objects, are read
+straight from node memory, without disturbing anybody.
 
 Example:
     >>> shoal.state.actors(state="ALIVE")
@@ -14,7 +18,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
 import msgspec
@@ -24,9 +28,8 @@ from shoal._proto import messages
 from shoal._runtime import cluster, explaining, history, log_records, metric_files, task_rows
 from shoal._runtime import log_files as _log_files
 from shoal._runtime import session as sessions
-from shoal._runtime.chosen_rows import chosen
+from shoal._runtime.chosen_rows import check, chosen
 from shoal._runtime.event_ids import EventIds
-from shoal._runtime.event_names import Names
 from shoal.errors._why import Why
 
 T = TypeVar("T", bound=msgspec.Struct)
@@ -57,6 +60,8 @@ class Job(msgspec.Struct, frozen=True):
     namespace: str = ""
     entrypoint: str = ""
     reason: str = ""
+    node_id: str = ""
+    """Id of the node whose job it is; numbers of jobs are of one node."""
 
 
 class Worker(msgspec.Struct, frozen=True):
@@ -72,6 +77,8 @@ class Worker(msgspec.Struct, frozen=True):
     blocked: bool = False
     actor_id: str = ""
     memory_bytes: int | None = None
+    node_id: str = ""
+    """Id of its node, as in all tables; ``worker``, ``job`` and ``queue`` are numbers of that."""
 
 
 class MemoryPeak(msgspec.Struct, frozen=True):
@@ -100,6 +107,8 @@ class Actor(msgspec.Struct, frozen=True):
     detached: bool = False
     cause: str = ""
     """Why it is dead."""
+    node_id: str = ""
+    """Id of the node that it lives on; of one that has no place, of that which made it."""
 
 
 class Group(msgspec.Struct, frozen=True):
@@ -149,7 +158,7 @@ class Task(msgspec.Struct, frozen=True):
     function: str
     """Name of the function, or ``Class.method``."""
     state: str
-    """HELD (waits for arguments), QUEUED, FORWARDED (another node has it, or is to have it),
+    """HELD (waits for arguments), QUEUED, FORWARDED (it waits on another node, or for one),
     RUNNING, FINISHED or FAILED."""
     attempt: int
     worker: int
@@ -170,7 +179,9 @@ class Task(msgspec.Struct, frozen=True):
     """When its last attempt began; of what another node ran, when it was sent there."""
     ended_s: float | None = None
     node: str = ""
-    """Name of the node that it was forwarded to; "": this one, or one is being looked for."""
+    """Name of the other node that has it, or ran it; "": this one, or one is being looked for."""
+    node_id: str = ""
+    """Id of that node."""
 
 
 class Object(msgspec.Struct, frozen=True):
@@ -184,6 +195,8 @@ class Object(msgspec.Struct, frozen=True):
     pins: int
     owner: int
     """Index of the process that made it, -1 for none."""
+    node_id: str = ""
+    """Id of the node that has its bytes."""
 
 
 class Event(msgspec.Struct, frozen=True):
@@ -258,6 +271,8 @@ class Held(msgspec.Struct, frozen=True):
     site: str = ""
     """The line of the call, of programs that run with SHOAL_RECORD_CALL_SITES=1."""
     holders: list[Holder] = []
+    node_id: str = ""
+    """Id of the node whose memory this is about."""
 
 
 _ENDED = frozenset({"FINISHED", "FAILED"})
@@ -322,7 +337,9 @@ def memory(*, limit: int = DEFAULT_LIMIT, **filters: Any) -> list[Held]:
         >>> shoal.state.memory(object_id=ref.hex())[0].holders[0].name
         'the program'
     """
-    rows = (msgspec.convert(row, Held) for row in cluster.table("memory", DEFAULT_LIMIT))
+    check(Held, filters)
+    found = cluster.everywhere("memory", DEFAULT_LIMIT, filters)
+    rows = (msgspec.convert(row, Held) for row in found)
     return chosen(rows, Held, limit, filters)
 
 
@@ -427,19 +444,15 @@ def tasks(*, limit: int = DEFAULT_LIMIT, **filters: Any) -> list[Task]:
         >>> task.state, task.function, task.error
         ('FINISHED', 'len', '')
     """
-    told = history.read(_memory().list_events(history.ALL))
-    names = Names()
-    ids = _event_ids(told)
-    rows: list[Task] = []
+    if cluster.is_many():
+        return _asked("tasks", Task, limit, filters)
+    reader = task_rows.TaskRows(_memory(), sessions.current().node_id, cluster.names())
+    rows: list[task_rows.Row] = []
     if filters.get("state") not in _ENDED:
-        most = limit if not filters else history.ALL
-        found = _memory().list_tasks(most)
-        rows += [Task(**row) for row in task_rows.unended(found, told, names)]
+        rows += reader.unended(limit if not filters else history.ALL)
     if len(rows) < limit or filters:
-        living = {row.task_id for row in rows}
-        over = (Task(**task_rows.ended(task, names, ids)) for task in history.ended(told))
-        rows += [row for row in over if row.task_id not in living]
-    return chosen(rows, Task, limit, filters)
+        rows += reader.ended({row["task_id"] for row in rows})
+    return chosen(_made(rows, Task), Task, limit, filters)
 
 
 def _event_ids(told: Mapping[int, history.Told], rows: Iterable[history.Row] = ()) -> EventIds:
@@ -454,20 +467,10 @@ def objects(*, limit: int = DEFAULT_LIMIT, **filters: Any) -> list[Object]:
         >>> shoal.state.objects(object_id=ref.hex())[0].state
         'VALUE'
     """
-    failed = (_native.FORMAT_ERROR_PICKLE, _native.FORMAT_ERROR_RECORD)
-    ids = _event_ids({})
-    rows = (
-        Object(
-            object_id=ids.value(key),
-            state="PENDING" if not format else "ERROR" if format in failed else "VALUE",
-            size_bytes=size,
-            refs=refs,
-            pins=pins,
-            owner=owner,
-        )
-        for key, format, size, refs, pins, owner in _memory().list_objects(limit)
-    )
-    return chosen(rows, Object, limit, filters)
+    if cluster.is_many():
+        return _asked("objects", Object, limit, filters)
+    rows = task_rows.of_values(_memory(), sessions.current().node_id, limit)
+    return chosen(_made(rows, Object), Object, limit, filters)
 
 
 def events(*, limit: int = DEFAULT_LIMIT, **filters: Any) -> list[Event]:
@@ -478,7 +481,7 @@ def events(*, limit: int = DEFAULT_LIMIT, **filters: Any) -> list[Event]:
         >>> shoal.state.events(id=ref.hex())[0].kind
         'put'
     """
-    names = Names()
+    names = cluster.names()
     found = _memory().list_events(limit)
     ids = _event_ids(history.read(found), found)
     rows = (
@@ -543,8 +546,13 @@ def _asked(
     filters: Mapping[str, Any],
     clear: Callable[[Mapping[str, Any]], Mapping[str, Any]] = lambda row: row,
 ) -> list[T]:
+    """Rows of a table of this node's, or of all nodes where there is one of all."""
     asked = limit if not filters else DEFAULT_LIMIT
+    check(kind, filters)
+    seen = (clear(row) for row in cluster.everywhere(table, asked, filters))
+    return chosen(_made(seen, kind), kind, limit, filters)
+
+
+def _made(rows: Iterable[Mapping[str, Any]], kind: type[T]) -> Iterator[T]:
     fields = kind.__struct_fields__
-    seen = (clear(row) for row in cluster.table(table, asked))
-    rows = (kind(**{name: row[name] for name in fields if name in row}) for row in seen)
-    return chosen(rows, kind, limit, filters)
+    return (kind(**{name: row[name] for name in fields if name in row}) for row in rows)

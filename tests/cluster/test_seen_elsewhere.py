@@ -276,8 +276,12 @@ def test_a_generator_on_another_node_is_explained() -> None:
 
 # ---- tables
 def test_tables_say_where_tasks_and_values_are(held: Any) -> None:
-    (row,) = shoal.state.tasks(task_id=held.task_id().hex())
-    assert (row.state, row.node, row.worker, row.started_s) == ("FORWARDED", "node-2", -1, None)
+    def runs_there() -> bool:
+        (row,) = shoal.state.tasks(task_id=held.task_id().hex())
+        assert row.state in ("FORWARDED", "RUNNING") and row.node == "node-2", row
+        return row.state == "RUNNING" and row.worker > 0 and row.started_s is not None
+
+    assert wait_until(runs_there, LONG_S)
 
     @shoal.remote
     def big() -> Any:

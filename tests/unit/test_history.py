@@ -28,6 +28,7 @@ def test_a_task_from_its_call_to_its_end() -> None:
         (4, WORKER, SEALED, TASK, 0, VALUE, JOB, False),
     ]
     task = Told(TASK, FUNCTION, WORKER, 1, PARENT, 1, 3, 4, "a name of its own", job=JOB, actor=0)
+    task.by = DRIVER
     assert read(rows) == {TASK: task}
     assert ended(read(rows)) == [task]
 

@@ -106,6 +106,21 @@ def _stored(table: str, t: NodeTables) -> list[Row]:
     return list(t.store.rows.get(table, {}).values())
 
 
+def _of_here(table: str, t: NodeTables) -> list[Row]:
+    """With the node whose table it is."""
+    node = t.config.node_id.hex()
+    return [{**row, "node_id": node} for row in _stored(table, t)]
+
+
+def _actors(t: NodeTables) -> list[Row]:
+    """With the node that each lives on."""
+    hosts = {actor.actor_id: actor.host for actor in t.actors.living.values()}
+    rows = _of_here("actors", t)
+    for row in rows:
+        row["node_id"] = hosts.get(str(row["actor_id"])) or row["node_id"]
+    return rows
+
+
 def _nodes(t: NodeTables) -> list[Row]:
     return [
         {
@@ -139,6 +154,7 @@ def _workers(t: NodeTables) -> list[Row]:
                 "blocked": attachment is not None and attachment.is_blocked,
                 "actor_id": "" if actor is None else actor.actor_id,
                 "memory_bytes": None if watched is None else max(0, watched.last.own_bytes),
+                "node_id": t.config.node_id.hex(),
             }
         )
     return rows
@@ -203,8 +219,8 @@ def _session(t: NodeTables) -> list[Row]:
 
 _TABLES = {
     "nodes": _nodes,
-    "jobs": lambda t: _stored("jobs", t),
-    "actors": lambda t: _stored("actors", t),
+    "jobs": lambda t: _of_here("jobs", t),
+    "actors": _actors,
     "groups": lambda t: _stored("groups", t),
     "functions": lambda t: _stored("functions", t),
     "workers": _workers,

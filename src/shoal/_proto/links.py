@@ -44,6 +44,7 @@ import msgspec
 from shoal._proto.bridge import BridgeBody
 from shoal._proto.frames import FrameError
 from shoal._proto.holds import HoldsBody
+from shoal._proto.listings import ListingsBody
 from shoal._proto.membership import ToNode, ToStore
 from shoal._proto.messages import VERSION, Message
 
@@ -238,7 +239,9 @@ class Piece(Message, frozen=True):
     why: str = ""
 
 
-NodeBody = Union[Relay, DialBulk, PieceAsked, Piece, ToStore, ToNode, HoldsBody, BridgeBody]
+NodeBody = Union[
+    Relay, DialBulk, PieceAsked, Piece, ToStore, ToNode, HoldsBody, BridgeBody, ListingsBody
+]
 """Everything that daemons say to each other."""
 
 

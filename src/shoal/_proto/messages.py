@@ -394,10 +394,16 @@ class GetTable(Message, frozen=True):
     table: str
     limit: int = 10_000
     about: str = ""
+    is_everywhere: bool = False
+    """Of all nodes of a cluster, as far as they answer soon (``_core.listings``)."""
+    filters: dict[str, object] = {}
+    """... and only what equals these; rows of one machine are chosen by who asks."""
 
 
 class Table(Message, frozen=True):
     rows: list[dict[str, object]]
+    notices: list[str] = []
+    """What is missing in it."""
 
 
 class AskWhy(Message, frozen=True):

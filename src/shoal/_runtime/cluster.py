@@ -2,21 +2,58 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Mapping
 from typing import Any
 
+from shoal import errors
 from shoal._core.resources import UNIT
 from shoal._proto import messages
 from shoal._runtime import machine_facts
 from shoal._runtime import session as sessions
+from shoal._runtime.event_names import NamedActor, Names
 
 Row = dict[str, float]
 LIVING = ("ALIVE", "DRAINING")
+PLAIN = (str, bool, int, float, type(None))
+"""What a filter may be that other nodes choose by."""
 
 
 def table(name: str, limit: int = 10_000) -> list[dict[str, Any]]:
     """Rows of one of the daemon's tables."""
     return sessions.current().request(messages.GetTable(name, limit), messages.Table).rows
+
+
+def is_many() -> bool:
+    """Whether this node is one of a cluster."""
+    return bool(table("cluster"))
+
+
+def everywhere(
+    name: str, limit: int = 10_000, filters: Mapping[str, Any] | None = None
+) -> list[dict[str, Any]]:
+    """Rows of a table of all nodes; who does not answer soon is named in a warning."""
+    sent: dict[str, object] = {k: v for k, v in (filters or {}).items() if isinstance(v, PLAIN)}
+    asked = messages.GetTable(name, limit, is_everywhere=True, filters=sent)
+    told = sessions.current().request(asked, messages.Table)
+    for text in told.notices:
+        warnings.warn(text, RuntimeWarning, stacklevel=4)
+    return told.rows
+
+
+def names() -> Names:
+    """Names of what stands in this node's events."""
+    functions = {row["key"]: str(row["name"]) for row in table("functions")}
+    actors = {row["key"]: NamedActor(row["actor_id"], row["class_name"]) for row in table("actors")}
+    return Names(functions, actors, _methods_of)
+
+
+def _methods_of(actor_id: str) -> bytes:
+    try:
+        body = messages.DescribeActor(actor_id)
+        return sessions.current().request(body, messages.ActorInfo).spec.methods
+    except errors.ActorNotFoundError:  # it has gone since
+        return b""
 
 
 def nodes() -> list[dict[str, Any]]:
@@ -46,7 +83,7 @@ def nodes() -> list[dict[str, Any]]:
 
 
 def list_named_actors(all_namespaces: bool = False) -> list[str] | list[dict[str, str]]:
-    """Return the names of the living actors of this namespace.
+    """Return the names of the living actors of this namespace, of all nodes.
 
     Args:
         all_namespaces: Return those of every namespace, as dicts of ``namespace`` and ``name``.
@@ -56,7 +93,8 @@ def list_named_actors(all_namespaces: bool = False) -> list[str] | list[dict[str
         >>> shoal.util.list_named_actors()
         ['keeper']
     """
-    named = [row for row in table("actors") if row.get("name") and row.get("state") != "DEAD"]
+    rows = everywhere("actors")
+    named = [row for row in rows if row.get("name") and row.get("state") != "DEAD"]
     if all_namespaces:
         return [{"namespace": row["namespace"], "name": row["name"]} for row in named]
     namespace = sessions.current().namespace

@@ -42,6 +42,7 @@ from shoal._proto.bridge import (
 )
 from shoal._proto.holds import HoldsBody
 from shoal._proto.links import NodeBody
+from shoal._proto.listings import AskRows, RowsTold
 from shoal._runtime.bridge.around import HomeRow, LockRow, NameRow, Surroundings, Watch
 from shoal._runtime.bridge.bridging import Bridging
 from shoal._runtime.daemon_actors_abroad import ActorsAbroad
@@ -51,6 +52,7 @@ from shoal._runtime.daemon_forwarding import Outgoing
 from shoal._runtime.daemon_groups_abroad import GroupsAbroad
 from shoal._runtime.daemon_homes import Homes
 from shoal._runtime.daemon_hosting import Incoming
+from shoal._runtime.daemon_listings import Listings
 from shoal._runtime.daemon_locks import SharedLocks
 from shoal._runtime.daemon_loop import Loop
 from shoal._runtime.daemon_names import Names
@@ -99,6 +101,7 @@ class Abroad:
         self.seen = Seen(machine, cluster, post)
         self.names = Names(loop, machine, cluster, post)
         self.locks = SharedLocks(loop, cluster, machine.tables.locks)
+        self.listings = Listings(loop, memory, machine, cluster, self.bridges)
         self.groups = GroupsAbroad(cluster, post)
         self.actors = ActorsAbroad(loop, memory, machine, cluster, post, ways)
         self.homes = Homes(loop, machine, cluster, self.actors, post)
@@ -220,10 +223,13 @@ class Abroad:
 
     def _tell_nodes(self) -> None:
         self.seen.tell_nodes(frozenset(self._epochs))
+        self.listings.tell_nodes(frozenset(self._epochs))
 
     # ---- what they send
     def _received(self, node: str, body: NodeBody) -> None:
-        if not isinstance(body, _CROSSING):
+        if isinstance(body, AskRows | RowsTold):
+            self.listings.received(node, body)
+        elif not isinstance(body, _CROSSING):
             print(f"node {node} said what nobody understands", file=sys.stderr, flush=True)
         elif isinstance(body, PrintedLines):
             self.seen.show(node, body)

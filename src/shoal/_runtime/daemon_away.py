@@ -74,15 +74,6 @@ class Whereabouts:
                 return Lent()
         return None
 
-    def lent_rows(self, _: str) -> list[dict[str, object]]:
-        """The table ``lent``: keys of tasks that other nodes have, and the names of those."""
-        return [
-            {"key": lending.key, "node": self.abroad.seen.name_of(lending.node)}
-            for bridging in self._bridges()
-            if self.abroad is not None
-            for lending in bridging.machine.lendings.values()
-        ]
-
     def home(self, key: int) -> str:
         """Which other node gives the value of ``key``; "": it is of this one."""
         names = (each.proxies.proxy_name(key) for each in self._bridges())

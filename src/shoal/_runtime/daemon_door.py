@@ -60,6 +60,10 @@ class Door:
         self._refreshed: set[str] = set()
         self.refresh: Callable[[Callable[[], None]], None] = lambda then: then()
         """Calls ``then`` when what other nodes say is new enough to be shown."""
+        self.everywhere: Callable[[Connection, int, messages.GetTable], bool] = lambda *_: False
+        """Takes a question for a table of the whole cluster; False: this node is all there is."""
+        self._inner: dict[int, Callable[[list[dict[str, object]]], None]] = {}
+        """Questions of the daemon's own, as if observers had asked."""
         self.gone: Callable[[int], None] = lambda index: None
         """Told of each process whose connection has ended."""
         self._observers: dict[int, Connection] = {}
@@ -91,6 +95,24 @@ class Door:
         if connection.index is not None:
             self._post(events.Requested(connection.index, request, body))
 
+    def read(
+        self, body: messages.GetTable, then: Callable[[list[dict[str, object]]], None]
+    ) -> None:
+        """Call ``then`` with the rows of one of this node's own tables, soon."""
+        if body.table in self._tables:
+            then(self._tables[body.table](body.about)[: body.limit])
+            return
+        index = next(self._observer_numbers)
+        self._inner[index] = then
+        self._post(events.Requested(index, 0, body))
+
+    def answered(self, index: int, body: object) -> bool:
+        """Whether the daemon itself has asked that."""
+        then = self._inner.pop(index, None)
+        if then is not None:
+            then(body.rows if isinstance(body, messages.Table) else [])
+        return then is not None
+
     def connection(self, index: int) -> Connection | None:
         """The connection of a process or observer, if it is there."""
         if index < 0:
@@ -100,7 +122,8 @@ class Door:
 
     def sizes(self) -> dict[str, int]:
         """How much is kept."""
-        return {"observers": len(self._observers), "drivers": len(self.drivers)}
+        asked = len(self._observers) + len(self._inner)
+        return {"observers": asked, "drivers": len(self.drivers)}
 
     def tell_all(self, news: messages.Body) -> None:
         """Send ``news`` to everybody who is connected."""
@@ -131,12 +154,17 @@ class Door:
                 self._greet(connection, frame.id, body)
         elif connection.index is None:
             self._refuse(connection, frame.id, "the first message must be a Hello")
+        elif isinstance(body, messages.GetTable) and self._is_of_all(connection, frame.id, body):
+            pass
         elif isinstance(body, messages.GetTable) and body.table in self._tables:
             self._answer_table(connection, frame.id, body)
         elif type(body) in self._requests:
             self._requests[type(body)](connection, frame.id, body)
         else:
             self._post(events.Requested(connection.index, frame.id, body))
+
+    def _is_of_all(self, connection: Connection, request: int, body: messages.GetTable) -> bool:
+        return body.is_everywhere and self.everywhere(connection, request, body)
 
     def _answer_table(self, connection: Connection, request: int, body: messages.GetTable) -> None:
         def answer() -> None:

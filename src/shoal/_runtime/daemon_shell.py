@@ -183,7 +183,6 @@ class Daemon:
         self._node_memory.abroad = abroad
         self._spiller.came_back, self._lost.made_again = abroad.came_home, abroad.made_again
         self._places.abroad, self._places.stays = abroad, stays_here
-        self._door.add_table("lent", self._places.lent_rows)
         abroad.seen.show_lines, self._lines.send_home = self._lines.show, abroad.seen.send_lines
         parts = (abroad.actors, abroad.actors.callers, abroad.names, abroad.groups, leases)
         self._perform |= performers(ACROSS, *parts)
@@ -255,6 +254,8 @@ class Daemon:
             abroad.looked(event.queues if isinstance(event, events.Looked) else ())
 
     def perform_reply(self, command: commands.Reply) -> None:
+        if self._door.answered(command.index, command.body):
+            return
         connection = self._door.connection(command.index)
         if connection is not None:
             body: Any = command.body

@@ -209,6 +209,7 @@ def memory_rows(
                 "made_by": name,
                 "site": sites.get(key, ""),
                 "holders": holders.get(key, []),
+                "node_id": machine.tables.config.node_id.hex(),
             }
         )
     return rows

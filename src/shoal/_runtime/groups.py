@@ -494,12 +494,12 @@ def placement_group_table(placement_group: PlacementGroup | None = None) -> dict
     """
     if placement_group is not None:
         _check_group(placement_group)
-    rows = _shown_rows()
     if placement_group is None:
-        return rows
+        return _shown_rows(cluster.everywhere("groups"))
+    rows = _shown_rows(cluster.table("groups"))
     group_id = placement_group.id.hex()
     if group_id not in rows and _is_known(group_id):
-        rows = _shown_rows()
+        rows = _shown_rows(cluster.table("groups"))
     found: dict[str, Any] = rows.get(group_id, {})
     return found
 
@@ -513,9 +513,9 @@ def _is_known(group_id: str) -> bool:
     return True
 
 
-def _shown_rows() -> dict[str, Any]:
+def _shown_rows(rows: list[dict[str, Any]]) -> dict[str, Any]:
     node = sessions.current().node_id.hex()
-    return {row["group_id"]: _shown(row, node) for row in cluster.table("groups")}
+    return {row["group_id"]: _shown(row, node) for row in rows}
 
 
 def _shown(row: Mapping[str, Any], node: str) -> dict[str, Any]:

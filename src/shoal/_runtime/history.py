@@ -57,6 +57,8 @@ class Told(msgspec.Struct):
     """That its id names; 0: not known any more."""
     actor: int | None = None
     """Key of the actor that is called, 0: none; None: not known any more."""
+    by: int = -1
+    """The process that submitted it; -1: not known any more."""
     is_by_actor: bool = False
     """Whether an actor submitted it."""
 
@@ -72,7 +74,8 @@ def read(rows: Iterable[Row]) -> dict[int, Told]:
         if told is None:
             told = found[key] = Told(key, job=job)
         if kind == SUBMITTED:
-            told.submitted_ns, told.parent, told.is_by_actor = ns, about, is_by_actor
+            told.submitted_ns, told.by = ns, process
+            told.parent, told.is_by_actor = about, is_by_actor
         elif kind == TAKEN:
             told.taken_ns, told.worker, told.about, told.attempt = ns, process, about, number
             told.actor = actor_of(about)

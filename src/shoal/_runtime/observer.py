@@ -73,6 +73,11 @@ class Observer:
         """Return the rows of one of the daemon's tables."""
         return self.ask(messages.GetTable(name, limit), messages.Table).rows
 
+    def everywhere(self, name: str, limit: int = 10_000) -> messages.Table:
+        """Return the rows of all nodes, of a table that there is of them all, and what is
+        missing."""
+        return self.ask(messages.GetTable(name, limit, is_everywhere=True), messages.Table)
+
     def resources(self) -> messages.Resources:
         """Return the node's totals and what of them is free."""
         return self.ask(messages.GetResources(), messages.Resources)

@@ -18,7 +18,6 @@ from shoal import _native
 from shoal._base import clock, typed_ids
 from shoal._runtime import cluster, history
 from shoal._runtime import session as sessions
-from shoal._runtime.event_names import Names
 
 ROWS_PER_PROCESS = 1000
 NODE = 1
@@ -55,7 +54,7 @@ def timeline(filename: str | None = None) -> list[dict[str, Any]] | None:
     submitted = {row[3]: row for row in rows if row[2] == history.SUBMITTED}
     placed = list(lanes_of(slices))
     events = list(_labels({(piece.process, lane) for piece, lane in placed}))
-    names = Names()
+    names = cluster.names()
     for piece, lane in placed:
         actor = history.actor_of(piece.about)
         told: dict[str, Any] = {

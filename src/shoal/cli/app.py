@@ -119,6 +119,8 @@ def list_(
 ) -> int:
     """Show a table of your session: nodes, jobs, actors, groups, functions, workers or queues.
 
+    In a cluster nodes, jobs, actors, groups and workers are those of all nodes.
+
     Parameters
     ----------
     table
@@ -133,9 +135,17 @@ def list_(
     sessions = _reachable()
     if not sessions:
         raise CommandError("no session is running")
+    shown: set[object] = set()
     for path in sessions:
         with Observer(path) as observer:
-            rows = [_readable(row) for row in observer.table(table, limit)]
+            if observer.welcome.node_id.hex() in shown:
+                continue  # a node of a cluster that another one has shown
+            told = observer.everywhere(table, limit)
+            if table in report.SHARED_TABLES:
+                shown.update(row["node_id"] for row in observer.table("members"))
+        rows = [_readable(row) for row in told.rows]
+        for text in told.notices:
+            print(f"shoal: {text}", file=sys.stderr)
         if as_json:
             print(json.dumps(rows, default=_plain))
         else:

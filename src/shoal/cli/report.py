@@ -14,6 +14,8 @@ from shoal._core.policies.labels import NODE_ID_LABEL
 from shoal._runtime.observer import Observer
 
 TABLES = ("nodes", "jobs", "actors", "groups", "functions", "workers", "queues")
+SHARED_TABLES = ("nodes", "jobs", "actors", "groups", "workers")
+"""Those that all nodes of a cluster answer with the same."""
 PIPE_COLUMNS = 400
 _BYTES = ("memory", "object_store_memory")
 

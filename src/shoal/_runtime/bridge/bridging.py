@@ -33,6 +33,8 @@ _SIZE = 16
 """Of ``Memory.sight``."""
 EARLY_ROWS_MOST = 100_000
 """So much a node may have to say before we have heard of it; more is not believed."""
+RAN_MOST = 4096
+"""As many tasks as a process remembers events."""
 _TASK_ROWS = (
     rows.ForwardTask,
     rows.RecallTask,
@@ -98,6 +100,8 @@ class Bridging:
         """Refs to what the row names that is being dealt with."""
         self._said: tuple[float, int | None] = (0.0, None)
         """How long a task ran, and how many more its node takes, as it has just said."""
+        self.ran_on: dict[int, str] = {}
+        """Who has run the last of our tasks that others have, for people."""
         self._jobs: dict[int, set[str]] = {}
         """Nodes that have had tasks of a job of ours."""
         self._overflows = 0
@@ -312,12 +316,14 @@ class Bridging:
                 self._jobs.setdefault(self.lending.job_of(order.key), set()).add(order.node)
             case bridge.TakeResults():
                 self.actors.ended(order.key)
+                self._note_place(order.key, order.node)
                 self._around.watch.over(order.key, *self._said)
                 self.lending.perform_take_results(order, self._carried)
             case bridge.RunAgain() | bridge.PutBack():
                 self._perform_again(order)
             case bridge.Fail():
                 self.actors.ended(order.key)
+                self._note_place(order.key, order.node)
                 self._around.watch.over(order.key, *self._said)
                 self.lending.perform_fail(order)
             case bridge.Begin():
@@ -330,6 +336,11 @@ class Bridging:
                 self.visiting.perform_report(order)
             case bridge.DropVisit():
                 self.visiting.perform_drop(order)
+
+    def _note_place(self, key: int, node: str) -> None:
+        self.ran_on[key] = node
+        if len(self.ran_on) > RAN_MOST:
+            del self.ran_on[next(iter(self.ran_on))]
 
     def _perform_again(self, order: bridge.RunAgain | bridge.PutBack) -> None:
         is_begun = isinstance(order, bridge.RunAgain)

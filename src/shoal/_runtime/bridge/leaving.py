@@ -57,7 +57,7 @@ class Leaving:
         if node in self.nodes:
             return
         self.nodes.add(node)
-        for key in self._proxies.of_node(node):
+        for key in [k for k, home in self._proxies.homes().items() if home[0] == node]:
             self.settled(key)
         for key in stays:
             self.fetch(key)

@@ -91,9 +91,9 @@ class Proxies:
         """The name of an object of another node; None: it is ours."""
         return self._names.get(key)
 
-    def of_node(self, node: str) -> list[int]:
-        """Proxies of what that node has."""
-        return [key for key, name in self._names.items() if name.node == node]
+    def homes(self) -> dict[int, tuple[str, int]]:
+        """Of all that stand for objects of other nodes: those, and the keys there."""
+        return {key: (name.node, name.key) for key, name in self._names.items()}
 
     def hold(self, names: Iterable[Name]) -> list[ObjectRef[Any]]:
         """Refs to objects that have slots here. What is gone all the same is one that is lost."""

@@ -312,6 +312,14 @@ class Visiting:
         task.forget()
         return True
 
+    def of_others(self) -> tuple[dict[int, tuple[str, int]], set[int]]:
+        """Of each visit that is a task here its home and its key there; and the keys of results
+        that are another node's."""
+        begun = [(at[0], visit) for at, visit in self._visits.items() if visit.results]
+        homes = {visit.results[0].key: (node, visit.body.key) for node, visit in begun}
+        kept = [ref for each in self._kept.values() for ref in each.values()]
+        return homes, {r.key for _, visit in begun for r in visit.results} | {r.key for r in kept}
+
     def kept_bytes(self) -> tuple[int, int]:
         """How many results are kept for their homes, and how large they are."""
         refs = [ref for each in self._kept.values() for ref in each.values()]

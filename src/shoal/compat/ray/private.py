@@ -312,13 +312,12 @@ def get_object_locations(
     if not obj_refs:
         raise ValueError("get_object_locations needs at least one ref")
     rows = {row.object_id: row for row in state.objects(limit=_ALL)}
-    me = sessions.current().node_id.hex()
     told = {}
     for ref in obj_refs:
         row = rows.get(ref.hex())
-        there = row is not None and row.state != "PENDING"
-        size = row.size_bytes if row is not None and there else 0
-        told[ref] = {"node_ids": [me] if there else [], "object_size": size, "did_spill": False}
+        told[ref] = {"node_ids": [], "object_size": 0, "did_spill": False}
+        if row is not None and row.state != "PENDING":
+            told[ref] |= {"node_ids": [row.node_id], "object_size": row.size_bytes}
     return told
 
 

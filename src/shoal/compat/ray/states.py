@@ -7,10 +7,9 @@ here knows are None. Of tasks that have ended, the last thousand or so of each p
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-import shoal
 from shoal import errors, state
 from shoal._base import clock
 from shoal.compat.ray.api import get_node_ip_address
@@ -76,8 +75,19 @@ def _job_id(job: int) -> str:
     return f"{job:08x}"
 
 
-def _node_id() -> str:
-    return str(shoal.get_runtime_context().get_node_id())
+def _worker_id(node: str, worker: int) -> str:
+    """Its process on that node; the beginning of what ``get_worker_id`` says there."""
+    return f"{node}{worker:08x}" if worker >= 0 else ""
+
+
+def _addresses() -> dict[str, str]:
+    """Of each node."""
+    return {row.node_id: _address(row) for row in state.nodes()}
+
+
+def _address(row: state.Node) -> str:
+    names = [name.removeprefix("node:") for name in row.total if name.startswith("node:")]
+    return next((name for name in names if not name.startswith("__")), get_node_ip_address())
 
 
 def _actor(row: state.Actor) -> Row:
@@ -87,7 +97,7 @@ def _actor(row: state.Actor) -> Row:
         state="PENDING_CREATION" if row.state == "PENDING" else row.state,
         job_id=_job_id(row.job),
         name=row.name or "",
-        node_id=_node_id(),
+        node_id=row.node_id or None,
         pid=row.pid,
         ray_namespace=row.namespace,
         death_cause=row.cause or None,
@@ -124,8 +134,8 @@ def _task(row: state.Task) -> Row:
         type="ACTOR_TASK" if row.actor_id else "NORMAL_TASK",
         func_or_class_name=row.function,
         parent_task_id=row.parent or None,
-        node_id=_node_id(),
-        worker_id=str(row.worker),
+        node_id=row.node_id or None,
+        worker_id=_worker_id(row.node_id, row.worker),
         error_type=failed,
         error_message=row.error or None,
         language="PYTHON",
@@ -145,32 +155,32 @@ def _epoch_ms(boot_s: float | None) -> int | None:
 def _node(row: state.Node) -> Row:
     return Row(
         node_id=row.node_id,
-        node_ip=get_node_ip_address(),
-        is_head_node=True,
+        node_ip=_address(row),
+        is_head_node="node:__internal_head__" in row.total,
         state=row.state or "ALIVE",
         node_name=row.name,
         resources_total=row.total,
     )
 
 
-def _worker(row: state.Worker) -> Row:
+def _worker(row: state.Worker, addresses: Mapping[str, str]) -> Row:
     return Row(
-        worker_id=str(row.worker),
+        worker_id=_worker_id(row.node_id, row.worker),
         is_alive=True,
         worker_type="WORKER",
-        node_id=_node_id(),
-        ip=get_node_ip_address(),
+        node_id=row.node_id or None,
+        ip=addresses.get(row.node_id, ""),
         pid=row.pid,
     )
 
 
-def _object(row: state.Object) -> Row:
+def _object(row: state.Object, addresses: Mapping[str, str]) -> Row:
     return Row(
         object_id=row.object_id,
         object_size=row.size_bytes,
         task_status="PENDING" if row.state == "PENDING" else "FINISHED",
         reference_type="LOCAL_REFERENCE",
-        ip=get_node_ip_address(),
+        ip=addresses.get(row.node_id, ""),
     )
 
 
@@ -195,9 +205,17 @@ def _job(row: state.Job) -> Row:
     )
 
 
-def _table(
-    read: Callable[[], Sequence[Any]], row: Callable[[Any], Row]
-) -> Callable[..., list[Row]]:
+def _workers() -> list[Row]:
+    addresses = _addresses()
+    return [_worker(row, addresses) for row in state.workers()]
+
+
+def _objects() -> list[Row]:
+    addresses = _addresses()
+    return [_object(row, addresses) for row in state.objects()]
+
+
+def _table(read: Callable[[], Iterable[Row]]) -> Callable[..., list[Row]]:
     def list_rows(
         address: str | None = None,
         filters: Sequence[Filter] | None = None,
@@ -209,20 +227,21 @@ def _table(
     ) -> list[Row]:
         """Rows that pass all filters ``(field, "=" or "!=", value)``, at most ``limit``.
 
-        The other arguments mean nothing: the answer is always whole and at once.
+        Nodes that do not answer within two seconds are named in a ``RuntimeWarning``. The other
+        arguments mean nothing.
         """
-        return _chosen(map(row, read()), filters, limit)
+        return _chosen(read(), filters, limit)
 
     return list_rows
 
 
-list_actors = _table(state.actors, _actor)
-list_jobs = _table(state.jobs, _job)
-list_nodes = _table(state.nodes, _node)
-list_objects = _table(state.objects, _object)
-list_placement_groups = _table(state.groups, _group)
-list_tasks = _table(state.tasks, _task)
-list_workers = _table(state.workers, _worker)
+list_actors = _table(lambda: map(_actor, state.actors()))
+list_jobs = _table(lambda: map(_job, state.jobs()))
+list_nodes = _table(lambda: map(_node, state.nodes()))
+list_objects = _table(_objects)
+list_placement_groups = _table(lambda: map(_group, state.groups()))
+list_tasks = _table(lambda: map(_task, state.tasks()))
+list_workers = _table(_workers)
 
 
 def get_actor(
@@ -264,7 +283,7 @@ def get_worker(
     id: str, address: str | None = None, timeout: int = 30, _explain: bool = False
 ) -> Row | None:
     """The row of one worker, None if there is none."""
-    return _only(map(_worker, state.workers()), "worker_id", id)
+    return _only(_workers(), "worker_id", id)
 
 
 def _summary(rows: Iterable[Row], by: str, title: str, fields: Sequence[str]) -> dict[str, Any]:
@@ -326,8 +345,8 @@ def summarize_objects(
     group = {
         "total_objects": len(rows),
         "total_size_mb": total_mb,
-        "total_num_workers": len({row.owner for row in rows}),
-        "total_num_nodes": 1,
+        "total_num_workers": len({(row.node_id, row.owner) for row in rows}),
+        "total_num_nodes": len({row.node_id for row in rows}) or 1,
         "task_state_counts": dict(counts),
     }
     return {
