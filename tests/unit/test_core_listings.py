@@ -120,6 +120,16 @@ def test_memory_is_told_from_the_largest_value() -> None:
     assert rows == [{"size_bytes": 2}, {"size_bytes": 1}]
 
 
+def test_rows_that_nobody_understands_are_left_out() -> None:
+    odd: list[Row] = [{}, {"key": []}, {"size_bytes": "many"}, {"group_id": [], "state": 1}]
+    for table in listings.TABLES:
+        kept = together(table, Answer(ME, []), Answer(FAR, [dict(row) for row in odd]))
+        assert kept == (odd if table not in listings.NEEDED else []), table
+    odd_home = task(FAR, 9, home=[ME, []])
+    rows = together("tasks", Answer(ME, [task(ME, 7)]), Answer(FAR, [odd_home]))
+    assert shown(rows, "task_id") == [("aa-7",), ("bb-9",)]
+
+
 # ---- choosing
 def test_nodes_choose_only_by_what_no_other_node_changes() -> None:
     given = {"name": "a", "pid": 7, "node_id": FAR, "cause": "killed"}

@@ -24,7 +24,9 @@ memory
    filters are applied to what comes of it.
 2. A node that does not answer is named, and so is one that has more rows than one message holds.
 3. Of a home that does not answer, visits and proxies are shown as they are.
-4. Times are those of the asker's machine: each node says when its own was booted.
+4. Whatever a node tells, who asks is answered: rows that nobody could put in their place are left
+   out.
+5. Times are those of the asker's machine: each node says when its own was booted.
 """
 
 from __future__ import annotations
@@ -45,6 +47,13 @@ TABLES: dict[str, frozenset[str]] = {
     "workers": frozenset({"worker", "pid", "state", "job", "actor_id"}),
 }
 """Tables that there are of the whole cluster, and the fields by which each node may choose."""
+NEEDED: dict[str, dict[str, type]] = {
+    "groups": {"group_id": str, "state": str, "job": int},
+    "memory": {"size_bytes": int},
+    "objects": {"key": int, "object_id": str},
+    "tasks": {"key": int, "task_id": str, "state": str, "parent": str, "node_id": str},
+}
+"""What is read of rows here; one that has it not is another release's, and is not shown."""
 PLAIN = (str, bool, int, float, type(None))
 """What a filter may be that is sent to other nodes."""
 ROWS_BYTES_MOST = 4 << 20
@@ -124,6 +133,12 @@ def _agrees(value: object, wanted: object) -> bool:
     return value == wanted or isinstance(value, bytes)
 
 
+def understood(table: str, rows: Iterable[Row]) -> list[Row]:
+    """The rows that can be put together with others."""
+    needed = NEEDED.get(table, {}).items()
+    return [row for row in rows if all(isinstance(row.get(name), kind) for name, kind in needed)]
+
+
 def for_others(table: str, rows: list[Row]) -> list[Row]:
     """Without what only programs of this node can name."""
     return [row for row in rows if "home" not in row] if table == "objects" else rows
@@ -156,6 +171,7 @@ def together(
     table: str, answers: list[Answer], me: str, name_of: Callable[[str], str]
 ) -> list[Row]:
     """The rows of the cluster; ``me`` is the node that is asked."""
+    answers = [Answer(each.node, understood(table, each.rows)) for each in answers]
     if table == "tasks":
         return _tasks(answers, me, name_of)
     if table == "groups":
@@ -196,7 +212,7 @@ Place = tuple[str, object]
 def _home_of(row: Row) -> Place | None:
     """Whose it is, and what it is there, if it is another node's."""
     home = row.pop("home", None)
-    if isinstance(home, list | tuple) and len(home) == 2:
+    if isinstance(home, list | tuple) and len(home) == 2 and isinstance(home[1], int):
         return str(home[0]), home[1]
     return None
 
@@ -241,7 +257,7 @@ def _tasks(answers: list[Answer], me: str, name_of: Callable[[str], str]) -> lis
         row["parent"] = called.get(row["parent"], row["parent"])
         row["node"] = "" if row["node_id"] == me else name_of(str(row["node_id"]))
     over = [row for row in rows if row["state"] in _ENDED]
-    over.sort(key=lambda row: -_number(row["ended_s"]))
+    over.sort(key=lambda row: -_number(row.get("ended_s")))
     return [row for row in rows if row["state"] not in _ENDED] + over
 
 
@@ -256,5 +272,5 @@ def _follow(
         if row["state"] not in _ENDED:
             row["node_id"] = visit["node_id"]
             if visit["state"] == "RUNNING":
-                row |= {name: visit[name] for name in ("state", "worker", "started_s")}
+                row |= {name: visit.get(name) for name in ("state", "worker", "started_s")}
         place = (host, visit["key"])

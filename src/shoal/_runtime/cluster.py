@@ -122,6 +122,19 @@ def available_resources() -> dict[str, float]:
     return {name: amount for name, amount in found.items() if amount > 0}
 
 
+def available_by_node() -> dict[str, Row]:
+    """What is free now, by id of the node: of this one as it is, of others as they said last."""
+    session = sessions.current()
+    found = {}
+    for row in table("members"):
+        if row["role"] == "node" and row["state"] in LIVING:
+            free = row["free_units"].items()
+            found[row["node_id"]] = {name: units / UNIT for name, units in free}
+    if (me := session.node_id.hex()) in found:
+        found[me] = session.request(messages.GetResources(), messages.Resources).available
+    return found
+
+
 def _resources(column: str, of_here: Callable[[messages.Resources], Row]) -> Row:
     """This node as it is, and what the others have said last."""
     session = sessions.current()

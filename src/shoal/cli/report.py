@@ -112,11 +112,11 @@ def print_status(observer: Observer) -> None:
     workers = observer.table("workers")
     actors = [row for row in observer.table("actors") if row.get("state") != "DEAD"]
     jobs = [row for row in observer.table("jobs") if row.get("state") == "RUNNING"]
+    clusters = observer.table("cluster")
     print(
-        f"  {count(living, 'node')}, {count(len(workers), 'worker')},"
+        f"  {count(living, 'node')}{'; here' if clusters else ','} {count(len(workers), 'worker')},"
         f" {count(len(actors), 'actor')}, {count(len(jobs), 'running job')}"
     )
-    clusters = observer.table("cluster")
     for row in clusters:
         print_cluster(row, nodes)
     if not clusters:

@@ -47,7 +47,7 @@ import shoal
 from shoal import state
 from shoal._base import clock
 from shoal._proto import messages
-from shoal._runtime import context
+from shoal._runtime import cluster, context
 from shoal._runtime import session as sessions
 from shoal.compat.ray import names
 from shoal.compat.ray.api import RayContext, get_node_ip_address
@@ -167,7 +167,10 @@ global_worker = GlobalWorker()
 
 def available_resources_per_node() -> dict[str, dict[str, float]]:
     """What is free now, by id of the node."""
-    return {row.node_id: dict(shoal.available_resources()) for row in state.nodes()}
+    return {
+        node: {name: amount for name, amount in free.items() if amount > 0}
+        for node, free in cluster.available_by_node().items()
+    }
 
 
 def total_resources_per_node() -> dict[str, dict[str, float]]:
@@ -177,7 +180,9 @@ def total_resources_per_node() -> dict[str, dict[str, float]]:
 
 def node_ids() -> list[str]:
     """A resource name of each node that is there."""
-    return [f"node:{get_node_ip_address()}" for _ in state.nodes()]
+    living = state.nodes(state="ALIVE")
+    found = [name for row in living for name in row.total if name.startswith("node:")]
+    return [name for name in found if not name.startswith("node:__")]
 
 
 def actors(actor_id: Any = None) -> dict[str, Any]:
