@@ -12,6 +12,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from shoal._runtime import registry
+from shoal._runtime.observer import Observer
+
 Done = subprocess.CompletedProcess
 COMMAND_S = 60.0
 WAIT_S = 30.0
@@ -71,8 +74,14 @@ class Machine:
         return {row["name"]: row for row in json.loads(done.stdout)}
 
     def alive(self) -> set[str]:
-        """Names of the nodes that live."""
-        return {name for name, row in self.nodes().items() if row["state"] == "ALIVE"}
+        """Names of the nodes that live. Asked for again and again, so without a command, but for
+        the session of another user."""
+        if self.as_user:
+            return {name for name, row in self.nodes().items() if row["state"] == "ALIVE"}
+        (entry,) = registry.started_sessions(str(self.directory))
+        with Observer(entry.socket_path) as observer:
+            rows = observer.table("nodes")
+        return {str(row["name"]) for row in rows if row["state"] == "ALIVE"}
 
     def program(self, text: str) -> Done[str]:
         """Run a program that joins the session of this machine."""

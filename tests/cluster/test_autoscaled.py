@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.cluster.conftest import looked_around
 from tests.cluster.operated import Machine, until
 
 CONFIGURATION = """
@@ -42,9 +43,16 @@ input()
 """
 
 
-@pytest.fixture
-def head(tmp_path: pathlib.Path) -> Iterator[Machine]:
-    made = Machine(tmp_path / "a")
+@pytest.fixture(scope="module", autouse=True)
+def _nothing_is_left() -> Iterator[None]:
+    """The look around comes after the last test: the head lives that long."""
+    with looked_around():
+        yield
+
+
+@pytest.fixture(scope="module")
+def head(_nothing_is_left: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
+    made = Machine(tmp_path_factory.mktemp("head") / "a")
     made.start("--head", "--listen", "127.0.0.1:0", "--node-name", "first")
     yield made
     made.stop()

@@ -225,6 +225,7 @@ def test_broken_bridges_are_caught(name: str, monkeypatch: pytest.MonkeyPatch) -
     owner, method, broken = BROKEN[name]
     monkeypatch.setattr(owner, method, broken)
     monkeypatch.setattr(bridge_nodes, "WAIT_S", 2.0)
+    monkeypatch.setattr(bridge_nodes, "SETTLE_S", 3.0)
     for seed in range(8):
         program = Program(seed, kills=False)
         GO.set()

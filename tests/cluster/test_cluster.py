@@ -6,7 +6,6 @@ The same through ``ray.cluster_utils``, as programs written for Ray call it.
 from __future__ import annotations
 
 import os
-import random
 import signal
 import subprocess
 import sys
@@ -22,7 +21,6 @@ from shoal import errors
 from shoal.testing import Cluster, ClusterError, Node, NodeOptions, leftovers
 from shoal.testing import cluster as clusters
 from shoal.testing.polling import wait_until
-from tests.cluster import loads
 
 LONG_S = 60.0
 
@@ -137,15 +135,6 @@ def test_two_clusters_do_not_see_each_other(cluster: Cluster) -> None:
         with pytest.raises(ClusterError, match="did not join"):
             place.command("join", "--address", row["address"], told=cluster.join_line())
         other.wait_for_nodes()
-
-
-@pytest.mark.parametrize("kind", loads.KINDS)
-def test_loads_are_exact(cluster: Cluster, tmp_path: Path, kind: str) -> None:
-    """The results are those of the serial run."""
-    cluster.add_node(num_cpus=2)
-    cluster.add_node(num_cpus=2)
-    cluster.connect(log_to_driver=False)
-    loads.KINDS[kind](tmp_path, random.Random(11), loads.SMALL)
 
 
 # ---- under Ray's names

@@ -1,6 +1,7 @@
 """``shoal drain``: a node gets rid of what it has, and leaves; what was meant for one that is gone.
 
-Real daemons. Each test has nodes of its own, as they leave; who stays is audited afterwards.
+Real daemons. Each test has a node of its own that leaves; those that stay are the same for nearly
+all of them, and are audited after each.
 """
 
 from __future__ import annotations
@@ -21,27 +22,57 @@ from shoal.testing import Cluster, ClusterError, Node
 from shoal.testing.polling import wait_until
 from shoal.util.scheduling_strategies import NodeAffinitySchedulingStrategy as Affinity
 from tests.cluster import two_nodes
-from tests.cluster.conftest import LEASE_S
+from tests.cluster.conftest import LEASE_S, looked_around
 from tests.cluster.test_actors_elsewhere import counter_class
 
 LONG_S = 60.0
 LEAVES = "leaves"
 """Name of the node that is drained, and of a resource that only it has."""
+_leaving: list[str] = []
+"""Ids of those, one for each test, the present one last."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _nothing_is_left() -> Iterator[None]:
+    """The look around comes after the last test: the nodes that stay live that long."""
+    with looked_around():
+        yield
+
+
+@pytest.fixture(scope="module")
+def staying(_nothing_is_left: None) -> Iterator[Cluster]:
+    """The head, and one that stays too."""
+    with Cluster(lease_s=LEASE_S) as made:
+        made.add_node("head", num_cpus=1)
+        made.add_node("stays", num_cpus=2)
+        yield made
 
 
 @contextmanager
-def three(**leaving: Any) -> Iterator[tuple[Cluster, Node]]:
+def leaving(cluster: Cluster) -> Iterator[Node]:
+    """One that is to leave; it, and who else came, is gone afterwards."""
+    stay = list(cluster.nodes)
+    node = cluster.add_node(LEAVES, num_cpus=2, resources={LEAVES: 1})
+    (row,) = node.observe("cluster")
+    _leaving.append(str(row["node_id"]))
+    try:
+        yield node
+    finally:
+        for each in [each for each in cluster.nodes if each not in stay]:
+            cluster.remove_node(each)
+
+
+@contextmanager
+def three(staying: Cluster) -> Iterator[tuple[Cluster, Node]]:
     """This program on the head, one that is to leave, and one that stays."""
-    with Cluster(lease_s=LEASE_S) as cluster:
-        head = cluster.add_node("head", num_cpus=1)
-        node = cluster.add_node(LEAVES, **{"num_cpus": 2, "resources": {LEAVES: 1}, **leaving})
-        stays = cluster.add_node("stays", num_cpus=2)
-        with two_nodes.driven(head, [head, stays]):
-            yield cluster, node
+    head, stays = staying.nodes
+    with leaving(staying) as node, two_nodes.driven(head, [head, stays]):
+        yield staying, node
 
 
 def ids() -> dict[str, str]:
-    return {name: node for node, name in two_nodes.names().items()}
+    """Of those that have that name now, or had it last."""
+    return {**{name: node for node, name in two_nodes.names().items()}, LEAVES: _leaving[-1]}
 
 
 def drain(cluster: Cluster, *options: str) -> str:
@@ -49,7 +80,8 @@ def drain(cluster: Cluster, *options: str) -> str:
 
 
 def member(cluster: Cluster) -> dict[str, Any]:
-    (row,) = [row for row in cluster.head.observe("members") if row["name"] == LEAVES]
+    rows = cluster.head.observe("members")
+    (row,) = [row for row in rows if row["node_id"] == _leaving[-1]]
     return row
 
 
@@ -67,8 +99,8 @@ def get(refs: Any) -> Any:
 
 
 # ---- what waits, what runs
-def test_tasks_go_elsewhere_or_end(tmp_path: Path) -> None:
-    with three() as (cluster, node):
+def test_tasks_go_elsewhere_or_end(staying: Cluster, tmp_path: Path) -> None:
+    with three(staying) as (cluster, node):
         folder, names = tmp_path, two_nodes.names()
 
         @shoal.remote
@@ -101,8 +133,10 @@ def test_tasks_go_elsewhere_or_end(tmp_path: Path) -> None:
         assert get(run.options(scheduling_strategy="SPREAD").remote(99)) != ids().get(LEAVES)
 
 
-def test_what_came_back_and_has_no_node_goes_to_one_that_joins_later(tmp_path: Path) -> None:
-    with three() as (cluster, _):
+def test_what_came_back_and_has_no_node_goes_to_one_that_joins_later(
+    staying: Cluster, tmp_path: Path
+) -> None:
+    with three(staying) as (cluster, _):
         folder = tmp_path
 
         @shoal.remote(scheduling_strategy="SPREAD", resources={LEAVES: 0.1}, num_cpus=2)
@@ -119,13 +153,16 @@ def test_what_came_back_and_has_no_node_goes_to_one_that_joins_later(tmp_path: P
         # They stand in no queue: the daemon looks for a node for them.
         assert wait_for(lambda: sum(row["count"] for row in cluster.head.observe("demand")) == 3)
         cluster.add_node("later", num_cpus=2, resources={LEAVES: 1})
-        assert wait_for(lambda: len(list(folder.iterdir())) == 2), "one of them has begun"
+        has_begun = wait_for(lambda: len(list(folder.iterdir())) == 2)
+        assert has_begun, [str(shoal.state.why(ref)) for ref in waiting]
         (folder / "go").touch()
         assert get(waiting) == [ids()["later"]] * 3
 
 
-def test_what_runs_when_the_time_is_up_runs_again_uncharged(tmp_path: Path) -> None:
-    with three() as (cluster, node):
+def test_what_runs_when_the_time_is_up_runs_again_uncharged(
+    staying: Cluster, tmp_path: Path
+) -> None:
+    with three(staying) as (cluster, node):
         folder, away = tmp_path, Affinity(ids()[LEAVES], soft=True)
 
         @shoal.remote(scheduling_strategy=away)
@@ -164,8 +201,8 @@ def test_what_runs_when_the_time_is_up_runs_again_uncharged(tmp_path: Path) -> N
 
 
 # ---- actors
-def test_an_actor_moves_between_two_calls(tmp_path: Path) -> None:
-    with three() as (cluster, node):
+def test_an_actor_moves_between_two_calls(staying: Cluster, tmp_path: Path) -> None:
+    with three(staying) as (cluster, node):
         names = two_nodes.names()
         Moving = shoal.remote(counter_class()).options(
             max_restarts=1, num_cpus=0, scheduling_strategy=Affinity(ids()[LEAVES], soft=True)
@@ -183,17 +220,17 @@ def test_an_actor_moves_between_two_calls(tmp_path: Path) -> None:
         assert values == lives, "each call once, in their order, in two lives"
         assert names[get(actor.where.remote())] != LEAVES
         assert wait_for(lambda: has_left(cluster, node))
-        (row,) = cluster.head.observe("actors")
+        (row,) = [r for r in cluster.head.observe("actors") if r["state"] != "DEAD"]
         assert (row["restarts"], row["incarnation"]) == (0, 2), "and it was not charged"
         del actor, Moving
 
 
 # ---- actors whose home is the node
 @contextmanager
-def homes(tmp_path: Path, **options: Any) -> Iterator[tuple[Cluster, Node, Any, Any]]:
+def homes(staying: Cluster, **options: Any) -> Iterator[tuple[Cluster, Node, Any, Any]]:
     """As ``three``, with an actor that a task on the node has made, and a task for the others."""
     Made = shoal.remote(counter_class()).options(num_cpus=0, **options)
-    with three() as (cluster, node):
+    with three(staying) as (cluster, node):
 
         @shoal.remote(num_cpus=0, resources={LEAVES: 0.1})
         def make() -> Any:
@@ -205,11 +242,11 @@ def homes(tmp_path: Path, **options: Any) -> Iterator[tuple[Cluster, Node, Any, 
 
 
 @pytest.mark.parametrize("lifetime", [None, "detached"])
-def test_an_actor_gets_another_home(tmp_path: Path, lifetime: str | None) -> None:
+def test_an_actor_gets_another_home(staying: Cluster, tmp_path: Path, lifetime: str | None) -> None:
     options = {"max_restarts": 1, "lifetime": lifetime}
     if lifetime:
         options["name"] = "kept"
-    with homes(tmp_path, **options) as (cluster, node, actor, Made):
+    with homes(staying, **options) as (cluster, node, actor, Made):
         names = two_nodes.names()
 
         @shoal.remote(num_cpus=0, scheduling_strategy=Affinity(ids()["stays"], soft=False))
@@ -251,7 +288,9 @@ def test_an_actor_gets_another_home(tmp_path: Path, lifetime: str | None) -> Non
         del actor
 
 
-def test_one_that_lived_elsewhere_and_one_with_a_checkpoint_too(tmp_path: Path) -> None:
+def test_one_that_lived_elsewhere_and_one_with_a_checkpoint_too(
+    staying: Cluster, tmp_path: Path
+) -> None:
     class Kept:
         def __init__(self) -> None:
             self.count = 0
@@ -267,7 +306,7 @@ def test_one_that_lived_elsewhere_and_one_with_a_checkpoint_too(tmp_path: Path) 
             self.count = count
 
     options = {"max_restarts": 1, "lifetime": "detached", "max_concurrency": 2}
-    with homes(tmp_path, **options) as (cluster, node, actor, Made):
+    with homes(staying, **options) as (cluster, node, actor, Made):
         away = {"scheduling_strategy": Affinity(ids()["stays"], soft=False)}
 
         @shoal.remote(num_cpus=0, resources={LEAVES: 0.1})
@@ -299,8 +338,8 @@ def test_one_that_lived_elsewhere_and_one_with_a_checkpoint_too(tmp_path: Path) 
         del actor, far, kept, mine, calls
 
 
-def test_one_that_may_not_be_restarted_ends_with_its_home(tmp_path: Path) -> None:
-    with homes(tmp_path, max_restarts=0) as (cluster, node, actor, _):
+def test_one_that_may_not_be_restarted_ends_with_its_home(staying: Cluster, tmp_path: Path) -> None:
+    with homes(staying, max_restarts=0) as (cluster, node, actor, _):
         drain(cluster, "--deadline", "2min")
         assert wait_for(lambda: (member(cluster)["left"] or {}).get("actors") == 1)
         assert [get(actor.add.remote()) for _ in range(3)] == [2, 3, 4], "until the time is up"
@@ -312,8 +351,10 @@ def test_one_that_may_not_be_restarted_ends_with_its_home(tmp_path: Path) -> Non
         del actor
 
 
-def test_who_calls_it_on_the_node_that_leaves_calls_it_where_it_is(tmp_path: Path) -> None:
-    with three() as (cluster, node):
+def test_who_calls_it_on_the_node_that_leaves_calls_it_where_it_is(
+    staying: Cluster, tmp_path: Path
+) -> None:
+    with three(staying) as (cluster, node):
         folder = tmp_path
         Moving = shoal.remote(counter_class()).options(
             max_restarts=1, num_cpus=0, scheduling_strategy=Affinity(ids()[LEAVES], soft=True)
@@ -340,8 +381,8 @@ def test_who_calls_it_on_the_node_that_leaves_calls_it_where_it_is(tmp_path: Pat
 
 
 # ---- values
-def test_values_are_not_lost() -> None:
-    with three() as (cluster, node):
+def test_values_are_not_lost(staying: Cluster) -> None:
+    with three(staying) as (cluster, node):
         names = two_nodes.names()
         there = {"num_cpus": 0, "resources": {LEAVES: 0.1}, "max_retries": 0}
 
@@ -372,45 +413,44 @@ def test_values_are_not_lost() -> None:
 
 
 # ---- a program of its own
-def test_a_program_on_the_node_is_waited_for_and_then_ends_with_it() -> None:
-    with Cluster() as cluster:
-        cluster.add_node("head", num_cpus=1)
-        node = cluster.add_node(LEAVES, num_cpus=1)
-        cluster.wait_for_nodes()
+def test_a_program_on_the_node_is_waited_for_and_then_ends_with_it(staying: Cluster) -> None:
+    with leaving(staying) as node:
         shoal.init(node.address, log_to_driver=False)
         try:
-            told = drain(cluster, "--deadline", "2min")
+            told = drain(staying, "--deadline", "2min")
             assert "1 program" in told and "they end with it" in told
 
             @shoal.remote
             def where() -> str:
                 return str(shoal.get_runtime_context().get_node_id())
 
-            assert get(where.remote()) == ids()["head"], "what it submits goes elsewhere"
-            drain(cluster, "--deadline", "1s")
+            others = (ids()["head"], ids()["stays"])
+            assert get(where.remote()) in others, "what it submits goes elsewhere"
+            drain(staying, "--deadline", "1s")
             with pytest.raises(errors.ShoalError):
                 shoal.get(where.options(resources={"nobody": 1}).remote(), timeout=LONG_S)
         finally:
             shoal.shutdown()
-        assert wait_for(lambda: has_left(cluster, node))
+        assert wait_for(lambda: has_left(staying, node))
 
 
 # ---- what is refused
-def test_what_cannot_be_drained_is_said() -> None:
-    with three() as (cluster, node):
+def test_what_cannot_be_drained_is_said(staying: Cluster) -> None:
+    with three(staying) as (cluster, node):
         for name, why in (("head", "it is the head"), ("nobody", "there is no node nobody")):
             with pytest.raises(ClusterError, match=why):
                 cluster.head.command("drain", name)
         drain(cluster)
         assert wait_for(lambda: has_left(cluster, node))
-        assert "has been drained, and has left" in drain(cluster)
+        told = cluster.head.command("drain", _leaving[-1])
+        assert "has been drained, and has left" in told, "others of its name are too"
         with pytest.raises(ClusterError, match="there is no node nobody"):
             cluster.head.command("drain", "nobody")
 
 
 # ---- affinities to nodes that are gone
-def test_a_soft_affinity_to_a_lost_node_is_none() -> None:
-    with three() as (cluster, node):
+def test_a_soft_affinity_to_a_lost_node_is_none(staying: Cluster) -> None:
+    with three(staying) as (cluster, node):
         lost = ids()[LEAVES]
 
         @shoal.remote(num_cpus=2)
@@ -433,8 +473,8 @@ def test_a_soft_affinity_to_a_lost_node_is_none() -> None:
         cluster.remove_node(node, gracefully=False)
 
 
-def test_a_hard_affinity_to_a_drained_node_is_an_error() -> None:
-    with three() as (cluster, node):
+def test_a_hard_affinity_to_a_drained_node_is_an_error(staying: Cluster) -> None:
+    with three(staying) as (cluster, node):
         gone = Affinity(ids()[LEAVES], soft=False)
 
         @shoal.remote

@@ -16,6 +16,8 @@ from shoal.testing import Cluster
 from shoal.testing.polling import wait_until
 from shoal.util import placement_group, placement_group_table, remove_placement_group
 from shoal.util.scheduling_strategies import PlacementGroupSchedulingStrategy as InGroup
+from tests.cluster import two_nodes
+from tests.cluster.conftest import looked_around
 from tests.cluster.test_groups_losses import store_pid
 
 LONG_S = 60.0
@@ -45,17 +47,30 @@ def add_from_there(group: Any) -> list[int]:
     return added
 
 
-@pytest.fixture
-def cluster() -> Iterator[Cluster]:
+@pytest.fixture(scope="module", autouse=True)
+def _nothing_is_left() -> Iterator[None]:
+    """The look around comes after the last test: the cluster lives that long."""
+    with looked_around():
+        yield
+
+
+@pytest.fixture(scope="module")
+def three(_nothing_is_left: None) -> Iterator[Cluster]:
     with Cluster() as made:
         made.add_node(num_cpus=2)
         made.add_node(num_cpus=2)
         made.add_node(num_cpus=2, resources={"third": 1})
-        shoal.init(address=made.address)
-        try:
-            yield made
-        finally:
-            shoal.shutdown()
+        yield made
+
+
+@pytest.fixture
+def cluster(three: Cluster) -> Iterator[Cluster]:
+    """The test is a driver on the first node; what it has added goes."""
+    nodes = list(three.nodes)
+    with two_nodes.driven(three.head, nodes):
+        yield three
+    for added in [node for node in three.nodes if node not in nodes]:
+        three.remove_node(added)
 
 
 def get(refs: Any) -> Any:

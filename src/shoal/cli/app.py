@@ -5,11 +5,8 @@ from __future__ import annotations
 
 import functools
 import json
-import os
 import re
-import signal
 import sys
-import time
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
@@ -17,15 +14,10 @@ import cyclopts
 from cyclopts import Parameter
 
 from shoal import errors
-from shoal._base import clock
 from shoal._runtime import log_files, registry, session_dir
 from shoal._runtime.observer import ANSWER_S, Observer
-from shoal._runtime.registry import Entry
-from shoal.cli import explanations, logs, operating, report, starting, values
+from shoal.cli import explanations, logs, operating, report, starting, stopping, values
 from shoal.cli.values import CommandError
-
-STOP_S = 5.0
-"""How long `shoal stop` waits before it uses SIGKILL."""
 
 JOB_HEX = 8
 """Digits of a job's id."""
@@ -78,20 +70,9 @@ def _run(script: str, *arguments: str) -> None:
 
 app.command(starting.start)
 app.command(starting.join)
+app.command(stopping.stop)
 app.command(operating.drain)
 app.command(operating.autoscale)
-
-
-@app.command
-def stop() -> int:
-    """End your started session and everything in it."""
-    entries = registry.started_sessions(values.root())
-    if not entries:
-        print("No session that `shoal start` started is running.")
-        return 0
-    for entry in entries:
-        _stop(entry)
-    return 0
 
 
 @app.command
@@ -395,37 +376,3 @@ def _reachable() -> list[str]:
     started = [entry.socket_path for entry in registry.started_sessions(root)]
     others = session_dir.sockets(root)
     return started + [path for path in others if path not in started]
-
-
-def _stop(entry: Entry) -> None:
-    try:
-        pidfd = os.pidfd_open(entry.pid)
-    except ProcessLookupError:
-        return
-    try:
-        try:
-            with Observer(entry.socket_path) as observer:
-                workers = len(observer.table("workers"))
-                actors = sum(row.get("state") != "DEAD" for row in observer.table("actors"))
-                observer.stop()
-            what = f"{report.count(workers, 'worker')} and {report.count(actors, 'actor')}"
-        except (OSError, errors.ShoalError):
-            what = "it did not answer"
-            signal.pidfd_send_signal(pidfd, signal.SIGTERM)
-        if not _wait_gone(entry):
-            what += "; it had to be killed"
-            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-            _wait_gone(entry)
-    finally:
-        os.close(pidfd)
-    print(f"Session {entry.session} has ended ({what}).")
-
-
-def _wait_gone(entry: Entry) -> bool:
-    deadline = clock.now() + STOP_S
-    while clock.now() < deadline:
-        alive = session_dir.is_alive(entry.pid, entry.start_time)
-        if not alive and not os.path.exists(entry.directory):
-            return True
-        time.sleep(0.01)
-    return False

@@ -6,10 +6,6 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich import box
-from rich.console import Console
-from rich.table import Table
-
 from shoal._core.policies.labels import NODE_ID_LABEL
 from shoal._runtime.observer import Observer
 
@@ -67,6 +63,10 @@ def print_rows(title: str, rows: Sequence[Mapping[str, object]]) -> None:
     if not rows:
         print(f"{title}: none")
         return
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
     columns = list(dict.fromkeys(key for row in rows for key in row))
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for column in columns:
