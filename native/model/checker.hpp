@@ -34,7 +34,13 @@
 //
 // States are compared byte by byte (has_unique_object_representations is asserted: no padding), so
 // the search is exact: no state is missed because of a hash collision.
+//
+// Nearly all of its time goes to waiting for memory: hash tables of hundreds of megabytes, asked at
+// random. So they are made of huge pages, and the successors of a state are all made before any of
+// them is looked up, so that what is asked of memory is asked at once.
 #pragma once
+
+#include <sys/mman.h>
 
 #include <cstdint>
 #include <cstdio>
@@ -43,6 +49,7 @@
 #include <memory>
 #include <string>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 namespace mc {
@@ -97,18 +104,56 @@ struct Result {
     std::string trace;  // and how it comes about
 };
 
+// Memory of huge pages, where there are any; zero at first.
+template <class T>
+class Pages {
+    static constexpr size_t page = 2 << 20;
+    size_t bytes = 0;
+    unsigned char* whole = nullptr;
+    T* first = nullptr;
+
+   public:
+    explicit Pages(size_t count = 0) : bytes((count * sizeof(T) + page - 1) / page * page + page) {
+        void* found = mmap(nullptr, bytes, PROT_READ | PROT_WRITE,
+                           MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        if (found == MAP_FAILED) abort();
+        whole = static_cast<unsigned char*>(found);
+        const auto address = (reinterpret_cast<uintptr_t>(found) + page - 1) / page * page;
+        first = reinterpret_cast<T*>(address);
+        if (bytes > 2 * page) madvise(first, bytes - page, MADV_HUGEPAGE);
+    }
+    Pages(Pages&& other) { *this = std::move(other); }
+    Pages& operator=(Pages&& other) {
+        std::swap(bytes, other.bytes), std::swap(whole, other.whole), std::swap(first, other.first);
+        return *this;
+    }
+    ~Pages() {
+        if (whole) munmap(whole, bytes);
+    }
+    T* get() const { return first; }
+    T& operator[](size_t i) const { return first[i]; }
+};
+
 template <class Model>
 class Checker {
     static_assert(std::is_trivially_copyable_v<Model>);
     static_assert(std::has_unique_object_representations_v<Model>, "the model has padding bytes");
-    static constexpr size_t block = 1 << 14;
+    static constexpr size_t block = 1 << 16;
     static constexpr uint8_t death = 0x80;  // in `move`: the actor died instead of making a step
 
-    std::vector<std::unique_ptr<unsigned char[]>> blocks;
+    struct Successor {
+        Model state;
+        uint64_t hash;
+        uint8_t how;
+    };
+
+    std::vector<Pages<unsigned char>> blocks;
     std::vector<uint32_t> parent;
     std::vector<uint8_t> move;
-    std::vector<uint64_t> table =
-        std::vector<uint64_t>(1 << 16);  // {hash:32, index+1:32}, open addressing
+    size_t size = 1 << 16;  // of the table
+    Pages<uint64_t> table{size};  // {tag:32, index+1:32}, open addressing; a tag is half a hash
+    Successor successors[2 * Model::actors];
+    size_t n_successors = 0;
 
     static uint64_t hash(const Model& m) {
         const auto* p = reinterpret_cast<const unsigned char*>(&m);
@@ -126,30 +171,44 @@ class Checker {
     }
     void load(size_t i, Model& m) const { memcpy(&m, at(i), sizeof m); }
 
+    // A state's place follows from its tag, so that no state is read to make more room.
     void grow() {
-        std::vector<uint64_t> old(table.size() * 2);
-        old.swap(table);
-        Model m;
-        for (uint64_t entry : old) {
-            if (!entry) continue;
-            load(uint32_t(entry) - 1, m);
-            size_t k = hash(m) & (table.size() - 1);
-            while (table[k]) k = (k + 1) & (table.size() - 1);
-            table[k] = entry;
+        Pages<uint64_t> old(size * 2);
+        std::swap(old, table);
+        size *= 2;
+        for (size_t i = 0; i < size / 2; i++) {
+            if (!old[i]) continue;
+            size_t k = (old[i] >> 32) & (size - 1);
+            while (table[k]) k = (k + 1) & (size - 1);
+            table[k] = old[i];
         }
     }
-    void insert(const Model& m, uint32_t from, uint8_t how) {
-        if (move.size() * 2 > table.size()) grow();
-        uint64_t h = hash(m), tag = h >> 32;
-        size_t k = h & (table.size() - 1);
-        for (; table[k]; k = (k + 1) & (table.size() - 1))
+    void insert(const Model& m, uint64_t tag, uint32_t from, uint8_t how) {
+        if (move.size() * 2 > size) grow();
+        size_t k = tag & (size - 1);
+        for (; table[k]; k = (k + 1) & (size - 1))
             if (table[k] >> 32 == tag && !memcmp(at(uint32_t(table[k]) - 1), &m, sizeof m)) return;
         size_t i = move.size();
-        if (i % block == 0) blocks.emplace_back(new unsigned char[block * sizeof(Model)]);
+        if (i % block == 0) blocks.emplace_back(block * sizeof(Model));
         memcpy(at(i), &m, sizeof m);
         parent.push_back(from);
         move.push_back(how);
         table[k] = tag << 32 | (i + 1);
+    }
+    // `successors[n_successors]` can be reached: it is looked up together with the others.
+    void add(uint8_t how) {
+        Successor& next = successors[n_successors++];
+        next.hash = hash(next.state) >> 32;
+        next.how = how;
+        __builtin_prefetch(&table[next.hash & (size - 1)]);
+    }
+    void insert_all(uint32_t from) {
+        for (size_t n = 0; n < n_successors; n++)
+            if (const uint64_t entry = table[successors[n].hash & (size - 1)])
+                __builtin_prefetch(at(uint32_t(entry) - 1));
+        for (size_t n = 0; n < n_successors; n++)
+            insert(successors[n].state, successors[n].hash, from, successors[n].how);
+        n_successors = 0;
     }
     std::string trace_to(size_t i) const {
         std::vector<size_t> path;
@@ -182,8 +241,8 @@ class Checker {
     // Searches everything, or up to `cap` states, or up to the first violation if `stop_at_first`.
     Result run(const Model& start, size_t cap, bool stop_at_first) {
         Result r;
-        insert(start, 0, 0);
-        Model now, next;
+        insert(start, hash(start) >> 32, 0, 0);
+        Model now;
         for (size_t i = 0; i < move.size(); i++) {
             if (move.size() > cap) {
                 r.complete = false;
@@ -197,19 +256,22 @@ class Checker {
             }
             bool moved = false;
             for (int actor = 0; actor < Model::actors; actor++) {
+                Model& next = successors[n_successors].state;
                 memcpy(&next, &now, sizeof now);
                 if (next.step(actor) != Ran::blocked) {
                     moved = true;
-                    insert(next, i, actor);
+                    add(actor);
                 } else if (memcmp(&next, &now, sizeof now)) {
                     r.violations++, r.first = "wrong model: a blocked step changed the state";
                     return r;
                 }
                 if (!now.may_die(actor)) continue;
-                memcpy(&next, &now, sizeof now);
-                next.die(actor);
-                insert(next, i, actor | death);
+                Model& without = successors[n_successors].state;
+                memcpy(&without, &now, sizeof now);
+                without.die(actor);
+                add(actor | death);
             }
+            insert_all(i);
             if (moved) continue;
             r.terminal++;
             if (const char* why = now.wrong_at_end()) {

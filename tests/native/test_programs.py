@@ -10,42 +10,22 @@ from pathlib import Path
 
 import pytest
 
-NATIVE = Path(__file__).parents[2] / "native"
-CORE = (
-    "platform", "memory", "slot", "block", "task", "pending", "cancel", "advance", "wait",
-    "channel", "spill", "hollow", "lineage", "bridge", "repair", "audit",
-)  # fmt: skip
-COMPILER = os.environ.get("CXX", "g++")
+from tests.native.building import NATIVE, program
+from tests.native.sanitized import sanitized_core
 
-
-def _build(program: str, folder: Path, *flags: str, broken: tuple[str, ...] = ()) -> Path:
-    """Compile the core and ``native/test/<program>.cpp`` into ``folder``.
-
-    With ``broken``, a file and a macro, only that file is compiled again, with the macro.
-    """
-
-    def compile_one(source: Path) -> Path:
-        target = folder / (source.stem + ".o")
-        if broken and source.stem != broken[0]:
-            return target
-        command = [COMPILER, "-std=c++20", "-g", "-I", str(NATIVE), *flags]
-        subprocess.run([*command, *broken[1:], "-c", str(source), "-o", str(target)], check=True)
-        return target
-
-    sources = [NATIVE / f"{name}.cpp" for name in CORE] + [NATIVE / "test" / f"{program}.cpp"]
-    with ThreadPoolExecutor(2) as pool:
-        objects = [str(target) for target in pool.map(compile_one, sources)]
-    binary = folder / program
-    link = [COMPILER, *flags, *objects, "-o", str(binary), "-lpthread"]
-    subprocess.run(link, check=True)
-    return binary
-
+Tmp = pytest.TempPathFactory
 
 # Functions stay functions, so that an instruction can be told by name; else the code is as shipped.
-STEPPED = [
+STEPPED = (
     "-O2", "-fno-inline-small-functions", "-fno-inline-functions",
-    "-fno-inline-functions-called-once", "-fno-partial-inlining",
-]  # fmt: skip
+    "-fno-inline-functions-called-once", "-fno-partial-inlining", "-fno-ipa-icf",
+)  # fmt: skip
+PLAIN = ("-O2",)
+THREAD = ("-O1", "-g1", "-fsanitize=thread")
+ADDRESS = ("-O1", "-g1", "-fsanitize=address,undefined")
+COUNTED = ("-O1", "-DSHOAL_COUNT")
+RACES = int(os.environ.get("SHOAL_RACES", "1"))
+"""How many times as long the races are run."""
 # Operations of Memory in which no process is killed, and why.
 DAEMON = "the daemon's own: its death ends the session"
 NOT_KILLED = {
@@ -116,12 +96,11 @@ NOT_KILLED = {
 
 
 @pytest.fixture(scope="module")
-def stepped(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def stepped(tmp_path_factory: Tmp) -> Path:
     """A folder with the programs that single-step their children."""
-    folder = tmp_path_factory.mktemp("stepped")
-    for program in ("step", "pair"):
-        _build(program, folder, *STEPPED)
-    return folder
+    for name in ("step", "pair"):
+        built = program(tmp_path_factory, name, STEPPED)
+    return built.parent
 
 
 def operations_of_channels() -> set[str]:
@@ -172,36 +151,51 @@ def test_killed_beside_one_that_is_stopped(stepped: Path) -> None:
     assert f"{12 * int(samples)} pairs of instructions" in done.stdout
 
 
-@pytest.mark.timeout(400)
-@pytest.mark.parametrize("sanitizer", ["none", "thread", "address,undefined"])
-def test_races_in_one_mapping(tmp_path: Path, sanitizer: str) -> None:
-    flags = ["-O2"] if sanitizer == "none" else ["-O1", f"-fsanitize={sanitizer}"]
-    program = _build("race", tmp_path, *flags)
-    tasks = "20000" if sanitizer == "none" else "2000"
-    command = [program, tasks]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+def raced(program: Path, tasks: int) -> subprocess.CompletedProcess[str]:
+    command = [program, str(tasks)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+
+
+def check_raced(program: Path, tasks: int) -> None:
+    done = raced(program, tasks)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "WARNING: ThreadSanitizer" not in done.stderr
     assert done.stdout.count("errors 0; left: slots 0 specs 0 bytes 0 leaked 0 wrong 0") == 7
-    if sanitizer == "none":  # memory that is given away while somebody looks must be seen
-        program = _build("race", tmp_path, *flags, broken=("spill", "-DSHOAL_BREAK_SPILL"))
-        done = subprocess.run([program, "3000"], capture_output=True, text=True, timeout=300)
-        assert re.search(r"^spills: .* errors [1-9]", done.stdout, re.MULTILINE), done.stdout
-    if sanitizer == "thread":  # a value that is sealed without an order must be seen
-        program = _build("race", tmp_path, *flags, broken=("task", "-DSHOAL_BREAK_SEAL"))
-        done = subprocess.run([program, "400"], capture_output=True, text=True, timeout=300)
-        assert "WARNING: ThreadSanitizer: data race" in done.stderr, done.stdout + done.stderr
+
+
+@pytest.mark.timeout(400)
+def test_races_in_one_mapping(tmp_path_factory: Tmp) -> None:
+    check_raced(program(tmp_path_factory, "race", PLAIN), 5000 * RACES)
+    # Memory that is given away while somebody looks must be seen.
+    broken = program(tmp_path_factory, "race", PLAIN, broken=("spill", "SHOAL_BREAK_SPILL"))
+    done = raced(broken, 3000)
+    assert re.search(r"^spills: .* errors [1-9]", done.stdout, re.MULTILINE), done.stdout
+
+
+@pytest.mark.timeout(400)
+def test_races_in_one_mapping_seen_by_the_thread_sanitizer(tmp_path_factory: Tmp) -> None:
+    check_raced(program(tmp_path_factory, "race", THREAD), 1000 * RACES)
+    # A value that is sealed without an order must be seen.
+    broken = program(tmp_path_factory, "race", THREAD, broken=("task", "SHOAL_BREAK_SEAL"))
+    done = raced(broken, 400)
+    assert "WARNING: ThreadSanitizer: data race" in done.stderr, done.stdout + done.stderr
+
+
+@pytest.mark.timeout(1200)  # the first caller of a run pays for the build
+def test_races_in_one_mapping_seen_by_the_address_sanitizer(tmp_path_factory: Tmp) -> None:
+    core = [sanitized_core(tmp_path_factory)]
+    check_raced(program(tmp_path_factory, "race", ADDRESS, core=core), 2000 * RACES)
 
 
 STOPPED = re.compile(r"^(\w+): (\d+) pushes woke .*?, (\d+) tasks were left$", re.MULTILINE)
 
 
 @pytest.mark.timeout(400)
-def test_a_stopped_worker_holds_nothing_up(tmp_path: Path) -> None:
+def test_a_stopped_worker_holds_nothing_up(tmp_path_factory: Tmp) -> None:
     """Whoever waits wakes another worker, and without that the tasks would stay."""
-    for broken in ((), ("wait", "-DSHOAL_BREAK_DOUBT")):
-        program = _build("stopped", tmp_path, "-O1", broken=broken)
-        done = subprocess.run([program, "50"], capture_output=True, text=True, timeout=100)
+    for broken in (None, ("wait", "SHOAL_BREAK_DOUBT")):
+        built = program(tmp_path_factory, "stopped", PLAIN, broken=broken)
+        done = subprocess.run([built, "50"], capture_output=True, text=True, timeout=100)
         found = STOPPED.findall(done.stdout)
         rows = {name: (int(silent), int(left)) for name, silent, left in found}
         print(done.stdout)
@@ -213,30 +207,29 @@ def test_a_stopped_worker_holds_nothing_up(tmp_path: Path) -> None:
             assert all(silent >= 25 and left == 0 for silent, left in rows.values())
 
 
-def test_rounds_find_the_way_that_is_best(tmp_path: Path) -> None:
+@pytest.mark.timeout(1200)  # the first caller of a run pays for the build
+def test_rounds_find_the_way_that_is_best(tmp_path_factory: Tmp) -> None:
     """Where the participants of a graph wait: learned, kept, left and found again."""
-    command = [COMPILER, "-std=c++20", "-O1", "-fsanitize=address,undefined", "-I", NATIVE]
-    program = tmp_path / "rounds"
-    sources = [NATIVE / "test" / "rounds.cpp", NATIVE / "platform.cpp"]
-    subprocess.run([*command, *sources, "-o", program], check=True)
-    done = subprocess.run([program], capture_output=True, text=True, timeout=60, check=False)
+    core = [sanitized_core(tmp_path_factory)]
+    built = program(tmp_path_factory, "rounds", ADDRESS, core=core)
+    done = subprocess.run([built], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count("ok ") == 5
 
 
-def test_shared_words_per_task(tmp_path: Path) -> None:
+def test_shared_words_per_task(tmp_path_factory: Tmp) -> None:
     """What a task changes in common with others may not grow: it is the serial part of a node."""
-    program = _build("scale", tmp_path, "-O1", "-DSHOAL_COUNT")
+    scale = program(tmp_path_factory, "scale", COUNTED)
 
     def calls_per_task(*arguments: str) -> float:
-        done = subprocess.run([program, *arguments], capture_output=True, text=True, timeout=60)
+        done = subprocess.run([scale, *arguments], capture_output=True, text=True, timeout=60)
         found = re.search(r"system calls per task ([\d.]+)", done.stdout)
         assert done.returncode == 0 and found is not None, done.stdout + done.stderr
         print(arguments, found[0])
         return float(found[1])
 
     def per_task(*arguments: str) -> tuple[float, float, float]:
-        done = subprocess.run([program, *arguments], capture_output=True, text=True, timeout=60)
+        done = subprocess.run([scale, *arguments], capture_output=True, text=True, timeout=60)
         print(done.stdout)
         line = r"task ([\d.]+) changes, ([\d.]+) of shared.*?([\d.]+) stores"
         found = re.search(line, done.stdout)
