@@ -61,7 +61,7 @@ class Job(msgspec.Struct, frozen=True):
     entrypoint: str = ""
     reason: str = ""
     node_id: str = ""
-    """Id of the node whose job it is; numbers of jobs are of one node."""
+    """Id of the node of its program; another program elsewhere may have the same number."""
 
 
 class Worker(msgspec.Struct, frozen=True):
@@ -78,7 +78,7 @@ class Worker(msgspec.Struct, frozen=True):
     actor_id: str = ""
     memory_bytes: int | None = None
     node_id: str = ""
-    """Id of its node, as in all tables; ``worker``, ``job`` and ``queue`` are numbers of that."""
+    """Id of its node, as in all tables; ``worker`` and ``queue`` are numbers of that."""
 
 
 class MemoryPeak(msgspec.Struct, frozen=True):

@@ -149,6 +149,7 @@ def test_a_task_on_another_node_is_one_row_which_says_where_it_is(
     assert rows["parent"].task_id == parent.task_id().hex()
     assert rows["child"].parent == rows["parent"].task_id
     assert {names[row.node_id] for row in rows.values()} == {"node-2"}
+    assert {row.job for row in rows.values()} == {row.job for row in state.jobs(state="RUNNING")}
     for row in rows.values():
         assert row.worker > 0 and row.submitted_s and row.started_s
         assert -1 < row.started_s - row.submitted_s < LONG_S, "as the clock is here"

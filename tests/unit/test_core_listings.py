@@ -88,6 +88,18 @@ def test_times_of_another_machine_are_told_as_here() -> None:
     assert shown(rows, "submitted_s", "started_s", "ended_s") == [(103.0, 105.0, None)]
 
 
+def test_a_job_has_the_number_that_its_program_has() -> None:
+    guests = {4: (FAR, 2)}, {2: (ME, 1), 5: (FAR, 5)}
+    theirs: list[Row] = [{"worker": 1, "job": 2}, {"worker": 2, "job": 3}, {"worker": 3, "job": 5}]
+    rows = together(
+        "workers",
+        Answer(ME, [{"worker": 1, "job": 1}]),
+        Answer(FAR, theirs, guests=guests[1]),
+        Answer(THIRD, [{"worker": 1, "job": 4}], guests=guests[0]),
+    )
+    assert shown(rows, "job") == [(1,), (1,), (3,), (5,), (1,)]
+
+
 # ---- values, groups, memory
 def test_a_value_has_the_id_that_it_has_where_it_is_asked_for() -> None:
     proxy: Row = {"key": 5, "object_id": "ours", "state": "PENDING", "home": [FAR, 9]}

@@ -26,7 +26,8 @@ memory
 3. Of a home that does not answer, visits and proxies are shown as they are.
 4. Whatever a node tells, who asks is answered: rows that nobody could put in their place are left
    out.
-5. Times are those of the asker's machine: each node says when its own was booted.
+5. Times are those of the asker's machine: each node says when its own was booted. The job of a row
+   has the number that it has on the node of its program, not that of the guest that stands for it.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ TABLES: dict[str, frozenset[str]] = {
     "memory": frozenset({"object_id", "state", "made_by", "site"}),
     "objects": frozenset(),
     "tasks": frozenset(),
-    "workers": frozenset({"worker", "pid", "state", "job", "actor_id"}),
+    "workers": frozenset({"worker", "pid", "state", "actor_id"}),
 }
 """Tables that there are of the whole cluster, and the fields by which each node may choose."""
 NEEDED: dict[str, dict[str, type]] = {
@@ -72,6 +73,8 @@ class Answer(msgspec.Struct, frozen=True):
     node: str
     rows: list[Row]
     left_out: int = 0
+    guests: Mapping[int, tuple[str, int]] = {}
+    """Jobs of it that stand for those of other nodes."""
 
 
 class Gathering:
@@ -171,7 +174,7 @@ def together(
     table: str, answers: list[Answer], me: str, name_of: Callable[[str], str]
 ) -> list[Row]:
     """The rows of the cluster; ``me`` is the node that is asked."""
-    answers = [Answer(each.node, understood(table, each.rows)) for each in answers]
+    answers = [Answer(each.node, understood(table, each.rows)) for each in _numbered(answers)]
     if table == "tasks":
         return _tasks(answers, me, name_of)
     if table == "groups":
@@ -182,6 +185,26 @@ def together(
     if table == "memory":
         rows.sort(key=lambda row: -_number(row["size_bytes"]))
     return rows
+
+
+def _numbered(answers: list[Answer]) -> list[Answer]:
+    """With the numbers that jobs have where their programs are."""
+    guests = {(each.node, job): home for each in answers for job, home in each.guests.items()}
+    for answer in answers:
+        for row in answer.rows:
+            job = row.get("job")
+            if isinstance(job, int):
+                row["job"] = _at_home((answer.node, job), guests)
+    return answers
+
+
+def _at_home(job: tuple[str, int], guests: Mapping[tuple[str, int], tuple[str, int]]) -> int:
+    """A guest may stand for another one."""
+    for _ in range(len(guests)):
+        if job not in guests:
+            break
+        job = guests[job]
+    return job[1]
 
 
 def _number(value: object) -> float:

@@ -35,6 +35,8 @@ class RowsTold(Message, frozen=True):
     """So many more are asked for, and are too much for one message."""
     booted_s: float = 0.0
     """When this machine was booted, in seconds since 1970: rows say times since then."""
+    guests: dict[int, tuple[str, int]] = {}
+    """Jobs here that stand for another node's, with that and its number there."""
 
 
 ListingsBody = Union[AskRows, RowsTold]

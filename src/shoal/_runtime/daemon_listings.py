@@ -16,7 +16,7 @@ here, of node memory and of what the bridge knows.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from typing import NamedTuple
 
 from shoal._base import clock
@@ -95,13 +95,17 @@ class Listings:
         ask = AskRows(number, body.table, limit, chosen)
         for node in self._nodes:
             self._cluster.peers.send(node, ask)
-        self._read(ask, lambda rows, left_out: self._told(number, self._me, rows, left_out))
+
+        def told(rows: list[Row], left_out: int) -> None:
+            self._told(number, listings.Answer(self._me, rows, left_out, self._guests()))
+
+        self._read(ask, told)
         return True
 
-    def _told(self, number: int, node: str, rows: list[Row], left_out: int) -> None:
+    def _told(self, number: int, answer: listings.Answer) -> None:
         asked = self._open.get(number)
         if asked is not None:
-            asked.gathering.told(listings.Answer(node, rows, left_out))
+            asked.gathering.told(answer)
             self._look(number)
 
     def _look(self, number: int) -> None:
@@ -127,13 +131,14 @@ class Listings:
         if node not in self._nodes:
             return
         if isinstance(body, RowsTold):
-            by_s = body.booted_s - _booted_s()
-            self._told(body.number, node, listings.shifted(body.rows, by_s), body.left_out)
+            rows = listings.shifted(body.rows, body.booted_s - _booted_s())
+            answer = listings.Answer(node, rows, body.left_out, body.guests)
+            self._told(body.number, answer)
             return
 
         def tell(rows: list[Row], left_out: int) -> None:
             if node in self._nodes:
-                told = RowsTold(body.number, rows, left_out, _booted_s())
+                told = RowsTold(body.number, rows, left_out, _booted_s(), self._guests())
                 self._cluster.peers.send(node, told)
 
         self._read(body, tell, is_other=True)
@@ -156,7 +161,6 @@ class Listings:
 
     # ---- tables of this node
     def _tasks(self) -> list[Row]:
-        tables = self._machine.tables
         homes: dict[int, tuple[str, int]] = {}
         for each in self._bridges():
             homes |= each.visiting.of_others()[0]
@@ -166,14 +170,13 @@ class Listings:
             home = homes.get(row["key"])
             shown.append(row if home is None else {**row, "home": home})
         living = {str(row["task_id"]) for row in shown}
-        jobs = [*tables.jobs.running.values(), *tables.jobs.ended.values()]
-        guests = {job.number for job in jobs if job.home is not None}
+        guests = self._guests()
         for row in itertools.islice(rows.ended(living), ROWS_MOST):
             if not self._was_visit(row, rows.told[row["key"]].by, guests):
                 shown.append(row)
         return shown
 
-    def _was_visit(self, row: Row, by: int, guests: set[int]) -> bool:
+    def _was_visit(self, row: Row, by: int, guests: Container[int]) -> bool:
         """Whether another node tells of it: of a guest's what is not known to be of this node."""
         is_of_guest = row["job"] in guests
         if by == task_rows.DAEMON:
@@ -194,6 +197,12 @@ class Listings:
             places = (each.pulling.place_of(key) for each in self._bridges())
             row["node_id"] = next(filter(None, places), row["node_id"])
         return rows
+
+    def _guests(self) -> dict[int, tuple[str, int]]:
+        """Jobs that stand for those of other nodes."""
+        tables = self._machine.tables.jobs
+        jobs = [*tables.running.values(), *tables.ended.values()]
+        return {job.number: job.home for job in jobs if job.home is not None}
 
     @property
     def _node_id(self) -> bytes:
