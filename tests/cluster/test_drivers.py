@@ -162,6 +162,29 @@ def test_it_is_seen_as_a_driver_and_leaves_at_once(place: Place) -> None:
     assert own[:12] not in place.cluster.head.command("status"), "that programs end is no news"
 
 
+def test_its_actors_and_jobs_are_seen_from_all_nodes(place: Place) -> None:
+    shoal.init(place.address, token_file=place.token_file)
+    own = shoal.get_runtime_context().get_node_id()
+    nodes = {row["NodeID"] for row in shoal.nodes()}
+
+    @shoal.remote
+    class Keeper:
+        def pid(self) -> int:
+            return os.getpid()
+
+    @shoal.remote
+    def seen() -> list[tuple[str, str, int]]:
+        rows = shoal.state.actors(state="ALIVE")
+        return [(row.name, row.node_id, row.pid) for row in rows]
+
+    keeper = Keeper.options(name="keeper").remote()
+    pid = shoal.get(keeper.pid.remote(), timeout=LONG_S)
+    ((name, node, told),) = shoal.get(seen.remote(), timeout=LONG_S)
+    assert (name, told) == ("keeper", pid) and node in nodes, "its home is the driver's node"
+    assert [row.node_id for row in shoal.state.actors(name="keeper")] == [node]
+    assert [row.node_id for row in shoal.state.jobs(state="RUNNING")] == [own]
+
+
 def test_a_killed_driver_takes_its_node_along(place: Place) -> None:
     text = (
         "import shoal, sys, time\n"

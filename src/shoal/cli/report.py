@@ -114,7 +114,7 @@ def print_status(observer: Observer) -> None:
     jobs = [row for row in observer.table("jobs") if row.get("state") == "RUNNING"]
     clusters = observer.table("cluster")
     print(
-        f"  {count(living, 'node')}{'; here' if clusters else ','} {count(len(workers), 'worker')},"
+        f"  {count(living, 'node')},{' here' if clusters else ''} {count(len(workers), 'worker')},"
         f" {count(len(actors), 'actor')}, {count(len(jobs), 'running job')}"
     )
     for row in clusters:
