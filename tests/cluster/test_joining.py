@@ -9,6 +9,7 @@ import signal
 import socket
 import stat
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -276,24 +277,30 @@ def test_a_drained_node_leaves(cluster: Cluster, machine: Machine) -> None:
 
 
 # ---- what is wrong is one clear line
-def test_what_is_wrong_with_joining_is_said(
-    cluster: Cluster, machine: Machine, tmp_path: pathlib.Path
-) -> None:
+def test_what_is_wrong_with_joining_is_said(cluster: Cluster, tmp_path: pathlib.Path) -> None:
+    """All at once: each of them is tried for a while."""
     tag, address, token, fingerprint = cluster.line.split()
     other_key = token[:9] + ("A" if token[9] != "A" else "B") + token[10:]
     other_print = "sha256:" + "0" * 64
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         free = f"127.0.0.1:{taken.getsockname()[1]}"  # bound, and nobody listens
-        for line, said in (
+        wrong = (
             (f"{tag} {address} {other_key} {fingerprint}", "token"),
             (f"{tag} {address} {token} {other_print}", "certificate"),
             (f"{tag} {free} {token} {fingerprint}", f"nobody listens at {free}"),
             (f"{tag} nowhere {token} {fingerprint}", "is not an address"),
             ("hello", "is not a join line"),
             ("", "is not a join line"),
-        ):
-            text = machine.refused(given=line + "\n", command="join")
+        )
+
+        def refused(number: int) -> str:
+            machine = Machine(tmp_path / f"{number}")
+            return machine.refused(given=wrong[number][0] + "\n", command="join")
+
+        with ThreadPoolExecutor(len(wrong)) as pool:
+            texts = list(pool.map(refused, range(len(wrong))))
+        for (line, said), text in zip(wrong, texts, strict=True):
             assert said in text, (line.replace(token, "TOKEN"), text)
             assert token.partition(".")[2] not in text
 

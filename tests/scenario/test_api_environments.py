@@ -306,7 +306,10 @@ def test_what_cannot_be_installed_says_the_tools_last_lines() -> None:
     assert shoal.get(worker.remote()) > 0, "others go on"
 
 
-def test_a_password_in_an_address_is_in_no_error_and_no_log() -> None:
+def test_a_password_in_an_address_is_in_no_error_and_no_log(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("UV_HTTP_RETRIES", "0")  # nobody listens there
     context = shoal.init(num_cpus=1)
     options = ["--index-url", "http://user:sesame@127.0.0.1:9/simple"]
     packages = {"packages": ["nothing"], "uv_pip_install_options": options}
