@@ -6,8 +6,6 @@ plain data, so a schedule of a test can be written down and played again.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import msgspec
 
 
@@ -28,22 +26,19 @@ class LinkLimits(msgspec.Struct, frozen=True):
 
 
 # ---- what happened
-@dataclass(frozen=True, slots=True)
-class Given:
+class Given(msgspec.Struct, frozen=True):
     """The owner wants a body to reach the peer."""
 
     data: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class AddressesKnown:
+class AddressesKnown(msgspec.Struct, frozen=True):
     """Where the peer can be dialled, best first; none: only it can dial."""
 
     addresses: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class DialFailed:
+class DialFailed(msgspec.Struct, frozen=True):
     """The dial that was under way came to nothing before the peer had proved itself."""
 
     why: str
@@ -51,15 +46,13 @@ class DialFailed:
     """Its machine is there, and nobody listens."""
 
 
-@dataclass(frozen=True, slots=True)
-class Reached:
+class Reached(msgspec.Struct, frozen=True):
     """The dialled peer has proved itself."""
 
     connection: int
 
 
-@dataclass(frozen=True, slots=True)
-class Greeted:
+class Greeted(msgspec.Struct, frozen=True):
     """The peer's ``Hello`` came on a connection."""
 
     connection: int
@@ -71,8 +64,7 @@ class Greeted:
     turn: int
 
 
-@dataclass(frozen=True, slots=True)
-class FrameCame:
+class FrameCame(msgspec.Struct, frozen=True):
     """A frame with a body, or only an acknowledgement (number 0)."""
 
     connection: int
@@ -81,15 +73,13 @@ class FrameCame:
     data: bytes = b""
 
 
-@dataclass(frozen=True, slots=True)
-class Moved:
+class Moved(msgspec.Struct, frozen=True):
     """The peer's machine has taken bytes of what was written."""
 
     connection: int
 
 
-@dataclass(frozen=True, slots=True)
-class Ended:
+class Ended(msgspec.Struct, frozen=True):
     """A connection is gone."""
 
     connection: int
@@ -98,28 +88,24 @@ class Ended:
     """The peer has ended it, or has ended itself."""
 
 
-@dataclass(frozen=True, slots=True)
-class ToldOver:
+class ToldOver(msgspec.Struct, frozen=True):
     """The peer says that this node's epoch is over."""
 
     connection: int
     why: str
 
 
-@dataclass(frozen=True, slots=True)
-class Forgotten:
+class Forgotten(msgspec.Struct, frozen=True):
     """The peer was declared dead: its present epoch never counts again."""
 
 
-@dataclass(frozen=True, slots=True)
-class BeganAnew:
+class BeganAnew(msgspec.Struct, frozen=True):
     """This node goes on as another epoch: the session is over, for the peer too once it hears."""
 
     epoch: int
 
 
-@dataclass(frozen=True, slots=True)
-class Ticked:
+class Ticked(msgspec.Struct, frozen=True):
     """``wake_at`` has come."""
 
 
@@ -130,15 +116,13 @@ Event = (
 
 
 # ---- what to do
-@dataclass(frozen=True, slots=True)
-class Dial:
+class Dial(msgspec.Struct, frozen=True):
     """Dial; answered by ``Reached`` or ``DialFailed``."""
 
     address: str
 
 
-@dataclass(frozen=True, slots=True)
-class Greet:
+class Greet(msgspec.Struct, frozen=True):
     """Send ``Hello`` on a connection."""
 
     connection: int
@@ -147,8 +131,7 @@ class Greet:
     turn: int
 
 
-@dataclass(frozen=True, slots=True)
-class Write:
+class Write(msgspec.Struct, frozen=True):
     """Send a numbered body, with an acknowledgement of what was received."""
 
     connection: int
@@ -157,16 +140,14 @@ class Write:
     data: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Acknowledge:
+class Acknowledge(msgspec.Struct, frozen=True):
     """Send an acknowledgement alone."""
 
     connection: int
     ack: int
 
 
-@dataclass(frozen=True, slots=True)
-class Close:
+class Close(msgspec.Struct, frozen=True):
     """End a connection; ``is_over``: tell the peer that its epoch is."""
 
     connection: int
@@ -174,52 +155,45 @@ class Close:
     is_over: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Deliver:
+class Deliver(msgspec.Struct, frozen=True):
     """The next body for the owner."""
 
     data: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Linked:
+class Linked(msgspec.Struct, frozen=True):
     """There is a connection again; ``is_new``: with an epoch that there was no session with."""
 
     epoch: int
     is_new: bool
 
 
-@dataclass(frozen=True, slots=True)
-class SessionEnded:
+class SessionEnded(msgspec.Struct, frozen=True):
     """The epoch that the session was with is over; so many bodies may not have arrived."""
 
     epoch: int
     undelivered: int
 
 
-@dataclass(frozen=True, slots=True)
-class Suspected:
+class Suspected(msgspec.Struct, frozen=True):
     """See rule 5."""
 
     why: str
 
 
-@dataclass(frozen=True, slots=True)
-class Refused:
+class Refused(msgspec.Struct, frozen=True):
     """The peer has ended the connection, and nobody listened where it was dialled then."""
 
     dialled_at: float
 
 
-@dataclass(frozen=True, slots=True)
-class Congested:
+class Congested(msgspec.Struct, frozen=True):
     """More (or again less than half of that) waits than ``waiting_most_bytes``."""
 
     is_congested: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Fenced:
+class Fenced(msgspec.Struct, frozen=True):
     """This node's own epoch is over for the peer."""
 
     why: str
