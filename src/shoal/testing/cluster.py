@@ -24,11 +24,12 @@ Invariants:
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import signal
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -114,21 +115,46 @@ class Node:
         Raises:
             ClusterError: it has failed.
         """
+        return self._finish(self._begin(words, marked), words, told)
+
+    def begin_stop(self) -> Callable[[], list[int]]:
+        """Begin to stop it as people do; what is returned waits for that, and returns what of the
+        node is there after a while: nothing, if all is well."""
+        if not self.is_alive():
+            return list
+        command = self._begin(("stop",), marked=False)
+
+        def finish() -> list[int]:
+            self._finish(command, ("stop",), "")
+            wait_until(lambda: not self.processes(), END_S)
+            return self.processes()
+
+        return finish
+
+    def _begin(self, words: Sequence[str], marked: bool) -> subprocess.Popen[str]:
         variables = self.variables()
         if marked:
             variables[leftovers.VARIABLE] = self.mark
-        done = subprocess.run(
+        return subprocess.Popen(
             [*self.enter, *program("shoal", *words)],
             env=variables,
-            input=told,
-            capture_output=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
-            timeout=COMMAND_S,
         )
-        if done.returncode:
-            said = f"{done.stdout}{done.stderr}".strip()
+
+    def _finish(self, command: subprocess.Popen[str], words: Sequence[str], told: str) -> str:
+        with command:
+            try:
+                said, wrong = command.communicate(told, COMMAND_S)
+            except BaseException:
+                command.kill()
+                raise
+        if command.returncode:
+            said = f"{said}{wrong}".strip()
             raise ClusterError(f"shoal {' '.join(words)} has failed at {self.name}: {said}")
-        return done.stdout
+        return said
 
     def find(self) -> None:
         """Learn which session the node has begun."""
@@ -292,11 +318,13 @@ class Cluster:
         if node is self.nodes[0]:
             self._disconnect()
         self.nodes.remove(node)
+        self._remove(node, node.begin_stop() if gracefully else list)
+
+    def _remove(self, node: Node, stop: Callable[[], list[int]]) -> None:
+        """Nothing of it is left, whatever ``stop`` says or raises."""
         left: list[int] = []
         try:
-            if gracefully and node.is_alive():
-                node.command("stop")
-                left = self._wait_for_end(node)
+            left = stop()
         finally:
             self._clear(node)
         if left:
@@ -306,11 +334,6 @@ class Cluster:
         leftovers.end(node.mark)
         self._take_from_place(node)
         shutil.rmtree(node.directory, ignore_errors=True)
-
-    def _wait_for_end(self, node: Node) -> list[int]:
-        """What of it is there after a while; nothing, if all is well."""
-        wait_until(lambda: not node.processes(), END_S)
-        return node.processes()
 
     def kill_daemon(self, node: Node) -> None:
         """SIGKILL to the daemon alone: what it leaves must end by itself."""
@@ -359,17 +382,20 @@ class Cluster:
             raise TimeoutError(f"nodes do not agree on {names} after {timeout_s:g} s: {shown}")
 
     def shutdown(self) -> None:
-        """End every node; repeated, nothing happens.
+        """End every node, all at once; repeated, nothing happens.
 
         Raises:
             ClusterError: processes were left; they were ended.
         """
         self._disconnect()
         failed: list[str] = []
-        for node in reversed(list(self.nodes)):
-            _collect(failed, lambda node=node: self.remove_node(node))  # type: ignore[misc]
-        leftovers.end(self.mark)
-        shutil.rmtree(self._place, ignore_errors=True)
+        nodes, self.nodes = self.nodes[::-1], []
+        try:
+            for node, stop in [(node, node.begin_stop()) for node in nodes]:
+                _collect(failed, functools.partial(self._remove, node, stop))
+        finally:
+            leftovers.end(self.mark)
+            shutil.rmtree(self._place, ignore_errors=True)
         if failed:
             raise ClusterError("; ".join(failed))
 
