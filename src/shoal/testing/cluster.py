@@ -148,9 +148,8 @@ class Node:
         with command:
             try:
                 said, wrong = command.communicate(told, COMMAND_S)
-            except BaseException:
-                command.kill()
-                raise
+            finally:
+                command.kill()  # nothing happens if it has ended
         if command.returncode:
             said = f"{said}{wrong}".strip()
             raise ClusterError(f"shoal {' '.join(words)} has failed at {self.name}: {said}")
