@@ -212,6 +212,45 @@ def test_a_killed_driver_takes_its_node_along(place: Place) -> None:
     assert wait_until(lambda: not is_busy(), LONG_S), "what it had asked for ends with its job"
 
 
+@pytest.mark.parametrize("end", ["", "os._exit(0)", "os.kill(os.getpid(), 9)"])
+def test_a_detached_actor_outlives_its_program(place: Place, end: str) -> None:
+    text = (
+        "import os, shoal\n"
+        f"shoal.init({place.address!r}, token_file={place.token_file!r}, namespace='n')\n"
+        "@shoal.remote(num_cpus=0, resources={'licence': 0.1}, max_restarts=1)\n"
+        "class Counter:\n"
+        "    def __init__(self, first):\n"
+        "        self.count = first\n"
+        "    def add(self):\n"
+        "        self.count += 1\n"
+        "        return self.count, os.getpid()\n"
+        "made = Counter.options(name='kept', lifetime='detached')\n"
+        "counter = made.remote(int(os.environ['FIRST']))\n"
+    )
+    program = [sys.executable, "-c", text + end]
+    subprocess.run(program, env={**os.environ, "FIRST": "7"}, check=not end, timeout=LONG_S)
+    assert wait_until(lambda: not place.living(), SOON_S)
+    shoal.init(place.address, token_file=place.token_file, namespace="n", log_to_driver=False)
+    counter = shoal.get_actor("kept")
+    count, pid = shoal.get(counter.add.remote(), timeout=LONG_S)
+    assert count == 8, "made with what it was given"
+    more = shoal.get([counter.add.remote() for _ in range(3)], timeout=LONG_S)
+    assert more == [(count, pid) for count in (9, 10, 11)]
+    os.kill(pid, signal.SIGKILL)
+    again = shoal.get(counter.add.options(max_task_retries=1).remote(), timeout=LONG_S)
+    assert again[0] == 8 and again[1] != pid, "who restarts it has its class and arguments"
+    shoal.kill(counter)
+
+    def is_gone() -> bool:
+        try:
+            shoal.get_actor("kept")
+        except errors.ActorNotFoundError:
+            return True
+        return False
+
+    assert wait_until(is_gone, LONG_S)
+
+
 def test_what_no_node_has_waits_and_is_said_once(
     place: Place, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -56,6 +56,25 @@ def node_with(cluster: Cluster, node_id: str) -> Node:
     return next(node for node in cluster.nodes if node.name == names[node_id])
 
 
+def test_a_node_that_comes_back_has_bundles_of_the_same_group_again() -> None:
+    with Cluster(lease_s=LEASE_S) as cluster:
+        cluster.add_node(num_cpus=1)
+        other = cluster.add_node(num_cpus=1, resources={"far": 1})
+        shoal.init(cluster.head.address, log_to_driver=False)
+        group = placement_group([{"far": 1}])
+        assert group.wait(LONG_S)
+        only = [where.options(scheduling_strategy=InGroup(group, at), num_cpus=0) for at in (0, -1)]
+        there = [get(each.options(resources={"far": 0.1}).remote()) for each in only]
+        assert there == places(group) * 2
+        cluster.freeze(other)
+        assert wait_until(lambda: state(group) == "RESCHEDULING", LONG_S)
+        refs = [each.options(resources={"far": 0.1}).remote() for each in only]
+        cluster.thaw(other)
+        assert wait_until(lambda: state(group) == "CREATED", LONG_S)
+        assert get(refs) == there, "the same machine, as another epoch"
+        remove_placement_group(group)
+
+
 def test_lost_bundles_are_placed_again_when_there_is_a_node(tmp_path: Path) -> None:
     with Cluster(lease_s=LEASE_S) as cluster:
         for _ in range(3):

@@ -24,6 +24,7 @@ NOT_SIMULATED = {
             *("CallersGone", "NameAnswered"),
             *("GroupTold", "BundlesWanted", "BundlesOpened", "BundlesUnwanted", "GroupsOver"),
             *("DrainBegun", "ActorMoves", "HomeLeaves", "HomeFound", "ActorGiven"),
+            "GivenAway",
             "LeaseSet",
         ),
         ACROSS,

@@ -52,6 +52,52 @@ def stopped(node: Member, actor_id: str) -> None:
     assert is_stopped(node.tables.actors.living[actor_id])
 
 
+# ---- the node of a program
+def of_a_program() -> Member:
+    """It leaves with its program, on a machine that has no node of the cluster."""
+    node = Member()
+    node.tables.config = msgspec.structs.replace(node.tables.config, is_driver=True)
+    return node
+
+
+def given_away(out: list[do.Command]) -> do.GiveAway:
+    (command,) = (each for each in out if isinstance(each, do.GiveAway))
+    assert not [each for each in out if isinstance(each, do.Reply)], "its creator waits"
+    return command
+
+
+def test_a_detached_actor_of_a_program_has_another_home_before_anybody_hears_of_it() -> None:
+    node = of_a_program()
+    asked = given_away(node.actor(detached=True))
+    actor = node.tables.actors.living[asked.actor_id]
+    assert is_stopped(actor) and not node.is_asking(asked.actor_id)
+    node.tell(seen.AlarmRang(), after=60.0)
+    assert not node.is_asking(asked.actor_id), "it never begins here"
+    node.tell(seen.HomeFound(asked.actor_id, FAR))
+    assert (actor.moves, actor.host, actor.incarnation) == (GONE, FAR, 0)
+    (answer,) = node.tell(seen.GivenAway(asked.ticket))
+    assert reply([answer], m.ActorInfo).actor_id == asked.actor_id
+    assert node.tell(seen.GivenAway(asked.ticket)) == [], "once"
+
+
+def test_one_that_is_ended_before_it_has_a_home_is_told_to_its_creator() -> None:
+    node = of_a_program()
+    asked = given_away(node.actor(detached=True))
+    node.ask(DRIVER, m.KillActor(asked.actor_id, True))
+    assert node.tables.actors.find(asked.actor_id).is_dead
+    (answer,) = node.tell(seen.GivenAway(asked.ticket))
+    assert reply([answer], m.ActorInfo).actor_id == asked.actor_id
+
+
+def test_other_actors_of_a_program_stay_with_it() -> None:
+    node = of_a_program()
+    out = node.actor()
+    assert node.is_asking(str(reply(out, m.ActorInfo).actor_id))
+    elsewhere = Member()
+    out = elsewhere.actor(detached=True)
+    assert elsewhere.is_asking(str(reply(out, m.ActorInfo).actor_id)), "a node stays"
+
+
 # ---- the node that leaves
 def test_it_stops_behind_its_present_call_and_is_not_begun_again() -> None:
     node = Member()

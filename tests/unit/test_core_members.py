@@ -10,6 +10,7 @@ import pytest
 from shoal._base.config import LeaseTimes, lease_times
 from shoal._core.members import interface as on
 from shoal._core.members.actor_table import ACTORS
+from shoal._core.policies.view import View
 from shoal._proto import membership as m
 from shoal._proto.messages import Done, Failure
 from shoal._proto.views import Candidates, Demand, NodeRow, Wish
@@ -44,6 +45,18 @@ def test_who_begins_anew_ends_its_former_epoch() -> None:
     assert "it has begun anew" in cluster.notices[-1]
     facts = cluster.machine.actors.table.find("x")
     assert facts is not None and facts.incarnation == 2 and facts.restarts == 1
+
+
+def test_its_row_is_of_the_epoch_that_it_gets() -> None:
+    """It wrote it in its former one, of which the others believe nothing any more."""
+    cluster = Cluster("a", "b")
+    cluster.ask_to_join("a", request=2, former=1)
+    rows = [body for to, body in cluster.told if to == "b" and isinstance(body, m.MembersChanged)]
+    (row,) = (member.row for member in rows[-1].rows if member.row.node == "a")
+    view = View(10)
+    assert view.hear(NodeRow("a", 1, 40))
+    view.lose("a")
+    assert view.hear(row) and (row.epoch, row.total) == (2, ROW)
 
 
 def test_an_old_request_is_not_read() -> None:

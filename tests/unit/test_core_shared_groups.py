@@ -263,6 +263,29 @@ def test_an_epoch_that_is_over_takes_all_groups_with_it() -> None:
     assert {c.request for c in out if isinstance(c, do.SayGivenBack)} == {1, 9}
 
 
+@pytest.mark.parametrize("is_detached", [False, True])
+def test_a_group_that_goes_on_without_the_node_may_come_back_to_its_next_epoch(
+    is_detached: bool,
+) -> None:
+    node = Member()
+    if is_detached:  # of a program here
+        node.told(node.make(detached=True), "CREATED", ME, OTHER)
+    spec = spec_of()
+    node.reserve(0, request=1, spec=spec)
+    node.tell(seen.BundlesOpened(GROUP, 1))
+    node.tell(seen.GroupsOver("given up"))
+    assert node.tables.groups.find(GROUP) is None and node.free() == 2
+    assert GROUP not in node.tables.store.rows["groups"]
+    assert only(node.ask(DRIVER, m.OpenQueue({"CPU": 1.0}, IN_ANY)), do.AskStore)
+    node.reserve(0, request=2, spec=spec)
+    asked = only(node.tell(seen.BundlesOpened(GROUP, 2)), do.AskStore)
+    node.tell(seen.GroupTold(asked.ticket, spec, "CREATED", (ME, OTHER)))
+    assert node.state() == "CREATED" and node.free() == 1
+    assert node.in_group(IN_FIRST, 7).is_feasible
+    node.tell(seen.BundlesUnwanted(GROUP, 2, True))
+    assert node.state() == "REMOVED" and node.free() == 2
+
+
 # ---- where what is in it goes
 def test_a_task_goes_to_the_node_of_its_bundle() -> None:
     node = placed(ME, OTHER)

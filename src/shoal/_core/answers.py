@@ -74,6 +74,13 @@ def lease() -> ModuleType:
     return reactions_lease
 
 
+def homes() -> ModuleType:
+    """As ``draining``, or where actors have another home from the beginning."""
+    from shoal._core import reactions_homes
+
+    return reactions_homes
+
+
 def shared_groups() -> ModuleType:
     """As ``elsewhere``: groups whose bundles may be on several nodes."""
     from shoal._core import reactions_shared_groups

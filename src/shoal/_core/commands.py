@@ -414,6 +414,13 @@ class TakeName(Command, frozen=True):
     former: str
 
 
+class GiveAway(Command, frozen=True):
+    """Another node is to be the home of that actor from the beginning: ``GivenAway`` follows."""
+
+    ticket: int
+    actor_id: str
+
+
 class SpreadActor(Command, frozen=True):
     """Whose turn it is to have that actor: ``ActorSent`` follows."""
 
@@ -444,6 +451,7 @@ class SayGivenBack(Command, frozen=True):
 
 AnyCommand = Union[
     AskStore,
+    GiveAway,
     SayReserved,
     SayGivenBack,
     SpreadActor,
@@ -507,6 +515,7 @@ Across = (
     | FindName
     | ReleaseName
     | TakeName
+    | GiveAway
     | SpreadActor
     | MarkLeased
     | HostActor

@@ -90,6 +90,7 @@ LeaseSet = events_across.LeaseSet
 ActorMoves = events_across.ActorMoves
 HomeLeaves = events_across.HomeLeaves
 HomeFound = events_across.HomeFound
+GivenAway = events_across.GivenAway
 ActorGiven = events_across.ActorGiven
 NameAnswered = events_across.NameAnswered
 NodesChanged = events_across.NodesChanged
@@ -416,6 +417,7 @@ AnyEvent = Union[
     ActorMoves,
     HomeLeaves,
     HomeFound,
+    GivenAway,
     ActorGiven,
     GuestWanted,
     GuestEnded,

@@ -65,6 +65,12 @@ class HomeFound(Event, frozen=True):
     node: str
 
 
+class GivenAway(Event, frozen=True):
+    """That actor has another home, or has ended."""
+
+    ticket: int
+
+
 class ActorGiven(Event, frozen=True):
     """``node``, which leaves, was the home of an actor: this one is to be it. Class, arguments and
     checkpoint are values of this node."""

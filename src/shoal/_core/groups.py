@@ -67,6 +67,7 @@ class Group:
         "created_at",
         "gates",
         "is_any_asked",
+        "is_forgotten",
         "is_warned",
         "job",
         "name",
@@ -105,6 +106,9 @@ class Group:
         self.record: bytes | None = None
         """Why it is gone."""
         self.reason = ""
+        self.is_forgotten = False
+        """It was here in an epoch that is over: others, or a later epoch of this node, go on with
+        it."""
         self.was_used = False
         """Somebody has asked for a queue or an actor in it."""
         self.is_warned = False
@@ -337,9 +341,12 @@ class GroupTable:
         self.ending[group.group_id] = group
 
     def bury(self, group: Group) -> list[Group]:
-        """Edge 4: its bundles are given back. Tombstones that are too many, and now forgotten."""
+        """Edge 4: its bundles are given back. Those that are forgotten now: itself, or tombstones
+        that are too many."""
         group.forget_rooms()
         del self.ending[group.group_id]
+        if group.is_forgotten:
+            return [group]
         self.tombstones[group.group_id] = group
         forgotten = []
         while len(self.tombstones) > self._limits.group_tombstones_most:

@@ -34,6 +34,7 @@ from shoal._core import (
 from shoal._core import commands as do
 from shoal._core import events as seen
 from shoal._core.answers import Commands
+from shoal._core.answers import homes as _homes
 from shoal._core.answers import lease as _lease
 from shoal._core.answers import shared_groups as _groups
 from shoal._core.tables import NodeTables
@@ -101,13 +102,6 @@ def _draining() -> ModuleType:
     from shoal._core import reactions_draining
 
     return reactions_draining
-
-
-def _homes() -> ModuleType:
-    """As ``_draining``, or for who takes what such a node had."""
-    from shoal._core import reactions_homes
-
-    return reactions_homes
 
 
 def _guests() -> ModuleType:
@@ -221,6 +215,7 @@ class NodeMachine:
             seen.ActorMoves: lambda now, event: _draining().on_moves(self.tables, now, event),
             seen.HomeLeaves: lambda now, event: _homes().on_leaves(self.tables, now, event),
             seen.HomeFound: lambda now, event: _homes().on_found(self.tables, now, event),
+            seen.GivenAway: lambda now, event: _homes().on_given_away(self.tables, event),
             seen.ActorGiven: lambda now, event: _homes().on_given(self.tables, now, event),
             seen.GuestWanted: lambda now, event: _guests().on_wanted(self.tables, now, event),
             seen.GuestEnded: lambda now, event: _guests().on_ended(self.tables, now, event),

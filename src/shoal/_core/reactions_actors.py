@@ -13,6 +13,7 @@ from shoal._core.answers import (
     await_group,
     begin_job,
     draining,
+    homes,
     job_row,
     label_worker,
     lease,
@@ -119,6 +120,8 @@ def on_actor_queue(t: NodeTables, now: float, ticket: ActorTicket, event: QueueC
     reply = do.Reply(ticket.index, ticket.request, actor.describe())
     if actor.is_dead:
         return actor_row(t, actor, reply) + _kill_queues(actor, actor.cause)
+    if actor.spec.detached and t.config.is_driver and homes().gives_away(t, actor):
+        return list(homes().born(t, now, actor, reply))
     if actor.spec.detached and t.mirror.has_process:
         return _read_record(t, actor, reply) + ask_worker(t, now, actor)
     return actor_row(t, actor, reply) + ask_worker(t, now, actor)

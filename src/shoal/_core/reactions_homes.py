@@ -20,7 +20,9 @@ What is asked of one that is GONE goes to its next home.
 2. It was no restart: its incarnation is the next, its count of restarts stays.
 3. One that may not be restarted, that is in a placement group, or that works for a program which is
    attached to the node itself, keeps its home, and ends with it.
-4. The next home holds its class and its arguments by itself. Its calls wait in the queues in which
+4. A detached actor of a program whose machine has no node of the cluster is the head's before it
+   begins, and before its creator hears that it is there: the node of such a program ends with it.
+5. The next home holds its class and its arguments by itself. Its calls wait in the queues in which
    it called the actor until now, if it did.
 """
 
@@ -39,9 +41,31 @@ from shoal._core.actors import (
     Pausing,
 )
 from shoal._core.answers import Commands, begin_job, job_row, want_environment
-from shoal._core.events import ActorGiven, HomeFound, HomeLeaves
+from shoal._core.events import ActorGiven, GivenAway, HomeFound, HomeLeaves
 from shoal._core.jobs import Job
-from shoal._core.tables import ActorTicket, NodeTables, RecordTicket
+from shoal._core.tables import ActorTicket, BirthTicket, NodeTables, RecordTicket
+
+
+# ---- one that is not to begin here
+def gives_away(t: NodeTables, actor: Actor) -> bool:
+    """Whether it can have another home before it begins (rule 3)."""
+    return not placement.group_of(actor.spec.strategy)
+
+
+def born(t: NodeTables, now: float, actor: Actor, reply: do.Reply) -> Commands:
+    """A detached actor of a program whose node leaves with it: its creator hears of it when it has
+    another home."""
+    actor.moves = LEAVES
+    t.tell(now, actor.actor_id, "its home is to be the head, since this node is its program's")
+    ticket = t.new_ticket()
+    t.tickets[ticket] = BirthTicket(reply)
+    return [do.GiveAway(ticket, actor.actor_id)]
+
+
+def on_given_away(t: NodeTables, event: GivenAway) -> Commands:
+    """Its creator may go on."""
+    ticket = t.tickets.pop(event.ticket, None)
+    return [ticket.reply] if isinstance(ticket, BirthTicket) else []
 
 
 # ---- the former home

@@ -291,9 +291,11 @@ def give_back_due(t: NodeTables) -> Commands:
 
 
 def on_over(t: NodeTables, now: float, event: GroupsOver) -> Commands:
-    """Every process of this node's epoch is being killed; its groups are gone with it."""
+    """Every process of this node's epoch is being killed. Groups of its programs are gone with it;
+    the others go on elsewhere, and may come back to its next epoch."""
     out: Commands = []
-    for group in [each for each in t.groups.living.values() if each.is_shared]:
+    for group in [each for each in t.groups.living.values() if isinstance(each, SharedGroup)]:
+        group.is_forgotten = not group.job or group.spec.detached
         out += _end(t, now, group, event.reason)
     for part in list(t.groups.parts.values()):
         if not part.is_ending:

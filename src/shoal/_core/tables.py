@@ -58,6 +58,12 @@ class ActorTicket(msgspec.Struct, frozen=True):
     request: int
 
 
+class BirthTicket(msgspec.Struct, frozen=True):
+    """``GiveAway`` is under way for an actor that its creator waits for."""
+
+    reply: do.Reply
+
+
 class RetryTicket(msgspec.Struct, frozen=True):
     """``Requeue`` on behalf of a worker's ``RetryTask``."""
 
@@ -113,7 +119,15 @@ class RestoreTicket(msgspec.Struct, frozen=True):
 RUNS_NOTHING = "no node of the cluster has that, and the one here is a program's: it runs nothing"
 """What is said of that node if no other one can do it either."""
 
-Ticket = ClassTicket | ActorTicket | CallerTicket | RetryTicket | RecordTicket | RestoreTicket
+Ticket = (
+    ClassTicket
+    | ActorTicket
+    | CallerTicket
+    | RetryTicket
+    | RecordTicket
+    | RestoreTicket
+    | BirthTicket
+)
 
 
 def _scheduler(config: NodeConfig, account: Account, environments: Environments) -> Scheduler:

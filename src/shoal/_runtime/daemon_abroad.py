@@ -107,7 +107,6 @@ class Abroad:
         self.homes = Homes(loop, machine, cluster, self.actors, post)
         self.drainer = Drainer(loop, memory, machine, cluster, post)
         self.drainer.look_at_homes = self.homes.look
-        self.seen = Seen(machine, cluster, post)
         cluster.joined, cluster.left = self._joined, self._left
         cluster.received, cluster.open_source = self._received, self._open_source
         cluster.members_changed = self._members_changed

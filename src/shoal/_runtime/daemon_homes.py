@@ -28,7 +28,7 @@ from typing import Any
 import msgspec
 
 from shoal._base import clock
-from shoal._core import events, guests
+from shoal._core import commands, events, guests
 from shoal._core.actors import GONE, Abroad, Actor
 from shoal._core.node import NodeMachine
 from shoal._core.reactions_homes import is_stopped, leaving
@@ -75,6 +75,16 @@ class Homes:
         actors.called_in_vain = self._tell
 
     # ---- the former home
+    def perform_give_away(self, command: commands.GiveAway) -> None:
+        """Until it is another node's, or has ended."""
+        actor = self._machine.tables.actors.living.get(command.actor_id)
+        if actor is None or actor.moves == GONE:
+            self._post(events.GivenAway(command.ticket))
+            return
+        if self.bridging is not None:
+            self._go_on(self.bridging, actor)
+        self._loop.call_later(LOOK_S, lambda: self.perform_give_away(command))
+
     def look(self) -> None:
         """This node is being drained: go on with all that are to have another home."""
         if self.bridging is None:

@@ -184,8 +184,8 @@ class Daemon:
         self._spiller.came_back, self._lost.made_again = abroad.came_home, abroad.made_again
         self._places.abroad, self._places.stays = abroad, stays_here
         abroad.seen.show_lines, self._lines.send_home = self._lines.show, abroad.seen.send_lines
-        parts = (abroad.actors, abroad.actors.callers, abroad.names, abroad.groups, leases)
-        self._perform |= performers(ACROSS, *parts)
+        parts = (abroad.actors, abroad.actors.callers, abroad.names, abroad.groups, abroad.homes)
+        self._perform |= performers(ACROSS, *parts, leases)
 
     def _look_at_workers(self) -> None:
         workers = tuple(self._machine.tables.scheduler.held.by_worker)

@@ -290,7 +290,8 @@ class NodeTable:
             lease_s=self._lease_s(body.role),
         )
         node = self.nodes[body.node] = Node(record, now, self._times.orders_most)
-        node.row = body.row
+        # It was written when its former epoch was the last one, which others know to be over.
+        node.row = msgspec.structs.replace(body.row, epoch=epoch, number=0)
         self._dead.pop(body.node, None)
         if body.name:
             self._names[body.name] = body.node
