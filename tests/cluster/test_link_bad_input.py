@@ -106,15 +106,20 @@ def test_other_protocols(scene: Scene, data: bytes) -> None:
     scene.still_serves()
 
 
-@pytest.mark.parametrize("size", [1, 8, 79])
-def test_a_preface_that_does_not_come_whole(scene: Scene, size: int) -> None:
+def test_a_preface_that_does_not_come_whole(scene: Scene) -> None:
     preface = links.new_preface(links.NODE, scene.cluster.line.secret.id, bytes(32))
     began = time.monotonic()
-    with raw_peer.dial(scene.node.address) as stranger:
-        stranger.sendall(preface[:size])
-        assert raw_peer.is_ended(stranger)
-    assert 1.5 < time.monotonic() - began < 6.0, "the deadline is 2 s"
-    scene.wait_line(f"it sent {size} bytes and then nothing")
+    with contextlib.ExitStack() as dialled:
+        strangers = {
+            size: dialled.enter_context(raw_peer.dial(scene.node.address)) for size in (1, 8, 79)
+        }
+        for size, stranger in strangers.items():
+            stranger.sendall(preface[:size])
+        for stranger in strangers.values():
+            assert raw_peer.is_ended(stranger)
+            assert 1.5 < time.monotonic() - began < 6.0, "the deadline is 2 s"
+    for size in strangers:
+        scene.wait_line(f"it sent {size} bytes and then nothing")
     scene.still_serves()
 
 
