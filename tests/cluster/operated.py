@@ -68,10 +68,11 @@ class Machine:
         return done.stderr
 
     def nodes(self) -> dict[str, dict[str, Any]]:
-        """Rows of ``shoal list nodes`` by name."""
+        """Rows of ``shoal list nodes`` by name; of several with one name, the one that lives."""
         done = self.shoal("list", "nodes", "--json")
         assert done.returncode == 0, done.stderr
-        return {row["name"]: row for row in json.loads(done.stdout)}
+        rows = sorted(json.loads(done.stdout), key=lambda row: bool(row["state"] == "ALIVE"))
+        return {row["name"]: row for row in rows}
 
     def alive(self) -> set[str]:
         """Names of the nodes that live. Asked for again and again, so without a command, but for

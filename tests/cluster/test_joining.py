@@ -21,7 +21,7 @@ from shoal._proto.messages import GetTable
 from shoal._runtime import registry, session_dir, wire
 from shoal._runtime.observer import Observer
 from shoal._runtime.store_wire import store_messages
-from tests.cluster.conftest import LEASE_S
+from tests.cluster.conftest import LEASE_S, looked_around
 from tests.cluster.operated import Machine, listening_at, until
 
 USUAL_S = 11.0
@@ -49,10 +49,24 @@ def machine(tmp_path: pathlib.Path) -> Iterator[Machine]:
     made.stop()
 
 
-@pytest.fixture
-def cluster(tmp_path: pathlib.Path) -> Iterator[Cluster]:
-    with started(tmp_path, "--lease", f"{LEASE_S:g}s") as made:
+@pytest.fixture(scope="module", autouse=True)
+def _nothing_is_left() -> Iterator[None]:
+    """The look around comes after the last test: a head lives that long."""
+    with looked_around():
+        yield
+
+
+@pytest.fixture(scope="module")
+def _made(_nothing_is_left: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    with started(tmp_path_factory.mktemp("head"), "--lease", f"{LEASE_S:g}s") as made:
         yield made
+
+
+@pytest.fixture
+def cluster(_made: Cluster) -> Cluster:
+    """One for all tests whose nodes go: those of former ones are gone."""
+    until(lambda: _made.head.alive() == {"first"})
+    return _made
 
 
 @pytest.fixture
@@ -79,6 +93,13 @@ def joined(machine: Machine, cluster: Cluster, name: str, *words: str) -> str:
     return machine.start(*where, "--listen", "127.0.0.1:0", "--node-name", name, *words)
 
 
+NAMES = """
+import shoal
+
+print(sorted(row["NodeName"] for row in shoal.nodes() if row["Alive"]))
+"""
+
+
 def test_a_second_node_joins_and_is_seen(cluster: Cluster, machine: Machine) -> None:
     assert cluster.head.alive() == {"first"}
     assert stat.S_IMODE(os.stat(cluster.token_file).st_mode) == 0o600
@@ -94,7 +115,7 @@ def test_a_second_node_joins_and_is_seen(cluster: Cluster, machine: Machine) -> 
     assert f"this is the head, listening, listens at {cluster.address}" in status
     assert "security: TLS 1.3 both ways, a token to join" in status
     assert " second: alive; 127.0.0.1:" in status
-    told = cluster.head.program("import shoal; print(sorted(n['NodeName'] for n in shoal.nodes()))")
+    told = cluster.head.program(NAMES)
     assert "['first', 'second']" in told.stdout, told.stderr
 
 
@@ -118,13 +139,13 @@ def test_a_killed_daemon_is_known_as_soon_as_nothing_of_its_node_is_left(
     cluster: Cluster, machine: Machine
 ) -> None:
     """Its zygote has ended the rest, and says so: nobody waits for the end of the lease."""
-    joined(machine, cluster, "second")
-    until(lambda: cluster.head.alive() == {"first", "second"})
+    joined(machine, cluster, "killed")
+    until(lambda: cluster.head.alive() == {"first", "killed"})
     (entry,) = registry.started_sessions(str(machine.directory))
     os.kill(entry.pid, signal.SIGKILL)
     until(lambda: cluster.head.alive() == {"first"})
-    assert " second: dead; its daemon has ended" in cluster.head.shoal("status").stdout
-    assert cluster.head.nodes()["second"]["state"] == "DEAD"
+    assert " killed: dead; its daemon has ended" in cluster.head.shoal("status").stdout
+    assert cluster.head.nodes()["killed"]["state"] == "DEAD"
 
 
 def test_who_cannot_say_it_is_lost_when_its_lease_is_over(usual: Cluster, machine: Machine) -> None:
@@ -306,8 +327,10 @@ def test_what_is_wrong_with_joining_is_said(cluster: Cluster, tmp_path: pathlib.
 
 
 def test_files_that_others_can_read_are_refused(cluster: Cluster, machine: Machine) -> None:
-    os.chmod(cluster.token_file, 0o644)
-    text = machine.refused("--address", cluster.address, "--token-file", cluster.token_file)
+    open_file = machine.directory.with_name("token")
+    open_file.write_text(cluster.line)
+    open_file.chmod(0o644)
+    text = machine.refused("--address", cluster.address, "--token-file", str(open_file))
     assert "chmod 600" in text
     missing = machine.refused("--address", cluster.address, "--token-file", "/no/such/file")
     assert "cannot be read" in missing
