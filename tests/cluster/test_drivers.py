@@ -153,7 +153,7 @@ def test_it_is_seen_as_a_driver_and_leaves_at_once(place: Place) -> None:
     own = shoal.get_runtime_context().get_node_id()
     assert place.drivers()[own] == "ALIVE"
     status = place.cluster.head.command("status")
-    assert f"  driver {own[:12]} " in status and "  2 nodes;" in status
+    assert f"  driver {own[:12]} " in status and "  2 nodes," in status
     refused = "it runs nothing, and leaves with its program"
     with pytest.raises(RuntimeError, match=refused):
         place.cluster.head.command("drain", own[:12])
