@@ -59,8 +59,9 @@ LARGE = {
     "one way, long": 1,
     "isolate, long": 2,
 }
-SHORT_S = 0.3, 4.0
-LONG_S = 14.0, 20.0
+SHORT_LEASES = 0.03, 0.4
+LONG_LEASES = 1.4, 2.0
+"""How long they last. The shorter the leases, the more nodes are given up and come back."""
 LEAVES_S = 20.0
 """What a killed daemon has left ends within this: patience with a busy machine."""
 RESETS_PER_S = 20
@@ -126,7 +127,7 @@ class NodeFaults:
 
     def _do(self, name: str, victim: Node, is_long: bool) -> bool:
         cluster, away = self._cluster, victim if is_long else None
-        lasts_s = self.chance.uniform(*(LONG_S if is_long else SHORT_S))
+        lasts_s = self.chance.uniform(*(LONG_LEASES if is_long else SHORT_LEASES)) * cluster.lease_s
         rest = [node for node in [cluster.head, *self.others()] if node is not victim]
         other = self.chance.choice(rest)
         a, b = victim.name, other.name

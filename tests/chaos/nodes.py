@@ -1,6 +1,6 @@
 """The programs of ``work`` on four nodes under the faults of ``node_faults``.
 
-    python -m tests.chaos.nodes [--seconds 120] [--seed N] [--plan 'cut; freeze, long'] [--json F]
+    python -m tests.chaos.nodes [--seconds 120] [--seed N] [--lease 10] [--plan 'cut; freeze, long']
 
 (``make chaos-cluster T=120``.) A network of four hosts (``shoal.testing.NetCluster``), each with a
 node: real daemons, TLS, TCP. The programs are drivers on the first one; half of their work, and all
@@ -29,6 +29,7 @@ from typing import Any
 
 import shoal
 from shoal.testing import NetCluster, leftovers
+from shoal.testing.cluster import USUAL_S
 from shoal.testing.polling import wait_until
 from tests.chaos import work
 from tests.chaos.loads import append_line
@@ -216,9 +217,10 @@ def run(
     *,
     plan: list[str] | None = None,
     shuffle_bytes: int = SHUFFLE_BYTES,
+    lease_s: float = USUAL_S,
 ) -> dict[str, Any]:
     """One cluster from start to end; nothing of it is left."""
-    with NetCluster() as cluster:
+    with NetCluster(lease_s=lease_s) as cluster:
         mark, place = cluster.mark, leftovers.root() / cluster.mark
         cluster.add_node(num_cpus=1)
         for _ in range(NODES - 1):
@@ -249,6 +251,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.chaos.nodes")
     parser.add_argument("--seconds", type=float, default=120.0)
     parser.add_argument("--seed", type=int, default=int.from_bytes(os.urandom(4), "little"))
+    parser.add_argument("--lease", type=float, default=USUAL_S, help="of the cluster, in seconds")
     parser.add_argument("--json", type=Path, default=None, help="where the last line goes too")
     parser.add_argument("--plan", default="", help="kinds of faults in their order, with ; between")
     given = parser.parse_args()
@@ -257,10 +260,16 @@ def main() -> int:
     before = os.getloadavg()[0]
     with tempfile.TemporaryDirectory(prefix="shoal-chaos-") as folder:
         found = run(
-            Path(folder), given.seed, given.seconds, lambda text: print(text, flush=True), plan=plan
+            Path(folder),
+            given.seed,
+            given.seconds,
+            lambda text: print(text, flush=True),
+            plan=plan,
+            lease_s=given.lease,
         )
     report = {
         "seed": given.seed,
+        "lease_s": given.lease,
         "cores": os.cpu_count(),
         "load_average_before": before,
         "load_average": os.getloadavg()[0],
