@@ -35,8 +35,6 @@ from tests.cluster.test_links import note, numbers
 
 A, B, C = ("aa" * 16, "bb" * 16, "cc" * 16)
 HONEST = "ee" * 16
-
-
 NO_TLS = bytes(range(256)) * 4  # random bytes may begin like a record, one time in five hundred
 
 
@@ -108,18 +106,14 @@ def test_other_protocols(scene: Scene, data: bytes) -> None:
 
 def test_a_preface_that_does_not_come_whole(scene: Scene) -> None:
     preface = links.new_preface(links.NODE, scene.cluster.line.secret.id, bytes(32))
-    began = time.monotonic()
+    sizes, began = (1, 8, 79), time.monotonic()
     with contextlib.ExitStack() as dialled:
-        strangers = {
-            size: dialled.enter_context(raw_peer.dial(scene.node.address)) for size in (1, 8, 79)
-        }
-        for size, stranger in strangers.items():
+        strangers = [dialled.enter_context(raw_peer.dial(scene.node.address)) for _ in sizes]
+        for stranger, size in zip(strangers, sizes, strict=True):
             stranger.sendall(preface[:size])
-        for stranger in strangers.values():
-            assert raw_peer.is_ended(stranger)
-            assert 1.5 < time.monotonic() - began < 6.0, "the deadline is 2 s"
-    for size in strangers:
-        scene.wait_line(f"it sent {size} bytes and then nothing")
+        assert all(raw_peer.is_ended(stranger) for stranger in strangers)
+    assert 1.5 < time.monotonic() - began < 6.0, "the deadline is 2 s"
+    assert all(scene.wait_line(f"it sent {size} bytes and then nothing") for size in sizes)
     scene.still_serves()
 
 
