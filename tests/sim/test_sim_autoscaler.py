@@ -15,14 +15,15 @@ from shoal.testing.sim import autoscaler as sim
 from shoal.testing.sim.autoscaler_checkers import Violation
 
 Patch = pytest.MonkeyPatch
-SEEDS = 24
-BROKEN_SEEDS = 40
+SEEDS = (*range(10), 16)
+BROKEN_SEEDS = (16, 9, 6, *range(40))
+"""Those that show most come first; nothing is wrong in them (they are among ``SEEDS``)."""
 
 
 @pytest.mark.timeout(300)
 def test_nothing_is_wrong() -> None:
     counts = dict.fromkeys((*sim.FAULTS, "refused", "terminated"), 0)
-    for seed in range(SEEDS):
+    for seed in SEEDS:
         try:
             cluster = sim.run(seed)
         except (Violation, AssertionError) as error:
@@ -208,10 +209,10 @@ VARIANTS = [
 def test_what_is_broken_is_caught(break_it: Callable[[Patch], None], monkeypatch: Patch) -> None:
     break_it(monkeypatch)
     monkeypatch.setattr(AutoscalerMachine, "validate", lambda self: None)
-    for seed in range(BROKEN_SEEDS):
+    for seed in BROKEN_SEEDS:
         try:
             sim.run(seed)
         except Violation as caught:
             print(seed, caught)
             return
-    pytest.fail(f"{break_it.__name__} was not noticed in {BROKEN_SEEDS} seeds")
+    pytest.fail(f"{break_it.__name__} was not noticed in {len(BROKEN_SEEDS)} seeds")

@@ -136,12 +136,16 @@ VARIANTS = [
 ]
 
 
+SHOWN = (42, 52)
+"""They show what is rarely seen; ``test_sim_node`` lives them as well, with nothing broken."""
+
+
 @pytest.mark.parametrize("break_it", VARIANTS, ids=lambda variant: variant.__name__)
 def test_broken_machine_is_caught(
     break_it: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     break_it(monkeypatch)
-    for seed in range(60):
+    for seed in (*SHOWN, *range(60)):
         try:
             live(seed)
         except AssertionError as caught:

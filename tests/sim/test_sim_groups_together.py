@@ -133,6 +133,8 @@ def play(scenario: str, is_detached: bool) -> int:
     runs = 0
     for kill in kills(scenario, is_detached):
         phases = TwoPhases(scenario, is_detached, kill)
+        # The members' machines look at themselves in every fourth run: that costs half of it.
+        phases.world.validates = runs % 4 == 0
         try:
             phases.run()
             for node in phases.world.living():

@@ -49,7 +49,7 @@ def check(world: World) -> None:
                 raise Violation(f"two processes of actor {process.actor.actor_id}")
             actors.add(process.actor.actor_id)
     for name, units in used.items():
-        total = resources.units_of(resources.parse(world.config.total), name)
+        total = resources.units_of(world.total, name)
         if units > total + (excess if name == resources.CPU else 0):
             raise Violation(f"{name}: {units} units in use, {total} exist")
     _check_debt(world, used.get(resources.CPU, 0))
@@ -67,7 +67,7 @@ DEBT_S = 2.0
 def _check_debt(world: World, cpu: int) -> None:
     """A task that goes on after it was blocked may bring CPU use above the total: then workers are
     asked to let go after their task, however long that takes."""
-    total = resources.units_of(resources.parse(world.config.total), resources.CPU)
+    total = resources.units_of(world.total, resources.CPU)
     if cpu > total:
         cpu -= sum(
             resources.units_of(_held(world, process), resources.CPU)
@@ -110,7 +110,7 @@ def check_groups(world: World) -> None:
         if group_id:
             most = resources.units_of(living[group_id], name)
         else:
-            most = resources.units_of(resources.parse(world.config.total), name)
+            most = resources.units_of(world.total, name)
             most -= sum(resources.units_of(size, name) for size in living.values())
         if units > most + (excess.get(group_id, 0) if name == resources.CPU else 0):
             where = f"group {group_id}" if group_id else "outside of groups"

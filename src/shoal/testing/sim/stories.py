@@ -11,10 +11,12 @@ shares one belongs to the story. A line is written for somebody who does not kno
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Reversible
+from itertools import islice
 
 import msgspec
 
@@ -46,15 +48,15 @@ _NAMED = (
 )
 
 
-def about(log: Iterable[tuple[float, object]], violation: str) -> list[str]:
+def about(log: Reversible[tuple[float, object]], violation: str) -> list[str]:
     """The last lines of the log about whatever ``violation`` names; without names, the last."""
     wanted = {(kind, found) for kind, pattern in _NAMED for found in pattern.findall(violation)}
-    chosen = [
-        _line(at, what)
-        for at, what in log
-        if not wanted or isinstance(what, str) or wanted & set(_names(what))
-    ]
-    return chosen[-STORY_MOST:]
+    chosen = (
+        (at, what)
+        for at, what in reversed(log)
+        if not wanted or isinstance(what, str) or not wanted.isdisjoint(_names(what))
+    )
+    return lines(islice(chosen, STORY_MOST))[::-1]
 
 
 def place_of(violation: BaseException) -> str:
@@ -87,7 +89,7 @@ def _words(what: object) -> str:
         name = re.sub("(?<=[a-z])(?=[A-Z])", " ", type(what).__name__).lower()
         given = [
             f"{field.name} {_inside(value)}"
-            for field in msgspec.structs.fields(what)
+            for field in _fields(type(what))
             if not _is_usual(field, value := getattr(what, field.name))
         ]
         return f"{name}: {', '.join(given)}" if given else name
@@ -96,6 +98,11 @@ def _words(what: object) -> str:
     if isinstance(what, tuple | list):
         return f"[{', '.join(_inside(each) for each in what)}]"
     return repr(what)
+
+
+@functools.cache
+def _fields(kind: type[msgspec.Struct]) -> tuple[msgspec.structs.FieldInfo, ...]:
+    return msgspec.structs.fields(kind)
 
 
 def _inside(value: object) -> str:

@@ -20,6 +20,7 @@ import msgspec
 from shoal._base.config import NodeConfig
 from shoal._core import commands as do
 from shoal._core import events as seen
+from shoal._core import resources
 from shoal._core.node import NodeMachine
 from shoal._proto import messages as m
 from shoal.testing.sim import checkers, sights
@@ -40,6 +41,8 @@ class World(FakeProcessMemory):
         """``extents``: how large node memory is; ``lineage``: how much recipes may keep."""
         super().__init__(seed)
         self.config = config
+        self.total = resources.parse(config.total)
+        """What there is, however many daemons there have been."""
         self.begin_watch(config)
         self.machine = NodeMachine(config)
         self.steps = 0
