@@ -24,10 +24,11 @@ from shoal._runtime import registry
 from shoal._runtime.observer import Observer
 from shoal.util.placement_group import placement_group
 from shoal.util.scheduling_strategies import PlacementGroupSchedulingStrategy
-from tests.cluster.conftest import LEASE_S
 from tests.cluster.operated import Machine, listening_at, until
 
 LONG_S = 60.0
+LEASE_S = 6.0
+"""From the moment at which its port is there, a head has so long to begin: this machine is busy."""
 LEASE = ("--lease", f"{LEASE_S:g}s")
 
 
