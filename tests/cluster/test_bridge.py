@@ -324,6 +324,18 @@ def test_the_tasks_of_a_lost_node_run_again_or_fail(nodes: Nodes) -> None:
     del again, once, started
 
 
+def test_what_is_to_go_to_a_lost_node_stays(nodes: Nodes) -> None:
+    """Who hears that the tasks of a node have ended with it has room there for the next ones."""
+    kept, other = nodes["a"].submit("add", 42), nodes["a"].submit("add", 1)
+    assert nodes["a"].bridging.keep(kept.key) == {}
+    nodes.kill("b")
+    nodes["a"].bridging.lend_kept(kept.key, "b", is_final=False)
+    assert not nodes["a"].bridging.machine.is_lent(kept.key)
+    nodes["a"].add_worker()
+    assert nodes.get("a", kept) == 42 and nodes.get("a", other) == 1
+    del kept, other
+
+
 def test_values_on_a_lost_node_are_lost(nodes: Nodes) -> None:
     nodes["b"].add_worker()
     large, box = nodes["a"].submit("large", LARGE), nodes["a"].submit("boxed", "of b")

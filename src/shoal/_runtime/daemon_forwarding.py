@@ -300,7 +300,7 @@ class Outgoing:
 
     def _forward_kept(self, key: int, queue: int, node: str, is_final: bool) -> None:
         assert self.bridging is not None
-        if self.bridging.lending.ending(key) is not None or node not in self._machine.tables.others:
+        if self.bridging.lending.ending(key) is not None or not self.bridging.has_joined(node):
             self._end_kept(key)
             self._moves.append(moves.Done(queue, node, (key,)))
             return

@@ -296,6 +296,11 @@ class Bridging:
 
     # ---- decisions
     def _post(self, event: bridge.Event) -> None:
+        if isinstance(event, bridge.TaskLent) and not self.has_joined(event.node):
+            # Its loss is told of one task after the other: whoever hears of the first ones may send
+            # the next ones there, and nobody would ever answer.
+            self._perform_again(bridge.PutBack(event.key, "its node is lost", event.is_call))
+            return
         self._events.append(event)
         if self._is_stepping:
             return
