@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 import shoal
-from shoal._runtime import registry
+from shoal._runtime import registry, session_dir
 from shoal._runtime.observer import Observer
 from shoal.util.placement_group import placement_group
 from shoal.util.scheduling_strategies import PlacementGroupSchedulingStrategy
@@ -273,8 +273,12 @@ def test_another_machine_becomes_the_head_with_what_was_kept(
     assert group.wait(LONG_S) and group.add_bundles([{"b": 0.2}]) == [1] and group.wait(LONG_S)
     count, pid = get(actor.add.remote())
     (entry,) = registry.started_sessions(str(head.directory))
+    with Observer(entry.socket_path) as observer:
+        store = int(str(observer.table("session")[0]["store_pid"]))
     os.kill(entry.pid, signal.SIGKILL)
     until(lambda: not registry.started_sessions(str(head.directory)))
+    # Its last copy is written by a process of its own, which sees the end of the daemon.
+    until(lambda: session_dir.process_start_time(store) is None)
 
     shutil.copytree(head.directory / "kept-kept", other.directory / "kept-kept")
     shutil.rmtree(head.directory)
