@@ -302,6 +302,7 @@ class Outgoing:
         assert self.bridging is not None
         if self.bridging.lending.ending(key) is not None or not self.bridging.has_joined(node):
             self._end_kept(key)
+            self._emptied.add(queue)  # nobody has seen it come, and nobody here may run it
             self._moves.append(moves.Done(queue, node, (key,)))
             return
         del self._kept[key]
