@@ -10,11 +10,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 
 import shoal
 from shoal import errors, state
+from shoal.testing.polling import wait_until
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +81,14 @@ def test_the_story_of_a_task() -> None:
     assert texts(put) == ["put"]
 
 
+def told_of(ids: set[str]) -> list[state.Event]:
+    return [event for event in state.events(limit=20_000) if event.id in ids]
+
+
+def is_freed(ids: set[str]) -> bool:
+    return {event.id for event in told_of(ids) if event.kind == "freed"} == ids
+
+
 def test_each_value_of_many_is_told_freed_after_all_else() -> None:
     """Those freed in a row share records; none is missed, and none goes before it was made."""
     for count in (1, 2, 3, 14, 15, 200):
@@ -88,7 +98,9 @@ def test_each_value_of_many_is_told_freed_after_all_else() -> None:
         key, memory = refs[0].key, refs[0].memory
         while refs:
             refs.pop()
-        told = [event for event in state.events(limit=20_000) if event.id in wanted]
+        # Who has made the result lets go of it a moment after it is there.
+        assert wait_until(partial(is_freed, wanted), 20.0)
+        told = told_of(wanted)
         assert sorted(e.id for e in told if e.kind == "freed") == sorted(wanted)
         assert len(told) == 2 * len(wanted) - 1  # of the result all else has its task's id
         kinds = [e[2] for e in memory.list_events(20_000) if e[3] == key]
