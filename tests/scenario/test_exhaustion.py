@@ -224,3 +224,34 @@ def test_connections_that_say_nothing_keep_nobody_out(tmp_path: Path) -> None:
         )
         assert done.stdout == "in\n", done.stderr
         assert shoal.get(double.remote(4), timeout=20) == 8
+
+
+SESSIONS_OF_A_PROCESS = """
+import gc, resource, shoal
+from shoal import lowlevel
+
+def mapped():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[0]) * resource.getpagesize()
+
+gc.disable()
+sizes = [mapped()]
+for number in range(24):
+    shoal.init(num_cpus=1, object_store_memory=64 << 20)
+    circle = [lowlevel.memory()]
+    circle.append(circle)
+    del circle
+    sizes.append(mapped())
+    if number == 1:
+        each = sizes[2] - sizes[1]
+        resource.setrlimit(resource.RLIMIT_AS, (sizes[0] + 20 * each,) * 2)
+    shoal.shutdown()
+print(number + 1, max(sizes) <= sizes[0] + 20 * each)
+"""
+
+
+def test_addresses_of_former_sessions_are_used_again() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", SESSIONS_OF_A_PROCESS], capture_output=True, text=True, timeout=120
+    )
+    assert done.stdout == "24 True\n", done.stderr

@@ -19,6 +19,7 @@ with this process: the daemon watches its pidfd, ``shutdown`` is only the polite
 from __future__ import annotations
 
 import atexit
+import gc
 import os
 import select
 import sys
@@ -332,6 +333,17 @@ def _await_cluster(launched: launch.Launched, membership: launch.Membership) -> 
         raise ConnectionError(f"the cluster at {where} was not joined: {error}") from None
 
 
+def _map(memory_fd: int, eventfd: int, index: int) -> _native.Memory:
+    """Map node memory. The addresses of former sessions are free again when nothing refers to them,
+    and what refers to them in circles has to be collected first: a few hundred sessions of one
+    process fill all that it has."""
+    try:
+        return _native.Memory.attach(memory_fd, eventfd, index)
+    except RuntimeError:
+        gc.collect()
+        return _native.Memory.attach(memory_fd, eventfd, index)
+
+
 def _join(path: str, given: Mapping[str, Any], launched: launch.Launched | None) -> Session:
     config = _job_config(given)
     try:
@@ -361,7 +373,7 @@ def _join(path: str, given: Mapping[str, Any], launched: launch.Launched | None)
         tail = f"\nIts log says:\n{said}" if said else ""
         what = "could not be started" if launched else f"at {path} does not answer"
         raise ConnectionError(f"the session {what}: {error}{tail}") from None
-    memory = _native.Memory.attach(descriptors[0], descriptors[1], welcome.index)
+    memory = _map(descriptors[0], descriptors[1], welcome.index)
     hooks.install(memory)
     session = Session(memory, connection, welcome, "driver")
     session.daemon_pid = launched.pid if launched else 0
