@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Literal, overload
 
 from shoal import errors
 from shoal._core.resources import UNIT
@@ -82,6 +82,12 @@ def nodes() -> list[dict[str, Any]]:
     return rows
 
 
+@overload
+def list_named_actors(all_namespaces: Literal[False] = False) -> list[str]: ...
+@overload
+def list_named_actors(all_namespaces: Literal[True]) -> list[dict[str, str]]: ...
+@overload
+def list_named_actors(all_namespaces: bool) -> list[str] | list[dict[str, str]]: ...
 def list_named_actors(all_namespaces: bool = False) -> list[str] | list[dict[str, str]]:
     """Return the names of the living actors of this namespace, of all nodes.
 
