@@ -23,7 +23,7 @@ from shoal import state
 from shoal.compat.ray import states
 from shoal.testing import Cluster
 from shoal.testing.polling import wait_until
-from tests.cluster.conftest import SETTLE_S, what_there_is
+from tests.cluster.conftest import looked_around
 
 LONG_S = 60.0
 SHARED: dict[str, Any] = {"resources": {"licence": 0.1}}
@@ -32,20 +32,10 @@ SHARED: dict[str, Any] = {"resources": {"licence": 0.1}}
 @pytest.fixture(scope="module", autouse=True)
 def _nothing_is_left() -> Iterator[Cluster]:
     """Of all tests together: the cluster lives while they run."""
-    before = what_there_is()
-    with Cluster() as made:
+    with looked_around(), Cluster() as made:
         made.add_node(num_cpus=2)
         made.add_node(num_cpus=2, resources={"licence": 1})
         yield made
-
-    left: dict[str, set[str]] = {}
-
-    def is_clean() -> bool:
-        now = what_there_is()
-        left.update({kind: now[kind] - before[kind] for kind in now})
-        return not any(left.values())
-
-    assert wait_until(is_clean, SETTLE_S), f"left after the tests: {left}"
 
 
 @pytest.fixture
@@ -111,7 +101,7 @@ def test_actors_and_their_names_are_those_of_all_nodes(
     assert {name: names[row.node_id] for name, row in rows.items()} == wanted
     assert {name: row.pid for name, row in rows.items()} == pids
     assert [row.name for row in state.actors(pid=pids["far"])] == ["far"]
-    assert sorted(shoal.util.list_named_actors()) == sorted(wanted)  # type: ignore[type-var]
+    assert sorted(shoal.util.list_named_actors()) == sorted(wanted)
     rays = {row.name: names[row.node_id] for row in states.list_actors([]) if row.pid}
     assert rays == wanted
 
@@ -122,7 +112,7 @@ def test_actors_and_their_names_are_those_of_all_nodes(
 
     @shoal.remote
     def names_there() -> list[Any]:
-        return sorted(shoal.util.list_named_actors())  # type: ignore[type-var]
+        return sorted(shoal.util.list_named_actors())
 
     assert get(names_there.options(**SHARED).remote()) == sorted(wanted)
     for actor in (near, far, nested):

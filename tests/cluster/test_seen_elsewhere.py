@@ -22,7 +22,7 @@ from shoal.testing import Cluster
 from shoal.testing.polling import wait_until
 from shoal.util.progress import trange
 from shoal.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-from tests.cluster.conftest import SETTLE_S, what_there_is
+from tests.cluster.conftest import looked_around
 
 LONG_S = 60.0
 FAR: dict[str, Any] = {"resources": {"licence": 1}}
@@ -32,20 +32,10 @@ SHARED: dict[str, Any] = {"resources": {"licence": 0.1}}
 @pytest.fixture(scope="module", autouse=True)
 def _nothing_is_left() -> Iterator[Cluster]:
     """Of all tests together: the cluster lives while they run."""
-    before = what_there_is()
-    with Cluster() as made:
+    with looked_around(), Cluster() as made:
         made.add_node(num_cpus=2)
         made.add_node(num_cpus=2, resources={"licence": 1}, labels={"zone": "b"})
         yield made
-
-    left: dict[str, set[str]] = {}
-
-    def is_clean() -> bool:
-        now = what_there_is()
-        left.update({kind: now[kind] - before[kind] for kind in now})
-        return not any(left.values())
-
-    assert wait_until(is_clean, SETTLE_S), f"left after the tests: {left}"
 
 
 @pytest.fixture(autouse=True)
